@@ -1,0 +1,1 @@
+"""Tailrace serves machine-learning decisions in real time, inside a latency budget."""

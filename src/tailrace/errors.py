@@ -1,0 +1,179 @@
+"""The tree of errors. Every error says what, where and what next; each serving error owns its HTTP and gRPC code.
+
+Three branches that a caller handles differently:
+
+- `SetupError`: a declaration, model, source or store that cannot be served. Raised before traffic.
+- `ServingError`: one call's answer. `ClientError` (its own fault) and `ServerError` (ours) are apart.
+- `OutOfTimeError`: a deadline. It is not an `Exception`, so that a user's `except Exception` cannot eat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+
+class Problem(NamedTuple):
+    """One mistake in a declaration: what is wrong, where it stands, what to do next."""
+
+    what: str
+    where: str
+    next: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}\n    next: {self.next}"
+
+
+class TailraceError(Exception):
+    """The root of every error raised by Tailrace, except `OutOfTimeError`.
+
+    what: the fault, in one sentence. where: the file, field or address it stands at. next: what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", next: str = "") -> None:  # noqa: A002 - the word of the domain
+        super().__init__(what, where, next)
+        self.what = what
+        self.where = where
+        self.next = next
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}\n    next: {self.next}" if self.next else text
+
+
+class SetupError(TailraceError):
+    """Something is wrong before serving starts."""
+
+
+class CompileError(SetupError):
+    """A pipeline that cannot be compiled, with every mistake found in it."""
+
+    def __init__(self, pipeline: str, problems: Sequence[Problem]) -> None:
+        count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
+        super().__init__(f"pipeline {pipeline!r} has {count}")
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.what}:", *(f"  {problem}" for problem in self.problems)])
+
+
+class ModelPackageError(SetupError):
+    """A model directory that is missing, cut short, altered, or does not give its golden scores."""
+
+
+class SourceError(SetupError):
+    """A batch source that cannot be read as its view declares it."""
+
+
+class StoreError(SetupError):
+    """An online store that cannot be opened, or holds rows of another layout."""
+
+
+class ServingError(TailraceError):
+    """One call cannot be answered with a decision. Owns the codes it is told with."""
+
+    status: ClassVar[int] = 500
+    grpc_code: ClassVar[str] = "INTERNAL"
+    title: ClassVar[str] = "Internal error"
+
+
+class ClientError(ServingError):
+    """The caller's own fault; asking again with the same words gives the same answer."""
+
+    status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    title = "Bad request"
+
+
+class MalformedBodyError(ClientError):
+    """The body is not the JSON it claims to be."""
+
+    title = "Malformed body"
+
+
+class InvalidRequestError(ClientError):
+    """The body is JSON, but not a valid request: a field is missing, of the wrong type, out of range or unknown."""
+
+    status = 422
+    title = "Invalid request"
+
+
+class NotFoundError(ClientError):
+    """No such path or pipeline."""
+
+    status = 404
+    grpc_code = "NOT_FOUND"
+    title = "Not found"
+
+
+class MethodNotAllowedError(ClientError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    grpc_code = "UNIMPLEMENTED"
+    title = "Method not allowed"
+
+
+class RequestTimeoutError(ClientError):
+    """The client took longer to send its request than it may."""
+
+    status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+    title = "Request timeout"
+
+
+class BodyTooLargeError(ClientError):
+    """The body is over the limit."""
+
+    status = 413
+    grpc_code = "RESOURCE_EXHAUSTED"
+    title = "Body too large"
+
+
+class HeadersTooLargeError(ClientError):
+    """The request line and headers are over the limit."""
+
+    status = 431
+    grpc_code = "RESOURCE_EXHAUSTED"
+    title = "Headers too large"
+
+
+class ExpectationFailedError(ClientError):
+    """An `Expect` other than 100-continue."""
+
+    status = 417
+    title = "Expectation failed"
+
+
+class ServerError(ServingError):
+    """Our fault; the same call may succeed later."""
+
+
+class InferenceError(ServerError):
+    """The model gave no usable score for this row, and the pipeline declares no fallback."""
+
+    title = "Inference failed"
+
+
+class UnavailableError(ServerError):
+    """Not ready, draining, or at the limit of connections."""
+
+    status = 503
+    grpc_code = "UNAVAILABLE"
+    title = "Unavailable"
+
+
+class OutOfTimeError(BaseException):
+    """The root of deadline errors."""
+
+    status: ClassVar[int] = 504
+    grpc_code: ClassVar[str] = "DEADLINE_EXCEEDED"
+    title: ClassVar[str] = "Out of time"
+
+
+class ShedError(OutOfTimeError):
+    """Refused early: the queue and what follows would take longer than the call has."""
+
+    status = 503
+    grpc_code = "UNAVAILABLE"
+    title = "Shed"

@@ -1,0 +1,1 @@
+"""Where packed rows live: LMDB, Redis, memory."""

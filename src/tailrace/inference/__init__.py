@@ -1,0 +1,1 @@
+"""Layer 3: what the model says. Signature, model directory, ONNX Runtime, cost curve."""

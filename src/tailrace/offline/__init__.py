@@ -1,0 +1,1 @@
+"""Work off the hot path: sources, materialisation."""

@@ -1,0 +1,1 @@
+"""Layer 4: what is decided. Bands, labels, rules."""

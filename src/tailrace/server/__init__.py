@@ -1,0 +1,1 @@
+"""Sockets and processes: HTTP, worker, supervisor."""
