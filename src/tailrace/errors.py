@@ -69,6 +69,10 @@ class StoreError(SetupError):
     """An online store that cannot be opened, or holds rows of another layout."""
 
 
+class LoadtestError(SetupError):
+    """A load run that cannot be carried out: a plan outside its limits, or a server that cannot be reached."""
+
+
 class ServingError(TailraceError):
     """One call cannot be answered with a decision. Owns the codes it is told with."""
 

@@ -10,7 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum, IntFlag
 from typing import Any, Protocol
 
+import msgspec
+import numpy as np
 from numpy.typing import NDArray
+
+from tailrace.errors import OutOfTimeError, ServingError
 
 EntityId = int | str
 """What identifies one entity: an int64 or a text."""
@@ -40,6 +44,11 @@ class Degraded(IntFlag):
 
 class OnlineStore(Protocol):
     """Reads packed rows while serving. One `fetch` a batch, for all of its entities and views."""
+
+    @property
+    def network(self) -> bool:
+        """Whether `fetch` may suspend; an embedded store's never does."""
+        ...
 
     async def fetch(self, keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
         """Return the value of each key, in order; None where there is none.
@@ -89,9 +98,80 @@ class Model(Protocol):
         ...
 
 
-class Recorder(Protocol):
-    """Counts what happens to batches. One call a batch, never one a request."""
+class Call(msgspec.Struct, gc=False, eq=False):
+    """One HTTP or gRPC call in flight.
 
-    def record(self, batch: Any) -> None:
-        """Take one finished batch."""
+    requests: one request, or a list of them where the caller sent an array. rows: how many rows they make.
+    arrival_ns, deadline_ns: monotonic.
+    answer: the whole answer's bytes, once there. origin: the transport's own (a connection); head: what the caller
+    asked for beside the body. Made without the collector (gc=False): a call never outlives its connection.
+    """
+
+    origin: Any
+    head: Any
+    requests: Any
+    arrival_ns: int
+    deadline_ns: int
+    rows: int = 1
+    answer: bytes | None = None
+
+
+class Transport(Protocol):
+    """What brings calls to an engine and takes their answers away."""
+
+    def deliver(self, batch: Batch) -> None:
+        """Send the bodies of a finished batch. A caller that is gone is passed over."""
         ...
+
+    def refuse(self, call: Call, error: ServingError | OutOfTimeError) -> None:
+        """Send an error in place of an answer."""
+        ...
+
+
+class Batch:
+    """The calls of one loop tick on their way through the five layers. Every layer fills its own part.
+
+    calls: what it answers; requests: all their requests in order; offsets: where each call's requests begin (one more
+    than calls), None where every call is one request. rows: what the model scores; row_request: the request of each
+    row, row_bounds: where each request's rows begin, both None where a request is a row.
+    """
+
+    __slots__ = (
+        "bodies", "calls", "deadline_ns", "decisions", "degraded", "errors", "failed", "feeds", "marks_ns", "offsets",
+        "on_demand", "probabilities", "provenances", "reasons", "request", "requests", "row_bounds", "row_request",
+        "rows", "scores", "started_ns", "views",
+    )  # fmt: skip
+
+    def __init__(self, calls: list[Call], started_ns: int, deadline_ns: int) -> None:
+        self.calls = calls
+        self.started_ns = started_ns
+        self.deadline_ns = deadline_ns
+        self.marks_ns: list[int] = [started_ns]
+        self.requests: list[Any] = []
+        self.offsets: list[int] | None = None
+        self.rows = 0
+        self.row_request: NDArray[np.intp] | None = None
+        self.row_bounds: NDArray[np.intp] | None = None
+        self.request: Any = None
+        self.views: list[Any] = []
+        self.provenances: list[NDArray[np.uint8]] = []
+        self.on_demand: dict[str, NDArray[Any]] = {}
+        self.feeds: dict[str, NDArray[Any]] = {}
+        self.scores: NDArray[Any] = _NO_SCORES
+        self.probabilities: NDArray[Any] | None = None
+        self.decisions: NDArray[np.intp] | None = None
+        self.reasons: list[list[str]] | None = None
+        self.degraded: NDArray[np.uint8] | None = None
+        self.failed: NDArray[np.bool_] | None = None
+        self.errors: dict[int, Any] = {}
+        self.bodies: list[bytes] = []
+
+    def rows_of_call(self, index: int) -> slice:
+        """Return which rows belong to one call."""
+        begin, end = (index, index + 1) if self.offsets is None else self.offsets[index : index + 2]
+        if self.row_bounds is not None:
+            begin, end = int(self.row_bounds[begin]), int(self.row_bounds[end])
+        return slice(begin, end)
+
+
+_NO_SCORES: NDArray[Any] = np.empty(0)

@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from tailrace.cli.check import check
+from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
 
 app = typer.Typer(
@@ -16,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+for command in (check, serve):
+    app.command()(command)
 
 
 def main() -> None:

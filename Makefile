@@ -1,0 +1,49 @@
+# The targets do all of their own set-up, once: a venv, packages, and the servers the tests need.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check bench soak fuzz wheel clean servers
+
+help: ## what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing packages into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,bench,dev]'
+	@touch $@
+
+# Debian's servers, where they are missing; quiet, and not started by their packages.
+define need
+	@command -v $(1) >/dev/null 2>&1 || test -x /usr/sbin/$(1) || { echo "installing $(2) with apt-get (once)"; \
+	  SUDO=$$(test "$$(id -u)" = 0 || echo sudo); $$SUDO apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $$SUDO apt-get install -qq -y --no-install-recommends $(2) >/dev/null; }
+endef
+
+servers:
+	$(call need,redis-server,redis-server)
+	$(call need,nginx,nginx-light)
+	$(call need,wrk,wrk)
+
+demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
+	@$(BIN)/python examples/fraud/demo.py
+
+test: $(STAMP) servers ## run the tests
+	@$(BIN)/pytest
+
+check: $(STAMP) ## lint and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+bench: $(STAMP) servers ## measure against nginx and FastAPI; writes build/bench.json
+	@$(BIN)/python bench/run.py
+
+wheel: $(STAMP) ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null && ls dist/*.whl
+
+clean: ## remove what the targets made, but for the venv
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,122 @@
+"""`tailrace package`: a trained model becomes a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tailrace.release.package import PackageReport
+
+
+def package(
+    model: Annotated[
+        Path,
+        typer.Argument(help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib, .onnx."),
+    ],
+    data: Annotated[Path, typer.Option(help="Rows with the model's features, Parquet or CSV.", show_default=False)],
+    name: Annotated[str, typer.Option(help="The model's name, as the pipeline declares it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The directory to write, such as models/fraud.", show_default=False)],
+    target: Annotated[str | None, typer.Option(help="The column of outcomes, to compute metrics.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="A JSON object of metrics to keep with the model.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the directory if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Turn a trained model into a model directory that Tailrace serves.
+
+    The model is converted to ONNX and scored beside the original on DATA; a difference over 1e-5 refuses it. The
+    directory holds model.onnx and manifest.json: signature, sha256, metrics, the profile of inputs and scores, and
+    golden rows that loading checks.
+
+    Example: [bold]tailrace package model.txt --data held_back.parquet --name fraud --out models/fraud --target
+    is_fraud[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tailrace.release.package import STEPS
+    from tailrace.release.package import package as package_model
+
+    with Progress(
+        TextColumn("{task.description:<8}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task(STEPS[0], total=len(STEPS))
+        report = package_model(
+            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), overwrite=overwrite,
+            on_step=lambda step: progress.update(task, description=step, completed=STEPS.index(step)),
+        )  # fmt: skip
+    if as_json:
+        print(_to_json(report))
+    else:
+        _print_report(report)
+
+
+def _read_metrics(path: Path | None) -> dict[str, float | int | str] | None:
+    import msgspec
+
+    from tailrace.errors import ModelPackageError
+
+    if path is None:
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, float | int | str])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelPackageError(
+            f"the metrics cannot be read: {error}", where=str(path), next='give a JSON object, as {"roc_auc": 0.93}'
+        ) from error
+
+
+def _to_json(report: PackageReport) -> str:
+    import msgspec
+
+    manifest = report.manifest
+    return msgspec.json.encode(
+        {
+            "directory": str(report.directory),
+            "name": manifest.name,
+            "sha256": manifest.sha256,
+            "signature": manifest.signature,
+            "source": manifest.source,
+            "metrics": manifest.metrics,
+            "golden_rows": len(manifest.golden.scores),
+            "size_bytes": report.size_bytes,
+            "cost_ns": {str(rows): report.curve.cost_ns(rows) for rows in (1, 16, 64)},
+        }
+    ).decode()
+
+
+def _print_report(report: PackageReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tailrace.deadline import format_duration
+
+    manifest, source = report.manifest, report.manifest.source
+    console = Console()
+    signature = Table(title=f"{manifest.name} {manifest.sha256[:12]}", title_justify="left")
+    for header in ("input", "dtype", "feature"):
+        signature.add_column(header)
+    for spec in manifest.signature.inputs:
+        for index, feature in enumerate(spec.features):
+            signature.add_row(f"{spec.name}[{index}]" if len(spec.features) > 1 else spec.name, spec.dtype, feature)
+    console.print(signature)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("from", f"{source.framework} {source.version} {source.model_type}".strip())
+    if source.difference_max is None:
+        facts.add_row("compared", "not: it came as ONNX, without its original")
+    else:
+        facts.add_row("compared", f"{source.rows_compared:,} rows, worst difference {source.difference_max:.1e}")
+    for metric, value in manifest.metrics.items():
+        facts.add_row(metric, f"{value:.4f}" if isinstance(value, float) else str(value))
+    facts.add_row("golden", f"{len(manifest.golden.scores)} rows")
+    facts.add_row(
+        "cost", ", ".join(f"{rows} rows {format_duration(report.curve.cost_ns(rows))}" for rows in (1, 16, 64))
+    )
+    facts.add_row("written", f"{report.directory} ({report.size_bytes / 1024:,.0f} KiB)")
+    console.print(facts)

@@ -1,0 +1,62 @@
+"""`tailrace serve`: serve every pipeline that the files declare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(  # noqa: PLR0917 - one parameter an option
+    files: Annotated[list[Path], typer.Argument(help="Python files that declare pipelines.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 8080,
+    workers: Annotated[int, typer.Option(help="Worker processes; one event loop each.")] = 1,
+    store: Annotated[
+        str | None, typer.Option(help="Online store in place of the declared one: a path, or redis://HOST:PORT/DB.")
+    ] = None,
+    admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
+    admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
+    admin_token: Annotated[
+        str | None,
+        typer.Option(envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port; needed off loopback."),
+    ] = None,
+    body_bytes_max: Annotated[int, typer.Option(help="Largest body.")] = 1 << 20,
+    header_bytes_max: Annotated[int, typer.Option(help="Largest head.")] = 16 << 10,
+    connections_max: Annotated[int, typer.Option(help="Open connections a worker.")] = 10_000,
+    array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array.")] = 1_000,
+    idle_s: Annotated[float, typer.Option(help="Seconds a connection may be silent between requests.")] = 60.0,
+    request_s: Annotated[float, typer.Option(help="Seconds a client may take to send a request.")] = 5.0,
+    drain_s: Annotated[float, typer.Option(help="Seconds a stopping worker may take for calls in flight.")] = 30.0,
+) -> None:
+    """Serve pipelines until SIGTERM or Ctrl-C, then drain and exit with 0.
+
+    Each pipeline NAME answers POST /v1/pipelines/NAME/predict with one JSON object or an array of them.
+    /livez and /readyz stand on the same port; /metrics and /status on the admin port.
+
+    Example:  tailrace serve examples/fraud/pipeline.py --workers 2
+    """
+    from tailrace.server.logging import configure_logging
+    from tailrace.server.options import ServeOptions
+    from tailrace.server.supervisor import Supervisor
+
+    configure_logging()
+    options = ServeOptions(
+        files=tuple(str(file) for file in files),
+        host=host,
+        port=port,
+        workers=workers,
+        store=store,
+        admin_host=admin_host,
+        admin_port=admin_port,
+        admin_token=admin_token,
+        body_bytes_max=body_bytes_max,
+        header_bytes_max=header_bytes_max,
+        connections_max=connections_max,
+        array_max=array_max,
+        idle_s=idle_s,
+        request_s=request_s,
+        drain_s=drain_s,
+    )
+    raise typer.Exit(Supervisor(options).run())

@@ -1,0 +1,223 @@
+"""The hot path. Calls that arrive in one loop tick become one batch, and the batch travels through the five layers.
+
+Read it from the bottom of a request's way: a transport decodes a call and gives it to `submit`; the tick takes what has
+gathered; `answer` is the five layers; the transport delivers. Nothing here happens once a request that can happen once
+a batch, and nothing once a batch that can happen at start-up (plan.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+import structlog
+
+from tailrace.deadline import Clock
+from tailrace.errors import ServerError, ServingError, ShedError
+from tailrace.plan import Plan
+from tailrace.response.problem import problem_body
+from tailrace.types import Batch, Call, Transport
+
+DURATIONS_MAX: Final = 128
+"""Batches remembered for the p95 that admission uses."""
+
+ROWS_QUEUED_MAX: Final = 100_000
+"""However much time they have."""
+
+_deadline_of = attrgetter("deadline_ns")
+
+
+class Observer(Protocol):
+    """Is told of every batch and every refusal; see monitor/recorder.py."""
+
+    def observe(self, batch: Batch, finished_ns: int) -> None:
+        """Count one delivered batch."""
+        ...
+
+    def observe_shed(self, reason: str) -> None:
+        """Count one call refused for lack of time."""
+        ...
+
+    def observe_failure(self, kind: type[ServingError]) -> None:
+        """Count one call answered with an error before it came into a batch."""
+        ...
+
+
+class Engine:
+    """Serves one pipeline on one event loop. Its inbox is bounded by the budget: what would wait too long is shed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        transport: Transport,
+        observer: Observer,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.plan = plan
+        self.decode = plan.decode
+        self.rows_of = plan.rows_of
+        self.budget_ns = plan.budget.total_ns
+        self.blocked_ns = 0
+        """How long the last batch kept the loop: a call read after it may have waited that long unseen."""
+        self._transport = transport
+        self._observer = observer
+        self.on_error = observer.observe_failure
+        self._now_ns: Callable[[], int] = clock.now_ns
+        self._loop = loop or asyncio.get_running_loop()
+        self._inbox: list[Call] = []
+        self._rows_queued = 0
+        self._rows_running = 0
+        self._batches_running = 0
+        self._batches_max = plan.batches_in_flight_max
+        self._scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._durations_ns: list[int] = [plan.cost.p95_ns]
+        self._p95_ns = plan.cost.p95_ns
+        self._row_ns = plan.cost.row_ns
+
+    # -- what a transport calls -------------------------------------------------------------------------------------
+
+    def admits(self, now_ns: int, deadline_ns: int) -> bool:
+        """Say whether a call that arrives now can be answered by its deadline; if not, it must be refused at once."""
+        wait_ns = (self._rows_queued + self._rows_running) * self._row_ns
+        if now_ns + wait_ns + self._p95_ns <= deadline_ns and self._rows_queued < ROWS_QUEUED_MAX:
+            return True
+        self._observer.observe_shed("deadline" if self._rows_queued < ROWS_QUEUED_MAX else "queue_full")
+        return False
+
+    def submit(self, call: Call) -> None:
+        """Take a decoded call into the batch that the next tick runs."""
+        self._inbox.append(call)
+        self._rows_queued += call.rows
+        if not self._scheduled and self._batches_running < self._batches_max:
+            self._scheduled = True
+            self._loop.call_soon(self._tick)
+
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls taken and not yet answered, those of running batches counted by their rows."""
+        return len(self._inbox) + self._rows_running
+
+    # -- the tick ---------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Run what has gathered as one batch."""
+        self._scheduled = False
+        began_ns = self._now_ns()
+        calls = self._take(began_ns)
+        if not calls:
+            return
+        batch = Batch(calls, began_ns, min(map(_deadline_of, calls)))
+        self._rows_running += (rows := sum(call.rows for call in calls) if self.plan.many else len(calls))
+        self._batches_running += 1
+        if self.plan.suspends:
+            task = self._loop.create_task(self._run(batch, rows))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            drive(self._run(batch, rows))
+            self.blocked_ns = self._now_ns() - began_ns
+
+    def _take(self, now_ns: int) -> list[Call]:
+        """Take the calls of the next batch out of the inbox: as many as are best run at once, and still in time."""
+        calls = self._inbox
+        if self._rows_queued <= self.plan.rows_best:
+            self._inbox, self._rows_queued = [], 0
+        else:
+            calls = self._take_some()
+            self._reschedule()
+        latest_ns = now_ns + self.plan.cost.least_ns
+        if calls and min(map(_deadline_of, calls)) < latest_ns:
+            calls = self._shed_late(calls, latest_ns)
+        return calls
+
+    def _take_some(self) -> list[Call]:
+        """Take calls from the front until they make a full batch; always at least one."""
+        rows = count = 0
+        for count, call in enumerate(self._inbox):
+            if count and rows + call.rows > self.plan.rows_best:
+                break
+            rows += call.rows
+        else:
+            count += 1
+        taken, self._inbox = self._inbox[:count], self._inbox[count:]
+        self._rows_queued -= rows
+        return taken
+
+    def _shed_late(self, calls: list[Call], latest_ns: int) -> list[Call]:
+        """Refuse the calls that can no longer be answered in time; return the others."""
+        for call in calls:
+            if call.deadline_ns < latest_ns:
+                self._observer.observe_shed("expired")
+                self._transport.refuse(call, ShedError("the call waited too long for its budget"))
+        return [call for call in calls if call.deadline_ns >= latest_ns]
+
+    def _reschedule(self) -> None:
+        if self._inbox and not self._scheduled and self._batches_running < self._batches_max:
+            self._scheduled = True
+            self._loop.call_soon(self._tick)
+
+    # -- the batch --------------------------------------------------------------------------------------------------
+
+    async def _run(self, batch: Batch, rows: int) -> None:
+        """Answer a batch, whatever happens, and learn from how long it took."""
+        try:
+            await self._answer_each(batch)
+        finally:
+            self._rows_running -= rows
+            self._batches_running -= 1
+            self._learn(self._now_ns() - batch.started_ns, rows)
+            self._reschedule()
+
+    async def _answer_each(self, batch: Batch) -> None:
+        """Answer a batch; if a layer raises, answer its halves, until the fault stands alone with its own call."""
+        try:
+            await answer(self.plan, batch, self._now_ns)
+        except Exception as error:
+            if len(batch.calls) > 1:
+                half = len(batch.calls) // 2
+                for calls in (batch.calls[:half], batch.calls[half:]):
+                    await self._answer_each(Batch(calls, batch.started_ns, batch.deadline_ns))
+                return
+            structlog.get_logger().error("call failed", pipeline=self.plan.name, error=repr(error), exc_info=True)
+            fault = ServerError(f"{type(error).__name__} while answering this request", next="see the server's log")
+            batch.errors[0] = fault
+            batch.bodies = [problem_body(fault)]
+        self._transport.deliver(batch)
+        self._observer.observe(batch, self._now_ns())
+
+    def _learn(self, took_ns: int, rows: int) -> None:
+        """Keep the p95 of a batch and the time a queued row costs, for admission."""
+        durations = self._durations_ns
+        durations.append(took_ns)
+        self._row_ns += (took_ns / max(rows, 1) - self._row_ns) * 0.05
+        if len(durations) >= DURATIONS_MAX:
+            self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
+            del durations[: DURATIONS_MAX // 4]
+
+
+async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:
+    """Take a batch through the five layers. Suspends only where the plan says so."""
+    mark = batch.marks_ns.append
+    plan.gather(batch)  # 1 request: calls to rows and columns
+    mark(now_ns())
+    await plan.retrieve(batch)  # 2 features: one round trip, then the model's inputs
+    mark(now_ns())
+    await plan.infer(batch)  # 3 inference: one call of the model
+    mark(now_ns())
+    plan.decide(batch)  # 4 postprocess: bands, labels, rules
+    mark(now_ns())
+    plan.encode(batch)  # 5 response: the bodies
+    mark(now_ns())
+
+
+def drive(run: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that never suspends to its end, without a task."""
+    try:
+        run.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a plan that says it never suspends did suspend")

@@ -1,0 +1,38 @@
+"""Columns to the model's inputs: one array a tensor, filled by as few copies as the columns allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.types import Batch
+
+ColumnReader = Callable[[Batch], NDArray[Any]]
+"""From a batch to a column, shape (rows,), or to a block of neighbouring columns, shape (rows, columns)."""
+
+
+class Assembler:
+    """Fills one tensor of shape (rows, features) from column readers.
+
+    parts: for each run of neighbouring inputs, how many they are and what reads them. A view's columns of one type
+    lie beside each other in its packed rows, so a whole view is usually one strided copy (bench: assembly).
+    """
+
+    def __init__(self, dtype: np.dtype[Any], parts: Sequence[tuple[int, ColumnReader]]) -> None:
+        self._dtype = dtype
+        self._parts: list[tuple[int | slice, ColumnReader]] = []
+        start = 0
+        for width, read in parts:
+            self._parts.append((slice(start, start + width) if width > 1 else start, read))
+            start += width
+        self._width = start
+
+    def fill(self, batch: Batch) -> NDArray[Any]:
+        """Return the tensor of a batch, in C order."""
+        tensor = np.empty((batch.rows, self._width), self._dtype)
+        for where, read in self._parts:
+            tensor[:, where] = read(batch)
+        return tensor

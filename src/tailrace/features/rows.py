@@ -1,0 +1,230 @@
+"""The codec of packed rows: one row per (entity, view). Decoding a batch is the hot path; the layout is in `row_layout`.
+
+A row is served only if its length, layout, schema and entity are right. Whatever else is found under its key gives the
+view's defaults and is counted, and leaves its neighbours alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tailrace.features.keys import KeyFormat, entity_checks
+from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, HEAD, NULLS, STAMP, WRITTEN, row_layout
+from tailrace.features.view_rows import ViewRows
+from tailrace.features.views import STRING_BYTES_MAX, ViewSpec
+from tailrace.types import Degraded, EntityId, Provenance
+
+_UINT8: Final = np.dtype("u1")
+_STAMP_WITHOUT_FLAGS: Final = np.uint64(0xFFFF_FFFF_FFFF_00FF)
+_FLAG_NULLS: Final = np.uint64(FLAG_NULLS << 8)
+_least = np.minimum.reduce
+
+
+class RowCodec:
+    """Packs and unpacks the rows of one view.
+
+    spec: a view without problems. dtype: of `ViewRows.data`. blocks: its columns of one type that lie side by side.
+    """
+
+    def __init__(self, spec: ViewSpec) -> None:
+        layout = row_layout(spec)
+        self.spec = spec
+        self.dtype = layout.dtype
+        self.blocks = layout.blocks
+        self.schema_id = layout.schema_id
+        self._format = KeyFormat(spec.entity.name, spec.name)
+        self.key = self._format.key
+        self.keys = self._format.keys
+        self._size = layout.dtype.itemsize
+        self._stamp = np.uint64(layout.stamp)
+        self._texts = tuple(zip((column.name for column in layout.texts), layout.lengths, strict=True))
+        self._text_defaults = {column.name: column.default for column in layout.texts}
+        self._numbers = tuple(column for column in spec.columns if not column.is_text)
+        self._default = np.zeros(1, self.dtype)
+        for column in self._numbers:
+            self._default[column.name] = column.default
+        self._default_row = self._default.tobytes()
+        self._max_staleness_ns = spec.max_staleness_ns
+
+    def unpack(
+        self,
+        ids: Sequence[EntityId],
+        rows: Sequence[bytes | None],
+        wall_ns: int,
+        missing: Provenance = Provenance.DEFAULT,
+        checks: NDArray[Any] | None = None,
+    ) -> ViewRows:
+        """Return the values of each id from the row found under its key. Raises nothing for what a row holds.
+
+        wall_ns: now, since the epoch, for staleness. missing: the provenance of an id without a row. checks: of the
+        ids, from `entity_checks`, where the caller has them.
+        """
+        size, rows_count = self._size, len(rows)
+        if checks is None:
+            checks = entity_checks(ids)
+        if not self._texts and rows_count:
+            try:
+                joined = b"".join(rows)  # type: ignore[arg-type]
+            except TypeError:  # a row is missing
+                return self._unpack_each(checks, rows, wall_ns, missing)
+            if len(joined) == size * rows_count and max(map(len, rows)) == size:  # type: ignore[arg-type]
+                data = np.frombuffer(joined, self.dtype)
+                heads = np.empty((rows_count, 2), np.uint64)
+                heads[:, 0] = self._stamp
+                heads[:, 1] = checks
+                if data[HEAD].tobytes() == heads.tobytes() and (
+                    self._max_staleness_ns is None or _least(data[EVENT]) >= wall_ns - self._max_staleness_ns
+                ):
+                    return ViewRows(data, {}, np.zeros(rows_count, _UINT8))
+        return self._unpack_each(checks, rows, wall_ns, missing)
+
+    def defaults(self, rows_count: int, provenance: Provenance, degraded: Degraded = Degraded(0)) -> ViewRows:
+        """Return the view's defaults, for entities that are unknown or a store that did not answer."""
+        return ViewRows(
+            np.repeat(self._default, rows_count),
+            {name: [default] * rows_count for name, default in self._text_defaults.items()},
+            np.full(rows_count, provenance, _UINT8),
+            degraded=np.full(rows_count, degraded, _UINT8) if degraded else None,
+        )
+
+    def _unpack_each(
+        self, checks: NDArray[Any], rows: Sequence[bytes | None], wall_ns: int, missing: Provenance
+    ) -> ViewRows:
+        """Unpack a batch in which a row may be missing, wrong, stale, or hold nulls or texts."""
+        size, has_texts = self._size, bool(self._texts)
+        lengths = np.array([-1 if row is None else len(row) for row in rows], np.intp)
+        known = lengths >= 0
+        whole = lengths >= size if has_texts else lengths == size
+        default = self._default_row
+        parts = [
+            row[:size] if right and row is not None else default
+            for row, right in zip(rows, whole.tolist(), strict=True)
+        ]
+        data = np.frombuffer(bytearray().join(parts), self.dtype)
+        right = whole & ((data[STAMP] & _STAMP_WITHOUT_FLAGS) == self._stamp) & (data[ENTITY] == checks)
+        strings: dict[str, list[str]] = {}
+        if has_texts:
+            strings = self._unpack_texts(rows, data, lengths, right)
+        wrong = known & ~right
+        errors = int(np.count_nonzero(wrong))
+        provenance = np.zeros(len(rows), _UINT8)
+        degraded: NDArray[np.uint8] | None = None
+        if self._max_staleness_ns is not None:
+            stale = right & (data[EVENT] < wall_ns - self._max_staleness_ns)
+            if stale.any():
+                provenance[stale] = Provenance.STALE
+                degraded = stale * _UINT8.type(Degraded.STALE_FEATURES)
+        if not right.all():
+            data[~right] = self._default[0]
+            provenance[~known] = missing
+            provenance[wrong] = Provenance.DEFAULT
+        if errors:
+            degraded = np.zeros(len(rows), _UINT8) if degraded is None else degraded
+            degraded[wrong] |= _UINT8.type(Degraded.STORE_ERROR)
+        return ViewRows(data, strings, provenance, self._fill_nulls(data, strings), degraded, errors)
+
+    def _fill_nulls(self, data: NDArray[Any], strings: dict[str, list[str]]) -> NDArray[np.bool_] | None:
+        """Put defaults where rows hold nulls; return where, or None."""
+        if not (data[STAMP] & _FLAG_NULLS).any():
+            return None
+        bits = np.unpackbits(data[NULLS], axis=1, count=len(self.spec.columns), bitorder="little")
+        nulls = bits.view(np.bool_)
+        for index, column in enumerate(self.spec.columns):
+            where = nulls[:, index]
+            if where.any():
+                if column.is_text:
+                    texts = strings[column.name]
+                    for row in np.flatnonzero(where).tolist():
+                        texts[row] = column.default
+                else:
+                    data[column.name][where] = column.default
+        return nulls
+
+    def _unpack_texts(
+        self,
+        rows: Sequence[bytes | None],
+        data: NDArray[Any],
+        lengths: NDArray[np.intp],
+        right: NDArray[np.bool_],
+    ) -> dict[str, list[str]]:
+        """Return the texts of every row, defaults where it is not right; mark as wrong a row whose tail is not."""
+        sizes = np.stack([data[length] for _, length in self._texts], axis=1).astype(np.intp)
+        right &= lengths == self._size + sizes.sum(axis=1)
+        ends = (sizes.cumsum(axis=1) + self._size).tolist()
+        names = tuple(name for name, _ in self._texts)
+        defaults = tuple(self._text_defaults.values())
+        texts: list[tuple[str, ...]] = []
+        for index, row in enumerate(rows):
+            found = defaults
+            if row is not None and right[index]:
+                try:
+                    found = _decode(row, self._size, ends[index])
+                except UnicodeDecodeError:
+                    right[index] = False
+            texts.append(found)
+        return dict(zip(names, map(list, zip(*texts, strict=True)), strict=True)) if texts else {n: [] for n in names}
+
+    def pack(
+        self,
+        ids: Sequence[EntityId],
+        columns: Mapping[str, ArrayLike],
+        event_ns: ArrayLike,
+        written_ns: int,
+    ) -> list[bytes]:
+        """Return a packed row for each id.
+
+        columns: by name, each of shape (rows,): an array, a masked array, or a sequence in which None is null. event_ns:
+        one time, or one each, since the epoch. Raises KeyError for a missing column, ValueError or OverflowError for a
+        value its type does not hold, or a text over `STRING_BYTES_MAX`.
+        """
+        data = np.zeros(len(ids), self.dtype)
+        data[ENTITY] = entity_checks(ids)
+        data[EVENT], data[WRITTEN] = event_ns, written_ns
+        nulls = np.zeros((len(ids), len(self.spec.columns)), np.bool_)
+        tails: list[list[bytes]] = []
+        lengths = dict(self._texts)
+        for index, column in enumerate(self.spec.columns):
+            values, nulls[:, index] = _values_and_nulls(columns[column.name], column.default, column.dtype)
+            if column.is_text:
+                encoded = [_encode(value, column.name) for value in values]
+                data[lengths[column.name]] = [len(text) for text in encoded]
+                tails.append(encoded)
+            else:
+                data[column.name] = values
+        data[NULLS] = np.packbits(nulls, axis=1, bitorder="little") if nulls.shape[1] else 0
+        data[STAMP] = self._stamp + nulls.any(axis=1) * _FLAG_NULLS
+        packed, size = data.tobytes(), self._size
+        fixed = [packed[begin : begin + size] for begin in range(0, len(packed), size)]
+        return [b"".join(parts) for parts in zip(fixed, *tails, strict=True)] if tails else fixed
+
+
+def _decode(row: bytes, begin: int, ends: list[int]) -> tuple[str, ...]:
+    """Return the texts of one row's tail."""
+    texts = []
+    for end in ends:
+        texts.append(str(row[begin:end], "utf-8", "strict"))
+        begin = end
+    return tuple(texts)
+
+
+def _encode(text: Any, name: str) -> bytes:
+    encoded = str(text).encode("utf-8", "replace")
+    if len(encoded) > STRING_BYTES_MAX:
+        raise ValueError(f"{name}: a text of {len(encoded)} bytes is over {STRING_BYTES_MAX}")
+    return encoded
+
+
+def _values_and_nulls(values: Any, default: Any, dtype: np.dtype[Any]) -> tuple[Any, NDArray[np.bool_] | bool]:
+    """Return a column without nulls, and where they were. A null holds the default: it costs no bit pattern."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values.filled(default if dtype.kind != "O" else ""), np.ma.getmaskarray(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return values, False
+    nulls = np.array([value is None for value in values], np.bool_)
+    blank = "" if dtype.kind == "O" else default
+    filled = [blank if value is None else value for value in values]
+    return (filled if dtype.kind == "O" else np.array(filled, dtype)), nulls

@@ -1,0 +1,53 @@
+"""Opening a store by its URL: `lmdb:PATH` or a plain path, `redis://…`, `memory:`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tailrace.deadline import Clock
+from tailrace.errors import StoreError
+from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
+from tailrace.features.stores.memory import MemoryStore, MemoryWriter
+from tailrace.types import OnlineStore, StoreWriter
+
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL | re.IGNORECASE)
+_REDIS: Final = frozenset({"redis", "rediss"})
+_memory: dict[str, dict[bytes, bytes]] = {}
+"""This process's in-memory stores, by name: `memory:`, `memory:other`."""
+
+
+def open_store(url: str, clock: Clock) -> OnlineStore:
+    """Return the store that a URL names, yet to be opened. Raises StoreError for a URL of no known store."""
+    scheme, rest = _parse(url)
+    if scheme in _REDIS:
+        from tailrace.features.stores.redis import RedisStore
+
+        return RedisStore(url, clock)
+    if scheme == "memory":
+        return MemoryStore(_memory.setdefault(rest, {}))
+    return LmdbStore(rest, clock)
+
+
+def open_writer(url: str) -> StoreWriter:
+    """Return the writer of the store that a URL names. Raises StoreError where it cannot be written."""
+    scheme, rest = _parse(url)
+    if scheme in _REDIS:
+        from tailrace.features.stores.redis import RedisWriter
+
+        return RedisWriter(url)
+    if scheme == "memory":
+        return MemoryWriter(_memory.setdefault(rest, {}))
+    return LmdbWriter(rest)
+
+
+def _parse(url: str) -> tuple[str, str]:
+    """Return the scheme and what follows it."""
+    match = _SCHEME.fullmatch(url)
+    scheme, rest = (match[1].lower(), match[2]) if match else ("lmdb", url)
+    if scheme not in {"lmdb", "memory", *_REDIS}:
+        raise StoreError(f"no store is called {scheme!r}", where=url.split("@")[-1],
+                         next="write lmdb:PATH, a plain path, redis://host:port, rediss://host:port or memory:")  # fmt: skip
+    if scheme == "lmdb" and not rest:
+        raise StoreError("the store's path is empty", where=url, next="write lmdb:PATH")
+    return scheme, rest

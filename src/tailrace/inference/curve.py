@@ -1,0 +1,127 @@
+"""What a model call costs: measured at warm-up for each batch size, read by admission and by the engine.
+
+The curve is not a line (ONNX Runtime's tree kernels change their loops with the batch size), so it is measured at
+several sizes and interpolated between them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from numpy.typing import NDArray
+
+from tailrace.deadline import NS_PER_MS, Clock, MonotonicClock
+from tailrace.types import Model
+
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CALLS_MAX: Final = 200
+"""Calls measured at one size at most."""
+BATCHES: Final = 8
+"""Different batches that take turns, so that the processor cannot learn one by heart."""
+
+
+class SampledModel(Model, Protocol):
+    """A model that has rows to be measured with."""
+
+    def sample_feeds(self, rows: int, *, seed: int = 0) -> Mapping[str, NDArray[Any]]:
+        """Return feeds of so many rows as it meets in serving, other ones for another seed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """Batch size → time of one model call.
+
+    sizes: rows, ascending, from 1. costs_ns: the median at each; p95s_ns: the 95th percentile at each.
+    Between sizes it is interpolated; beyond the last it goes on at the last size's cost per row.
+    """
+
+    sizes: tuple[int, ...]
+    costs_ns: tuple[int, ...]
+    p95s_ns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.sizes or self.sizes[0] < 1 or list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"CostCurve: sizes must be ascending from 1 row on, not {self.sizes}")
+        if not len(self.sizes) == len(self.costs_ns) == len(self.p95s_ns):
+            raise ValueError("CostCurve: one cost and one p95 is needed for each size")
+
+    def cost_ns(self, rows: int) -> int:
+        """Return the median time of a call of `rows` rows."""
+        return _interpolate(self.sizes, self.costs_ns, rows)
+
+    def p95_ns(self, rows: int) -> int:
+        """Return the 95th percentile of the time of a call of `rows` rows."""
+        return _interpolate(self.sizes, self.p95s_ns, rows)
+
+    def best_rows(self, limit_ns: int | None = None) -> int:
+        """Return the measured size with the least cost per row among those whose cost is within `limit_ns`.
+
+        The smallest size (1) when none is within it: a model cannot be asked for less.
+        """
+        within = [
+            (cost / rows, -rows)
+            for rows, cost in zip(self.sizes, self.costs_ns, strict=True)
+            if limit_ns is None or cost <= limit_ns
+        ]
+        return -min(within)[1] if within else self.sizes[0]
+
+
+def measure_curve(
+    model: SampledModel,
+    *,
+    sizes: Sequence[int] = SIZES,
+    limit_ns: int = 120 * NS_PER_MS,
+    clock: Clock | None = None,
+) -> CostCurve:
+    """Warm the model at every size and return what each costs.
+
+    limit_ns: bounds the whole: each size gets an even part of what is left, at least one warm call and one measured
+    call. Once that is used up (a slow model) larger sizes are skipped and the curve ends earlier; size one is always
+    measured.
+    """
+    clock = clock or MonotonicClock()
+    end_ns = clock.now_ns() + limit_ns
+    measured: list[tuple[int, int, int]] = []
+    for index, rows in enumerate(sizes):
+        now_ns = clock.now_ns()
+        expected_ns = measured[-1][1] * rows // measured[-1][0] if measured else 0
+        if measured and now_ns + 2 * expected_ns > end_ns:
+            break
+        batches = [model.sample_feeds(rows, seed=seed) for seed in range(BATCHES)]
+        part_ns = (end_ns - now_ns) // (len(sizes) - index)
+        times_ns = _time_calls(model.predict, batches, now_ns + part_ns, clock)
+        measured.append(
+            (rows, times_ns[len(times_ns) // 2], times_ns[min(len(times_ns) - 1, len(times_ns) * 95 // 100)])
+        )
+    rows_all, costs_ns, p95s_ns = zip(*measured, strict=True)
+    return CostCurve(rows_all, costs_ns, p95s_ns)
+
+
+def _time_calls(predict: Callable[[Any], Any], batches: Sequence[Any], end_ns: int, clock: Clock) -> list[int]:
+    """Call once to warm, then until `end_ns` (at least once, at most CALLS_MAX times); return the times, sorted."""
+    now_ns = clock.now_ns
+    predict(batches[-1])
+    times_ns: list[int] = []
+    while True:
+        feeds = batches[len(times_ns) % len(batches)]
+        start_ns = now_ns()
+        predict(feeds)
+        done_ns = now_ns()
+        times_ns.append(done_ns - start_ns)
+        if done_ns >= end_ns or len(times_ns) >= CALLS_MAX:
+            return sorted(times_ns)
+
+
+def _interpolate(sizes: tuple[int, ...], times_ns: tuple[int, ...], rows: int) -> int:
+    """Return the time at `rows`: linear between the sizes, in proportion beyond the last."""
+    if rows <= sizes[0]:
+        return times_ns[0]
+    if rows >= sizes[-1]:
+        return times_ns[-1] * rows // sizes[-1]
+    right = bisect_right(sizes, rows)
+    low, high = sizes[right - 1], sizes[right]
+    return times_ns[right - 1] + (times_ns[right] - times_ns[right - 1]) * (rows - low) // (high - low)

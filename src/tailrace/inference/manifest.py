@@ -1,0 +1,182 @@
+"""A packaged model on disk: `model.onnx` and the `manifest.json` that says what it is and how it must behave."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.signature import Signature
+
+FORMAT_VERSION: Final = 1
+MODEL_FILE: Final = "model.onnx"
+MANIFEST_FILE: Final = "manifest.json"
+REPACKAGE: Final = "write the model directory again with `tailrace package`"
+
+Cell = float | int | str | bool | None
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What the model was converted from. framework: "lightgbm", "xgboost", "scikit-learn" or "none" (given as ONNX)."""
+
+    framework: str
+    version: str
+    model_type: str
+    difference_max: float | None = None
+    """The largest difference between the original's scores and the ONNX scores at packaging; None without original."""
+    rows_compared: int = 0
+    rewrite: str = ""
+    """The form that the graph was rewritten to for speed; empty where it was left as converted."""
+
+
+class NumberProfile(msgspec.Struct, frozen=True, tag="number"):
+    """The distribution of one numeric column.
+
+    edges: quantile edges, ascending, without repeats; counts: values in each (edges[i], edges[i+1]], the first closed
+    on both sides, so that len(counts) == len(edges) - 1 and sum(counts) == count.
+    count: values that are not null; nulls: null or NaN values.
+    """
+
+    count: int
+    nulls: int
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class TextProfile(msgspec.Struct, frozen=True, tag="text"):
+    """The distribution of one text column. top: the most frequent values with their counts; others: the rest's sum."""
+
+    count: int
+    nulls: int
+    distinct: int
+    top: tuple[tuple[str, int], ...]
+    others: int
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """The reference that drift is measured against: every input feature, and the scores (one entry a class)."""
+
+    rows: int
+    features: dict[str, NumberProfile | TextProfile]
+    scores: tuple[NumberProfile, ...]
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """Rows whose scores are known. inputs: for each input tensor its rows; a null stands for NaN.
+
+    scores: one list a row: one score, or one a class.
+    """
+
+    inputs: dict[str, list[list[Cell]]]
+    scores: list[list[float]]
+
+    def feeds(self, signature: Signature) -> dict[str, NDArray[Any]]:
+        """Return the golden rows as the arrays that the model takes."""
+        return {spec.name: to_array(self.inputs[spec.name], spec.dtype, spec.numpy_dtype) for spec in signature.inputs}
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """All that is known of a packaged model. created: RFC 3339, UTC. sha256: of model.onnx, in hex."""
+
+    format: int
+    name: str
+    created: str
+    signature: Signature
+    sha256: str
+    source: Provenance
+    metrics: dict[str, float | int | str]
+    profile: Profile
+    golden: Golden
+
+
+class _Header(msgspec.Struct):
+    format: int
+
+
+def to_array(rows: list[list[Cell]], dtype: str, numpy_dtype: np.dtype[np.generic]) -> NDArray[Any]:
+    """Return cells as one array; None becomes NaN in a float array and "" in a text array."""
+    if dtype in {"float32", "float64"}:
+        rows = [[float("nan") if cell is None else cell for cell in row] for row in rows]
+    elif dtype == "string":
+        rows = [["" if cell is None else cell for cell in row] for row in rows]
+    return np.ascontiguousarray(np.array(rows, numpy_dtype))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Return the manifest of a model directory, after its model file was found whole.
+
+    Raises ModelPackageError: no such directory, a file is missing, the manifest is not one or is of another format
+    version, or model.onnx is not the file that was packaged.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ModelPackageError(
+            "there is no such model directory",
+            where=str(directory),
+            next="package a trained model: tailrace package MODEL --data FILE --name NAME --out " + str(directory),
+        )
+    for name in (MANIFEST_FILE, MODEL_FILE):
+        if not (directory / name).is_file():
+            raise ModelPackageError(f"the model directory has no {name}", where=str(directory), next=REPACKAGE)
+    manifest = decode_manifest(directory / MANIFEST_FILE)
+    found = file_sha256(directory / MODEL_FILE)
+    if found != manifest.sha256:
+        size = (directory / MODEL_FILE).stat().st_size
+        raise ModelPackageError(
+            f"the model file was cut short or altered: its {size} bytes have sha256 {found[:12]}…, "
+            f"the manifest says {manifest.sha256[:12]}…",
+            where=str(directory / MODEL_FILE),
+            next="copy the directory again from where it was packaged, or " + REPACKAGE,
+        )
+    return manifest
+
+
+def decode_manifest(path: Path) -> Manifest:
+    """Return the manifest in a file. Raises ModelPackageError when it is not one of this format version."""
+    text = path.read_bytes()
+    try:
+        header = msgspec.json.decode(text, type=_Header)
+        if header.format != FORMAT_VERSION:
+            raise ModelPackageError(
+                f"the manifest has format {header.format}; this Tailrace reads format {FORMAT_VERSION}",
+                where=str(path),
+                next=f"{REPACKAGE} of this Tailrace, or serve it with the Tailrace that wrote it",
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelPackageError(f"the manifest cannot be read: {error}", where=str(path), next=REPACKAGE) from error
+    _check_golden(manifest, path)
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return a manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def _check_golden(manifest: Manifest, path: Path) -> None:
+    """Raise ModelPackageError unless the golden rows fit the signature."""
+    golden, signature = manifest.golden, manifest.signature
+    rows = len(golden.scores)
+    fits = rows > 0 and all(
+        len(golden.inputs.get(spec.name, ())) == rows
+        and all(len(row) == len(spec.features) for row in golden.inputs[spec.name])
+        for spec in signature.inputs
+    )
+    if not fits:
+        raise ModelPackageError("the golden rows do not fit the signature", where=str(path), next=REPACKAGE)

@@ -1,0 +1,57 @@
+"""What a model takes and gives: its input tensors, the features that fill them, and where the score stands."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+NUMPY_DTYPES: Final[dict[str, str]] = {
+    "float32": "float32", "float64": "float64", "int32": "int32", "int64": "int64", "bool": "bool", "string": "object",
+}  # fmt: skip
+"""The dtypes of a `TensorSpec`, and the NumPy dtype an array for it has."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One input of a model: an array of shape (rows, len(features)), in C order.
+
+    dtype: a key of `NUMPY_DTYPES`; "string" is an object array of str.
+    features: the canonical names of its columns, in order: `amount`, `CustomerProfile.avg_amount_90d`, `amount_ratio`.
+    """
+
+    name: str
+    dtype: str
+    features: tuple[str, ...]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[np.generic]:
+        """The dtype of an array that feeds this input."""
+        return np.dtype(NUMPY_DTYPES[self.dtype])
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """A model's inputs and its score.
+
+    output: the ONNX output that holds the scores; no other output is computed.
+    column: the column of that output which is the score, shape (rows,); None gives all of them, (rows, classes).
+    classes: a classifier's labels in the order of the output's columns; empty for a regression.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    output: str
+    column: int | None = None
+    classes: tuple[str | int, ...] = ()
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The canonical names of all features, input after input."""
+        return tuple(name for spec in self.inputs for name in spec.features)
+
+    def empty_feeds(self, rows: int) -> dict[str, NDArray[np.generic]]:
+        """Return feeds of zeros (and of empty texts), to be filled in place or to warm the model with."""
+        return {
+            spec.name: np.full((rows, len(spec.features)), "" if spec.dtype == "string" else 0, spec.numpy_dtype)
+            for spec in self.inputs
+        }

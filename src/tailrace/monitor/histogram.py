@@ -1,0 +1,138 @@
+"""Histograms on cells of shared memory: log-spaced buckets, one edge exactly at the budget.
+
+Edges are `budget × 2^(k/9)`, each 8.0% above the one before, from 1 µs to four budgets, then `budget × 2^(k/3)`
+(26%) to 30 s. A value counts in the first bucket whose edge it does not exceed, so the count up to the budget's edge
+is exact. A quantile is interpolated inside its bucket, so it is at most one bucket's width from the value of that
+rank: 8% up to four budgets, 26% beyond; under 1 µs and over 30 s only the bound is known.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import MutableSequence, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import NS_PER_S, NS_PER_US
+
+LOWEST_NS: Final = NS_PER_US
+HIGHEST_NS: Final = 30 * NS_PER_S
+STEPS_PER_OCTAVE: Final = 9
+COARSE_STEP: Final = 3
+"""Beyond four budgets, and in the export, only every third edge stands."""
+
+
+def edges_ns(budget_ns: int) -> tuple[int, ...]:
+    """Return the edges for a budget, ascending and distinct, the budget among them. Raises ValueError for none."""
+    if budget_ns <= 0:
+        raise ValueError(f"a budget of {budget_ns} ns has no histogram; it must be above 0")
+    lowest = math.ceil(math.log2(LOWEST_NS / budget_ns) * STEPS_PER_OCTAVE)
+    highest = math.floor(math.log2(HIGHEST_NS / budget_ns) * STEPS_PER_OCTAVE)
+    fine_until = 2 * STEPS_PER_OCTAVE
+    steps = {step for step in range(lowest, highest + 1) if step <= fine_until or step % COARSE_STEP == 0}
+    edges = {_edge_ns(budget_ns, step) for step in steps} | {LOWEST_NS, budget_ns, max(HIGHEST_NS, 2 * budget_ns)}
+    return tuple(sorted(edges))
+
+
+def export_edges(edges: Sequence[int], budget_ns: int) -> list[int]:
+    """Return the positions of the edges worth exporting: 26% apart around the budget, octaves elsewhere.
+
+    About 30 of 160. All of them where there is no budget to be near to and the edges are few (batch sizes).
+    """
+    if len(edges) <= 2 * STEPS_PER_OCTAVE:
+        return list(range(len(edges)))
+    middle = edges.index(budget_ns) if budget_ns in edges else len(edges) // 2
+    kept, last = [], 0
+    for position, edge in enumerate(edges):
+        near = budget_ns // 8 <= edge <= 2 * budget_ns
+        on_grid = (position - middle) % COARSE_STEP == 0 if near else edge >= 2 * last * 0.999
+        if on_grid or position in (middle, len(edges) - 1):
+            kept.append(position)
+            last = edge
+    return kept
+
+
+class Histogram:
+    """Counts of values by bucket, and their sum. One writer.
+
+    cells: len(edges) + 2 of them, a slice of a block's or a list: a count for each edge, one for what lies above the
+    last, and the sum of all values.
+    """
+
+    __slots__ = ("_edges_array", "cells", "edges")
+
+    def __init__(self, edges: Sequence[int], cells: MutableSequence[int] | memoryview | None = None) -> None:
+        self.edges = tuple(edges)
+        self._edges_array = np.array(self.edges, dtype=np.int64)
+        self.cells: Any = [0] * (len(edges) + 2) if cells is None else cells
+        if len(self.cells) != len(edges) + 2:
+            raise ValueError(f"{len(edges)} edges need {len(edges) + 2} cells, not {len(self.cells)}")
+
+    def observe(self, value: int, count: int = 1) -> None:
+        """Count a value `count` times. Below 0 it is taken for 0."""
+        cells = self.cells
+        cells[bisect_left(self.edges, value)] += count
+        if value > 0:
+            cells[-1] += value * count
+
+    def observe_many(self, values: NDArray[np.int64]) -> None:
+        """Count an array of values."""
+        values = np.maximum(values, 0)
+        counts = np.bincount(self._edges_array.searchsorted(values))
+        buckets = counts.nonzero()[0]
+        cells = self.cells
+        for bucket, count in zip(buckets.tolist(), counts[buckets].tolist(), strict=True):
+            cells[bucket] += count
+        cells[-1] += int(values.sum())
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return int(sum(self.cells[:-1]))
+
+    @property
+    def sum(self) -> int:
+        """The sum of all values."""
+        return int(self.cells[-1])
+
+    def count_up_to(self, edge: int) -> int:
+        """Return how many values are at most `edge`, exactly. Raises ValueError where it is not an edge."""
+        return int(sum(self.cells[: self.edges.index(edge) + 1]))
+
+    def quantile(self, q: float) -> float:
+        """Return the value of rank q (0 to 1), interpolated in its bucket; NaN when empty.
+
+        What lies above the last edge is told as the last edge.
+        """
+        count = self.count
+        if not count:
+            return math.nan
+        rank = min(max(q * count, 1.0), float(count))
+        below, low = 0, 0
+        for edge, cell in zip(self.edges, self.cells, strict=False):
+            if cell and below + cell >= rank:
+                return float(low + (edge - low) * (rank - below) / cell)
+            below, low = below + cell, edge
+        return float(self.edges[-1])
+
+    def merge(self, other: Histogram) -> Histogram:
+        """Return a new histogram of both. Raises ValueError where their edges differ."""
+        if self.edges != other.edges:
+            raise ValueError("histograms of different edges cannot be merged; rebin one of them first")
+        return Histogram(self.edges, [a + b for a, b in zip(self.cells, other.cells, strict=True)])
+
+    def rebin(self, edges: Sequence[int]) -> Histogram:
+        """Return a new histogram on other edges; each bucket moves as a whole, to where its upper edge falls."""
+        moved = Histogram(edges)
+        for edge, cell in zip((*self.edges, edges[-1] + 1), self.cells, strict=False):
+            moved.cells[bisect_left(moved.edges, edge)] += int(cell)
+        moved.cells[-1] = self.sum
+        return moved
+
+
+def _edge_ns(budget_ns: int, step: int) -> int:
+    """Return the edge `step` ninths of an octave above the budget."""
+    return round(budget_ns * math.exp2(step / STEPS_PER_OCTAVE))

@@ -1,0 +1,116 @@
+"""Which series a worker counts, and where each lies among the cells of its metric block. Fixed at start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tailrace.deadline import LAYERS, Budget
+from tailrace.monitor.histogram import edges_ns
+from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
+
+ROWS_EDGES: Final = tuple(2**power for power in range(13))
+"""Edges of the batch size: 1 to 4,096 rows."""
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One metric with one set of label values, in the order of the metric's labels.
+
+    offset, length: its cells. A histogram has a cell for each edge, one for what lies above, and one for the sum.
+    budget_ns: what a histogram of times is held to; 0 for none.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    offset: int
+    length: int = 1
+    edges: tuple[int, ...] = ()
+    budget_ns: int = 0
+
+    @property
+    def is_gauge(self) -> bool:
+        """Whether it tells of now, and so begins anew with a new writer."""
+        return METRICS[self.name].kind == "gauge"
+
+
+class SeriesLayout(msgspec.Struct, frozen=True):
+    """All series of one block."""
+
+    series: tuple[Series, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many cells they take."""
+        return sum(series.length for series in self.series)
+
+    def find(self, name: str, *labels: str) -> Series:
+        """Return one series. Raises KeyError where there is none."""
+        for series in self.series:
+            if series.name == name and series.labels == labels:
+                return series
+        raise KeyError(f"no series {name}{labels}")
+
+
+class PipelineShape(msgspec.Struct, frozen=True):
+    """What of a pipeline decides its series: its name, budget and batch views (by name, in the plan's order)."""
+
+    name: str
+    budget: Budget
+    views: tuple[str, ...] = ()
+
+
+def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0) -> SeriesLayout:
+    """Return the layout of one worker: its gauges, the failures that belong to no pipeline, and every pipeline."""
+    builder = _LayoutBuilder()
+    for name in ("tailrace_in_flight", "tailrace_connections", "tailrace_ready"):
+        builder.add(name, str(slot))
+    builder.add_failures("")
+    for pipeline in pipelines:
+        builder.add_pipeline(pipeline)
+    return SeriesLayout(tuple(builder.series))
+
+
+class _LayoutBuilder:
+    """Lays series one behind the other."""
+
+    def __init__(self) -> None:
+        self.series: list[Series] = []
+        self._offset = 0
+
+    def add(self, name: str, *labels: str, edges: tuple[int, ...] = (), budget_ns: int = 0) -> None:
+        """Add one series behind the last."""
+        if len(labels) != len(METRICS[name].labels):
+            raise ValueError(f"{name} has the labels {METRICS[name].labels}, not {labels}")
+        length = len(edges) + 2 if edges else 1
+        self.series.append(Series(name, labels, self._offset, length, edges, budget_ns))
+        self._offset += length
+
+    def add_failures(self, pipeline: str) -> None:
+        """Add the counters of answers and errors; the empty name is for calls of no pipeline."""
+        kinds = error_kinds()
+        for code in sorted({200, *(kind.status for kind in kinds)}):
+            self.add("tailrace_requests_total", pipeline, str(code))
+        for reason in dict.fromkeys(slug(kind) for kind in kinds):
+            self.add("tailrace_errors_total", pipeline, reason)
+        for reason in SHED_REASONS:
+            self.add("tailrace_shed_total", pipeline, reason)
+
+    def add_pipeline(self, pipeline: PipelineShape) -> None:
+        """Add all series of one pipeline."""
+        name, budget = pipeline.name, pipeline.budget
+        for layer, layer_ns in zip(LAYERS, budget.layers_ns, strict=True):
+            edges = edges_ns(layer_ns or budget.total_ns)
+            self.add("tailrace_layer_seconds", name, layer, edges=edges, budget_ns=layer_ns)
+        edges = edges_ns(budget.total_ns)
+        self.add("tailrace_request_seconds", name, edges=edges, budget_ns=budget.total_ns)
+        self.add("tailrace_queue_wait_seconds", name, edges=edges)
+        self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
+        self.add("tailrace_rows_total", name)
+        self.add_failures(name)
+        for reason in DEGRADED_REASONS.values():
+            self.add("tailrace_degraded_total", name, reason)
+        for view in pipeline.views:
+            for provenance in PROVENANCES:
+                self.add("tailrace_feature_values_total", name, view, provenance)

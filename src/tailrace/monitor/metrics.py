@@ -1,0 +1,78 @@
+"""The table of all metrics: names, types, labels, units. Nothing is exported that does not stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tailrace.errors import OutOfTimeError, ServingError
+from tailrace.types import Degraded, Provenance
+
+Kind = Literal["counter", "gauge", "histogram"]
+Unit = Literal["", "ns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
+
+    owner: who counts it, each worker in its shared block or the supervisor itself.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: Unit = ""
+    owner: Literal["worker", "supervisor"] = "worker"
+
+
+_TABLE: Final = (
+    Metric("tailrace_layer_seconds", "histogram", "Time a call spent in one layer.", ("pipeline", "layer"), "ns"),
+    Metric("tailrace_request_seconds", "histogram", "Time from a call's arrival to its answer.", ("pipeline",), "ns"),
+    Metric("tailrace_queue_wait_seconds", "histogram", "Time a call waited for its batch.", ("pipeline",), "ns"),
+    Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
+    Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code")),
+    Metric("tailrace_rows_total", "counter", "Rows scored.", ("pipeline",)),
+    Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
+    Metric("tailrace_shed_total", "counter", "Calls refused for lack of time or room.", ("pipeline", "reason")),
+    Metric("tailrace_errors_total", "counter", "Calls that failed, by kind of error.", ("pipeline", "reason")),
+    Metric(
+        "tailrace_feature_values_total", "counter", "View rows served, by where they came from.",
+        ("pipeline", "view", "provenance"),
+    ),
+    Metric("tailrace_in_flight", "gauge", "Calls in flight.", ("worker",)),
+    Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
+    Metric("tailrace_ready", "gauge", "1 while the worker accepts calls.", ("worker",)),
+    Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),
+    Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),
+    Metric("tailrace_build_info", "gauge", "1; the labels tell what runs.", ("version", "python"), owner="supervisor"),
+)  # fmt: skip
+
+METRICS: Final = {metric.name: metric for metric in _TABLE}
+"""Every metric by its name, in the order of the export."""
+
+SHED_REASONS: Final = ("deadline", "queue_full", "expired", "draining")
+"""Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue; stopping."""
+
+DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
+PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
+
+
+def slug(kind: type[ServingError] | type[OutOfTimeError]) -> str:
+    """Return the label of a kind of error, the same as in its problem type: "malformed-body"."""
+    return kind.title.lower().replace(" ", "-")
+
+
+def error_kinds() -> list[type[ServingError] | type[OutOfTimeError]]:
+    """Return every kind of error that answers a call and is part of Tailrace, in a fixed order."""
+    return [kind for root in (ServingError, OutOfTimeError) for kind in _family(root)]
+
+
+def _family(kind: type[ServingError] | type[OutOfTimeError]) -> Iterator[type[ServingError] | type[OutOfTimeError]]:
+    """Give a class and its descendants among Tailrace's own errors, depth first."""
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == "tailrace.errors":
+            yield from _family(child)

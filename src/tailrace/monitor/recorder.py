@@ -1,0 +1,190 @@
+"""Counting while serving: once a batch, plain additions to shared cells whose places were found at start-up."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import LAYERS
+from tailrace.errors import OutOfTimeError, ServingError, ShedError
+from tailrace.monitor.histogram import Histogram
+from tailrace.monitor.layout import Series
+from tailrace.monitor.metrics import DEGRADED_REASONS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.shared import MetricBlock
+from tailrace.types import Provenance
+
+_FEW_CALLS: Final = 12
+"""Up to here plain Python is faster than NumPy."""
+
+
+class FailureRecorder:
+    """Counts the calls that are answered with an error. `pipeline` is "" for those that reach none."""
+
+    def __init__(self, block: MetricBlock, pipeline: str = "") -> None:
+        find = block.layout.find
+        self._cells = block.cells
+        self._places: dict[type, tuple[int, int]] = {
+            kind: (
+                find("tailrace_requests_total", pipeline, str(kind.status)).offset,
+                find("tailrace_errors_total", pipeline, slug(kind)).offset,
+            )
+            for kind in error_kinds()
+        }
+        self._sheds = {reason: find("tailrace_shed_total", pipeline, reason).offset for reason in SHED_REASONS}
+        self._shed_code = find("tailrace_requests_total", pipeline, str(ShedError.status)).offset
+
+    def count_failure(self, kind: type[ServingError] | type[OutOfTimeError], calls: int = 1) -> None:
+        """Count calls answered with an error of this kind: their status code and their reason."""
+        code, reason = self._places.get(kind) or self._nearest(kind)
+        self._cells[code] += calls
+        self._cells[reason] += calls
+
+    def count_shed(self, reason: str, calls: int = 1) -> None:
+        """Count calls refused early, with a reason of `SHED_REASONS`."""
+        self._cells[self._shed_code] += calls
+        self._cells[self._sheds[reason]] += calls
+
+    def _nearest(self, kind: type) -> tuple[int, int]:
+        """Find and keep the place of a user's own kind of error: that of the nearest one known."""
+        places = next(self._places[base] for base in kind.__mro__ if base in self._places)
+        if len(self._places) < 1_000:
+            self._places[kind] = places
+        return places
+
+
+class BatchRecorder(FailureRecorder):
+    """Counts one pipeline's batches.
+
+    Every call is counted once: by `record` as answered, by `count_failure` or by `count_shed`.
+    """
+
+    def __init__(self, block: MetricBlock, pipeline: str) -> None:
+        super().__init__(block, pipeline)
+        find, cells = block.layout.find, block.cells
+        layers = [find("tailrace_layer_seconds", pipeline, layer) for layer in LAYERS]
+        self._layers = [(series.edges, series.offset, series.offset + series.length - 1) for series in layers]
+        self._times = _CallTimes(block, pipeline)
+        self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
+        self._answered = find("tailrace_requests_total", pipeline, "200").offset
+        self._rows = find("tailrace_rows_total", pipeline).offset
+        self._degraded = [
+            (np.uint8(flag), find("tailrace_degraded_total", pipeline, reason).offset)
+            for flag, reason in DEGRADED_REASONS.items()
+        ]
+        self._views = [
+            series.offset
+            for series in block.layout.series
+            if series.name == "tailrace_feature_values_total"
+            and series.labels[0] == pipeline
+            and series.labels[2] == PROVENANCES[0]
+        ]
+        self._cells = cells
+
+    def record(
+        self,
+        marks_ns: Sequence[int],
+        arrivals_ns: list[int],
+        rows: int,
+        degraded: NDArray[np.uint8] | None = None,
+        failed: int = 0,
+    ) -> None:
+        """Count one batch, after its answers are written.
+
+        marks_ns: six monotonic times, the batch's start and the end of each layer. arrivals_ns: of its calls. rows:
+        scored. degraded: a set of `Degraded` for each row, or None. failed: calls answered with an error, which
+        `count_failure` counts; the others are counted as 200.
+        """
+        cells, calls, begin_ns = self._cells, len(arrivals_ns), marks_ns[0]
+        for (edges, offset, sum_cell), end_ns in zip(self._layers, marks_ns[1:], strict=True):
+            spent_ns = end_ns - begin_ns
+            cells[offset + bisect_left(edges, spent_ns)] += calls
+            cells[sum_cell] += spent_ns * calls
+            begin_ns = end_ns
+        self._times.observe(marks_ns[0], begin_ns, arrivals_ns)
+        self._batch_rows.observe(rows)
+        cells[self._answered] += calls - failed
+        cells[self._rows] += rows
+        if degraded is not None:
+            for flag, cell in self._degraded:
+                cells[cell] += int(np.count_nonzero(degraded & flag))
+
+    def count_provenance(self, view: int, provenance: Provenance, rows: int) -> None:
+        """Count rows of one batch view (its index in the shape's views) that share a provenance."""
+        self._cells[self._views[view] + provenance] += rows
+
+    def count_provenances(self, view: int, provenances: NDArray[np.uint8]) -> None:
+        """Count the rows of one batch view by their provenance: shape (rows,)."""
+        cells, first = self._cells, self._views[view]
+        for provenance, rows in enumerate(np.bincount(provenances, minlength=len(PROVENANCES)).tolist()):
+            cells[first + provenance] += rows
+
+
+class WorkerRecorder(FailureRecorder):
+    """Holds a worker's gauges, and counts failures that belong to no pipeline."""
+
+    def __init__(self, block: MetricBlock, slot: int = 0) -> None:
+        super().__init__(block)
+        find = block.layout.find
+        self._in_flight = find("tailrace_in_flight", str(slot)).offset
+        self._connections = find("tailrace_connections", str(slot)).offset
+        self._ready = find("tailrace_ready", str(slot)).offset
+
+    def set_in_flight(self, calls: int) -> None:
+        """Tell how many calls are in flight; once a batch."""
+        self._cells[self._in_flight] = calls
+
+    def set_connections(self, connections: int) -> None:
+        """Tell how many connections are open."""
+        self._cells[self._connections] = connections
+
+    def set_ready(self, ready: bool) -> None:
+        """Tell whether calls are accepted."""
+        self._cells[self._ready] = int(ready)
+
+
+class _CallTimes:
+    """The two times of each call, its wait for the batch and the whole until its answer, counted together.
+
+    Both histograms have the same edges and lie side by side, so that one search and one count serve them both.
+    """
+
+    def __init__(self, block: MetricBlock, pipeline: str) -> None:
+        whole = block.layout.find("tailrace_request_seconds", pipeline)
+        wait = block.layout.find("tailrace_queue_wait_seconds", pipeline)
+        if wait.edges != whole.edges or wait.offset != whole.offset + whole.length:
+            raise ValueError("the two histograms of a call's times must lie side by side")
+        self._edges = whole.edges
+        self._edges_array = np.array(whole.edges, dtype=np.int64)
+        self._cells = block.cells[whole.offset : wait.offset + wait.length]
+        self._array = np.frombuffer(self._cells, dtype=np.int64)
+        self._stride = whole.length
+
+    def observe(self, start_ns: int, end_ns: int, arrivals_ns: list[int]) -> None:
+        """Count a batch's calls by their times until its start and until its end."""
+        cells, stride, calls = self._cells, self._stride, len(arrivals_ns)
+        arrivals_sum_ns = sum(arrivals_ns)
+        cells[stride - 1] += max(end_ns * calls - arrivals_sum_ns, 0)
+        cells[2 * stride - 1] += max(start_ns * calls - arrivals_sum_ns, 0)
+        if calls <= _FEW_CALLS:
+            edges = self._edges
+            for arrival_ns in arrivals_ns:
+                cells[bisect_left(edges, end_ns - arrival_ns)] += 1
+                cells[stride + bisect_left(edges, start_ns - arrival_ns)] += 1
+            return
+        arrivals = np.array(arrivals_ns, dtype=np.int64)
+        times = np.empty((2, calls), dtype=np.int64)
+        np.subtract(end_ns, arrivals, out=times[0])
+        np.subtract(start_ns, arrivals, out=times[1])
+        buckets = self._edges_array.searchsorted(times)
+        buckets[1] += stride
+        self._array += np.bincount(buckets.ravel(), minlength=2 * stride)
+
+
+def _histogram(block: MetricBlock, series: Series) -> Histogram:
+    """Return a histogram on a series' cells."""
+    cells: Any = block.cells[series.offset : series.offset + series.length]
+    return Histogram(series.edges, cells)

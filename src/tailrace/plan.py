@@ -1,0 +1,466 @@
+"""A pipeline compiled for serving: everything that can be inspected, looked up or decided, once, before traffic.
+
+`compile_plan` loads the model, resolves every name (wiring.py), runs each user function once on sample columns, and
+tells all mistakes together. The `Plan` that comes out is five bound steps and the figures admission needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import NS_PER_MS, Budget, Clock, MonotonicClock
+from tailrace.errors import CompileError, InvalidRequestError, ModelPackageError, Problem
+from tailrace.features.assembly import Assembler
+from tailrace.features.retrieval import Retrieval
+from tailrace.features.rows import RowCodec
+from tailrace.features.view_rows import ViewRows
+from tailrace.inference.curve import CostCurve, measure_curve
+from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.onnx import OnnxModel
+from tailrace.inference.scorer import Scored, Scorer
+from tailrace.inference.signature import Signature
+from tailrace.inference.thread import InferenceThread
+from tailrace.pipeline import Pipeline
+from tailrace.postprocess.decider import Decider
+from tailrace.request.columns import columns_type
+from tailrace.request.decoder import RequestDecoder
+from tailrace.request.sample import sample_body
+from tailrace.response.encoder import ResponseEncoder, ValueReader
+from tailrace.types import Batch, Degraded, OnlineStore, Provenance
+from tailrace.wiring import Origin, Source, Wiring, wire
+
+INLINE_NS_MAX: Final = 1 * NS_PER_MS
+"""A model call under this runs on the loop; a heavier one on the inference thread, while the next batch gathers."""
+
+ARRAY_MAX: Final = 1_000
+"""Requests in one array, unless the server is told otherwise."""
+
+LAYER_FEATURES: Final = 1
+LAYER_INFERENCE: Final = 2
+
+
+class ViewColumns:
+    """The columns of a view in a batch: `profile.avg_amount_90d` is an array, shape (rows,), made when first asked."""
+
+    def __init__(self, rows: ViewRows, row_request: NDArray[np.intp] | None) -> None:
+        self._rows = rows
+        self._row_request = row_request
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        try:
+            column: NDArray[Any] = self._rows.column(name)
+        except (KeyError, ValueError):
+            raise AttributeError(f"the view has no column {name!r}") from None
+        if self._row_request is not None:
+            column = column[self._row_request]
+        self.__dict__[name] = column
+        return column
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What running the plan costs, measured at warm-up. Times of one whole batch, the five layers together."""
+
+    p95_ns: int
+    """Of a batch of one call, 95th percentile."""
+    least_ns: int
+    """Of a batch of one call, median: with less time left than this a call is lost."""
+    row_ns: float
+    """A row's part of a full batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModel:
+    """The model, ready to be called: its inputs, what fills them, the guarded call and what it costs."""
+
+    signature: Signature
+    assemblers: tuple[tuple[str, Assembler], ...]
+    scorer: Scorer
+    curve: CostCurve
+
+
+class Plan:
+    """Five steps that take a batch through the layers, bound to what they need. Made by `compile_plan`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        wiring: Wiring,
+        store: OnlineStore,
+        retrieval: Retrieval,
+        model: CompiledModel,
+        clock: Clock,
+        array_max: int,
+    ) -> None:
+        self.name = pipeline.name
+        self.pipeline = pipeline
+        self.budget: Budget = pipeline.budget
+        self.wiring = wiring
+        self.signature = model.signature
+        self.curve = curve = model.curve
+        self._now_ns = clock.now_ns
+        # 1 request
+        self.decode: Callable[[bytes], Any] = RequestDecoder(pipeline.request, array_max=array_max).decode
+        self._columns = columns_type(pipeline.request, wiring.expanded)
+        self._read_list = attrgetter(wiring.expanded) if wiring.expanded else None
+        self.many = wiring.expanded is not None
+        # 2 features
+        self._store = store
+        self._read_views = retrieval.read
+        self._keys = tuple(dict.fromkeys(wiring.keys))
+        self._id_readers = [(attrgetter(key), key == wiring.expanded) for key in self._keys]
+        self._view_keys = [(self._keys.index(key), key == wiring.expanded) for key in wiring.keys]
+        self._on_demand = [
+            (name, feature.function, tuple(map(reader_of, sources)))
+            for name, (feature, sources) in wiring.on_demand.items()
+        ]
+        self._assemblers = model.assemblers
+        # 3 inference
+        self._scorer = model.scorer
+        inline_ns = min(INLINE_NS_MAX, pipeline.budget.total_ns // 10)
+        self.threaded = curve.cost_ns(1) > inline_ns
+        self._thread = InferenceThread(clock=clock) if self.threaded else None
+        self.infer = self._infer_threaded if self.threaded else self._infer_inline
+        self.rows_best = curve.best_rows(pipeline.budget.total_ns // 4 if self.threaded else inline_ns)
+        # 4 postprocess, 5 response
+        self._decider = Decider(
+            pipeline.decision,
+            wiring.labels,
+            [
+                (rule, [reader_of(source) for source in sources])
+                for rule, sources in zip(pipeline.rules, wiring.rules, strict=True)
+            ],
+        )
+        self.decide = self._decider.decide if wiring.labels else _no_decision
+        self._encoder = ResponseEncoder(
+            pipeline.response, [value_reader(source, wiring, self._decider) for _, source in wiring.response]
+        )
+        self.encode = self._encoder.encode
+        self.suspends = store.network or self.threaded
+        self.batches_in_flight_max = 2 if store.network else 1
+        self.cost = Cost(p95_ns=0, least_ns=0, row_ns=0.0)
+
+    async def open(self) -> None:
+        """Connect to the store."""
+        await self._store.open()
+
+    def close(self) -> None:
+        """Let go of the store and the inference thread."""
+        self._store.close()
+        if self._thread is not None:
+            self._thread.close()
+
+    def sample_body(self, seed: int) -> bytes:
+        """Return the JSON of a valid request, for warming up and measuring."""
+        return sample_body(self.pipeline.request, seed=seed, list_length=min(64, self.pipeline.rows_max))
+
+    # -- 1 request ----------------------------------------------------------------------------------------------------
+
+    def rows_of(self, requests: Any) -> int:
+        """Return how many rows a call makes. Raises InvalidRequestError for one of more than `rows_max`."""
+        if self._read_list is None:
+            return len(requests) if type(requests) is list else 1
+        lengths = [len(self._read_list(r)) for r in (requests if type(requests) is list else (requests,))]
+        if max(lengths, default=0) > self.pipeline.rows_max:
+            raise InvalidRequestError(
+                f"Expected `array` of length <= {self.pipeline.rows_max}", where=f"$.{self.wiring.expanded}"
+            )
+        return sum(lengths)
+
+    def gather(self, batch: Batch) -> None:
+        """Lay the requests of all calls in one row, note where each call's begin, and open their columns."""
+        requests: list[Any] = [call.requests for call in batch.calls]
+        if list in map(type, requests):
+            flat: list[Any] = []
+            offsets = [0]
+            for item in requests:
+                flat.extend(item if type(item) is list else (item,))
+                offsets.append(len(flat))
+            requests, batch.offsets = flat, offsets
+        batch.requests = requests
+        if self._read_list is None:
+            batch.rows = len(requests)
+        else:
+            counts = np.fromiter(map(len, map(self._read_list, requests)), np.intp, len(requests))
+            batch.row_bounds = np.concatenate(([0], counts.cumsum()))
+            batch.row_request = np.repeat(np.arange(len(requests)), counts)
+            batch.rows = int(batch.row_bounds[-1])
+        batch.request = self._columns(requests, batch.row_request)
+
+    # -- 2 features ---------------------------------------------------------------------------------------------------
+
+    async def retrieve(self, batch: Batch) -> None:
+        """Read all views in one round trip, compute the on-demand features, and fill the model's inputs."""
+        if self._view_keys:
+            by_key = self._ids(batch)
+            ids = [by_key[key] for key, _ in self._view_keys]
+            views = await self._read_views(ids, self._limit_ns(batch, LAYER_FEATURES, self.budget.features_ns))
+            for rows, (_, expands) in zip(views, self._view_keys, strict=True):
+                index = None if expands else batch.row_request
+                batch.views.append(ViewColumns(rows, index))
+                batch.provenances.append(rows.provenance)
+                if rows.degraded is not None:
+                    _note_provenance(batch, rows, index)
+        for name, function, readers in self._on_demand:
+            batch.on_demand[name] = function(*[read(batch) for read in readers])
+        for name, assembler in self._assemblers:
+            batch.feeds[name] = assembler.fill(batch)
+
+    def _ids(self, batch: Batch) -> list[list[Any]]:
+        """Return the entity ids of each key: one a request, or one a row where the key is a list."""
+        requests = batch.requests
+        return [
+            [item for request in requests for item in read(request)] if expands else list(map(read, requests))
+            for read, expands in self._id_readers
+        ]
+
+    # -- 3 inference --------------------------------------------------------------------------------------------------
+
+    async def _infer_inline(self, batch: Batch) -> None:
+        """Score on the loop: the model is quicker than a thread switch."""
+        if batch.rows:
+            limit_ns = self._limit_ns(batch, LAYER_INFERENCE, self.budget.inference_ns)
+            self._take_scores(batch, self._scorer.score(batch.feeds, batch.rows, limit_ns))
+
+    async def _infer_threaded(self, batch: Batch) -> None:
+        """Score on the inference thread; what is late gets the fallback, and its result is dropped."""
+        assert self._thread is not None
+        if not batch.rows:
+            return
+        limit_ns = self._limit_ns(batch, LAYER_INFERENCE, self.budget.inference_ns)
+        try:
+            scored = await self._thread.run(self._scorer.score, batch.feeds, batch.rows, limit_ns, deadline_ns=limit_ns)
+        except TimeoutError:
+            scored = self._scorer.fall_back(batch.feeds, batch.rows, Degraded.MODEL_TIMEOUT)
+        self._take_scores(batch, scored)
+
+    @staticmethod
+    def _take_scores(batch: Batch, scored: Scored) -> None:
+        batch.scores = scored.scores
+        batch.failed = scored.failed
+        if scored.degraded is not None:
+            if batch.degraded is None:
+                batch.degraded = scored.degraded
+            else:
+                batch.degraded |= scored.degraded
+
+    def _limit_ns(self, batch: Batch, layer: int, own_ns: int) -> int:
+        """Return when a layer must end: after its own part, and never in what the later layers are owed."""
+        latest_ns = batch.deadline_ns - self.budget.owed_after_ns(layer)
+        return min(latest_ns, self._now_ns() + own_ns) if own_ns else latest_ns
+
+
+def _note_provenance(batch: Batch, rows: ViewRows, index: NDArray[np.intp] | None) -> None:
+    """Take over why rows are degraded: stale values, or defaults since the store was late or gone."""
+    reasons = rows.degraded if index is None or rows.degraded is None else rows.degraded[index]
+    if reasons is not None:
+        batch.degraded = reasons.copy() if batch.degraded is None else batch.degraded | reasons
+
+
+def _no_decision(batch: Batch) -> None:
+    """Leave the scores as they are: the pipeline decides nothing."""
+
+
+# -- sources to readers -----------------------------------------------------------------------------------------------
+
+
+def reader_of(source: Source) -> Callable[[Batch], Any]:
+    """Return what reads a source from a batch: a column, or an object with columns where the source names none."""
+    name, view = source.name, source.view
+    match source.origin:
+        case Origin.REQUEST:
+            return (lambda batch: getattr(batch.request, name)) if name else (lambda batch: batch.request)
+        case Origin.VIEW:
+            return (lambda batch: getattr(batch.views[view], name)) if name else (lambda batch: batch.views[view])
+        case Origin.ON_DEMAND:
+            return lambda batch: batch.on_demand[name]
+        case Origin.SCORE:
+            return lambda batch: batch.scores
+    raise AssertionError(source)
+
+
+def value_reader(source: Source, wiring: Wiring, decider: Decider) -> ValueReader:
+    """Return what reads a response field: Python values, one a request, a list each where a request makes many rows."""
+    if source.origin is Origin.REQUEST:
+        read = attrgetter(source.name)
+        return lambda batch: list(map(read, batch.requests))
+
+    def rows(batch: Batch) -> list[Any]:
+        match source.origin:
+            case Origin.DECISION:
+                return list(decider.decision_column(batch))
+            case Origin.REASONS:
+                return batch.reasons if batch.reasons is not None else [()] * batch.rows
+            case Origin.PROBABILITIES:
+                return list((batch.probabilities if batch.probabilities is not None else batch.scores).tolist())
+        return list(column(batch).tolist())
+
+    if source.origin in (Origin.VIEW, Origin.ON_DEMAND, Origin.SCORE):
+        column = reader_of(source)
+    if wiring.expanded is None:
+        return rows
+
+    def lists(batch: Batch) -> list[Any]:
+        values, bounds = rows(batch), cast(NDArray[np.intp], batch.row_bounds).tolist()
+        return [values[begin:end] for begin, end in pairwise(bounds)]
+
+    return lists
+
+
+def block_reader(view: int, names: Sequence[str], codec: RowCodec, expands: bool) -> Callable[[Batch], NDArray[Any]]:
+    """Return what reads neighbouring columns of one type as one strided block of the view's rows, without a copy."""
+    dtype, offset = codec.dtype.fields[names[0]][:2]  # type: ignore[index]
+    itemsize, width = codec.dtype.itemsize, len(names)
+
+    def read(batch: Batch) -> NDArray[Any]:
+        data = batch.views[view]._rows.data
+        block = np.ndarray((len(data), width), dtype, data, offset, (itemsize, dtype.itemsize))
+        return block if expands or batch.row_request is None else block[batch.row_request]
+
+    return read
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+
+
+def compile_plan(
+    pipeline: Pipeline, store: OnlineStore, *, clock: Clock | None = None, array_max: int = ARRAY_MAX
+) -> Plan:
+    """Compile a pipeline for serving from a store. Raises CompileError that tells every mistake at once."""
+    clock = clock or MonotonicClock()
+    problems: list[Problem] = []
+    model = _load_model(pipeline.model, pipeline.base_dir, problems)
+    fallback = _load_fallback(pipeline, model, problems)
+    wiring = wire(pipeline, model.signature if model is not None else None)
+    problems = [*wiring.problems, *problems]
+    if problems or model is None:
+        raise CompileError(pipeline.name, problems)
+    codecs = [RowCodec(view.spec) for view in wiring.views]
+    assemblers = tuple(
+        (tensor.name, Assembler(tensor.numpy_dtype, _parts(wiring, tensor.features, codecs)))
+        for tensor in model.signature.inputs
+    )
+    classes = len(model.signature.classes) if model.signature.column is None and model.signature.classes else 1
+    scorer = Scorer(model, fallback, classes=classes, clock=clock)
+    compiled = CompiledModel(model.signature, assemblers, scorer, measure_curve(model, clock=clock))
+    plan = Plan(pipeline, wiring, store, Retrieval(codecs, store, clock), compiled, clock, array_max)
+    problems = dry_run(plan, codecs)
+    if problems:
+        raise CompileError(pipeline.name, problems)
+    return plan
+
+
+def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> OnnxModel | None:
+    try:
+        return OnnxModel.load(model.directory(base_dir))
+    except ModelPackageError as error:
+        problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
+        return None
+
+
+def _load_fallback(pipeline: Pipeline, model: OnnxModel | None, problems: list[Problem]) -> Constant | Scorer | None:
+    fallback = pipeline.model.fallback
+    if not isinstance(fallback, Model):
+        return fallback
+    second = _load_model(fallback, pipeline.base_dir, problems)
+    if second is None or model is None:
+        return None
+    if second.signature.inputs != model.signature.inputs or second.signature.classes != model.signature.classes:
+        problems.append(
+            Problem(
+                f"the fallback {fallback.name!r} takes other inputs or classes than {pipeline.model.name!r}",
+                f"model {pipeline.model.name!r}",
+                "package both with the same feature columns in the same order",
+            )
+        )
+    return Scorer(second, fallback.fallback if isinstance(fallback.fallback, Constant) else None)
+
+
+def _parts(
+    wiring: Wiring, names: Sequence[str], codecs: Sequence[RowCodec]
+) -> list[tuple[int, Callable[[Batch], NDArray[Any]]]]:
+    """Group a tensor's inputs into runs that one copy can fill."""
+    parts: list[tuple[int, Callable[[Batch], NDArray[Any]]]] = []
+    sources = [wiring.features[name] for name in names]
+    start = 0
+    while start < len(sources):
+        source, end = sources[start], start + 1
+        if source.origin is Origin.VIEW and not source.is_text:
+            codec = codecs[source.view]
+            while end < len(sources) and _is_next(sources[end - 1], sources[end], codec):
+                end += 1
+            block = [item.name for item in sources[start:end]]
+            expands = wiring.keys[source.view] == wiring.expanded
+            read = block_reader(source.view, block, codec, expands)
+            parts.append((end - start, read if end - start > 1 else _first_column(read)))
+        else:
+            parts.append((1, reader_of(source)))
+        start = end
+    return parts
+
+
+def _first_column(read: Callable[[Batch], NDArray[Any]]) -> Callable[[Batch], NDArray[Any]]:
+    return lambda batch: read(batch)[:, 0]
+
+
+def _is_next(source: Source, other: Source, codec: RowCodec) -> bool:
+    """Say whether a column lies right behind another in the packed row, with the same type."""
+    if other.origin is not Origin.VIEW or other.view != source.view or other.dtype != source.dtype:
+        return False
+    dtype, offset = codec.dtype.fields[source.name][:2]  # type: ignore[index]
+    return bool(codec.dtype.fields[other.name][1] == offset + dtype.itemsize)  # type: ignore[index]
+
+
+def dry_run(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:
+    """Run every function of the user's once, on two sample rows of default features; return what they do wrong."""
+    request = plan.decode(plan.sample_body(1))
+    batch = Batch([_SampleCall(request), _SampleCall(plan.decode(plan.sample_body(2)))], 0, 0)  # type: ignore[list-item]
+    plan.gather(batch)
+    by_key = plan._ids(batch)
+    for codec, (key, expands) in zip(codecs, plan._view_keys, strict=True):
+        rows = codec.defaults(len(by_key[key]), Provenance.DEFAULT)
+        batch.views.append(ViewColumns(rows, None if expands else batch.row_request))
+    problems = []
+    for name, function, readers in plan._on_demand:
+        batch.on_demand[name], problem = _try(function, readers, batch, f"@on_demand {name}", "fiub")
+        problems += problem
+    batch.scores = np.full(batch.rows, 0.5, np.float32)
+    batch.decisions = np.zeros(batch.rows, np.intp)
+    for rule, readers in plan._decider.functions():
+        problems += _try(rule.when, readers, batch, f"rule {rule.name!r}", "b")[1]
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleCall:
+    requests: Any
+
+
+def _try(
+    function: Callable[..., Any], readers: Sequence[Callable[[Batch], Any]], batch: Batch, where: str, kinds: str
+) -> tuple[NDArray[Any], list[Problem]]:
+    """Call a user's function on sample columns; say what is wrong with what it gives."""
+    blank = np.zeros(batch.rows)
+    try:
+        value = function(*[read(batch) for read in readers])
+    except Exception as error:  # whatever a user's function raises is a mistake to be told
+        return blank, [Problem(f"{type(error).__name__}: {error}", where, "it must take columns, shape (rows,)")]
+    column = np.asarray(value)
+    if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds + "O" * (kinds != "b"):
+        wanted = "bool" if kinds == "b" else "numbers"
+        return blank, [
+            Problem(
+                f"gives {column.dtype} of shape {column.shape}, not {wanted} of shape (rows,)",
+                where,
+                "return one value a row, computed on whole columns",
+            )
+        ]
+    return column, []

@@ -1,0 +1,209 @@
+"""A trained model turned into an ONNX graph, and the signature that says what goes in and what comes out."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.onnx import open_session
+from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.release.original import Original
+from tailrace.release.table import column_dtype
+from tailrace.release.trees import INPUT, OPSET, OUTPUT, lightgbm_graph, regressor_graph
+
+OPSET_CONVERTED: Final = 15
+"""The newest operator set that onnxmltools' tree converters write."""
+
+_ONNX_DTYPES: Final = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64", "tensor(int32)": "int32",
+    "tensor(bool)": "bool", "tensor(string)": "string",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """An ONNX graph (serialised) with its signature. rewrite: the form it was rewritten to, or empty."""
+
+    graph: bytes
+    signature: Signature
+    rewrite: str = ""
+
+
+def convert(original: Original, table: Any, target: str | None) -> list[Converted]:
+    """Return the model's ONNX graphs, the preferred one first; the next ones are for when its scores differ.
+
+    table: holds the model's features, by name. target: a column of it that is no feature.
+    Raises ModelPackageError when a feature is missing or the converter refuses the model.
+    """
+    if original.framework == "none":
+        return [_accept_onnx(original.model, table, target)]
+    names = original.features or ()
+    _require_columns(names, table)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converters warn of their own dependencies
+            if original.framework == "scikit-learn":
+                return [_convert_sklearn(original, names, table)]
+            return _convert_trees(original, names)
+    except ModelPackageError:
+        raise
+    except Exception as error:  # the converters raise whatever they meet
+        raise ModelPackageError(
+            f"the {original.framework} {original.model_type} cannot be converted to ONNX: {error}",
+            where="model",
+            next="export it to ONNX yourself and package the .onnx file",
+        ) from error
+
+
+def _require_columns(names: tuple[str, ...], table: Any) -> None:
+    """Raise ModelPackageError unless the data has every feature that the model was trained on."""
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise ModelPackageError(
+            f"the model wants {len(names)} features; the data has no column for {missing[:5]}",
+            where="data",
+            next=f"give data with the columns the model was trained on: {', '.join(names[:8])}"
+            + (", …" if len(names) > 8 else ""),
+        )
+    for name in names:
+        column_dtype(table, name)
+
+
+def _convert_trees(original: Original, names: tuple[str, ...]) -> list[Converted]:
+    """Return LightGBM's or XGBoost's trees, in the fast form first where there is one."""
+    from onnxmltools import convert_lightgbm, convert_xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    inputs = (TensorSpec(INPUT, "float32", names),)
+    types = [(INPUT, FloatTensorType([None, len(names)]))]
+    if original.framework == "lightgbm":
+        fast = lightgbm_graph(original.model.dump_model())
+        if fast is not None:
+            return [_fast(fast, inputs, original)]
+        plain = convert_lightgbm(original.model, initial_types=types, zipmap=False, target_opset=OPSET_CONVERTED)
+    else:
+        plain = convert_xgboost(original.model, initial_types=types, target_opset=OPSET_CONVERTED)
+    found = [Converted(plain.SerializeToString(), _classic_signature(plain, inputs, original))]
+    fast = regressor_graph(plain)
+    return [_fast(fast, inputs, original), *found] if fast is not None else found
+
+
+def _fast(graph: Any, inputs: tuple[TensorSpec, ...], original: Original) -> Converted:
+    column = None if len(original.classes) > 2 else 0
+    form = "+".join(node.op_type for node in graph.graph.node)
+    return Converted(graph.SerializeToString(), Signature(inputs, OUTPUT, column, original.classes), form)
+
+
+def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Original) -> Signature:
+    """Return the signature of a converter's graph: a classifier's last output is its probabilities."""
+    output = graph.graph.output[-1].name
+    column = {0: 0, 2: 1}.get(len(original.classes))
+    return Signature(inputs, output, column, original.classes)
+
+
+def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
+    """Return a scikit-learn model: one float matrix, or one input a column where it tells columns apart by name."""
+    from onnxmltools.convert.common.data_types import FloatTensorType
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import BooleanTensorType, Int64TensorType, StringTensorType
+
+    dtypes = {name: column_dtype(table, name) for name in names}
+    if "string" in dtypes.values() or _tells_columns_apart(original.model):
+        kinds = {"string": StringTensorType, "int64": Int64TensorType, "bool": BooleanTensorType,
+                 "float32": FloatTensorType}  # fmt: skip
+        inputs = tuple(TensorSpec(name, dtypes[name], (name,)) for name in names)
+        types = [(name, kinds[dtypes[name]]([None, 1])) for name in names]
+    else:
+        inputs = (TensorSpec(INPUT, "float32", names),)
+        types = [(INPUT, FloatTensorType([None, len(names)]))]
+    _register_boosters()
+    options = {"zipmap": False} if original.classes else None
+    graph = to_onnx(original.model, initial_types=types, options=options, target_opset={"": OPSET, "ai.onnx.ml": 3})
+    return Converted(graph.SerializeToString(), _classic_signature(graph, inputs, original))
+
+
+def _tells_columns_apart(model: Any) -> bool:
+    """Return whether a scikit-learn model, or a step inside it, is a ColumnTransformer."""
+    from sklearn.compose import ColumnTransformer
+
+    return isinstance(model, ColumnTransformer) or any(
+        isinstance(value, ColumnTransformer) for value in getattr(model, "get_params", dict)().values()
+    )
+
+
+def _register_boosters() -> None:
+    """Let skl2onnx convert a pipeline that ends in a LightGBM or XGBoost model, where these are installed."""
+    from contextlib import suppress
+
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    with suppress(ImportError):
+        import lightgbm
+        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+
+        update_registered_converter(
+            lightgbm.LGBMClassifier, "LgbmClassifier", calculate_linear_classifier_output_shapes, convert_lightgbm,
+            options=options,
+        )  # fmt: skip
+        update_registered_converter(
+            lightgbm.LGBMRegressor, "LgbmRegressor", calculate_linear_regressor_output_shapes, convert_lightgbm,
+            options={"split": None},
+        )  # fmt: skip
+    with suppress(ImportError):
+        import xgboost
+        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+
+        update_registered_converter(
+            xgboost.XGBClassifier, "XgbClassifier", calculate_linear_classifier_output_shapes, convert_xgboost,
+            options=options,
+        )  # fmt: skip
+        update_registered_converter(
+            xgboost.XGBRegressor, "XgbRegressor", calculate_linear_regressor_output_shapes, convert_xgboost
+        )
+
+
+def _accept_onnx(graph: bytes, table: Any, target: str | None) -> Converted:
+    """Return an ONNX file as it is, with the data's columns as its features.
+
+    One input takes all columns in order; several inputs take the columns of their names, one each.
+    """
+    session = open_session(graph)
+    tensors = session.get_inputs()
+    columns = [name for name in table.column_names if name != target]
+    unknown = [tensor.type for tensor in tensors if tensor.type not in _ONNX_DTYPES]
+    if unknown:
+        raise ModelPackageError(
+            f"the graph has an input of {unknown[0]}", where="model", next=f"use one of {', '.join(_ONNX_DTYPES)}"
+        )
+    if len(tensors) == 1:
+        width = tensors[0].shape[1] if len(tensors[0].shape) > 1 else None
+        if isinstance(width, int) and width != len(columns):
+            raise ModelPackageError(
+                f"the graph's input {tensors[0].name!r} has {width} columns; the data has {len(columns)}",
+                where="data",
+                next="give exactly the features, in the order the model was trained on",
+            )
+        inputs: tuple[TensorSpec, ...] = (TensorSpec(tensors[0].name, _ONNX_DTYPES[tensors[0].type], tuple(columns)),)
+    else:
+        _require_columns(tuple(tensor.name for tensor in tensors), table)
+        inputs = tuple(TensorSpec(tensor.name, _ONNX_DTYPES[tensor.type], (tensor.name,)) for tensor in tensors)
+    output = session.get_outputs()[-1]
+    if output.type not in {"tensor(float)", "tensor(double)"}:
+        raise ModelPackageError(
+            f"the graph's last output {output.name!r} is {output.type}, not scores",
+            where="model",
+            next="export it with the probabilities as a tensor (no ZipMap) and as the last output",
+        )
+    width = output.shape[1] if len(output.shape) > 1 else 1
+    if width == 2:
+        return Converted(graph, Signature(inputs, output.name, 1, (0, 1)))
+    if isinstance(width, int) and width > 2:
+        return Converted(graph, Signature(inputs, output.name, None, tuple(range(width))))
+    return Converted(graph, Signature(inputs, output.name, 0))

@@ -1,0 +1,208 @@
+"""A trained model as its own framework has it: what features it was trained on, and the scores it gives."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ModelPackageError
+
+Feeds = Mapping[str, NDArray[Any]]
+
+NAMED = "train it on a DataFrame (or a data set with feature names), so that no column can take another's place"
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A trained model.
+
+    framework: "lightgbm", "xgboost", "scikit-learn" or "none" (an ONNX file). model: what is converted.
+    features: the names it was trained on, in order; None for an ONNX file, whose columns are the data's.
+    classes: a classifier's labels; empty for a regression.
+    score: takes a float32 matrix (rows, features) or, for scikit-learn, a pandas DataFrame; returns float64 scores of
+        shape (rows,), the probability of the second class for two classes, or (rows, classes) for more.
+    """
+
+    framework: str
+    version: str
+    model_type: str
+    model: Any
+    features: tuple[str, ...] | None
+    classes: tuple[int | str, ...]
+    score: Callable[[Any], NDArray[np.float64]] | None
+
+
+def load_original(model: Any) -> Original:
+    """Return the trained model in an object or a file.
+
+    model: a LightGBM, XGBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or
+    .joblib (a pickle: only open one that you trust), .onnx.
+    Raises ModelPackageError for anything else, or a model trained without feature names.
+    """
+    where = type(model).__name__
+    if isinstance(model, str | Path):
+        where = str(model)
+        model = _read_model(Path(model))
+    if isinstance(model, bytes):
+        return Original("none", "", "onnx", model, None, (), None)
+    for read in (_from_lightgbm, _from_xgboost, _from_sklearn):
+        original = read(model, where)
+        if original is not None:
+            return original
+    raise ModelPackageError(
+        f"a {type(model).__module__}.{type(model).__name__} is not a model that can be packaged",
+        where=where,
+        next="give a LightGBM, XGBoost or scikit-learn model, or export it to ONNX and give the .onnx file",
+    )
+
+
+def _read_model(path: Path) -> Any:
+    """Return the model object in a file; the bytes of an ONNX file."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise ModelPackageError("there is no such model file", where=str(path), next="give a trained model's file")
+    try:
+        if suffix == ".onnx":
+            return path.read_bytes()
+        if suffix == ".txt":
+            import lightgbm
+
+            return lightgbm.Booster(model_file=str(path))
+        if suffix in {".json", ".ubj"}:
+            import xgboost
+
+            return xgboost.Booster(model_file=str(path))
+        if suffix in {".pkl", ".pickle"}:
+            with path.open("rb") as file:
+                return pickle.load(file)
+        if suffix == ".joblib":
+            import joblib
+
+            return joblib.load(path)
+    except Exception as error:  # each framework raises its own, pickles raise anything
+        raise ModelPackageError(
+            f"the model cannot be read: {error}", where=str(path), next="save it again with the framework that made it"
+        ) from error
+    raise ModelPackageError(
+        f"the suffix {suffix!r} names no known model file",
+        where=str(path),
+        next="give .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib (scikit-learn), or .onnx",
+    )
+
+
+def _is_from(model: Any, package: str) -> bool:
+    """Return whether the model's class, or one it inherits from, is of a package; imports nothing."""
+    return any(base.__module__.partition(".")[0] == package for base in type(model).__mro__)
+
+
+def _from_lightgbm(model: Any, where: str) -> Original | None:
+    if not _is_from(model, "lightgbm"):
+        return None
+    import lightgbm
+
+    classes: tuple[int | str, ...] = ()
+    if isinstance(model, lightgbm.LGBMModel):
+        classes = tuple(_plain(label) for label in getattr(model, "classes_", ()))
+        booster = model.booster_
+    else:
+        booster = model
+    names = tuple(booster.feature_name())
+    if names == tuple(f"Column_{index}" for index in range(len(names))):
+        raise ModelPackageError("the LightGBM model was trained without feature names", where=where, next=NAMED)
+    if booster.pandas_categorical:
+        raise ModelPackageError(
+            "the LightGBM model was trained on pandas category columns, whose codes live only in the training frame",
+            where=where,
+            next="train it on numbers: encode the categories in the feature view or a scikit-learn pipeline",
+        )
+    objective = str(booster.dump_model(num_iteration=1)["objective"] or "").partition(" ")[0]
+    if not classes and objective in {"binary", "multiclass", "multiclassova"}:
+        classes = tuple(range(max(2, booster.num_model_per_iteration())))
+
+    def score(matrix: Any) -> NDArray[np.float64]:
+        return np.asarray(booster.predict(np.asarray(matrix, np.float64)), np.float64)
+
+    return Original("lightgbm", lightgbm.__version__, type(model).__name__, booster, names, classes, score)
+
+
+def _from_xgboost(model: Any, where: str) -> Original | None:
+    if not _is_from(model, "xgboost"):
+        return None
+    import xgboost
+
+    classes: tuple[int | str, ...] = ()
+    if isinstance(model, xgboost.XGBModel):
+        booster = model.get_booster()
+        if getattr(model, "early_stopping_rounds", None):
+            booster = booster[: model.best_iteration + 1]
+        if isinstance(model, xgboost.XGBClassifier):
+            classes = tuple(_plain(label) for label in model.classes_)
+    else:
+        booster = model
+    if not booster.feature_names:
+        raise ModelPackageError("the XGBoost model was trained without feature names", where=where, next=NAMED)
+    if "c" in (booster.feature_types or ()):
+        raise ModelPackageError(
+            "the XGBoost model was trained on category columns", where=where, next="train it on columns of numbers"
+        )
+    names = tuple(booster.feature_names)
+    booster = booster.copy()
+    booster.feature_names = booster.feature_types = None  # the converter wants f0, f1, …; the order is fixed by `names`
+    objective = _xgboost_objective(booster)
+    if not classes and objective.startswith(("binary:", "multi:")):
+        classes = tuple(range(max(2, _xgboost_classes(booster))))
+
+    def score(matrix: Any) -> NDArray[np.float64]:
+        return np.asarray(booster.inplace_predict(np.asarray(matrix, np.float32)), np.float64)
+
+    return Original("xgboost", xgboost.__version__, type(model).__name__, booster, names, classes, score)
+
+
+def _xgboost_objective(booster: Any) -> str:
+    import json
+
+    return str(json.loads(booster.save_config())["learner"]["objective"]["name"])
+
+
+def _xgboost_classes(booster: Any) -> int:
+    import json
+
+    return int(json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"])
+
+
+def _from_sklearn(model: Any, where: str) -> Original | None:
+    if not _is_from(model, "sklearn") or not hasattr(model, "predict"):
+        return None
+    import sklearn
+
+    names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        raise ModelPackageError("the scikit-learn model was trained without feature names", where=where, next=NAMED)
+    classes = tuple(_plain(label) for label in getattr(model, "classes_", ()))
+    if classes and not hasattr(model, "predict_proba"):
+        raise ModelPackageError(
+            f"the classifier {type(model).__name__} gives no probabilities",
+            where=where,
+            next="wrap it in sklearn.calibration.CalibratedClassifierCV",
+        )
+
+    def score(frame: Any) -> NDArray[np.float64]:
+        if not classes:
+            return np.asarray(model.predict(frame), np.float64)
+        scores = np.asarray(model.predict_proba(frame), np.float64)
+        return scores[:, 1] if len(classes) == 2 else scores
+
+    features = tuple(str(name) for name in names)
+    return Original("scikit-learn", sklearn.__version__, type(model).__name__, model, features, classes, score)
+
+
+def _plain(label: Any) -> int | str:
+    """Return a class label as Python's int or str."""
+    value = label.item() if isinstance(label, np.generic) else label
+    return int(value) if isinstance(value, bool | int | float) and int(value) == value else str(value)

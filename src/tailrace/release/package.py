@@ -1,0 +1,169 @@
+"""A trained model made into a model directory: converted, compared with the original, profiled, written whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.curve import CostCurve, measure_curve
+from tailrace.inference.declaration import Model
+from tailrace.inference.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    Provenance,
+    encode_manifest,
+)
+from tailrace.inference.onnx import OnnxModel
+from tailrace.release.comparison import Comparison, choose_graph
+from tailrace.release.convert import convert
+from tailrace.release.golden import pick_golden
+from tailrace.release.metrics import measure_quality
+from tailrace.release.original import load_original
+from tailrace.release.profile import profile_model
+from tailrace.release.table import read_table, spread_rows, to_feeds
+
+ROWS_SCORED_MAX: Final = 100_000
+"""Rows that the metrics and the reference profile are computed on; a larger table is sampled evenly."""
+
+STEPS: Final = ("read", "convert", "compare", "profile", "write", "verify")
+"""What packaging goes through, for a progress bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackageReport:
+    """What `package` wrote. size_bytes: of the whole directory. curve: the model's cost on this machine."""
+
+    directory: Path
+    manifest: Manifest
+    size_bytes: int
+    curve: CostCurve
+
+
+def package(
+    model: Any,
+    data: Any,
+    *,
+    name: str,
+    out: str | Path,
+    target: str | None = None,
+    metrics: Mapping[str, float | int | str] | None = None,
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> PackageReport:
+    """Write a trained model as the directory `out`, ready to be served.
+
+    model: a LightGBM, XGBoost or scikit-learn model, or the path of one (`tailrace.release.original.load_original`).
+    data: rows as the model was trained on (better: held back), as a pyarrow table, pandas DataFrame, or the path of a
+        Parquet or CSV file. Its columns are found by the names of the model's features; other columns are ignored.
+        Numbers are taken as float32, as in serving, by the original too.
+    target: the column of outcomes; with it the model's metrics are computed. metrics: more of them, taken as given.
+    on_step: called with each of `STEPS` as it begins.
+    Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted or any score of the
+    conversion is over 1e-5 from the original's, or `out` exists and `overwrite` is not given.
+    """
+    out = Path(out)
+    Model(name)  # refuses what is no name
+    if out.exists() and not overwrite:
+        raise ModelPackageError("the directory exists", where=str(out), next="give --overwrite, or another --out")
+    on_step("read")
+    original = load_original(model)
+    table = read_table(data)
+    if target is not None and target not in table.column_names:
+        raise ModelPackageError(f"the data has no column {target!r}", where="target", next="name a column of the data")
+    on_step("convert")
+    candidates = convert(original, table, target)
+    on_step("compare")
+    chosen = choose_graph(original, candidates, table)
+    signature = chosen.converted.signature
+    on_step("profile")
+    sample = spread_rows(table, ROWS_SCORED_MAX)
+    feeds = to_feeds(sample, signature.inputs)
+    scores = chosen.score(feeds)
+    quality: dict[str, float | int | str] = dict(metrics or {})
+    if target is not None:
+        quality = {**measure_quality(scores, _outcomes(sample, target), signature.classes), **quality}
+    golden = pick_golden(original, chosen, feeds, scores)
+    manifest = Manifest(
+        format=FORMAT_VERSION,
+        name=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        signature=signature,
+        sha256=hashlib.sha256(chosen.converted.graph).hexdigest(),
+        source=_provenance(original.framework, original.version, original.model_type, chosen),
+        metrics=quality,
+        profile=profile_model(signature, sample, scores),
+        golden=golden,
+    )
+    on_step("write")
+    return _write(out, manifest, chosen.converted.graph, on_step)
+
+
+def _provenance(framework: str, version: str, model_type: str, chosen: Comparison) -> Provenance:
+    return Provenance(
+        framework, version, model_type, chosen.difference_max, chosen.rows_compared, chosen.converted.rewrite
+    )
+
+
+def _outcomes(table: Any, target: str) -> NDArray[Any]:
+    """Return the target column; numbers that are whole become integers."""
+    column = table.column(target)
+    values = np.array(column.to_pylist(), object)
+    if any(value is None for value in values):
+        raise ModelPackageError(
+            f"{column.null_count} outcomes are null", where=f"data.{target}", next="drop the rows without an outcome"
+        )
+    return np.array([int(v) if isinstance(v, bool | float) and float(v).is_integer() else v for v in values], object)
+
+
+def _write(out: Path, manifest: Manifest, graph: bytes, on_step: Callable[[str], None]) -> PackageReport:
+    """Write the directory beside `out`, verify it as serving would, and put it in place by a rename."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        draft.chmod(0o755)
+        _write_file(draft / MODEL_FILE, graph)
+        _write_file(draft / MANIFEST_FILE, encode_manifest(manifest))
+        on_step("verify")
+        curve = measure_curve(OnnxModel.load(draft))
+        size = sum(file.stat().st_size for file in draft.iterdir())
+        _replace(draft, out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return PackageReport(out, manifest, size, curve)
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(draft: Path, out: Path) -> None:
+    """Rename `draft` to `out`; what stood there is moved aside first and then removed, or put back on an error."""
+    if not out.exists():
+        draft.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+    out.rename(aside / out.name)
+    try:
+        draft.rename(out)
+    except OSError:
+        (aside / out.name).rename(out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

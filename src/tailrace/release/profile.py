@@ -1,0 +1,69 @@
+"""The reference profile of a model: how its inputs and scores were distributed when it was packaged."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.inference.manifest import NumberProfile, Profile, TextProfile
+from tailrace.inference.signature import Signature
+from tailrace.release.table import to_numbers
+
+QUANTILES: Final = tuple(np.linspace(0.0, 1.0, 11))
+"""Deciles: ten bins of equal weight, as the population stability index wants."""
+TOP_MAX: Final = 20
+"""Categories of a text that are counted by name."""
+
+
+def profile_model(signature: Signature, table: Any, scores: NDArray[Any]) -> Profile:
+    """Return the profile of a table's feature columns and of the scores, (rows,) or (rows, classes)."""
+    features = {
+        name: profile_texts(table.column(name)) if spec.dtype == "string" else profile_numbers(to_numbers(table, name))
+        for spec in signature.inputs
+        for name in spec.features
+    }
+    columns = scores.reshape(len(scores), -1).T
+    return Profile(table.num_rows, features, tuple(profile_numbers(column) for column in columns))
+
+
+def profile_numbers(values: NDArray[Any]) -> NumberProfile:
+    """Return the profile of numbers; NaN counts as null, infinities as numbers at the ends."""
+    values = np.asarray(values, np.float64)
+    known = values[~np.isnan(values)]
+    nulls = len(values) - len(known)
+    if not len(known):
+        return NumberProfile(0, nulls, None, None, None, None, (), ())
+    known = np.clip(known, np.finfo(np.float64).min / 4, np.finfo(np.float64).max / 4)
+    edges = np.unique(np.quantile(known, QUANTILES, method="inverted_cdf"))
+    inner = np.searchsorted(edges, known, side="left")  # (a, b] has the index of b
+    counts = np.bincount(np.maximum(inner, 1) - 1, minlength=max(len(edges) - 1, 1))
+    if len(edges) == 1:
+        edges = np.repeat(edges, 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = float(known.mean()), float(known.std())
+    return NumberProfile(
+        count=len(known),
+        nulls=nulls,
+        mean=mean if np.isfinite(mean) else None,
+        std=std if np.isfinite(std) else None,
+        min=float(known.min()),
+        max=float(known.max()),
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+    )
+
+
+def profile_texts(column: Any) -> TextProfile:
+    """Return the profile of a pyarrow column of texts; equal counts are told in the order of the texts."""
+    counted = {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
+    nulls = counted.pop(None, 0)
+    ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    return TextProfile(
+        count=sum(counted.values()),
+        nulls=nulls,
+        distinct=len(counted),
+        top=tuple(ranked[:TOP_MAX]),
+        others=sum(count for _, count in ranked[TOP_MAX:]),
+    )

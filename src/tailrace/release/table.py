@@ -1,0 +1,127 @@
+"""Tables of feature values: read from a file or a frame, and turned into the arrays that a model takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.signature import TensorSpec
+
+
+def read_table(data: Any) -> Any:
+    """Return a pyarrow table of a pyarrow table, a pandas DataFrame, or the path of a Parquet or CSV file.
+
+    Raises ModelPackageError for anything else, a missing or unreadable file, no rows, or a column named twice.
+    """
+    import pyarrow as pa
+
+    if isinstance(data, str | Path):
+        table, where = _read_file(Path(data)), str(data)
+    elif isinstance(data, pa.Table):
+        table, where = data, "data"
+    elif type(data).__module__.partition(".")[0] == "pandas":
+        table, where = pa.Table.from_pandas(data, preserve_index=False), "data"
+    else:
+        raise ModelPackageError(
+            f"the data is a {type(data).__name__}",
+            where="data",
+            next="give a pyarrow table, a pandas DataFrame, or the path of a Parquet or CSV file",
+        )
+    if table.num_rows == 0:
+        raise ModelPackageError("the data has no rows", where=where, next="give the rows the model was trained on")
+    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if repeated:
+        raise ModelPackageError(f"the data has two columns {repeated[0]!r}", where=where, next="drop one of them")
+    return table
+
+
+def spread_rows(table: Any, rows_max: int) -> Any:
+    """Return at most `rows_max` rows, evenly spread over the table."""
+    if table.num_rows <= rows_max:
+        return table
+    return table.take(np.linspace(0, table.num_rows - 1, rows_max).astype(np.int64))
+
+
+def column_dtype(table: Any, name: str) -> str:
+    """Return the tensor dtype for a column: "string", "int64", "bool" or "float32".
+
+    Raises ModelPackageError for a column that is neither a number, a truth value nor a text.
+    """
+    import pyarrow as pa
+
+    kind = table.schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "string"
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_integer(kind):
+        return "int64"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "float32"
+    raise ModelPackageError(
+        f"the column has the type {kind}, which no model input has",
+        where=f"data.{name}",
+        next="turn it into a number or a text, or drop it if it is no feature",
+    )
+
+
+def to_feeds(table: Any, specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
+    """Return an array for each input, (rows, features) in C order; a null is NaN, or "" in a text."""
+    return {
+        spec.name: np.ascontiguousarray(
+            np.column_stack([_to_column(table, name, spec.dtype) for name in spec.features]), spec.numpy_dtype
+        )
+        for spec in specs
+    }
+
+
+def to_numbers(table: Any, name: str) -> NDArray[np.float64]:
+    """Return one numeric or boolean column as float64, with NaN for null."""
+    return np.asarray(_to_column(table, name, "float64"), np.float64)
+
+
+def _to_column(table: Any, name: str, dtype: str) -> NDArray[Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if dtype == "string":
+        return np.array(pc.fill_null(column, "").to_pylist(), object)
+    if dtype in {"int32", "int64", "bool"}:
+        if column.null_count:
+            raise ModelPackageError(
+                f"{column.null_count} values are null, which an input of dtype {dtype} cannot hold",
+                where=f"data.{name}",
+                next="fill them as the feature's default does in serving",
+            )
+        return np.asarray(column.to_numpy())
+    wide = pa.float64() if dtype == "float64" or not pa.types.is_float32(column.type) else pa.float32()
+    with np.errstate(over="ignore"):
+        return np.asarray(column.cast(wide, safe=False).to_numpy(), np.dtype(dtype))
+
+
+def _read_file(path: Path) -> Any:
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise ModelPackageError("there is no such file", where=str(path), next="give a Parquet or CSV file")
+    try:
+        if path.suffix.lower() == ".csv":
+            from pyarrow import csv
+
+            return csv.read_csv(path)
+        from pyarrow import parquet
+
+        return parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ModelPackageError(
+            f"the file cannot be read: {error}", where=str(path), next="give a Parquet (.parquet) or CSV (.csv) file"
+        ) from error

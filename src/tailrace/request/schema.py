@@ -1,0 +1,132 @@
+"""The request type: what a caller sends. A frozen msgspec struct whose class attributes name its fields."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
+
+import msgspec
+import numpy as np
+from msgspec import Meta as Field
+
+__all__ = ["Field", "FieldSpec", "Request", "bounded_type", "field_specs"]
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """Base of request types. Fields are annotated; `Annotated[float, tr.Field(gt=0)]` bounds one.
+
+    Unknown fields are refused; `class Payment(tr.Request, forbid_unknown_fields=False)` ignores them instead.
+    `Payment.amount`, on the class, names the field where a pipeline lists its features.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """One field of a request type, as the layers see it.
+
+    dtype: of its column. many: the field is a list, one element a row. nullable: None is allowed (NaN in a column of
+    numbers, "" in one of text, NaT in one of times). quotes: how many `"` its JSON value has, None if that varies.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    many: bool
+    nullable: bool
+    required: bool
+    quotes: int | None
+
+
+_DTYPES: Mapping[type, str] = {
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    str: "object",
+    dt.datetime: "datetime64[us]",
+    dt.date: "datetime64[D]",
+}
+_UNQUOTED = (bool, int, float)
+_QUOTED = (str, dt.datetime, dt.date)
+
+
+def _strip(annotation: Any) -> tuple[Any, bool]:
+    """Return the type without Annotated and None, and whether None was allowed."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if type(None) in get_args(annotation) and len(options) == 1:
+        return _strip(options[0])[0], True
+    return annotation, False
+
+
+def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
+    """Return the fields of a request type by name, in order. A type without a column of its own has dtype object."""
+    specs = {}
+    for field in msgspec.structs.fields(request_type):
+        base, nullable = _strip(field.type)
+        many = get_origin(base) is list
+        if many:
+            base, _ = _strip(get_args(base)[0])
+        if get_origin(base) is Literal:
+            base = type(get_args(base)[0])
+        name = "float64" if nullable and base in _UNQUOTED else _DTYPES.get(base, "object")
+        quotes = 0 if base in _UNQUOTED else 2 if base in _QUOTED else None
+        specs[field.name] = FieldSpec(
+            name=field.encode_name,
+            dtype=np.dtype(name),
+            many=many,
+            nullable=nullable,
+            required=field.required,
+            quotes=None if many or nullable else quotes,
+        )
+    return specs
+
+
+def _bounded(annotation: Any) -> Any:
+    """Return the annotation with every int held to 64 bits, so that a column of it never overflows."""
+    origin = get_origin(annotation)
+    if annotation is int:
+        return Annotated[int, Field(ge=INT64_MIN, le=INT64_MAX)]
+    if origin is Annotated:
+        base, *metas = get_args(annotation)
+        if base is int:
+            lower = any(meta.ge is not None or meta.gt is not None for meta in metas if isinstance(meta, Field))
+            upper = any(meta.le is not None or meta.lt is not None for meta in metas if isinstance(meta, Field))
+            metas.append(Field(ge=None if lower else INT64_MIN, le=None if upper else INT64_MAX))
+            return Annotated[int, *metas]
+        return Annotated[_bounded(base), *metas]
+    if origin is list:
+        return list[_bounded(get_args(annotation)[0])]  # type: ignore[misc]
+    if origin is not None and type(None) in get_args(annotation):
+        options = [_bounded(option) for option in get_args(annotation) if option is not type(None)]
+        return options[0] | None if len(options) == 1 else annotation
+    return annotation
+
+
+def bounded_type(request_type: type[Request]) -> type[Request]:
+    """Return a subclass of the request type that decodes the same JSON, with its integers held to 64 bits."""
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(request_type):
+        declared = (field.name, _bounded(field.type))
+        if field.default is not msgspec.NODEFAULT:
+            fields.append((*declared, field.default))
+        elif field.default_factory is not msgspec.NODEFAULT:
+            fields.append((*declared, msgspec.field(default_factory=field.default_factory)))
+        else:
+            fields.append(declared)
+    config = request_type.__struct_config__
+    made = msgspec.defstruct(
+        request_type.__name__,
+        fields,
+        bases=(request_type,),
+        module=request_type.__module__,
+        kw_only=True,
+        frozen=True,
+        gc=False,
+        forbid_unknown_fields=config.forbid_unknown_fields,
+    )
+    return cast(type[Request], made)

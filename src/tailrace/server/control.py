@@ -1,0 +1,216 @@
+"""The control channel between the supervisor and one worker: a socket pair, JSON messages, one a line.
+
+The end of the channel is a message too: the other side has died. A worker whose supervisor is gone drains and exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from typing import Any, Final
+
+import msgspec
+
+from tailrace.server.options import ServeOptions
+
+MESSAGE_BYTES_MAX: Final = 1 << 20
+"""A longer message is taken for a broken channel."""
+_OUTBOX_BYTES_MAX: Final = 4 * MESSAGE_BYTES_MAX
+
+
+class Start(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Supervisor → worker, first of all: what to serve, and the inherited descriptors to do it with.
+
+    listen_fds: the listening socket of every slot, this worker's own at [slot]. metrics_fd: the slot's metric block.
+    """
+
+    slot: int
+    listen_fds: tuple[int, ...]
+    metrics_fd: int
+    options: ServeOptions
+
+    @property
+    def listen_fd(self) -> int:
+        """The listening socket of this worker's own slot."""
+        return self.listen_fds[self.slot]
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker: accept nothing new, finish the calls in flight, exit with 0."""
+
+
+class Adopt(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker: the worker of `slot` has died; accept on its socket too, until `Release`."""
+
+    slot: int
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker: the slot has its own worker again; stop accepting on its socket."""
+
+    slot: int
+
+
+class LayerCost(msgspec.Struct, frozen=True):
+    """One line of a pipeline's budget table, measured at warm-up."""
+
+    layer: str
+    budget_ns: int
+    p99_ns: int
+
+
+class PipelineReady(msgspec.Struct, frozen=True):
+    """One pipeline that a worker serves."""
+
+    name: str
+    budget_ns: int = 0
+    buffer_ns: int = 0
+    layers: tuple[LayerCost, ...] = ()
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Worker → supervisor: warmed up and accepting. ready_s: since the process began."""
+
+    pid: int
+    ready_s: float = 0.0
+    rss_bytes: int = 0
+    pipelines: tuple[PipelineReady, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Worker → supervisor: cannot serve; the text says what, where and what next."""
+
+    error: str
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Worker → supervisor, every `heartbeat_s`: the loop runs."""
+
+    rss_bytes: int = 0
+
+
+class Draining(msgspec.Struct, frozen=True, tag=True):
+    """Worker → supervisor: accepts nothing any more; `in_flight` calls are left."""
+
+    in_flight: int = 0
+
+
+ToWorker = Start | Drain | Adopt | Release
+FromWorker = Ready | Failed | Heartbeat | Draining
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Channel:
+    """One end of the channel. Sending never waits; receiving is a coroutine, or blocks before there is a loop."""
+
+    def __init__(self, sock: socket.socket, messages: Any) -> None:
+        self._sock = sock
+        self._sock.setblocking(False)
+        self._decode = msgspec.json.Decoder(messages).decode
+        self._inbox = bytearray()
+        self._outbox = bytearray()
+
+    def send(self, message: ToWorker | FromWorker) -> bool:
+        """Send one message; return False where the other side is gone or does not read.
+
+        What does not fit into the socket goes out with the next message. Heartbeats are dropped then: the next one
+        says the same.
+        """
+        if not (self._outbox and isinstance(message, Heartbeat)):
+            self._outbox += _encode(message) + b"\n"
+        if len(self._outbox) > _OUTBOX_BYTES_MAX:
+            return False
+        try:
+            del self._outbox[: self._sock.send(self._outbox)]
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    async def receive(self) -> Any:
+        """Return the next message; None when the other side is gone (or speaks nonsense)."""
+        loop = asyncio.get_running_loop()
+        while (line := self._take_line()) is None:
+            try:
+                data = await loop.sock_recv(self._sock, 65_536)
+            except OSError:
+                return None
+            if not self._feed(data):
+                return None
+        return self._parse(line)
+
+    def receive_blocking(self, timeout_s: float) -> Any:
+        """Return the next message without a loop; None when the other side is gone, or silent for `timeout_s`."""
+        end_s = time.monotonic() + timeout_s
+        try:
+            while (line := self._take_line()) is None:
+                self._sock.settimeout(max(end_s - time.monotonic(), 0.001))
+                if not self._feed(self._sock.recv(65_536)):
+                    return None
+        except OSError:
+            return None
+        finally:
+            self._sock.setblocking(False)
+        return self._parse(line)
+
+    def close(self) -> None:
+        """Close this end; the other side sees the end of the channel."""
+        self._sock.close()
+
+    def _feed(self, data: bytes) -> bool:
+        """Take bytes in; False at the end of the channel or when a message is too long."""
+        self._inbox += data
+        return bool(data) and len(self._inbox) <= MESSAGE_BYTES_MAX
+
+    def _take_line(self) -> bytes | None:
+        """Take the next whole line out of the inbox."""
+        end = self._inbox.find(b"\n")
+        if end < 0:
+            return None
+        line = bytes(self._inbox[:end])
+        del self._inbox[: end + 1]
+        return line
+
+    def _parse(self, line: bytes) -> Any:
+        """Return the line's message; None where it is none."""
+        try:
+            return self._decode(line)
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            return None
+
+
+class WorkerChannel(Channel):
+    """The worker's end, from the descriptor its command line names (the last argument).
+
+    `receive_blocking` gives the `Start`; then, on the loop, `await receive()` gives `Drain`, `Adopt`, `Release`, or
+    None when the supervisor is gone: drain and exit.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(socket.socket(fileno=fd), ToWorker)
+
+    async def beat(self, period_s: float) -> None:
+        """Send heartbeats until cancelled."""
+        while True:
+            self.send(Heartbeat(rss_bytes()))
+            await asyncio.sleep(period_s)
+
+
+class SupervisorChannel(Channel):
+    """The supervisor's end of the channel to one worker."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, FromWorker)
+
+
+def rss_bytes() -> int:
+    """Return this process's resident memory."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,105 @@
+"""The bytes around a body: status line, headers, compression. What can be written beforehand is."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from tailrace.deadline import LAYERS, NS_PER_MS
+from tailrace.errors import OutOfTimeError, ServingError
+from tailrace.response.problem import CONTENT_TYPE, problem_body
+from tailrace.server.head import Head
+from tailrace.types import Batch, Call, Degraded
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+GZIP_BYTES_MIN: Final = 1_024
+JSON: Final = b"application/json"
+_LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(4_096))
+_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+RETRY_AFTER_S: Final = b"1"
+
+
+class Framing:
+    """Makes answers. One a worker; `renew_date` is called once a second."""
+
+    def __init__(self) -> None:
+        self._ok = b""
+        self._date = b""
+        self.renew_date()
+
+    def renew_date(self) -> None:
+        """Take the current second into the Date header (RFC 9110 §6.6.1)."""
+        self._date = formatdate(time.time(), usegmt=True).encode()
+        self._ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: " + self._date + b"\r\nContent-Length: "
+
+    def ok(self, body: bytes) -> bytes:
+        """Return the usual answer: 200, JSON, keep-alive, nothing else asked for."""
+        size = len(body)
+        return self._ok + (_LENGTHS[size] if size < 4_096 else b"%d\r\n\r\n" % size) + body
+
+    def rich(self, head: Head, body: bytes, batch: Batch, call: Call, *, close: bool = False) -> bytes:
+        """Return a 200 with what its head asks for: timing, compression, a request id."""
+        extra = []
+        if head.trace:
+            extra.append(b"Server-Timing: " + _server_timing(batch, call))
+        if head.gzip and len(body) > GZIP_BYTES_MIN:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            extra.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding")
+        return self.full(head, 200, JSON, body, extra, close=close)
+
+    def error(
+        self, head: Head | None, error: ServingError | OutOfTimeError, *, close: bool, body: bytes | None = None
+    ) -> bytes:
+        """Return an error as problem details (RFC 9457)."""
+        extra = []
+        if error.status == 503:
+            extra.append(b"Retry-After: " + RETRY_AFTER_S)
+        if head is not None and head.allow:
+            extra.append(b"Allow: " + head.allow)
+        return self.full(head, error.status, CONTENT_TYPE, body or problem_body(error), extra, close=close)
+
+    def full(
+        self,
+        head: Head | None,
+        status: int,
+        content_type: bytes,
+        body: bytes,
+        extra: list[bytes] | None = None,
+        *,
+        close: bool = False,
+    ) -> bytes:
+        """Return any answer. head None: the request could not be read, so nothing of it is known."""
+        lines = [
+            b"HTTP/1.1 %d %s" % (status, _REASONS[status]),
+            b"Content-Type: " + content_type,
+            b"Date: " + self._date,
+            b"Content-Length: %d" % len(body),
+            *(extra or ()),
+        ]
+        if head is not None and head.request_id:
+            lines.append(b"X-Request-Id: " + head.request_id)
+        if close or head is None or not head.keep_alive:
+            lines.append(b"Connection: close")
+        elif head.version == "1.0":
+            lines.append(b"Connection: keep-alive")
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines) + (body if head is None or head.with_body else b"")
+
+
+def _server_timing(batch: Batch, call: Call) -> bytes:
+    """Return the value of Server-Timing: the wait, the five layers in ms, and why the answer is degraded."""
+    marks = batch.marks_ns
+    parts = [f"queue;dur={(batch.started_ns - call.arrival_ns) / NS_PER_MS:.3f}"]
+    parts += [
+        f"{layer};dur={(end - begin) / NS_PER_MS:.3f}"
+        for layer, begin, end in zip(LAYERS, marks, marks[1:], strict=False)
+    ]
+    if batch.degraded is not None:
+        bits = 0
+        for row in batch.degraded[batch.rows_of_call(batch.calls.index(call))]:
+            bits |= int(row)
+        parts += [f'degraded;desc="{reason.name.lower()}"' for reason in Degraded if bits & reason and reason.name]
+    return ", ".join(parts).encode()

@@ -1,0 +1,125 @@
+"""The head of an HTTP request, read once: the route it names and what the caller asks for beside the body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from tailrace.deadline import NS_PER_MS
+from tailrace.errors import (
+    ExpectationFailedError,
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServingError,
+)
+
+Answer = tuple[int, bytes, bytes]
+"""Status, content type and body of an answer that needs no engine."""
+
+BUDGET_MS_MAX: Final = 3_600_000.0
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """What serves a method and path: an engine, or a function for what needs none."""
+
+    engine: Any = None
+    handler: Callable[[], Answer] | None = None
+
+
+Routes = Mapping[bytes, Mapping[bytes, Route]]
+"""Path to method to route."""
+
+
+class Head(msgspec.Struct, gc=False):
+    """What one request head says. Shared by every request that repeats its bytes, so it never changes.
+
+    body_bytes: the declared length, -1 for a chunked body. plain: the answer needs no header but the usual ones.
+    fault: why the request cannot be served, to be told once its body has been passed over.
+    """
+
+    engine: Any
+    handler: Callable[[], Answer] | None
+    body_bytes: int
+    plain: bool
+    keep_alive: bool
+    with_body: bool = True
+    version: str = "1.1"
+    budget_ns: int = 0
+    trace: bool = False
+    gzip: bool = False
+    request_id: bytes = b""
+    expects_continue: bool = False
+    fault: ServingError | None = None
+    allow: bytes = b""
+
+
+def read_head(
+    routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool
+) -> Head:
+    """Return what a parsed head says. Framing has been checked by the parser; a fault here is kept in the head."""
+    fields = {name.lower(): value for name, value in headers}
+    head = Head(
+        engine=None,
+        handler=None,
+        body_bytes=-1 if b"transfer-encoding" in fields else int(fields.get(b"content-length", b"0")),
+        plain=False,
+        keep_alive=keep_alive,
+        with_body=method != b"HEAD",
+        version=version,
+        trace=fields.get(b"x-trace") == b"1",
+        gzip=_accepts_gzip(fields.get(b"accept-encoding", b"")),
+        request_id=fields.get(b"x-request-id", b"")[:128],
+    )
+    try:
+        route, head.allow = _find(routes, method, url.partition(b"?")[0])
+        head.engine, head.handler = route.engine, route.handler
+        head.budget_ns = _read_budget(fields.get(b"x-budget-ms"))
+        if (expect := fields.get(b"expect")) is not None:
+            if expect.lower() != b"100-continue":
+                raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
+            head.expects_continue = True
+    except ServingError as fault:
+        head.fault = fault
+        if isinstance(fault, MethodNotAllowedError):
+            head.allow = fault.where.encode()
+    head.plain = keep_alive and version == "1.1" and not (head.trace or head.gzip or head.request_id or head.fault)
+    return head
+
+
+def _find(routes: Routes, method: bytes, path: bytes) -> tuple[Route, bytes]:
+    methods = routes.get(path)
+    if methods is None:
+        known = ", ".join(sorted(route.decode() for route in routes))
+        raise NotFoundError(f"no such path: {path.decode('latin-1')!r}", next=f"the paths are {known}")
+    route = methods.get(b"GET" if method == b"HEAD" else method)
+    if route is None:
+        allow = ", ".join(sorted(name.decode() for name in methods))
+        raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", where=allow, next=f"use {allow}")
+    return route, b""
+
+
+def _accepts_gzip(value: bytes) -> bool:
+    """Say whether an Accept-Encoding takes gzip (RFC 9110 §12.5.3); a weight of 0 refuses it."""
+    for part in value.lower().split(b","):
+        coding, _, weight = part.partition(b";")
+        if coding.strip() in (b"gzip", b"*"):
+            return weight.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+    return False
+
+
+def _read_budget(value: bytes | None) -> int:
+    """Return the nanoseconds of an X-Budget-Ms header; 0 where there is none."""
+    if value is None:
+        return 0
+    try:
+        budget_ms = float(value)
+    except ValueError:
+        budget_ms = -1.0
+    if not 0 < budget_ms <= BUDGET_MS_MAX:
+        raise MalformedBodyError(
+            f"X-Budget-Ms is {value.decode('latin-1')!r}", where="X-Budget-Ms", next="send milliseconds, such as 25"
+        )
+    return int(budget_ms * NS_PER_MS)

@@ -1,0 +1,86 @@
+"""How a server is run: one frozen type for every setting, read by the supervisor and sent to each worker."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+
+import msgspec
+
+from tailrace.errors import SetupError
+
+WORKERS_MAX: Final = 256
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of `tailrace serve`. Units stand last in the names; every limit has a value.
+
+    files: Python files that declare pipelines. port, admin_port: 0 takes a free one. store: replaces the store of the
+    declarations. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin
+    port is not on loopback. Raises SetupError for a value out of range.
+    """
+
+    files: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8081
+    admin_token: str | None = None
+    workers: int = 1
+    store: str | None = None
+
+    body_bytes_max: int = 1 << 20
+    header_bytes_max: int = 16 << 10
+    connections_max: int = 10_000
+    """Connections a worker holds open at most."""
+    array_max: int = 1_000
+    """Requests one call may carry in an array."""
+    unknown_fields: bool = False
+    """Whether fields that the request type does not name are let pass."""
+
+    idle_s: float = 60.0
+    """How long a connection may be silent between requests."""
+    request_s: float = 5.0
+    """How long a client may take to send one request."""
+    drain_s: float = 30.0
+    """How long a stopping worker may take for the calls in flight."""
+    start_s: float = 120.0
+    """How long a worker may take from its start to ready."""
+    heartbeat_s: float = 1.0
+    """How often a worker says that its loop runs."""
+    frozen_s: float = 10.0
+    """A worker silent for so long is killed and replaced."""
+
+    def __post_init__(self) -> None:
+        for name in ("port", "admin_port"):
+            _check_range(name, getattr(self, name), 0, 65_535)
+        _check_range("workers", self.workers, 1, WORKERS_MAX)
+        for name in ("body_bytes_max", "header_bytes_max", "connections_max", "array_max"):
+            _check_range(name, getattr(self, name), 1, 1 << 40)
+        for name in ("idle_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):
+            _check_range(name, getattr(self, name), 0.001, 86_400)
+        _check_range("drain_s", self.drain_s, 0, 86_400)
+        if self.frozen_s < 2 * self.heartbeat_s:
+            raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
+        if not is_loopback(self.admin_host) and not self.admin_token:
+            raise SetupError(
+                f"the admin port would be open to others at {self.admin_host} without a token",
+                where="admin_host",
+                next="keep it on 127.0.0.1, or set an admin token",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise SetupError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise SetupError(f"{value} is out of range", where=name, next=f"choose from {low:g} to {high:g}")

@@ -1,0 +1,121 @@
+"""One worker process as the supervisor sees it: spawned, ready, draining, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+from tailrace.server.control import (
+    Drain,
+    Draining,
+    Failed,
+    FromWorker,
+    Heartbeat,
+    Ready,
+    Start,
+    SupervisorChannel,
+    ToWorker,
+)
+
+WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "tailrace.server.worker")
+"""Takes the descriptor of its control channel as the last argument. -P: the user's folder shadows no module."""
+
+_LAST_WORDS_S: Final = 1.0
+"""How long an end of the channel may lie unread after the exit, or a process live on after it has closed its end."""
+
+
+class WorkerProcess:
+    """A running worker. `state` follows what it says; `run` returns when it is gone and reaped."""
+
+    def __init__(self, process: Process, channel: SupervisorChannel, slot: int) -> None:
+        self.slot = slot
+        self.pid = process.pid
+        self.state: Literal["starting", "ready", "draining", "gone"] = "starting"
+        self.ready: Ready | None = None
+        self.failure = ""
+        self.rss_bytes = 0
+        self.silent_rounds = 0
+        """How many of the supervisor's looks in a row found no word of it."""
+        self.started_s = time.monotonic()
+        self.ready_since_s = 0.0
+        self._process = process
+        self._channel = channel
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], start: Start) -> WorkerProcess:
+        """Start a process (spawned, not forked: nothing of the supervisor's state goes along) and tell it its task."""
+        ours, theirs = socket.socketpair()
+        channel = SupervisorChannel(ours)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), start.metrics_fd, *start.listen_fds),
+                start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which drains
+            )
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        channel.send(start)
+        return cls(process, channel, start.slot)
+
+    async def run(self, on_ready: Callable[[WorkerProcess], None]) -> int:
+        """Follow the worker until it is gone; return its exit code, negative for a signal."""
+        reading = asyncio.create_task(self._read(on_ready))
+        try:
+            code = await self._process.wait()
+            await asyncio.wait([reading], timeout=_LAST_WORDS_S)
+        finally:
+            reading.cancel()
+            self.state = "gone"
+            self._channel.close()
+        return code
+
+    def send(self, message: ToWorker) -> None:
+        """Tell the worker something; its death is noticed elsewhere."""
+        self._channel.send(message)
+
+    def drain(self) -> None:
+        """Ask the worker to finish; one that is not ready yet has nothing to finish and is killed."""
+        if self.state == "starting":
+            self.kill()
+        elif self.state == "ready":
+            self.state = "draining"
+            self.send(Drain())
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self.state != "gone" and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+
+    async def _read(self, on_ready: Callable[[WorkerProcess], None]) -> None:
+        """Take the worker's messages until its end of the channel closes."""
+        while (message := await self._channel.receive()) is not None:
+            self._take(message, on_ready)
+        if self.state != "draining":
+            await asyncio.sleep(_LAST_WORDS_S)
+            self.kill()
+
+    def _take(self, message: FromWorker, on_ready: Callable[[WorkerProcess], None]) -> None:
+        """Note what one message says."""
+        self.silent_rounds = 0
+        match message:
+            case Ready() if self.state == "starting":
+                self.ready, self.state, self.rss_bytes = message, "ready", message.rss_bytes
+                self.ready_since_s = time.monotonic()
+                on_ready(self)
+            case Failed(error=error):
+                self.failure = error
+            case Heartbeat(rss_bytes=rss_bytes):
+                self.rss_bytes = rss_bytes or self.rss_bytes
+            case Draining():
+                self.state = "draining"

@@ -1,0 +1,99 @@
+"""Worker slots: the listening socket and the metric block that outlive the worker that uses them.
+
+Each slot has its own socket on the same port (SO_REUSEPORT), bound and owned by the supervisor and inherited by every
+worker. The kernel spreads connections over the sockets that listen. A socket listens from the moment its first worker
+is ready; when that worker dies, its pending connections wait for a sibling or for its successor, and are not lost.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tailrace.errors import SetupError
+from tailrace.monitor.shared import BlockReader, make_block_fd
+from tailrace.server.process import WorkerProcess
+
+BACKLOG: Final = 4_096
+"""Connections that may wait to be accepted on one slot (the kernel's somaxconn also bounds them)."""
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """One worker's place. adopter: the sibling that accepts for it while it has no ready worker."""
+
+    index: int
+    listener: socket.socket
+    metrics_fd: int
+    reader: BlockReader = field(init=False)
+    worker: WorkerProcess | None = None
+    adopter: WorkerProcess | None = None
+    restarts: int = 0
+    was_ready: bool = False
+
+    def __post_init__(self) -> None:
+        self.reader = BlockReader(self.metrics_fd)
+
+    @property
+    def ready_worker(self) -> WorkerProcess | None:
+        """The worker, while it accepts calls."""
+        return self.worker if self.worker is not None and self.worker.state == "ready" else None
+
+    def close(self) -> None:
+        """Let go of the socket and the metric block."""
+        self.listener.close()
+        os.close(self.metrics_fd)
+
+
+def open_slots(host: str, port: int, count: int) -> list[Slot]:
+    """Bind `count` sockets to one address; port 0 takes a free one. Raises SetupError where it cannot be had.
+
+    The first bind is without SO_REUSEPORT, or a second supervisor would silently take half of the first one's traffic.
+    """
+    family, address = _resolve(host, port)
+    listeners: list[socket.socket] = []
+    slots: list[Slot] = []
+    try:
+        if port:
+            _bind(family, address, shared=False).close()
+        for _ in range(count):
+            listeners.append(_bind(family, address, shared=True))
+            address = listeners[0].getsockname()
+        slots.extend(Slot(index, listener, make_block_fd(f"slot-{index}")) for index, listener in enumerate(listeners))
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise SetupError(
+            f"cannot listen: {error.strerror or error}", where=f"{host}:{port}", next="choose another port or host"
+        ) from error
+    return slots
+
+
+def inherited_listener(fd: int) -> socket.socket:
+    """Return a socket on its own copy of an inherited descriptor: closing it leaves the slot's socket open."""
+    return socket.socket(fileno=os.dup(fd))
+
+
+def _resolve(host: str, port: int) -> tuple[int, Any]:
+    """Return the address family and the address to bind."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SetupError(f"no such host: {error}", where=host, next="name an address of this machine") from error
+    return found[0][0], found[0][4]
+
+
+def _bind(family: int, address: Any, *, shared: bool) -> socket.socket:
+    """Return a bound socket that does not listen yet."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener

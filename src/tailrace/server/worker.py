@@ -1,0 +1,234 @@
+"""One worker process: one event loop, the inherited sockets, an engine for each pipeline.
+
+Started by the supervisor as `python -m tailrace.server.worker FD`, with FD its control channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from tailrace.deadline import MonotonicClock
+from tailrace.engine import Engine
+from tailrace.errors import TailraceError
+from tailrace.features.stores.opening import open_store
+from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
+from tailrace.monitor.shared import MetricBlock
+from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.plan import Plan, compile_plan
+from tailrace.server.control import (
+    Adopt,
+    Drain,
+    Draining,
+    Failed,
+    LayerCost,
+    PipelineReady,
+    Ready,
+    Release,
+    Start,
+    WorkerChannel,
+    rss_bytes,
+)
+from tailrace.server.head import Answer, Route
+from tailrace.server.http import HttpServer
+from tailrace.server.logging import configure_logging
+from tailrace.types import Batch, Provenance
+from tailrace.warmup import LayerTimes, warm_up
+
+SWEEP_S: Final = 1.0
+BACKLOG: Final = 1_024
+IDLE_COLLECTIONS: Final = 30
+"""Sweeps between two full collections of garbage, made when nothing is in flight."""
+
+
+class BatchObserver:
+    """Counts an engine's batches in the worker's shared block."""
+
+    def __init__(self, recorder: BatchRecorder) -> None:
+        self._recorder = recorder
+        self.observe_shed = recorder.count_shed
+        self.observe_failure = recorder.count_failure
+
+    def observe(self, batch: Batch, finished_ns: int) -> None:
+        """Count one delivered batch."""
+        recorder = self._recorder
+        arrivals_ns = [call.arrival_ns for call in batch.calls]
+        if len(batch.marks_ns) == 6:
+            recorder.record(batch.marks_ns, arrivals_ns, batch.rows, batch.degraded, len(batch.errors))
+        for error in batch.errors.values():
+            recorder.count_failure(type(error))
+        for view, provenance in enumerate(batch.provenances):
+            if provenance.any():
+                recorder.count_provenances(view, provenance)
+            else:
+                recorder.count_provenance(view, Provenance.FRESH, len(provenance))
+
+
+class Worker:
+    """Serves every pipeline of its files until it is told to drain."""
+
+    def __init__(self, start: Start, channel: WorkerChannel, began_s: float) -> None:
+        self._start = start
+        self._options = start.options
+        self._channel = channel
+        self._began_s = began_s
+        self._clock = MonotonicClock()
+        self._plans: list[Plan] = []
+        self._engines: list[Engine] = []
+        self._servers: dict[int, asyncio.Server] = {}
+        self._ready = False
+        self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
+
+    async def run(self) -> int:
+        """Serve; return the exit code."""
+        try:
+            ready = await self._prepare()
+            await self._listen(self._start.slot)
+        except TailraceError as error:
+            self._channel.send(Failed(str(error)))
+            return 1
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # collected by the sweep, when nothing is in flight
+        self._ready = True
+        self._recorder.set_ready(True)
+        self._channel.send(
+            Ready(os.getpid(), ready_s=time.monotonic() - self._began_s, rss_bytes=rss_bytes(), pipelines=tuple(ready))
+        )
+        beats = asyncio.create_task(self._channel.beat(self._options.heartbeat_s))
+        sweeps = asyncio.create_task(self._sweep())
+        await self._obey()
+        sweeps.cancel()
+        await self._drain()
+        beats.cancel()
+        return 0
+
+    async def _prepare(self) -> list[PipelineReady]:
+        """Load, compile and warm up every pipeline."""
+        pipelines = [pipeline for file in self._options.files for pipeline in load_pipelines(Path(file))]
+        layout = worker_layout([shape_of(pipeline) for pipeline in pipelines], self._start.slot)
+        block = MetricBlock.create(layout, self._start.metrics_fd)
+        self._recorder = WorkerRecorder(block, self._start.slot)
+        routes: dict[bytes, dict[bytes, Route]] = {
+            b"/livez": {b"GET": Route(handler=self._livez)},
+            b"/readyz": {b"GET": Route(handler=self._readyz)},
+        }
+        self._http = HttpServer(routes, self._options, self._clock, self._recorder.count_failure)
+        ready = []
+        for pipeline in pipelines:
+            store = open_store(store_url(pipeline, self._options.store), self._clock)
+            plan = compile_plan(pipeline, store, clock=self._clock, array_max=self._options.array_max)
+            await plan.open()
+            times = await warm_up(plan, self._clock)
+            observer = BatchObserver(BatchRecorder(block, pipeline.name))
+            engine = Engine(plan, self._http, observer, self._clock)
+            routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Route(engine=engine)}
+            self._plans.append(plan)
+            self._engines.append(engine)
+            ready.append(ready_of(plan, times))
+        return ready
+
+    async def _listen(self, slot: int) -> None:
+        """Accept on a slot's socket: a copy of it, since the supervisor's must stay open."""
+        sock = socket.socket(fileno=os.dup(self._start.listen_fds[slot]))
+        loop = asyncio.get_running_loop()
+        self._servers[slot] = await loop.create_server(self._http, sock=sock, backlog=BACKLOG)
+
+    async def _obey(self) -> None:
+        """Do as the supervisor says, until it says to stop or is gone."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor is told too; it decides
+            asyncio.get_running_loop().add_signal_handler(number, lambda: None)
+        while not stop.is_set():
+            match await self._channel.receive():
+                case Adopt(slot=slot) if slot not in self._servers:
+                    await self._listen(slot)
+                case Release(slot=slot) if slot in self._servers and slot != self._start.slot:
+                    self._servers.pop(slot).close()
+                case Drain() | None:
+                    stop.set()
+
+    async def _drain(self) -> None:
+        """Accept nothing more; answer what is in flight; leave."""
+        self._ready = False
+        self._recorder.set_ready(False)
+        for server in self._servers.values():
+            server.close()
+        self._http.drain()
+        self._channel.send(Draining(self._in_flight()))
+        end_s = time.monotonic() + self._options.drain_s
+        while self._http.connections and time.monotonic() < end_s:
+            self._http.sweep()
+            await asyncio.sleep(min(SWEEP_S, 0.1))
+        for plan in self._plans:
+            plan.close()
+
+    async def _sweep(self) -> None:
+        """Once a second: look after connections and gauges, and collect garbage when nothing waits."""
+        count = 0
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            count += 1
+            self._http.sweep()
+            in_flight = self._in_flight()
+            self._recorder.set_in_flight(in_flight)
+            self._recorder.set_connections(len(self._http.connections))
+            if in_flight == 0:
+                gc.collect(2 if count % IDLE_COLLECTIONS == 0 else 0)
+
+    def _in_flight(self) -> int:
+        return sum(engine.calls_in_flight for engine in self._engines)
+
+    def _livez(self) -> Answer:
+        return 200, b"text/plain", b"live\n"
+
+    def _readyz(self) -> Answer:
+        return (200, b"text/plain", b"ready\n") if self._ready else (503, b"text/plain", b"not ready\n")
+
+
+def shape_of(pipeline: Pipeline) -> PipelineShape:
+    """Return what the metrics of a pipeline need to know of it."""
+    return PipelineShape(pipeline.name, pipeline.budget, tuple(view.__name__ for view in pipeline.views))
+
+
+def store_url(pipeline: Pipeline, override: str | None) -> str:
+    """Return the store of a pipeline; a relative path is one beside the pipeline's file."""
+    if override is not None:
+        return override
+    scheme, colon, rest = pipeline.store.partition(":")
+    path = rest if scheme == "lmdb" and colon else pipeline.store
+    if colon and scheme != "lmdb":
+        return pipeline.store
+    return f"lmdb:{pipeline.base_dir / path}"
+
+
+def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
+    """Return a pipeline's budget table as the control channel carries it."""
+    layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
+    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a worker on the control channel whose descriptor is the last argument."""
+    began_s = time.monotonic()
+    channel = WorkerChannel(int(arguments[-1]))
+    start: Any = channel.receive_blocking(30.0)
+    if not isinstance(start, Start):
+        return 1
+    configure_logging()
+    return uvloop.run(Worker(start, channel, began_s).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

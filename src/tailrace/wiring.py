@@ -1,0 +1,381 @@
+"""How the names of a declaration resolve: which column fills which model input, rule argument and response field.
+
+Nothing runs here. `wire` looks at a pipeline and its model's signature and returns the wiring, with every mistake it
+finds; plan.py turns a wiring without mistakes into bound callables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MemberDescriptorType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+
+from tailrace.errors import Problem
+from tailrace.features.on_demand import OnDemandView
+from tailrace.features.views import BatchFeatureView, Column
+from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.pipeline import Pipeline
+from tailrace.postprocess.bands import Bands, Labels
+from tailrace.request.schema import FieldSpec, Request, field_specs
+
+
+class Origin(Enum):
+    """Where a column comes from."""
+
+    REQUEST = "request"
+    VIEW = "view"
+    ON_DEMAND = "on_demand"
+    SCORE = "score"
+    DECISION = "decision"
+    REASONS = "reasons"
+    PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One column, or (name "") all columns of an origin. view: the index of the view, for Origin.VIEW."""
+
+    origin: Origin
+    name: str = ""
+    view: int = -1
+    dtype: np.dtype[Any] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds texts or other objects; False where that is not known before it is computed."""
+        return self.dtype is not None and self.dtype.kind in "OUST"
+
+
+@dataclass(slots=True)
+class Wiring:
+    """A pipeline with its names resolved. problems: every mistake found; a wiring with one is not to be run.
+
+    features: the source of each model input by canonical name, in the pipeline's order. keys: for each view, the
+    request field of its entity's key. expanded: the list-valued key field that makes rows, if any. on_demand: each
+    on-demand feature with the sources of its arguments, in an order in which they can be computed.
+    """
+
+    fields: dict[str, FieldSpec]
+    views: tuple[type[BatchFeatureView], ...]
+    keys: list[str] = field(default_factory=list)
+    expanded: str | None = None
+    features: dict[str, Source] = field(default_factory=dict)
+    on_demand: dict[str, tuple[OnDemandView, list[Source]]] = field(default_factory=dict)
+    rules: list[list[Source]] = field(default_factory=list)
+    response: list[tuple[str, Source]] = field(default_factory=list)
+    labels: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+
+
+def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
+    """Resolve every name of a pipeline. signature: of its model; None leaves the model's inputs unchecked."""
+    wiring = Wiring(field_specs(pipeline.request), pipeline.views)
+    _check_budget(pipeline, wiring)
+    _wire_views(pipeline, wiring)
+    _wire_features(pipeline, wiring)
+    if signature is not None:
+        _check_signature(pipeline, wiring, signature)
+    _wire_decision(pipeline, wiring, signature)
+    _wire_rules(pipeline, wiring)
+    _wire_response(pipeline, wiring)
+    return wiring
+
+
+def snake_case(name: str) -> str:
+    """Return CustomerProfile as customer_profile: how a view is named among a rule's parameters."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ", did you mean …?" for a name close to a known one, else what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
+
+
+def _check_budget(pipeline: Pipeline, wiring: Wiring) -> None:
+    budget = pipeline.budget
+    if budget.buffer_ns < 0:
+        over_ms = -budget.buffer_ns / 1e6
+        wiring.problems.append(
+            Problem(
+                f"the layers are promised {over_ms:g} ms more than the total of {budget.total_ns / 1e6:g} ms",
+                "budget",
+                "give layers less, or the whole more",
+            )
+        )
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+def _wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
+    """Find the key field of each view's entity, and the one list-valued key that expands requests to rows."""
+    lists: list[str] = []
+    for view in wiring.views:
+        wiring.problems.extend(view.spec.problems)
+        key = getattr(view.spec.entity, "key", "")
+        wiring.keys.append(key)
+        if not key:
+            continue  # the view has told of its missing entity itself
+        spec = wiring.fields.get(key)
+        if spec is None:
+            wiring.problems.append(
+                Problem(
+                    f"the request {pipeline.request.__name__} has no field {key!r}, the key of entity "
+                    f"{view.spec.entity.name!r}",
+                    f"features.{view.__name__}",
+                    suggest(key, wiring.fields),
+                )
+            )
+        elif spec.nullable or not _is_id(pipeline.request, key):
+            wiring.problems.append(
+                Problem(
+                    f"an entity key is int, str, list[int] or list[str], but {key!r} is not",
+                    f"features.{view.__name__}",
+                    f"declare `{key}: int` in {pipeline.request.__name__}",
+                )
+            )
+        elif spec.many and key not in lists:
+            lists.append(key)
+    if len(lists) > 1:
+        wiring.problems.append(
+            Problem(
+                f"two list-valued keys, {' and '.join(lists)}: which makes the rows?",
+                "features",
+                "keep one of them a list",
+            )
+        )
+    wiring.expanded = lists[0] if lists else None
+
+
+def _is_id(request: type[Request], key: str) -> bool:
+    annotation = get_type_hints(request)[key]
+    base = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    return base in (int, str)
+
+
+def _wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
+    """Give each feature its canonical name and its source, in the order declared."""
+    for position, feature in enumerate(pipeline.features):
+        where = f"features[{position}]"
+        if isinstance(feature, MemberDescriptorType):
+            _wire_field(pipeline, wiring, feature, where)
+        elif isinstance(feature, type) and issubclass(feature, BatchFeatureView):
+            index = wiring.views.index(feature)
+            for column in feature.spec.columns:
+                source = Source(Origin.VIEW, column.name, index, column.dtype)
+                _add_feature(wiring, f"{feature.__name__}.{column.name}", source, where)
+        elif isinstance(feature, Column):
+            index = next(i for i, view in enumerate(wiring.views) if view.__name__ == feature.view)
+            source = Source(Origin.VIEW, feature.name, index, feature.dtype)
+            _add_feature(wiring, f"{feature.view}.{feature.name}", source, where)
+        elif isinstance(feature, OnDemandView):
+            wiring.problems.extend(feature.problems)
+            _wire_on_demand(pipeline, wiring, feature, where)
+            _add_feature(wiring, feature.name, Source(Origin.ON_DEMAND, feature.name), where)
+        else:
+            wiring.problems.append(
+                Problem(
+                    f"{feature!r} is not a feature",
+                    where,
+                    "list a request field, a feature view or an @on_demand feature",
+                )
+            )
+
+
+def _add_feature(wiring: Wiring, name: str, source: Source, where: str) -> None:
+    if name in wiring.features:
+        wiring.problems.append(Problem(f"{name} is listed twice", where, "list it once"))
+    wiring.features[name] = source
+
+
+def _wire_field(pipeline: Pipeline, wiring: Wiring, member: MemberDescriptorType, where: str) -> None:
+    name = member.__name__
+    if not issubclass(pipeline.request, member.__objclass__):
+        wiring.problems.append(
+            Problem(
+                f"{member.__objclass__.__name__}.{name} is not of this request",
+                where,
+                f"use {pipeline.request.__name__}",
+            )
+        )
+        return
+    spec = wiring.fields[name]
+    if spec.many and name != wiring.expanded:
+        wiring.problems.append(
+            Problem(f"{name} is a list; a model input is one value a row", where, "make one with an @on_demand feature")
+        )
+    _add_feature(wiring, name, Source(Origin.REQUEST, name, dtype=spec.dtype), where)
+
+
+def _wire_on_demand(pipeline: Pipeline, wiring: Wiring, feature: OnDemandView, where: str) -> None:
+    """Resolve an on-demand feature's arguments by their annotations, or by their names where there is none."""
+    sources = []
+    for name, annotation in feature.parameters.items():
+        if isinstance(annotation, type) and issubclass(annotation, Request):
+            sources.append(Source(Origin.REQUEST))
+        elif isinstance(annotation, type) and issubclass(annotation, BatchFeatureView):
+            sources.append(Source(Origin.VIEW, view=wiring.views.index(annotation)))
+        else:
+            sources.append(_argument(wiring, name, f"{where} {feature.name}"))
+    wiring.on_demand[feature.name] = (feature, sources)
+
+
+def _argument(wiring: Wiring, name: str, where: str, *, scored: bool = False) -> Source:
+    """Return the source that a parameter's name stands for."""
+    known: dict[str, Source] = {"request": Source(Origin.REQUEST)}
+    known |= {snake_case(view.__name__): Source(Origin.VIEW, view=i) for i, view in enumerate(wiring.views)}
+    known |= {feature: Source(Origin.ON_DEMAND, feature) for feature in wiring.on_demand}
+    if scored:
+        known |= {"score": Source(Origin.SCORE), "decision": Source(Origin.DECISION)}
+    if name not in known:
+        wiring.problems.append(Problem(f"the parameter {name!r} stands for nothing", where, suggest(name, known)))
+    return known.get(name, Source(Origin.REQUEST))
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def _check_signature(pipeline: Pipeline, wiring: Wiring, signature: Signature) -> None:
+    """Hold the features against the model's inputs: a name too few or too many, the order, the types."""
+    wanted, given = signature.feature_names, tuple(wiring.features)
+    where = f"model {pipeline.model.name!r}"
+    for index, name in enumerate(wanted):
+        if name not in wiring.features:
+            wiring.problems.append(
+                Problem(
+                    f"the model wants {name} as input {index}, and no feature gives it", where, suggest(name, given)
+                )
+            )
+    for name in given:
+        if name not in wanted:
+            wiring.problems.append(
+                Problem("the model takes no such input", f"features.{name}", f"remove it: {suggest(name, wanted)}")
+            )
+    if sorted(wanted) == sorted(given) and wanted != given:
+        at = next(index for index, pair in enumerate(zip(wanted, given, strict=True)) if pair[0] != pair[1])
+        wiring.problems.append(
+            Problem(
+                f"input {at} of the model is {wanted[at]}, but the features have {given[at]} there",
+                "features",
+                f"list the features in the model's order: {', '.join(wanted)}",
+            )
+        )
+    for tensor in signature.inputs:
+        _check_dtypes(wiring, tensor, pipeline.model.name)
+
+
+def _check_dtypes(wiring: Wiring, tensor: TensorSpec, model: str) -> None:
+    """A text never fills a number, nor a number a text; a fraction never fills an integer."""
+    for position, name in enumerate(tensor.features):
+        source = wiring.features.get(name)
+        if source is None or source.dtype is None:
+            continue
+        is_float = source.dtype.kind == "f"
+        if (
+            source.is_text != (tensor.dtype == "string")
+            or source.dtype.kind == "M"
+            or (is_float and tensor.dtype.startswith("int"))
+        ):
+            wiring.problems.append(
+                Problem(
+                    f"the model {model!r} wants {tensor.dtype} as input {tensor.name!r}[{position}], this is "
+                    f"{'text' if source.is_text else source.dtype}",
+                    f"features.{name}",
+                    "declare it with the model's type, or convert it in an @on_demand feature",
+                )
+            )
+
+
+# -- decision and response --------------------------------------------------------------------------------------------
+
+
+def _wire_decision(pipeline: Pipeline, wiring: Wiring, signature: Signature | None) -> None:
+    """Find the labels a decision can have."""
+    match pipeline.decision:
+        case Bands(labels=labels, problems=problems):
+            wiring.labels = labels
+            wiring.problems.extend(problems)
+        case Labels(names=names):
+            classes = tuple(str(label) for label in signature.classes) if signature is not None else names
+            wiring.labels = names or classes
+            if len(wiring.labels) != len(classes) or not classes:
+                wiring.problems.append(
+                    Problem(
+                        f"{len(wiring.labels)} labels for a model of {len(classes)} classes",
+                        "decision",
+                        f"the model's classes are {', '.join(classes) or 'none: it is a regression'}",
+                    )
+                )
+        case None if pipeline.rules:
+            wiring.problems.append(Problem("rules without a decision", "rules", 'add decision=tr.bands("score", …)'))
+
+
+def _wire_rules(pipeline: Pipeline, wiring: Wiring) -> None:
+    for rule in pipeline.rules:
+        where = f"rule {rule.name!r}"
+        if wiring.labels and rule.then not in wiring.labels:
+            wiring.problems.append(
+                Problem(f"then={rule.then!r} is no decision", where, suggest(rule.then, wiring.labels))
+            )
+        wiring.rules.append([_argument(wiring, name, where, scored=True) for name in _parameters(rule.when)])
+
+
+def _parameters(function: Callable[..., Any]) -> Sequence[str]:
+    return tuple(inspect.signature(function).parameters)
+
+
+def _wire_response(pipeline: Pipeline, wiring: Wiring) -> None:
+    """Find what fills each field of the response, by its name."""
+    known: dict[str, Source] = {
+        column.name: Source(Origin.VIEW, column.name, index, column.dtype)
+        for index, view in enumerate(wiring.views)
+        for column in view.spec.columns
+    }
+    known |= {name: Source(Origin.ON_DEMAND, name) for name in wiring.on_demand}
+    known |= {name: Source(Origin.REQUEST, name, dtype=spec.dtype) for name, spec in wiring.fields.items()}
+    known |= {"score": Source(Origin.SCORE), "probabilities": Source(Origin.PROBABILITIES)}
+    if wiring.labels:
+        known |= {"decision": Source(Origin.DECISION), "reasons": Source(Origin.REASONS)}
+    for declared in msgspec.structs.fields(pipeline.response):
+        where = f"response {pipeline.response.__name__}.{declared.name}"
+        source = known.get(declared.name)
+        if source is None:
+            wiring.problems.append(Problem("nothing gives this field a value", where, suggest(declared.name, known)))
+            continue
+        _check_response_field(wiring, source, declared.type, where)
+        wiring.response.append((declared.name, source))
+
+
+def _check_response_field(wiring: Wiring, source: Source, annotation: Any, where: str) -> None:
+    """A row's value in a pipeline of many rows a request is a list; a Literal must have room for every label."""
+    is_list = get_origin(annotation) is list
+    of_row = source.origin is not Origin.REQUEST or source.name == wiring.expanded
+    if source.origin in (Origin.REASONS, Origin.PROBABILITIES):
+        annotation = get_args(annotation)[0] if is_list else annotation
+        of_row = of_row and wiring.expanded is not None
+        is_list = get_origin(annotation) is list if wiring.expanded else is_list
+    if wiring.expanded is not None and of_row and not is_list:
+        wiring.problems.append(
+            Problem(
+                f"a request makes many rows ({wiring.expanded} is a list), this is one value",
+                where,
+                "declare it a list",
+            )
+        )
+    inner = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    if source.origin is Origin.DECISION and get_origin(inner) is Literal:
+        missing = [label for label in wiring.labels if label not in get_args(inner)]
+        if missing:
+            wiring.problems.append(
+                Problem(f"the decision can be {', '.join(missing)}, which this Literal does not list", where, "add it")
+            )
