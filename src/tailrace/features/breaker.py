@@ -1,7 +1,11 @@
 """The circuit breaker: after some failures in a row, leave the store alone and ask it again only now and then.
 
+Its states:
+
     closed --failures_max in a row--> open --every probe_ns, one batch--> half-open --success--> closed
                                         ^----------------failure--------------|
+
+Without batches nothing is asked: the first one after a pause is the probe.
 """
 
 from __future__ import annotations

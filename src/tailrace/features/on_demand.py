@@ -61,5 +61,7 @@ def on_demand(function: Callable[..., Any]) -> OnDemandView:
         @tr.on_demand
         def amount_ratio(request: Payment, profile: CustomerProfile) -> np.ndarray:
             return request.amount / np.maximum(profile.avg_amount_90d, 1.0)
+
+    Its parameters are told apart by their types: the request's, or a feature view's.
     """
     return OnDemandView(function.__name__, function)

@@ -1,4 +1,4 @@
-"""Retrieval: all views of all entities of a batch, in one fetch. Out of time or without a store, it answers defaults."""
+"""Retrieval: all views of all entities of a batch, in one fetch. Without a store in time, it answers defaults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Retrieval:
         self._codecs = tuple(codecs)
         self._fetch = store.fetch
         self._wall_ns = clock.wall_ns
-        self.breaker = Breaker(clock) if getattr(store, "network", False) else None
+        self.breaker = Breaker(clock) if store.network else None
         self.failure: Exception | None = None
 
     async def read(self, ids: Sequence[Sequence[EntityId]], deadline_ns: int) -> list[ViewRows]:

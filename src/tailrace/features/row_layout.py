@@ -6,6 +6,8 @@
     32  columns, widest types first, columns of one type side by side in declared order
         lengths of the texts, u16 each | null bitmap, one bit a column in declared order | zeros up to 8 bytes
     …   the texts, UTF-8, one after the other
+
+The schema id is a CRC of the view's name and its columns' names and types: a row of another schema is never served.
 """
 
 from __future__ import annotations

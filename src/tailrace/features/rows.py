@@ -1,7 +1,7 @@
-"""The codec of packed rows: one row per (entity, view). Decoding a batch is the hot path; the layout is in `row_layout`.
+"""The codec of packed rows: one row per (entity, view). Decoding a batch is the hot path.
 
 A row is served only if its length, layout, schema and entity are right. Whatever else is found under its key gives the
-view's defaults and is counted, and leaves its neighbours alone.
+view's defaults and is counted, and leaves its neighbours alone. The layout is drawn in `row_layout`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class RowCodec:
         self._text_defaults = {column.name: column.default for column in layout.texts}
         self._numbers = tuple(column for column in spec.columns if not column.is_text)
         self._default = np.zeros(1, self.dtype)
+        self._default[EVENT] = np.iinfo(np.int64).max
         for column in self._numbers:
             self._default[column.name] = column.default
         self._default_row = self._default.tobytes()
@@ -63,27 +64,48 @@ class RowCodec:
         wall_ns: now, since the epoch, for staleness. missing: the provenance of an id without a row. checks: of the
         ids, from `entity_checks`, where the caller has them.
         """
-        size, rows_count = self._size, len(rows)
         if checks is None:
             checks = entity_checks(ids)
-        if not self._texts and rows_count:
-            try:
-                joined = b"".join(rows)  # type: ignore[arg-type]
-            except TypeError:  # a row is missing
-                return self._unpack_each(checks, rows, wall_ns, missing)
-            if len(joined) == size * rows_count and max(map(len, rows)) == size:  # type: ignore[arg-type]
-                data = np.frombuffer(joined, self.dtype)
-                heads = np.empty((rows_count, 2), np.uint64)
-                heads[:, 0] = self._stamp
-                heads[:, 1] = checks
-                if data[HEAD].tobytes() == heads.tobytes() and (
-                    self._max_staleness_ns is None or _least(data[EVENT]) >= wall_ns - self._max_staleness_ns
-                ):
-                    return ViewRows(data, {}, np.zeros(rows_count, _UINT8))
-        return self._unpack_each(checks, rows, wall_ns, missing)
+        rows_count, unknown = len(rows), None
+        if self._texts or not rows_count:
+            return self._unpack_each(checks, rows, wall_ns, missing)
+        heads = np.empty((rows_count, 2), np.uint64)
+        heads[:, 0] = self._stamp
+        heads[:, 1] = checks
+        try:
+            parts: Sequence[bytes] = rows  # type: ignore[assignment]
+            joined = b"".join(parts)
+        except TypeError:  # an entity is unknown
+            default = self._default_row
+            unknown = [index for index, row in enumerate(rows) if row is None]
+            parts = [default if row is None else row for row in rows]
+            joined = b"".join(parts)
+            heads[unknown] = 0
+        if len(joined) != self._size * rows_count or max(map(len, parts)) != self._size:
+            return self._unpack_each(checks, rows, wall_ns, missing)
+        data = np.frombuffer(joined, self.dtype)
+        if data[HEAD].tobytes() != heads.tobytes():
+            return self._unpack_each(checks, rows, wall_ns, missing)
+        provenance: NDArray[np.uint8] = np.zeros(rows_count, _UINT8)
+        if unknown is not None:
+            provenance[unknown] = missing
+        return ViewRows(data, {}, provenance, degraded=self._mark_stale(data[EVENT], wall_ns, provenance))
 
-    def defaults(self, rows_count: int, provenance: Provenance, degraded: Degraded = Degraded(0)) -> ViewRows:
-        """Return the view's defaults, for entities that are unknown or a store that did not answer."""
+    def _mark_stale(
+        self, event_ns: NDArray[np.int64], wall_ns: int, provenance: NDArray[np.uint8]
+    ) -> NDArray[np.uint8] | None:
+        """Note the provenance of rows that are too old; return which are degraded by it, None where none is."""
+        if self._max_staleness_ns is None or _least(event_ns) >= wall_ns - self._max_staleness_ns:
+            return None
+        stale = event_ns < wall_ns - self._max_staleness_ns
+        provenance[stale] = Provenance.STALE
+        return stale * _UINT8.type(Degraded.STALE_FEATURES)
+
+    def defaults(self, rows_count: int, provenance: Provenance, degraded: int = 0) -> ViewRows:
+        """Return the view's defaults, for entities that are unknown or a store that did not answer.
+
+        degraded: `Degraded` bits of every row.
+        """
         return ViewRows(
             np.repeat(self._default, rows_count),
             {name: [default] * rows_count for name, default in self._text_defaults.items()},
@@ -111,17 +133,12 @@ class RowCodec:
             strings = self._unpack_texts(rows, data, lengths, right)
         wrong = known & ~right
         errors = int(np.count_nonzero(wrong))
-        provenance = np.zeros(len(rows), _UINT8)
-        degraded: NDArray[np.uint8] | None = None
-        if self._max_staleness_ns is not None:
-            stale = right & (data[EVENT] < wall_ns - self._max_staleness_ns)
-            if stale.any():
-                provenance[stale] = Provenance.STALE
-                degraded = stale * _UINT8.type(Degraded.STALE_FEATURES)
         if not right.all():
-            data[~right] = self._default[0]
-            provenance[~known] = missing
-            provenance[wrong] = Provenance.DEFAULT
+            data[~right] = self._default[0]  # whose event time is far ahead: it is never stale
+        provenance: NDArray[np.uint8] = np.zeros(len(rows), _UINT8)
+        provenance[~known] = missing
+        provenance[wrong] = Provenance.DEFAULT
+        degraded = self._mark_stale(data[EVENT], wall_ns, provenance) if len(rows) else None
         if errors:
             degraded = np.zeros(len(rows), _UINT8) if degraded is None else degraded
             degraded[wrong] |= _UINT8.type(Degraded.STORE_ERROR)
@@ -177,9 +194,9 @@ class RowCodec:
     ) -> list[bytes]:
         """Return a packed row for each id.
 
-        columns: by name, each of shape (rows,): an array, a masked array, or a sequence in which None is null. event_ns:
-        one time, or one each, since the epoch. Raises KeyError for a missing column, ValueError or OverflowError for a
-        value its type does not hold, or a text over `STRING_BYTES_MAX`.
+        columns: by name, each of shape (rows,): an array, a masked array, or a sequence in which None is null.
+        event_ns: one time, or one each, since the epoch. Raises KeyError for a missing column, ValueError or
+        OverflowError for a value its type does not hold, or a text over `STRING_BYTES_MAX`.
         """
         data = np.zeros(len(ids), self.dtype)
         data[ENTITY] = entity_checks(ids)

@@ -36,7 +36,9 @@ class Parquet(Source):
 
 @dataclass(frozen=True, slots=True)
 class CSV(Source):
-    """CSV files with a header line. Every value is read as text and then cast to its column's type."""
+    """CSV files with a header line. Every value is read as text and then cast to its column's type; "" is null."""
+
+    delimiter: str = field(default=",", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class ViewRows:
     def column(self, name: str) -> NDArray[Any]:
         """Return one column, shape (rows,); of dtype object for text."""
         if name not in self.strings:
-            return self.data[name]  # type: ignore[no-any-return]
+            return self.data[name]
         column = np.empty(len(self.data), dtype=object)
         column[:] = self.strings[name]
         return column

@@ -6,6 +6,7 @@ tell all of them at once.
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
@@ -40,7 +41,10 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One feature of a view. dtype: NumPy's, little-endian; object for text. default: answers where nothing is known."""
+    """One feature of a view.
+
+    dtype: NumPy's, little-endian; object for text. default: answers where nothing is known.
+    """
 
     name: str
     dtype: np.dtype[Any]
@@ -165,7 +169,7 @@ class _Reading:
         found: dict[str, Any] = {}
         for base in reversed(self._view.__mro__):
             if issubclass(base, BatchFeatureView) and base is not BatchFeatureView:
-                found |= base.__dict__.get("__annotations__", {})
+                found |= inspect.get_annotations(base)
         return found
 
     def _columns(self) -> tuple[Column, ...]:
@@ -219,7 +223,7 @@ def _dtype_of(annotation: Any) -> np.dtype[Any] | None:
         dtype = np.dtype(annotation).newbyteorder("<")
     except TypeError:  # an abstract type such as np.floating
         return None
-    return dtype if dtype.itemsize <= 8 else None
+    return dtype if dtype.itemsize <= 8 and dtype != np.float16 else None
 
 
 def _default_mistake(dtype: np.dtype[Any], default: Any) -> str:

@@ -32,6 +32,8 @@ class Provenance(msgspec.Struct, frozen=True):
     rows_compared: int = 0
     rewrite: str = ""
     """The form that the graph was rewritten to for speed; empty where it was left as converted."""
+    missing: bool = True
+    """Whether a row with NaN gets the original's score. Where it does not, it gets none: its score is NaN."""
 
 
 class NumberProfile(msgspec.Struct, frozen=True, tag="number"):

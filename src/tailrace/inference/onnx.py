@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +24,29 @@ class OnnxModel:
     One instance may be called from one thread at a time, or from several: ONNX Runtime's sessions allow it.
     """
 
-    __slots__ = ("_column", "_golden_feeds", "_outputs", "_run", "manifest", "session", "signature", "version")
+    __slots__ = (
+        "_column",
+        "_floats",
+        "_golden_feeds",
+        "_outputs",
+        "_run",
+        "manifest",
+        "session",
+        "signature",
+        "version",
+    )
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self.session = session
         self.manifest = manifest
         self.signature: Signature = manifest.signature
         self.version: str = manifest.sha256[:12]
+        # The inputs to look for NaN in, where the graph would give a row with NaN another score than the original does.
+        self._floats = tuple(
+            spec.name
+            for spec in self.signature.inputs
+            if spec.dtype.startswith("float") and not manifest.source.missing
+        )
         # InferenceSession.run checks names and ownership in Python first: 6 µs a call, of 21 for one row of 200 trees.
         # What lies under it takes the same arguments, and checks the names itself.
         self._run = getattr(getattr(session, "_sess", None), "run", session.run)
@@ -60,7 +77,12 @@ class OnnxModel:
         feeds: for each input of the signature an array of its dtype, (rows, features), in C order.
         Raises what ONNX Runtime raises when the graph cannot be computed; `Scorer` is the call that does not.
         """
-        return select_scores(self._run(self._outputs, feeds, None)[0], self._column)
+        scores = select_scores(self._run(self._outputs, feeds, None)[0], self._column)
+        if self._floats:
+            for name in self._floats:
+                if isnan(feeds[name].sum()):  # a NaN, or infinities of both signs
+                    scores = np.where(_has_nan(feeds[name], scores.ndim), np.nan, scores)
+        return scores
 
     def sample_feeds(self, rows: int, *, seed: int = 0) -> dict[str, NDArray[Any]]:
         """Return golden rows in a random order, as many as asked for, to warm the model and measure it with.
@@ -75,6 +97,12 @@ class OnnxModel:
 def select_scores(output: NDArray[Any], column: int | None) -> NDArray[Any]:
     """Return the scores in an output of a graph: the column of a signature, or all where it names none."""
     return output[:, column] if column is not None and output.ndim == 2 else output
+
+
+def _has_nan(matrix: NDArray[Any], ndim: int) -> NDArray[np.bool_]:
+    """Return which rows hold a NaN, as (rows,) or, to go with a matrix of scores, (rows, 1)."""
+    rows: NDArray[np.bool_] = np.isnan(matrix).any(axis=1)
+    return rows if ndim == 1 else rows[:, np.newaxis]
 
 
 def open_session(model: Path | bytes, *, threads: int = 1) -> Any:

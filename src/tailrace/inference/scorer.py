@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -68,9 +69,10 @@ class Scorer:
         late: NDArray[np.bool_] | None = None
         try:
             scores = self._predict(feeds)
-            # The sum is finite only if all are (an overflow to infinity is looked at closely below): 1.6 µs at 64
-            # rows where isfinite().all() takes 2.3 (bench_inference).
-            if np.isfinite(scores.sum()) and len(scores) == rows:
+            # Finite only if every score is; what overflows is looked at closely below. 0.8 µs at 64 rows, where
+            # sum() takes 1.5 and isfinite().all() 2.7.
+            flat = scores if scores.ndim == 1 else scores.ravel()
+            if isfinite(flat.dot(flat)) and len(scores) == rows:
                 return Scored(scores)
         except Exception:  # a model may raise anything for what one row holds
             scores, late = self._isolate(feeds, rows, deadline_ns)

@@ -3,7 +3,7 @@
 Edges are `budget × 2^(k/9)`, each 8.0% above the one before, from 1 µs to four budgets, then `budget × 2^(k/3)`
 (26%) to 30 s. A value counts in the first bucket whose edge it does not exceed, so the count up to the budget's edge
 is exact. A quantile is interpolated inside its bucket, so it is at most one bucket's width from the value of that
-rank: 8% up to four budgets, 26% beyond; under 1 µs and over 30 s only the bound is known.
+rank: 8% up to four budgets, 26% beyond; under 1 µs and above the last edge only the bound is known.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def edges_ns(budget_ns: int) -> tuple[int, ...]:
     if budget_ns <= 0:
         raise ValueError(f"a budget of {budget_ns} ns has no histogram; it must be above 0")
     lowest = math.ceil(math.log2(LOWEST_NS / budget_ns) * STEPS_PER_OCTAVE)
-    highest = math.floor(math.log2(HIGHEST_NS / budget_ns) * STEPS_PER_OCTAVE)
     fine_until = 2 * STEPS_PER_OCTAVE
+    highest = max(math.floor(math.log2(HIGHEST_NS / budget_ns) * STEPS_PER_OCTAVE), fine_until)
     steps = {step for step in range(lowest, highest + 1) if step <= fine_until or step % COARSE_STEP == 0}
-    edges = {_edge_ns(budget_ns, step) for step in steps} | {LOWEST_NS, budget_ns, max(HIGHEST_NS, 2 * budget_ns)}
+    edges = {_edge_ns(budget_ns, step) for step in steps} | {LOWEST_NS, budget_ns, HIGHEST_NS}
     return tuple(sorted(edges))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +23,16 @@ Feeds = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A conversion that gives the original's scores. difference_max: None for a model that came as ONNX."""
+    """A conversion that gives the original's scores.
+
+    difference_max: None for a model that came as ONNX. missing: rows with NaN get the original's scores as well.
+    """
 
     converted: Converted
     session: Any
-    difference_max: float | None
-    rows_compared: int
+    difference_max: float | None = None
+    rows_compared: int = 0
+    missing: bool = True
 
     def score(self, feeds: Feeds) -> NDArray[Any]:
         """Return the conversion's scores, (rows,) or (rows, classes)."""
@@ -37,22 +41,30 @@ class Comparison:
 
 
 def choose_graph(original: Original, candidates: list[Converted], table: Any) -> Comparison:
-    """Return the first conversion whose scores are the original's on the data and, if it takes them, on rows with NaN.
+    """Return the first conversion whose scores are the original's on the data.
 
     Raises ModelPackageError that shows the worst row of the last candidate.
     """
     rows = spread_rows(table, ROWS_COMPARED_MAX)
     refusal: ModelPackageError | None = None
     for converted in candidates:
-        found = Comparison(converted, open_session(converted.graph), None, 0)
+        found = Comparison(converted, open_session(converted.graph))
         feeds = to_feeds(rows, converted.signature.inputs)
+        if original.score is None:
+            found.score(feeds)
+            return found
         try:
-            difference = _compare(original, found, feeds)
+            expected = score_original(original, converted.signature, feeds)
+            difference = _difference(expected, found, feeds)
         except ModelPackageError as error:
             refusal = error
             continue
-        compared = 0 if difference is None else rows.num_rows
-        return Comparison(converted, found.session, difference, compared)
+        return replace(
+            found,
+            difference_max=difference,
+            rows_compared=rows.num_rows,
+            missing=_agrees_on_missing(original, found, feeds),
+        )
     assert refusal is not None, "there is always a candidate"
     raise refusal
 
@@ -79,24 +91,20 @@ def missing_feeds(signature: Signature, feeds: Feeds) -> dict[str, NDArray[Any]]
     return spoiled
 
 
-def _compare(original: Original, found: Comparison, feeds: Feeds) -> float | None:
-    """Return the largest difference on the data; None without original. Raises ModelPackageError if it is too large."""
+def _agrees_on_missing(original: Original, found: Comparison, feeds: Feeds) -> bool:
+    """Return whether rows with NaN get the original's scores; False as well where the original refuses them."""
     signature = found.converted.signature
-    if original.score is None:
-        found.score(feeds)
-        return None
-    difference = _difference(score_original(original, signature, feeds), found, feeds, "row")
     spoiled = missing_feeds(signature, feeds)
-    if len(next(iter(spoiled.values()))):
-        try:
-            expected = score_original(original, signature, spoiled)
-        except ValueError:  # scikit-learn's refusal of NaN: then no score is right or wrong
-            return difference
-        _difference(expected, found, spoiled, "row with NaN")
-    return difference
+    if not len(next(iter(spoiled.values()))):
+        return True
+    try:
+        expected = score_original(original, signature, spoiled)
+        return bool(score_error(found.score(spoiled), expected).max() <= GOLDEN_TOLERANCE)
+    except Exception:  # the refusal of NaN, in each framework's own words
+        return False
 
 
-def _difference(expected: NDArray[Any], found: Comparison, feeds: Feeds, kind: str) -> float:
+def _difference(expected: NDArray[Any], found: Comparison, feeds: Feeds) -> float:
     scores = found.score(feeds)
     if scores.shape != expected.shape:
         raise ModelPackageError(
@@ -115,7 +123,7 @@ def _difference(expected: NDArray[Any], found: Comparison, feeds: Feeds, kind: s
         }
         raise ModelPackageError(
             f"the conversion scores {int((by_row > GOLDEN_TOLERANCE).sum())} of {len(by_row)} rows otherwise than the "
-            f"original; the worst is {kind} {worst}: {scores[worst].tolist()} instead of {expected[worst].tolist()}, "
+            f"original; the worst is row {worst}: {scores[worst].tolist()} instead of {expected[worst].tolist()}, "
             f"for {inputs}",
             where="model",
             next="a value beyond float32, zero as a missing value, or an operator ONNX computes otherwise: "

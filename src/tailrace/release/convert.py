@@ -11,7 +11,7 @@ from tailrace.inference.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.original import Original
 from tailrace.release.table import column_dtype
-from tailrace.release.trees import INPUT, OPSET, OUTPUT, lightgbm_graph, regressor_graph
+from tailrace.release.trees import INPUT, OPSET, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
 
 OPSET_CONVERTED: Final = 15
 """The newest operator set that onnxmltools' tree converters write."""
@@ -51,7 +51,8 @@ def convert(original: Original, table: Any, target: str | None) -> list[Converte
         raise
     except Exception as error:  # the converters raise whatever they meet
         raise ModelPackageError(
-            f"the {original.framework} {original.model_type} cannot be converted to ONNX: {error}",
+            f"the {original.framework} {original.model_type} cannot be converted to ONNX: "
+            + str(error).splitlines()[0][:300],
             where="model",
             next="export it to ONNX yourself and package the .onnx file",
         ) from error
@@ -105,15 +106,17 @@ def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Ori
 
 def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
     """Return a scikit-learn model: one float matrix, or one input a column where it tells columns apart by name."""
-    from onnxmltools.convert.common.data_types import FloatTensorType
+    boosted = histogram_graph(original.model)
+    if boosted is not None:
+        return _fast(boosted, (TensorSpec(INPUT, "float32", names),), original)
     from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import BooleanTensorType, Int64TensorType, StringTensorType
+    from skl2onnx.common.data_types import BooleanTensorType, FloatTensorType, Int64TensorType, StringTensorType
 
     dtypes = {name: column_dtype(table, name) for name in names}
     if "string" in dtypes.values() or _tells_columns_apart(original.model):
         kinds = {"string": StringTensorType, "int64": Int64TensorType, "bool": BooleanTensorType,
                  "float32": FloatTensorType}  # fmt: skip
-        inputs = tuple(TensorSpec(name, dtypes[name], (name,)) for name in names)
+        inputs: tuple[TensorSpec, ...] = tuple(TensorSpec(name, dtypes[name], (name,)) for name in names)
         types = [(name, kinds[dtypes[name]]([None, 1])) for name in names]
     else:
         inputs = (TensorSpec(INPUT, "float32", names),)
@@ -121,6 +124,10 @@ def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> 
     _register_boosters()
     options = {"zipmap": False} if original.classes else None
     graph = to_onnx(original.model, initial_types=types, options=options, target_opset={"": OPSET, "ai.onnx.ml": 3})
+    # The converter keeps the order of the inputs, but not a dot in their names.
+    inputs = tuple(
+        TensorSpec(found.name, spec.dtype, spec.features) for found, spec in zip(graph.graph.input, inputs, strict=True)
+    )
     return Converted(graph.SerializeToString(), _classic_signature(graph, inputs, original))
 
 

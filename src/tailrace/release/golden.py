@@ -31,7 +31,8 @@ def pick_golden(original: Original, chosen: Comparison, feeds: Feeds, scores: ND
     picked = order[np.unique(np.linspace(0, len(order) - 1, ROWS_BY_SCORE).astype(int))]
     real = {name: array[picked] for name, array in feeds.items()}
     spoiled = {name: array[-ROWS_WITH_NAN:] for name, array in missing_feeds(signature, feeds).items()}
-    parts = [real, *(part for part in (_ends(signature, feeds), spoiled) if _agrees(original, chosen, part))]
+    made_up = [_ends(signature, feeds), *([spoiled] if chosen.missing else [])]
+    parts = [real, *(part for part in made_up if _agrees(original, chosen, part))]
     golden = {name: np.concatenate([part[name] for part in parts]) for name in feeds}
     expected = chosen.score(golden).astype(np.float64)
     return Golden(

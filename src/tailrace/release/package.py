@@ -113,7 +113,13 @@ def package(
 
 def _provenance(framework: str, version: str, model_type: str, chosen: Comparison) -> Provenance:
     return Provenance(
-        framework, version, model_type, chosen.difference_max, chosen.rows_compared, chosen.converted.rewrite
+        framework=framework,
+        version=version,
+        model_type=model_type,
+        difference_max=chosen.difference_max,
+        rows_compared=chosen.rows_compared,
+        rewrite=chosen.converted.rewrite,
+        missing=chosen.missing,
     )
 
 

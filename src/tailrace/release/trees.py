@@ -3,9 +3,9 @@
 The converters write a classifier of two classes as `TreeEnsembleClassifier`, which also finds labels and writes both
 probabilities. `TreeEnsembleRegressor` and `Sigmoid` give the same score in a quarter less time (docs/performance.md).
 
-LightGBM's trees are written here rather than by onnxmltools, since their thresholds are doubles and the inputs are
-float32: rounded to the nearest float32 a threshold may pass the value it stands below, and that row then takes the
-wrong branch. Rounded down, `x <= threshold` is the same for every float32 x.
+LightGBM's and scikit-learn's histogram trees are written here rather than by a converter: their thresholds are doubles
+and the inputs are float32, and a threshold rounded to the nearest float32 may pass the value it stands below, which
+then takes the wrong branch. Rounded down, `x <= threshold` is the same for every float32 x.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ IR_VERSION: Final = 8
 _IDENTITY_OBJECTIVES: Final = {
     "regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg",
 }  # fmt: skip
-_EXP_OBJECTIVES: Final = {"poisson", "gamma", "tweedie"}
+_IDENTITY_LOSSES: Final = {"squared_error", "absolute_error", "quantile"}
+_LINKS: Final = {
+    "cross_entropy": "Sigmoid", "multiclass": "Softmax", "poisson": "Exp", "gamma": "Exp", "tweedie": "Exp",
+}  # fmt: skip
 
 
 def lightgbm_graph(dump: dict[str, Any]) -> Any | None:
@@ -32,15 +35,45 @@ def lightgbm_graph(dump: dict[str, Any]) -> Any | None:
     Categorical splits, zeros as missing values, random forests, one-versus-all and custom objectives are left to it.
     """
     objective, *options = str(dump["objective"] or "").split(" ")
-    link = _lightgbm_link(objective, options)
+    link, scale = _lightgbm_link(objective, options)
     targets = int(dump["num_tree_per_iteration"])
-    if link is None or dump["average_output"] or (targets > 1) != (link == "Softmax"):
+    if link is None or dump["average_output"]:
         return None
-    trees = _Trees()
+    trees = _Trees(scale)
     for index, tree in enumerate(dump["tree_info"]):
         if not trees.add(tree["tree_structure"], index, index % targets):
             return None
     return build_graph(trees.attributes(targets), link, int(dump["max_feature_idx"]) + 1, targets)
+
+
+def histogram_graph(model: Any) -> Any | None:
+    """Return an ONNX model of scikit-learn's histogram gradient boosting, or None for another model.
+
+    Written here since skl2onnx's graph of it is refused by newer versions of onnx. Categorical splits and losses with
+    a link of their own are left to skl2onnx.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    classifier = type(model) is HistGradientBoostingClassifier
+    if not classifier and not (type(model) is HistGradientBoostingRegressor and model.loss in _IDENTITY_LOSSES):
+        return None
+    targets = model.n_trees_per_iteration_
+    trees = _Trees()
+    for index, predictor in enumerate(one for iteration in model._predictors for one in iteration):
+        for position, node in enumerate(predictor.nodes):
+            if node["is_categorical"]:
+                return None
+            if node["is_leaf"]:
+                trees.add_leaf(index, position, index % targets, float(node["value"]))
+            else:
+                trees.add_split(
+                    index, position, int(node["feature_idx"]), float(node["num_threshold"]),
+                    int(node["left"]), int(node["right"]), bool(node["missing_go_to_left"]),
+                )  # fmt: skip
+    attributes = trees.attributes(targets)
+    attributes["base_values"] = [float(value) for value in np.ravel(model._baseline_prediction)]
+    link = ("Softmax" if targets > 1 else "Sigmoid") if classifier else ""
+    return build_graph(attributes, link, int(model.n_features_in_), targets)
 
 
 def regressor_graph(model: Any) -> Any | None:
@@ -111,23 +144,24 @@ def round_down(threshold: float) -> float:
     return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near)
 
 
-def _lightgbm_link(objective: str, options: list[str]) -> str | None:
-    """Return the operator behind the trees for an objective; "" for none, None for an objective not known here."""
-    if objective == "binary":
-        return "Sigmoid" if options == ["sigmoid:1"] else None
-    if objective == "cross_entropy":
-        return "Sigmoid"
-    if objective == "multiclass":
-        return "Softmax"
-    if objective in _EXP_OBJECTIVES:
-        return "Exp"
-    return "" if objective in _IDENTITY_OBJECTIVES and not options else None
+def _lightgbm_link(objective: str, options: list[str]) -> tuple[str | None, float]:
+    """Return the operator behind the trees for an objective, and what a leaf is multiplied by before it.
+
+    "" for no operator, None for an objective not known here.
+    """
+    if objective in {"binary", "multiclassova"}:
+        sigmoid = [float(option.partition(":")[2]) for option in options if option.startswith("sigmoid:")]
+        return ("Sigmoid", sigmoid[0]) if sigmoid else (None, 1.0)
+    if objective in _LINKS:
+        return _LINKS[objective], 1.0
+    return ("" if objective in _IDENTITY_OBJECTIVES and not options else None), 1.0
 
 
 class _Trees:
     """The parallel lists that a TreeEnsembleRegressor wants, filled tree by tree."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
         self.nodes: dict[str, list[Any]] = {
             name: []
             for name in ("treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids",
@@ -142,9 +176,7 @@ class _Trees:
         while stack:
             node, index = stack.pop()
             if "split_feature" not in node:
-                self._append(tree, index, 0, "LEAF", 0.0, 0, 0, 0)
-                for name, value in zip(self.leaves, (tree, index, target, float(node["leaf_value"])), strict=True):
-                    self.leaves[name].append(value)
+                self.add_leaf(tree, index, target, float(node["leaf_value"]))
                 continue
             if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
                 return False
@@ -153,7 +185,7 @@ class _Trees:
             missing_left = node["default_left"] if node["missing_type"] == "NaN" else threshold >= 0.0
             left, right, count = count, count + 1, count + 2
             feature = int(node["split_feature"])
-            self._append(tree, index, feature, "BRANCH_LEQ", round_down(threshold), left, right, int(missing_left))
+            self.add_split(tree, index, feature, threshold, left, right, bool(missing_left))
             stack += [(node["right_child"], right), (node["left_child"], left)]
         return True
 
@@ -164,6 +196,18 @@ class _Trees:
             **{f"target_{name}": values for name, values in self.leaves.items()},
             "n_targets": targets,
         }
+
+    def add_leaf(self, tree: int, index: int, target: int, value: float) -> None:
+        """Append the leaf `index` of a tree."""
+        self._append(tree, index, 0, "LEAF", 0.0, 0, 0, 0)
+        for name, cell in zip(self.leaves, (tree, index, target, value * self.scale), strict=True):
+            self.leaves[name].append(cell)
+
+    def add_split(
+        self, tree: int, index: int, feature: int, threshold: float, left: int, right: int, missing_left: bool
+    ) -> None:
+        """Append the split `index` of a tree: to the left where the feature is at most the double threshold."""
+        self._append(tree, index, feature, "BRANCH_LEQ", round_down(threshold), left, right, int(missing_left))
 
     def _append(self, *values: Any) -> None:
         for name, value in zip(self.nodes, values, strict=True):

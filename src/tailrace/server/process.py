@@ -71,11 +71,17 @@ class WorkerProcess:
     async def run(self, on_ready: Callable[[WorkerProcess], None]) -> int:
         """Follow the worker until it is gone; return its exit code, negative for a signal."""
         reading = asyncio.create_task(self._read(on_ready))
+        exiting = asyncio.create_task(self._process.wait())
         try:
-            code = await self._process.wait()
-            await asyncio.wait([reading], timeout=_LAST_WORDS_S)
+            await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not exiting.done() and self.state != "draining":
+                await asyncio.wait({exiting}, timeout=_LAST_WORDS_S)
+                self.kill()
+            code = await exiting
+            await asyncio.wait({reading}, timeout=_LAST_WORDS_S)
         finally:
             reading.cancel()
+            exiting.cancel()
             self.state = "gone"
             self._channel.close()
         return code
@@ -101,9 +107,6 @@ class WorkerProcess:
         """Take the worker's messages until its end of the channel closes."""
         while (message := await self._channel.receive()) is not None:
             self._take(message, on_ready)
-        if self.state != "draining":
-            await asyncio.sleep(_LAST_WORDS_S)
-            self.kill()
 
     def _take(self, message: FromWorker, on_ready: Callable[[WorkerProcess], None]) -> None:
         """Note what one message says."""

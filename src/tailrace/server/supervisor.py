@@ -102,7 +102,7 @@ class Supervisor:
             for slot in self._slots:
                 slot.close()
         if self._failure is not None:
-            print(f"error: {self._failure}", file=sys.stderr)
+            sys.stderr.write(f"error: {self._failure}\n")
             return 1
         self._log.info("stopped", uptime_s=round(time.monotonic() - self._started_s, 1))
         return 0

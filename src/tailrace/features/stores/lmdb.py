@@ -80,7 +80,7 @@ class LmdbStore:
             raise StoreError(f"cannot be read: {error}", where=self._path, next=_MATERIALIZE) from None
 
     def _check_files(self) -> None:
-        """Make sure that what is mapped is what lies on disk, whole: touching a page past a file's end would kill us."""
+        """Make sure that what is mapped lies on disk, whole: touching a page past a file's end would kill us."""
         if self._environment is None:
             now_ns = self._now_ns()
             if self._closed or now_ns < self._reopen_at_ns:
@@ -158,7 +158,7 @@ class LmdbWriter:
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""
         with self._environment.begin() as transaction:
-            return transaction.get(key)  # type: ignore[no-any-return]
+            return transaction.get(key)
 
     def delete(self, key: bytes) -> None:
         """Remove one key, if it is there."""

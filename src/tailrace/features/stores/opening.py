@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from tailrace.deadline import Clock
@@ -41,13 +42,19 @@ def open_writer(url: str) -> StoreWriter:
     return LmdbWriter(rest)
 
 
+def resolve_url(url: str, base_dir: Path) -> str:
+    """Return the URL with its path, if it has a relative one, made one of `base_dir`'s. Raises as `open_store`."""
+    scheme, rest = _parse(url)
+    return f"lmdb:{base_dir / rest}" if scheme == "lmdb" else url
+
+
 def _parse(url: str) -> tuple[str, str]:
     """Return the scheme and what follows it."""
     match = _SCHEME.fullmatch(url)
     scheme, rest = (match[1].lower(), match[2]) if match else ("lmdb", url)
     if scheme not in {"lmdb", "memory", *_REDIS}:
-        raise StoreError(f"no store is called {scheme!r}", where=url.split("@")[-1],
-                         next="write lmdb:PATH, a plain path, redis://host:port, rediss://host:port or memory:")  # fmt: skip
+        raise StoreError(f"no store is called {scheme!r}", where=url.rpartition("@")[2],
+                         next="write lmdb:PATH, a plain path, redis://host:port or memory:")  # fmt: skip
     if scheme == "lmdb" and not rest:
         raise StoreError("the store's path is empty", where=url, next="write lmdb:PATH")
     return scheme, rest

@@ -1,0 +1,108 @@
+"""The servers that are compared, each started as its own documentation says, on the core it is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from processes import LOAD_CORE, SERVER_CORE, BenchError, Process, free_port, start, wait_ready
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parent
+PIPELINE: Final = ROOT / "examples" / "fraud" / "pipeline.py"
+PREPARED: Final = ROOT / "build" / "fraud"
+WORKPLACE: Final = ROOT / "build" / "bench"
+PROGRAMS: Final = ("nginx", "wrk", "redis-server", "taskset")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is ready. url: where predictions are posted. ready_s: from its start. admin: of Tailrace's port."""
+
+    process: Process
+    url: str
+    ready_s: float
+    admin: str = ""
+
+    def status(self) -> Any:
+        """Return what Tailrace's admin port says."""
+        with urllib.request.urlopen(f"{self.admin}/status", timeout=5) as answer:
+            return json.loads(answer.read())
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of Tailrace's workers."""
+        return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
+
+
+def check_programs() -> None:
+    """Raise BenchError unless every program that is needed is installed."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        raise BenchError(f"not installed: {', '.join(missing)}; apt-get install nginx wrk redis-server util-linux")
+
+
+def start_nginx(stack: ExitStack, answer: bytes) -> Server:
+    """Start nginx answering every request with these bytes."""
+    port, directory = free_port(), WORKPLACE / "nginx"
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "nginx.conf"
+    text = Template((HERE / "nginx.conf").read_text())
+    config.write_text(text.substitute(directory=directory, port=port, body=answer.decode()))
+    command = ["nginx", "-p", str(directory), "-e", str(directory / "start.log"), "-c", str(config)]
+    process = start(stack, "nginx", command, directory / "out.log", cores={SERVER_CORE})
+    url = f"http://127.0.0.1:{port}/predict"
+    return Server(process, url, wait_ready(process, url))
+
+
+def start_redis(stack: ExitStack) -> str:
+    """Start Redis on the load's core, without files; return its URL."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = start(stack, "redis", command, WORKPLACE / "redis.log", cores={LOAD_CORE})
+    url = f"redis://127.0.0.1:{port}/0"
+    client = Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 200))
+    try:
+        client.ping()
+    except RedisError as error:
+        raise BenchError(f"Redis did not start: {error}\n{process.tail()}") from None
+    finally:
+        client.close()
+    return url
+
+
+def start_fastapi(stack: ExitStack, store: str) -> Server:
+    """Start the FastAPI application under one uvicorn worker. store: a folder, or the URL of Redis."""
+    port = free_port()
+    name = "fastapi-redis" if store.startswith("redis:") else "fastapi"
+    command = [sys.executable, "-m", "uvicorn", "fastapi_app:app", "--app-dir", str(HERE), "--port", str(port),
+               "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]  # fmt: skip
+    env = {"FRAUD_STORE": store, "FRAUD_MODEL": str(PREPARED / "model" / "model.onnx")}
+    process = start(stack, name, command, WORKPLACE / f"{name}.log", cores={SERVER_CORE}, env=env)
+    ready_s = wait_ready(process, f"http://127.0.0.1:{port}/readyz")
+    return Server(process, f"http://127.0.0.1:{port}/predict", ready_s)
+
+
+def start_tailrace(
+    stack: ExitStack, *, cores: set[int], workers: int = 1, store: str | None = None, name: str = "tailrace"
+) -> Server:
+    """Start `tailrace serve` on the fraud example, with everything on."""
+    port, admin_port = free_port(), free_port()
+    command = [sys.executable, "-m", "tailrace.cli.main", "serve", str(PIPELINE), "--port", str(port),
+               "--admin-port", str(admin_port), "--workers", str(workers)]  # fmt: skip
+    command += ["--store", store] if store else []
+    process = start(stack, name, command, WORKPLACE / f"{name}.log", cores=cores)
+    ready_s = wait_ready(process, f"http://127.0.0.1:{port}/readyz")
+    url = f"http://127.0.0.1:{port}/v1/pipelines/fraud/predict"
+    return Server(process, url, ready_s, f"http://127.0.0.1:{admin_port}")

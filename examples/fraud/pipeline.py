@@ -1,0 +1,115 @@
+"""Card fraud: allow, review or block a payment within 50 ms. `prepare.py` makes what is under BUILD."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import numpy as np
+
+import tailrace as tr
+
+BUILD = "../../build/fraud"
+
+
+class Payment(tr.Request):
+    """A card payment that waits for an answer."""
+
+    transaction_id: str
+    customer_id: int
+    terminal_id: int
+    amount: Annotated[float, tr.Field(ge=0, le=100_000)]
+    time: datetime
+
+
+class Decision(tr.Response):
+    """What becomes of it, and the codes of the rules that spoke."""
+
+    transaction_id: str
+    decision: Literal["allow", "review", "block"]
+    score: float
+    reasons: list[str]
+
+
+class CustomerProfile(tr.BatchFeatureView):
+    """How the customer paid until last midnight."""
+
+    entity = tr.Entity("customer", key="customer_id")
+    source = tr.Parquet(f"{BUILD}/customer_profile.parquet", time="as_of")
+    max_staleness = "2d"
+    tx_count_1d: int = 0  # the default answers for an unknown customer, in training too
+    tx_count_7d: int = 0
+    tx_count_30d: int = 0
+    chargebacks_90d: int = 0
+    avg_amount_7d: float = 0.0
+    avg_amount_30d: float = 0.0
+    avg_amount_90d: float = 0.0
+    std_amount_90d: float = 0.0
+    max_amount_90d: float = 0.0
+    night_share_90d: float = 0.0
+
+
+class TerminalProfile(tr.BatchFeatureView):
+    """What happened at the terminal until last midnight; fraud is known a week later."""
+
+    entity = tr.Entity("terminal", key="terminal_id")
+    source = tr.Parquet(f"{BUILD}/terminal_profile.parquet", time="as_of")
+    max_staleness = "2d"
+    tx_count_1d: int = 0
+    tx_count_7d: int = 0
+    tx_count_30d: int = 0
+    chargebacks_30d: int = 0
+    avg_amount_30d: float = 0.0
+    fraud_rate_1d: float = 0.0
+    fraud_rate_7d: float = 0.0
+    fraud_rate_30d: float = 0.0
+
+
+@tr.on_demand
+def amount_ratio(request: Payment, customer: CustomerProfile) -> np.ndarray:
+    """How many times the customer's usual amount this is."""
+    return request.amount / np.maximum(customer.avg_amount_30d, 1.0)  # columns, not one request
+
+
+@tr.on_demand
+def amount_zscore(request: Payment, customer: CustomerProfile) -> np.ndarray:
+    """How many of the customer's standard deviations this lies off the mean."""
+    return (request.amount - customer.avg_amount_90d) / np.maximum(customer.std_amount_90d, 1.0)
+
+
+@tr.on_demand
+def hour(request: Payment) -> np.ndarray:
+    """Take the hour of the day, in UTC."""
+    return request.time.astype("datetime64[h]").astype(np.int64) % 24
+
+
+@tr.on_demand
+def is_night(request: Payment) -> np.ndarray:
+    """Whether it is before six."""
+    return hour(request) < 6
+
+
+@tr.on_demand
+def is_weekend(request: Payment) -> np.ndarray:
+    """Whether it is Saturday or Sunday."""
+    return (request.time.astype("datetime64[D]").astype(np.int64) + 3) % 7 >= 5  # day 0 was a Thursday
+
+
+fraud = tr.Pipeline(
+    name="fraud",
+    request=Payment,
+    response=Decision,
+    features=[
+        Payment.amount,
+        amount_ratio,
+        amount_zscore,
+        hour,
+        is_night,
+        is_weekend,
+        CustomerProfile,
+        TerminalProfile,
+    ],
+    model=tr.Model("fraud", path=f"{BUILD}/model", fallback=tr.Constant(0.5)),
+    decision=tr.bands("score", allow=0.0, review=0.1, block=0.5),
+    rules=[tr.Rule("small_amount", when=lambda request: request.amount < 10, then="allow")],
+    budget=tr.Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms"),
+    store=f"lmdb:{BUILD}/store",
+)

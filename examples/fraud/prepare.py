@@ -1,0 +1,233 @@
+"""Make what the fraud example serves: transactions, profiles, a trained and packaged model, a filled store, a replay.
+
+    python examples/fraud/prepare.py                       simulated transactions
+    python examples/fraud/prepare.py --data FILE.parquet   the Handbook's, or your own in its columns
+
+Everything lands in build/fraud. What is there already, made today from the same inputs, is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from profiles import DAYS_MIN, HELD_BACK_DAYS, VIEWS, load_history
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from simulate import World, simulate
+from training import TARGET, feature_columns, to_matrix, train
+
+from tailrace.errors import TailraceError
+from tailrace.pipeline import Pipeline, load_pipelines
+
+if TYPE_CHECKING:
+    import lightgbm
+    import pyarrow as pa
+
+HERE: Final = Path(__file__).resolve().parent
+BUILD: Final = HERE.parents[1] / "build" / "fraud"
+STAMP: Final = BUILD / "prepared.json"
+STEPS: Final = ("transactions", "profiles", "training rows", "training", "packaging", "store", "replay")
+INPUTS: Final = ("simulate.py", "profiles.py", "training.py", "prepare.py", "pipeline.py", "*.sql")
+
+Advance = Callable[[str], None]
+"""Told the name of each step as it begins."""
+
+
+def prepare(data: Path | None, world: World, advance: Advance) -> dict[str, Any]:
+    """Make everything anew and return what was made, as it stands in the stamp."""
+    pipeline = load_pipelines(HERE / "pipeline.py")[0]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    STAMP.unlink(missing_ok=True)
+    advance("transactions")
+    history = load_history(data or write_transactions(world), datetime.now(UTC).date())
+    advance("profiles")
+    profiles = {
+        entity: history.write_profiles(entity, BUILD / f"{entity}_profile.parquet") for entity in VIEWS.values()
+    }
+    advance("training rows")
+    rows, held_back = history.training_rows(), history.held_back_rows()
+    columns, target = feature_columns(pipeline, rows), rows[TARGET].to_numpy()
+    if not target.any() or target.all():
+        raise TailraceError("the training rows are all of one class", where=str(data), next="give a longer history")
+    advance("training")
+    model = train(columns, target)
+    advance("packaging")
+    columns = feature_columns(pipeline, held_back)
+    metrics = {"rows_trained": len(target), "positives_trained": int(target.sum())}
+    metrics = package_model(pipeline, model, columns, held_back[TARGET].to_numpy(), metrics)
+    advance("store")
+    fill_store(pipeline)
+    advance("replay")
+    write_replay(held_back, np.asarray(model.predict(to_matrix(columns))))
+    return {
+        "cutoff": str(history.cutoff),
+        "shift_days": history.shift_days,
+        "profiles": profiles,
+        "metrics": metrics,
+    }
+
+
+def write_transactions(world: World) -> Path:
+    """Simulate, and return the file."""
+    import pyarrow.parquet as pq
+
+    path = BUILD / "transactions.parquet"
+    pq.write_table(simulate(world), path, compression="zstd")
+    return path
+
+
+def package_model(
+    pipeline: Pipeline,
+    model: lightgbm.Booster,
+    columns: dict[str, NDArray[Any]],
+    target: NDArray[Any],
+    metrics: dict[str, int],
+) -> dict[str, Any]:
+    """Turn the model into a model directory, and return its metrics on these columns, which it was not trained on."""
+    import pyarrow as pa
+
+    from tailrace.release.package import package
+
+    table = pa.table({name: values.astype(np.float32) for name, values in columns.items()} | {TARGET: target})
+    out = pipeline.model.directory(pipeline.base_dir)
+    report = package(model, table, name=pipeline.model.name, out=out, target=TARGET, metrics=metrics, overwrite=True)
+    return dict(report.manifest.metrics)
+
+
+def fill_store(pipeline: Pipeline) -> None:
+    """Write the profiles as packed rows into the online store, which is made anew."""
+    from tailrace.features.stores.opening import open_writer
+    from tailrace.offline.materialize import materialize
+
+    shutil.rmtree(BUILD / "store", ignore_errors=True)
+    with closing(open_writer(f"lmdb:{BUILD / 'store'}")) as writer:
+        for view in pipeline.views:
+            materialize(view.spec, pipeline.base_dir, writer)
+
+
+def write_replay(rows: pa.Table, scores: NDArray[np.float64]) -> None:
+    """Write the held-back transactions as request bodies, and beside them what the bodies do not say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with (BUILD / "replay.jsonl").open("w") as file:
+        names = ("transaction_id", "customer_id", "terminal_id", "amount")
+        columns = [rows[name].to_pylist() for name in names]
+        times = np.datetime_as_string(rows["time"].to_numpy(), unit="s")
+        for *values, moment in zip(*columns, times, strict=True):
+            body = dict(zip(names, values, strict=True)) | {"time": f"{moment}Z"}
+            file.write(json.dumps(body, separators=(",", ":")) + "\n")
+    known = rows.select(["transaction_id", "customer_id", "time", "amount", TARGET])
+    pq.write_table(known.append_column("score", pa.array(scores)), BUILD / "replay_labels.parquet")
+
+
+def fingerprint_of(data: Path | None, world: World) -> str:
+    """Return what the result depends on, as one text: the day, the inputs, this example's code."""
+    parts = [str(datetime.now(UTC).date()), version("tailrace"), version("lightgbm")]
+    if data is None:
+        parts.append(repr(asdict(world) | {"start": ""}))
+    elif data.is_file():
+        parts += [str(data.resolve()), str(data.stat().st_size), str(data.stat().st_mtime_ns)]
+    files = sorted(path for pattern in INPUTS for path in HERE.glob(pattern))
+    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read_stamp(fingerprint: str) -> dict[str, Any] | None:
+    """Return what was made before from the same inputs; None if anything of it is missing."""
+    made = [BUILD / name for name in ("model/manifest.json", "store", "replay.jsonl", "replay_labels.parquet")]
+    if not STAMP.is_file() or not all(path.exists() for path in made):
+        return None
+    stamp = json.loads(STAMP.read_text())
+    return stamp if stamp["fingerprint"] == fingerprint else None
+
+
+def prepare_once(data: Path | None, world: World, *, force: bool = False) -> tuple[dict[str, Any], bool]:
+    """Make everything, unless it is there from the same inputs. Returns what there is, and whether it was made now."""
+    fingerprint = fingerprint_of(data, world)
+    found = None if force else read_stamp(fingerprint)
+    if found is not None:
+        return found, False
+    began_s = time.perf_counter()
+    layout = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*layout, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("preparing", total=len(STEPS), completed=-1)
+
+        def advance(step: str) -> None:
+            progress.update(task, description=f"preparing: {step:14}", advance=1)
+
+        stamp = prepare(data, world, advance)
+    stamp |= {"fingerprint": fingerprint, "took_s": round(time.perf_counter() - began_s, 1)}
+    STAMP.write_text(json.dumps(stamp, indent=1) + "\n")
+    return stamp, True
+
+
+def show(stamp: dict[str, Any], *, is_new: bool, is_simulated: bool) -> None:
+    """Print what there is, for people."""
+    console = Console(highlight=False)
+    cutoff, metrics = date.fromisoformat(stamp["cutoff"]), stamp["metrics"]
+    source = "simulated" if is_simulated else f"moved by {stamp['shift_days'] // 7} weeks, weekday and hour kept"
+    lines = {
+        "transactions": f"{source}; the last {HELD_BACK_DAYS} days are held back, from {cutoff} on",
+        "profiles": f"{stamp['profiles']['customer']:,} customers, {stamp['profiles']['terminal']:,} terminals "
+        f"as of {cutoff} 00:00 UTC, in build/fraud/store",
+        "model": f"200 trees, 24 features, learned from {metrics['rows_trained']:,} payments, "
+        f"{metrics['positives_trained']:,} fraudulent",
+        "held back": f"{metrics['rows']:,} payments, {metrics['positives']:,} fraudulent: "
+        f"AUC {metrics['roc_auc']:.3f}, average precision {metrics['average_precision']:.3f}",
+    }
+    console.print(f"[bold]Prepared in {stamp['took_s']} s[/]" if is_new else "[bold]Prepared before[/] (--force anew)")
+    for name, line in lines.items():
+        console.print(f"  [dim]{name:13}[/] {line}", soft_wrap=True)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to prepare from."""
+    parser.add_argument("--data", type=Path, help="a Parquet file of transactions; default: simulate them")
+    parser.add_argument("--force", action="store_true", help="make everything anew")
+    parser.add_argument("--customers", type=int, default=World().customers, help="simulated; default: %(default)s")
+    parser.add_argument("--terminals", type=int, default=World().terminals, help="simulated; default: %(default)s")
+    parser.add_argument(
+        "--days", type=int, default=World().days, help=f"simulated, {DAYS_MIN} or more; default: %(default)s"
+    )
+
+
+def world_of(options: argparse.Namespace) -> World:
+    """Return the world to simulate: its held-back days begin today."""
+    start = datetime.now(UTC).date() - timedelta(days=options.days - HELD_BACK_DAYS)
+    return World(options.customers, options.terminals, options.days, start)
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare and tell."""
+    parser = argparse.ArgumentParser(
+        description="Prepare the fraud example under build/fraud: profiles, model, store, replay.",
+        epilog="then: tailrace serve examples/fraud/pipeline.py --port 8080 --admin-port 8081",
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        stamp, is_new = prepare_once(options.data, world_of(options), force=options.force)
+    except TailraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    show(stamp, is_new=is_new, is_simulated=options.data is None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""`tailrace materialize`: write the views of a pipeline from their sources into the online store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tailrace.errors import SetupError
+
+if TYPE_CHECKING:
+    from tailrace.offline.materialize import MaterializeReport
+    from tailrace.pipeline import Pipeline
+
+BATCH_ROWS = 10_000
+
+
+def materialize(
+    file: Annotated[Path, typer.Argument(help="The Python file that declares the pipeline.", show_default=False)],
+    view: Annotated[
+        list[str] | None, typer.Option("--view", help="Only this view. May be given more than once.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Online store in place of the declared one: a path, or redis://HOST:PORT/DB.")
+    ] = None,
+    batch_rows: Annotated[int, typer.Option(help="Rows written at a time; a killed run repeats at most these.")] = (
+        BATCH_ROWS
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each view.")] = False,
+) -> None:
+    """Write the latest row of every entity from the views' sources (Parquet, CSV, SQL) into the online store.
+
+    A server that is running sees the new rows at once. A run that is interrupted goes on where it stopped. A bad row is
+    counted and told, and never loses the rest.
+
+    Example: tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
+    """
+    from tailrace.pipeline import load_pipelines
+
+    pipelines = load_pipelines(file)
+    chosen = set(view or ())
+    known = {each.__name__ for pipeline in pipelines for each in pipeline.views}
+    if chosen - known:
+        choice = f"choose from {', '.join(sorted(known))}" if known else "the file declares no view"
+        raise SetupError(f"no view is called {min(chosen - known)!r}", where=str(file), next=choice)
+    if batch_rows < 1:
+        raise SetupError(f"{batch_rows} rows cannot be a batch", where="--batch-rows", next="give 1 or more")
+    for pipeline in pipelines:
+        for report in _run(pipeline, store, chosen & {each.__name__ for each in pipeline.views} or known, batch_rows):
+            _print(pipeline, report, as_json=as_json)
+
+
+def _run(pipeline: Pipeline, store: str | None, views: set[str], batch_rows: int) -> list[MaterializeReport]:
+    """Materialise one pipeline, with a progress bar for each view on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from tailrace.offline.materialize import materialize_pipeline
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(view: str, done: int, total: int) -> None:
+            if view not in tasks:
+                tasks[view] = bars.add_task(view, total=total)
+            bars.update(tasks[view], completed=done)
+
+        return materialize_pipeline(pipeline, store=store, views=views, batch_rows=batch_rows, on_progress=show)
+
+
+def _print(pipeline: Pipeline, report: MaterializeReport, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"pipeline": pipeline.name, **asdict(report)}))
+        return
+    notes = [
+        f"{report.resumed:,} before, by the run that was interrupted" if report.resumed else "",
+        f"{report.bad:,} of {report.read:,} rows bad" if report.bad else "",
+        f"{report.later:,} rows left for later, since their time is still to come" if report.later else "",
+    ]
+    told = "".join(f"; {note}" for note in notes if note)
+    print(f"{pipeline.name}.{report.view}: {report.written:,} rows written in {report.seconds:.1f} s{told}")
+    for row in report.examples:
+        print(f"  {row.where}: {row.why}\n    {row.content}")

@@ -1,0 +1,66 @@
+"""How far a materialisation has come: kept in the store itself, in the same write as the rows it tells of."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from tailrace.features.sources import SQL, Source
+from tailrace.types import StoreWriter
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """One view's last run. source: the fingerprint of what it read. last_key: of the last entity written.
+
+    now_ns: the run's own now, which a resumed run keeps. done: nothing is left to write.
+    """
+
+    source: str
+    last_key: int | str
+    written: int
+    now_ns: int
+    done: bool
+
+
+def progress_key(view: str) -> bytes:
+    """Return the key that a view's progress lies under; no entity's key begins so."""
+    return b"tailrace:materialize:%b" % view.encode()
+
+
+def read_progress(writer: StoreWriter, view: str, source: str) -> Progress | None:
+    """Return the progress of a run that was interrupted and read the same source; None to start anew."""
+    stored = writer.get(progress_key(view))
+    if stored is None:
+        return None
+    try:
+        progress = msgspec.json.decode(stored, type=Progress)
+    except msgspec.DecodeError:
+        return None
+    return progress if progress.source == source and not progress.done else None
+
+
+def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
+    """Return the row that notes a view's progress."""
+    return progress_key(view), msgspec.json.encode(progress)
+
+
+def fingerprint(source: Source, base_dir: Path, schema_id: int, key_type: str) -> str:
+    """Return a text that changes with the source, its files' sizes and times, and the view's columns.
+
+    Of a SQL file, the files that it names in quotes count too. What it reads from elsewhere cannot be told.
+    """
+    digest = sha256(f"{source!r} {schema_id} {key_type}".encode())
+    patterns = [source.path]
+    if isinstance(source, SQL):
+        path = base_dir / source.path
+        patterns += re.findall(r"'([^']+)'", path.read_text("utf-8", "replace")) if path.is_file() else []
+    for pattern in patterns:
+        for found in sorted(glob.glob(str(base_dir / pattern))):
+            status = os.stat(found)
+            digest.update(f"{found} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,332 @@
+"""Reads a view's source through Ibis on DuckDB: sorts good rows from bad, and keeps the latest good one per entity.
+
+    source --cast, without failing--> checked --good, not later than now--> latest per entity --by key--> pages
+
+A value that its column cannot hold makes its row bad. A bad row is counted and told; the entity keeps its row before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from tailrace.errors import SourceError
+from tailrace.features.sources import CSV, SQL, Parquet
+from tailrace.features.views import STRING_BYTES_MAX, Column, ViewSpec
+
+EXAMPLES_MAX: Final = 5
+"""Bad rows whose content is told; the others are only counted."""
+
+CONTENT_CHARACTERS_MAX: Final = 200
+_TIME_MIN: Final = "1700-01-01T00:00:00+00:00"  # int64 nanoseconds begin in 1677
+_IBIS_TYPES: Final = {"float64": "float64", "float32": "float32", "bool": "boolean", "object": "string"}
+_NEXT_FILE: Final = "see that the file is there, whole, and of the kind the source declares"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out: where it stands, why, and what it holds."""
+
+    where: str
+    why: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCounts:
+    """What a source holds. read: all of its rows; bad: left out; later: true only after now, and so left out too."""
+
+    read: int
+    bad: int
+    later: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the rows to be written, by key. columns: masked arrays, or lists of text and None. event_ns: int64."""
+
+    ids: list[Any]
+    columns: Mapping[str, Any]
+    event_ns: Any
+
+
+class SourceRows:
+    """One view's source, opened. A context manager: it holds a DuckDB database in memory, and a folder to spill to.
+
+    key_type: int or str, of the ids in the store; None takes them as the source has them (of a CSV, whose values are
+    all text: int, where most are). now_ns: since the epoch; later rows are left out, and without a time column every
+    row is of now. Raises SourceError.
+    """
+
+    def __init__(self, spec: ViewSpec, base_dir: Path, key_type: type | None, now_ns: int) -> None:
+        self._ibis, self._errors = _import_ibis()
+        self._spec = spec
+        self._source = spec.source
+        self._path = str(base_dir / spec.source.path)
+        self._now_ns = now_ns
+        self._spill = tempfile.TemporaryDirectory(prefix="tailrace-")
+        self._connection: Any = None
+        try:
+            self._connection = self._connect(base_dir)
+            self._rows = self._read()
+            self._check_columns()
+            self._key_type = key_type or self._key_type_of_source()
+            self._checked = self._check()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, self._errors):
+                raise self._cannot_read(error) from None
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+        if isinstance(error, self._errors):
+            raise self._cannot_read(error) from None
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._connection is not None:
+            self._connection.disconnect()
+        self._spill.cleanup()
+
+    def counts(self) -> SourceCounts:
+        """Count the source's rows."""
+        checked = self._checked
+        counted = checked.aggregate(
+            read=checked.count(),
+            bad=(~checked["$good"]).sum(),
+            later=(checked["$good"] & ~checked["$due"]).sum(),
+        ).to_pyarrow()
+        read, bad, later = (counted[name][0].as_py() or 0 for name in ("read", "bad", "later"))
+        rejected = self._rejected_lines()
+        return SourceCounts(read + rejected, bad + rejected, later)
+
+    def prepare(self, after: Any) -> int:
+        """Make the rows ready for `pages`: one per entity, by key, those after a key (None: all). Return how many."""
+        ibis, checked = self._ibis, self._checked
+        due = checked.filter(checked["$good"] & checked["$due"])
+        newest = ibis.window(group_by="$key", order_by=[ibis.desc("$time"), ibis.desc("$row")])
+        latest = due.mutate(**{"$rank": ibis.row_number().over(newest)})
+        latest = latest.filter(latest["$rank"] == 0)
+        if after is not None:
+            latest = latest.filter(latest["$key"] > after)
+        placed = latest.mutate(**{"$place": ibis.row_number().over(ibis.window(order_by="$key"))})
+        names = ["$place", "$key", "$time", *(_cast_name(column) for column in self._spec.columns)]
+        self._ready = self._connection.create_table("ready", placed.select(*names).order_by("$place"), temp=True)
+        return int(self._ready.count().to_pyarrow().as_py())
+
+    def pages(self, rows_max: int) -> Iterator[Page]:
+        """Yield the prepared rows in order, at most `rows_max` at a time."""
+        ready = self._ready
+        begin = 0
+        while True:
+            page = ready.filter((ready["$place"] >= begin) & (ready["$place"] < begin + rows_max))
+            table = page.order_by("$place").to_pyarrow()
+            if not table.num_rows:
+                return
+            columns = {column.name: _values(table[_cast_name(column)], column) for column in self._spec.columns}
+            times = table["$time"].cast("int64").to_numpy() * 1_000
+            yield Page(table["$key"].to_pylist(), columns, times)
+            begin += rows_max
+
+    def bad_rows(self) -> tuple[BadRow, ...]:
+        """Return the first bad rows."""
+        checked = self._checked
+        table = checked.filter(~checked["$good"]).order_by("$row").limit(EXAMPLES_MAX).to_pyarrow()
+        found = [self._bad_row(row) for row in table.to_pylist()]
+        return tuple([*self._rejected_rows(), *found][:EXAMPLES_MAX])
+
+    def _bad_row(self, row: dict[str, Any]) -> BadRow:
+        """Tell of one bad row: the first of its values that is wrong."""
+        source, key = self._source, self._source.key or self._spec.entity.key
+        content = {name: value for name, value in row.items() if not name.startswith("$")}
+        where = f"{self._path}, row {row['$row'] + 1}"
+        if row["$key"] is None:
+            why = _why(key, content[key], self._key_type.__name__)
+        elif source.time is not None and not row["$time_good"]:
+            why = _why(source.time, content[source.time], "time")
+        else:
+            column = next(column for column in self._spec.columns if not row[f"$good:{column.name}"])
+            name = source.column(column.name)
+            why = _why(name, content[name], column.dtype.name if not column.is_text else "text short enough")
+        return BadRow(where, why, _shorten(str(content)))
+
+    def _connect(self, base_dir: Path) -> Any:
+        connection = self._ibis.duckdb.connect()
+        for setting, value in (
+            ("TimeZone", "UTC"), ("temp_directory", self._spill.name), ("file_search_path", str(base_dir.resolve())),
+        ):  # fmt: skip
+            quoted = value.replace("'", "''")
+            connection.raw_sql(f"SET {setting} = '{quoted}'")
+        return connection
+
+    def _read(self) -> Any:
+        """Return the source as a table, with the place of each row in `$row`."""
+        ibis, connection, source = self._ibis, self._connection, self._source
+        if isinstance(source, Parquet):
+            table = connection.read_parquet(self._path, table_name="source")
+            return table.mutate(**{"$row": ibis.row_number()})
+        if isinstance(source, CSV):
+            table = connection.read_csv(
+                self._path, table_name="source", header=True, all_varchar=True, store_rejects=True, rejects_limit=0,
+                delim=source.delimiter,
+            )  # fmt: skip
+        elif isinstance(source, SQL):
+            table = connection.sql(Path(self._path).read_text(encoding="utf-8").strip().rstrip(";"))
+        else:
+            raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
+        # Read once: lines that a CSV's reader rejects are told of at every scan, and a query may not repeat its order.
+        return connection.create_table("rows", table.mutate(**{"$row": ibis.row_number()}), temp=True)
+
+    @property
+    def _where(self) -> str:
+        return f"features.{self._spec.name}.source ({self._path})"
+
+    def _cannot_read(self, error: BaseException) -> SourceError:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return SourceError(f"cannot be read: {_shorten(text)}", where=self._where, next=_NEXT_FILE)
+
+    def _check_columns(self) -> None:
+        """Raise SourceError for a column that is not there, or whose type none of its kind comes from."""
+        source, schema = self._source, self._rows.schema()
+        wanted = {source.column(column.name): column.dtype.name for column in self._spec.columns}
+        wanted[source.key or self._spec.entity.key] = "key"
+        if source.time is not None:
+            wanted[source.time] = "time"
+        for name, kind in wanted.items():
+            if name not in schema:
+                near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, schema.names[:-1]))}"
+                raise SourceError(f"the source has no column {name!r}", where=self._where,
+                                  next=f"{hint} A name that differs goes in columns=, key= or time=")  # fmt: skip
+            found = schema[name]
+            if kind == "time":
+                right = found.is_timestamp() or found.is_date() or found.is_string()
+            else:
+                right = found.is_numeric() or found.is_boolean() or found.is_string()
+                right = right or (kind == "object" and not found.is_nested())
+            if not right:
+                raise SourceError(f"the column {name!r} is {found}, which cannot be a {kind}", where=self._where,
+                                  next="cast it where the source is made, or name another column")  # fmt: skip
+
+    def _key_type_of_source(self) -> type:
+        key = self._rows[self._source.key or self._spec.entity.key]
+        if not key.type().is_string():
+            return int
+        if not isinstance(self._source, CSV):
+            return str
+        whole, there = self._connection.create_table(
+            "keys", self._rows.aggregate(whole=_whole(key, "int64").count(), there=key.count()), temp=True
+        ).to_pyarrow().to_pylist()[0].values()  # fmt: skip
+        return int if 2 * whole > there else str
+
+    def _check(self) -> Any:
+        """Return the rows with their values cast, and which of them are good."""
+        ibis, rows, source = self._ibis, self._rows, self._source
+        key = rows[source.key or self._spec.entity.key]
+        now = ibis.literal(np.datetime64(self._now_ns // 1_000, "us").item()).cast("timestamp('UTC')")
+        made: dict[str, Any] = {
+            "$key": key.cast("string") if self._key_type is str else _whole(key, "int64"),
+            "$time": now if source.time is None else rows[source.time].try_cast("timestamp('UTC')"),
+        }
+        checked = rows.mutate(**made)
+        made = {"$time_good": (checked["$time"] >= ibis.literal(_TIME_MIN).cast("timestamp('UTC')")).fill_null(False)}
+        good = checked["$key"].notnull() & made["$time_good"]
+        for column in self._spec.columns:
+            raw = rows[source.column(column.name)]
+            cast = _cast(raw, column)
+            fits = cast.notnull()
+            if column.is_text:
+                fits = _text_bytes(ibis)(cast) <= STRING_BYTES_MAX
+            elif column.dtype.name == "float32":  # a number too large for it becomes infinite
+                fits &= ~cast.isinf() | raw.try_cast("float64").isinf()
+            fits = raw.isnull() | fits.fill_null(False)
+            made |= {_cast_name(column): cast, f"$good:{column.name}": fits}
+            good &= fits
+        return checked.mutate(**made, **{"$good": good, "$due": checked["$time"] <= now})
+
+    def _rejected_lines(self) -> int:
+        if not isinstance(self._source, CSV):
+            return 0
+        query = "SELECT count(DISTINCT (file_id, line)) FROM reject_errors"
+        return int(self._connection.raw_sql(query).fetchall()[0][0])
+
+    def _rejected_rows(self) -> list[BadRow]:
+        """Return the first lines that are no CSV of the header's width."""
+        if not isinstance(self._source, CSV):
+            return []
+        query = (
+            "SELECT line, any_value(error_message), any_value(csv_line) FROM reject_errors "
+            f"GROUP BY file_id, line ORDER BY file_id, line LIMIT {EXAMPLES_MAX}"
+        )
+        found = self._connection.raw_sql(query).fetchall()
+        return [BadRow(f"{self._path}, line {line}", why, _shorten(str(content))) for line, why, content in found]
+
+
+def _import_ibis() -> tuple[Any, tuple[type[BaseException], ...]]:
+    """Return Ibis, and the errors by which it and DuckDB tell of a source that cannot be read."""
+    try:
+        import duckdb
+        import ibis
+        import pyarrow as pa
+        from ibis.common.exceptions import IbisError
+    except ImportError as error:
+        raise SourceError(f"reading sources needs {error.name}", next="pip install 'tailrace[offline]'") from None
+    return ibis, (duckdb.Error, IbisError, pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+def _cast_name(column: Column) -> str:
+    return f"$cast:{column.name}"
+
+
+def _cast(raw: Any, column: Column) -> Any:
+    """Return the values of a column as its type, null where a value is none of that type."""
+    name = column.dtype.name
+    return _whole(raw, name) if column.dtype.kind in "iu" else raw.try_cast(_IBIS_TYPES[name])
+
+
+def _whole(raw: Any, name: str) -> Any:
+    """Return integers, null where a value is none: a cast alone would round 1.5 to 2."""
+    cast = raw.try_cast(name)
+    if raw.type().is_integer() or raw.type().is_boolean():
+        return cast
+    number = raw.try_cast("float64")
+    return (number % 1 == 0).ifelse(cast, None)
+
+
+def _text_bytes(ibis: Any) -> Any:
+    """Return DuckDB's function for the bytes of a text."""
+
+    def strlen(text: str) -> int:  # type: ignore[empty-body]
+        ...
+
+    strlen.__annotations__ = {"text": str, "return": int}
+    return ibis.udf.scalar.builtin(strlen)
+
+
+def _values(column: Any, declared: Column) -> Any:
+    """Return one column of a page: a masked array, or a list for text."""
+    if declared.is_text:
+        return column.to_pylist()
+    chunk = column.combine_chunks()
+    nulls = chunk.is_null().to_numpy(zero_copy_only=False)
+    blank = bool(declared.default) if declared.dtype.kind == "b" else declared.dtype.type(0).item()
+    return np.ma.MaskedArray(chunk.fill_null(blank).to_numpy(zero_copy_only=False), nulls)
+
+
+def _why(name: str, value: Any, kind: str) -> str:
+    return f"{name}: there is none" if value is None else f"{name}: {_shorten(repr(value))} is no {kind}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= CONTENT_CHARACTERS_MAX else f"{text[: CONTENT_CHARACTERS_MAX - 1]}…"

@@ -1,0 +1,90 @@
+"""The /metrics page, read back by Prometheus' own parser."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tailrace.deadline import Budget
+from tailrace.errors import MalformedBodyError
+from tailrace.monitor.exposition import expose
+from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.metrics import METRICS
+from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
+from tailrace.monitor.shared import MetricBlock
+from tailrace.monitor.snapshot import merge_blocks
+
+BUDGET = Budget("50ms", features="15ms", inference="20ms")
+
+
+@pytest.fixture
+def families() -> dict[str, Metric]:
+    """The families of a page over two workers' blocks."""
+    blocks = []
+    for slot in (0, 1):
+        block = MetricBlock.create(worker_layout([PipelineShape('fra"ud', BUDGET, ("Profile",))], slot))
+        recorder = BatchRecorder(block, 'fra"ud')
+        recorder.record([0, 10, 15_000_010, 35_000_011, 35_000_020, 50_000_000], [0, 0], 64)
+        recorder.record([0, 10, 20, 30, 40, 50_000_001], [0], 1)
+        recorder.count_failure(MalformedBodyError)
+        WorkerRecorder(block, slot).set_connections(5)
+        blocks.append(block)
+    supervisor = {
+        ("tailrace_build_info", ("0.1.0", "3.11")): 1.0,
+        ("tailrace_worker_restarts_total", ("0",)): 2.0,
+        ("tailrace_worker_rss_bytes", ("0",)): 1e8,
+    }
+    page = expose(merge_blocks(blocks), supervisor).decode()
+    return {family.name: family for family in text_string_to_metric_families(page)}
+
+
+def value(families: dict[str, Metric], sample_name: str, **labels: str) -> float:
+    """Return the one sample of this name and these labels."""
+    found = [s.value for f in families.values() for s in f.samples if s.name == sample_name and s.labels == labels]
+    assert len(found) == 1, f"{sample_name}{labels}: {found}"
+    return found[0]
+
+
+def test_page_has_every_metric_of_the_table_with_its_labels(families: dict[str, Metric]) -> None:
+    """What stands in the table is exported, with its type and labels, and nothing else."""
+    assert set(families) == {name.removesuffix("_total") for name in METRICS}
+    for name, metric in METRICS.items():
+        family = families[name.removesuffix("_total")]
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        assert all(set(sample.labels) - {"le"} == set(metric.labels) for sample in family.samples)
+
+
+def test_page_counts_exactly_up_to_the_budget(families: dict[str, Metric]) -> None:
+    """The bucket at the budget holds the calls that took just the budget, not those that took 1 ns more."""
+    assert value(families, "tailrace_request_seconds_bucket", pipeline='fra"ud', le="0.05") == 4
+    assert value(families, "tailrace_request_seconds_bucket", pipeline='fra"ud', le="+Inf") == 6
+    bucket = "tailrace_layer_seconds_bucket"
+    assert value(families, bucket, pipeline='fra"ud', layer="features", le="0.015") == 6
+    assert value(families, bucket, pipeline='fra"ud', layer="inference", le="0.02") == 2
+
+
+def test_page_buckets_are_cumulative(families: dict[str, Metric]) -> None:
+    """Buckets never fall, and the last one is the count."""
+    buckets = [s for s in families["tailrace_request_seconds"].samples if s.name.endswith("_bucket")]
+    assert len(buckets) < 60
+    assert all(low.value <= high.value for low, high in pairwise(buckets))
+    assert all(float(low.labels["le"]) < float(high.labels["le"]) for low, high in pairwise(buckets))
+    assert value(families, "tailrace_request_seconds_count", pipeline='fra"ud') == buckets[-1].value
+
+
+def test_page_tells_times_in_seconds_and_rows_as_rows(families: dict[str, Metric]) -> None:
+    """Sums are in the unit of the name."""
+    assert value(families, "tailrace_request_seconds_sum", pipeline='fra"ud') == pytest.approx(0.3, rel=1e-6)
+    assert value(families, "tailrace_batch_rows_sum", pipeline='fra"ud') == 130
+    assert value(families, "tailrace_batch_rows_bucket", pipeline='fra"ud', le="64.0") == 4
+
+
+def test_page_sums_counters_and_shows_each_workers_gauges(families: dict[str, Metric]) -> None:
+    """Counters are merged; gauges stand by worker; the supervisor's own values are there."""
+    assert value(families, "tailrace_requests_total", pipeline='fra"ud', code="200") == 6
+    assert value(families, "tailrace_errors_total", pipeline='fra"ud', reason="malformed-body") == 2
+    assert value(families, "tailrace_connections", worker="1") == 5
+    assert value(families, "tailrace_worker_restarts_total", worker="0") == 2

@@ -1,0 +1,97 @@
+"""A small real worker for the supervisor's tests: answers every connection with its pid.
+
+The first "file" of the options tells how it behaves: "serve", "fail" (says why it cannot start) or "crash". The
+second names a file; while that is there, the start waits. `GET /held` is answered once the worker drains,
+`GET /stuck` never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tailrace.deadline import Budget
+from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
+from tailrace.monitor.shared import MetricBlock
+from tailrace.server.control import Adopt, Drain, Draining, Failed, PipelineReady, Ready, Release, Start, WorkerChannel
+from tailrace.server.slots import BACKLOG, inherited_listener
+
+
+class StandInWorker:
+    """Serves `pid` to whoever connects."""
+
+    def __init__(self, start: Start, channel: WorkerChannel) -> None:
+        self.start = start
+        self.channel = channel
+        self.draining = asyncio.Event()
+        self.in_flight: set[asyncio.Task[None]] = set()
+        self.servers: dict[int, asyncio.Server] = {}
+        shape = PipelineShape("standin", Budget("50ms"), ("Profile",))
+        block = MetricBlock.create(worker_layout([shape], start.slot), start.metrics_fd)
+        self.gauges = WorkerRecorder(block, start.slot)
+        self.recorder = BatchRecorder(block, "standin")
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request and close."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.in_flight.add(task)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/held" in head:
+            await self.draining.wait()
+        elif b"/stuck" in head:
+            await asyncio.Event().wait()
+        body = str(os.getpid()).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        self.recorder.record([0, 10_000, 20_000, 30_000, 40_000, 50_000], [0], 1)
+        writer.close()
+        self.in_flight.discard(task)
+
+    async def listen(self, slot: int) -> None:
+        """Accept on one slot's socket."""
+        sock = inherited_listener(self.start.listen_fds[slot])
+        self.servers[slot] = await asyncio.start_server(self.answer, sock=sock, backlog=BACKLOG)
+
+    async def run(self) -> None:
+        """Serve until told to drain."""
+        hold = Path(self.start.options.files[1]) if len(self.start.options.files) > 1 else None
+        while hold is not None and hold.exists():
+            await asyncio.sleep(0.01)
+        await self.listen(self.start.slot)
+        self.gauges.set_ready(True)
+        self.channel.send(Ready(os.getpid(), pipelines=(PipelineReady("standin", 50_000_000),)))
+        beat = asyncio.create_task(self.channel.beat(self.start.options.heartbeat_s))
+        while True:
+            match await self.channel.receive():
+                case Adopt(slot=slot):
+                    await self.listen(slot)
+                case Release(slot=slot):
+                    self.servers.pop(slot).close()
+                case Drain() | None:
+                    break
+        for server in self.servers.values():
+            server.close()
+        self.draining.set()
+        self.channel.send(Draining(len(self.in_flight)))
+        if self.in_flight:
+            await asyncio.wait(self.in_flight)
+        beat.cancel()
+
+
+async def main() -> None:
+    """Behave as the options say."""
+    channel = WorkerChannel(int(sys.argv[-1]))
+    start = await channel.receive()
+    if start.options.files[0] == "fail":
+        channel.send(Failed("pipeline.py:3: no such model\n    next: package one"))
+        sys.exit(1)
+    if start.options.files[0] == "crash":
+        os._exit(3)
+    await StandInWorker(start, channel).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,59 @@
+"""Listening sockets: one port, one socket a slot, nobody else's traffic."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tailrace.errors import SetupError
+from tailrace.server.slots import Slot, inherited_listener, open_slots
+
+
+@contextmanager
+def opened(host: str, port: int, count: int) -> Iterator[list[Slot]]:
+    """Give open slots, and close them."""
+    slots = open_slots(host, port, count)
+    try:
+        yield slots
+    finally:
+        for slot in slots:
+            slot.close()
+
+
+def test_slots_share_one_free_port() -> None:
+    """Port 0 takes a free one for all slots; none listens before a worker does."""
+    with opened("127.0.0.1", 0, 3) as slots:
+        ports = {slot.listener.getsockname()[1] for slot in slots}
+        assert len(ports) == 1
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", ports.pop())) != 0
+
+
+def test_slots_refuse_a_port_in_use() -> None:
+    """A port where another serves is refused, even one that shares its port with others."""
+    with opened("127.0.0.1", 0, 1) as [slot]:
+        slot.listener.listen()
+        port = slot.listener.getsockname()[1]
+        with pytest.raises(SetupError, match="in use") as caught:
+            open_slots("127.0.0.1", port, 1)
+        assert caught.value.where == f"127.0.0.1:{port}"
+
+
+def test_slots_of_an_unknown_host_are_refused() -> None:
+    """A host that is no address of this machine is an error that names it."""
+    with pytest.raises(SetupError, match=r"192\.0\.2\.1"):
+        open_slots("192.0.2.1", 0, 1)
+
+
+def test_inherited_listener_leaves_the_slot_open() -> None:
+    """Closing a worker's copy keeps the slot's socket listening, with what is pending on it."""
+    with opened("127.0.0.1", 0, 1) as [slot]:
+        with inherited_listener(slot.listener.fileno()) as copy:
+            copy.listen()
+        with socket.create_connection(slot.listener.getsockname()) as client:
+            accepted, _ = slot.listener.accept()
+            with accepted:
+                assert accepted.getpeername() == client.getsockname()
