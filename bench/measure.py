@@ -33,16 +33,19 @@ class ClosedLoop:
     requests: int
 
 
-def run_wrk(url: str, bodies: Path, seconds: float, connections: int = CONNECTIONS) -> ClosedLoop:
-    """Drive a server with wrk from the load's core. Raises BenchError when any answer was not a 2xx."""
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "5s",
+def run_wrk(url: str, bodies: Path, seconds: int, connections: int = CONNECTIONS, *, judged: bool = True) -> ClosedLoop:
+    """Drive a server with wrk from the load's core. Raises BenchError when any answer was not a 2xx.
+
+    judged: False for warming up, where refusals are let pass.
+    """
+    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s",
                "-s", str(HERE / "post.lua"), url, "--", str(bodies)]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
     line = re.search(r"^RESULT (.*)$", run.stdout, re.MULTILINE)
     if run.returncode or line is None:
         raise BenchError(f"wrk failed on {url}: {run.stdout}{run.stderr}")
     result = json.loads(line[1])
-    if result["not_2xx"] or result["socket_errors"] or not result["requests"]:
+    if judged and (result["not_2xx"] or result["socket_errors"] or not result["requests"]):
         raise BenchError(
             f"{url}: {result['not_2xx']} answers were not 2xx, {result['socket_errors']} sockets failed, of "
             f"{result['requests']} requests: a rate of refusals is no figure"

@@ -24,6 +24,7 @@ ROOT: Final = HERE.parent
 PIPELINE: Final = ROOT / "examples" / "fraud" / "pipeline.py"
 PREPARED: Final = ROOT / "build" / "fraud"
 WORKPLACE: Final = ROOT / "build" / "bench"
+TAILRACE: Final = str(Path(sys.executable).with_name("tailrace"))
 PROGRAMS: Final = ("nginx", "wrk", "redis-server", "taskset")
 
 
@@ -99,7 +100,7 @@ def start_tailrace(
 ) -> Server:
     """Start `tailrace serve` on the fraud example, with everything on."""
     port, admin_port = free_port(), free_port()
-    command = [sys.executable, "-m", "tailrace.cli.main", "serve", str(PIPELINE), "--port", str(port),
+    command = [TAILRACE, "serve", str(PIPELINE), "--port", str(port),
                "--admin-port", str(admin_port), "--workers", str(workers)]  # fmt: skip
     command += ["--store", store] if store else []
     process = start(stack, name, command, WORKPLACE / f"{name}.log", cores=cores)

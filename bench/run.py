@@ -28,6 +28,7 @@ from peers import (
     PIPELINE,
     PREPARED,
     ROOT,
+    TAILRACE,
     WORKPLACE,
     Server,
     check_programs,
@@ -52,8 +53,8 @@ class Effort:
     """How long to measure."""
 
     rounds: int = 3
-    wrk_s: float = 5.0
-    warm_s: float = 1.0
+    wrk_s: int = 5
+    warm_s: int = 1
     open_loop_s: float = 20.0
     idle_requests: int = 5_000
     starts: int = 3
@@ -64,7 +65,7 @@ class Effort:
         return 5 * (self.rounds + 1) + self.starts + 5
 
 
-QUICK: Final = Effort(rounds=1, wrk_s=2.0, warm_s=0.5, open_loop_s=5.0, idle_requests=1_000, starts=1)
+QUICK: Final = Effort(rounds=1, wrk_s=2, warm_s=1, open_loop_s=5.0, idle_requests=1_000, starts=1)
 
 
 def measure_all(effort: Effort, advance: Advance) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def measure_start(advance: Advance) -> float:
 def start_servers(stack: ExitStack, bodies: list[bytes]) -> dict[str, Server]:
     """Start every server of the hot path on its core, Redis filled as LMDB is."""
     redis_url = start_redis(stack)
-    run_quietly([sys.executable, "-m", "tailrace.cli.main", "materialize", str(PIPELINE), "--store", redis_url])
+    run_quietly([TAILRACE, "materialize", str(PIPELINE), "--store", redis_url])
     core = {SERVER_CORE}
     servers = {
         "tailrace": start_tailrace(stack, cores=core),
@@ -144,7 +145,7 @@ def measure_rounds(
     costs_us = []
     for name, server in servers.items():
         advance(f"warming up {name}")
-        run_wrk(server.url, bodies, effort.warm_s)
+        run_wrk(server.url, bodies, effort.warm_s, judged=False)
     for number in range(effort.rounds):
         for name, server in servers.items():
             advance(f"round {number + 1} of {effort.rounds}: {name}")

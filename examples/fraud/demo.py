@@ -36,6 +36,7 @@ READY_S_MAX: Final = 60.0
 END_S_MAX: Final = 20.0
 ANSWERED_SHARE_MIN: Final = 0.99
 LOG: Final = BUILD / "serve.log"
+TAILRACE: Final = str(Path(sys.executable).with_name("tailrace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Served:
 def serve() -> Iterator[Served]:
     """Serve the pipeline on free ports, and end the server when the block ends."""
     port, admin_port = free_ports(2)
-    command = [sys.executable, "-m", "tailrace.cli.main", "serve", str(HERE / "pipeline.py"), "--port", str(port),
+    command = [TAILRACE, "serve", str(HERE / "pipeline.py"), "--port", str(port),
                "--admin-port", str(admin_port)]  # fmt: skip
     began_s = time.perf_counter()
     with LOG.open("wb") as log:
@@ -77,16 +78,15 @@ def serve() -> Iterator[Served]:
 
 def wait_ready(process: subprocess.Popen[bytes], url: str, began_s: float) -> None:
     """Wait until the URL answers 200. Raises SetupError, with the end of the log, when the server ends instead."""
-    while time.perf_counter() - began_s < READY_S_MAX:
-        if process.poll() is not None:
-            break
+    while process.poll() is None and time.perf_counter() - began_s < READY_S_MAX:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
         except (OSError, urllib.error.URLError):
             time.sleep(0.01)
     said = "\n".join(LOG.read_text(errors="replace").splitlines()[-10:])
-    raise SetupError(f"the server did not get ready:\n{said}", where=str(LOG), next="mend what it says, and run again")
+    how = "was not ready in time" if process.poll() is None else f"ended with status {process.returncode}"
+    raise SetupError(f"the server {how}:\n{said}", where=str(LOG), next="mend what it says, and run again")
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,9 +1,9 @@
 """Profiles and labelled rows of the fraud example: what was known of a customer and a terminal, and when.
 
 Time is cut at one midnight, `cutoff`. What is served are the profiles as of that midnight; the seven days behind it are
-held back, and replayed to the server. The model learns from the rows before it, each with the profiles of the midnight
-before that row. The last seven days before the cut-off are left out, since at the cut-off their fraud is not yet told,
-and the first thirty, since their windows are half empty. Profiles are SQL, run by DuckDB.
+held back, and replayed to the server. The model learns from the rows of 45 days before it, each with the profiles of
+the midnight before that row. The last seven days before the cut-off are left out, since at the cut-off their fraud is
+not yet told, and the first thirty of all, since their windows are half empty. Profiles are SQL, run by DuckDB.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ VIEWS: Final = {"CustomerProfile": "customer", "TerminalProfile": "terminal"}
 HELD_BACK_DAYS: Final = 7
 TOLD_AFTER_DAYS: Final = 7
 WARM_UP_DAYS: Final = 30
+TRAINING_DAYS: Final = 45
 DAYS_MIN: Final = WARM_UP_DAYS + 7 + TOLD_AFTER_DAYS + HELD_BACK_DAYS + 6  # 6: to find the right weekday
 COLUMNS: Final = ("TRANSACTION_ID", "TX_DATETIME", "CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT", "TX_FRAUD")
 
@@ -88,10 +89,11 @@ class History:
 
     def _at(self, query: str) -> str:
         """Return the query with this history's midnights in it."""
-        first = self._number("SELECT epoch(min(TX_DATETIME)::DATE) FROM transactions") // 86_400 + WARM_UP_DAYS
+        days = self._number("SELECT epoch(min(TX_DATETIME)) // 86400 FROM transactions")
         told = self.cutoff - timedelta(days=TOLD_AFTER_DAYS)
+        first = max(date(1970, 1, 1) + timedelta(days=days + WARM_UP_DAYS), told - timedelta(days=TRAINING_DAYS))
         moments = {
-            "$first": f"DATE '{date(1970, 1, 1) + timedelta(days=first)}'",
+            "$first": f"DATE '{first}'",
             "$told": f"TIMESTAMP '{told}' - INTERVAL 1 MICROSECOND",
             "$cutoff": f"DATE '{self.cutoff}'",
         }

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from decisions import Decided
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,13 +15,21 @@ from tailrace.deadline import format_duration
 from tailrace.loadtest.report import LoadReport
 
 WIDTH: Final = 96
-BAR: Final = 28
+BAR: Final = 24
 COLORS: Final = {"allow": "green", "review": "yellow", "block": "red"}
 
 
 def new_table(title: str) -> Table:
     """Return an empty table in the style of the demonstration."""
-    return Table(title=f"[bold]{title}", title_justify="left", title_style="", header_style="dim", width=WIDTH)
+    return Table(
+        title=f"\n[bold]{title}",
+        title_justify="left",
+        title_style="",
+        header_style="dim",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
 
 
 def show_answers(console: Console, report: LoadReport) -> None:
@@ -43,7 +52,7 @@ def show_decisions(console: Console, decided: Decided) -> None:
     """Print how many payments got each decision, and how much fraud is among them."""
     table = new_table("Decisions")
     for heading in ("", "payments", "share", "fraudulent", "of them", "amount", "fraudulent amount"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for label, color in COLORS.items():
         own = decided.labels == label
         fraud = own & decided.is_fraud
@@ -62,8 +71,8 @@ def show_decisions(console: Console, decided: Decided) -> None:
 def show_fraud(console: Console, decided: Decided) -> None:
     """Print the fraud that was stopped and that went through, by amount, in real time and by an hourly job."""
     table = new_table("Fraud by amount")
-    for heading in ("", "", "stopped", "went through", "payments stopped", "honest stopped"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
+    for heading in ("", "", "stopped", "share", "went through", "frauds", "honest"):
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     whole = decided.amounts[decided.is_fraud].sum()
     for name, stopped in (("as served", decided.caught), ("hourly batch", decided.batch_stopped)):
         caught, honest = stopped & decided.is_fraud, stopped & ~decided.is_fraud
@@ -71,14 +80,15 @@ def show_fraud(console: Console, decided: Decided) -> None:
         table.add_row(
             name,
             bar(amount / whole if whole else 0.0),
-            f"{dollars(amount)}  {amount / whole if whole else 0:4.0%}",
+            dollars(amount),
+            f"{amount / whole if whole else 0:.0%}",
             dollars(whole - amount),
             f"{caught.sum():,} of {decided.is_fraud.sum():,}",
             f"{honest.sum():,}",
         )
     console.print(table)
     console.print(
-        "Stopped: blocked, or held for review. The hourly batch has the same scores at no cost, once an hour: it "
+        "Stopped: blocked or held for review, of all frauds and of honest payments too. The hourly batch has the same scores at no cost, once an hour: it "
         "cannot stop what was paid before it ran, but stops a flagged card from then until midnight. The payments of "
         "several days are replayed in seconds; hours are those of the payments. "
         f"Served and offline scores differ by at most {decided.score_difference_max:.0e}.",
@@ -91,7 +101,7 @@ def show_fraud(console: Console, decided: Decided) -> None:
 def show_budget(console: Console, status: Any) -> None:
     """Print the budget, and what each layer took of it while the payments were replayed."""
     pipeline = status["pipelines"][0]
-    table = new_table("The budget, and what each layer took (a batch's time, for each call in it)")
+    table = new_table("The budget, and what each layer took of it")
     for heading in ("layer", "budget", "p50", "p99", "p99 of its budget"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     promised_ns = 0
@@ -117,7 +127,7 @@ def timing_cells(timing: dict[str, Any]) -> list[str]:
 def bar(share: float) -> str:
     """Return a bar of which this share is full."""
     full = round(share * BAR)
-    return f"[green]{'█' * full}[/][red]{'█' * (BAR - full)}[/]"
+    return f"[green]{'█' * full}[/][red]{'░' * (BAR - full)}[/]"
 
 
 def dollars(amount: float | NDArray[np.float64]) -> str:

@@ -23,10 +23,11 @@ from tailrace.types import Batch, Call, Transport
 DURATIONS_MAX: Final = 128
 """Batches remembered for the p95 that admission uses."""
 
-ROWS_QUEUED_MAX: Final = 100_000
+ROWS_WAITING_MAX: Final = 100_000
 """However much time they have."""
 
 _deadline_of = attrgetter("deadline_ns")
+_rows_of = attrgetter("rows")
 
 
 class Observer(Protocol):
@@ -69,7 +70,8 @@ class Engine:
         self._loop = loop or asyncio.get_running_loop()
         self._inbox: list[Call] = []
         self._rows_queued = 0
-        self._rows_running = 0
+        self.rows_waiting = 0
+        """Rows taken and not yet answered, in the inbox or in a running batch."""
         self._batches_running = 0
         self._batches_max = plan.batches_in_flight_max
         self._scheduled = False
@@ -78,6 +80,8 @@ class Engine:
         self._p95_ns = plan.cost.p95_ns
         self._least_ns = plan.cost.least_ns
         self._row_ns = plan.cost.row_ns
+        self.rows_allowed = 1
+        """With fewer rows waiting a call of the usual budget is sure to be admitted; with more, ask `admits`."""
 
     # -- what a transport calls -------------------------------------------------------------------------------------
 
@@ -87,25 +91,21 @@ class Engine:
         With nothing before it a call needs only the least time that a batch takes: it is what brings the p95 down
         again after a moment in which everything was slow.
         """
-        rows = self._rows_queued + self._rows_running
+        rows = self.rows_waiting
         needed_ns = rows * self._row_ns + self._p95_ns if rows else self._least_ns
-        if now_ns + needed_ns <= deadline_ns and self._rows_queued < ROWS_QUEUED_MAX:
+        if now_ns + needed_ns <= deadline_ns and rows < ROWS_WAITING_MAX:
             return True
-        self._observer.observe_shed("deadline" if self._rows_queued < ROWS_QUEUED_MAX else "queue_full")
+        self._observer.observe_shed("deadline" if rows < ROWS_WAITING_MAX else "queue_full")
         return False
 
     def submit(self, call: Call) -> None:
         """Take a decoded call into the batch that the next tick runs."""
         self._inbox.append(call)
         self._rows_queued += call.rows
+        self.rows_waiting += call.rows
         if not self._scheduled and self._batches_running < self._batches_max:
             self._scheduled = True
             self._loop.call_soon(self._tick)
-
-    @property
-    def calls_in_flight(self) -> int:
-        """Calls taken and not yet answered, those of running batches counted by their rows."""
-        return len(self._inbox) + self._rows_running
 
     # -- the tick ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Engine:
         if not calls:
             return
         batch = Batch(calls, began_ns, min(map(_deadline_of, calls)))
-        self._rows_running += (rows := sum(call.rows for call in calls) if self.plan.many else len(calls))
+        rows = sum(map(_rows_of, calls))
         self._batches_running += 1
         if self.plan.suspends:
             task = self._loop.create_task(self._run(batch, rows))
@@ -158,6 +158,7 @@ class Engine:
         for call in calls:
             if call.deadline_ns < latest_ns:
                 self._observer.observe_shed("expired")
+                self.rows_waiting -= call.rows
                 self._transport.refuse(call, ShedError("the call waited too long for its budget"))
         return [call for call in calls if call.deadline_ns >= latest_ns]
 
@@ -173,7 +174,7 @@ class Engine:
         try:
             await self._answer_each(batch)
         finally:
-            self._rows_running -= rows
+            self.rows_waiting -= rows
             self._batches_running -= 1
             self._learn(self._now_ns() - batch.started_ns, rows)
             self._reschedule()
@@ -204,6 +205,8 @@ class Engine:
         if len(durations) >= DURATIONS_MAX:
             self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
             del durations[: DURATIONS_MAX // 8]
+        spare_ns = self.budget_ns - self.blocked_ns - self._p95_ns
+        self.rows_allowed = min(int(spare_ns / self._row_ns), ROWS_WAITING_MAX)
 
 
 async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from traceback import extract_tb
 from types import MemberDescriptorType, ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from tailrace.deadline import Budget
 from tailrace.errors import SetupError
 from tailrace.features.on_demand import OnDemandView
-from tailrace.features.views import BatchFeatureView
+from tailrace.features.views import BatchFeatureView, Column
 from tailrace.inference.declaration import Model
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Request
 from tailrace.response.schema import Response
 
-Feature = MemberDescriptorType | type[BatchFeatureView] | OnDemandView
-"""What stands in a pipeline's features: a request field (`Payment.amount`), a view, or an on-demand feature."""
+Feature = MemberDescriptorType | type[BatchFeatureView] | Column | OnDemandView
+"""What stands in a pipeline's features: a request field (`Payment.amount`), a view, one column of a view
+(`CustomerProfile.avg_amount_90d`), or an on-demand feature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +52,43 @@ class Pipeline:
     @property
     def views(self) -> tuple[type[BatchFeatureView], ...]:
         """The batch views among the features, and those that on-demand features or rules take by annotation."""
-        found: dict[str, type[BatchFeatureView]] = {}
+        found: dict[type[BatchFeatureView], None] = {}
         for feature in self.features:
             taken = feature.parameters.values() if isinstance(feature, OnDemandView) else (feature,)
-            for view in taken:
-                if isinstance(view, type) and issubclass(view, BatchFeatureView):
-                    found.setdefault(view.__name__, view)
-        return tuple(found.values())
+            found |= dict.fromkeys(filter(None, map(_view_of, taken)))
+        for rule in self.rules:
+            found |= dict.fromkeys(filter(None, map(_view_of, rule_parameters(rule).values())))
+        return tuple(found)
+
+
+def _view_of(item: Any) -> type[BatchFeatureView] | None:
+    """Return the view that an item is, or is a column of; None for anything else."""
+    if isinstance(item, Column):
+        return next((view for view in _subclasses(BatchFeatureView) if vars(view).get(item.name) is item), None)
+    return item if isinstance(item, type) and issubclass(item, BatchFeatureView) else None
+
+
+def _subclasses(view: type[BatchFeatureView]) -> Iterator[type[BatchFeatureView]]:
+    for subclass in view.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def rule_parameters(rule: Rule) -> dict[str, Any]:
+    """Return the parameters of a rule's function, in order, each with its annotated type; None where it has none.
+
+    Empty for what is no function: the compiler tells of it when it calls it.
+    """
+    function: Callable[..., Any] = rule.when
+    try:
+        names = tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # any expression may stand in an annotation; without it the parameter's name must do
+        hints = {}
+    return {name: hints.get(name) for name in names}
 
 
 def load_pipelines(path: Path) -> list[Pipeline]:
@@ -64,7 +98,8 @@ def load_pipelines(path: Path) -> list[Pipeline]:
     """
     module = _run(path)
     base_dir = path.resolve().parent
-    found = [replace(value, base_dir=base_dir) for value in vars(module).values() if isinstance(value, Pipeline)]
+    declared = {id(value): value for value in vars(module).values() if isinstance(value, Pipeline)}
+    found = [replace(value, base_dir=base_dir) for value in declared.values()]
     if not found:
         raise SetupError("the file declares no pipeline", where=str(path), next="add `name = tr.Pipeline(…)` to it")
     names = [pipeline.name for pipeline in found]
@@ -77,10 +112,13 @@ def _run(path: Path) -> ModuleType:
     """Import the file as a module of its own name, with its folder on the path for what stands beside it."""
     if not path.is_file():
         raise SetupError("no such file", where=str(path), next="name a Python file that declares a tr.Pipeline")
-    folder = str(path.resolve().parent)
+    path = path.resolve()
+    folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(f"tailrace_pipeline_{path.stem}", path)
+    # A name of its own for each file, since annotations are looked up in the module of that name.
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"tailrace_pipeline_{path.stem}_{digest}", path)
     if spec is None or spec.loader is None:
         raise SetupError("not a Python file", where=str(path), next="name a .py file that declares a tr.Pipeline")
     module = importlib.util.module_from_spec(spec)
@@ -88,20 +126,16 @@ def _run(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # any error of the user's own code is a mistake in the declaration
-        line = next(
-            (f":{frame.tb_lineno}" for frame in _frames(error) if frame.tb_frame.f_code.co_filename == str(path)), ""
-        )
+        del sys.modules[spec.name]
         raise SetupError(
-            f"{type(error).__name__}: {error}", where=f"{path}{line}", next="the file must run; mend this line"
+            f"{type(error).__name__}: {error}", where=_place_of(error, path), next="the file must run; mend this line"
         ) from error
     return module
 
 
-def _frames(error: BaseException) -> list[Any]:
-    """Return the traceback's frames, innermost first."""
-    frames: list[Any] = []
-    frame = error.__traceback__
-    while frame is not None:
-        frames.insert(0, frame)
-        frame = frame.tb_next
-    return frames
+def _place_of(error: Exception, path: Path) -> str:
+    """Return where in a file an error was raised, as path:line: the innermost line of that file."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)

@@ -40,6 +40,9 @@ from tailrace.wiring import Origin, Source, Wiring, wire
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """A model call under this runs on the loop; a heavier one on the inference thread, while the next batch gathers."""
 
+OVERHEAD_NS: Final = 150_000
+"""What a batch costs beside its model, roughly (bench/layers.py): cutting a batch in two pays it twice."""
+
 ARRAY_MAX: Final = 1_000
 """Requests in one array, unless the server is told otherwise."""
 
@@ -129,7 +132,8 @@ class Plan:
         self.threaded = curve.cost_ns(1) > inline_ns
         self._thread = InferenceThread(clock=clock) if self.threaded else None
         self.infer = self._infer_threaded if self.threaded else self._infer_inline
-        self.rows_best = curve.best_rows(pipeline.budget.total_ns // 4 if self.threaded else inline_ns)
+        limit_ns = pipeline.budget.total_ns // 4 if self.threaded else inline_ns
+        self.rows_best = curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
         # 4 postprocess, 5 response
         self._decider = Decider(
             pipeline.decision,

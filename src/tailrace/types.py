@@ -160,7 +160,7 @@ class Batch:
         self.scores: NDArray[Any] = _NO_SCORES
         self.probabilities: NDArray[Any] | None = None
         self.decisions: NDArray[np.intp] | None = None
-        self.reasons: list[list[str]] | None = None
+        self.reasons: list[tuple[str, ...]] | None = None
         self.degraded: NDArray[np.uint8] | None = None
         self.failed: NDArray[np.bool_] | None = None
         self.errors: dict[int, Any] = {}

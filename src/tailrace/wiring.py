@@ -7,13 +7,12 @@ finds; plan.py turns a wiring without mistakes into bound callables.
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MemberDescriptorType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -22,9 +21,11 @@ from tailrace.errors import Problem
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.views import BatchFeatureView, Column
 from tailrace.inference.signature import Signature, TensorSpec
-from tailrace.pipeline import Pipeline
+from tailrace.pipeline import Pipeline, rule_parameters
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.request.schema import FieldSpec, Request, field_specs
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Origin(Enum):
@@ -78,6 +79,7 @@ class Wiring:
 def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
     """Resolve every name of a pipeline. signature: of its model; None leaves the model's inputs unchecked."""
     wiring = Wiring(field_specs(pipeline.request), pipeline.views)
+    _check_name(pipeline, wiring)
     _check_budget(pipeline, wiring)
     _wire_views(pipeline, wiring)
     _wire_features(pipeline, wiring)
@@ -101,6 +103,17 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
 
 
+def _check_name(pipeline: Pipeline, wiring: Wiring) -> None:
+    if not _NAME.fullmatch(pipeline.name):
+        wiring.problems.append(
+            Problem(
+                f"{pipeline.name!r} cannot stand in a URL",
+                "name",
+                "use letters, digits, '_', '-' and '.', beginning with a letter or digit",
+            )
+        )
+
+
 def _check_budget(pipeline: Pipeline, wiring: Wiring) -> None:
     budget = pipeline.budget
     if budget.buffer_ns < 0:
@@ -120,6 +133,15 @@ def _check_budget(pipeline: Pipeline, wiring: Wiring) -> None:
 def _wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
     """Find the key field of each view's entity, and the one list-valued key that expands requests to rows."""
     lists: list[str] = []
+    names = [view.__name__ for view in wiring.views]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        wiring.problems.append(
+            Problem(
+                f"two views are called {name}: their columns and rows could not be told apart",
+                f"features.{name}",
+                "rename one of them",
+            )
+        )
     for view in wiring.views:
         wiring.problems.extend(view.spec.problems)
         key = getattr(view.spec.entity, "key", "")
@@ -175,7 +197,7 @@ def _wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
                 source = Source(Origin.VIEW, column.name, index, column.dtype)
                 _add_feature(wiring, f"{feature.__name__}.{column.name}", source, where)
         elif isinstance(feature, Column):
-            index = next(i for i, view in enumerate(wiring.views) if view.__name__ == feature.view)
+            index = next(i for i, view in enumerate(wiring.views) if vars(view).get(feature.name) is feature)
             source = Source(Origin.VIEW, feature.name, index, feature.dtype)
             _add_feature(wiring, f"{feature.view}.{feature.name}", source, where)
         elif isinstance(feature, OnDemandView):
@@ -221,13 +243,17 @@ def _wire_on_demand(pipeline: Pipeline, wiring: Wiring, feature: OnDemandView, w
     """Resolve an on-demand feature's arguments by their annotations, or by their names where there is none."""
     sources = []
     for name, annotation in feature.parameters.items():
-        if isinstance(annotation, type) and issubclass(annotation, Request):
-            sources.append(Source(Origin.REQUEST))
-        elif isinstance(annotation, type) and issubclass(annotation, BatchFeatureView):
-            sources.append(Source(Origin.VIEW, view=wiring.views.index(annotation)))
-        else:
-            sources.append(_argument(wiring, name, f"{where} {feature.name}"))
+        sources.append(_annotated(wiring, annotation) or _argument(wiring, name, f"{where} {feature.name}"))
     wiring.on_demand[feature.name] = (feature, sources)
+
+
+def _annotated(wiring: Wiring, annotation: Any) -> Source | None:
+    """Return the source that a parameter's annotation names: the request or a view. None for any other."""
+    if not isinstance(annotation, type):
+        return None
+    if issubclass(annotation, Request):
+        return Source(Origin.REQUEST)
+    return Source(Origin.VIEW, view=wiring.views.index(annotation)) if annotation in wiring.views else None
 
 
 def _argument(wiring: Wiring, name: str, where: str, *, scored: bool = False) -> Source:
@@ -305,8 +331,18 @@ def _wire_decision(pipeline: Pipeline, wiring: Wiring, signature: Signature | No
         case Bands(labels=labels, problems=problems):
             wiring.labels = labels
             wiring.problems.extend(problems)
+            if signature is not None and signature.column is None and len(signature.classes) > 2:
+                wiring.problems.append(
+                    Problem(
+                        f"bands look at one score, and the model gives {len(signature.classes)}, one a class",
+                        "decision",
+                        "write decision=tr.labels() for the likeliest class",
+                    )
+                )
+        case Labels(names=names) if signature is None:
+            wiring.labels = names  # the model cannot be read: what its classes are is not known
         case Labels(names=names):
-            classes = tuple(str(label) for label in signature.classes) if signature is not None else names
+            classes = tuple(str(label) for label in signature.classes)
             wiring.labels = names or classes
             if len(wiring.labels) != len(classes) or not classes:
                 wiring.problems.append(
@@ -327,31 +363,38 @@ def _wire_rules(pipeline: Pipeline, wiring: Wiring) -> None:
             wiring.problems.append(
                 Problem(f"then={rule.then!r} is no decision", where, suggest(rule.then, wiring.labels))
             )
-        wiring.rules.append([_argument(wiring, name, where, scored=True) for name in _parameters(rule.when)])
-
-
-def _parameters(function: Callable[..., Any]) -> Sequence[str]:
-    return tuple(inspect.signature(function).parameters)
+        wiring.rules.append(
+            [
+                _annotated(wiring, annotation) or _argument(wiring, name, where, scored=True)
+                for name, annotation in rule_parameters(rule).items()
+            ]
+        )
 
 
 def _wire_response(pipeline: Pipeline, wiring: Wiring) -> None:
     """Find what fills each field of the response, by its name."""
-    known: dict[str, Source] = {
-        column.name: Source(Origin.VIEW, column.name, index, column.dtype)
-        for index, view in enumerate(wiring.views)
-        for column in view.spec.columns
-    }
+    known: dict[str, Source] = {}
+    columns = [(index, column) for index, view in enumerate(wiring.views) for column in view.spec.columns]
+    known |= {column.name: Source(Origin.VIEW, column.name, index, column.dtype) for index, column in columns}
     known |= {name: Source(Origin.ON_DEMAND, name) for name in wiring.on_demand}
     known |= {name: Source(Origin.REQUEST, name, dtype=spec.dtype) for name, spec in wiring.fields.items()}
     known |= {"score": Source(Origin.SCORE), "probabilities": Source(Origin.PROBABILITIES)}
-    if wiring.labels:
+    if pipeline.decision is not None:
         known |= {"decision": Source(Origin.DECISION), "reasons": Source(Origin.REASONS)}
+    if not msgspec.structs.fields(pipeline.response):
+        wiring.problems.append(
+            Problem("the response has no field", f"response {pipeline.response.__name__}", "declare `score: float`")
+        )
     for declared in msgspec.structs.fields(pipeline.response):
         where = f"response {pipeline.response.__name__}.{declared.name}"
         source = known.get(declared.name)
         if source is None:
             wiring.problems.append(Problem("nothing gives this field a value", where, suggest(declared.name, known)))
             continue
+        views = [wiring.views[index].__name__ for index, column in columns if column.name == declared.name]
+        if source.origin is Origin.VIEW and len(views) > 1:
+            next_step = "rename the column in one of the views, with columns={…} on its source"
+            wiring.problems.append(Problem(f"{' and '.join(views)} both have this column", where, next_step))
         _check_response_field(wiring, source, declared.type, where)
         wiring.response.append((declared.name, source))
 

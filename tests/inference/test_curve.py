@@ -100,6 +100,15 @@ def test_measured_curve_is_the_models_cost() -> None:
     assert clock.time_ns < 150 * NS_PER_MS
 
 
+def test_measured_curve_never_falls_with_the_size() -> None:
+    """A size that something else disturbed takes the time of the next larger one."""
+    clock = Stopwatch()
+    model = TimedModel(clock, lambda rows: NS_PER_MS if rows == 4 else rows * 10 * NS_PER_US)
+    curve = measure_curve(model, clock=clock)
+    assert curve.cost_ns(4) == curve.cost_ns(8) == 80 * NS_PER_US
+    assert list(curve.costs_ns) == sorted(curve.costs_ns)
+
+
 def test_measured_curve_of_a_slow_model_ends_early() -> None:
     """A model of 30 ms a row is measured at the sizes that fit, and extrapolated beyond."""
     clock = Stopwatch()

@@ -256,6 +256,8 @@ def test_unfit_inputs_are_refused(frame: pd.DataFrame, tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelPackageError, match=words):
             package(model, data, name="m", out=tmp_path / "m")
+    with pytest.raises(ModelPackageError, match="name of its directory"):
+        package(model, frame, name="a/b", out=tmp_path / "m")
     with pytest.raises(ModelPackageError, match="no column 'outcome'"):
         package(model, frame, name="m", out=tmp_path / "m", target="outcome")
     with pytest.raises(ModelPackageError, match="none of the classes"):

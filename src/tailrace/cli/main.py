@@ -6,7 +6,10 @@ import sys
 
 import typer
 
+from tailrace.cli.bench import bench
 from tailrace.cli.check import check
+from tailrace.cli.materialize import materialize
+from tailrace.cli.package import package
 from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
 
@@ -18,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (check, serve):
+for command in (check, package, materialize, serve, bench):
     app.command()(command)
 
 

@@ -57,13 +57,14 @@ class CostCurve:
         """Return the 95th percentile of the time of a call of `rows` rows."""
         return _interpolate(self.sizes, self.p95s_ns, rows)
 
-    def best_rows(self, limit_ns: int | None = None) -> int:
+    def best_rows(self, limit_ns: int | None = None, overhead_ns: int = 0) -> int:
         """Return the measured size with the least cost per row among those whose cost is within `limit_ns`.
 
-        The smallest size (1) when none is within it: a model cannot be asked for less.
+        overhead_ns: what a batch costs beside the model, however many rows it has; it speaks for larger ones.
+        The smallest size (1) when none is within the limit: a model cannot be asked for less.
         """
         within = [
-            (cost / rows, -rows)
+            ((cost + overhead_ns) / rows, -rows)
             for rows, cost in zip(self.sizes, self.costs_ns, strict=True)
             if limit_ns is None or cost <= limit_ns
         ]
@@ -98,7 +99,12 @@ def measure_curve(
             (rows, times_ns[len(times_ns) // 2], times_ns[min(len(times_ns) - 1, len(times_ns) * 95 // 100)])
         )
     rows_all, costs_ns, p95s_ns = zip(*measured, strict=True)
-    return CostCurve(rows_all, costs_ns, p95s_ns)
+    return CostCurve(rows_all, _without_noise(costs_ns), _without_noise(p95s_ns))
+
+
+def _without_noise(times_ns: tuple[int, ...]) -> tuple[int, ...]:
+    """Return times that never fall as the size grows: where fewer rows took longer, something else had the core."""
+    return tuple(min(times_ns[index:]) for index in range(len(times_ns)))
 
 
 def _time_calls(predict: Callable[[Any], Any], batches: Sequence[Any], end_ns: int, clock: Clock) -> list[int]:

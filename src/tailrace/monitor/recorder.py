@@ -25,7 +25,7 @@ class FailureRecorder:
     """Counts the calls that are answered with an error. `pipeline` is "" for those that reach none."""
 
     def __init__(self, block: MetricBlock, pipeline: str = "") -> None:
-        find = block.layout.find
+        find = block.find
         self._cells = block.cells
         self._places: dict[type, tuple[int, int]] = {
             kind: (
@@ -64,7 +64,7 @@ class BatchRecorder(FailureRecorder):
 
     def __init__(self, block: MetricBlock, pipeline: str) -> None:
         super().__init__(block, pipeline)
-        find, cells = block.layout.find, block.cells
+        find, cells = block.find, block.cells
         layers = [find("tailrace_layer_seconds", pipeline, layer) for layer in LAYERS]
         self._layers = [(series.edges, series.offset, series.offset + series.length - 1) for series in layers]
         self._times = _CallTimes(block, pipeline)
@@ -128,7 +128,7 @@ class WorkerRecorder(FailureRecorder):
 
     def __init__(self, block: MetricBlock, slot: int = 0) -> None:
         super().__init__(block)
-        find = block.layout.find
+        find = block.find
         self._in_flight = find("tailrace_in_flight", str(slot)).offset
         self._connections = find("tailrace_connections", str(slot)).offset
         self._ready = find("tailrace_ready", str(slot)).offset
@@ -153,8 +153,8 @@ class _CallTimes:
     """
 
     def __init__(self, block: MetricBlock, pipeline: str) -> None:
-        whole = block.layout.find("tailrace_request_seconds", pipeline)
-        wait = block.layout.find("tailrace_queue_wait_seconds", pipeline)
+        whole = block.find("tailrace_request_seconds", pipeline)
+        wait = block.find("tailrace_queue_wait_seconds", pipeline)
         if wait.edges != whole.edges or wait.offset != whole.offset + whole.length:
             raise ValueError("the two histograms of a call's times must lie side by side")
         self._edges = whole.edges

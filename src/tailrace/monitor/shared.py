@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.monitor.layout import SeriesLayout
+from tailrace.monitor.layout import Series, SeriesLayout
 
 _MAGIC: Final = int.from_bytes(b"TAILMETR", "little")
 _VERSION: Final = 1
@@ -41,6 +41,7 @@ class MetricBlock:
         self.layout = layout
         self.cells = cells
         self._mapping = mapping
+        self._index = {(series.name, series.labels): series for series in layout.series}
 
     @classmethod
     def create(cls, layout: SeriesLayout, fd: int | None = None) -> MetricBlock:
@@ -85,6 +86,10 @@ class MetricBlock:
         block = cls(layout, mapping, cells)
         block.reset_gauges()
         return block
+
+    def find(self, name: str, *labels: str) -> Series:
+        """Return one series. Raises KeyError where the layout has none."""
+        return self._index[name, labels]
 
     def reset_gauges(self) -> None:
         """Set every gauge to 0."""

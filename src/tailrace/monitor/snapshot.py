@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,11 +77,9 @@ class MergedMetrics:
         merged = self.series.get((name, labels))
         return merged.value if merged else 0
 
-    def select(self, name: str, *labels: str) -> Iterator[tuple[tuple[str, ...], int]]:
-        """Give the other labels and the value of each counter of this name whose first labels are these."""
-        for (found, values), merged in self.series.items():
-            if found == name and values[: len(labels)] == labels and merged.value:
-                yield values[len(labels) :], merged.value
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return one histogram. Raises KeyError where it is not there."""
+        return self.series[name, labels].histogram()
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -131,19 +129,29 @@ def merge_blocks(blocks: Iterable[ReadableBlock], at_ns: int | None = None) -> M
 
 def pipeline_snapshots(metrics: MergedMetrics) -> tuple[PipelineSnapshot, ...]:
     """Return each pipeline's figures, in the order of the layout; rates only over a span (`metrics.since(…)`)."""
+    counted: dict[str, dict[str, dict[tuple[str, ...], int]]] = {}
+    for (name, labels), merged in metrics.series.items():
+        if len(labels) > 1 and len(merged.cells) == 1 and merged.value:
+            counted.setdefault(labels[0], {}).setdefault(name, {})[labels[1:]] = merged.value
     names = [labels[0] for name, labels in metrics.series if name == "tailrace_request_seconds"]
-    return tuple(_pipeline_snapshot(metrics, name) for name in names)
+    return tuple(_pipeline_snapshot(metrics, name, counted.get(name, {})) for name in names)
 
 
-def _pipeline_snapshot(metrics: MergedMetrics, name: str) -> PipelineSnapshot:
-    """Gather one pipeline's figures."""
-    codes = _by_label(metrics, "tailrace_requests_total", name)
+def _pipeline_snapshot(
+    metrics: MergedMetrics, name: str, counted: dict[str, dict[tuple[str, ...], int]]
+) -> PipelineSnapshot:
+    """Gather one pipeline's figures. counted: its labelled counters by metric and remaining labels, zeros left out."""
+
+    def by_label(metric: str) -> dict[str, int]:
+        return {labels[0]: value for labels, value in counted.get(metric, {}).items()}
+
+    codes = by_label("tailrace_requests_total")
     requests, rows = sum(codes.values()), metrics.value("tailrace_rows_total", name)
-    batches = metrics.series["tailrace_batch_rows", (name,)].histogram().count
+    batches = metrics.histogram("tailrace_batch_rows", name).count
     whole = metrics.series["tailrace_request_seconds", (name,)]
     answered = whole.histogram()
     features: dict[str, dict[str, int]] = {}
-    for (view, provenance), values in metrics.select("tailrace_feature_values_total", name):
+    for (view, provenance), values in counted.get("tailrace_feature_values_total", {}).items():
         features.setdefault(view, {})[provenance] = values
     return PipelineSnapshot(
         name=name,
@@ -156,16 +164,11 @@ def _pipeline_snapshot(metrics: MergedMetrics, name: str) -> PipelineSnapshot:
         layers={layer: _timing(metrics.series["tailrace_layer_seconds", (name, layer)]) for layer in LAYERS},
         within_budget=answered.count_up_to(whole.series.budget_ns) / answered.count if answered.count else None,
         codes=codes,
-        degraded=_by_label(metrics, "tailrace_degraded_total", name),
-        shed=_by_label(metrics, "tailrace_shed_total", name),
-        errors=_by_label(metrics, "tailrace_errors_total", name),
+        degraded=by_label("tailrace_degraded_total"),
+        shed=by_label("tailrace_shed_total"),
+        errors=by_label("tailrace_errors_total"),
         features=features,
     )
-
-
-def _by_label(metrics: MergedMetrics, name: str, pipeline: str) -> dict[str, int]:
-    """Return a pipeline's counters of one metric by their last label; zeros are left out."""
-    return {labels[0]: value for labels, value in metrics.select(name, pipeline)}
 
 
 def _timing(merged: MergedSeries) -> Timing:

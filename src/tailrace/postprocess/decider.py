@@ -37,7 +37,7 @@ class Decider:
         self._rules = [(rule, tuple(readers), labels.index(rule.then)) for _, (rule, readers) in ordered]
 
     def decide(self, batch: Batch) -> None:
-        """Fill `batch.decisions` (int, shape (rows,)) and `batch.reasons` (a list of lists of codes, or None)."""
+        """Fill `batch.decisions` (int, shape (rows,)) and `batch.reasons` (a tuple of codes for each row, or None)."""
         scores = batch.scores
         if self._classes and scores.ndim == 2:
             batch.decisions = scores.argmax(axis=1)
@@ -64,7 +64,8 @@ class Decider:
 
 def _give_reason(batch: Batch, holds: NDArray[np.bool_], code: str) -> None:
     """Put the code first among the reasons of the rows a rule held for: the strongest rule comes last here."""
-    if batch.reasons is None:
-        batch.reasons = [[] for _ in range(batch.rows)]
-    for row in np.flatnonzero(np.broadcast_to(holds, (batch.rows,))):
-        batch.reasons[row].insert(0, code)
+    reasons = batch.reasons
+    if reasons is None:
+        reasons = batch.reasons = [()] * batch.rows
+    for row in holds.nonzero()[0].tolist() if holds.ndim else range(batch.rows):
+        reasons[row] = (code, *reasons[row])

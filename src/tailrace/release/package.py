@@ -31,7 +31,7 @@ from tailrace.release.comparison import Comparison, choose_graph
 from tailrace.release.convert import convert
 from tailrace.release.golden import pick_golden
 from tailrace.release.metrics import measure_quality
-from tailrace.release.original import load_original
+from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.table import read_table, spread_rows, to_feeds
 
@@ -75,9 +75,7 @@ def package(
     conversion is over 1e-5 from the original's, or `out` exists and `overwrite` is not given.
     """
     out = Path(out)
-    Model(name)  # refuses what is no name
-    if out.exists() and not overwrite:
-        raise ModelPackageError("the directory exists", where=str(out), next="give --overwrite, or another --out")
+    _check_place(name, out, overwrite)
     on_step("read")
     original = load_original(model)
     table = read_table(data)
@@ -95,27 +93,38 @@ def package(
     quality: dict[str, float | int | str] = dict(metrics or {})
     if target is not None:
         quality = {**measure_quality(scores, _outcomes(sample, target), signature.classes), **quality}
-    golden = pick_golden(original, chosen, feeds, scores)
     manifest = Manifest(
         format=FORMAT_VERSION,
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         signature=signature,
         sha256=hashlib.sha256(chosen.converted.graph).hexdigest(),
-        source=_provenance(original.framework, original.version, original.model_type, chosen),
+        source=_provenance(original, chosen),
         metrics=quality,
         profile=profile_model(signature, sample, scores),
-        golden=golden,
+        golden=pick_golden(original, chosen, feeds, scores),
     )
     on_step("write")
     return _write(out, manifest, chosen.converted.graph, on_step)
 
 
-def _provenance(framework: str, version: str, model_type: str, chosen: Comparison) -> Provenance:
+def _check_place(name: str, out: Path, overwrite: bool) -> None:
+    """Raise ModelPackageError for a name that no model can have, or a directory that is not to be replaced."""
+    try:
+        Model(name)
+    except ValueError as error:
+        raise ModelPackageError(
+            str(error), where="name", next="name it as the pipeline does: tr.Model('fraud')"
+        ) from error
+    if out.exists() and not overwrite:
+        raise ModelPackageError("the directory exists", where=str(out), next="give --overwrite, or another --out")
+
+
+def _provenance(original: Original, chosen: Comparison) -> Provenance:
     return Provenance(
-        framework=framework,
-        version=version,
-        model_type=model_type,
+        framework=original.framework,
+        version=original.version,
+        model_type=original.model_type,
         difference_max=chosen.difference_max,
         rows_compared=chosen.rows_compared,
         rewrite=chosen.converted.rewrite,

@@ -88,17 +88,17 @@ def _times(values: list[datetime | None]) -> NDArray[Any]:
     """
     try:
         epoch = _EPOCH if values and values[0] and values[0].tzinfo else _EPOCH_NAIVE
-        seconds = [(value - epoch).total_seconds() for value in values]  # type: ignore[operator]
+        seconds = np.array([(value - epoch).total_seconds() for value in values])  # type: ignore[operator]
+        return np.rint(seconds * 1e6).astype(np.int64).view("datetime64[us]")
     except TypeError:  # with a zone and without in one batch, or None
-        seconds = [float("nan") if value is None else _since_epoch(value) for value in values]
-    micros = np.rint(np.array(seconds) * 1e6)
-    with np.errstate(invalid="ignore"):  # NaN becomes the smallest int64, which is NaT
-        return micros.astype(np.int64).view("datetime64[us]")
+        micros = [_NAT if value is None else round(_since_epoch(value) * 1e6) for value in values]
+        return np.array(micros, np.int64).view("datetime64[us]")
 
 
 def _since_epoch(value: datetime) -> float:
     return (value - (_EPOCH if value.tzinfo else _EPOCH_NAIVE)).total_seconds()
 
 
+_NAT = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_NAIVE = datetime(1970, 1, 1)

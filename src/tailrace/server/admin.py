@@ -19,11 +19,11 @@ from tailrace.errors import (
     SetupError,
     UnavailableError,
 )
-from tailrace.monitor.exposition import CONTENT_TYPE as METRICS_TYPE
 from tailrace.monitor.snapshot import PipelineSnapshot
 from tailrace.response.problem import CONTENT_TYPE as PROBLEM_TYPE
 from tailrace.response.problem import problem_body
 from tailrace.server.control import PipelineReady
+from tailrace.server.logging import logger
 
 CONNECTIONS_MAX: Final = 64
 HEAD_BYTES_MAX: Final = 8 << 10
@@ -32,7 +32,8 @@ REQUEST_S: Final = 5.0
 
 _REASONS: Final = {
     200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
-    408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable",
+    408: "Request Timeout", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
+    503: "Service Unavailable",
 }  # fmt: skip
 
 
@@ -105,8 +106,8 @@ class AdminServer:
         self._server: asyncio.Server | None = None
         self._view = view
         self._pages: dict[str, Callable[[], _Page]] = {
-            "/metrics": lambda: _Page(200, METRICS_TYPE.encode(), view.metrics_page()),
-            "/status": lambda: _Page(200, b"application/json", msgspec.json.encode(view.status())),
+            "/metrics": self._metrics,
+            "/status": self._status,
         }
         self._probes: dict[str, Callable[[], _Page]] = {"/livez": _alive, "/readyz": self._readiness}
 
@@ -148,6 +149,9 @@ class AdminServer:
             page = self._find(method, path, headers)
         except ServingError as error:
             page = _Page(error.status, PROBLEM_TYPE, problem_body(error))
+        except Exception as error:  # a page that fails must not take the supervisor's other pages along
+            logger().error("admin page failed", exc_info=True)
+            page = _Page(500, PROBLEM_TYPE, problem_body(ServingError(f"{type(error).__name__}: {error}")))
         writer.write(
             f"HTTP/1.1 {page.code} {_REASONS.get(page.code, 'Error')}\r\nContent-Length: {len(page.body)}\r\n".encode()
             + b"Content-Type: " + page.content_type
@@ -172,6 +176,16 @@ class AdminServer:
     def _is_known(self, authorization: str) -> bool:
         """Return whether the header carries the token, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(authorization.encode(), f"Bearer {self._token}".encode())
+
+    def _metrics(self) -> _Page:
+        """Return the page of /metrics."""
+        from tailrace.monitor.exposition import CONTENT_TYPE  # takes 50 ms that no start should wait for
+
+        return _Page(200, CONTENT_TYPE.encode(), self._view.metrics_page())
+
+    def _status(self) -> _Page:
+        """Return the page of /status."""
+        return _Page(200, b"application/json", msgspec.json.encode(self._view.status()))
 
     def _readiness(self) -> _Page:
         """Return the page of /readyz."""

@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
             return
         now_ns = self._server.now_ns()
         deadline_ns = now_ns - engine.blocked_ns + (head.budget_ns or engine.budget_ns)
-        if not engine.admits(now_ns, deadline_ns):
+        if (engine.rows_waiting >= engine.rows_allowed or head.budget_ns) and not engine.admits(now_ns, deadline_ns):
             self._send_error(head, ShedError("the queue is longer than the call's budget"))
             return
         try:

@@ -14,12 +14,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Final, NamedTuple
 
 import uvloop
 
-from tailrace.monitor.exposition import expose
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
 from tailrace.server.admin import AdminServer, Status, WorkerStatus
 from tailrace.server.control import Adopt, Release, Start
@@ -253,7 +251,9 @@ class Supervisor:
 
     def metrics_page(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        values: dict[Key, float] = {("tailrace_build_info", (version("tailrace"), platform.python_version())): 1}
+        from tailrace.monitor.exposition import expose
+
+        values: dict[Key, float] = {("tailrace_build_info", (_version(), platform.python_version())): 1}
         for slot in self._slots:
             rss_bytes = slot.worker.rss_bytes if slot.ready_worker is not None and slot.worker is not None else 0
             values["tailrace_worker_restarts_total", (str(slot.index),)] = slot.restarts
@@ -266,7 +266,7 @@ class Supervisor:
         recent = metrics.since(self._samples[0]) if self._samples else metrics
         warm = next((slot.worker.ready for slot in self._slots if slot.worker is not None and slot.worker.ready), None)
         return Status(
-            version=version("tailrace"),
+            version=_version(),
             pid=os.getpid(),
             uptime_s=round(time.monotonic() - self._started_s, 3),
             ready=self.is_ready(),
@@ -291,6 +291,13 @@ class Supervisor:
     def _workers(self) -> list[WorkerProcess]:
         """Return the workers whose processes run."""
         return [slot.worker for slot in self._slots if slot.worker is not None and slot.worker.state != "gone"]
+
+
+def _version() -> str:
+    """Return the installed version."""
+    from importlib.metadata import version
+
+    return version("tailrace")
 
 
 def _url(address: tuple[str, int]) -> str:

@@ -188,7 +188,7 @@ class Worker:
                 gc.collect(2 if count % IDLE_COLLECTIONS == 0 else 0)
 
     def _in_flight(self) -> int:
-        return sum(engine.calls_in_flight for engine in self._engines)
+        return sum(engine.rows_waiting for engine in self._engines)
 
     def _livez(self) -> Answer:
         return 200, b"text/plain", b"live\n"

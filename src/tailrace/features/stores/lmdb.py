@@ -35,7 +35,8 @@ class LmdbStore:
 
     network: Final = False
 
-    def __init__(self, path: str | Path, clock: Clock) -> None:
+    def __init__(self, path: str | Path, clock: Clock, *, map_bytes: int = MAP_BYTES) -> None:
+        self._map_bytes = map_bytes
         self._path = str(path)
         self._file = os.path.join(self._path, _DATA_FILE)
         self._now_ns = clock.now_ns
@@ -95,6 +96,8 @@ class LmdbStore:
         if status is None or (status.st_dev, status.st_ino) != self._identity or status.st_size < self._bytes_min:
             self._let_go()
             self._check_files()
+        else:
+            self._bytes_min = status.st_size
 
     def _open(self) -> None:
         try:
@@ -103,10 +106,12 @@ class LmdbStore:
             raise StoreError(f"no store: {error.strerror}", where=self._path, next=_MATERIALIZE) from None
         try:
             self._environment = lmdb.open(
-                self._path, map_size=MAP_BYTES, readonly=True, create=False, readahead=False,
+                self._path, map_size=self._map_bytes, readonly=True, create=False, readahead=False,
                 max_readers=READERS_MAX, max_spare_txns=1,
             )  # fmt: skip
             self._environment.reader_check()
+            if status.st_size < _bytes_used(self._environment):
+                raise lmdb.CorruptedError("it is cut short")
         except (lmdb.Error, OSError) as error:
             self._let_go()
             raise StoreError(f"not a store that can be read: {error}", where=self._path,
@@ -120,6 +125,11 @@ class LmdbStore:
         if environment is not None:
             with contextlib.suppress(lmdb.Error):
                 environment.close()
+
+
+def _bytes_used(environment: Any) -> int:
+    """Return how long the file must be to hold every page that is in use."""
+    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]  # type: ignore[no-any-return]
 
 
 class LmdbWriter:
@@ -146,6 +156,7 @@ class LmdbWriter:
                 with self._environment.begin(write=True) as transaction:
                     for key, value in pairs:
                         transaction.put(key, value)
+                self._fill_up()
                 return
             except lmdb.MapFullError:
                 self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
@@ -154,6 +165,14 @@ class LmdbWriter:
             except (lmdb.Error, OSError) as error:
                 raise StoreError(f"cannot be written: {error}", where=self._path,
                                  next="see that the disk has room and the directory is yours") from None  # fmt: skip
+
+    def _fill_up(self) -> None:
+        """Make the file as long as its last page says: LMDB may leave one unwritten, and readers would call it cut."""
+        file = os.path.join(self._path, _DATA_FILE)
+        if os.stat(file).st_size < _bytes_used(self._environment):
+            with self._environment.begin(write=True):  # no other writer makes it longer meanwhile
+                if os.stat(file).st_size < (needed := _bytes_used(self._environment)):
+                    os.truncate(file, needed)
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""

@@ -1,0 +1,55 @@
+"""What the tests share: the small pipelines of tests/pipelines, beside their packaged models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pipelines.model_graphs import write_models
+
+from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.testing import TestClient
+
+PIPELINES = Path(__file__).parent / "pipelines"
+
+
+@pytest.fixture(scope="session")
+def pipelines_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the declarations of tests/pipelines and, under models/, their models."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    (folder / "models").mkdir()
+    write_models(folder / "models")
+    for path in PIPELINES.glob("*.py"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline_of(pipelines_dir: Path) -> Callable[[str], Pipeline]:
+    """Return what loads the declared pipeline of a name; its file is loaded once."""
+    loaded: dict[str, Pipeline] = {}
+
+    def load(name: str) -> Pipeline:
+        if name not in loaded:
+            found = load_pipelines(pipelines_dir / f"{name.split('_')[0]}.py")
+            loaded.update({pipeline.name: pipeline for pipeline in found})
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def client_of(pipeline_of: Callable[[str], Pipeline]) -> Iterator[Callable[[str], TestClient]]:
+    """Return what gives the client of the pipeline of a name; its store is shared by the tests, so put nothing in it."""
+    clients: dict[str, TestClient] = {}
+
+    def client(name: str) -> TestClient:
+        if name not in clients:
+            clients[name] = TestClient(pipeline_of(name))
+        return clients[name]
+
+    yield client
+    for each in clients.values():
+        each.plan.close()

@@ -1,0 +1,76 @@
+"""A real redis-server on a free port of the loopback, with its files in a folder of the test's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+REDIS_SERVER = shutil.which("redis-server")
+READY_S_MAX = 10.0
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class RedisServer:
+    """Starts, stops, pauses and kills one redis-server, by its own pid."""
+
+    def __init__(self, folder: Path, options: Sequence[str] = (), *, tls: bool = False) -> None:
+        self._folder = folder
+        self._options = tuple(options)
+        self._tls = tls
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it on its port and wait until it accepts connections."""
+        assert REDIS_SERVER, "redis-server is not installed"
+        ports = ["--port", "0", "--tls-port", str(self.port)] if self._tls else ["--port", str(self.port)]
+        self._process = subprocess.Popen(
+            [REDIS_SERVER, "--bind", "127.0.0.1", *ports, "--save", "", "--appendonly", "no",
+             "--dir", str(self._folder), *self._options],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        end_s = time.monotonic() + READY_S_MAX
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                assert self._process.poll() is None, "redis-server ended"
+                assert time.monotonic() < end_s, "redis-server did not start"
+                time.sleep(0.01)
+
+    def pause(self) -> None:
+        """Stop it in its tracks, its connections open."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
