@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_MS, Budget, Clock, MonotonicClock
-from tailrace.errors import CompileError, InvalidRequestError, ModelPackageError, Problem
+from tailrace.errors import CompileError, InvalidRequestError, ModelPackageError, Problem, SetupError
 from tailrace.features.assembly import Assembler
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
@@ -34,8 +34,8 @@ from tailrace.request.columns import columns_type
 from tailrace.request.decoder import RequestDecoder
 from tailrace.request.sample import sample_body
 from tailrace.response.encoder import ResponseEncoder, ValueReader
-from tailrace.types import Batch, Degraded, OnlineStore, Provenance
-from tailrace.wiring import Origin, Source, Wiring, wire
+from tailrace.types import Batch, Call, Degraded, OnlineStore, Provenance
+from tailrace.wiring import Origin, Source, Wiring, dtype_problem, wire
 
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """A model call under this runs on the loop; a heavier one on the inference thread, while the next batch gathers."""
@@ -139,7 +139,7 @@ class Plan:
             pipeline.decision,
             wiring.labels,
             [
-                (rule, [reader_of(source) for source in sources])
+                (rule, [reader_of(source, wiring.labels) for source in sources])
                 for rule, sources in zip(pipeline.rules, wiring.rules, strict=True)
             ],
         )
@@ -276,8 +276,11 @@ def _no_decision(batch: Batch) -> None:
 # -- sources to readers -----------------------------------------------------------------------------------------------
 
 
-def reader_of(source: Source) -> Callable[[Batch], Any]:
-    """Return what reads a source from a batch: a column, or an object with columns where the source names none."""
+def reader_of(source: Source, labels: Sequence[str] = ()) -> Callable[[Batch], Any]:
+    """Return what reads a source from a batch: a column, or an object with columns where the source names none.
+
+    labels: that a decision may have, for the decision so far.
+    """
     name, view = source.name, source.view
     match source.origin:
         case Origin.REQUEST:
@@ -288,6 +291,9 @@ def reader_of(source: Source) -> Callable[[Batch], Any]:
             return lambda batch: batch.on_demand[name]
         case Origin.SCORE:
             return lambda batch: batch.scores
+        case Origin.DECISION:
+            texts = np.array(labels, dtype=object)
+            return lambda batch: texts[batch.decisions]
     raise AssertionError(source)
 
 
@@ -342,7 +348,7 @@ def compile_plan(
     clock = clock or MonotonicClock()
     problems: list[Problem] = []
     model = _load_model(pipeline.model, pipeline.base_dir, problems)
-    fallback = _load_fallback(pipeline, model, problems)
+    fallback = _load_fallback(pipeline, model, clock, problems)
     wiring = wire(pipeline, model.signature if model is not None else None)
     problems = [*wiring.problems, *problems]
     if problems or model is None:
@@ -352,8 +358,7 @@ def compile_plan(
         (tensor.name, Assembler(tensor.numpy_dtype, _parts(wiring, tensor.features, codecs)))
         for tensor in model.signature.inputs
     )
-    classes = len(model.signature.classes) if model.signature.column is None and model.signature.classes else 1
-    scorer = Scorer(model, fallback, classes=classes, clock=clock)
+    scorer = Scorer(model, fallback, classes=_classes_of(model.signature), clock=clock)
     compiled = CompiledModel(model.signature, assemblers, scorer, measure_curve(model, clock=clock))
     plan = Plan(pipeline, wiring, store, Retrieval(codecs, store, clock), compiled, clock, array_max)
     problems = dry_run(plan, codecs)
@@ -370,14 +375,17 @@ def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> OnnxMo
         return None
 
 
-def _load_fallback(pipeline: Pipeline, model: OnnxModel | None, problems: list[Problem]) -> Constant | Scorer | None:
+def _load_fallback(
+    pipeline: Pipeline, model: OnnxModel | None, clock: Clock, problems: list[Problem]
+) -> Constant | Scorer | None:
     fallback = pipeline.model.fallback
     if not isinstance(fallback, Model):
         return fallback
     second = _load_model(fallback, pipeline.base_dir, problems)
     if second is None or model is None:
         return None
-    if second.signature.inputs != model.signature.inputs or second.signature.classes != model.signature.classes:
+    one, other = model.signature, second.signature
+    if (one.inputs, one.classes, one.column is None) != (other.inputs, other.classes, other.column is None):
         problems.append(
             Problem(
                 f"the fallback {fallback.name!r} takes other inputs or classes than {pipeline.model.name!r}",
@@ -385,7 +393,12 @@ def _load_fallback(pipeline: Pipeline, model: OnnxModel | None, problems: list[P
                 "package both with the same feature columns in the same order",
             )
         )
-    return Scorer(second, fallback.fallback if isinstance(fallback.fallback, Constant) else None)
+    return Scorer(second, cast(Constant | None, fallback.fallback), classes=_classes_of(second.signature), clock=clock)
+
+
+def _classes_of(signature: Signature) -> int:
+    """Return how many columns the scores have; 1 where they are one a row."""
+    return len(signature.classes) if signature.column is None and signature.classes else 1
 
 
 def _parts(
@@ -424,28 +437,45 @@ def _is_next(source: Source, other: Source, codec: RowCodec) -> bool:
 
 
 def dry_run(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:
-    """Run every function of the user's once, on two sample rows of default features; return what they do wrong."""
-    request = plan.decode(plan.sample_body(1))
-    batch = Batch([_SampleCall(request), _SampleCall(plan.decode(plan.sample_body(2)))], 0, 0)  # type: ignore[list-item]
+    """Run what the user wrote once, on sample requests with default features; return what it does wrong."""
+    try:
+        requests = [plan.decode(plan.sample_body(seed)) for seed in (1, 2)]
+    except SetupError as error:
+        return [Problem(error.what, error.where, error.next)]
+    batch, *alone = (_sample_batch(plan, codecs, some) for some in (requests, requests[:1], requests[1:]))
+    problems: list[Problem] = []
+    for name, function, readers in plan._on_demand:
+        where = f"@on_demand {name}"
+        batch.on_demand[name], problem = _try(function, readers, batch, where, "fiubOUST")
+        if not problem:
+            problem = _try_alone(name, function, readers, batch, alone)
+            problem += _check_fit(plan, name, batch.on_demand[name])
+        problems += problem
+    shape = (batch.rows, len(plan.signature.classes)) if _classes_of(plan.signature) > 1 else batch.rows
+    batch.scores = np.full(shape, 0.5, np.float32)
+    batch.decisions = np.zeros(batch.rows, np.intp)
+    for rule, readers in plan._decider.functions():
+        problems += _try(rule.when, readers, batch, f"rule {rule.name!r}", "b")[1]
+    if not problems:
+        try:
+            plan.decide(batch)
+            plan.encode(batch)
+        except Exception as error:  # whatever a response type of the user's own raises is a mistake to be told
+            where = f"response {plan.pipeline.response.__name__}"
+            next_step = "it must be built from its fields in their order, and be JSON"
+            problems.append(Problem(f"{type(error).__name__}: {error}", where, next_step))
+    return problems
+
+
+def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any]) -> Batch:
+    """Return a batch of requests whose entities are unknown, as it stands after the look-ups."""
+    batch = Batch([Call(None, None, request, 0, 0) for request in requests], 0, 0)
     plan.gather(batch)
     by_key = plan._ids(batch)
     for codec, (key, expands) in zip(codecs, plan._view_keys, strict=True):
         rows = codec.defaults(len(by_key[key]), Provenance.DEFAULT)
         batch.views.append(ViewColumns(rows, None if expands else batch.row_request))
-    problems = []
-    for name, function, readers in plan._on_demand:
-        batch.on_demand[name], problem = _try(function, readers, batch, f"@on_demand {name}", "fiub")
-        problems += problem
-    batch.scores = np.full(batch.rows, 0.5, np.float32)
-    batch.decisions = np.zeros(batch.rows, np.intp)
-    for rule, readers in plan._decider.functions():
-        problems += _try(rule.when, readers, batch, f"rule {rule.name!r}", "b")[1]
-    return problems
-
-
-@dataclass(frozen=True, slots=True)
-class _SampleCall:
-    requests: Any
+    return batch
 
 
 def _try(
@@ -454,12 +484,11 @@ def _try(
     """Call a user's function on sample columns; say what is wrong with what it gives."""
     blank = np.zeros(batch.rows)
     try:
-        value = function(*[read(batch) for read in readers])
+        column = np.asarray(function(*[read(batch) for read in readers]))
     except Exception as error:  # whatever a user's function raises is a mistake to be told
         return blank, [Problem(f"{type(error).__name__}: {error}", where, "it must take columns, shape (rows,)")]
-    column = np.asarray(value)
-    if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds + "O" * (kinds != "b"):
-        wanted = "bool" if kinds == "b" else "numbers"
+    if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds:
+        wanted = "bool" if kinds == "b" else "numbers or texts"
         return blank, [
             Problem(
                 f"gives {column.dtype} of shape {column.shape}, not {wanted} of shape (rows,)",
@@ -467,4 +496,50 @@ def _try(
                 "return one value a row, computed on whole columns",
             )
         ]
-    return column, []
+    return np.broadcast_to(column, (batch.rows,)), []
+
+
+def _try_alone(
+    name: str,
+    function: Callable[..., Any],
+    readers: Sequence[Callable[[Batch], Any]],
+    together: Batch,
+    alone: Sequence[Batch],
+) -> list[Problem]:
+    """Say so if a function gives a request another value beside others than alone: a mean of a column, a sort."""
+    where = f"@on_demand {name}"
+    for batch in alone:
+        batch.on_demand[name], problems = _try(function, readers, batch, where, "fiubOUST")
+        if problems:
+            return problems
+    parts = np.concatenate([batch.on_demand[name] for batch in alone])
+    if _alike(together.on_demand[name], parts) or not _alike(
+        together.on_demand[name], _try(function, readers, together, where, "fiubOUST")[0]
+    ):
+        return []  # a function that never gives the same twice (a clock, a random number) cannot be compared
+    return [
+        Problem(
+            "a row's value depends on the other requests of its batch",
+            where,
+            "compute each row from its own values: no mean, sort or rank over a column",
+        )
+    ]
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.dtype.kind == "f" and other.dtype.kind == "f":
+        return bool(np.allclose(one, other, rtol=1e-6, equal_nan=True))
+    return bool(np.array_equal(one, other))
+
+
+def _check_fit(plan: Plan, name: str, column: NDArray[Any]) -> list[Problem]:
+    """Hold the type that a function gives against the model's input that it fills."""
+    dtype = column.dtype
+    if dtype.kind == "O" and not isinstance(column[0] if len(column) else "", str):
+        dtype = np.array(column.tolist()).dtype
+    problems: list[Problem] = []
+    for tensor in plan.signature.inputs:
+        if name in tensor.features:
+            place = f"{tensor.name!r}[{tensor.features.index(name)}] of the model {plan.pipeline.model.name!r}"
+            problems += dtype_problem(name, dtype, place, tensor.dtype)
+    return problems

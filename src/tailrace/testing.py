@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from tailrace.deadline import NS_PER_MS, Clock, MonotonicClock
-from tailrace.engine import answer
+from tailrace.engine import answer, drive
+from tailrace.errors import SetupError
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline, load_pipelines
@@ -58,10 +59,17 @@ class TestClient:
 
     @classmethod
     def of_file(cls, path: Path | str, name: str | None = None) -> TestClient:
-        """Return a client of the pipeline of that name in a file, or of its only one."""
-        found = [pipeline for pipeline in load_pipelines(Path(path)) if name in (None, pipeline.name)]
-        (pipeline,) = found
-        return cls(pipeline)
+        """Return a client of the pipeline of that name in a file, or of its only one.
+
+        Raises SetupError for a file without it, or of several where no name is given.
+        """
+        found = {pipeline.name: pipeline for pipeline in load_pipelines(Path(path))}
+        if name is None and len(found) == 1:
+            (name,) = found
+        if name not in found:
+            what = "the file declares several pipelines" if name is None else f"the file declares no pipeline {name!r}"
+            raise SetupError(what, where=str(path), next=f"name one of {', '.join(found)}")
+        return cls(found[name])
 
     def __enter__(self) -> TestClient:
         return self
@@ -72,8 +80,10 @@ class TestClient:
         self.plan.close()
 
     def put(self, view: Any, entity_id: EntityId, **columns: Any) -> None:
-        """Write one entity's row of a view; a column not given is null."""
+        """Write one entity's row of a view; a column not given is null. Raises TypeError for a column it has not."""
         codec = RowCodec(view.spec)
+        if unknown := columns.keys() - {column.name for column in view.spec.columns}:
+            raise TypeError(f"{view.__name__} has no column {', '.join(sorted(unknown))}")
         values: dict[str, Any] = {column.name: [columns.get(column.name)] for column in view.spec.columns}
         now_ns = self._clock.wall_ns()
         (row,) = codec.pack([entity_id], values, now_ns, now_ns)
@@ -98,5 +108,12 @@ class TestClient:
         for call in calls:
             call.rows = self.plan.rows_of(call.requests)
         batch = Batch(calls, now_ns, deadline_ns)
-        asyncio.run(answer(self.plan, batch, self._clock.now_ns))
+        run = self._answer(batch)
+        if self.plan.suspends:
+            asyncio.run(run)
+        else:
+            drive(run)  # works inside a running loop too
         return batch
+
+    async def _answer(self, batch: Batch) -> None:
+        await answer(self.plan, batch, self._clock.now_ns)

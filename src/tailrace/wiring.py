@@ -306,20 +306,23 @@ def _check_dtypes(wiring: Wiring, tensor: TensorSpec, model: str) -> None:
         source = wiring.features.get(name)
         if source is None or source.dtype is None:
             continue
-        is_float = source.dtype.kind == "f"
-        if (
-            source.is_text != (tensor.dtype == "string")
-            or source.dtype.kind == "M"
-            or (is_float and tensor.dtype.startswith("int"))
-        ):
-            wiring.problems.append(
-                Problem(
-                    f"the model {model!r} wants {tensor.dtype} as input {tensor.name!r}[{position}], this is "
-                    f"{'text' if source.is_text else source.dtype}",
-                    f"features.{name}",
-                    "declare it with the model's type, or convert it in an @on_demand feature",
-                )
-            )
+        problem = dtype_problem(name, source.dtype, f"{tensor.name!r}[{position}] of the model {model!r}", tensor.dtype)
+        wiring.problems.extend(problem)
+
+
+def dtype_problem(name: str, dtype: np.dtype[Any], place: str, wanted: str) -> list[Problem]:
+    """Return what is wrong with filling an input of type `wanted` from a column of `dtype`: one problem, or none."""
+    is_text = dtype.kind in "OUST"
+    casting: Literal["safe", "same_kind"] = "safe" if wanted.startswith("int") else "same_kind"  # ints would wrap
+    if is_text == (wanted == "string") and (is_text or np.can_cast(dtype, wanted, casting)):
+        return []
+    return [
+        Problem(
+            f"the input {place} is {wanted}, this is {'text' if is_text else dtype}",
+            f"features.{name}",
+            "declare it with the model's type, or convert it in an @on_demand feature",
+        )
+    ]
 
 
 # -- decision and response --------------------------------------------------------------------------------------------
@@ -339,21 +342,24 @@ def _wire_decision(pipeline: Pipeline, wiring: Wiring, signature: Signature | No
                         "write decision=tr.labels() for the likeliest class",
                     )
                 )
-        case Labels(names=names) if signature is None:
-            wiring.labels = names  # the model cannot be read: what its classes are is not known
         case Labels(names=names):
-            classes = tuple(str(label) for label in signature.classes)
-            wiring.labels = names or classes
-            if len(wiring.labels) != len(classes) or not classes:
-                wiring.problems.append(
-                    Problem(
-                        f"{len(wiring.labels)} labels for a model of {len(classes)} classes",
-                        "decision",
-                        f"the model's classes are {', '.join(classes) or 'none: it is a regression'}",
-                    )
-                )
+            _wire_labels(wiring, names, signature)
         case None if pipeline.rules:
             wiring.problems.append(Problem("rules without a decision", "rules", 'add decision=tr.bands("score", …)'))
+
+
+def _wire_labels(wiring: Wiring, names: tuple[str, ...], signature: Signature | None) -> None:
+    """Take the labels from the declaration, else from the model, which may be one that could not be read."""
+    classes = tuple(str(label) for label in signature.classes) if signature is not None else names
+    wiring.labels = names or classes
+    if signature is not None and (len(wiring.labels) != len(classes) or not classes):
+        wiring.problems.append(
+            Problem(
+                f"{len(wiring.labels)} labels for a model of {len(classes)} classes",
+                "decision",
+                f"the model's classes are {', '.join(classes) or 'none: it is a regression'}",
+            )
+        )
 
 
 def _wire_rules(pipeline: Pipeline, wiring: Wiring) -> None:

@@ -20,9 +20,7 @@ def test_key_is_tagged_with_the_entity() -> None:
 
 
 @given(st.tuples(NAMES, IDS, NAMES), st.tuples(NAMES, IDS, NAMES))
-def test_key_is_of_one_entity_and_view_only(
-    one: tuple[str, int | str, str], other: tuple[str, int | str, str]
-) -> None:
+def test_key_is_of_one_entity_and_view_only(one: tuple[str, int | str, str], other: tuple[str, int | str, str]) -> None:
     """Two keys are equal only where entity, id and view are."""
     first, second = (KeyFormat(entity, view).key(entity_id) for entity, entity_id, view in (one, other))
     assert (first == second) == (one == other)

@@ -49,7 +49,9 @@ def write_models(folder: Path) -> None:
     heavy(folder)
 
 
-def save(path: Path, nodes: list[Any], inputs: dict[str, int], width: int, initializers: Any = (), in_width: int = 1) -> Path:
+def save(
+    path: Path, nodes: list[Any], inputs: dict[str, int], width: int, initializers: Any = (), in_width: int = 1
+) -> Path:
     """Write a graph whose output is `score`, of shape (rows, width)."""
     graph = helper.make_graph(
         nodes,
@@ -72,7 +74,9 @@ def linear(folder: Path, name: str, weights: dict[str, float], bias: float = 0.0
     """Package score = features · weights + bias: one float matrix in."""
     nodes = [helper.make_node("MatMul", ["x", "w"], ["sum"]), helper.make_node("Add", ["sum", "b"], ["score"])]
     column = np.array(list(weights.values())).reshape(-1, 1)
-    path = save(folder / f"{name}.onnx", nodes, {"x": FLOAT}, 1, [constant("w", column), constant("b", [bias])], len(weights))
+    path = save(
+        folder / f"{name}.onnx", nodes, {"x": FLOAT}, 1, [constant("w", column), constant("b", [bias])], len(weights)
+    )
     values = np.random.default_rng(3).random((60, len(weights)))
     package(path, pa.table(dict(zip(weights, values.T, strict=True))), name=name, out=folder / name)
 

@@ -23,7 +23,6 @@ class Decision(tr.Response):
     reasons: list[str]
     avg_amount: float
     amount_ratio: float
-    terms: int
 
 
 class CustomerProfile(tr.BatchFeatureView):

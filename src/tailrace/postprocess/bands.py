@@ -31,11 +31,14 @@ def bands(on: str = "score", /, **starts: float) -> Bands:
     """
     problems = []
     edges = tuple(starts.values())
+    for label, start in starts.items():
+        if isinstance(start, bool) or not isinstance(start, int | float) or start != start:
+            problems.append(Problem(f"{label} starts at {start!r}, which is no number", "decision", "give a score"))
     if on != "score":
         problems.append(Problem(f"bands look at 'score', not {on!r}", "decision", 'write bands("score", …)'))
     if not starts:
         problems.append(Problem("bands without a label", "decision", "name at least one: allow=0.0"))
-    if list(edges) != sorted(set(edges)):
+    if not problems and list(edges) != sorted(set(edges)):
         problems.append(
             Problem(f"the starts {edges} do not ascend", "decision", "order the bands from the lowest score up")
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import uuid
 from typing import Any
 
 import msgspec
@@ -17,8 +19,7 @@ def sample_body(request_type: type[Request], *, seed: int = 1, list_length: int 
 
     Raises SetupError for a type whose constraints (a pattern, say) it cannot meet.
     """
-    info = shape.type_info(request_type)
-    body = msgspec.json.encode(_value(info, seed, list_length))
+    body = msgspec.json.encode(_value(shape.type_info(request_type), seed, list_length))
     try:
         msgspec.json.decode(body, type=request_type)
     except msgspec.ValidationError as error:
@@ -30,45 +31,72 @@ def sample_body(request_type: type[Request], *, seed: int = 1, list_length: int 
     return body
 
 
-def _value(info: shape.Type, seed: int, length: int) -> Any:  # noqa: C901, PLR0911 - one case a type
+def _value(info: shape.Type, seed: int, length: int) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case a type
     """Return one value of a type, as JSON knows it."""
     match info:
         case shape.StructType():
-            if (example := getattr(info.cls, "example", None)) is not None:
+            if isinstance(example := getattr(info.cls, "example", None), dict):
                 return example
-            return {field.encode_name: _value(field.type, seed + i, length) for i, field in enumerate(info.fields)}
+            tag = {} if info.tag_field is None else {info.tag_field: info.tag}
+            return tag | {
+                field.encode_name: _value(field.type, seed + i, length) for i, field in enumerate(info.fields)
+            }
         case shape.IntType() | shape.FloatType():
             return _number(info, seed)
+        case shape.DecimalType():
+            return str(seed)
         case shape.StrType():
-            return f"{'sample' if info.max_length is None else ''}{seed}".ljust(info.min_length or 0, "x")[
-                : info.max_length
-            ]
+            text = f"{'sample' if info.max_length is None else ''}{seed}".ljust(info.min_length or 0, "x")
+            return text[: info.max_length]
+        case shape.BytesType():
+            return bytes(info.min_length or 0)
+        case shape.UUIDType():
+            return str(uuid.UUID(int=seed))
         case shape.BoolType():
             return seed % 2 == 0
         case shape.DateTimeType():
             return dt.datetime(2026, 1, 1, seed % 24, tzinfo=None if info.tz is False else dt.UTC)
         case shape.DateType():
             return dt.date(2026, 1, 1 + seed % 28)
+        case shape.TimeType():
+            return dt.time(seed % 24, tzinfo=dt.UTC if info.tz else None)
+        case shape.TimeDeltaType():
+            return dt.timedelta(seconds=seed)
         case shape.LiteralType():
             return info.values[seed % len(info.values)]
         case shape.EnumType():
-            return next(iter(info.cls)).value
-        case shape.ListType() | shape.CollectionType():
-            count = min(max(length, info.min_length or 0), info.max_length or length)
+            members = list(info.cls)
+            return members[seed % len(members)].value
+        case shape.TupleType():
+            return [_value(item, seed + i, length) for i, item in enumerate(info.item_types)]
+        case shape.CollectionType():
+            count = min(max(length, info.min_length or 0), length if info.max_length is None else info.max_length)
             return [_value(info.item_type, seed + i, length) for i in range(count)]
         case shape.UnionType():
             return _value(next(t for t in info.types if not isinstance(t, shape.NoneType)), seed, length)
         case shape.DictType():
-            return {}
+            items = range(info.min_length or 0)
+            return {str(_value(info.key_type, seed + i, 1)): _value(info.value_type, seed + i, 1) for i in items}
     return None
 
 
 def _number(info: shape.IntType | shape.FloatType, seed: int) -> int | float:
-    """Return a number inside the declared bounds."""
-    step = 1 if isinstance(info, shape.IntType) else 0.5
-    low = info.ge if info.ge is not None else info.gt + step if info.gt is not None else None
-    high = info.le if info.le is not None else info.lt - step if info.lt is not None else None
-    value = seed * step if low is None else low + (seed % 16) * step
-    if high is not None and value > high:
-        value = high if low is None or low <= high else (info.gt + info.lt) / 2  # type: ignore[operator]
-    return value
+    """Return a number inside the declared bounds: near the lower one where there is one, else below the upper."""
+    if isinstance(info, shape.IntType):
+        step: int | float = info.multiple_of or 1
+        low = info.ge if info.ge is not None else info.gt + 1 if info.gt is not None else None
+        high = info.le if info.le is not None else info.lt - 1 if info.lt is not None else None
+    else:
+        lowest = info.ge if info.ge is not None else info.gt
+        highest = info.le if info.le is not None else info.lt
+        step = info.multiple_of or 0.5
+        low = math.nextafter(lowest, math.inf) if lowest is not None and info.ge is None else lowest
+        high = math.nextafter(highest, -math.inf) if highest is not None and info.le is None else highest
+        if low is not None and high is not None and info.multiple_of is None:
+            step = min(step, (high - low) / 32)
+    if low is None:
+        value = seed * step
+        return value if high is None or value <= high else (high // step) * step - (seed % 16) * step
+    value = -(-low // step) * step if info.multiple_of else low + (step if info.ge is None and step >= 0.5 else 0)
+    value += (seed % 16) * step
+    return value if high is None or value <= high else -(-low // step) * step if info.multiple_of else low

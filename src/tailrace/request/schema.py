@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import msgspec
@@ -31,6 +32,7 @@ class FieldSpec:
 
     dtype: of its column. many: the field is a list, one element a row. nullable: None is allowed (NaN in a column of
     numbers, "" in one of text, NaT in one of times). quotes: how many `"` its JSON value has, None if that varies.
+    enum: its values are members of an Enum; its column holds what they stand for.
     """
 
     name: str
@@ -39,6 +41,7 @@ class FieldSpec:
     nullable: bool
     required: bool
     quotes: int | None
+    enum: bool = False
 
 
 _DTYPES: Mapping[type, str] = {
@@ -63,6 +66,12 @@ def _strip(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
+def _base_of(values: Sequence[Any]) -> tuple[type, bool]:
+    """Return the type of the values of a Literal or an Enum (object where they differ), and whether None is among them."""
+    types = {type(value) for value in values} - {type(None)}
+    return types.pop() if len(types) == 1 else object, None in values
+
+
 def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
     """Return the fields of a request type by name, in order. A type without a column of its own has dtype object."""
     specs = {}
@@ -71,8 +80,10 @@ def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
         many = get_origin(base) is list
         if many:
             base, _ = _strip(get_args(base)[0])
-        if get_origin(base) is Literal:
-            base = type(get_args(base)[0])
+        enum = isinstance(base, type) and issubclass(base, Enum)
+        if enum or get_origin(base) is Literal:
+            base, has_null = _base_of([item.value for item in base] if enum else get_args(base))
+            nullable |= has_null
         name = "float64" if nullable and base in _UNQUOTED else _DTYPES.get(base, "object")
         quotes = 0 if base in _UNQUOTED else 2 if base in _QUOTED else None
         specs[field.name] = FieldSpec(
@@ -82,6 +93,7 @@ def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
             nullable=nullable,
             required=field.required,
             quotes=None if many or nullable else quotes,
+            enum=enum,
         )
     return specs
 

@@ -30,7 +30,7 @@ class ResponseEncoder:
         self._encode_lines = encoder.encode_lines
 
     def encode(self, batch: Batch) -> None:
-        """Fill `batch.bodies`, one a call; a call with a failed row gets a problem body and stands in `batch.errors`."""
+        """Fill `batch.bodies`, one a call; a call with a failed row gets a problem, and stands in `batch.errors`."""
         responses = list(map(self._type, *[read(batch) for read in self._readers]))
         if batch.offsets is None:
             # JSON holds no bare newline, so one encoder call serves the whole batch (bench: response_encode).

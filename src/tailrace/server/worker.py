@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -43,13 +42,13 @@ from tailrace.server.control import (
 from tailrace.server.head import Answer, Route
 from tailrace.server.http import HttpServer
 from tailrace.server.logging import configure_logging
+from tailrace.server.slots import BACKLOG, inherited_listener
 from tailrace.types import Batch, Provenance
 from tailrace.warmup import LayerTimes, warm_up
 
 SWEEP_S: Final = 1.0
-BACKLOG: Final = 1_024
-IDLE_COLLECTIONS: Final = 30
-"""Sweeps between two full collections of garbage, made when nothing is in flight."""
+COLLECTION_SWEEPS: Final = 30
+"""Sweeps between two full collections of garbage when idle, and between two young ones when never idle."""
 
 
 class BatchObserver:
@@ -141,7 +140,7 @@ class Worker:
 
     async def _listen(self, slot: int) -> None:
         """Accept on a slot's socket: a copy of it, since the supervisor's must stay open."""
-        sock = socket.socket(fileno=os.dup(self._start.listen_fds[slot]))
+        sock = inherited_listener(self._start.listen_fds[slot])
         loop = asyncio.get_running_loop()
         self._servers[slot] = await loop.create_server(self._http, sock=sock, backlog=BACKLOG)
 
@@ -184,8 +183,11 @@ class Worker:
             in_flight = self._in_flight()
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
+            due = count % COLLECTION_SWEEPS == 0
             if in_flight == 0:
-                gc.collect(2 if count % IDLE_COLLECTIONS == 0 else 0)
+                gc.collect(2 if due else 0)
+            elif due:
+                gc.collect(0)
 
     def _in_flight(self) -> int:
         return sum(engine.rows_waiting for engine in self._engines)

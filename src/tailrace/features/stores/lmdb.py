@@ -110,7 +110,9 @@ class LmdbStore:
                 max_readers=READERS_MAX, max_spare_txns=1,
             )  # fmt: skip
             self._environment.reader_check()
-            if status.st_size < _bytes_used(self._environment):
+            needed = _bytes_used(self._environment)
+            status = os.stat(self._file)  # only now: a writer makes the file longer before it says so
+            if status.st_size < needed:
                 raise lmdb.CorruptedError("it is cut short")
         except (lmdb.Error, OSError) as error:
             self._let_go()
