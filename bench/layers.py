@@ -60,7 +60,7 @@ async def main() -> None:
     await plan.open()
     await warm_up(plan, clock)
     bodies = [plan.sample_body(seed) for seed in range(max(SIZES))]
-    replay = Path("/tmp/scratch/replay.jsonl")
+    replay = arguments.pipeline.resolve().parents[2] / "build" / pipeline.name / "replay.jsonl"
     if replay.exists():
         bodies = replay.read_bytes().splitlines()[: max(SIZES)]
     gc.collect()

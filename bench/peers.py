@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import urllib.request
@@ -49,9 +50,14 @@ class Server:
 
 def check_programs() -> None:
     """Raise BenchError unless every program that is needed is installed."""
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    missing = [name for name in PROGRAMS if find_program(name) is None]
     if missing:
         raise BenchError(f"not installed: {', '.join(missing)}; apt-get install nginx wrk redis-server util-linux")
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program; Debian keeps nginx where only root's PATH looks."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 def start_nginx(stack: ExitStack, answer: bytes) -> Server:
@@ -61,7 +67,15 @@ def start_nginx(stack: ExitStack, answer: bytes) -> Server:
     config = directory / "nginx.conf"
     text = Template((HERE / "nginx.conf").read_text())
     config.write_text(text.substitute(directory=directory, port=port, body=answer.decode()))
-    command = ["nginx", "-p", str(directory), "-e", str(directory / "start.log"), "-c", str(config)]
+    command = [
+        find_program("nginx") or "nginx",
+        "-p",
+        str(directory),
+        "-e",
+        str(directory / "start.log"),
+        "-c",
+        str(config),
+    ]
     process = start(stack, "nginx", command, directory / "out.log", cores={SERVER_CORE})
     url = f"http://127.0.0.1:{port}/predict"
     return Server(process, url, wait_ready(process, url))

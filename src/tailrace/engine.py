@@ -201,7 +201,9 @@ class Engine:
         durations = self._durations_ns
         durations.append(took_ns)
         self._least_ns = min(self._least_ns, took_ns)
-        self._row_ns += (took_ns / max(rows, 1) - self._row_ns) * 0.05
+        row_ns = took_ns / max(rows, 1)
+        if row_ns < self._row_ns or 2 * rows >= self.plan.rows_best:  # a small batch says nothing of a queue's pace
+            self._row_ns += (row_ns - self._row_ns) * 0.05
         if len(durations) >= DURATIONS_MAX:
             self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
             del durations[: DURATIONS_MAX // 8]

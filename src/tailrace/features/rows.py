@@ -146,7 +146,7 @@ class RowCodec:
 
     def _fill_nulls(self, data: NDArray[Any], strings: dict[str, list[str]]) -> NDArray[np.bool_] | None:
         """Put defaults where rows hold nulls; return where, or None."""
-        if not (data[STAMP] & _FLAG_NULLS).any():
+        if not np.count_nonzero(data[STAMP] & _FLAG_NULLS):
             return None
         bits = np.unpackbits(data[NULLS], axis=1, count=len(self.spec.columns), bitorder="little")
         nulls = bits.view(np.bool_)

@@ -182,7 +182,9 @@ class SourceRows:
                 delim=source.delimiter,
             )  # fmt: skip
         elif isinstance(source, SQL):
-            table = connection.sql(Path(self._path).read_text(encoding="utf-8").strip().rstrip(";"))
+            query = Path(self._path).read_text(encoding="utf-8").strip().rstrip(";")
+            connection.raw_sql(f"CREATE TEMP VIEW source AS\n{query}").fetchall()
+            table = connection.table("source")
         else:
             raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
         # Read once: lines that a CSV's reader rejects are told of at every scan, and a query may not repeat its order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isnan
 
 from tailrace.errors import Problem
 
@@ -32,7 +33,7 @@ def bands(on: str = "score", /, **starts: float) -> Bands:
     problems = []
     edges = tuple(starts.values())
     for label, start in starts.items():
-        if isinstance(start, bool) or not isinstance(start, int | float) or start != start:
+        if isinstance(start, bool) or not isinstance(start, int | float) or isnan(start):
             problems.append(Problem(f"{label} starts at {start!r}, which is no number", "decision", "give a score"))
     if on != "score":
         problems.append(Problem(f"bands look at 'score', not {on!r}", "decision", 'write bands("score", …)'))

@@ -81,22 +81,24 @@ def _value(info: shape.Type, seed: int, length: int) -> Any:  # noqa: C901, PLR0
 
 
 def _number(info: shape.IntType | shape.FloatType, seed: int) -> int | float:
-    """Return a number inside the declared bounds: near the lower one where there is one, else below the upper."""
+    """Return a number inside the declared bounds, if `multiple_of` leaves one."""
     if isinstance(info, shape.IntType):
-        step: int | float = info.multiple_of or 1
-        low = info.ge if info.ge is not None else info.gt + 1 if info.gt is not None else None
-        high = info.le if info.le is not None else info.lt - 1 if info.lt is not None else None
-    else:
-        lowest = info.ge if info.ge is not None else info.gt
-        highest = info.le if info.le is not None else info.lt
-        step = info.multiple_of or 0.5
-        low = math.nextafter(lowest, math.inf) if lowest is not None and info.ge is None else lowest
-        high = math.nextafter(highest, -math.inf) if highest is not None and info.le is None else highest
-        if low is not None and high is not None and info.multiple_of is None:
-            step = min(step, (high - low) / 32)
+        low = info.ge if info.ge is not None else None if info.gt is None else info.gt + 1
+        high = info.le if info.le is not None else None if info.lt is None else info.lt - 1
+        return _between(low, high, info.multiple_of or 1, seed)
+    least = info.ge if info.ge is not None else None if info.gt is None else math.nextafter(info.gt, math.inf)
+    most = info.le if info.le is not None else None if info.lt is None else math.nextafter(info.lt, -math.inf)
+    if info.multiple_of is not None:
+        return _between(least, most, info.multiple_of, seed)
+    if least is not None and most is not None:
+        return least + min((most - least) / 16, 0.5) * (seed % 16)
+    return _between(least, most, 0.5, seed)
+
+
+def _between(low: float | None, high: float | None, step: float, seed: int) -> int | float:
+    """Return a multiple of `step` near the bound there is, or near zero."""
+    first = 0 if low is None else math.ceil(low / step) if isinstance(step, float) else -(-low // step)
+    last = None if high is None else math.floor(high / step) if isinstance(step, float) else high // step
     if low is None:
-        value = seed * step
-        return value if high is None or value <= high else (high // step) * step - (seed % 16) * step
-    value = -(-low // step) * step if info.multiple_of else low + (step if info.ge is None and step >= 0.5 else 0)
-    value += (seed % 16) * step
-    return value if high is None or value <= high else -(-low // step) * step if info.multiple_of else low
+        return (seed if last is None or seed <= last else last - seed % 16) * step
+    return (first + seed % (16 if last is None else max(1, min(16, int(last - first) + 1)))) * step

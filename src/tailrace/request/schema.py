@@ -67,7 +67,7 @@ def _strip(annotation: Any) -> tuple[Any, bool]:
 
 
 def _base_of(values: Sequence[Any]) -> tuple[type, bool]:
-    """Return the type of the values of a Literal or an Enum (object where they differ), and whether None is among them."""
+    """Return the one type of a Literal's or an Enum's values (else object), and whether None is among them."""
     types = {type(value) for value in values} - {type(None)}
     return types.pop() if len(types) == 1 else object, None in values
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import structlog
 import uvloop
 
@@ -68,7 +69,7 @@ class BatchObserver:
         for error in batch.errors.values():
             recorder.count_failure(type(error))
         for view, provenance in enumerate(batch.provenances):
-            if provenance.any():
+            if np.count_nonzero(provenance):
                 recorder.count_provenances(view, provenance)
             else:
                 recorder.count_provenance(view, Provenance.FRESH, len(provenance))

@@ -126,8 +126,12 @@ class _Connection(asyncio.Protocol):
 
     def send(self, command: tuple[Any, ...], future: asyncio.Future[Any], now_ns: int) -> None:
         """Put a command in line; its reply becomes the future's result."""
-        self.waiting.append((future, now_ns))
         self._transport.write(hiredis.pack_command(command))
+        self.waiting.append((future, now_ns))
+
+    def is_lost(self) -> bool:
+        """Return whether the connection is gone, or going."""
+        return self._transport.is_closing()  # type: ignore[no-any-return]
 
     def abort(self) -> None:
         """Drop the connection, and with it every reply still owed."""
@@ -188,7 +192,7 @@ class RedisStore:
     def _usable_connection(self) -> _Connection:
         """Return the connection. Raises ConnectionError without one, and drops one that has stalled."""
         connection = self._connection
-        if connection is None:
+        if connection is None or connection.is_lost():
             raise ConnectionError(f"{self._address.url}: {self._refusal}")
         waiting = connection.waiting
         if waiting:
@@ -216,8 +220,9 @@ class RedisStore:
                 retry_s = min(2 * retry_s, RETRY_S_MAX)
                 continue
             self._connection, retry_s = connection, RETRY_S_MIN
+            self._refusal = "Redis closed the connection"
             await connection.lost
-            self._connection, self._refusal = None, "Redis closed the connection"
+            self._connection = None
 
     async def _connect(self) -> _Connection:
         """Return a connection on which Redis has answered. Raises OSError, TimeoutError or StoreError."""
