@@ -118,6 +118,19 @@ def rss_mb(pid: int) -> float:
     raise BenchError(f"process {pid} tells no VmRSS")
 
 
+def busy_share(seconds: float = 1.0) -> float:
+    """Return which share of the machine is at work just now, from 0 to 1; time that a hypervisor takes counts too."""
+
+    def read() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # idle, iowait
+
+    whole, idle = read()
+    time.sleep(seconds)
+    whole_later, idle_later = read()
+    return 1.0 - (idle_later - idle) / max(whole_later - whole, 1)
+
+
 def free_port() -> int:
     """Return a TCP port that was free a moment ago."""
     with socket.socket() as probe:

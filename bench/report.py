@@ -41,7 +41,7 @@ class Goal:
 
     def write(self, value: float) -> str:
         """Return a value with its unit."""
-        digits = 0 if value >= 100 else 1 if value >= 10 else 2
+        digits = 0 if value >= 100 or float(value).is_integer() else 1 if value >= 10 else 2
         return f"{value:,.{digits}f}{self.unit}"
 
 

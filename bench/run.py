@@ -37,9 +37,11 @@ from peers import (
     start_redis,
     start_tailrace,
 )
-from processes import LOAD_CORE, SERVER_CORE, BenchError, rss_mb
+from processes import LOAD_CORE, SERVER_CORE, BenchError, busy_share, rss_mb
 from report import print_table, write_json
 
+BUSY_SHARE_MAX: Final = 0.05
+"""Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""
 OPEN_LOOP_RATE: Final = 5_000
 OPEN_LOOP_WORKERS: Final = 1
 SCORE_TOLERANCE: Final = 1e-5
@@ -150,7 +152,10 @@ def measure_rounds(
         for name, server in servers.items():
             advance(f"round {number + 1} of {effort.rounds}: {name}")
             before_s = server.process.cpu_s()
-            run = run_wrk(server.url, bodies, effort.wrk_s)
+            try:
+                run = run_wrk(server.url, bodies, effort.wrk_s)
+            except BenchError as error:
+                raise BenchError(f"{name}: {error}") from None
             runs[name].append(run)
             if name == "tailrace":
                 costs_us.append((server.process.cpu_s() - before_s) * 1e6 / run.requests)
@@ -206,6 +211,9 @@ def main(arguments: list[str]) -> int:
     effort = QUICK if options.quick else Effort()
     notes = [f"open loop: {OPEN_LOOP_WORKERS} worker; start to ready: on both cores."]
     notes += ["--quick: one short round, not to be quoted."] if options.quick else []
+    busy = busy_share()
+    if busy > BUSY_SHARE_MAX:
+        notes.append(f"[red]other programs took {busy:.0%} of the machine at the start: do not quote these figures.[/]")
     try:
         check_programs()
         if len(os.sched_getaffinity(0)) < 2:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pipelines.model_graphs import write_models
 
+from pipelines.model_graphs import write_models
 from tailrace.pipeline import Pipeline, load_pipelines
 from tailrace.testing import TestClient
 
@@ -33,7 +33,7 @@ def pipeline_of(pipelines_dir: Path) -> Callable[[str], Pipeline]:
 
     def load(name: str) -> Pipeline:
         if name not in loaded:
-            found = load_pipelines(pipelines_dir / f"{name.split('_')[0]}.py")
+            found = load_pipelines(pipelines_dir / f"{name.split('_', maxsplit=1)[0]}.py")
             loaded.update({pipeline.name: pipeline for pipeline in found})
         return loaded[name]
 

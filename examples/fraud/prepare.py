@@ -180,9 +180,9 @@ def show(stamp: dict[str, Any], *, is_new: bool, is_simulated: bool) -> None:
     """Print what there is, for people."""
     console = Console(highlight=False)
     cutoff, metrics = date.fromisoformat(stamp["cutoff"]), stamp["metrics"]
-    source = "simulated" if is_simulated else f"moved by {stamp['shift_days'] // 7} weeks, weekday and hour kept"
+    source = "simulated" if is_simulated else f"moved by {stamp['shift_days'] // 7} weeks (weekday and hour kept)"
     lines = {
-        "transactions": f"{source}; the last {HELD_BACK_DAYS} days are held back, from {cutoff} on",
+        "transactions": f"{source}; held back: {HELD_BACK_DAYS} days from {cutoff} on",
         "profiles": f"{stamp['profiles']['customer']:,} customers, {stamp['profiles']['terminal']:,} terminals "
         f"as of {cutoff} 00:00 UTC, in build/fraud/store",
         "model": f"200 trees, 24 features, learned from {metrics['rows_trained']:,} payments, "

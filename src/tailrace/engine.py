@@ -26,6 +26,14 @@ DURATIONS_MAX: Final = 128
 ROWS_WAITING_MAX: Final = 100_000
 """However much time they have."""
 
+QUEUE_SHARE: Final = 0.5
+"""Of the time a call has beside its own batch, what a queue may take by our estimate. A longer one would serve no more
+calls, only older ones, and turn an estimate that is a little out into calls that are late (bench/overload.py)."""
+
+HURRY_SHARE: Final = 4
+"""Calls whose deadlines lie further apart than this part of the budget wait for a store or a model apart, since a
+batch waits no longer than its most hurried call can."""
+
 _deadline_of = attrgetter("deadline_ns")
 _rows_of = attrgetter("rows")
 
@@ -76,10 +84,12 @@ class Engine:
         self._batches_max = plan.batches_in_flight_max
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._durations_ns: list[int] = [plan.cost.p95_ns]
+        self._durations_ns: list[int] = [plan.cost.p95_ns] * (DURATIONS_MAX * 7 // 8)
         self._p95_ns = plan.cost.p95_ns
-        self._least_ns = plan.cost.least_ns
+        self._least_ns = min(plan.cost.least_ns, self.budget_ns // 2)  # a warm-up in a bad moment must not shed all
         self._row_ns = plan.cost.row_ns
+        self._backlog_since_ns = 0
+        """When the last batch ended, if calls were waiting then; else 0."""
         self.rows_allowed = 1
         """With fewer rows waiting a call of the usual budget is sure to be admitted; with more, ask `admits`."""
 
@@ -92,7 +102,7 @@ class Engine:
         again after a moment in which everything was slow.
         """
         rows = self.rows_waiting
-        needed_ns = rows * self._row_ns + self._p95_ns if rows else self._least_ns
+        needed_ns = rows * self._row_ns / QUEUE_SHARE + self._p95_ns if rows else self._least_ns
         if now_ns + needed_ns <= deadline_ns and rows < ROWS_WAITING_MAX:
             return True
         self._observer.observe_shed("deadline" if rows < ROWS_WAITING_MAX else "queue_full")
@@ -115,11 +125,13 @@ class Engine:
         began_ns = self._now_ns()
         calls = self._take(began_ns)
         if not calls:
+            self._reschedule()
             return
         batch = Batch(calls, began_ns, min(map(_deadline_of, calls)))
         rows = sum(map(_rows_of, calls))
         self._batches_running += 1
         if self.plan.suspends:
+            self._reschedule()
             task = self._loop.create_task(self._run(batch, rows))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -134,10 +146,11 @@ class Engine:
             self._inbox, self._rows_queued = [], 0
         else:
             calls = self._take_some()
-            self._reschedule()
         latest_ns = now_ns + self._least_ns
         if calls and min(map(_deadline_of, calls)) < latest_ns:
             calls = self._shed_late(calls, latest_ns)
+        if self.plan.suspends and len(calls) > 1:
+            calls = self._take_hurried(calls)
         return calls
 
     def _take_some(self) -> list[Call]:
@@ -152,6 +165,16 @@ class Engine:
         taken, self._inbox = self._inbox[:count], self._inbox[count:]
         self._rows_queued -= rows
         return taken
+
+    def _take_hurried(self, calls: list[Call]) -> list[Call]:
+        """Return the calls whose deadlines lie near the first one; the others go back to the front of the inbox."""
+        limit_ns = min(map(_deadline_of, calls)) + self.budget_ns // HURRY_SHARE
+        if max(map(_deadline_of, calls)) <= limit_ns:
+            return calls
+        rest = [call for call in calls if call.deadline_ns > limit_ns]
+        self._inbox[:0] = rest
+        self._rows_queued += sum(map(_rows_of, rest))
+        return [call for call in calls if call.deadline_ns <= limit_ns]
 
     def _shed_late(self, calls: list[Call], latest_ns: int) -> list[Call]:
         """Refuse the calls that can no longer be answered in time; return the others."""
@@ -176,7 +199,7 @@ class Engine:
         finally:
             self.rows_waiting -= rows
             self._batches_running -= 1
-            self._learn(self._now_ns() - batch.started_ns, rows)
+            self._learn(batch.started_ns, self._now_ns(), rows)
             self._reschedule()
 
     async def _answer_each(self, batch: Batch) -> None:
@@ -196,19 +219,24 @@ class Engine:
         self._transport.deliver(batch)
         self._observer.observe(batch, self._now_ns())
 
-    def _learn(self, took_ns: int, rows: int) -> None:
-        """Keep the p95 of a batch and the time a queued row costs, for admission."""
+    def _learn(self, started_ns: int, ended_ns: int, rows: int) -> None:
+        """Keep the p95 of a batch, and the queue's pace: from one batch's end to the next one's while calls wait.
+
+        So what lies between batches counts too: reading, and refusing others. A small batch says nothing of the pace.
+        """
         durations = self._durations_ns
+        took_ns = ended_ns - started_ns
         durations.append(took_ns)
         self._least_ns = min(self._least_ns, took_ns)
-        row_ns = took_ns / max(rows, 1)
-        if row_ns < self._row_ns or 2 * rows >= self.plan.rows_best:  # a small batch says nothing of a queue's pace
+        row_ns = (ended_ns - (self._backlog_since_ns or started_ns)) / max(rows, 1)
+        if row_ns < self._row_ns or 2 * rows >= self.plan.rows_best:
             self._row_ns += (row_ns - self._row_ns) * 0.05
+        self._backlog_since_ns = ended_ns if self._inbox else 0
         if len(durations) >= DURATIONS_MAX:
             self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
             del durations[: DURATIONS_MAX // 8]
         spare_ns = self.budget_ns - self.blocked_ns - self._p95_ns
-        self.rows_allowed = min(int(spare_ns / self._row_ns), ROWS_WAITING_MAX)
+        self.rows_allowed = min(int(spare_ns * QUEUE_SHARE / self._row_ns), ROWS_WAITING_MAX)
 
 
 async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:

@@ -288,13 +288,28 @@ def reader_of(source: Source, labels: Sequence[str] = ()) -> Callable[[Batch], A
         case Origin.VIEW:
             return (lambda batch: getattr(batch.views[view], name)) if name else (lambda batch: batch.views[view])
         case Origin.ON_DEMAND:
-            return lambda batch: batch.on_demand[name]
+            return on_demand_reader(name)
         case Origin.SCORE:
             return lambda batch: batch.scores
         case Origin.DECISION:
             texts = np.array(labels, dtype=object)
             return lambda batch: texts[batch.decisions]
     raise AssertionError(source)
+
+
+def on_demand_reader(name: str) -> Callable[[Batch], NDArray[Any]]:
+    """Return what reads an on-demand feature: one value a row. NumPy would stretch a single one over all rows."""
+
+    def read(batch: Batch) -> NDArray[Any]:
+        value = batch.on_demand[name]
+        if type(value) is np.ndarray and value.shape == (batch.rows,):
+            return value
+        column = np.asarray(value)
+        if column.shape not in ((), (batch.rows,)):
+            raise ValueError(f"@on_demand {name} gives shape {column.shape} for {batch.rows} rows")
+        return np.broadcast_to(column, (batch.rows,))
+
+    return read
 
 
 def value_reader(source: Source, wiring: Wiring, decider: Decider) -> ValueReader:
@@ -332,6 +347,8 @@ def block_reader(view: int, names: Sequence[str], codec: RowCodec, expands: bool
 
     def read(batch: Batch) -> NDArray[Any]:
         data = batch.views[view]._rows.data
+        if not len(data):
+            return np.empty((0, width), dtype)  # of an empty buffer NumPy makes no strided view
         block = np.ndarray((len(data), width), dtype, data, offset, (itemsize, dtype.itemsize))
         return block if expands or batch.row_request is None else block[batch.row_request]
 

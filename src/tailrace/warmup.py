@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from tailrace.deadline import LAYERS, NS_PER_MS, Clock
@@ -13,7 +14,9 @@ from tailrace.plan import Cost, Plan
 from tailrace.types import Batch, Call
 
 SIZES: Final = (1, 1, 4, 16, 64, 1)
-"""Batch sizes, in calls. The last one, measured when all is warm, is what one call costs."""
+"""Batch sizes, in calls, of which no larger ones than serving makes are run: what ran out of time would be measured
+together with all that comes behind it on the inference thread. The last one, when all is warm, is what one call costs.
+"""
 ROUNDS_MAX: Final = 50
 LIMIT_NS: Final = 60 * NS_PER_MS
 """For each size."""
@@ -31,13 +34,15 @@ class LayerTimes:
 
 async def warm_up(plan: Plan, clock: Clock) -> tuple[LayerTimes, ...]:
     """Run sample batches of every size, leave the plan its cost, and return each layer's times for a single call."""
-    row_ns = 0.0
+    row_ns = inf
     marks: list[list[int]] = []
     for size in SIZES:
-        marks = await _measure(plan, size, clock)
         rows = sum(plan.rows_of(plan.decode(plan.sample_body(seed))) for seed in range(size))
+        if size > 1 and rows > plan.rows_best:
+            continue
+        marks = await _measure(plan, size, clock)
         wholes = sorted(each[-1] - each[0] for each in marks)
-        row_ns = wholes[len(wholes) // 2] / max(rows, 1) if size > 1 else row_ns
+        row_ns = min(row_ns, wholes[len(wholes) // 2] / max(rows, 1))
     plan.cost = Cost(p95_ns=_quantile(wholes, 0.95), least_ns=_quantile(wholes, 0.5), row_ns=row_ns)
     spent = [sorted(each[i + 1] - each[i] for each in marks) for i in range(len(LAYERS))]
     return tuple(

@@ -230,6 +230,7 @@ def _wire_field(pipeline: Pipeline, wiring: Wiring, member: MemberDescriptorType
                 f"use {pipeline.request.__name__}",
             )
         )
+        _add_feature(wiring, name, Source(Origin.REQUEST, name), where)  # or it would be told as missing too
         return
     spec = wiring.fields[name]
     if spec.many and name != wiring.expanded:

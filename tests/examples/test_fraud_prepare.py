@@ -91,7 +91,7 @@ def test_prepare_of_shared_data(shared_data: Path, tmp_path: Path) -> None:
     pq.write_table(table.filter(pc.less(table["CUSTOMER_ID"], 1_000)), tmp_path / "part.parquet")
     prepared = run(copy_example(tmp_path), "prepare.py", "--data", str(tmp_path / "part.parquet"))
     assert prepared.returncode == 0, prepared.stderr
-    assert "weeks, weekday and hour kept" in prepared.stdout
+    assert "weeks (weekday and hour kept)" in prepared.stdout
     stamp = json.loads((tmp_path / "build" / "fraud" / "prepared.json").read_text())
     assert stamp["metrics"]["roc_auc"] > 0.7
 

@@ -39,7 +39,7 @@ def test_on_demand_without_a_type_has_a_problem() -> None:
     """Every parameter must say what it takes."""
 
     @on_demand
-    def untyped(request, profile: Below):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def untyped(request, profile: Below):  # type: ignore[no-untyped-def]
         return request
 
     assert [problem.where for problem in untyped.problems] == ["features.untyped"]

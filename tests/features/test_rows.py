@@ -70,7 +70,7 @@ def test_row_codec_gives_back_what_was_packed(rows: list[dict[str, Any]], texts:
     st.sampled_from([Profile, Address]),
 )
 @settings(deadline=None)
-def test_row_codec_never_serves_a_damaged_row(damage: list[None | bytes | int], view: type[BatchFeatureView]) -> None:
+def test_row_codec_never_serves_a_damaged_row(damage: list[bytes | int | None], view: type[BatchFeatureView]) -> None:
     """Missing rows, garbage and rows cut short give defaults; the whole rows beside them are untouched."""
     codec = RowCodec(view.spec)
     ids = list(range(len(damage)))

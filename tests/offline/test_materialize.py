@@ -77,9 +77,7 @@ class Run:
 
     def materialize(self, source: Source, **options: Any) -> MaterializeReport:
         """Materialise a view of the source as of NOW."""
-        return materialize(
-            spec_of(source), self._folder, MemoryWriter(self.rows), **({"now_ns": NOW_NS} | options)
-        )
+        return materialize(spec_of(source), self._folder, MemoryWriter(self.rows), **({"now_ns": NOW_NS} | options))
 
     def read(self, *ids: Any) -> ViewRows:
         """Return what is served for some entities."""

@@ -34,6 +34,9 @@ RANKING_WEIGHTS = {
     "budget": 0.0001,
     "price_fit": 0.125,
 }
+FAULTED_WEIGHTS = {"CustomerSpend.spend": 0.001, "ShopRank.rank": 0.01}
+COSTLY_INLINE_TURNS = 400
+COSTLY_THREADED_TURNS = 1_600
 COUNTRIES = ("DE", "FR", "IT")
 WEEKDAYS = ("weekday", "weekend")
 
@@ -47,6 +50,9 @@ def write_models(folder: Path) -> None:
     package(graph, pa.table({"amount": np.linspace(0.5, 2, 50)}), name="log", out=folder / "log")
     topics(folder)
     heavy(folder)
+    linear(folder, "faulted", FAULTED_WEIGHTS)
+    costly(folder, "costly_inline", COSTLY_INLINE_TURNS)
+    costly(folder, "costly_threaded", COSTLY_THREADED_TURNS)
 
 
 def save(
@@ -137,3 +143,36 @@ def heavy(folder: Path) -> None:
     ]
     path = save(folder / "heavy.onnx", nodes, {"work": FLOAT}, 1, [constant("zero", [0.0]), constant("level", [0.75])])
     package(path, pa.table({"work": np.full(50, 2_000.0)}), name="heavy", out=folder / "heavy")
+
+
+def costly(folder: Path, name: str, turns: int) -> None:
+    """Package a loop of `turns` turns for each row, one after the other; the score is 0.75."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Cos", ["in"], ["out"])],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", INT64, []),
+            helper.make_tensor_value_info("go", BOOL, []),
+            helper.make_tensor_value_info("in", FLOAT, []),
+        ],
+        [helper.make_tensor_value_info("go_on", BOOL, []), helper.make_tensor_value_info("out", FLOAT, [])],
+    )
+    nodes = [
+        helper.make_node("Shape", ["job"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Mul", ["rows", "a_row"], ["turns"]),
+        helper.make_node("Loop", ["turns", "", "start"], ["spent"], body=body),
+        helper.make_node("Mul", ["spent", "zero"], ["nothing"]),
+        helper.make_node("Mul", ["job", "zero"], ["nothings"]),
+        helper.make_node("Add", ["nothings", "nothing"], ["all"]),
+        helper.make_node("Add", ["all", "level"], ["score"]),
+    ]
+    constants = [
+        constant("first", 0, np.int64),
+        constant("a_row", turns, np.int64),
+        constant("start", 1.0),
+        constant("zero", 0.0),
+        constant("level", 0.75),
+    ]
+    path = save(folder / f"{name}.onnx", nodes, {"job": FLOAT}, 1, constants)
+    package(path, pa.table({"job_id": np.arange(50.0)}), name=name, out=folder / name)

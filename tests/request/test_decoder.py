@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from enum import Enum
@@ -38,8 +39,8 @@ class Order(Request):
     note: str | None = None
     weight: float | None = None
     count: Annotated[int, Field(ge=0)] = 3
-    tags: list[str] = []
-    extra: dict[str, Any] = {}
+    tags: list[str] = msgspec.field(default_factory=list)
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Loose(Request, forbid_unknown_fields=False):
@@ -110,7 +111,9 @@ def test_invalid_field_of_an_array_is_told_with_its_place() -> None:
     assert caught.value.where == "$[1].amount"
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "nan", "01", "1.", ".5", "+1", "0x1"])
+@pytest.mark.parametrize(
+    "number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "nan", "01", "1.", ".5", "+1", "0x1"]
+)
 def test_number_that_json_has_not_is_refused(number: str) -> None:
     """NaN, infinities and what overflows never become a value."""
     body = json.dumps(VALID | {"amount": "?"}).replace('"?"', number).encode()
@@ -145,7 +148,13 @@ def test_deep_nesting_is_refused(decoder: Any, opening: bytes) -> None:
         decoder(opening * 10_000)
     closing = b"]" if opening.endswith(b"[") else b"}"
     with pytest.raises(ClientError):
-        decoder(b'{"amount":1,"items":[],"kind":"one","day":"2026-01-01","extra":' + opening * 10_000 + b"1" + closing * 10_000 + b"}")
+        decoder(
+            b'{"amount":1,"items":[],"kind":"one","day":"2026-01-01","extra":'
+            + opening * 10_000
+            + b"1"
+            + closing * 10_000
+            + b"}"
+        )
 
 
 @given(st.data())
@@ -162,10 +171,8 @@ def test_spoiled_body_never_raises_anything_else(data: st.DataObject) -> None:
     body = bytearray(body_with())
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(ClientError):
         assert isinstance(decode(bytes(body)), Payment)
-    except ClientError:
-        pass
 
 
 @pytest.mark.parametrize("count", [0, 1, 1_000])
@@ -269,7 +276,18 @@ def test_optional_fields_take_their_defaults() -> None:
     assert one.day == dt.date(2026, 1, 1)
 
 
-@pytest.mark.parametrize("part", ['"items":[1,2,3,4,5,6]', '"items":[9223372036854775808]', '"count":-1', '"count":1e30', '"kind":"x"', '"day":"2026-02-30"', '"weight":"1"'])
+@pytest.mark.parametrize(
+    "part",
+    [
+        '"items":[1,2,3,4,5,6]',
+        '"items":[9223372036854775808]',
+        '"count":-1',
+        '"count":1e30',
+        '"kind":"x"',
+        '"day":"2026-02-30"',
+        '"weight":"1"',
+    ],
+)
 def test_order_out_of_bounds_is_refused(part: str) -> None:
     """Bounds hold inside lists and in optional fields."""
     name = part.split(":", maxsplit=1)[0]

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 
 def bench(  # noqa: PLR0917 - typer reads each option from a parameter
-    url: Annotated[str, typer.Argument(help="Where to send: http://host:port/path.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send: http://host:port/path.")],
     rate: Annotated[float, typer.Option(help="Requests a second, sent whatever comes back.")] = 100.0,
     duration: Annotated[str, typer.Option(help="How long to send: 20s, 2m.")] = "10s",
     connections: Annotated[int, typer.Option(help="Keep-alive connections; pipelined when all are busy.")] = 64,
     data: Annotated[str | None, typer.Option("--data", help="One JSON body to POST. Without a body: GET.")] = None,
     body: Annotated[Path | None, typer.Option(help="A file that holds one JSON body.")] = None,
     bodies: Annotated[Path | None, typer.Option(help="A file of JSON bodies, one a line, sent in turn.")] = None,
-    header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value', repeatable.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="HEADER", help="'Name: value'; may be repeated.")
+    ] = None,
     arrival: Annotated[str, typer.Option(help="constant (evenly spaced) or poisson (independent).")] = "constant",
     seed: Annotated[int, typer.Option(help="Draws the poisson arrivals.")] = 0,
     budget: Annotated[str, typer.Option(help="What an answer may take; 5% of it bounds the own lag.")] = "50ms",
@@ -35,13 +37,16 @@ def bench(  # noqa: PLR0917 - typer reads each option from a parameter
     spin: Annotated[bool, typer.Option("--spin", help="Never sleep: exact to 1 µs, takes a whole core.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Send an open-loop load and report its latency, counted from when each request was DUE.
+    r"""Put an open-loop load on a URL, and report its latency from when each request was due.
 
     The schedule is fixed before the run and no slot is skipped: a server that stops for a second shows that second in
-    its tail. A run whose own schedule lag is too large to judge the server by is INVALID, and the exit code is 1.
+    its tail. A run whose own p99 lag behind the schedule is over 5% of the budget says nothing about the server: it is
+    INVALID, and the exit code is 1.
 
-    Example: tailrace bench http://127.0.0.1:8080/v1/pipelines/fraud/predict --rate 5000 --duration 20s --bodies
-    transactions.jsonl --budget 50ms
+    For example:
+
+        tailrace bench http://127.0.0.1:8080/v1/pipelines/fraud/predict \
+            --rate 5000 --duration 20s --bodies transactions.jsonl
     """
     from tailrace.loadtest.plan import LoadPlan
 

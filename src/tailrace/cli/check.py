@@ -21,16 +21,23 @@ BUFFER_PART_MIN = 0.1
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Python files that declare pipelines.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="Python files that declare pipelines.", show_default=False),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON array, a report a pipeline, in place of the tables.")
+    ] = False,
 ) -> None:
-    """Compile pipelines and measure them at warm-up, without serving.
+    """Compile pipelines and measure one call of each, without serving.
 
-    Prints each pipeline's budget table (layer, budget, measured p99 of a single call, buffer) and the model's inputs
-    beside the features that fill them; or every mistake at once, each with what, where and what next. Exit code 1 for
-    a mistake. Features are read from an empty store, so the check needs no materialised data.
+    Prints the budget table (what each layer may take, what one call took at warm-up, the buffer) and the model's
+    inputs beside the features that fill them; or every mistake at once, each with what, where and what next. Exit
+    code 1 for a mistake. Features are read from an empty store, so no data need be materialised.
 
-    Example:  tailrace check examples/fraud/pipeline.py
+    For example:
+
+        tailrace check examples/fraud/pipeline.py
     """
     from tailrace.errors import CompileError
     from tailrace.pipeline import load_pipelines

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -15,14 +19,45 @@ from tailrace.errors import TailraceError
 
 app = typer.Typer(
     name="tailrace",
-    help="Serve machine-learning decisions in real time, inside a latency budget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (check, package, materialize, serve, bench):
-    app.command()(command)
+
+
+def help_of(command: Callable[..., Any]) -> str:
+    """Return a command's docstring with the lines of each paragraph joined, so that a terminal may wrap them anew.
+
+    An indented example stays as it is written.
+    """
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(command) or "")
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave, where it was asked for."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tailrace {version('tailrace')}")
+        raise typer.Exit
+
+
+def tailrace(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Serve machine-learning decisions in real time, inside a latency budget.
+
+    From a trained model to a served decision: package the model, declare a pipeline in a Python file, check it,
+    materialize its features, serve it, and put a load on it with bench.
+    """
+
+
+app.callback(help=help_of(tailrace))(tailrace)
+for command in (package, check, materialize, serve, bench):
+    app.command(help=help_of(command))(command)
 
 
 def main() -> None:

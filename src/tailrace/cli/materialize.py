@@ -19,24 +19,29 @@ BATCH_ROWS = 10_000
 
 
 def materialize(
-    file: Annotated[Path, typer.Argument(help="The Python file that declares the pipeline.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The Python file that declares the pipelines.", show_default=False)
+    ],
     view: Annotated[
-        list[str] | None, typer.Option("--view", help="Only this view. May be given more than once.")
+        list[str] | None, typer.Option("--view", metavar="VIEW", help="Only this view; may be given more than once.")
     ] = None,
     store: Annotated[
-        str | None, typer.Option(help="Online store in place of the declared one: a path, or redis://HOST:PORT/DB.")
+        str | None, typer.Option(help="Online store in place of the declared one: lmdb:PATH or redis://HOST:PORT/DB.")
     ] = None,
     batch_rows: Annotated[int, typer.Option(help="Rows written at a time; a killed run repeats at most these.")] = (
         BATCH_ROWS
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each view.")] = False,
 ) -> None:
-    """Write the latest row of every entity from the views' sources (Parquet, CSV, SQL) into the online store.
+    """Write the views of a pipeline from their sources into the online store.
 
-    A server that is running sees the new rows at once. A run that is interrupted goes on where it stopped. A bad row is
-    counted and told, and never loses the rest.
+    Of each entity the latest row that is already true is written. A running server sees it with its next request. A
+    run that is interrupted goes on where it stopped; a bad row is counted and told, and never loses the rest. Run it
+    as often as the data changes, from cron for example.
 
-    Example: tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
+    For example:
+
+        tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
     """
     from tailrace.pipeline import load_pipelines
 

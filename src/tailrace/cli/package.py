@@ -14,24 +14,35 @@ if TYPE_CHECKING:
 def package(
     model: Annotated[
         Path,
-        typer.Argument(help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib, .onnx."),
+        typer.Argument(
+            metavar="MODEL",
+            help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib (pickles: open "
+            "only one that you trust), .onnx.",
+            show_default=False,
+        ),
     ],
-    data: Annotated[Path, typer.Option(help="Rows with the model's features, Parquet or CSV.", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Option(help="Rows to compare and profile on, best held-back ones: Parquet or CSV.", show_default=False),
+    ],
     name: Annotated[str, typer.Option(help="The model's name, as the pipeline declares it.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The directory to write, such as models/fraud.", show_default=False)],
-    target: Annotated[str | None, typer.Option(help="The column of outcomes, to compute metrics.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The column of outcomes in the data; with it metrics are computed.")
+    ] = None,
     metrics: Annotated[Path | None, typer.Option(help="A JSON object of metrics to keep with the model.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the directory if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a trained model into a model directory that Tailrace serves.
 
-    The model is converted to ONNX and scored beside the original on DATA; a difference over 1e-5 refuses it. The
-    directory holds model.onnx and manifest.json: signature, sha256, metrics, the profile of inputs and scores, and
-    golden rows that loading checks.
+    The model is converted to ONNX and scored beside the original on the data; a score that differs by more than 1e-5
+    refuses it. The directory holds model.onnx and manifest.json: signature, sha256, metrics, the profile of inputs and
+    scores, and golden rows whose scores are checked whenever the model is loaded.
 
-    Example: [bold]tailrace package model.txt --data held_back.parquet --name fraud --out models/fraud --target
-    is_fraud[/bold]
+    For example:
+
+        tailrace package model.txt --data rows.csv --name fraud --out models/fraud
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

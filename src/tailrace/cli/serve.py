@@ -9,12 +9,12 @@ import typer
 
 
 def serve(  # noqa: PLR0917 - one parameter an option
-    files: Annotated[list[Path], typer.Argument(help="Python files that declare pipelines.", show_default=False)],
-    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Python files that declare pipelines.")],
+    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 8080,
-    workers: Annotated[int, typer.Option(help="Worker processes; one event loop each.")] = 1,
+    workers: Annotated[int, typer.Option(help="Worker processes; give one a core.")] = 1,
     store: Annotated[
-        str | None, typer.Option(help="Online store in place of the declared one: a path, or redis://HOST:PORT/DB.")
+        str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")
     ] = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
@@ -22,20 +22,25 @@ def serve(  # noqa: PLR0917 - one parameter an option
         str | None,
         typer.Option(envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port; needed off loopback."),
     ] = None,
-    body_bytes_max: Annotated[int, typer.Option(help="Largest body.")] = 1 << 20,
-    header_bytes_max: Annotated[int, typer.Option(help="Largest head.")] = 16 << 10,
-    connections_max: Annotated[int, typer.Option(help="Open connections a worker.")] = 10_000,
-    array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array.")] = 1_000,
-    idle_s: Annotated[float, typer.Option(help="Seconds a connection may be silent between requests.")] = 60.0,
-    request_s: Annotated[float, typer.Option(help="Seconds a client may take to send a request.")] = 5.0,
-    drain_s: Annotated[float, typer.Option(help="Seconds a stopping worker may take for calls in flight.")] = 30.0,
+    body_bytes_max: Annotated[int, typer.Option(help="Longest body; a longer one is answered 413.")] = 1 << 20,
+    header_bytes_max: Annotated[int, typer.Option(help="Longest head of a request, else 431.")] = 16 << 10,
+    connections_max: Annotated[int, typer.Option(help="Connections a worker holds open, else 503.")] = 10_000,
+    array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
+    idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,
+    request_s: Annotated[float, typer.Option(help="Seconds a client may take to send one request, else 408.")] = 5.0,
+    drain_s: Annotated[float, typer.Option(help="Seconds a stopping worker has for what is in flight.")] = 30.0,
+    start_s: Annotated[float, typer.Option(help="Seconds a worker may take to be ready, else it is killed.")] = 120.0,
+    heartbeat_s: Annotated[float, typer.Option(help="Seconds between a worker's signs of life.")] = 1.0,
+    frozen_s: Annotated[float, typer.Option(help="Seconds of silence after which a worker is replaced.")] = 10.0,
 ) -> None:
-    """Serve pipelines until SIGTERM or Ctrl-C, then drain and exit with 0.
+    """Serve every pipeline that the files declare, until SIGTERM or Ctrl-C.
 
-    Each pipeline NAME answers POST /v1/pipelines/NAME/predict with one JSON object or an array of them.
-    /livez and /readyz stand on the same port; /metrics and /status on the admin port.
+    A pipeline NAME answers POST /v1/pipelines/NAME/predict, with one JSON object or an array of them. /livez, /readyz
+    stand on the same port, /metrics, /status on the admin port. SIGTERM drains and exits with 0, a second ends at once.
 
-    Example:  tailrace serve examples/fraud/pipeline.py --workers 2
+    For example:
+
+        tailrace serve examples/fraud/pipeline.py --workers 2
     """
     from tailrace.server.logging import configure_logging
     from tailrace.server.options import ServeOptions
@@ -58,5 +63,8 @@ def serve(  # noqa: PLR0917 - one parameter an option
         idle_s=idle_s,
         request_s=request_s,
         drain_s=drain_s,
+        start_s=start_s,
+        heartbeat_s=heartbeat_s,
+        frozen_s=frozen_s,
     )
     raise typer.Exit(Supervisor(options).run())

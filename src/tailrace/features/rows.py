@@ -84,12 +84,17 @@ class RowCodec:
         if len(joined) != self._size * rows_count or max(map(len, parts)) != self._size:
             return self._unpack_each(checks, rows, wall_ns, missing)
         data = np.frombuffer(joined, self.dtype)
+        nulls = None
         if data[HEAD].tobytes() != heads.tobytes():
-            return self._unpack_each(checks, rows, wall_ns, missing)
+            heads[:, 0] |= data[STAMP] & _FLAG_NULLS
+            if data[HEAD].tobytes() != heads.tobytes():
+                return self._unpack_each(checks, rows, wall_ns, missing)
+            data = np.frombuffer(bytearray(joined), self.dtype)
+            nulls = self._fill_nulls(data, {})
         provenance: NDArray[np.uint8] = np.zeros(rows_count, _UINT8)
         if unknown is not None:
             provenance[unknown] = missing
-        return ViewRows(data, {}, provenance, degraded=self._mark_stale(data[EVENT], wall_ns, provenance))
+        return ViewRows(data, {}, provenance, nulls, self._mark_stale(data[EVENT], wall_ns, provenance))
 
     def _mark_stale(
         self, event_ns: NDArray[np.int64], wall_ns: int, provenance: NDArray[np.uint8]
@@ -150,15 +155,14 @@ class RowCodec:
             return None
         bits = np.unpackbits(data[NULLS], axis=1, count=len(self.spec.columns), bitorder="little")
         nulls = bits.view(np.bool_)
-        for index, column in enumerate(self.spec.columns):
-            where = nulls[:, index]
-            if where.any():
-                if column.is_text:
-                    texts = strings[column.name]
-                    for row in np.flatnonzero(where).tolist():
-                        texts[row] = column.default
-                else:
-                    data[column.name][where] = column.default
+        for index in np.flatnonzero(nulls.any(axis=0)).tolist():
+            column, where = self.spec.columns[index], nulls[:, index]
+            if column.is_text:
+                texts = strings[column.name]
+                for row in np.flatnonzero(where).tolist():
+                    texts[row] = column.default
+            else:
+                np.putmask(data[column.name], where, self._default[column.name])
         return nulls
 
     def _unpack_texts(

@@ -93,7 +93,7 @@ def _object_maker(spec: FieldSpec) -> ArrayMaker:
 def _times(values: list[datetime | None]) -> NDArray[Any]:
     """Return a column of UTC times, datetime64[us]; a time without a zone is taken as UTC, None is NaT.
 
-    Exact from the year 1685 to 2255; beyond, some microseconds off.
+    Exact from the year 1834 to 2106; beyond, a microsecond or more off.
     Through the seconds since the epoch, since NumPy takes 2 µs to read a datetime and 5 µs to read one with a zone.
     """
     try:

@@ -9,8 +9,8 @@ import msgspec
 
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import (
+    ClientError,
     ExpectationFailedError,
-    MalformedBodyError,
     MethodNotAllowedError,
     NotFoundError,
     ServingError,
@@ -37,7 +37,8 @@ class Head(msgspec.Struct, gc=False):
     """What one request head says. Shared by every request that repeats its bytes, so it never changes.
 
     body_bytes: the declared length, -1 for a chunked body. plain: the answer needs no header but the usual ones.
-    fault: why the request cannot be served, to be told once its body has been passed over.
+    fault: why the request cannot be served, to be told once its body has been passed over. expects_continue: the
+    client waits with its body for a word.
     """
 
     engine: Any
@@ -73,41 +74,58 @@ def read_head(
         gzip=_accepts_gzip(fields.get(b"accept-encoding", b"")),
         request_id=fields.get(b"x-request-id", b"")[:128],
     )
+    expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
+    head.expects_continue = expect is not None
     try:
-        route, head.allow = _find(routes, method, url.partition(b"?")[0])
+        _check_framing(version, [value for name, value in headers if name.lower() == b"transfer-encoding"])
+        route, head.allow = _find(routes, method, _path_of(url))
+        if route is None:
+            allow = head.allow.decode()
+            raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
         head.engine, head.handler = route.engine, route.handler
-        head.budget_ns = _read_budget(fields.get(b"x-budget-ms"))
-        if (expect := fields.get(b"expect")) is not None:
-            if expect.lower() != b"100-continue":
-                raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
-            head.expects_continue = True
+        if (budget_ns := _read_budget(fields.get(b"x-budget-ms"))) and head.engine is not None:
+            head.budget_ns = min(budget_ns, head.engine.budget_ns)
+        if expect is not None and expect.lower() != b"100-continue":
+            raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
         head.fault = fault
-        if isinstance(fault, MethodNotAllowedError):
-            head.allow = fault.where.encode()
     head.plain = keep_alive and version == "1.1" and not (head.trace or head.gzip or head.request_id or head.fault)
     return head
 
 
-def _find(routes: Routes, method: bytes, path: bytes) -> tuple[Route, bytes]:
+def _check_framing(version: str, codings: Sequence[bytes]) -> None:
+    """Raise ClientError for a version or a transfer coding that is not ours (RFC 9112 §2.3, §6.1)."""
+    if version not in ("1.1", "1.0"):
+        raise ClientError(f"HTTP/{version} is not spoken here", next="send HTTP/1.1")
+    if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
+        told = b", ".join(codings).decode("latin-1")
+        raise ClientError(f"cannot read Transfer-Encoding: {told!r}", where="Transfer-Encoding", next="send chunked")
+
+
+def _path_of(url: bytes) -> bytes:
+    """Return the path of a target in origin or absolute form (RFC 9112 §3.2)."""
+    if not url.startswith(b"/") and b"://" in url:
+        url = b"/" + url.partition(b"://")[2].partition(b"/")[2]
+    return url.partition(b"?")[0]
+
+
+def _find(routes: Routes, method: bytes, path: bytes) -> tuple[Route | None, bytes]:
+    """Return the route, or None and the methods that the path does allow."""
     methods = routes.get(path)
     if methods is None:
         known = ", ".join(sorted(route.decode() for route in routes))
         raise NotFoundError(f"no such path: {path.decode('latin-1')!r}", next=f"the paths are {known}")
     route = methods.get(b"GET" if method == b"HEAD" else method)
-    if route is None:
-        allow = ", ".join(sorted(name.decode() for name in methods))
-        raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", where=allow, next=f"use {allow}")
-    return route, b""
+    return route, b"" if route is not None else b", ".join(sorted(methods))
 
 
 def _accepts_gzip(value: bytes) -> bool:
-    """Say whether an Accept-Encoding takes gzip (RFC 9110 §12.5.3); a weight of 0 refuses it."""
+    """Say whether an Accept-Encoding takes gzip (RFC 9110 §12.5.3); a weight of 0 refuses it, a name beats "*"."""
+    weights = {}
     for part in value.lower().split(b","):
         coding, _, weight = part.partition(b";")
-        if coding.strip() in (b"gzip", b"*"):
-            return weight.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
-    return False
+        weights[coding.strip()] = weight.replace(b" ", b"").rstrip(b"0")
+    return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
 
 
 def _read_budget(value: bytes | None) -> int:
@@ -119,7 +137,7 @@ def _read_budget(value: bytes | None) -> int:
     except ValueError:
         budget_ms = -1.0
     if not 0 < budget_ms <= BUDGET_MS_MAX:
-        raise MalformedBodyError(
+        raise ClientError(
             f"X-Budget-Ms is {value.decode('latin-1')!r}", where="X-Budget-Ms", next="send milliseconds, such as 25"
         )
-    return int(budget_ms * NS_PER_MS)
+    return max(int(budget_ms * NS_PER_MS), 1)

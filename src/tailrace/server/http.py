@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import httptools
+import structlog
 
 from tailrace.deadline import Clock
 from tailrace.errors import (
@@ -21,6 +22,7 @@ from tailrace.errors import (
     HeadersTooLargeError,
     OutOfTimeError,
     RequestTimeoutError,
+    ServerError,
     ServingError,
     ShedError,
     UnavailableError,
@@ -35,6 +37,9 @@ HEADS_MAX: Final = 1_024
 
 PIPELINE_MAX: Final = 256
 """Calls of one connection in flight before it is no longer read."""
+
+OFFERS_MAX: Final = 8
+"""Offers of another protocol passed over in one read; each costs a copy of what follows."""
 
 
 class HttpServer:
@@ -70,17 +75,17 @@ class HttpServer:
     def _deliver_with_care(self, batch: Batch) -> None:
         """Deliver a batch some calls of which failed, or the last ones of a server that is going away."""
         for index, (call, body) in enumerate(zip(batch.calls, batch.bodies, strict=True)):
+            close = self.draining and call.origin.ends_with(call)
             if (error := batch.errors.get(index)) is not None:
-                call.answer = self.framing.error(call.head, error, close=self.draining, body=body)
+                call.answer = self.framing.error(call.head, error, close=close, body=body)
             else:
-                call.answer = self.framing.rich(call.head, body, batch, call, close=self.draining)
-            if self.draining:
-                call.origin.closing = True
+                call.answer = self.framing.rich(call.head, body, batch, call, close=close)
         self._flush(batch.calls)
 
     def refuse(self, call: Call, error: ServingError | OutOfTimeError) -> None:
         """Send an error in place of an answer."""
-        call.answer = self.framing.error(call.head, error, close=self.draining)
+        close = self.draining and call.origin.ends_with(call)
+        call.answer = self.framing.error(call.head, error, close=close)
         self._flush([call])
 
     @staticmethod
@@ -109,7 +114,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_began_s", "_body", "_body_bytes", "_head", "_head_bytes", "_headers", "_parser", "_partial", "_paused",
-        "_raw_head", "_seen_s", "_server", "_stuck_s", "_transport", "_url", "calls", "closing",
+        "_raw_head", "_refused", "_seen_s", "_server", "_stuck_s", "_transport", "_url", "calls", "closing",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -122,12 +127,13 @@ class Connection(asyncio.Protocol):
         self._stuck_s = -1
         self._paused = False
         self._partial = False
+        self._refused = False
         self._raw_head = b""
         self._head: Head | None = None
         self._head_bytes = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._body_bytes = 0
 
     # -- asyncio's side ---------------------------------------------------------------------------------------------
@@ -138,6 +144,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         if len(server.connections) >= server.options.connections_max:
             error = UnavailableError("too many connections", next="try again later, or another worker")
+            server.on_error(UnavailableError)
             self._transport.write(server.framing.error(None, error, close=True))
             self._transport.close()
             return
@@ -148,18 +155,20 @@ class Connection(asyncio.Protocol):
         self._server.connections.discard(self)
         self.calls.clear()
         self.closing = True
+        self._parser = None  # it holds this connection: a cycle, and serving collects none
 
     def eof_received(self) -> bool:
         """Close once the pending answers are sent; a client may shut its sending side and still read."""
-        if self.calls and not self._partial:
+        self._refused = False  # it sends no more, so there is nothing to wait for
+        if self.calls:
             self.closing = True
             return True
         return False
 
     def data_received(self, data: bytes) -> None:
         """Read requests: known heads by their bytes, the rest through the parser."""
-        self._seen_s = self._server.now_s
         if self.closing:
+            self._pass_over(data)
             return
         if not self._partial:
             heads = self._server.heads
@@ -167,7 +176,8 @@ class Connection(asyncio.Protocol):
                 end = data.find(b"\r\n\r\n") + 4
                 head = heads.get(data[:end])
                 if head is None:
-                    self._raw_head = data[:end] if end > 3 else b""
+                    # A head that begins with an empty line would be remembered by that line alone.
+                    self._raw_head = data[:end] if end > 3 and data[0] > 32 else b""
                     break
                 stop = end + head.body_bytes
                 if len(data) < stop:
@@ -220,7 +230,8 @@ class Connection(asyncio.Protocol):
             self._fail(head, head.fault or UnavailableError("nothing serves this path"))
             return
         status, content_type, body = head.handler()
-        self._queue(head, self._server.framing.full(head, status, content_type, body, close=self._server.draining))
+        close = self._server.draining
+        self._queue(head, self._server.framing.full(head, status, content_type, body, close=close), close=close)
 
     def _fail(self, head: Head | None, error: ServingError, *, close: bool = False) -> None:
         """Answer a request that reaches no pipeline with an error, and count it."""
@@ -234,6 +245,10 @@ class Connection(asyncio.Protocol):
 
     def _queue(self, head: Head | None, answer: bytes, *, close: bool = False) -> None:
         self.closing = self.closing or close or (head is not None and not head.keep_alive)
+        self._line_up(head, answer)
+
+    def _line_up(self, head: Head | None, answer: bytes) -> None:
+        """Send an answer that is there, when its turn comes."""
         self.calls.append(Call(self, head, None, 0, 0, 0, answer))
         if len(self.calls) == 1:
             self.flush()
@@ -241,6 +256,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Write the answers at the front of the line, in one write."""
         calls = self.calls
+        self._seen_s = self._server.now_s
         answer = cast(bytes, calls.popleft().answer)
         if calls and calls[0].answer is not None:
             parts = [answer]
@@ -250,9 +266,32 @@ class Connection(asyncio.Protocol):
             answer = b"".join(parts)
         self._transport.write(answer)
         if self.closing and not calls:
-            self._transport.close()
+            self._leave()
         elif self._paused:
             self._resume()
+
+    def ends_with(self, call: Call) -> bool:
+        """Say whether a call's answer is the last one; if so, nothing more is read. For a server that goes away."""
+        if self._partial or not self.calls or self.calls[-1] is not call:
+            return False
+        self.closing = True
+        return True
+
+    def _leave(self) -> None:
+        """Close. A client that was refused may be sending still, and would lose the answer (RFC 9112 §9.6)."""
+        if not self._refused:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._body_bytes = 0
+            self._transport.write_eof()
+            if self._paused:
+                self._resume()
+
+    def _pass_over(self, data: bytes) -> None:
+        """Drop what comes after the last request; too much of it ends the connection."""
+        self._body_bytes += len(data)
+        if not self.calls and self._body_bytes > self._server.options.body_bytes_max:
+            self._transport.abort()
 
     def _pause(self) -> None:
         if not self._paused and not self._transport.is_closing():
@@ -267,27 +306,61 @@ class Connection(asyncio.Protocol):
     # -- the parser's side ------------------------------------------------------------------------------------------
 
     def _parse(self, data: bytes) -> None:
+        for _ in range(OFFERS_MAX):
+            try:
+                self._feed(data)
+            except httptools.HttpParserUpgrade as offer:
+                if self._head is None:
+                    data = self._without_offer(data[offer.args[0] :])
+                    continue
+            except httptools.HttpParserCallbackError as error:
+                self._refuse(_error_of(error))
+            except httptools.HttpParserError as error:
+                self._refuse(ClientError(str(error), next="send HTTP/1.1 as RFC 9112 has it"))
+            except ServingError as error:
+                self._refuse(error)
+            return
+        self._refuse(ClientError("too many offers of another protocol", next="wait for the answer to the first"))
+
+    def _feed(self, data: bytes) -> None:
+        """Give the parser what has come; hold heads, trailers and extensions, which it gathers itself, to their limit.
+
+        Raises httptools' errors and HeadersTooLargeError.
+        """
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
-        try:
-            self._parser.feed_data(data)
-            if self._partial and self._head is None:
+        fresh, headers, body_bytes = not self._partial, self._headers, self._body_bytes
+        self._parser.feed_data(data)
+        if self._partial:
+            if self._headers is headers and self._body_bytes == body_bytes:
                 self._head_bytes += len(data)
-                if self._head_bytes > self._server.options.header_bytes_max:
-                    raise HeadersTooLargeError(f"the head is over {self._server.options.header_bytes_max} bytes")
-        except httptools.HttpParserUpgrade:
-            self.closing = True  # the answer to the request that asked for another protocol is the last one
-        except httptools.HttpParserCallbackError as error:
-            self._refuse(error.__context__ if isinstance(error.__context__, ServingError) else ClientError(str(error)))
-        except httptools.HttpParserError as error:
-            self._refuse(ClientError(str(error), next="send HTTP/1.1 as RFC 9112 has it"))
-        except ServingError as error:
-            self._refuse(error)
+            else:
+                self._head_bytes = len(data) if fresh and b"\r\n\r\n" not in data else 0
+            self._check_head(self._head_bytes)
+
+    def _without_offer(self, rest: bytes) -> bytes:
+        """Return the head just read as if it offered no other protocol (RFC 9110 §7.8), and what follows it.
+
+        To the parser a request that does ends with its head, whatever its Content-Length.
+        """
+        parser, version = self._parser, self._parser.get_http_version().encode()
+        self._parser = httptools.HttpRequestParser(self)
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self._url, version)]
+        lines += [b"%b: %b" % (n, v) for n, v in self._headers if n.lower() not in (b"connection", b"upgrade")]
+        lines.append(b"Connection: " + (b"keep-alive" if parser.should_keep_alive() else b"close"))
+        return b"\r\n".join([*lines, b"\r\n"]) + rest
 
     def _refuse(self, error: ServingError) -> None:
         """Answer what cannot be read any further, and close."""
         if not self.closing:
-            self._fail(None, error, close=True)
+            self._refused = True
+            self._fail(self._head if self._partial else None, error, close=True)
+
+    def _check_head(self, head_bytes: int) -> None:
+        """Raise HeadersTooLargeError for a head, a trailer or a chunk's extension over the limit."""
+        limit = self._server.options.header_bytes_max
+        if head_bytes > limit:
+            raise HeadersTooLargeError(f"the head or trailer is over {limit} bytes", next="send fewer, shorter headers")
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -297,7 +370,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._url = b""
         self._headers = []
-        self._body = []
+        self._body = bytearray()
         self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -305,23 +378,29 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Gather a header."""
-        self._headers.append((name, value))
+        """Gather a header; a trailer says nothing that is needed."""
+        if self._head is None:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Read the head, remember it where it can come again, and refuse a body that is too large unread."""
         parser, server, raw = self._parser, self._server, self._raw_head
-        self._raw_head = b""
-        if sum(len(name) + len(value) + 4 for name, value in self._headers) > server.options.header_bytes_max:
-            raise HeadersTooLargeError(f"the head is over {server.options.header_bytes_max} bytes")
+        self._check_head(len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers))
         keep_alive = parser.should_keep_alive()
+        if parser.should_upgrade():
+            if parser.get_method() != b"CONNECT":
+                return  # it is read again, without its offer
+            keep_alive = False
+        self._raw_head = b""
         version = parser.get_http_version()
         head = read_head(server.routes, parser.get_method(), self._url, self._headers, version, keep_alive)
         self._head = head
         if head.body_bytes > server.options.body_bytes_max:
             raise BodyTooLargeError(f"the body is over {server.options.body_bytes_max} bytes", next="send fewer a call")
-        if head.expects_continue and not self.calls and head.fault is None and head.body_bytes:
-            self._transport.write(CONTINUE)
+        if head.expects_continue and head.body_bytes:
+            if head.fault is not None:
+                raise head.fault  # now: the client waits with its body
+            self._line_up(head, CONTINUE)
         if raw and head.plain and head.body_bytes >= 0 and not head.expects_continue and not server.draining:
             if len(server.heads) >= HEADS_MAX:
                 server.heads.clear()
@@ -332,14 +411,14 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > self._server.options.body_bytes_max:
             raise BodyTooLargeError(f"the body is over {self._server.options.body_bytes_max} bytes")
-        self._body.append(body)
+        self._body += body
 
     def on_message_complete(self) -> None:
         """Serve the request."""
         self._partial = False
         if self._head is not None and not self.closing:
             head = self._head
-            self._accept(head, b"".join(self._body))
+            self._accept(head, bytes(self._body))
             self.closing = self.closing or not head.keep_alive
 
     # -- time -------------------------------------------------------------------------------------------------------
@@ -347,11 +426,21 @@ class Connection(asyncio.Protocol):
     def check_age(self, now_s: int) -> None:
         """Close the connection if it is idle, sends too slowly, or does not read."""
         options = self._server.options
-        if self._stuck_s >= 0 and now_s - self._stuck_s > options.request_s:
+        left = self.closing and not self.calls and now_s - self._seen_s > options.request_s
+        if left or (self._stuck_s >= 0 and now_s - self._stuck_s > options.request_s):
             self._transport.abort()
         elif self._partial and now_s - self._began_s > options.request_s:
             self._refuse(RequestTimeoutError(f"the request took over {options.request_s} s to send"))
         elif not self.calls and not self._partial:
             idle_s = now_s - self._seen_s
             if idle_s > options.idle_s or (self._server.draining and idle_s >= 1):
+                self.closing = True
                 self._transport.close()
+
+
+def _error_of(error: httptools.HttpParserCallbackError) -> ServingError:
+    """Return what a callback of the parser raised; what is no serving error is a fault of ours."""
+    if isinstance(error.__context__, ServingError):
+        return error.__context__
+    structlog.get_logger().error("request failed", error=repr(error.__context__), exc_info=error)
+    return ServerError("the request could not be read", next="see the server's log")

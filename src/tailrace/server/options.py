@@ -35,8 +35,6 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Connections a worker holds open at most."""
     array_max: int = 1_000
     """Requests one call may carry in an array."""
-    unknown_fields: bool = False
-    """Whether fields that the request type does not name are let pass."""
 
     idle_s: float = 60.0
     """How long a connection may be silent between requests."""

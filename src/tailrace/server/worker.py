@@ -21,7 +21,7 @@ import uvloop
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
 from tailrace.errors import TailraceError
-from tailrace.features.stores.opening import open_store
+from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
@@ -206,14 +206,10 @@ def shape_of(pipeline: Pipeline) -> PipelineShape:
 
 
 def store_url(pipeline: Pipeline, override: str | None) -> str:
-    """Return the store of a pipeline; a relative path is one beside the pipeline's file."""
-    if override is not None:
-        return override
-    scheme, colon, rest = pipeline.store.partition(":")
-    path = rest if scheme == "lmdb" and colon else pipeline.store
-    if colon and scheme != "lmdb":
-        return pipeline.store
-    return f"lmdb:{pipeline.base_dir / path}"
+    """Return the store of a pipeline, its relative path made one beside its file. Without views it needs none."""
+    if not pipeline.views:
+        return "memory:"
+    return override or resolve_url(pipeline.store, pipeline.base_dir)
 
 
 def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:

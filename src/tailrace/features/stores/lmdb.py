@@ -62,8 +62,7 @@ class LmdbStore:
         self._check_files()
         try:
             with self._begin() as transaction:
-                get = transaction.get
-                return [get(key) for key in keys]
+                return list(map(transaction.get, keys))
         except lmdb.MapResizedError:
             return self._fetch_resized(keys)
         except lmdb.Error as error:
@@ -75,7 +74,7 @@ class LmdbStore:
         try:
             self._environment.set_mapsize(0)
             with self._begin() as transaction:
-                return [transaction.get(key) for key in keys]
+                return list(map(transaction.get, keys))
         except lmdb.Error as error:
             self._let_go()
             raise StoreError(f"cannot be read: {error}", where=self._path, next=_MATERIALIZE) from None

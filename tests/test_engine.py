@@ -1,0 +1,521 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tailrace.deadline import NS_PER_MS, MonotonicClock
+from tailrace.engine import QUEUE_SHARE, Engine, answer, drive
+from tailrace.errors import OutOfTimeError, ServerError, ServingError, ShedError
+from tailrace.features.stores.memory import MemoryStore
+from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.plan import Cost, Plan, compile_plan
+from tailrace.testing import ManualClock
+from tailrace.types import Batch, Call, Degraded
+from tailrace.warmup import warm_up
+
+PipelineOf = Callable[[str], Pipeline]
+PAYMENT: dict[str, Any] = {
+    "transaction_id": "t1",
+    "customer_id": 1,
+    "terminal_id": "T1",
+    "amount": 100.0,
+    "time": "2026-01-02T03:04:05Z",
+}
+COST = Cost(p95_ns=2 * NS_PER_MS, least_ns=1 * NS_PER_MS, row_ns=0.1 * NS_PER_MS)
+
+
+class Desk:
+    """A transport and an observer that keep what they are told: bodies and refusals by call, batches in order."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Any, list[Any]] = {}
+        self.batches: list[Batch] = []
+        self.sheds: list[str] = []
+        self.failures: list[type[ServingError]] = []
+
+    def deliver(self, batch: Batch) -> None:
+        """Keep the bodies."""
+        assert len(batch.bodies) == len(batch.calls)
+        self.batches.append(batch)
+        for call, body in zip(batch.calls, batch.bodies, strict=True):
+            self.answers.setdefault(call.origin, []).append(json.loads(body))
+
+    def refuse(self, call: Call, error: ServingError | OutOfTimeError) -> None:
+        """Keep the error."""
+        self.answers.setdefault(call.origin, []).append(error)
+
+    def observe(self, batch: Batch, finished_ns: int) -> None:
+        """A batch is done: its marks are one more than the layers, and ascend."""
+        assert batch.marks_ns == sorted(batch.marks_ns)
+
+    def observe_shed(self, reason: str) -> None:
+        """Keep the reason."""
+        self.sheds.append(reason)
+
+    def observe_failure(self, kind: type[ServingError]) -> None:
+        """Keep the kind."""
+        self.failures.append(kind)
+
+
+class CountingStore(MemoryStore):
+    """The store in memory, counting how often it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetches = 0
+
+    async def fetch(self, keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
+        """Count and answer."""
+        self.fetches += 1
+        return await super().fetch(keys, deadline_ns)
+
+
+class DistantStore(CountingStore):
+    """A store behind a network: each fetch waits for the loop once, or until it is let go."""
+
+    network = True  # type: ignore[misc, assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: asyncio.Event | None = None
+
+    async def fetch(self, keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
+        """Suspend once, then answer."""
+        if self.gate is not None:
+            await self.gate.wait()
+        else:
+            await asyncio.sleep(0)
+        return await super().fetch(keys, deadline_ns)
+
+
+class Bench:
+    """An engine with all that stands around it."""
+
+    def __init__(self, plan: Plan, clock: Any, cost: Cost = COST) -> None:
+        plan.cost = cost
+        self.plan = plan
+        self.clock = clock
+        self.desk = Desk()
+        self.engine = Engine(plan, self.desk, self.desk, clock)
+
+    def submit(self, origin: Any, request: Any, *, budget_ns: int | None = None) -> None:
+        """Take a call as a transport does, without asking for admission."""
+        decoded = self.plan.decode(json.dumps(request).encode())
+        now_ns = self.clock.now_ns()
+        deadline_ns = now_ns + (self.plan.budget.total_ns if budget_ns is None else budget_ns)
+        self.engine.submit(Call(origin, None, decoded, now_ns, deadline_ns, self.plan.rows_of(decoded)))
+
+    async def settle(self) -> None:
+        """Let the loop run until nothing is waiting for an answer."""
+        for _ in range(10_000):
+            if not self.engine.rows_waiting and not self.engine._tasks and not self.engine._scheduled:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("the engine did not settle")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine."""
+    asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """Catch the log lines, which would take far longer to write than the batches to answer."""
+    with capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def compiled(pipeline_of: PipelineOf) -> Iterator[Callable[..., Plan]]:
+    """Return what compiles a pipeline; its plans are closed at the end."""
+    plans: list[Plan] = []
+
+    def compile_named(name: str, store: Any = None, clock: Any = None) -> Plan:
+        plans.append(compile_plan(pipeline_of(name), store or CountingStore(), clock=clock or ManualClock()))
+        return plans[-1]
+
+    yield compile_named
+    for plan in plans:
+        plan.close()
+
+
+Compiled = Callable[..., Plan]
+
+
+# -- one batch a tick ---------------------------------------------------------------------------------------------------
+
+
+def test_calls_of_one_tick_are_one_batch(compiled: Compiled) -> None:
+    """64 calls: one fetch, one model call, one delivery, no task, and all of it in the very next tick."""
+
+    async def main() -> None:
+        store = CountingStore()
+        bench = Bench(compiled("payment", store), ManualClock())
+        asked = 0
+        infer = bench.plan.infer
+
+        async def counted(batch: Batch) -> None:
+            nonlocal asked
+            asked += 1
+            await infer(batch)
+
+        bench.plan.infer = counted
+        for index in range(64):
+            bench.submit(index, PAYMENT | {"transaction_id": f"t{index}"})
+        await asyncio.sleep(0)
+        assert (store.fetches, asked, len(bench.desk.batches)) == (1, 1, 1)
+        assert len(asyncio.all_tasks()) == 1
+        assert [bench.desk.answers[index][0]["transaction_id"] for index in range(64)] == [f"t{i}" for i in range(64)]
+        assert bench.engine.rows_waiting == 0
+
+    run(main)
+
+
+def test_batch_on_an_embedded_store_never_suspends(compiled: Compiled) -> None:
+    """The five layers run to their end in one step of the coroutine."""
+    plan = compiled("payment")
+    assert not plan.suspends
+    batch = batch_of(plan, 3)
+    drive(answer(plan, batch, lambda: 0))
+    assert len(batch.bodies) == 3
+
+
+def test_batch_on_a_network_store_suspends_once(compiled: Compiled) -> None:
+    """However many calls and views, it waits for one round trip."""
+    plan = compiled("payment", DistantStore())
+    assert plan.suspends
+    batch = batch_of(plan, 64)
+    steps = answer(plan, batch, lambda: 0)
+    waits = 0
+    while True:
+        try:
+            steps.send(None)
+        except StopIteration:
+            break
+        waits += 1
+    assert waits == 1
+    assert len(batch.bodies) == 64
+
+
+def batch_of(plan: Plan, calls: int) -> Batch:
+    """Return a batch of sample requests."""
+    requests = [plan.decode(plan.sample_body(seed)) for seed in range(calls)]
+    return Batch([Call(None, None, request, 0, 10**15, plan.rows_of(request)) for request in requests], 0, 10**15)
+
+
+def test_run_that_suspends_where_it_must_not_is_told() -> None:
+    """A plan that says it never suspends is held to it."""
+
+    async def suspends() -> None:
+        await asyncio.sleep(0)
+
+    coroutine = suspends()
+    with pytest.raises(RuntimeError, match="did suspend"):
+        drive(coroutine)
+    coroutine.close()
+
+
+def test_calls_gather_while_a_distant_store_answers(compiled: Compiled) -> None:
+    """While a batch waits, what arrives becomes the next ones, of which a bounded number runs."""
+
+    async def main() -> None:
+        store = DistantStore()
+        store.gate = asyncio.Event()
+        bench = Bench(compiled("payment", store), ManualClock())
+        for index in range(10):
+            bench.submit(index, PAYMENT)
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert not bench.desk.answers
+        assert len(bench.engine._tasks) == bench.plan.batches_in_flight_max == 2
+        assert bench.engine.rows_waiting == 10
+        store.gate.set()
+        await bench.settle()
+        assert [len(batch.calls) for batch in bench.desk.batches] == [1, 1, 8]
+        assert all(len(found) == 1 for found in bench.desk.answers.values())
+
+    run(main)
+
+
+def test_large_queue_is_cut_into_batches_in_order(compiled: Compiled) -> None:
+    """No batch is over rows_best, but for one array that is; the order of arrival is kept."""
+
+    async def main() -> None:
+        bench = Bench(compiled("payment"), ManualClock())
+        bench.plan.rows_best = 8
+        for index in range(20):
+            bench.submit(index, [PAYMENT] * 12 if index == 5 else [PAYMENT, PAYMENT] if index == 9 else PAYMENT)
+        await bench.settle()
+        sizes = [batch.rows for batch in bench.desk.batches]
+        assert sum(sizes) == 18 + 12 + 2
+        assert [size for size in sizes if size > 8] == [12]
+        assert list(bench.desk.answers) == list(range(20))
+        assert sizes == [5, 12, 8, 7]
+
+    run(main)
+
+
+# -- time -----------------------------------------------------------------------------------------------------------------
+
+
+def test_call_is_admitted_while_the_queue_leaves_it_time(compiled: Compiled) -> None:
+    """What waits and the p95 of a batch must fit before the deadline, the client's own sooner one too."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        bench = Bench(compiled("payment"), clock)
+        engine, now_ns = bench.engine, clock.now_ns()
+        assert engine.admits(now_ns, now_ns + COST.least_ns)
+        assert not engine.admits(now_ns, now_ns + COST.least_ns - 1)
+        for index in range(100):
+            bench.submit(index, PAYMENT)
+        needed_ns = int(100 * COST.row_ns / QUEUE_SHARE) + COST.p95_ns
+        assert engine.admits(now_ns, now_ns + needed_ns + 1)
+        assert not engine.admits(now_ns, now_ns + needed_ns - 1)
+        assert bench.desk.sheds == ["deadline", "deadline"]
+        await bench.settle()
+
+    run(main)
+
+
+def test_queue_is_bounded_whatever_the_deadlines(compiled: Compiled) -> None:
+    """With time without end the queue still has a maximum."""
+
+    async def main() -> None:
+        bench = Bench(compiled("payment"), ManualClock())
+        bench.submit("all", PAYMENT)
+        bench.engine.rows_waiting += 100_000
+        assert not bench.engine.admits(0, 10**18)
+        assert bench.desk.sheds == ["queue_full"]
+        bench.engine.rows_waiting -= 100_000
+        await bench.settle()
+
+    run(main)
+
+
+def test_call_that_waited_too_long_is_shed_when_its_batch_starts(compiled: Compiled) -> None:
+    """Admission is rechecked: the late one is refused as expired, its neighbours are answered."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        bench = Bench(compiled("payment"), clock)
+        bench.submit("short", PAYMENT, budget_ns=5 * NS_PER_MS)
+        bench.submit("long", PAYMENT)
+        clock.advance(4.5)
+        await bench.settle()
+        (refusal,) = bench.desk.answers["short"]
+        assert isinstance(refusal, ShedError)
+        assert refusal.status == 503
+        assert bench.desk.answers["long"][0]["transaction_id"] == "t1"
+        assert bench.desk.sheds == ["expired"]
+
+    run(main)
+
+
+def test_batch_is_held_to_its_soonest_deadline(compiled: Compiled) -> None:
+    """The deadline goes down as one absolute value."""
+
+    async def main() -> None:
+        clock = ManualClock(now_ns=1000)
+        bench = Bench(compiled("payment"), clock)
+        bench.submit("a", PAYMENT)
+        bench.submit("b", PAYMENT, budget_ns=7 * NS_PER_MS)
+        await bench.settle()
+        assert bench.desk.batches[0].deadline_ns == 1000 + 7 * NS_PER_MS
+
+    run(main)
+
+
+def test_admission_learns_from_slow_batches(compiled: Compiled) -> None:
+    """After many batches of 20 ms a call with 10 ms behind a queue is no longer taken."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        bench = Bench(compiled("payment"), clock)
+        decide = bench.plan.decide
+
+        def slow(batch: Batch) -> None:
+            clock.advance(20)
+            decide(batch)
+
+        bench.plan.decide = slow
+        for index in range(200):
+            bench.submit(index, PAYMENT)
+            await bench.settle()
+        bench.submit("queued", PAYMENT)
+        now_ns = clock.now_ns()
+        assert not bench.engine.admits(now_ns, now_ns + 10 * NS_PER_MS)
+        assert bench.engine.admits(now_ns, now_ns + 50 * NS_PER_MS)
+        await bench.settle()
+
+    run(main)
+
+
+# -- faults ---------------------------------------------------------------------------------------------------------------
+
+
+@given(amounts=st.lists(st.sampled_from([5.0, 100.0, 6666.0]), min_size=1, max_size=20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_function_that_raises_for_one_call_fails_it_alone(
+    amounts: list[float], pipelines_dir: Path, logs: list[Any]
+) -> None:
+    """The feature raises for every batch that holds 6666; those calls get an error, all others their answer."""
+
+    async def main() -> None:
+        bench = Bench(shared_plan(pipelines_dir), ManualClock())
+        for index, amount in enumerate(amounts):
+            bench.submit(index, PAYMENT | {"transaction_id": f"t{index}", "amount": amount})
+        await bench.settle()
+        for index, amount in enumerate(amounts):
+            (found,) = bench.desk.answers[index]
+            if amount == 6666.0:
+                assert (found["status"], found["title"]) == (500, "Internal error")
+                assert "ValueError" in found["detail"]
+            else:
+                assert (found["transaction_id"], found["amount_ratio"]) == (f"t{index}", amount / 50)
+        failed = [error for batch in bench.desk.batches for error in batch.errors.values()]
+        assert len(failed) == amounts.count(6666.0)
+        assert all(isinstance(error, ServerError) for error in failed)
+        assert bool(logs) == bool(failed)
+        logs.clear()
+
+    run(main)
+
+
+_plans: dict[Path, Plan] = {}
+
+
+def shared_plan(pipelines_dir: Path) -> Plan:
+    """Return one plan of the payment pipeline for many examples; nothing of it needs closing."""
+    if pipelines_dir not in _plans:
+        (pipeline,) = load_pipelines(pipelines_dir / "payment.py")
+        _plans[pipelines_dir] = compile_plan(pipeline, MemoryStore(), clock=ManualClock())
+    return _plans[pipelines_dir]
+
+
+@given(
+    calls=st.lists(
+        st.tuples(st.sampled_from(["one", "list", "empty", "raises"]), st.integers(0, 60), st.integers(0, 8)),
+        max_size=40,
+    ),
+    rows_best=st.integers(1, 20),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_every_call_gets_exactly_one_answer(calls: list[Any], rows_best: int, pipelines_dir: Path) -> None:
+    """Answer, error or refusal: one each, whatever arrives, however the queue is cut; and nothing stays counted."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        bench = Bench(shared_plan(pipelines_dir), clock)
+        bench.plan.rows_best = rows_best
+        kinds = {"one": PAYMENT, "list": [PAYMENT] * 3, "empty": [], "raises": PAYMENT | {"amount": 6666.0}}
+        for index, (kind, budget_ms, pause_ms) in enumerate(calls):
+            bench.submit(index, kinds[kind], budget_ns=budget_ms * NS_PER_MS)
+            clock.advance(pause_ms)
+            if pause_ms == 8:
+                await asyncio.sleep(0)
+        await bench.settle()
+        assert [len(bench.desk.answers[index]) for index in range(len(calls))] == [1] * len(calls)
+        assert bench.engine.rows_waiting == 0
+        for index, (kind, *_) in enumerate(calls):
+            (found,) = bench.desk.answers[index]
+            if isinstance(found, ShedError):
+                continue
+            wanted = {"one": dict, "list": list, "empty": list, "raises": dict}[kind]
+            assert isinstance(found, wanted)
+            assert ("status" in found) == (kind == "raises")
+
+    run(main)
+
+
+def test_serving_makes_no_cyclic_garbage(compiled: Compiled) -> None:
+    """After many batches the collector finds nothing to collect, on an embedded store and on a distant one."""
+
+    async def main() -> None:
+        for store in (CountingStore(), DistantStore()):
+            bench = Bench(compiled("payment", store), ManualClock())
+            for round_ in range(120):
+                if round_ == 20:
+                    gc.collect()
+                    gc.disable()
+                for index in range(8):
+                    bench.submit(index, [PAYMENT, PAYMENT] if index == 3 else PAYMENT)
+                await bench.settle()
+                bench.desk.batches.clear()
+                bench.desk.answers.clear()
+            assert gc.collect() < 100, "a hundred batches of eight calls left garbage"
+            gc.enable()
+
+    try:
+        run(main)
+    finally:
+        gc.enable()
+
+
+# -- the inference thread -----------------------------------------------------------------------------------------------
+
+
+def test_heavy_model_runs_on_the_thread_while_the_loop_goes_on(compiled: Compiled) -> None:
+    """The loop turns while the model computes, and what arrives meanwhile is one batch behind it."""
+
+    async def main() -> None:
+        bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
+        assert bench.plan.threaded
+        bench.submit("first", {"work": 10_000}, budget_ns=10**11)
+        await asyncio.sleep(0)
+        turns = 0
+        while "first" not in bench.desk.answers:
+            await asyncio.sleep(0)
+            if turns < 5:
+                bench.submit(turns, {"work": 1}, budget_ns=10**11)
+            turns += 1
+        assert turns > 20
+        await bench.settle()
+        assert all(found[0]["score"] == 0.75 or found[0]["score"] == 0.25 for found in bench.desk.answers.values())
+        assert [len(batch.calls) for batch in bench.desk.batches] == [1, 5]
+
+    run(main)
+
+
+def test_late_model_is_answered_by_the_fallback_in_time(compiled: Compiled) -> None:
+    """The answer comes at the budget of the layer, says MODEL_TIMEOUT, and the loop never stood still."""
+
+    async def main() -> None:
+        clock = MonotonicClock()
+        bench = Bench(compiled("heavy", clock=clock), clock, Cost(1, 1, 1.0))
+        began_ns = clock.now_ns()
+        bench.submit("late", {"work": 400_000})
+        while "late" not in bench.desk.answers:
+            await asyncio.sleep(0.001)
+        took_ns = clock.now_ns() - began_ns
+        assert bench.desk.answers["late"] == [{"score": 0.25}]
+        (batch,) = bench.desk.batches
+        assert batch.degraded is not None
+        assert batch.degraded.tolist() == [Degraded.MODEL_TIMEOUT]
+        assert 90 * NS_PER_MS <= took_ns < 400 * NS_PER_MS
+
+    run(main)
+
+
+# -- warm-up ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["payment", "ranking", "topics", "log"])
+def test_warm_up_measures_every_layer(name: str, compiled: Compiled) -> None:
+    """Times for the five layers, and a cost that admission can use."""
+    plan = compiled(name, clock=MonotonicClock())
+    times = asyncio.run(warm_up(plan, MonotonicClock()))
+    assert [each.layer for each in times] == ["request", "features", "inference", "postprocess", "response"]
+    assert all(0 < each.p50_ns <= each.p99_ns for each in times)
+    assert 0 < plan.cost.least_ns <= plan.cost.p95_ns
+    assert plan.cost.row_ns > 0

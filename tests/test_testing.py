@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tailrace as tr
+from tailrace.errors import InvalidRequestError, SetupError
+from tailrace.pipeline import Pipeline
+from tailrace.testing import ManualClock, TestClient
+from tailrace.types import Provenance
+
+PAYMENT: dict[str, Any] = {
+    "transaction_id": "t1",
+    "customer_id": 4021,
+    "terminal_id": "T7",
+    "amount": 100.0,
+    "time": "2026-01-02T03:04:05Z",
+}
+
+
+class Profile(tr.BatchFeatureView):
+    entity = tr.Entity("label", key="label")
+    source = tr.Parquet("x.parquet")
+    max_staleness = "1h"
+    level: float = 1.0
+
+
+@tr.on_demand
+def level(profile: Profile) -> Any:
+    """Return the view's column."""
+    return profile.level
+
+
+@pytest.fixture
+def client(pipelines_dir: Path) -> Iterator[TestClient]:
+    """Return a client of the payment pipeline."""
+    with TestClient.of_file(pipelines_dir / "payment.py") as client:
+        yield client
+
+
+def view_of(client: TestClient, name: str) -> Any:
+    """Return the view of a name."""
+    return next(view for view in client.plan.pipeline.views if view.__name__ == name)
+
+
+def test_client_answers_with_what_was_put(client: TestClient) -> None:
+    """The documented use: put a row, predict, look at the answer."""
+    profile = view_of(client, "CustomerProfile")
+    assert client.predict(PAYMENT)["avg_amount"] == 50.0
+    client.put(profile, 4021, avg_amount=200.0, chargebacks=9, watched=True)
+    answer = client.predict(PAYMENT)
+    assert answer["transaction_id"] == "t1"
+    assert answer["avg_amount"] == 200.0
+    assert answer["amount_ratio"] == 0.5
+    expected = 0.001 * 100 + 0.0005 * 200 + 0.05 * 9 + 0.25 + 0.5 * 0.1 + 0.01 * 0.5
+    assert answer["score"] == pytest.approx(expected, abs=1e-6)
+    assert answer["decision"] == "block"
+
+
+def test_client_answers_a_list(client: TestClient) -> None:
+    """A list of requests gives a list of answers, in order."""
+    answers = client.predict([PAYMENT | {"transaction_id": f"t{index}"} for index in range(5)])
+    assert [answer["transaction_id"] for answer in answers] == [f"t{index}" for index in range(5)]
+    assert client.predict([]) == []
+
+
+def test_client_raises_what_a_caller_would_be_told(client: TestClient) -> None:
+    """An invalid request is the error with its path."""
+    with pytest.raises(InvalidRequestError) as caught:
+        client.predict(PAYMENT | {"amount": "a lot"})
+    assert caught.value.where == "$.amount"
+
+
+def test_put_of_an_unknown_column_is_refused(client: TestClient) -> None:
+    """A misspelt column is not silently null."""
+    with pytest.raises(TypeError, match="CustomerProfile has no column avg_amuont"):
+        client.put(view_of(client, "CustomerProfile"), 1, avg_amuont=1.0)
+
+
+def test_put_without_a_column_leaves_its_default(client: TestClient) -> None:
+    """A column that is not given is null, and the declared default answers."""
+    client.put(view_of(client, "CustomerProfile"), 4021, chargebacks=1)
+    assert client.predict(PAYMENT)["avg_amount"] == 50.0
+
+
+def test_client_works_inside_a_running_loop(client: TestClient) -> None:
+    """A test that is itself a coroutine may call it."""
+
+    async def main() -> Any:
+        return client.predict(PAYMENT)
+
+    assert asyncio.run(main())["transaction_id"] == "t1"
+
+
+def test_client_of_a_file_with_several_pipelines_wants_a_name(pipelines_dir: Path) -> None:
+    """Without a name, or with a wrong one, the error lists the names there are."""
+    for name in (None, "gol"):
+        with pytest.raises(SetupError) as caught:
+            TestClient.of_file(pipelines_dir / "log.py", name)
+        assert "log, log_with_fallback" in caught.value.next
+    with TestClient.of_file(pipelines_dir / "log.py", "log") as client:
+        assert client.predict({"amount": 1.0})["score"] == 0.0
+
+
+def test_manual_clock_stands_still_until_moved() -> None:
+    """Both times go on together, by as much as they are moved."""
+    clock = ManualClock(now_ns=5, wall_ns=7)
+    assert (clock.now_ns(), clock.wall_ns()) == (5, 7)
+    clock.advance(1.5)
+    assert (clock.now_ns(), clock.wall_ns()) == (1_500_005, 1_500_007)
+
+
+def test_features_grow_stale_by_the_manual_clock(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A row is stale once the clock is moved past its max_staleness; it is served all the same."""
+    log = pipeline_of("log")
+    clock = ManualClock()
+    with TestClient(replace(log, features=[replace(level, name="amount")]), clock=clock) as client:
+        client.put(Profile, "a", level=2.0)
+        body = b'{"amount":0,"label":"a"}'
+        assert client.run([body]).provenances[0].tolist() == [Provenance.FRESH]
+        clock.advance(3_600_001)
+        batch = client.run([body])
+        assert batch.provenances[0].tolist() == [Provenance.STALE]
+        assert batch.on_demand["amount"].tolist() == [2.0]
+        assert batch.degraded is not None
