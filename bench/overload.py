@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from pipelines.model_graphs import write_models  # noqa: E402 - the path comes first
 from processes import LOAD_CORE, SERVER_CORE, end, free_port, start, wait_ready  # noqa: E402
-
 from tailrace.loadtest.plan import LoadPlan  # noqa: E402
 from tailrace.loadtest.report import LoadReport  # noqa: E402
 from tailrace.loadtest.runner import run_load  # noqa: E402

@@ -42,7 +42,7 @@ def pipeline_of(pipelines_dir: Path) -> Callable[[str], Pipeline]:
 
 @pytest.fixture(scope="session")
 def client_of(pipeline_of: Callable[[str], Pipeline]) -> Iterator[Callable[[str], TestClient]]:
-    """Return what gives the client of the pipeline of a name; its store is shared by the tests, so put nothing in it."""
+    """Return what gives the client of the pipeline of a name; its store is every test's, so put nothing in it."""
     clients: dict[str, TestClient] = {}
 
     def client(name: str) -> TestClient:

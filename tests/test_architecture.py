@@ -15,6 +15,7 @@ FLOORS = (
     {"request", "features", "inference", "postprocess", "response"},
     {"pipeline"},
     {"wiring"},
+    {"readers"},
     {"plan"},
     {"engine"},
     {"warmup", "monitor"},

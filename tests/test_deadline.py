@@ -10,10 +10,18 @@ from tailrace.deadline import LAYERS, NS_PER_MS, Budget, MonotonicClock, format_
 @pytest.mark.parametrize(
     ("text", "duration_ns"),
     [
-        ("5ns", 5), ("7us", 7_000), ("7µs", 7_000), ("50ms", 50_000_000), ("1.5s", 1_500_000_000), (" 2 m ", 120 * 10**9),
-        ("1h", 3_600 * 10**9), ("90d", 90 * 86_400 * 10**9), ("0ms", 0), ("0.5ms", 500_000),
+        ("5ns", 5),
+        ("7us", 7_000),
+        ("7µs", 7_000),
+        ("50ms", 50_000_000),
+        ("1.5s", 1_500_000_000),
+        (" 2 m ", 120 * 10**9),
+        ("1h", 3_600 * 10**9),
+        ("90d", 90 * 86_400 * 10**9),
+        ("0ms", 0),
+        ("0.5ms", 500_000),
     ],
-)  # fmt: skip
+)
 def test_duration_is_read(text: str, duration_ns: int) -> None:
     """Every unit, fractions, and space around."""
     assert parse_duration(text) == duration_ns

@@ -152,7 +152,7 @@ def compiled(pipeline_of: PipelineOf) -> Iterator[Callable[..., Plan]]:
 Compiled = Callable[..., Plan]
 
 
-# -- one batch a tick ---------------------------------------------------------------------------------------------------
+# -- one batch a tick -------------------------------------------------------------------------------------------------
 
 
 def test_calls_of_one_tick_are_one_batch(compiled: Compiled) -> None:
@@ -265,7 +265,7 @@ def test_large_queue_is_cut_into_batches_in_order(compiled: Compiled) -> None:
     run(main)
 
 
-# -- time -----------------------------------------------------------------------------------------------------------------
+# -- time -------------------------------------------------------------------------------------------------------------
 
 
 def test_call_is_admitted_while_the_queue_leaves_it_time(compiled: Compiled) -> None:
@@ -361,7 +361,7 @@ def test_admission_learns_from_slow_batches(compiled: Compiled) -> None:
     run(main)
 
 
-# -- faults ---------------------------------------------------------------------------------------------------------------
+# -- faults -----------------------------------------------------------------------------------------------------------
 
 
 @given(amounts=st.lists(st.sampled_from([5.0, 100.0, 6666.0]), min_size=1, max_size=20))
@@ -462,7 +462,7 @@ def test_serving_makes_no_cyclic_garbage(compiled: Compiled) -> None:
         gc.enable()
 
 
-# -- the inference thread -----------------------------------------------------------------------------------------------
+# -- the inference thread ---------------------------------------------------------------------------------------------
 
 
 def test_heavy_model_runs_on_the_thread_while_the_loop_goes_on(compiled: Compiled) -> None:
@@ -507,7 +507,7 @@ def test_late_model_is_answered_by_the_fallback_in_time(compiled: Compiled) -> N
     run(main)
 
 
-# -- warm-up ------------------------------------------------------------------------------------------------------------
+# -- warm-up ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["payment", "ranking", "topics", "log"])

@@ -18,8 +18,9 @@ from tailrace.errors import InferenceError, InvalidRequestError
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
-from tailrace.plan import compile_plan, on_demand_reader, value_reader
+from tailrace.plan import compile_plan
 from tailrace.postprocess.decider import Decider
+from tailrace.readers import on_demand_reader, value_reader
 from tailrace.request.columns import columns_type
 from tailrace.testing import TestClient
 from tailrace.types import Batch, Call, Degraded, Provenance
@@ -73,7 +74,7 @@ def ranked(user_id: int, item_ids: list[int], budget: float = 100.0) -> dict[str
     }
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows -------------------------------------------------------------------------------------------------------------
 
 
 def test_request_with_200_ids_is_one_call_of_200_rows(ranking: TestClient) -> None:
@@ -117,7 +118,7 @@ def test_more_ids_than_rows_max_are_refused(ranking: TestClient) -> None:
         assert caught.value.where == "$.item_ids"
 
 
-# -- never another's answer ------------------------------------------------------------------------------------------
+# -- never another's answer -------------------------------------------------------------------------------------------
 
 PAYMENTS = st.builds(
     lambda number, customer, terminal, amount: (
@@ -329,7 +330,7 @@ def test_on_demand_feature_may_use_one_before_it(pipeline_of: Callable[[str], Pi
     assert [source.name for source in wiring.on_demand["doubled"][1]] == ["amount_ratio"]
 
 
-# -- one batch -----------------------------------------------------------------------------------------------------------
+# -- one batch --------------------------------------------------------------------------------------------------------
 
 
 class CountingStore(MemoryStore):

@@ -34,7 +34,7 @@ class Decided:
     @property
     def caught(self) -> NDArray[np.bool_]:
         """Which payments were blocked, or held for a person to look at."""
-        return self.labels != "allow"
+        return np.not_equal(self.labels, "allow")
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,10 @@ def show_fraud(console: Console, decided: Decided) -> None:
         )
     console.print(table)
     console.print(
-        "Stopped: blocked or held for review, of all frauds and of honest payments too. The hourly batch has the same scores at no cost, once an hour: it "
-        "cannot stop what was paid before it ran, but stops a flagged card from then until midnight. The payments of "
-        "several days are replayed in seconds; hours are those of the payments. "
-        f"Served and offline scores differ by at most {decided.score_difference_max:.0e}.",
+        "Stopped: blocked or held for review, of all frauds and of honest payments too. The hourly batch has the "
+        "same scores at no cost, once an hour: it cannot stop what was paid before it ran, but stops a flagged card "
+        "from then until midnight. The payments of several days are replayed in seconds; hours are those of the "
+        f"payments. Served and offline scores differ by at most {decided.score_difference_max:.0e}.",
         width=WIDTH,
         style="dim",
         highlight=False,

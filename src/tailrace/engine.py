@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from tailrace.deadline import Clock
+from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import ServerError, ServingError, ShedError
 from tailrace.plan import Plan
 from tailrace.response.problem import problem_body
@@ -22,6 +22,9 @@ from tailrace.types import Batch, Call, Transport
 
 DURATIONS_MAX: Final = 128
 """Batches remembered for the p95 that admission uses."""
+
+RUNS_MAX: Final = 32
+"""Runs of parts of one batch, to find the calls that make it fail; to find one of 64 takes 13."""
 
 ROWS_WAITING_MAX: Final = 100_000
 """However much time they have."""
@@ -69,8 +72,9 @@ class Engine:
         self.decode = plan.decode
         self.rows_of = plan.rows_of
         self.budget_ns = plan.budget.total_ns
+        self._spread_ns = self.budget_ns // 4
         self.blocked_ns = 0
-        """How long the last batch kept the loop: a call read after it may have waited that long unseen."""
+        """How long the last batch kept the loop: a call read right after it may have waited that long unseen."""
         self._transport = transport
         self._observer = observer
         self.on_error = observer.observe_failure
@@ -84,10 +88,12 @@ class Engine:
         self._batches_max = plan.batches_in_flight_max
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failures = 0
+        self._log_at_ns = 0
         self._durations_ns: list[int] = [plan.cost.p95_ns] * (DURATIONS_MAX * 7 // 8)
         self._p95_ns = plan.cost.p95_ns
         self._least_ns = min(plan.cost.least_ns, self.budget_ns // 2)  # a warm-up in a bad moment must not shed all
-        self._row_ns = plan.cost.row_ns
+        self._row_ns = max(plan.cost.row_ns, 1.0)
         self._backlog_since_ns = 0
         """When the last batch ended, if calls were waiting then; else 0."""
         self.rows_allowed = 1
@@ -135,9 +141,15 @@ class Engine:
             task = self._loop.create_task(self._run(batch, rows))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            self._reschedule()
         else:
             drive(self._run(batch, rows))
             self.blocked_ns = self._now_ns() - began_ns
+            self._loop.call_soon(self._forget_block)
+
+    def _forget_block(self) -> None:
+        """Runs once the sockets have been read that the last batch kept waiting; calls read later did not wait."""
+        self.blocked_ns = 0
 
     def _take(self, now_ns: int) -> list[Call]:
         """Take the calls of the next batch out of the inbox: as many as are best run at once, and still in time."""
@@ -203,21 +215,36 @@ class Engine:
             self._reschedule()
 
     async def _answer_each(self, batch: Batch) -> None:
-        """Answer a batch; if a layer raises, answer its halves, until the fault stands alone with its own call."""
-        try:
-            await answer(self.plan, batch, self._now_ns)
-        except Exception as error:
-            if len(batch.calls) > 1:
-                half = len(batch.calls) // 2
-                for calls in (batch.calls[:half], batch.calls[half:]):
-                    await self._answer_each(Batch(calls, batch.started_ns, batch.deadline_ns))
-                return
-            structlog.get_logger().error("call failed", pipeline=self.plan.name, error=repr(error), exc_info=True)
-            fault = ServerError(f"{type(error).__name__} while answering this request", next="see the server's log")
-            batch.errors[0] = fault
-            batch.bodies = [problem_body(fault)]
-        self._transport.deliver(batch)
-        self._observer.observe(batch, self._now_ns())
+        """Answer a batch; where a layer raises, answer its halves, until each fault stands alone with its own call.
+
+        At most `RUNS_MAX` runs: what still fails then is answered with an error.
+        """
+        parts, runs = [batch], 0
+        while parts:
+            part, runs = parts.pop(), runs + 1
+            try:
+                await answer(self.plan, part, self._now_ns)
+            except Exception as error:  # of a user's function, on what one caller sent
+                if len(part.calls) > 1 and runs < RUNS_MAX:
+                    half = len(part.calls) // 2
+                    halves = (part.calls[half:], part.calls[:half])
+                    parts += [Batch(calls, batch.started_ns, batch.deadline_ns) for calls in halves]
+                    continue
+                self._fail(part, error)
+            self._transport.deliver(part)
+            self._observer.observe(part, self._now_ns())
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Give every call of a batch an error; log it, at most once a second."""
+        fault = ServerError(f"{type(error).__name__} while answering this request", next="see the server's log")
+        batch.errors = dict.fromkeys(range(len(batch.calls)), fault)
+        batch.bodies = [problem_body(fault)] * len(batch.calls)
+        self._failures += len(batch.calls)
+        now_ns = self._now_ns()
+        if now_ns >= self._log_at_ns:
+            log = structlog.get_logger()
+            log.error("calls failed", pipeline=self.plan.name, calls=self._failures, error=repr(error), exc_info=error)
+            self._failures, self._log_at_ns = 0, now_ns + NS_PER_S
 
     def _learn(self, started_ns: int, ended_ns: int, rows: int) -> None:
         """Keep the p95 of a batch, and the queue's pace: from one batch's end to the next one's while calls wait.

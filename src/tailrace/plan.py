@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, cast
@@ -30,12 +29,13 @@ from tailrace.inference.signature import Signature
 from tailrace.inference.thread import InferenceThread
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.decider import Decider
+from tailrace.readers import ViewColumns, input_parts, reader_of, value_reader
 from tailrace.request.columns import columns_type
 from tailrace.request.decoder import RequestDecoder
 from tailrace.request.sample import sample_body
-from tailrace.response.encoder import ResponseEncoder, ValueReader
+from tailrace.response.encoder import ResponseEncoder
 from tailrace.types import Batch, Call, Degraded, OnlineStore, Provenance
-from tailrace.wiring import Origin, Source, Wiring, dtype_problem, wire
+from tailrace.wiring import Wiring, dtype_problem, wire
 
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """A model call under this runs on the loop; a heavier one on the inference thread, while the next batch gathers."""
@@ -48,24 +48,6 @@ ARRAY_MAX: Final = 1_000
 
 LAYER_FEATURES: Final = 1
 LAYER_INFERENCE: Final = 2
-
-
-class ViewColumns:
-    """The columns of a view in a batch: `profile.avg_amount_90d` is an array, shape (rows,), made when first asked."""
-
-    def __init__(self, rows: ViewRows, row_request: NDArray[np.intp] | None) -> None:
-        self._rows = rows
-        self._row_request = row_request
-
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        try:
-            column: NDArray[Any] = self._rows.column(name)
-        except (KeyError, ValueError):
-            raise AttributeError(f"the view has no column {name!r}") from None
-        if self._row_request is not None:
-            column = column[self._row_request]
-        self.__dict__[name] = column
-        return column
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,88 +255,6 @@ def _no_decision(batch: Batch) -> None:
     """Leave the scores as they are: the pipeline decides nothing."""
 
 
-# -- sources to readers -----------------------------------------------------------------------------------------------
-
-
-def reader_of(source: Source, labels: Sequence[str] = ()) -> Callable[[Batch], Any]:
-    """Return what reads a source from a batch: a column, or an object with columns where the source names none.
-
-    labels: that a decision may have, for the decision so far.
-    """
-    name, view = source.name, source.view
-    match source.origin:
-        case Origin.REQUEST:
-            return (lambda batch: getattr(batch.request, name)) if name else (lambda batch: batch.request)
-        case Origin.VIEW:
-            return (lambda batch: getattr(batch.views[view], name)) if name else (lambda batch: batch.views[view])
-        case Origin.ON_DEMAND:
-            return on_demand_reader(name)
-        case Origin.SCORE:
-            return lambda batch: batch.scores
-        case Origin.DECISION:
-            texts = np.array(labels, dtype=object)
-            return lambda batch: texts[batch.decisions]
-    raise AssertionError(source)
-
-
-def on_demand_reader(name: str) -> Callable[[Batch], NDArray[Any]]:
-    """Return what reads an on-demand feature: one value a row. NumPy would stretch a single one over all rows."""
-
-    def read(batch: Batch) -> NDArray[Any]:
-        value = batch.on_demand[name]
-        if type(value) is np.ndarray and value.shape == (batch.rows,):
-            return value
-        column = np.asarray(value)
-        if column.shape not in ((), (batch.rows,)):
-            raise ValueError(f"@on_demand {name} gives shape {column.shape} for {batch.rows} rows")
-        return np.broadcast_to(column, (batch.rows,))
-
-    return read
-
-
-def value_reader(source: Source, wiring: Wiring, decider: Decider) -> ValueReader:
-    """Return what reads a response field: Python values, one a request, a list each where a request makes many rows."""
-    if source.origin is Origin.REQUEST:
-        read = attrgetter(source.name)
-        return lambda batch: list(map(read, batch.requests))
-
-    def rows(batch: Batch) -> list[Any]:
-        match source.origin:
-            case Origin.DECISION:
-                return list(decider.decision_column(batch))
-            case Origin.REASONS:
-                return batch.reasons if batch.reasons is not None else [()] * batch.rows
-            case Origin.PROBABILITIES:
-                return list((batch.probabilities if batch.probabilities is not None else batch.scores).tolist())
-        return list(column(batch).tolist())
-
-    if source.origin in (Origin.VIEW, Origin.ON_DEMAND, Origin.SCORE):
-        column = reader_of(source)
-    if wiring.expanded is None:
-        return rows
-
-    def lists(batch: Batch) -> list[Any]:
-        values, bounds = rows(batch), cast(NDArray[np.intp], batch.row_bounds).tolist()
-        return [values[begin:end] for begin, end in pairwise(bounds)]
-
-    return lists
-
-
-def block_reader(view: int, names: Sequence[str], codec: RowCodec, expands: bool) -> Callable[[Batch], NDArray[Any]]:
-    """Return what reads neighbouring columns of one type as one strided block of the view's rows, without a copy."""
-    dtype, offset = codec.dtype.fields[names[0]][:2]  # type: ignore[index]
-    itemsize, width = codec.dtype.itemsize, len(names)
-
-    def read(batch: Batch) -> NDArray[Any]:
-        data = batch.views[view]._rows.data
-        if not len(data):
-            return np.empty((0, width), dtype)  # of an empty buffer NumPy makes no strided view
-        block = np.ndarray((len(data), width), dtype, data, offset, (itemsize, dtype.itemsize))
-        return block if expands or batch.row_request is None else block[batch.row_request]
-
-    return read
-
-
 # -- compiling --------------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +272,7 @@ def compile_plan(
         raise CompileError(pipeline.name, problems)
     codecs = [RowCodec(view.spec) for view in wiring.views]
     assemblers = tuple(
-        (tensor.name, Assembler(tensor.numpy_dtype, _parts(wiring, tensor.features, codecs)))
+        (tensor.name, Assembler(tensor.numpy_dtype, input_parts(wiring, tensor.features, codecs)))
         for tensor in model.signature.inputs
     )
     scorer = Scorer(model, fallback, classes=_classes_of(model.signature), clock=clock)
@@ -416,41 +316,6 @@ def _load_fallback(
 def _classes_of(signature: Signature) -> int:
     """Return how many columns the scores have; 1 where they are one a row."""
     return len(signature.classes) if signature.column is None and signature.classes else 1
-
-
-def _parts(
-    wiring: Wiring, names: Sequence[str], codecs: Sequence[RowCodec]
-) -> list[tuple[int, Callable[[Batch], NDArray[Any]]]]:
-    """Group a tensor's inputs into runs that one copy can fill."""
-    parts: list[tuple[int, Callable[[Batch], NDArray[Any]]]] = []
-    sources = [wiring.features[name] for name in names]
-    start = 0
-    while start < len(sources):
-        source, end = sources[start], start + 1
-        if source.origin is Origin.VIEW and not source.is_text:
-            codec = codecs[source.view]
-            while end < len(sources) and _is_next(sources[end - 1], sources[end], codec):
-                end += 1
-            block = [item.name for item in sources[start:end]]
-            expands = wiring.keys[source.view] == wiring.expanded
-            read = block_reader(source.view, block, codec, expands)
-            parts.append((end - start, read if end - start > 1 else _first_column(read)))
-        else:
-            parts.append((1, reader_of(source)))
-        start = end
-    return parts
-
-
-def _first_column(read: Callable[[Batch], NDArray[Any]]) -> Callable[[Batch], NDArray[Any]]:
-    return lambda batch: read(batch)[:, 0]
-
-
-def _is_next(source: Source, other: Source, codec: RowCodec) -> bool:
-    """Say whether a column lies right behind another in the packed row, with the same type."""
-    if other.origin is not Origin.VIEW or other.view != source.view or other.dtype != source.dtype:
-        return False
-    dtype, offset = codec.dtype.fields[source.name][:2]  # type: ignore[index]
-    return bool(codec.dtype.fields[other.name][1] == offset + dtype.itemsize)  # type: ignore[index]
 
 
 def dry_run(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:

@@ -34,6 +34,6 @@ faulted = tr.Pipeline(
     response=Seen,
     features=[CustomerSpend, ShopRank],
     model=tr.Model("faulted"),
-    budget=tr.Budget("100ms", features="30ms"),
+    budget=tr.Budget("250ms", features="50ms"),
     store="lmdb:visits",
 )

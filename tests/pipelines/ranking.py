@@ -38,6 +38,7 @@ class ItemProfile(tr.BatchFeatureView):
 
 @tr.on_demand
 def price_fit(request: Ranking, item: ItemProfile) -> np.ndarray:
+    """Whether the user can pay for it."""
     return item.price <= request.budget
 
 

@@ -25,6 +25,7 @@ class Topic(tr.Response):
 
 @tr.on_demand
 def day_kind(request: Story) -> np.ndarray:
+    """Return a text: weekday or weekend."""
     day = request.time.astype("datetime64[D]").astype(np.int64)
     return np.where((day + 3) % 7 >= 5, "weekend", "weekday")
 

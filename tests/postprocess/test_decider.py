@@ -109,7 +109,7 @@ def test_labels_of_two_classes_split_in_the_middle() -> None:
 
 
 def rules(*given: tuple[Any, str, int]) -> Decider:
-    """Return a decider with rules on the score: (threshold, then, priority), named r0, r1, …"""
+    """Return a decider with rules on the score: (threshold, then, priority), named r0, r1, and so on."""
     made = [
         (Rule(f"r{index}", lambda score, threshold=threshold: score > threshold, then, priority), [read_scores])
         for index, (threshold, then, priority) in enumerate(given)

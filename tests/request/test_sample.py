@@ -27,13 +27,37 @@ class Point(msgspec.Struct):
 
 
 TYPES: list[Any] = [
-    int, float, str, bool, dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, bytes, Colour, Point,
-    Literal["a", "b"], Literal[1, 2], int | None, str | None, list[int], list[Point], set[int], tuple[int, str],
-    dict[str, int], Annotated[str, Field(min_length=9)], Annotated[str, Field(max_length=2)],
-    Annotated[list[int], Field(min_length=2, max_length=3)], Annotated[list[int], Field(max_length=0)],
-    Annotated[dt.datetime, Field(tz=True)], Annotated[dt.datetime, Field(tz=False)], Annotated[bytes, Field(min_length=4)],
+    int,
+    float,
+    str,
+    bool,
+    dt.datetime,
+    dt.date,
+    dt.time,
+    dt.timedelta,
+    uuid.UUID,
+    decimal.Decimal,
+    bytes,
+    Colour,
+    Point,
+    Literal["a", "b"],
+    Literal[1, 2],
+    int | None,
+    str | None,
+    list[int],
+    list[Point],
+    set[int],
+    tuple[int, str],
+    dict[str, int],
+    Annotated[str, Field(min_length=9)],
+    Annotated[str, Field(max_length=2)],
+    Annotated[list[int], Field(min_length=2, max_length=3)],
+    Annotated[list[int], Field(max_length=0)],
+    Annotated[dt.datetime, Field(tz=True)],
+    Annotated[dt.datetime, Field(tz=False)],
+    Annotated[bytes, Field(min_length=4)],
     Annotated[dict[str, int], Field(min_length=2)],
-]  # fmt: skip
+]
 
 
 def made(annotation: Any) -> type[Request]:

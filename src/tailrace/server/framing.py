@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Final
 
 from tailrace.deadline import LAYERS, NS_PER_MS
-from tailrace.errors import OutOfTimeError, ServingError
+from tailrace.errors import OutOfTimeError, ServingError, ShedError
 from tailrace.response.problem import CONTENT_TYPE, problem_body
 from tailrace.server.head import Head
 from tailrace.types import Batch, Call, Degraded
@@ -20,6 +20,8 @@ JSON: Final = b"application/json"
 _LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(4_096))
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 RETRY_AFTER_S: Final = b"1"
+SHED: Final = ShedError("the queue is longer than the call's budget")
+_PLAIN: Final = Head(engine=None, handler=None, body_bytes=0, plain=True, keep_alive=True)
 
 
 class Framing:
@@ -28,12 +30,15 @@ class Framing:
     def __init__(self) -> None:
         self._ok = b""
         self._date = b""
+        self.shed = b""
+        """The whole answer to a call that is shed: under overload it is given more often than any other."""
         self.renew_date()
 
     def renew_date(self) -> None:
         """Take the current second into the Date header (RFC 9110 §6.6.1)."""
         self._date = formatdate(time.time(), usegmt=True).encode()
         self._ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: " + self._date + b"\r\nContent-Length: "
+        self.shed = self.full(_PLAIN, SHED.status, CONTENT_TYPE, problem_body(SHED), [b"Retry-After: " + RETRY_AFTER_S])
 
     def ok(self, body: bytes) -> bytes:
         """Return the usual answer: 200, JSON, keep-alive, nothing else asked for."""

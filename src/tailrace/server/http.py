@@ -24,10 +24,9 @@ from tailrace.errors import (
     RequestTimeoutError,
     ServerError,
     ServingError,
-    ShedError,
     UnavailableError,
 )
-from tailrace.server.framing import CONTINUE, Framing
+from tailrace.server.framing import CONTINUE, SHED, Framing
 from tailrace.server.head import Head, Routes, read_head
 from tailrace.server.options import ServeOptions
 from tailrace.types import Batch, Call
@@ -211,7 +210,7 @@ class Connection(asyncio.Protocol):
         now_ns = self._server.now_ns()
         deadline_ns = now_ns - engine.blocked_ns + (head.budget_ns or engine.budget_ns)
         if (engine.rows_waiting >= engine.rows_allowed or head.budget_ns) and not engine.admits(now_ns, deadline_ns):
-            self._send_error(head, ShedError("the queue is longer than the call's budget"))
+            self._shed(head)
             return
         try:
             requests = engine.decode(body)
@@ -223,6 +222,17 @@ class Connection(asyncio.Protocol):
         call = Call(self, head, requests, now_ns, deadline_ns, rows)
         self.calls.append(call)
         engine.submit(call)
+
+    def _shed(self, head: Head) -> None:
+        """Refuse a call for lack of time, as cheaply as can be."""
+        server = self._server
+        if not head.plain or server.draining:
+            self._send_error(head, SHED)
+        elif self.calls:
+            self._line_up(head, server.framing.shed)
+        else:
+            self._seen_s = server.now_s
+            self._transport.write(server.framing.shed)
 
     def _answer_now(self, head: Head) -> None:
         """Answer what needs no engine: a health check, or a request with a fault in its head."""
