@@ -26,10 +26,10 @@ Read = Callable[[list[bytes]], Awaitable[Rows]]
 Close = Callable[[], Awaitable[None]]
 
 HEADER_BYTES = 32
-CUSTOMER = struct.Struct("<4q6d")
-TERMINAL = struct.Struct("<4q4d")
-UNKNOWN_CUSTOMER = (0,) * 10
-UNKNOWN_TERMINAL = (0,) * 8
+CUSTOMER = struct.Struct("<4q7d")
+TERMINAL = struct.Struct("<4q5d")
+UNKNOWN_CUSTOMER = (0,) * 11
+UNKNOWN_TERMINAL = (0,) * 9
 
 LATENCY = Histogram("predict_seconds", "Time of one prediction.", buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5))
 DECISIONS = Counter("decisions_total", "Decisions.", ["decision"])
@@ -120,15 +120,13 @@ async def predict(payment: Payment, request: Request) -> Decision:
 
 
 def on_demand(payment: Payment, customer: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the features that are computed from the request: amount, ratio, z-score, hour, night, weekend."""
+    """Return the features that are computed from the request: amount, ratio, z-score, hour."""
     avg_amount_30d, avg_amount_90d, std_amount_90d = customer[5:8]
     return (
         payment.amount,
         payment.amount / max(avg_amount_30d, 1.0),
         (payment.amount - avg_amount_90d) / max(std_amount_90d, 1.0),
         payment.time.hour,
-        payment.time.hour < 6,
-        payment.time.weekday() >= 5,
     )
 
 

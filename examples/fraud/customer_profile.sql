@@ -38,6 +38,7 @@ SELECT
     coalesce(sqrt(
         sum(payments) OVER last_90d * sum(cents_squared) OVER last_90d - sum(cents) OVER last_90d * sum(cents) OVER last_90d
     ) / sum(payments) OVER last_90d / 100, 0)::FLOAT AS std_amount_90d,
+    coalesce(max(cents_max) OVER last_7d / 100, 0)::FLOAT AS max_amount_7d,
     coalesce(max(cents_max) OVER last_90d / 100, 0)::FLOAT AS max_amount_90d,
     coalesce(sum(payments_at_night) OVER last_90d / sum(payments) OVER last_90d, 0)::FLOAT AS night_share_90d
 FROM timeline

@@ -43,6 +43,7 @@ class CustomerProfile(tr.BatchFeatureView):
     avg_amount_30d: float = 0.0
     avg_amount_90d: float = 0.0
     std_amount_90d: float = 0.0
+    max_amount_7d: float = 0.0
     max_amount_90d: float = 0.0
     night_share_90d: float = 0.0
 
@@ -57,6 +58,7 @@ class TerminalProfile(tr.BatchFeatureView):
     tx_count_7d: int = 0
     tx_count_30d: int = 0
     chargebacks_30d: int = 0
+    avg_amount_7d: float = 0.0
     avg_amount_30d: float = 0.0
     fraud_rate_1d: float = 0.0
     fraud_rate_7d: float = 0.0
@@ -81,32 +83,11 @@ def hour(request: Payment) -> np.ndarray:
     return request.time.astype("datetime64[h]").astype(np.int64) % 24
 
 
-@tr.on_demand
-def is_night(request: Payment) -> np.ndarray:
-    """Whether it is before six."""
-    return hour(request) < 6
-
-
-@tr.on_demand
-def is_weekend(request: Payment) -> np.ndarray:
-    """Whether it is Saturday or Sunday."""
-    return (request.time.astype("datetime64[D]").astype(np.int64) + 3) % 7 >= 5  # day 0 was a Thursday
-
-
 fraud = tr.Pipeline(
     name="fraud",
     request=Payment,
     response=Decision,
-    features=[
-        Payment.amount,
-        amount_ratio,
-        amount_zscore,
-        hour,
-        is_night,
-        is_weekend,
-        CustomerProfile,
-        TerminalProfile,
-    ],
+    features=[Payment.amount, amount_ratio, amount_zscore, hour, CustomerProfile, TerminalProfile],
     model=tr.Model("fraud", path=f"{BUILD}/model", fallback=tr.Constant(0.5)),
     decision=tr.bands("score", allow=0.0, review=0.1, block=0.5),
     rules=[tr.Rule("small_amount", when=lambda request: request.amount < 10, then="allow")],

@@ -22,6 +22,7 @@ SELECT
     coalesce(sum(payments) OVER last_7d, 0)::INTEGER AS tx_count_7d,
     coalesce(sum(payments) OVER last_30d, 0)::INTEGER AS tx_count_30d,
     coalesce(sum(frauds) OVER told_30d, 0)::INTEGER AS chargebacks_30d,
+    coalesce(sum(cents) OVER last_7d / sum(payments) OVER last_7d / 100, 0)::FLOAT AS avg_amount_7d,
     coalesce(sum(cents) OVER last_30d / sum(payments) OVER last_30d / 100, 0)::FLOAT AS avg_amount_30d,
     coalesce(sum(frauds) OVER told_1d / sum(payments) OVER told_1d, 0)::FLOAT AS fraud_rate_1d,
     coalesce(sum(frauds) OVER told_7d / sum(payments) OVER told_7d, 0)::FLOAT AS fraud_rate_7d,

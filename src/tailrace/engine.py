@@ -72,7 +72,6 @@ class Engine:
         self.decode = plan.decode
         self.rows_of = plan.rows_of
         self.budget_ns = plan.budget.total_ns
-        self._spread_ns = self.budget_ns // 4
         self.blocked_ns = 0
         """How long the last batch kept the loop: a call read right after it may have waited that long unseen."""
         self._transport = transport
@@ -137,7 +136,6 @@ class Engine:
         rows = sum(map(_rows_of, calls))
         self._batches_running += 1
         if self.plan.suspends:
-            self._reschedule()
             task = self._loop.create_task(self._run(batch, rows))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

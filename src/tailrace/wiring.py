@@ -28,6 +28,9 @@ from tailrace.request.schema import FieldSpec, Request, field_specs
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
+SUGGESTIONS_MAX: Final = 8
+
+
 class Origin(Enum):
     """Where a column comes from."""
 
@@ -97,10 +100,12 @@ def snake_case(name: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ", did you mean …?" for a name close to a known one, else what is known."""
+    """Return "did you mean …?" for a name close to a known one, else what is known, the first few."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(known) - SUGGESTIONS_MAX} more" if len(known) > SUGGESTIONS_MAX else ""
+    return f"known are {', '.join(known[:SUGGESTIONS_MAX]) or 'none'}{more}"
 
 
 def _check_name(pipeline: Pipeline, wiring: Wiring) -> None:

@@ -443,7 +443,9 @@ class Connection(asyncio.Protocol):
             self._refuse(RequestTimeoutError(f"the request took over {options.request_s} s to send"))
         elif not self.calls and not self._partial:
             idle_s = now_s - self._seen_s
-            if idle_s > options.idle_s or (self._server.draining and idle_s >= 1):
+            # While draining a connection in use is told with its next answer; only one that asks nothing for a whole
+            # second is closed without a word, which could cross a request on its way.
+            if idle_s > options.idle_s or (self._server.draining and idle_s >= 2):
                 self.closing = True
                 self._transport.close()
 

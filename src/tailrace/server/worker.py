@@ -48,6 +48,8 @@ from tailrace.types import Batch, Provenance
 from tailrace.warmup import LayerTimes, warm_up
 
 SWEEP_S: Final = 1.0
+DRAIN_LOOK_S: Final = 0.05
+"""How often a stopping worker looks whether it may go."""
 COLLECTION_SWEEPS: Final = 30
 """Sweeps between two full collections of garbage when idle, and between two young ones when never idle."""
 
@@ -167,10 +169,13 @@ class Worker:
             server.close()
         self._http.drain()
         self._channel.send(Draining(self._in_flight()))
-        end_s = time.monotonic() + self._options.drain_s
-        while self._http.connections and time.monotonic() < end_s:
-            self._http.sweep()
-            await asyncio.sleep(min(SWEEP_S, 0.1))
+        sweep_s = time.monotonic()
+        end_s = sweep_s + self._options.drain_s
+        while self._http.connections and (now_s := time.monotonic()) < end_s:
+            if now_s >= sweep_s:
+                self._http.sweep()  # as often as ever: it is how connections count their seconds
+                sweep_s += SWEEP_S
+            await asyncio.sleep(DRAIN_LOOK_S)
         for plan in self._plans:
             plan.close()
 
