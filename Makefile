@@ -1,6 +1,7 @@
 # The targets do all of their own set-up, once: a venv, packages, and the servers the tests need.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# The system's interpreter where it is whole: it is built with profile-guided optimisation, and 10 to 20% faster.
+PYTHON ?= $(shell /usr/bin/python3.11 -c 'import ensurepip, venv' 2>/dev/null && echo /usr/bin/python3.11 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
