@@ -43,6 +43,12 @@ check: $(STAMP) ## lint and types
 bench: $(STAMP) servers ## measure against nginx and FastAPI; writes build/bench.json
 	@$(BIN)/python bench/run.py
 
+soak: $(STAMP) ## overload at 2x, 5x and 10x the peak: what is answered in time, how fast the rest is refused
+	@$(BIN)/python bench/overload.py
+
+fuzz: $(STAMP) ## the property tests with many more examples
+	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800
+
 wheel: $(STAMP) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null && ls dist/*.whl
 

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipelines.model_graphs import write_models
 from tailrace.pipeline import Pipeline, load_pipelines
 from tailrace.testing import TestClient
+
+settings.register_profile("fuzz", max_examples=3_000, deadline=None)  # make fuzz
 
 PIPELINES = Path(__file__).parent / "pipelines"
 
