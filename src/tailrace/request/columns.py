@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -30,28 +29,39 @@ class RequestColumns:
         self._row_request = row_request
 
 
+class LazyColumn:
+    """A column made when first asked for; `functools.cached_property` without its lock, which costs as much again."""
+
+    __slots__ = ("_make", "_name")
+
+    def __init__(self, name: str, make: Callable[[RequestColumns], NDArray[Any]]) -> None:
+        self._name = name
+        self._make = make
+
+    def __get__(self, columns: RequestColumns, owner: type | None = None) -> NDArray[Any]:
+        values = columns.__dict__[self._name] = self._make(columns)
+        return values
+
+
 def columns_type(request_type: type[Request], expanded: str | None) -> type[RequestColumns]:
     """Return the columns class of a request type. expanded: the list-valued field that makes the rows, if any."""
     specs = field_specs(request_type)
-    properties = {name: _column(name, spec, expanded) for name, spec in specs.items()}
-    made = type(f"{request_type.__name__}Columns", (RequestColumns,), dict(properties))
-    for name, column in properties.items():
-        column.__set_name__(made, name)
-    return made
+    columns = {name: _column(name, spec, expanded) for name, spec in specs.items()}
+    return type(f"{request_type.__name__}Columns", (RequestColumns,), columns)
 
 
-def _column(name: str, spec: FieldSpec, expanded: str | None) -> cached_property[NDArray[Any]]:
+def _column(name: str, spec: FieldSpec, expanded: str | None) -> LazyColumn:
     """Return the lazy column of one field."""
     read = _value_reader(name, spec)
     to_array = _array_maker(spec) if name == expanded or not spec.many else _object_maker(spec)
     if name == expanded:
-        return cached_property(lambda columns: _flat(to_array, map(read, columns._requests)))
+        return LazyColumn(name, lambda columns: _flat(to_array, map(read, columns._requests)))
 
     def column(columns: RequestColumns) -> NDArray[Any]:
         values = to_array(map(read, columns._requests), len(columns._requests))
         return values if columns._row_request is None else values[columns._row_request]
 
-    return cached_property(column)
+    return LazyColumn(name, column)
 
 
 def _value_reader(name: str, spec: FieldSpec) -> Callable[[Request], Any]:
