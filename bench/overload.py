@@ -23,92 +23,127 @@ ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from pipelines.model_graphs import write_models  # noqa: E402 - the path comes first
-from processes import LOAD_CORE, SERVER_CORE, end, free_port, start, wait_ready  # noqa: E402
+from processes import LOAD_CORE, SERVER_CORE, Process, end, free_port, start, wait_ready  # noqa: E402
 from tailrace.loadtest.plan import LoadPlan  # noqa: E402
 from tailrace.loadtest.report import LoadReport  # noqa: E402
 from tailrace.loadtest.runner import run_load  # noqa: E402
 
 PIPELINES: Final = ("costly_threaded", "costly_inline")
 FACTORS: Final = (2, 5, 10)
-BUDGET_MS: Final = 100.0
+BUDGET_MS: Final = 200.0
 PROBE_START: Final = 100.0
-CONNECTIONS: Final = 64
+CONNECTIONS: Final = 400
+"""So many that hardly a call is pipelined: HTTP/1.1 holds a refusal back behind an earlier call's answer."""
 GOODPUT_MIN: Final = 0.9
 REFUSAL_MS_MAX: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """One load: what came of it, and the processor seconds that the server spent on it."""
+
+    report: LoadReport
+    cpu_s: float
+
+    @property
+    def goodput(self) -> float:
+        """Answers within budget a second."""
+        return self.report.goodput_per_s
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
-    """One run. goodput: answers within budget a second; share: of the peak. Times in ms, p99."""
+    """One overload.
+
+    share: of the goodput at the peak, measured before and after; cpu_share: the same, of the goodput for each processor
+    second, for a machine on which others run. ok_late: accepted, but answered past the budget.
+    """
 
     pipeline: str
     factor: float
     offered_rps: float
     goodput_rps: float
     share: float
+    cpu_share: float
     ok_p99_ms: float
     ok_late: int
+    refused_p50_ms: float
     refused_p99_ms: float
     errors: int
     recovered: bool
+    valid: bool
     load_average: float
 
 
-def run(url: str, rate: float, seconds: float) -> LoadReport:
-    """Send one open-loop load."""
-    bodies = [b'{"job_id":%d}' % job for job in range(100)]
-    plan = LoadPlan(url, bodies, rate=rate, duration_s=seconds, connections=CONNECTIONS, budget_ns=int(BUDGET_MS * 1e6))
-    return run_load(plan)
+class Target:
+    """One served pipeline."""
 
+    def __init__(self, server: Process, pipeline: str, url: str) -> None:
+        self.pipeline = pipeline
+        self._server = server
+        self._url = url
 
-def find_peak(url: str, seconds: float) -> float:
-    """Return the highest goodput found, in answers within budget a second, over rising rates."""
-    best = 0.0
-    rate = PROBE_START
-    while True:
-        goodput = run(url, rate, seconds).goodput_per_s
-        best = max(best, goodput)
-        if goodput < 0.8 * rate:
-            break
-        rate *= 1.4
-    for factor in (0.9, 1.0, 1.1, 1.25):
-        best = max(best, run(url, factor * best, seconds).goodput_per_s)
-    return best
+    def run(self, rate: float, seconds: float) -> Run:
+        """Send one open-loop load."""
+        bodies = [b'{"job_id":%d}' % job for job in range(100)]
+        plan = LoadPlan(
+            self._url, bodies, rate=rate, duration_s=seconds, connections=CONNECTIONS, budget_ns=int(BUDGET_MS * 1e6)
+        )
+        before_s = self._server.cpu_s()
+        report = run_load(plan)
+        return Run(report, self._server.cpu_s() - before_s)
 
+    def find_peak(self, seconds: float) -> Run:
+        """Return the run with the highest goodput, over rising rates."""
+        best = self.run(PROBE_START, seconds)
+        while (higher := self.run(1.3 * best.report.plan.rate, seconds)).goodput > 1.05 * best.goodput:
+            best = higher
+        return max(best, higher, key=lambda run: run.goodput)
 
-def measure(pipeline: str, url: str, peak: float, factor: float, seconds: float) -> Figure:
-    """Offer a multiple of the peak; then, at once, half of the peak, and see that all is well within five seconds."""
-    report = run(url, factor * peak, seconds)
-    after = run(url, peak / 2, 5.0)
-    last = after.timeline[4]
-    return Figure(
-        pipeline=pipeline,
-        factor=factor,
-        offered_rps=report.plan.rate,
-        goodput_rps=report.goodput_per_s,
-        share=report.goodput_per_s / peak,
-        ok_p99_ms=report.ok.p99_ns / 1e6 if report.ok else 0.0,
-        ok_late=sum(second.ok - second.ok_within_budget for second in report.timeline),
-        refused_p99_ms=report.refused.p99_ns / 1e6 if report.refused else 0.0,
-        errors=report.errors,
-        recovered=last.ok_within_budget == last.offered,
-        load_average=os.getloadavg()[0],
-    )
+    def measure(self, rate: float, factor: float, seconds: float) -> Figure:
+        """Offer a multiple of the peak; then less than it, and see that all is well within five seconds."""
+        before = self.run(1.1 * rate, seconds)
+        over = self.run(factor * rate, seconds)
+        last = self.run(0.5 * rate, 5.0).report.timeline[4]
+        after = self.run(1.1 * rate, seconds)
+        peak, cpu_s, report = before.goodput + after.goodput, before.cpu_s + after.cpu_s, over.report
+        return Figure(
+            pipeline=self.pipeline,
+            factor=factor,
+            offered_rps=report.plan.rate,
+            goodput_rps=over.goodput,
+            share=over.goodput / (peak / 2),
+            cpu_share=(over.goodput / over.cpu_s) / (peak / cpu_s),
+            ok_p99_ms=report.ok.p99_ns / 1e6 if report.ok else 0.0,
+            ok_late=sum(second.ok - second.ok_within_budget for second in report.timeline),
+            refused_p50_ms=report.refused.p50_ns / 1e6 if report.refused else 0.0,
+            refused_p99_ms=report.refused.p99_ns / 1e6 if report.refused else 0.0,
+            errors=report.errors,
+            recovered=last.ok_within_budget == last.offered,
+            valid=report.valid,
+            load_average=os.getloadavg()[0],
+        )
 
 
 def show(figures: list[Figure], peaks: dict[str, float]) -> None:
     """Print the table, with what was asked of it."""
     for pipeline, peak in peaks.items():
         print(f"{pipeline}: peak {peak:,.0f} answers/s within {BUDGET_MS:.0f} ms")
-    print(f"{'pipeline':<16} {'load':>5} {'goodput':>14} {'200 p99':>9} {'late':>5} {'503 p99':>9} {'recovered':>10}")
+    print(
+        f"{'pipeline':<16} {'load':>5} {'goodput':>9} {'share':>6} {'by CPU':>7} {'200 p99':>9} {'late':>5} "
+        f"{'503 p50':>8} {'503 p99':>9} {'recovered':>9} {'others':>7}"
+    )
     for each in figures:
-        verdict = "" if each.share >= GOODPUT_MIN and each.refused_p99_ms <= REFUSAL_MS_MAX else "  short"
         print(
-            f"{each.pipeline:<16} {each.factor:>4.0f}× {each.goodput_rps:>8,.0f} {each.share:>4.0%} "
-            f"{each.ok_p99_ms:>6.1f} ms {each.ok_late:>5} {each.refused_p99_ms:>6.1f} ms "
-            f"{'yes' if each.recovered else 'NO':>10}{verdict}"
+            f"{each.pipeline:<16} {each.factor:>4.0f}× {each.goodput_rps:>7,.0f}/s {each.share:>6.0%} "
+            f"{each.cpu_share:>7.0%} {each.ok_p99_ms:>6.1f} ms {each.ok_late:>5} {each.refused_p50_ms:>5.1f} ms "
+            f"{each.refused_p99_ms:>6.1f} ms {'yes' if each.recovered else 'NO':>9} {each.load_average:>7.1f}"
+            f"{'' if each.valid else '  the load was late: no valid run'}"
         )
-    print(f"asked: goodput ≥ {GOODPUT_MIN:.0%} of the peak, 503 p99 ≤ {REFUSAL_MS_MAX:.0f} ms, recovered in 5 s")
+    print(
+        f"asked: share ≥ {GOODPUT_MIN:.0%}, 200 p99 ≤ {BUDGET_MS:.0f} ms, 503 p99 ≤ {REFUSAL_MS_MAX:.0f} ms, recovered"
+    )
+    print("others: the load average; every figure holds for a machine on which nothing else runs")
 
 
 def main() -> None:
@@ -131,9 +166,9 @@ def main() -> None:
         server = start(stack, "tailrace", command, folder / "serve.log", cores={SERVER_CORE})
         wait_ready(server, f"http://127.0.0.1:{port}/readyz")
         for pipeline in options.pipelines:
-            url = f"http://127.0.0.1:{port}/v1/pipelines/{pipeline}/predict"
-            peaks[pipeline] = find_peak(url, options.seconds / 2)
-            figures += [measure(pipeline, url, peaks[pipeline], factor, options.seconds) for factor in FACTORS]
+            target = Target(server, pipeline, f"http://127.0.0.1:{port}/v1/pipelines/{pipeline}/predict")
+            peaks[pipeline] = target.find_peak(options.seconds / 2).goodput
+            figures += [target.measure(peaks[pipeline], factor, options.seconds) for factor in FACTORS]
         end(server)
     show(figures, peaks)
     out = ROOT / "build" / "overload.json"

@@ -181,3 +181,9 @@ class ShedError(OutOfTimeError):
     status = 503
     grpc_code = "UNAVAILABLE"
     title = "Shed"
+
+
+class DeadlineExceededError(OutOfTimeError):
+    """Accepted, but the model did not answer in time, and the pipeline declares no fallback."""
+
+    title = "Deadline exceeded"

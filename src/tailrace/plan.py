@@ -23,7 +23,8 @@ from tailrace.features.rows import RowCodec
 from tailrace.features.view_rows import ViewRows
 from tailrace.inference.curve import CostCurve, measure_curve
 from tailrace.inference.declaration import Constant, Model
-from tailrace.inference.onnx import OnnxModel
+from tailrace.inference.loading import load_model
+from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.scorer import Scored, Scorer
 from tailrace.inference.signature import Signature
 from tailrace.inference.thread import InferenceThread
@@ -64,12 +65,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class CompiledModel:
-    """The model, ready to be called: its inputs, what fills them, the guarded call and what it costs."""
+    """The model, ready to be called: its inputs, what fills them, the guarded call and what it costs.
+
+    kernel: what computes it; kernel_reason: why it is not a faster one, empty where there is none.
+    """
 
     signature: Signature
     assemblers: tuple[tuple[str, Assembler], ...]
     scorer: Scorer
     curve: CostCurve
+    kernel: str
+    kernel_reason: str
 
 
 class Plan:
@@ -90,6 +96,7 @@ class Plan:
         self.budget: Budget = pipeline.budget
         self.wiring = wiring
         self.signature = model.signature
+        self.kernel, self.kernel_reason = model.kernel, model.kernel_reason
         self.curve = curve = model.curve
         self._now_ns = clock.now_ns
         # 1 request
@@ -276,7 +283,8 @@ def compile_plan(
         for tensor in model.signature.inputs
     )
     scorer = Scorer(model, fallback, classes=_classes_of(model.signature), clock=clock)
-    compiled = CompiledModel(model.signature, assemblers, scorer, measure_curve(model, clock=clock))
+    curve = measure_curve(model, clock=clock)
+    compiled = CompiledModel(model.signature, assemblers, scorer, curve, model.kernel, model.kernel_reason)
     plan = Plan(pipeline, wiring, store, Retrieval(codecs, store, clock), compiled, clock, array_max)
     problems = dry_run(plan, codecs)
     if problems:
@@ -284,16 +292,16 @@ def compile_plan(
     return plan
 
 
-def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> OnnxModel | None:
+def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> PackagedModel | None:
     try:
-        return OnnxModel.load(model.directory(base_dir))
+        return load_model(model.directory(base_dir))
     except ModelPackageError as error:
         problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
         return None
 
 
 def _load_fallback(
-    pipeline: Pipeline, model: OnnxModel | None, clock: Clock, problems: list[Problem]
+    pipeline: Pipeline, model: PackagedModel | None, clock: Clock, problems: list[Problem]
 ) -> Constant | Scorer | None:
     fallback = pipeline.model.fallback
     if not isinstance(fallback, Model):

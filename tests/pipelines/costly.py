@@ -20,6 +20,6 @@ costly_inline = tr.Pipeline(
     response=Level,
     features=[Job.job_id],
     model=tr.Model("costly_inline"),
-    budget=tr.Budget("100ms"),
+    budget=tr.Budget("200ms"),
 )
 costly_threaded = replace(costly_inline, name="costly_threaded", model=tr.Model("costly_threaded"))

@@ -88,6 +88,8 @@ def _report(plan: Plan, times: tuple[LayerTimes, ...]) -> dict[str, Any]:
         "inputs": [{"input": name, "dtype": dtype, "from": origin} for name, dtype, origin in _inputs(plan)],
         "inference_thread": plan.threaded,
         "rows_best": plan.rows_best,
+        "kernel": plan.kernel,
+        "kernel_reason": plan.kernel_reason,
     }
 
 
@@ -114,7 +116,9 @@ def _show(plan: Plan, times: tuple[LayerTimes, ...]) -> None:
         )
     console.print(_inputs_table(plan))
     where = "the inference thread" if plan.threaded else "the event loop"
-    console.print(f"The model runs on {where}, at most {plan.rows_best} rows a call.\n", highlight=False)
+    reason = f" ({plan.kernel_reason})" if plan.kernel_reason else ""
+    console.print(f"The model is computed by {plan.kernel}{reason}.", highlight=False)
+    console.print(f"It runs on {where}, at most {plan.rows_best} rows a call.\n", highlight=False)
 
 
 def _budget_table(plan: Plan, times: tuple[LayerTimes, ...]) -> Table:

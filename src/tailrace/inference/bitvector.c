@@ -47,7 +47,7 @@ typedef struct {
     const void *split_masks;     /* (splits) words: the bits that stay */
     const void *checkpoints;     /* (rows of checkpoints, trees) words */
     const float *values;         /* (trees, leaves) */
-    float divisor, base;         /* score = sum / divisor + base */
+    double base;                 /* score = sum + base, in float */
 } tailrace_trees;
 
 #ifdef TAILRACE_CLONES /* one copy for each kind of processor, chosen when the library is loaded */
@@ -112,7 +112,7 @@ int tailrace_score(const tailrace_trees *trees, const float *rows, int64_t count
     }
     free(words);
     for (int64_t i = 0; i < count; i++) {
-        const float score = scores[i] / trees->divisor + trees->base;
+        const float score = scores[i] + (float)trees->base;
         scores[i] = trees->sigmoid ? 1.0f / (1.0f + expf(-score)) : score;
     }
     return OK;

@@ -1,4 +1,7 @@
-"""A packaged model on disk: `model.onnx` and the `manifest.json` that says what it is and how it must behave."""
+"""A packaged model on disk: `model.onnx` and the `manifest.json` that says what it is and how it must behave.
+
+A tree ensemble may have a third file: `trees.msgpack`, the same trees as tables for the bit-vector kernel.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from tailrace.inference.signature import Signature
 FORMAT_VERSION: Final = 1
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
+TREES_FILE: Final = "trees.msgpack"
 REPACKAGE: Final = "write the model directory again with `tailrace package`"
 
 Cell = float | int | str | bool | None
@@ -87,7 +91,11 @@ class Golden(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """All that is known of a packaged model. created: RFC 3339, UTC. sha256: of model.onnx, in hex."""
+    """All that is known of a packaged model. created: RFC 3339, UTC. sha256: of model.onnx, in hex.
+
+    trees_sha256: of trees.msgpack; empty where there is none, and then trees_reason says why. A manifest older than
+    that file has neither.
+    """
 
     format: int
     name: str
@@ -98,6 +106,8 @@ class Manifest(msgspec.Struct, frozen=True):
     metrics: dict[str, float | int | str]
     profile: Profile
     golden: Golden
+    trees_sha256: str = ""
+    trees_reason: str = ""
 
 
 class _Header(msgspec.Struct):
@@ -120,10 +130,10 @@ def file_sha256(path: Path) -> str:
 
 
 def read_manifest(directory: str | Path) -> Manifest:
-    """Return the manifest of a model directory, after its model file was found whole.
+    """Return the manifest of a model directory, after its other files were found whole.
 
     Raises ModelPackageError: no such directory, a file is missing, the manifest is not one or is of another format
-    version, or model.onnx is not the file that was packaged.
+    version, or model.onnx or trees.msgpack is not the file that was packaged.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -133,19 +143,30 @@ def read_manifest(directory: str | Path) -> Manifest:
             next="package a trained model: tailrace package MODEL --data FILE --name NAME --out " + str(directory),
         )
     for name in (MANIFEST_FILE, MODEL_FILE):
-        if not (directory / name).is_file():
-            raise ModelPackageError(f"the model directory has no {name}", where=str(directory), next=REPACKAGE)
+        _require_file(directory / name)
     manifest = decode_manifest(directory / MANIFEST_FILE)
-    found = file_sha256(directory / MODEL_FILE)
-    if found != manifest.sha256:
-        size = (directory / MODEL_FILE).stat().st_size
+    _check_file(directory / MODEL_FILE, manifest.sha256)
+    if manifest.trees_sha256:
+        _require_file(directory / TREES_FILE)
+        _check_file(directory / TREES_FILE, manifest.trees_sha256)
+    return manifest
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ModelPackageError(f"the model directory has no {path.name}", where=str(path.parent), next=REPACKAGE)
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    """Raise ModelPackageError unless the file has this sha256."""
+    found = file_sha256(path)
+    if found != sha256:
         raise ModelPackageError(
-            f"the model file was cut short or altered: its {size} bytes have sha256 {found[:12]}…, "
-            f"the manifest says {manifest.sha256[:12]}…",
-            where=str(directory / MODEL_FILE),
+            f"the model file was cut short or altered: its {path.stat().st_size} bytes have sha256 {found[:12]}…, "
+            f"the manifest says {sha256[:12]}…",
+            where=str(path),
             next="copy the directory again from where it was packaged, or " + REPACKAGE,
         )
-    return manifest
 
 
 def decode_manifest(path: Path) -> Manifest:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.onnx import GOLDEN_TOLERANCE, open_session, score_error, select_scores
+from tailrace.inference.onnx import open_session, select_scores
+from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
 from tailrace.inference.signature import Signature
 from tailrace.release.convert import Converted
 from tailrace.release.original import Original

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.manifest import Golden
-from tailrace.inference.onnx import GOLDEN_TOLERANCE, score_error
+from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
 from tailrace.inference.signature import Signature
 from tailrace.release.comparison import Comparison, missing_feeds, score_original
 from tailrace.release.original import Original

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.curve import CostCurve, measure_curve
 from tailrace.inference.declaration import Model
+from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     MODEL_FILE,
+    TREES_FILE,
     Manifest,
     Provenance,
     encode_manifest,
 )
-from tailrace.inference.onnx import OnnxModel
 from tailrace.release.comparison import Comparison, choose_graph
 from tailrace.release.convert import convert
 from tailrace.release.golden import pick_golden
@@ -34,22 +35,29 @@ from tailrace.release.metrics import measure_quality
 from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.table import read_table, spread_rows, to_feeds
+from tailrace.release.tabulation import tabulate
 
 ROWS_SCORED_MAX: Final = 100_000
 """Rows that the metrics and the reference profile are computed on; a larger table is sampled evenly."""
 
-STEPS: Final = ("read", "convert", "compare", "profile", "write", "verify")
+STEPS: Final = ("read", "convert", "compare", "profile", "tabulate", "write", "verify")
 """What packaging goes through, for a progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackageReport:
-    """What `package` wrote. size_bytes: of the whole directory. curve: the model's cost on this machine."""
+    """What `package` wrote.
+
+    size_bytes: of the whole directory. curve: the model's cost on this machine, with this kernel. kernel_reason: why it
+    is not a faster one; empty where there is none.
+    """
 
     directory: Path
     manifest: Manifest
     size_bytes: int
     curve: CostCurve
+    kernel: str
+    kernel_reason: str
 
 
 def package(
@@ -73,6 +81,8 @@ def package(
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted or any score of the
     conversion is over 1e-5 from the original's, or `out` exists and `overwrite` is not given.
+    The bit-vector tables are left out, and the manifest says why, where the kernel does not fit the model or any score
+    of it is over 1e-6 from the conversion's.
     """
     out = Path(out)
     _check_place(name, out, overwrite)
@@ -93,6 +103,8 @@ def package(
     quality: dict[str, float | int | str] = dict(metrics or {})
     if target is not None:
         quality = {**measure_quality(scores, _outcomes(sample, target), signature.classes), **quality}
+    on_step("tabulate")
+    trees, reason = tabulate(chosen, feeds)
     manifest = Manifest(
         format=FORMAT_VERSION,
         name=name,
@@ -103,9 +115,11 @@ def package(
         metrics=quality,
         profile=profile_model(signature, sample, scores),
         golden=pick_golden(original, chosen, feeds, scores),
+        trees_sha256=hashlib.sha256(trees).hexdigest() if trees else "",
+        trees_reason=reason,
     )
     on_step("write")
-    return _write(out, manifest, chosen.converted.graph, on_step)
+    return _write(out, manifest, {MODEL_FILE: chosen.converted.graph, TREES_FILE: trees}, on_step)
 
 
 def _check_place(name: str, out: Path, overwrite: bool) -> None:
@@ -143,22 +157,28 @@ def _outcomes(table: Any, target: str) -> NDArray[Any]:
     return np.array([int(v) if isinstance(v, bool | float) and float(v).is_integer() else v for v in values], object)
 
 
-def _write(out: Path, manifest: Manifest, graph: bytes, on_step: Callable[[str], None]) -> PackageReport:
-    """Write the directory beside `out`, verify it as serving would, and put it in place by a rename."""
+def _write(out: Path, manifest: Manifest, contents: dict[str, bytes], on_step: Callable[[str], None]) -> PackageReport:
+    """Write the directory beside `out`, verify it as serving would, and put it in place by a rename.
+
+    contents: of the files beside the manifest; one without content is not written.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         draft.chmod(0o755)
-        _write_file(draft / MODEL_FILE, graph)
+        for name, content in contents.items():
+            if content:
+                _write_file(draft / name, content)
         _write_file(draft / MANIFEST_FILE, encode_manifest(manifest))
         on_step("verify")
-        curve = measure_curve(OnnxModel.load(draft))
+        model = load_model(draft)
+        curve = measure_curve(model)
         size = sum(file.stat().st_size for file in draft.iterdir())
         _replace(draft, out)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return PackageReport(out, manifest, size, curve)
+    return PackageReport(out, manifest, size, curve, model.kernel, model.kernel_reason)
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from tailrace.errors import InferenceError
+from tailrace.errors import DeadlineExceededError, InferenceError
 from tailrace.response.problem import problem_body
 from tailrace.response.schema import Response
-from tailrace.types import Batch
+from tailrace.types import Batch, Degraded
 
 ValueReader = Callable[[Batch], Sequence[Any]]
 """From a batch to the Python values of one response field, one a request."""
@@ -49,11 +51,19 @@ class ResponseEncoder:
         failed = batch.failed
         assert failed is not None
         for index in range(len(batch.calls)):
-            rows = failed[batch.rows_of_call(index)]
-            if rows.any():
-                error = InferenceError(
-                    f"the model gave no usable score for {int(rows.sum())} of {len(rows)} rows",
-                    next="declare a fallback: tr.Model(…, fallback=tr.Constant(…))",
-                )
+            rows = batch.rows_of_call(index)
+            if failed[rows].any():
+                error = _failure_of(batch, rows)
                 batch.errors[index] = error
                 batch.bodies[index] = problem_body(error)
+
+
+def _failure_of(batch: Batch, rows: slice) -> InferenceError | DeadlineExceededError:
+    """Return what is told of a call that has rows without a score: the model was late, or could not."""
+    failed = cast(NDArray[np.bool_], batch.failed)[rows]
+    if batch.degraded is not None and np.count_nonzero(batch.degraded[rows] & np.uint8(Degraded.MODEL_TIMEOUT)):
+        return DeadlineExceededError("the model did not answer within the call's budget")
+    return InferenceError(
+        f"the model gave no usable score for {int(failed.sum())} of {len(failed)} rows",
+        next="declare a fallback: tr.Model(…, fallback=tr.Constant(…))",
+    )

@@ -34,8 +34,13 @@ from tailrace.types import Batch, Call
 HEADS_MAX: Final = 1_024
 """Heads remembered. A client that never repeats one fills it and is read by the parser all the same."""
 
-PIPELINE_MAX: Final = 256
+PIPELINE_MAX: Final = 64
 """Calls of one connection in flight before it is no longer read."""
+
+TURN_REQUESTS_MAX: Final = 64
+TURN_BYTES_MAX: Final = 16 << 10
+"""What is read of one connection, of known heads and through the parser, before the others have their turn. A client
+that sends without end and reads nothing held up its neighbours for over a second (tests/server/test_faults.py)."""
 
 OFFERS_MAX: Final = 8
 """Offers of another protocol passed over in one read; each costs a copy of what follows."""
@@ -113,7 +118,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_began_s", "_body", "_body_bytes", "_head", "_head_bytes", "_headers", "_parser", "_partial", "_paused",
-        "_raw_head", "_refused", "_seen_s", "_server", "_stuck_s", "_transport", "_url", "calls", "closing",
+        "_raw_head", "_refused", "_rest", "_seen_s", "_server", "_stuck_s", "_transport", "_turn_due", "_url", "calls",
+        "closing",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -127,6 +133,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._partial = False
         self._refused = False
+        self._rest = b""
+        self._turn_due = False
         self._raw_head = b""
         self._head: Head | None = None
         self._head_bytes = 0
@@ -153,6 +161,7 @@ class Connection(asyncio.Protocol):
         """Forget a client that is gone; what it asked for is dropped when it is answered."""
         self._server.connections.discard(self)
         self.calls.clear()
+        self._rest = b""
         self.closing = True
         self._parser = None  # it holds this connection: a cycle, and serving collects none
 
@@ -165,29 +174,68 @@ class Connection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        """Read requests: known heads by their bytes, the rest through the parser."""
+        """Read requests, or keep what comes while earlier ones are still to be read."""
         if self.closing:
             self._pass_over(data)
-            return
+        elif self._rest:
+            self._rest += data
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Read requests, as many as make a turn: known heads by their bytes, the rest through the parser."""
+        at, size = 0, len(data)
         if not self._partial:
-            heads = self._server.heads
-            while data:
-                end = data.find(b"\r\n\r\n") + 4
-                head = heads.get(data[:end])
+            heads, turn = self._server.heads, 0
+            while at < size:
+                if turn == TURN_REQUESTS_MAX:
+                    self._hold(data[at:])
+                    return
+                end = data.find(b"\r\n\r\n", at) + 4
+                head = heads.get(data[at:end])
                 if head is None:
                     # A head that begins with an empty line would be remembered by that line alone.
-                    self._raw_head = data[:end] if end > 3 and data[0] > 32 else b""
+                    self._raw_head = data[at:end] if end > 3 and data[at] > 32 else b""
                     break
                 stop = end + head.body_bytes
-                if len(data) < stop:
+                if size < stop:
                     self._raw_head = b""
                     break
                 self._accept(head, data[end:stop])
-                data = data[stop:]
-        if data:
-            self._parse(data)
+                at, turn = stop, turn + 1
+        if at < size:
+            self._parse(data[at : at + TURN_BYTES_MAX])
+            if at + TURN_BYTES_MAX < size:
+                self._hold(data[at + TURN_BYTES_MAX :])
         if len(self.calls) > PIPELINE_MAX:
             self._pause()
+
+    def _hold(self, rest: bytes) -> None:
+        """Keep what has been received for the next turn, and receive no more until then."""
+        if self.closing:
+            self._pass_over(rest)
+            return
+        self._rest = rest
+        self._pause()
+        self._want_turn()
+
+    def _want_turn(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Read on, unless the answers must go first: then `_resume` asks for a turn."""
+        self._turn_due = False
+        if not self._has_room():
+            return
+        rest, self._rest = self._rest, b""
+        if self.closing:
+            self._pass_over(rest)
+        else:
+            self._read(rest)
+        if not self._rest:
+            self._resume()
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read its answers."""
@@ -282,7 +330,7 @@ class Connection(asyncio.Protocol):
 
     def ends_with(self, call: Call) -> bool:
         """Say whether a call's answer is the last one; if so, nothing more is read. For a server that goes away."""
-        if self._partial or not self.calls or self.calls[-1] is not call:
+        if self._partial or self._rest or not self.calls or self.calls[-1] is not call:
             return False
         self.closing = True
         return True
@@ -309,9 +357,17 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._stuck_s < 0 and len(self.calls) <= PIPELINE_MAX // 2 and not self._transport.is_closing():
+        if not self._has_room() or self._transport.is_closing():
+            return
+        if self._rest:
+            self._want_turn()
+        else:
             self._paused = False
             self._transport.resume_reading()
+
+    def _has_room(self) -> bool:
+        """Say whether more requests may be read: the client reads its answers, and few are owed."""
+        return self._stuck_s < 0 and len(self.calls) <= PIPELINE_MAX // 2
 
     # -- the parser's side ------------------------------------------------------------------------------------------
 
@@ -441,7 +497,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         elif self._partial and now_s - self._began_s > options.request_s:
             self._refuse(RequestTimeoutError(f"the request took over {options.request_s} s to send"))
-        elif not self.calls and not self._partial:
+        elif not (self.calls or self._partial or self._rest):
             idle_s = now_s - self._seen_s
             # While draining a connection in use is told with its next answer; only one that asks nothing for a whole
             # second is closed without a word, which could cross a request on its way.
