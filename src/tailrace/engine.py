@@ -157,6 +157,9 @@ class Engine:
         else:
             calls = self._take_some()
         latest_ns = now_ns + self._least_ns
+        if self.plan.suspends:  # one call that is late already would cut short what all others of its batch wait for
+            whole_ns = sum(map(_rows_of, calls)) * self._row_ns
+            latest_ns = max(latest_ns, now_ns + min(int(whole_ns), self.budget_ns // 2))
         if calls and min(map(_deadline_of, calls)) < latest_ns:
             calls = self._shed_late(calls, latest_ns)
         if self.plan.suspends and len(calls) > 1:

@@ -21,6 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from typer.testing import CliRunner
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.bitvector import LIBRARY
 from tailrace.inference.onnx import OnnxModel
 from tailrace.release.package import package
 
@@ -278,7 +279,8 @@ def test_existing_directory_is_kept_unless_told(frame: pd.DataFrame, tmp_path: P
     package(model, frame, name="second", out=out, overwrite=True)
     assert OnnxModel.load(out).manifest.name == "second"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx"]
+    tables = ["trees.msgpack"] if LIBRARY.is_file() else []
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx", *tables]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json", ".ubj", ".pkl", ".joblib", ".onnx"])

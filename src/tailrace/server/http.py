@@ -395,10 +395,10 @@ class Connection(asyncio.Protocol):
         """
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
-        fresh, headers, body_bytes = not self._partial, self._headers, self._body_bytes
+        fresh, headers, head, body_bytes = not self._partial, self._headers, self._head, self._body_bytes
         self._parser.feed_data(data)
         if self._partial:
-            if self._headers is headers and self._body_bytes == body_bytes:
+            if self._headers is headers and self._head is head and self._body_bytes == body_bytes:
                 self._head_bytes += len(data)
             else:
                 self._head_bytes = len(data) if fresh and b"\r\n\r\n" not in data else 0
