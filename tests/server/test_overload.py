@@ -7,6 +7,7 @@ load shares two cores with the server and whatever else runs, no time is held ag
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from serving import Server, load, serving
