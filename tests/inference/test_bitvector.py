@@ -65,7 +65,7 @@ def pairs() -> dict[str, Pair]:
 
 
 @pytest.mark.parametrize("name", FORESTS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(data=st.data())
 def test_score_is_the_graphs_for_any_row(pairs: dict[str, Pair], name: str, data: st.DataObject) -> None:
     """Thresholds, their float32 neighbours, NaN, infinities: the sum is ONNX Runtime's to the last bit."""
@@ -87,7 +87,7 @@ def test_every_threshold_is_tested_from_both_sides(pairs: dict[str, Pair], name:
     pairs[name].check(rows)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     trees=st.integers(1, 40),

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.bitvector import LIBRARY
+from tailrace.inference.loading import load_model
 from tailrace.inference.onnx import OnnxModel
 from tailrace.release.package import package
 
@@ -87,6 +88,13 @@ MODELS: dict[str, tuple[str, Callable[[pd.DataFrame], Any]]] = {
 }
 
 
+TABULATED = {
+    "lightgbm binary", "lightgbm regression", "lightgbm sigmoid of its own", "lightgbm classifier", "xgboost binary",
+    "xgboost binary with a base score", "xgboost regression", "sklearn forest", "sklearn boosting",
+}  # fmt: skip
+"""What the bit-vector kernel computes: one score a row, at most 64 leaves, a sigmoid or no link."""
+
+
 def original_scores(model: Any, frame: pd.DataFrame) -> Any:
     """Return the scores of the framework itself, one a row or one a class."""
     matrix = frame[NAMES]
@@ -119,6 +127,11 @@ def test_packaged_model_scores_as_the_original(kind: str, frame: pd.DataFrame, t
     spoiled = loaded.predict(feeds)
     assert np.isnan(spoiled[5]).all() != takes_nan, "a row with NaN gets the original's score or none"
     np.testing.assert_allclose(np.delete(spoiled, 5, axis=0), np.delete(expected, 5, axis=0), rtol=1e-5, atol=1e-5)
+    served = load_model(tmp_path / "m")
+    assert (report.kernel, report.kernel_reason) == (served.kernel, served.kernel_reason)
+    if LIBRARY.is_file():
+        assert served.kernel == ("bit vectors" if kind in TABULATED else "ONNX Runtime"), served.kernel_reason
+    np.testing.assert_allclose(served.predict(feeds), spoiled, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["lightgbm binary", "lightgbm classifier", "xgboost binary"])

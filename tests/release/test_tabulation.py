@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, RandomForestRegressor
+
+from inference.tree_models import Forest, draw_forest, package_forest, signature_of
+from tailrace.inference.bitvector import LIBRARY, BitvectorKernel
+from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import TREES_FILE
+from tailrace.inference.onnx import OnnxModel, open_session
+from tailrace.inference.tree_tables import expand_tables
+from tailrace.release import tabulation
+from tailrace.release.comparison import Comparison
+from tailrace.release.convert import Converted
+from tailrace.release.ensemble import tabulate_graph
+from tailrace.release.package import package
+from tailrace.release.tabulation import make_probes, tabulate
+
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
+
+
+@pytest.fixture
+def forest() -> Forest:
+    """Draw a forest of 20 trees over 4 features."""
+    return draw_forest(0, features=4, trees=20, leaves=16)
+
+
+@pytest.fixture
+def rows() -> Any:
+    """Return 500 rows of 4 features."""
+    return np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+
+
+def test_tree_of_65_leaves_is_packaged_for_onnxruntime(tmp_path: Path) -> None:
+    """A model that the kernel does not fit is packaged without tables, served by ONNX Runtime, and says why."""
+    report = package_forest(draw_forest(0, features=4, trees=3, leaves=65), tmp_path)
+    assert not (report.directory / TREES_FILE).exists()
+    assert report.manifest.trees_sha256 == ""
+    assert report.kernel == load_model(report.directory).kernel == "ONNX Runtime"
+    assert "more than 64 leaves" in load_model(report.directory).kernel_reason
+
+
+def test_tree_of_64_leaves_is_packaged_for_bit_vectors(tmp_path: Path) -> None:
+    """The largest tree that fits is served by the kernel, whose score is the graph's."""
+    report = package_forest(draw_forest(0, features=4, trees=3, leaves=64), tmp_path)
+    model = load_model(report.directory)
+    assert report.kernel == model.kernel == "bit vectors"
+    feeds = model.sample_feeds(200)
+    np.testing.assert_allclose(model.predict(feeds), OnnxModel.load(report.directory).predict(feeds), rtol=0, atol=1e-6)
+
+
+def test_packaging_without_the_library_writes_no_tables(forest: Forest, rows: Any, tmp_path: Path) -> None:
+    """What cannot be compared is not written."""
+    chosen = Comparison(Converted(forest.graph(), signature_of(4)), open_session(forest.graph()))
+    content, reason = tabulate(chosen, {"features": rows}, tmp_path / "none.so")
+    assert content == b""
+    assert "without the bit-vector library" in reason
+
+
+def test_tables_with_another_score_are_not_written(forest: Forest, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel whose scores differ from the graph's by more than 1e-6 on the data gives no file."""
+
+    def tabulate_wrongly(graph: bytes, signature: Any) -> Any:
+        tables = tabulate_graph(graph, signature)
+        values = np.frombuffer(tables.values, "<f4").copy()
+        values[0] += 1e-3
+        return msgspec.structs.replace(tables, values=values.tobytes())
+
+    monkeypatch.setattr(tabulation, "tabulate_graph", tabulate_wrongly)
+    chosen = Comparison(Converted(forest.graph(), signature_of(4)), open_session(forest.graph()))
+    content, reason = tabulate(chosen, {"features": rows})
+    assert content == b""
+    assert "1.0e-03 from ONNX Runtime's" in reason
+
+
+def test_threshold_that_is_off_by_one_float_is_found_by_the_probes(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that no row of the data tells from the right one: `x <= t` for `x < t`."""
+    forest = Forest(4)
+    forest.add((2, 1.5, "BRANCH_LT", False, 0.25, 0.75))
+    assert not (rows[:, 2] == 1.5).any()
+
+    def tabulate_wrongly(graph: bytes, signature: Any) -> Any:
+        return msgspec.structs.replace(tabulate_graph(graph, signature), thresholds=np.array([1.5], "<f4").tobytes())
+
+    chosen = Comparison(Converted(forest.graph(), signature_of(4)), open_session(forest.graph()))
+    assert tabulate(chosen, {"features": rows}).reason == ""
+    monkeypatch.setattr(tabulation, "tabulate_graph", tabulate_wrongly)
+    assert "5.0e-01 from ONNX Runtime's" in tabulate(chosen, {"features": rows}).reason
+
+
+def test_probes_hold_every_threshold_and_its_neighbours(forest: Forest, rows: Any) -> None:
+    """Each threshold stands in its own feature, with the float32 before and after it, NaN and infinities."""
+    arrays = expand_tables(tabulate_graph(forest.graph(), signature_of(4)))
+    probes = make_probes(arrays, rows)
+    for column, first, end in zip(arrays.columns, arrays.offsets[:-1], arrays.offsets[1:], strict=True):
+        found = set(probes[:, column].tolist())
+        for threshold in arrays.thresholds[first:end]:
+            sides = (np.nextafter(threshold, np.float32(-np.inf)), np.nextafter(threshold, np.float32(np.inf)))
+            assert {float(threshold), *map(float, sides)} <= found
+        assert {float("inf"), float("-inf"), 0.0} <= found
+        assert np.isnan(probes[:, column]).any()
+        assert np.isin(probes[:, column], rows[:, column]).mean() > 0.4
+
+
+def test_kernel_that_is_slower_is_not_packaged(forest: Forest, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ONNX Runtime is faster on this machine, the model is left to it, with both times told."""
+
+    class Laggard(BitvectorKernel):
+        """Scores everything fifty times."""
+
+        def score(self, matrix: Any) -> Any:
+            """Return the right scores, late."""
+            return [super(Laggard, self).score(matrix) for _ in range(50)][-1]
+
+    monkeypatch.setattr(tabulation, "BitvectorKernel", Laggard)
+    chosen = Comparison(Converted(forest.graph(), signature_of(4)), open_session(forest.graph()))
+    content, reason = tabulate(chosen, {"features": rows})
+    assert content == b""
+    assert "ONNX Runtime is faster: 16 rows take the bit-vector kernel" in reason
+
+
+MODELS = {
+    "gradient boosting classifier": GradientBoostingClassifier(n_estimators=20, random_state=0),
+    "gradient boosting regressor": GradientBoostingRegressor(n_estimators=20, random_state=0),
+    "random forest regressor": RandomForestRegressor(20, max_depth=6, random_state=0),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_forests_of_scikit_learn_are_tabulated(kind: str, rows: Any, tmp_path: Path) -> None:
+    """The trees that skl2onnx writes are read from its graph, whichever operator holds them."""
+    import pandas as pd
+
+    names = [f"f{index}" for index in range(4)]
+    frame = pd.DataFrame(rows, columns=names)
+    signal = rows[:, 0] * 2 + np.sin(rows[:, 1] * 3)
+    model = MODELS[kind].fit(frame, signal > 0 if "classifier" in kind else signal)
+    report = package(model, frame, name="m", out=tmp_path / "m")
+    assert (report.kernel, report.kernel_reason) == ("bit vectors", "")
+    expected = model.predict_proba(frame)[:, 1] if "classifier" in kind else model.predict(frame)
+    name = report.manifest.signature.inputs[0].name
+    np.testing.assert_allclose(load_model(tmp_path / "m").predict({name: rows}), expected, rtol=1e-5, atol=1e-5)
