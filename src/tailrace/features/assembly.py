@@ -18,7 +18,7 @@ class Assembler:
     """Fills one tensor of shape (rows, features) from column readers.
 
     parts: for each run of neighbouring inputs, how many they are and what reads them. A view's columns of one type
-    lie beside each other in its packed rows, so a whole view is usually one strided copy (bench: assembly).
+    lie beside each other in its packed rows, so a whole view is usually one strided copy (bench/layers.py).
     """
 
     def __init__(self, dtype: np.dtype[Any], parts: Sequence[tuple[int, ColumnReader]]) -> None:

@@ -37,7 +37,7 @@ class RequestDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedBodyError(str(error) or "the body is not JSON", where="$") from None
         # JSON with a key twice has two readings; an attacker picks the one that the next system does not take. A flat
-        # request has a fixed number of quotes, so the usual body is cleared by one count (bench: request_decode).
+        # request has a fixed number of quotes, so the usual body is cleared by one count (bench/layers.py).
         expected = self._quotes * len(requests) if type(requests) is list else self._quotes
         if body.count(b'"') != expected:
             _refuse_duplicate_keys(body)

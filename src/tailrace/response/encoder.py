@@ -35,7 +35,7 @@ class ResponseEncoder:
         """Fill `batch.bodies`, one a call; a call with a failed row gets a problem, and stands in `batch.errors`."""
         responses = list(map(self._type, *[read(batch) for read in self._readers]))
         if batch.offsets is None:
-            # JSON holds no bare newline, so one encoder call serves the whole batch (bench: response_encode).
+            # JSON holds no bare newline, so one encoder call serves the whole batch (bench/layers.py).
             batch.bodies = self._encode_lines(responses).split(b"\n")
             batch.bodies.pop()
         else:

@@ -2,7 +2,7 @@
 
 A connection reads requests, hands them to an engine, and sends the answers in order. A keep-alive client repeats its
 head byte for byte, so heads are remembered by their bytes: a request whose head is known and whose body is whole
-skips the parser (1.5 µs of 20; bench: http_head). All others go through httptools.
+skips the parser (1.5 µs of 20; bench/run.py). All others go through httptools.
 """
 
 from __future__ import annotations
