@@ -219,7 +219,7 @@ def test_failed_score_with_a_fallback_is_degraded(client_of: ClientOf) -> None:
 def test_unknown_entity_is_answered_with_defaults(payment: TestClient) -> None:
     """The declared defaults, and a provenance that says so; a null column takes its default too."""
     batch = payment.run([json.dumps(PAYMENT | {"customer_id": each}).encode() for each in (1, 77, 3)])
-    assert batch.provenances[0].tolist() == [Provenance.FRESH, Provenance.DEFAULT, Provenance.FRESH]
+    assert batch.view_rows[0].provenance.tolist() == [Provenance.FRESH, Provenance.DEFAULT, Provenance.FRESH]
     assert [json.loads(body)["avg_amount"] for body in batch.bodies] == [11.0, 50.0, 13.0]
     assert batch.views[0].watched.tolist() == [False, False, False]
     assert batch.views[1].country.tolist() == ["C1"] * 3

@@ -122,9 +122,9 @@ def test_features_grow_stale_by_the_manual_clock(pipeline_of: Callable[[str], Pi
     with TestClient(replace(log, features=[replace(level, name="amount")]), clock=clock) as client:
         client.put(Profile, "a", level=2.0)
         body = b'{"amount":0,"label":"a"}'
-        assert client.run([body]).provenances[0].tolist() == [Provenance.FRESH]
+        assert client.run([body]).view_rows[0].provenance.tolist() == [Provenance.FRESH]
         clock.advance(3_600_001)
         batch = client.run([body])
-        assert batch.provenances[0].tolist() == [Provenance.STALE]
+        assert batch.view_rows[0].provenance.tolist() == [Provenance.STALE]
         assert batch.on_demand["amount"].tolist() == [2.0]
         assert batch.degraded is not None

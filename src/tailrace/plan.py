@@ -30,7 +30,7 @@ from tailrace.inference.signature import Signature
 from tailrace.inference.thread import InferenceThread
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.decider import Decider
-from tailrace.readers import ViewColumns, input_parts, reader_of, value_reader
+from tailrace.readers import input_parts, reader_of, value_reader, view_columns_type
 from tailrace.request.columns import columns_type
 from tailrace.request.decoder import RequestDecoder
 from tailrace.request.sample import sample_body
@@ -91,8 +91,7 @@ class Plan:
         clock: Clock,
         array_max: int,
     ) -> None:
-        self.name = pipeline.name
-        self.pipeline = pipeline
+        self.name, self.pipeline = pipeline.name, pipeline
         self.budget: Budget = pipeline.budget
         self.wiring = wiring
         self.signature = model.signature
@@ -109,7 +108,9 @@ class Plan:
         self._read_views = retrieval.read
         self._keys = tuple(dict.fromkeys(wiring.keys))
         self._id_readers = [(attrgetter(key), key == wiring.expanded) for key in self._keys]
-        self._view_keys = [(self._keys.index(key), key == wiring.expanded) for key in wiring.keys]
+        columns = [view_columns_type(view.spec) for view in wiring.views]
+        places = [(self._keys.index(key), key == wiring.expanded) for key in wiring.keys]
+        self._views = list(zip(places, columns, strict=True))
         self._on_demand = [
             (name, feature.function, tuple(map(reader_of, sources)))
             for name, (feature, sources) in wiring.on_demand.items()
@@ -192,20 +193,25 @@ class Plan:
 
     async def retrieve(self, batch: Batch) -> None:
         """Read all views in one round trip, compute the on-demand features, and fill the model's inputs."""
-        if self._view_keys:
+        if self._views:
             by_key = self._ids(batch)
-            ids = [by_key[key] for key, _ in self._view_keys]
-            views = await self._read_views(ids, self._limit_ns(batch, LAYER_FEATURES, self.budget.features_ns))
-            for rows, (_, expands) in zip(views, self._view_keys, strict=True):
-                index = None if expands else batch.row_request
-                batch.views.append(ViewColumns(rows, index))
-                batch.provenances.append(rows.provenance)
-                if rows.degraded is not None:
-                    _note_provenance(batch, rows, index)
+            ids = [by_key[key] for (key, _), _ in self._views]
+            limit_ns = self._limit_ns(batch, LAYER_FEATURES, self.budget.features_ns)
+            self._take_views(batch, await self._read_views(ids, limit_ns))
         for name, function, readers in self._on_demand:
             batch.on_demand[name] = function(*[read(batch) for read in readers])
         for name, assembler in self._assemblers:
             batch.feeds[name] = assembler.fill(batch)
+
+    def _take_views(self, batch: Batch, found: list[ViewRows]) -> None:
+        """Open the columns of the views, and note why rows are degraded: values stale, or a store late or gone."""
+        batch.view_rows = found
+        for rows, ((_, expands), columns) in zip(found, self._views, strict=True):
+            index = None if expands else batch.row_request
+            batch.views.append(columns(rows, index))
+            if rows.degraded is not None:
+                reasons = rows.degraded.copy() if index is None else rows.degraded[index]
+                batch.degraded = reasons if batch.degraded is None else batch.degraded | reasons
 
     def _ids(self, batch: Batch) -> list[list[Any]]:
         """Return the entity ids of each key: one a request, or one a row where the key is a list."""
@@ -249,13 +255,6 @@ class Plan:
         """Return when a layer must end: after its own part, and never in what the later layers are owed."""
         latest_ns = batch.deadline_ns - self.budget.owed_after_ns(layer)
         return min(latest_ns, self._now_ns() + own_ns) if own_ns else latest_ns
-
-
-def _note_provenance(batch: Batch, rows: ViewRows, index: NDArray[np.intp] | None) -> None:
-    """Take over why rows are degraded: stale values, or defaults since the store was late or gone."""
-    reasons = rows.degraded if index is None or rows.degraded is None else rows.degraded[index]
-    if reasons is not None:
-        batch.degraded = reasons.copy() if batch.degraded is None else batch.degraded | reasons
 
 
 def _no_decision(batch: Batch) -> None:
@@ -362,9 +361,10 @@ def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any
     batch = Batch([Call(None, None, request, 0, 0) for request in requests], 0, 0)
     plan.gather(batch)
     by_key = plan._ids(batch)
-    for codec, (key, expands) in zip(codecs, plan._view_keys, strict=True):
-        rows = codec.defaults(len(by_key[key]), Provenance.DEFAULT)
-        batch.views.append(ViewColumns(rows, None if expands else batch.row_request))
+    counts = [len(by_key[key]) for (key, _), _ in plan._views]
+    plan._take_views(
+        batch, [codec.defaults(count, Provenance.DEFAULT) for codec, count in zip(codecs, counts, strict=True)]
+    )
     return batch
 
 

@@ -12,28 +12,41 @@ from numpy.typing import NDArray
 
 from tailrace.features.rows import RowCodec
 from tailrace.features.view_rows import ViewRows
+from tailrace.features.views import ViewSpec
 from tailrace.postprocess.decider import Decider
+from tailrace.request.columns import LazyColumn
 from tailrace.response.encoder import ValueReader
 from tailrace.types import Batch
 from tailrace.wiring import Origin, Source, Wiring
 
 
 class ViewColumns:
-    """The columns of a view in a batch: `profile.avg_amount_90d` is an array, shape (rows,), made when first asked."""
+    """The columns of a view in a batch: `profile.avg_amount_90d` is an array, shape (rows,), made when first asked.
+
+    A subclass made by `view_columns_type` has a property for every column. row_request: the request of each row, where
+    the rows of the batch are not the view's own.
+    """
 
     def __init__(self, rows: ViewRows, row_request: NDArray[np.intp] | None) -> None:
         self._rows = rows
         self._row_request = row_request
 
     def __getattr__(self, name: str) -> NDArray[Any]:
-        try:
-            column: NDArray[Any] = self._rows.column(name)
-        except (KeyError, ValueError):
-            raise AttributeError(f"the view has no column {name!r}") from None
-        if self._row_request is not None:
-            column = column[self._row_request]
-        self.__dict__[name] = column
-        return column
+        raise AttributeError(f"the view has no column {name!r}")
+
+
+def view_columns_type(spec: ViewSpec) -> type[ViewColumns]:
+    """Return the columns class of a view."""
+    columns = {column.name: _view_column(column.name) for column in spec.columns}
+    return type(f"{spec.name}Columns", (ViewColumns,), columns)
+
+
+def _view_column(name: str) -> LazyColumn:
+    def make(columns: ViewColumns) -> NDArray[Any]:
+        column = columns._rows.column(name)
+        return column if columns._row_request is None else column[columns._row_request]
+
+    return LazyColumn(name, make)
 
 
 def reader_of(source: Source, labels: Sequence[str] = ()) -> Callable[[Batch], Any]:
@@ -107,7 +120,7 @@ def block_reader(view: int, names: Sequence[str], codec: RowCodec, expands: bool
     part = slice(None) if len(names) == len(block.columns) else slice(first, first + len(names))
 
     def read(batch: Batch) -> NDArray[Any]:
-        matrix: NDArray[Any] = batch.views[view]._rows.data[field][:, part]
+        matrix: NDArray[Any] = batch.view_rows[view].data[field][:, part]
         return matrix if expands or batch.row_request is None else matrix[batch.row_request]
 
     return read

@@ -133,13 +133,14 @@ class Batch:
 
     calls: what it answers; requests: all their requests in order; offsets: where each call's requests begin (one more
     than calls), None where every call is one request. rows: what the model scores; row_request: the request of each
-    row, row_bounds: where each request's rows begin, both None where a request is a row.
+    row, row_bounds: where each request's rows begin, both None where a request is a row. view_rows: each view as it was
+    read, one row an id; views: its columns, one value a row.
     """
 
     __slots__ = (
         "bodies", "calls", "deadline_ns", "decisions", "degraded", "errors", "failed", "feeds", "marks_ns", "offsets",
-        "on_demand", "probabilities", "provenances", "reasons", "request", "requests", "row_bounds", "row_request",
-        "rows", "scores", "started_ns", "views",
+        "on_demand", "probabilities", "reasons", "request", "requests", "row_bounds", "row_request", "rows", "scores",
+        "started_ns", "view_rows", "views",
     )  # fmt: skip
 
     def __init__(self, calls: list[Call], started_ns: int, deadline_ns: int) -> None:
@@ -153,8 +154,8 @@ class Batch:
         self.row_request: NDArray[np.intp] | None = None
         self.row_bounds: NDArray[np.intp] | None = None
         self.request: Any = None
+        self.view_rows: list[Any] = []
         self.views: list[Any] = []
-        self.provenances: list[NDArray[np.uint8]] = []
         self.on_demand: dict[str, NDArray[Any]] = {}
         self.feeds: dict[str, NDArray[Any]] = {}
         self.scores: NDArray[Any] = _NO_SCORES

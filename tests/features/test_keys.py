@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,23 +50,22 @@ def test_keys_take_half_a_surrogate_pair() -> None:
     """What is no valid text still has a key of its own."""
     keys = KeyFormat("customer", "Profile")
     assert len(set(keys.keys(["\ud800", "\ud801", "?"]))) == 3
-    assert len(set(entity_checks(["\ud800", "\ud801", "?"]).tolist())) == 3
+    assert len(set(entity_checks(["\ud800", "\ud801", "?"]))) == 3
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True))
 def test_entity_checks_of_ints_are_the_ints(ids: list[int]) -> None:
     """An int64 id is its own check."""
-    assert entity_checks(ids).view(np.int64).tolist() == ids
+    assert entity_checks(ids) == ids
 
 
 def test_entity_checks_of_texts_differ() -> None:
     """A hundred thousand similar texts have as many checks."""
     ids = [f"c{index}" for index in range(100_000)]
-    assert len(set(entity_checks(ids).tolist())) == len(ids)
+    assert len(set(entity_checks(ids))) == len(ids)
 
 
 @given(st.lists(IDS, max_size=8))
 def test_entity_checks_of_a_mixture_are_the_checks_of_each(ids: list[int | str]) -> None:
     """Ints and texts in one list get the checks they would have alone."""
-    if all(isinstance(each, int) for each in ids) or all(isinstance(each, str) for each in ids):
-        assert entity_checks(ids).tolist() == [int(entity_checks([each])[0]) for each in ids]
+    assert entity_checks(ids) == [entity_checks([each])[0] for each in ids]

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tailrace.types import EntityId
 
 KEY_BYTES_MAX: Final = 511
 """LMDB's limit. A text id that would pass it stands in its key as a digest."""
 
-_UINT64: Final = np.dtype("<u8")
-_INT64: Final = np.dtype("<i8")
+_INT64_END: Final = 1 << 63
 
 
 class KeyFormat:
@@ -51,8 +47,7 @@ class KeyFormat:
             return []
         try:
             if type(ids[0]) is int:
-                number = self._number
-                return [number % entity_id for entity_id in ids]
+                return list(map(self._number.__mod__, ids))
             begin, end = self._text_begin, self._text_end
             keys = [begin + entity_id.encode() + end for entity_id in ids]  # type: ignore[union-attr]
         except (AttributeError, TypeError, UnicodeEncodeError):  # ints and texts mixed, or half a surrogate pair
@@ -62,7 +57,17 @@ class KeyFormat:
         return keys
 
 
-def text_check(entity_id: str) -> int:
+def entity_checks(ids: Sequence[EntityId]) -> list[int]:
+    """Return the check of each id, an int64: an int64 id itself, 64 bits of any other."""
+    try:
+        if type(ids[0]) is int and min(ids) >= -_INT64_END and max(ids) < _INT64_END:  # type: ignore[operator]
+            return list(ids)  # type: ignore[arg-type]
+    except (IndexError, TypeError):  # none, or ints and texts mixed
+        pass
+    return [_signed(_text_check(each) if isinstance(each, str) else each) for each in ids]
+
+
+def _text_check(entity_id: str) -> int:
     """Return 64 bits of a text id.
 
     Both ways round, since a second CRC-32 of the same bytes would tell nothing new: the pair is a CRC of degree 64.
@@ -71,12 +76,6 @@ def text_check(entity_id: str) -> int:
     return crc32(text) << 32 | crc32(text[::-1])
 
 
-def entity_checks(ids: Sequence[EntityId]) -> NDArray[Any]:
-    """Return the check of each id, uint64: an int64 id itself, 64 bits of a text id."""
-    try:
-        if type(ids[0]) is int:
-            return np.array(ids, _INT64).view(_UINT64)
-        return np.array([text_check(entity_id) for entity_id in ids], _UINT64)  # type: ignore[arg-type]
-    except (AttributeError, TypeError, ValueError, IndexError, OverflowError):  # mixed, none, or over 64 bits
-        checks = [text_check(each) if isinstance(each, str) else each & 0xFFFF_FFFF_FFFF_FFFF for each in ids]
-        return np.array(checks, _UINT64)
+def _signed(number: int) -> int:
+    """Return the lowest 64 bits of a number as an int64."""
+    return (number + _INT64_END) % (2 * _INT64_END) - _INT64_END

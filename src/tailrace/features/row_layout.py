@@ -1,7 +1,7 @@
 """Where everything stands in a packed row. Little-endian, every field on its own boundary.
 
     0   layout u8 | flags u8 | 0 u16 | schema id u32     together "$stamp"
-    8   the entity's check u64
+    8   the entity's check i64
     16  event time i64 ns     24  written time i64 ns     since the epoch
     32  columns, widest types first, columns of one type side by side in declared order
         lengths of the texts, u16 each | null bitmap, one bit a column in declared order | zeros up to 8 bytes
@@ -25,8 +25,8 @@ FLAG_NULLS: Final = 1
 """Some column of the row is null."""
 
 HEADER_BYTES: Final = 32
-STAMP, ENTITY, EVENT, WRITTEN, NULLS, HEAD = "$stamp", "$entity", "$event", "$written", "$nulls", "$head"
-_HEADER: Final = {STAMP: ("<u8", 0), ENTITY: ("<u8", 8), EVENT: ("<i8", 16), WRITTEN: ("<i8", 24), HEAD: ("V16", 0)}
+STAMP, ENTITY, EVENT, WRITTEN, NULLS = "$stamp", "$entity", "$event", "$written", "$nulls"
+_HEADER: Final = {STAMP: ("<u8", 0), ENTITY: ("<i8", 8), EVENT: ("<i8", 16), WRITTEN: ("<i8", 24)}
 
 
 @dataclass(frozen=True, slots=True)

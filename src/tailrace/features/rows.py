@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tailrace.features.keys import KeyFormat, entity_checks
-from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, HEAD, NULLS, STAMP, WRITTEN, row_layout
+from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, NULLS, STAMP, WRITTEN, row_layout
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.views import STRING_BYTES_MAX, ViewSpec
 from tailrace.types import Degraded, EntityId, Provenance
@@ -21,7 +21,7 @@ from tailrace.types import Degraded, EntityId, Provenance
 _UINT8: Final = np.dtype("u1")
 _STAMP_WITHOUT_FLAGS: Final = np.uint64(0xFFFF_FFFF_FFFF_00FF)
 _FLAG_NULLS: Final = np.uint64(FLAG_NULLS << 8)
-_least = np.minimum.reduce
+_NEVER_STALE_NS: Final = 1 << 64
 
 
 class RowCodec:
@@ -41,15 +41,17 @@ class RowCodec:
         self.keys = self._format.keys
         self._size = layout.dtype.itemsize
         self._stamp = np.uint64(layout.stamp)
+        self._stamp_bytes = self._stamp.tobytes()
         self._texts = tuple(zip((column.name for column in layout.texts), layout.lengths, strict=True))
         self._text_defaults = {column.name: column.default for column in layout.texts}
         self._numbers = tuple(column for column in spec.columns if not column.is_text)
         self._default = np.zeros(1, self.dtype)
-        self._default[EVENT] = np.iinfo(np.int64).max
+        self._default[STAMP] = self._stamp
+        self._default[EVENT] = np.iinfo(np.int64).max  # it is never stale
         for column in self._numbers:
             self._default[column.name] = column.default
         self._default_row = self._default.tobytes()
-        self._max_staleness_ns = spec.max_staleness_ns
+        self._max_staleness_ns = _NEVER_STALE_NS if spec.max_staleness_ns is None else spec.max_staleness_ns
 
     def unpack(
         self,
@@ -57,7 +59,7 @@ class RowCodec:
         rows: Sequence[bytes | None],
         wall_ns: int,
         missing: Provenance = Provenance.DEFAULT,
-        checks: NDArray[Any] | None = None,
+        checks: list[int] | None = None,
     ) -> ViewRows:
         """Return the values of each id from the row found under its key. Raises nothing for what a row holds.
 
@@ -66,43 +68,40 @@ class RowCodec:
         """
         if checks is None:
             checks = entity_checks(ids)
-        rows_count, unknown = len(rows), None
-        if self._texts or not rows_count:
+        if self._texts or not rows:
             return self._unpack_each(checks, rows, wall_ns, missing)
-        heads = np.empty((rows_count, 2), np.uint64)
-        heads[:, 0] = self._stamp
-        heads[:, 1] = checks
+        parts: Sequence[Any] = rows
+        known_checks = checks
         try:
-            parts: Sequence[bytes] = rows  # type: ignore[assignment]
             joined = b"".join(parts)
         except TypeError:  # an entity is unknown
-            default = self._default_row
-            unknown = [index for index, row in enumerate(rows) if row is None]
-            parts = [default if row is None else row for row in rows]
+            parts = [self._default_row if row is None else row for row in rows]
+            known_checks = [0 if row is None else check for check, row in zip(checks, rows, strict=True)]
             joined = b"".join(parts)
-            heads[unknown] = 0
-        if len(joined) != self._size * rows_count or max(map(len, parts)) != self._size:
+        if len(joined) != self._size * len(rows) or max(map(len, parts)) != self._size:
             return self._unpack_each(checks, rows, wall_ns, missing)
-        data = np.frombuffer(joined, self.dtype)
-        nulls = None
-        if data[HEAD].tobytes() != heads.tobytes():
-            heads[:, 0] |= data[STAMP] & _FLAG_NULLS
-            if data[HEAD].tobytes() != heads.tobytes():
+        data, nulls = np.frombuffer(joined, self.dtype), None
+        # As lists and bytes: arrays take three times as long to compare.
+        if data[ENTITY].tolist() != known_checks:
+            return self._unpack_each(checks, rows, wall_ns, missing)
+        if (stamps := data[STAMP]).tobytes() != self._stamp_bytes * len(rows):
+            if np.count_nonzero((stamps & _STAMP_WITHOUT_FLAGS) != self._stamp):
                 return self._unpack_each(checks, rows, wall_ns, missing)
             data = np.frombuffer(bytearray(joined), self.dtype)
             nulls = self._fill_nulls(data, {})
-        provenance: NDArray[np.uint8] = np.zeros(rows_count, _UINT8)
-        if unknown is not None:
-            provenance[unknown] = missing
+        if parts is rows and min(data[EVENT].tolist()) >= wall_ns - self._max_staleness_ns:
+            return ViewRows(data, {}, None, nulls)
+        provenance = np.array([missing if row is None else Provenance.FRESH for row in rows], _UINT8)
         return ViewRows(data, {}, provenance, nulls, self._mark_stale(data[EVENT], wall_ns, provenance))
 
     def _mark_stale(
         self, event_ns: NDArray[np.int64], wall_ns: int, provenance: NDArray[np.uint8]
     ) -> NDArray[np.uint8] | None:
         """Note the provenance of rows that are too old; return which are degraded by it, None where none is."""
-        if self._max_staleness_ns is None or _least(event_ns) >= wall_ns - self._max_staleness_ns:
+        oldest_ns = wall_ns - self._max_staleness_ns
+        if min(event_ns.tolist()) >= oldest_ns:
             return None
-        stale = event_ns < wall_ns - self._max_staleness_ns
+        stale = event_ns < oldest_ns
         provenance[stale] = Provenance.STALE
         return stale * _UINT8.type(Degraded.STALE_FEATURES)
 
@@ -119,7 +118,7 @@ class RowCodec:
         )
 
     def _unpack_each(
-        self, checks: NDArray[Any], rows: Sequence[bytes | None], wall_ns: int, missing: Provenance
+        self, checks: list[int], rows: Sequence[bytes | None], wall_ns: int, missing: Provenance
     ) -> ViewRows:
         """Unpack a batch in which a row may be missing, wrong, stale, or hold nulls or texts."""
         size, has_texts = self._size, bool(self._texts)
@@ -139,7 +138,7 @@ class RowCodec:
         wrong = known & ~right
         errors = int(np.count_nonzero(wrong))
         if not right.all():
-            data[~right] = self._default[0]  # whose event time is far ahead: it is never stale
+            data[~right] = self._default[0]
         provenance: NDArray[np.uint8] = np.zeros(len(rows), _UINT8)
         provenance[~known] = missing
         provenance[wrong] = Provenance.DEFAULT
@@ -147,7 +146,8 @@ class RowCodec:
         if errors:
             degraded = np.zeros(len(rows), _UINT8) if degraded is None else degraded
             degraded[wrong] |= _UINT8.type(Degraded.STORE_ERROR)
-        return ViewRows(data, strings, provenance, self._fill_nulls(data, strings), degraded, errors)
+        noted = provenance if np.count_nonzero(provenance) else None
+        return ViewRows(data, strings, noted, self._fill_nulls(data, strings), degraded, errors)
 
     def _fill_nulls(self, data: NDArray[Any], strings: dict[str, list[str]]) -> NDArray[np.bool_] | None:
         """Put defaults where rows hold nulls; return where, or None."""

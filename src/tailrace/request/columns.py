@@ -34,11 +34,11 @@ class LazyColumn:
 
     __slots__ = ("_make", "_name")
 
-    def __init__(self, name: str, make: Callable[[RequestColumns], NDArray[Any]]) -> None:
+    def __init__(self, name: str, make: Callable[[Any], NDArray[Any]]) -> None:
         self._name = name
         self._make = make
 
-    def __get__(self, columns: RequestColumns, owner: type | None = None) -> NDArray[Any]:
+    def __get__(self, columns: Any, owner: type | None = None) -> NDArray[Any]:
         values = columns.__dict__[self._name] = self._make(columns)
         return values
 

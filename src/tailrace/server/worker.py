@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import structlog
 import uvloop
 
@@ -70,11 +69,11 @@ class BatchObserver:
             recorder.record(batch.marks_ns, arrivals_ns, batch.rows, batch.degraded, len(batch.errors))
         for error in batch.errors.values():
             recorder.count_failure(type(error))
-        for view, provenance in enumerate(batch.provenances):
-            if np.count_nonzero(provenance):
-                recorder.count_provenances(view, provenance)
+        for view, rows in enumerate(batch.view_rows):
+            if rows.all_fresh:
+                recorder.count_provenance(view, Provenance.FRESH, len(rows))
             else:
-                recorder.count_provenance(view, Provenance.FRESH, len(provenance))
+                recorder.count_provenances(view, rows.provenance)
 
 
 class Worker:
