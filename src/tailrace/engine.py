@@ -1,8 +1,8 @@
 """The hot path. Calls that arrive in one loop tick become one batch, and the batch travels through the five layers.
 
-Read it from the bottom of a request's way: a transport decodes a call and gives it to `submit`; the tick takes what has
-gathered; `answer` is the five layers; the transport delivers. Nothing here happens once a request that can happen once
-a batch, and nothing once a batch that can happen at start-up (plan.py).
+Read it from the bottom of a request's way: a transport gives a body to `accept`; the tick takes what has gathered;
+`answer` is the five layers; the transport delivers. Nothing here happens once a request that can happen once a batch,
+and nothing once a batch that can happen at start-up (plan.py).
 """
 
 from __future__ import annotations
@@ -69,10 +69,9 @@ class Engine:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.plan = plan
-        self.decode = plan.decode
-        self.rows_of = plan.rows_of
+        self._decode, self._rows_of, self._one_row = plan.decode, plan.rows_of, plan.one_row
         self.budget_ns = plan.budget.total_ns
-        self.blocked_ns = 0
+        self._blocked_ns = 0
         """How long the last batch kept the loop: a call read right after it may have waited that long unseen."""
         self._transport = transport
         self._observer = observer
@@ -80,7 +79,7 @@ class Engine:
         self._now_ns: Callable[[], int] = clock.now_ns
         self._loop = loop or asyncio.get_running_loop()
         self._inbox: list[Call] = []
-        self._rows_queued = 0
+        self._rows_running = 0
         self.rows_waiting = 0
         """Rows taken and not yet answered, in the inbox or in a running batch."""
         self._batches_running = 0
@@ -95,10 +94,25 @@ class Engine:
         self._row_ns = max(plan.cost.row_ns, 1.0)
         self._backlog_since_ns = 0
         """When the last batch ended, if calls were waiting then; else 0."""
-        self.rows_allowed = 1
+        self._rows_allowed = 1
         """With fewer rows waiting a call of the usual budget is sure to be admitted; with more, ask `admits`."""
 
     # -- what a transport calls -------------------------------------------------------------------------------------
+
+    def accept(self, origin: Any, head: Any, body: bytes, budget_ns: int = 0) -> Call | None:
+        """Take a call into the batch that the next tick runs; None where it must be refused for lack of time.
+
+        budget_ns: the caller's own, if it is sooner than the pipeline's. Raises ClientError for what is no request.
+        """
+        now_ns = self._now_ns()
+        deadline_ns = now_ns - self._blocked_ns + (budget_ns or self.budget_ns)
+        if (budget_ns or self.rows_waiting >= self._rows_allowed) and not self.admits(now_ns, deadline_ns):
+            return None
+        requests = self._decode(body)
+        rows = 1 if type(requests) is self._one_row else self._rows_of(requests)
+        call = Call(origin, head, requests, now_ns, deadline_ns, rows)
+        self.submit(call)
+        return call
 
     def admits(self, now_ns: int, deadline_ns: int) -> bool:
         """Say whether a call that arrives now can be answered by its deadline; if not, it must be refused at once.
@@ -114,9 +128,8 @@ class Engine:
         return False
 
     def submit(self, call: Call) -> None:
-        """Take a decoded call into the batch that the next tick runs."""
+        """Take a call that was admitted."""
         self._inbox.append(call)
-        self._rows_queued += call.rows
         self.rows_waiting += call.rows
         if not self._scheduled and self._batches_running < self._batches_max:
             self._scheduled = True
@@ -134,6 +147,7 @@ class Engine:
             return
         batch = Batch(calls, began_ns, min(map(_deadline_of, calls)))
         rows = sum(map(_rows_of, calls))
+        self._rows_running += rows
         self._batches_running += 1
         if self.plan.suspends:
             task = self._loop.create_task(self._run(batch, rows))
@@ -142,18 +156,18 @@ class Engine:
             self._reschedule()
         else:
             drive(self._run(batch, rows))
-            self.blocked_ns = self._now_ns() - began_ns
+            self._blocked_ns = self._now_ns() - began_ns
             self._loop.call_soon(self._forget_block)
 
     def _forget_block(self) -> None:
         """Runs once the sockets have been read that the last batch kept waiting; calls read later did not wait."""
-        self.blocked_ns = 0
+        self._blocked_ns = 0
 
     def _take(self, now_ns: int) -> list[Call]:
         """Take the calls of the next batch out of the inbox: as many as are best run at once, and still in time."""
         calls = self._inbox
-        if self._rows_queued <= self.plan.rows_best:
-            self._inbox, self._rows_queued = [], 0
+        if self.rows_waiting - self._rows_running <= self.plan.rows_best:
+            self._inbox = []
         else:
             calls = self._take_some()
         latest_ns = now_ns + self._least_ns
@@ -176,7 +190,6 @@ class Engine:
         else:
             count += 1
         taken, self._inbox = self._inbox[:count], self._inbox[count:]
-        self._rows_queued -= rows
         return taken
 
     def _take_hurried(self, calls: list[Call]) -> list[Call]:
@@ -184,9 +197,7 @@ class Engine:
         limit_ns = min(map(_deadline_of, calls)) + self.budget_ns // HURRY_SHARE
         if max(map(_deadline_of, calls)) <= limit_ns:
             return calls
-        rest = [call for call in calls if call.deadline_ns > limit_ns]
-        self._inbox[:0] = rest
-        self._rows_queued += sum(map(_rows_of, rest))
+        self._inbox[:0] = [call for call in calls if call.deadline_ns > limit_ns]
         return [call for call in calls if call.deadline_ns <= limit_ns]
 
     def _shed_late(self, calls: list[Call], latest_ns: int) -> list[Call]:
@@ -211,6 +222,7 @@ class Engine:
             await self._answer_each(batch)
         finally:
             self.rows_waiting -= rows
+            self._rows_running -= rows
             self._batches_running -= 1
             self._learn(batch.started_ns, self._now_ns(), rows)
             self._reschedule()
@@ -263,8 +275,8 @@ class Engine:
         if len(durations) >= DURATIONS_MAX:
             self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
             del durations[: DURATIONS_MAX // 8]
-        spare_ns = self.budget_ns - self.blocked_ns - self._p95_ns
-        self.rows_allowed = min(int(spare_ns * QUEUE_SHARE / self._row_ns), ROWS_WAITING_MAX)
+        spare_ns = self.budget_ns - self._blocked_ns - self._p95_ns
+        self._rows_allowed = min(int(spare_ns * QUEUE_SHARE / self._row_ns), ROWS_WAITING_MAX)
 
 
 async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:

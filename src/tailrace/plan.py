@@ -94,12 +94,13 @@ class Plan:
         self.name, self.pipeline = pipeline.name, pipeline
         self.budget: Budget = pipeline.budget
         self.wiring = wiring
-        self.signature = model.signature
+        self.signature, self.curve = model.signature, model.curve
         self.kernel, self.kernel_reason = model.kernel, model.kernel_reason
-        self.curve = curve = model.curve
         self._now_ns = clock.now_ns
         # 1 request
-        self.decode: Callable[[bytes], Any] = RequestDecoder(pipeline.request, array_max=array_max).decode
+        decoder = RequestDecoder(pipeline.request, array_max=array_max)
+        self.decode: Callable[[bytes], Any] = decoder.decode
+        self.one_row = decoder.request_type if wiring.expanded is None else None
         self._columns = columns_type(pipeline.request, wiring.expanded)
         self._read_list = attrgetter(wiring.expanded) if wiring.expanded else None
         self.many = wiring.expanded is not None
@@ -119,20 +120,13 @@ class Plan:
         # 3 inference
         self._scorer = model.scorer
         inline_ns = min(INLINE_NS_MAX, pipeline.budget.total_ns // 10)
-        self.threaded = curve.cost_ns(1) > inline_ns
+        self.threaded = model.curve.cost_ns(1) > inline_ns
         self._thread = InferenceThread(clock=clock) if self.threaded else None
         self.infer = self._infer_threaded if self.threaded else self._infer_inline
         limit_ns = pipeline.budget.total_ns // 4 if self.threaded else inline_ns
-        self.rows_best = curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
+        self.rows_best = model.curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
         # 4 postprocess, 5 response
-        self._decider = Decider(
-            pipeline.decision,
-            wiring.labels,
-            [
-                (rule, [reader_of(source, wiring.labels) for source in sources])
-                for rule, sources in zip(pipeline.rules, wiring.rules, strict=True)
-            ],
-        )
+        self._decider = _decider_of(pipeline, wiring)
         self.decide = self._decider.decide if wiring.labels else _no_decision
         self._encoder = ResponseEncoder(
             pipeline.response, [value_reader(source, wiring, self._decider) for _, source in wiring.response]
@@ -255,6 +249,12 @@ class Plan:
         """Return when a layer must end: after its own part, and never in what the later layers are owed."""
         latest_ns = batch.deadline_ns - self.budget.owed_after_ns(layer)
         return min(latest_ns, self._now_ns() + own_ns) if own_ns else latest_ns
+
+
+def _decider_of(pipeline: Pipeline, wiring: Wiring) -> Decider:
+    """Return the postprocess layer: the decision, and each rule with what reads its arguments."""
+    readers = [[reader_of(source, wiring.labels) for source in sources] for sources in wiring.rules]
+    return Decider(pipeline.decision, wiring.labels, list(zip(pipeline.rules, readers, strict=True)))
 
 
 def _no_decision(batch: Batch) -> None:

@@ -74,7 +74,7 @@ class RunningServer:
             b"/livez": {b"GET": Route(handler=lambda: (200, b"text/plain", b"live\n"))}
         }
         self.recorder = WorkerRecorder(self.block, 0)
-        self.http = HttpServer(routes, self.options, clock, self.recorder.count_failure)
+        self.http = HttpServer(routes, self.options, self.recorder.count_failure)
         plans, self.engines = [], {}
         for pipeline in self._pipelines:
             plan = compile_plan(pipeline, MemoryStore(), clock=clock)
@@ -240,6 +240,11 @@ class RawClient:
         with contextlib.suppress(ConnectionError):
             rest = self._buffer + self.sock.recv(65_536)
             assert rest == b"", rest
+
+    def end(self) -> None:
+        """Say that no more will be sent; the server may have closed already."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def read_to_end(self) -> bytes:
         """Return all that comes until the server closes."""

@@ -187,7 +187,7 @@ def test_rubbish_is_answered_or_closed(http_server: RunningServer, data: bytes, 
         good.send(post(payment_of(label="good")))
         http_server.settle()
         client.try_send(data[cut:])
-        client.sock.shutdown(socket.SHUT_WR)
+        client.end()
         found = client.read_to_end()
         assert found == b"" or found.startswith(b"HTTP/1.1 "), found
         assert b" 500 " not in found.partition(b"\r\n")[0]

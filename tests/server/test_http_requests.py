@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 
 import pytest
 from http_server import RawClient, RunningServer, assert_serves, chunked, head_of, payment_of, post
@@ -244,7 +245,23 @@ def test_connect_and_asterisk_do_not_hang(http_server: RunningServer, request_by
         if request_bytes.startswith(b"CONNECT"):
             assert answer.headers["connection"] == "close"
             client.assert_closed()
+            client.send(b"\x16\x03\x01")  # one that takes its tunnel for granted is not reset
+            http_server.settle()
+            client.sock.shutdown(socket.SHUT_WR)
     assert_serves(http_server)
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"), [("1.1", 0, 400), ("1.1", 2, 400), ("1.0", 0, 200), ("1.0", 2, 400)]
+)
+def test_head_names_one_host(client: RawClient, version: str, hosts: int, status: int) -> None:
+    """RFC 9112 §3.2: HTTP/1.1 without a Host, or with two, is refused; so no two servers read two meanings of it."""
+    lines = [f"GET /livez HTTP/{version}", *["Host: a"] * hosts, "Connection: keep-alive", "", ""]
+    for _ in range(2):
+        answer = client.ask("\r\n".join(lines).encode())
+        assert answer.status == status
+    if status == 400:
+        assert answer.problem()["pointer"] == "Host"
 
 
 def test_http_2_preface_is_refused(client: RawClient) -> None:

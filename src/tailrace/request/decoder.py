@@ -14,11 +14,11 @@ from tailrace.request.schema import Field, Request, bounded_type, field_specs
 class RequestDecoder:
     """Decodes one request, or an array of them, with everything that can be decided beforehand decided.
 
-    About 0.4 µs for a flat request of five fields.
+    About 0.4 µs for a flat request of five fields. request_type: of the requests that come out, the user's or below it.
     """
 
     def __init__(self, request_type: type[Request], *, array_max: int) -> None:
-        bounded = bounded_type(request_type)
+        self.request_type = bounded = bounded_type(request_type)
         many = Annotated[list[bounded], Field(max_length=array_max)]  # type: ignore[valid-type]
         self._decode = msgspec.json.Decoder(bounded | many).decode
         self._quotes = _quotes_of(request_type)
@@ -38,8 +38,7 @@ class RequestDecoder:
             raise MalformedBodyError(str(error) or "the body is not JSON", where="$") from None
         # JSON with a key twice has two readings; an attacker picks the one that the next system does not take. A flat
         # request has a fixed number of quotes, so the usual body is cleared by one count (bench/layers.py).
-        expected = self._quotes * len(requests) if type(requests) is list else self._quotes
-        if body.count(b'"') != expected:
+        if body.count(b'"') != (len(requests) * self._quotes if type(requests) is list else self._quotes):
             _refuse_duplicate_keys(body)
         return requests
 

@@ -40,10 +40,10 @@ class Framing:
         self._ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: " + self._date + b"\r\nContent-Length: "
         self.shed = self.full(_PLAIN, SHED.status, CONTENT_TYPE, problem_body(SHED), [b"Retry-After: " + RETRY_AFTER_S])
 
-    def ok(self, body: bytes) -> bytes:
-        """Return the usual answer: 200, JSON, keep-alive, nothing else asked for."""
-        size = len(body)
-        return self._ok + (_LENGTHS[size] if size < 4_096 else b"%d\r\n\r\n" % size) + body
+    def ok(self, bodies: list[bytes]) -> list[bytes]:
+        """Return the usual answer around each body: 200, JSON, keep-alive, nothing else asked for."""
+        ok, lengths, known = self._ok, _LENGTHS, len(_LENGTHS)
+        return [ok + (lengths[size] if (size := len(body)) < known else b"%d\r\n\r\n" % size) + body for body in bodies]
 
     def rich(self, head: Head, body: bytes, batch: Batch, call: Call, *, close: bool = False) -> bytes:
         """Return a 200 with what its head asks for: timing, compression, a request id."""

@@ -37,8 +37,8 @@ class Head(msgspec.Struct, gc=False):
     """What one request head says. Shared by every request that repeats its bytes, so it never changes.
 
     body_bytes: the declared length, -1 for a chunked body. plain: the answer needs no header but the usual ones.
-    fault: why the request cannot be served, to be told once its body has been passed over. expects_continue: the
-    client waits with its body for a word.
+    fault: why neither an engine nor a handler serves the request, told once its body has been passed over.
+    expects_continue: the client waits with its body for a word.
     """
 
     engine: Any
@@ -77,7 +77,7 @@ def read_head(
     expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
     head.expects_continue = expect is not None
     try:
-        _check_framing(version, [value for name, value in headers if name.lower() == b"transfer-encoding"])
+        _check_framing(version, headers)
         route, head.allow = _find(routes, method, _path_of(url))
         if route is None:
             allow = head.allow.decode()
@@ -88,18 +88,22 @@ def read_head(
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
-        head.fault = fault
+        head.fault, head.engine, head.handler = fault, None, None
     head.plain = keep_alive and version == "1.1" and not (head.trace or head.gzip or head.request_id or head.fault)
     return head
 
 
-def _check_framing(version: str, codings: Sequence[bytes]) -> None:
-    """Raise ClientError for a version or a transfer coding that is not ours (RFC 9112 §2.3, §6.1)."""
+def _check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise ClientError for a version or a coding that is not ours, or not one host (RFC 9112 §2.3, §6.1, §3.2)."""
     if version not in ("1.1", "1.0"):
         raise ClientError(f"HTTP/{version} is not spoken here", next="send HTTP/1.1")
+    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
     if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
         told = b", ".join(codings).decode("latin-1")
         raise ClientError(f"cannot read Transfer-Encoding: {told!r}", where="Transfer-Encoding", next="send chunked")
+    hosts = sum(name.lower() == b"host" for name, _ in headers)
+    if hosts > 1 or (version == "1.1" and not hosts):
+        raise ClientError(f"the head names {hosts} hosts", where="Host", next="send one Host header")
 
 
 def _path_of(url: bytes) -> bytes:

@@ -15,7 +15,6 @@ from typing import Any, Final, cast
 import httptools
 import structlog
 
-from tailrace.deadline import Clock
 from tailrace.errors import (
     BodyTooLargeError,
     ClientError,
@@ -49,12 +48,9 @@ OFFERS_MAX: Final = 8
 class HttpServer:
     """What the connections of one worker share: routes, limits, framing, and the sweep for those that are too slow."""
 
-    def __init__(
-        self, routes: Routes, options: ServeOptions, clock: Clock, on_error: Callable[[type[Any]], None]
-    ) -> None:
+    def __init__(self, routes: Routes, options: ServeOptions, on_error: Callable[[type[Any]], None]) -> None:
         self.routes = routes
         self.options = options
-        self.now_ns = clock.now_ns
         self.framing = Framing()
         self.heads: dict[bytes, Head] = {}
         self.connections: set[Connection] = set()
@@ -67,14 +63,19 @@ class HttpServer:
         return Connection(self)
 
     def deliver(self, batch: Batch) -> None:
-        """Send the bodies of a batch: frame each, then write once to every connection."""
-        calls, ok = batch.calls, self.framing.ok
+        """Send the bodies of a batch, in one write to every connection."""
         if self.draining or batch.errors:
             self._deliver_with_care(batch)
             return
-        for call, body in zip(calls, batch.bodies, strict=True):
-            call.answer = ok(body) if call.head.plain else self.framing.rich(call.head, body, batch, call)
-        self._flush(calls)
+        waiting = []
+        for call, body, answer in zip(batch.calls, batch.bodies, self.framing.ok(batch.bodies), strict=True):
+            head, connection = call.head, call.origin
+            if head.plain and len(connection.calls) == 1:
+                connection.answer_only(answer)
+            else:  # it asks for more than a body, or pipelines, or is gone
+                call.answer = answer if head.plain else self.framing.rich(head, body, batch, call)
+                waiting.append(call)
+        self._flush(waiting)
 
     def _deliver_with_care(self, batch: Batch) -> None:
         """Deliver a batch some calls of which failed, or the last ones of a server that is going away."""
@@ -252,24 +253,19 @@ class Connection(asyncio.Protocol):
     def _accept(self, head: Head, body: bytes) -> None:
         """Serve one whole request."""
         engine = head.engine
-        if engine is None or head.fault is not None:
+        if engine is None:
             self._answer_now(head)
             return
-        now_ns = self._server.now_ns()
-        deadline_ns = now_ns - engine.blocked_ns + (head.budget_ns or engine.budget_ns)
-        if (engine.rows_waiting >= engine.rows_allowed or head.budget_ns) and not engine.admits(now_ns, deadline_ns):
-            self._shed(head)
-            return
         try:
-            requests = engine.decode(body)
-            rows = engine.rows_of(requests)
+            call = engine.accept(self, head, body, head.budget_ns)
         except ClientError as error:
             engine.on_error(type(error))
             self._send_error(head, error)
             return
-        call = Call(self, head, requests, now_ns, deadline_ns, rows)
-        self.calls.append(call)
-        engine.submit(call)
+        if call is None:
+            self._shed(head)
+        else:
+            self.calls.append(call)
 
     def _shed(self, head: Head) -> None:
         """Refuse a call for lack of time, as cheaply as can be."""
@@ -284,7 +280,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_now(self, head: Head) -> None:
         """Answer what needs no engine: a health check, or a request with a fault in its head."""
-        if head.fault is not None or head.handler is None:
+        if head.handler is None:
             self._fail(head, head.fault or UnavailableError("nothing serves this path"))
             return
         status, content_type, body = head.handler()
@@ -311,18 +307,24 @@ class Connection(asyncio.Protocol):
         if len(self.calls) == 1:
             self.flush()
 
+    def answer_only(self, answer: bytes) -> None:
+        """Write the answer to the only call there is."""
+        self.calls.popleft()
+        self._seen_s = self._server.now_s
+        self._transport.write(answer)
+        if self.closing:
+            self._leave()
+        elif self._paused:
+            self._resume()
+
     def flush(self) -> None:
         """Write the answers at the front of the line, in one write."""
-        calls = self.calls
+        calls, answers = self.calls, []
+        while calls and (answer := calls[0].answer) is not None:
+            answers.append(answer)
+            calls.popleft()
         self._seen_s = self._server.now_s
-        answer = cast(bytes, calls.popleft().answer)
-        if calls and calls[0].answer is not None:
-            parts = [answer]
-            while calls and (more := calls[0].answer) is not None:
-                parts.append(more)
-                calls.popleft()
-            answer = b"".join(parts)
-        self._transport.write(answer)
+        self._transport.write(b"".join(answers))
         if self.closing and not calls:
             self._leave()
         elif self._paused:
@@ -456,7 +458,7 @@ class Connection(asyncio.Protocol):
         if parser.should_upgrade():
             if parser.get_method() != b"CONNECT":
                 return  # it is read again, without its offer
-            keep_alive = False
+            keep_alive, self._refused = False, True  # what follows is meant for a tunnel that there is not
         self._raw_head = b""
         version = parser.get_http_version()
         head = read_head(server.routes, parser.get_method(), self._url, self._headers, version, keep_alive)

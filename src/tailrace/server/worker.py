@@ -125,7 +125,7 @@ class Worker:
             b"/livez": {b"GET": Route(handler=self._livez)},
             b"/readyz": {b"GET": Route(handler=self._readyz)},
         }
-        self._http = HttpServer(routes, self._options, self._clock, self._recorder.count_failure)
+        self._http = HttpServer(routes, self._options, self._recorder.count_failure)
         ready = []
         for pipeline in pipelines:
             store = open_store(store_url(pipeline, self._options.store), self._clock)
