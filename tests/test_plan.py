@@ -118,6 +118,15 @@ def test_more_ids_than_rows_max_are_refused(ranking: TestClient) -> None:
         assert caught.value.where == "$.item_ids"
 
 
+def test_array_of_too_many_rows_is_refused(ranking: TestClient) -> None:
+    """However its requests share them, one call makes no more rows than an array may have requests."""
+    listed = {"user_id": 1, "item_ids": [1] * 250}
+    assert len(ranking.predict([listed] * 4)) == 4
+    with pytest.raises(InvalidRequestError, match="at most 1000 rows in one call, got 1250") as caught:
+        ranking.predict([listed] * 5)
+    assert caught.value.where == "$"
+
+
 # -- never another's answer -------------------------------------------------------------------------------------------
 
 PAYMENTS = st.builds(

@@ -223,6 +223,18 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "response Made.scor",
         "did you mean 'score'?",
     ),
+    "response field of another type": (
+        {"response": response(score=str)},
+        "Expected `str`, got `float`",
+        "response Made.score",
+        "declare",
+    ),
+    "response field of many that is one": (
+        {"response": response(reasons=str)},
+        "Expected `str`, got `array`",
+        "response Made.reasons",
+        "declare",
+    ),
     "response without a field": ({"response": response()}, "has no field", "response Made", "declare"),
     "literal without a label": (
         {"response": response(decision=Literal["low"])},

@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,7 +104,7 @@ class Plan:
         self.one_row = decoder.request_type if wiring.expanded is None else None
         self._columns = columns_type(pipeline.request, wiring.expanded)
         self._read_list = attrgetter(wiring.expanded) if wiring.expanded else None
-        self.many = wiring.expanded is not None
+        self._call_rows_max = max(pipeline.rows_max, array_max)
         # 2 features
         self._store = store
         self._read_views = retrieval.read
@@ -153,7 +154,10 @@ class Plan:
     # -- 1 request ----------------------------------------------------------------------------------------------------
 
     def rows_of(self, requests: Any) -> int:
-        """Return how many rows a call makes. Raises InvalidRequestError for one of more than `rows_max`."""
+        """Return how many rows a call makes.
+
+        Raises InvalidRequestError for a request of more than `rows_max`, or an array that makes more than either limit.
+        """
         if self._read_list is None:
             return len(requests) if type(requests) is list else 1
         lengths = [len(self._read_list(r)) for r in (requests if type(requests) is list else (requests,))]
@@ -161,7 +165,14 @@ class Plan:
             raise InvalidRequestError(
                 f"Expected `array` of length <= {self.pipeline.rows_max}", where=f"$.{self.wiring.expanded}"
             )
-        return sum(lengths)
+        rows = sum(lengths)
+        if rows > self._call_rows_max:
+            raise InvalidRequestError(
+                f"Expected at most {self._call_rows_max} rows in one call, got {rows}",
+                where="$",
+                next="send fewer a call",
+            )
+        return rows
 
     def gather(self, batch: Batch) -> None:
         """Lay the requests of all calls in one row, note where each call's begin, and open their columns."""
@@ -346,14 +357,28 @@ def dry_run(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:
     for rule, readers in plan._decider.functions():
         problems += _try(rule.when, readers, batch, f"rule {rule.name!r}", "b")[1]
     if not problems:
-        try:
-            plan.decide(batch)
-            plan.encode(batch)
-        except Exception as error:  # whatever a response type of the user's own raises is a mistake to be told
-            where = f"response {plan.pipeline.response.__name__}"
-            next_step = "it must be built from its fields in their order, and be JSON"
-            problems.append(Problem(f"{type(error).__name__}: {error}", where, next_step))
+        problems += _try_response(plan, batch)
     return problems
+
+
+def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
+    """Decide and encode a batch; say so if the response type cannot be built, or a field is given another type."""
+    response = plan.pipeline.response
+    where = f"response {response.__name__}"
+    try:
+        plan.decide(batch)
+        plan.encode(batch)
+        for body in batch.bodies:
+            msgspec.json.decode(body, type=response)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        return [
+            Problem(f"its value is of another type: {what}", where + path.rstrip("`"), "declare it as what fills it")
+        ]
+    except Exception as error:  # whatever a response type of the user's own raises is a mistake to be told
+        next_step = "it must be built from its fields in their order, and be JSON"
+        return [Problem(f"{type(error).__name__}: {error}", where, next_step)]
+    return []
 
 
 def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any]) -> Batch:

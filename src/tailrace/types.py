@@ -71,7 +71,10 @@ class StoreWriter(Protocol):
     """Writes packed rows, offline."""
 
     def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs, all of them or, on an error, none of this call's."""
+        """Write key and value pairs. After an error the call may be made again: the same rows, the same keys.
+
+        LMDB writes all of a call's or none, Redis a thousand at a time.
+        """
         ...
 
     def get(self, key: bytes) -> bytes | None:

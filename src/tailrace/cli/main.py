@@ -67,3 +67,7 @@ def main() -> None:
     except TailraceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
