@@ -26,12 +26,16 @@ REFUSED_SHARE_MAX: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """One run of wrk: requests a second, and the latency it saw, counted from the actual sending."""
+    """One run of wrk: requests a second, and the latency it saw, counted from the actual sending.
+
+    refused: answers that were not 2xx, which `rps` leaves out.
+    """
 
     rps: float
     p50_ms: float
     p99_ms: float
     requests: int
+    refused: int
 
 
 def run_wrk(url: str, bodies: Path, seconds: int, connections: int = CONNECTIONS, *, judged: bool = True) -> ClosedLoop:
@@ -54,16 +58,17 @@ def run_wrk(url: str, bodies: Path, seconds: int, connections: int = CONNECTIONS
             f"{result['requests']} requests: a rate of refusals is no figure"
         )
     rps = (result["requests"] - result["not_2xx"]) / (result["duration_us"] / 1e6)
-    return ClosedLoop(rps, result["p50_us"] / 1e3, result["p99_us"] / 1e3, result["requests"])
+    return ClosedLoop(rps, result["p50_us"] / 1e3, result["p99_us"] / 1e3, result["requests"], result["not_2xx"])
 
 
 def median_of(runs: Sequence[ClosedLoop]) -> ClosedLoop:
-    """Return the median of each figure."""
+    """Return the median of each figure, and the sums of what was counted."""
     return ClosedLoop(
         median(run.rps for run in runs),
         median(run.p50_ms for run in runs),
         median(run.p99_ms for run in runs),
         sum(run.requests for run in runs),
+        sum(run.refused for run in runs),
     )
 
 

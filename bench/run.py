@@ -44,6 +44,7 @@ BUSY_SHARE_MAX: Final = 0.05
 """Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""
 OPEN_LOOP_RATE: Final = 5_000
 OPEN_LOOP_WORKERS: Final = 1
+"""On two cores that the load shares; a second worker made the p99 two to three times as long (docs/performance.md)."""
 SCORE_TOLERANCE: Final = 1e-5
 COMPARED: Final = 200
 
@@ -70,8 +71,8 @@ class Effort:
 QUICK: Final = Effort(rounds=1, wrk_s=2, warm_s=1, open_loop_s=5.0, idle_requests=1_000, starts=1)
 
 
-def measure_all(effort: Effort, advance: Advance) -> dict[str, Any]:
-    """Take every figure."""
+def measure_all(effort: Effort, advance: Advance, notes: list[str]) -> dict[str, Any]:
+    """Take every figure; add to the notes what a reader of them must know."""
     advance("preparing the fraud example")
     run_quietly([sys.executable, str(PIPELINE.with_name("prepare.py"))])
     bodies_path = PREPARED / "replay.jsonl"
@@ -82,6 +83,11 @@ def measure_all(effort: Effort, advance: Advance) -> dict[str, Any]:
         servers = start_servers(stack, bodies)
         compare_answers(servers, bodies)
         runs, cost_us = measure_rounds(servers, bodies_path, effort, advance)
+        notes += [
+            f"{name}: {run.refused:,} of {run.requests:,} answers were refusals, and are not counted."
+            for name, run in runs.items()
+            if run.refused
+        ]
         advance("one request at a time")
         idle_us = measure_idle_us(servers["tailrace"].url, bodies, effort.idle_requests)
         rss = max(rss_mb(pid) for pid in servers["tailrace"].worker_pids())
@@ -222,7 +228,7 @@ def main(arguments: list[str]) -> int:
         layout = TextColumn("{task.description:38}"), BarColumn(), TimeElapsedColumn()
         with Progress(*layout, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("", total=effort.steps, completed=-1)
-            figures = measure_all(effort, lambda step: progress.update(task, description=step, advance=1))
+            figures = measure_all(effort, lambda step: progress.update(task, description=step, advance=1), notes)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
