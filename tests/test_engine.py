@@ -392,6 +392,38 @@ def test_function_that_raises_for_one_call_fails_it_alone(
     run(main)
 
 
+def test_faults_of_a_third_of_a_batch_fail_no_neighbour(pipelines_dir: Path) -> None:
+    """However many calls fail, as long as there is time the others are answered; their layers are timed alone."""
+
+    async def main() -> None:
+        bench = Bench(shared_plan(pipelines_dir), ManualClock())
+        bench.plan.rows_best = 1_000
+        for index in range(96):
+            amount = 6666.0 if index % 3 == 0 else 100.0
+            bench.submit(index, PAYMENT | {"transaction_id": f"t{index}", "amount": amount})
+        await bench.settle()
+        failed = [index for index, (found,) in bench.desk.answers.items() if "status" in found]
+        assert failed == list(range(0, 96, 3))
+        assert bench.engine.calls_waiting == 0
+
+    run(main)
+
+
+def test_empty_calls_teach_nothing(pipelines_dir: Path) -> None:
+    """A flood of empty arrays leaves what admission knows of the cost of a row, and is counted as calls in flight."""
+
+    async def main() -> None:
+        bench = Bench(shared_plan(pipelines_dir), ManualClock())
+        known = bench.engine._row_ns, bench.engine._least_ns, bench.engine._p95_ns
+        for index in range(300):
+            bench.submit(index, [])
+            assert bench.engine.calls_waiting == 1
+            await bench.settle()
+        assert (bench.engine._row_ns, bench.engine._least_ns, bench.engine._p95_ns) == known
+
+    run(main)
+
+
 _plans: dict[Path, Plan] = {}
 
 

@@ -23,9 +23,6 @@ from tailrace.types import Batch, Call, Transport
 DURATIONS_MAX: Final = 128
 """Batches remembered for the p95 that admission uses."""
 
-RUNS_MAX: Final = 32
-"""Runs of parts of one batch, to find the calls that make it fail; to find one of 64 takes 13."""
-
 ROWS_WAITING_MAX: Final = 100_000
 """However much time they have."""
 
@@ -79,7 +76,7 @@ class Engine:
         self._now_ns: Callable[[], int] = clock.now_ns
         self._loop = loop or asyncio.get_running_loop()
         self._inbox: list[Call] = []
-        self._rows_running = 0
+        self._rows_running = self._calls_running = 0
         self.rows_waiting = 0
         """Rows taken and not yet answered, in the inbox or in a running batch."""
         self._batches_running = 0
@@ -113,6 +110,11 @@ class Engine:
         call = Call(origin, head, requests, now_ns, deadline_ns, rows)
         self.submit(call)
         return call
+
+    @property
+    def calls_waiting(self) -> int:
+        """Calls taken and not yet answered."""
+        return len(self._inbox) + self._calls_running
 
     def admits(self, now_ns: int, deadline_ns: int) -> bool:
         """Say whether a call that arrives now can be answered by its deadline; if not, it must be refused at once.
@@ -148,6 +150,7 @@ class Engine:
         batch = Batch(calls, began_ns, min(map(_deadline_of, calls)))
         rows = sum(map(_rows_of, calls))
         self._rows_running += rows
+        self._calls_running += len(calls)
         self._batches_running += 1
         if self.plan.suspends:
             task = self._loop.create_task(self._run(batch, rows))
@@ -223,6 +226,7 @@ class Engine:
         finally:
             self.rows_waiting -= rows
             self._rows_running -= rows
+            self._calls_running -= len(batch.calls)
             self._batches_running -= 1
             self._learn(batch.started_ns, self._now_ns(), rows)
             self._reschedule()
@@ -230,18 +234,18 @@ class Engine:
     async def _answer_each(self, batch: Batch) -> None:
         """Answer a batch; where a layer raises, answer its halves, until each fault stands alone with its own call.
 
-        At most `RUNS_MAX` runs: what still fails then is answered with an error.
+        One of 64 is found in 13 runs. Calls that fail together, and have no time left, are answered with an error.
         """
-        parts, runs = [batch], 0
-        while parts:
-            part, runs = parts.pop(), runs + 1
+        waiting = [batch.calls]
+        while waiting:
+            calls = waiting.pop()
+            part = batch if calls is batch.calls else Batch(calls, self._now_ns(), batch.deadline_ns)
             try:
                 await answer(self.plan, part, self._now_ns)
             except Exception as error:  # of a user's function, on what one caller sent
-                if len(part.calls) > 1 and runs < RUNS_MAX:
-                    half = len(part.calls) // 2
-                    halves = (part.calls[half:], part.calls[:half])
-                    parts += [Batch(calls, batch.started_ns, batch.deadline_ns) for calls in halves]
+                half = len(calls) // 2
+                if half and self._now_ns() <= max(map(_deadline_of, calls)):
+                    waiting += [calls[half:], calls[:half]]
                     continue
                 self._fail(part, error)
             self._transport.deliver(part)
@@ -264,11 +268,13 @@ class Engine:
 
         So what lies between batches counts too: reading, and refusing others. A small batch says nothing of the pace.
         """
+        if not rows:  # an empty array: it says nothing of what others cost
+            return
         durations = self._durations_ns
         took_ns = ended_ns - started_ns
         durations.append(took_ns)
         self._least_ns = min(self._least_ns, took_ns)
-        row_ns = (ended_ns - (self._backlog_since_ns or started_ns)) / max(rows, 1)
+        row_ns = (ended_ns - (self._backlog_since_ns or started_ns)) / rows
         if row_ns < self._row_ns or 2 * rows >= self.plan.rows_best:
             self._row_ns += (row_ns - self._row_ns) * 0.05
         self._backlog_since_ns = ended_ns if self._inbox else 0

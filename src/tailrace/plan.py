@@ -107,7 +107,7 @@ class Plan:
         self._call_rows_max = max(pipeline.rows_max, array_max)
         # 2 features
         self._store = store
-        self._read_views = retrieval.read
+        self.retrieval = retrieval
         self._keys = tuple(dict.fromkeys(wiring.keys))
         self._id_readers = [(attrgetter(key), key == wiring.expanded) for key in self._keys]
         columns = [view_columns_type(view.spec) for view in wiring.views]
@@ -202,7 +202,7 @@ class Plan:
             by_key = self._ids(batch)
             ids = [by_key[key] for (key, _), _ in self._views]
             limit_ns = self._limit_ns(batch, LAYER_FEATURES, self.budget.features_ns)
-            self._take_views(batch, await self._read_views(ids, limit_ns))
+            self._take_views(batch, await self.retrieval.read(ids, limit_ns))
         for name, function, readers in self._on_demand:
             batch.on_demand[name] = function(*[read(batch) for read in readers])
         for name, assembler in self._assemblers:
@@ -295,7 +295,9 @@ def compile_plan(
     scorer = Scorer(model, fallback, classes=_classes_of(model.signature), clock=clock)
     curve = measure_curve(model, clock=clock)
     compiled = CompiledModel(model.signature, assemblers, scorer, curve, model.kernel, model.kernel_reason)
-    plan = Plan(pipeline, wiring, store, Retrieval(codecs, store, clock), compiled, clock, array_max)
+    budget = pipeline.budget
+    retrieval = Retrieval(codecs, store, clock, fair_ns=(budget.features_ns or budget.total_ns // 2) // 2)
+    plan = Plan(pipeline, wiring, store, retrieval, compiled, clock, array_max)
     problems = dry_run(plan, codecs)
     if problems:
         raise CompileError(pipeline.name, problems)

@@ -27,7 +27,7 @@ class Provenance(IntEnum):
     STALE = 1
     """Older than its view's `max_staleness`; served all the same."""
     DEFAULT = 2
-    """The entity is unknown, or the value is null: the view's declared default."""
+    """The entity is unknown, or its row was refused: the view's declared default."""
     TIMEOUT = 3
     """The store was late or gone: the view's declared default."""
 
@@ -59,7 +59,10 @@ class OnlineStore(Protocol):
         ...
 
     async def open(self) -> None:
-        """Connect. A network store that is down is not an error: it keeps trying."""
+        """Connect, where it is not connected already: several pipelines may share a store.
+
+        A network store that is down is not an error: it keeps trying.
+        """
         ...
 
     def close(self) -> None:

@@ -122,3 +122,34 @@ def test_retrieval_has_no_breaker_for_an_embedded_store() -> None:
         run_now(retrieval.read([[1], []], 0))
     assert store.fetches == 10
     assert retrieval.breaker is None
+
+
+def test_retrieval_does_not_blame_the_store_for_a_caller_in_a_hurry() -> None:
+    """Calls with too little time for any store get their defaults, and leave the breaker shut for all others."""
+    clock = ManualClock(wall_ns=WALL_NS)
+    store = CountingStore(profile_rows([1]), network=True)
+    codecs = [RowCodec(Profile.spec), RowCodec(Address.spec)]
+    retrieval = Retrieval(codecs, store, clock, fair_ns=5_000_000)
+    assert retrieval.breaker is not None
+    store.failure = TimeoutError("no time left")
+    for _ in range(10):
+        run_now(retrieval.read([[1], ["x"]], clock.now_ns() + 4_000_000))
+    assert not retrieval.breaker.is_open
+    for _ in range(3):
+        run_now(retrieval.read([[1], ["x"]], clock.now_ns() + 5_000_000))
+    assert retrieval.breaker.is_open
+
+
+def test_retrieval_of_no_ids_asks_nothing_and_proves_nothing() -> None:
+    """An empty batch is answered, and is no sign that a failing store is well again."""
+    clock = ManualClock(wall_ns=WALL_NS)
+    store = CountingStore(profile_rows([1]), network=True)
+    store.failure = ConnectionError("gone")
+    retrieval = retrieval_of(store, clock)
+    for _ in range(3):
+        run_now(retrieval.read([[1], []], 0))
+    clock.advance(1_000)
+    profile, address = run_now(retrieval.read([[], []], 0))
+    assert (len(profile), len(address), store.fetches) == (0, 0, 3)
+    assert retrieval.breaker is not None
+    assert retrieval.breaker.is_open

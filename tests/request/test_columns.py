@@ -147,3 +147,11 @@ def test_field_with_another_name_in_json_keeps_its_own() -> None:
     assert list(field_specs(Camel)) == ["customer_id"]
     request = msgspec.json.decode(b'{"customerId":5}', type=Camel)
     assert columns_type(Camel, None)([request], None).customer_id.tolist() == [5]
+
+
+def test_columns_cannot_be_changed_in_place() -> None:
+    """What one function would write, all others would read."""
+    columns = columns_type(Everything, None)([], None)
+    for name in field_specs(Everything):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(columns, name)[:] = 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,6 +24,10 @@ from tailrace.types import Batch, Call
 class Answer(Response):
     name: str
     score: float
+
+
+class Echo(Response):
+    sent: msgspec.Raw
 
 
 def batch_of(*calls: Any) -> Batch:
@@ -109,3 +114,11 @@ def test_every_serving_error_owns_its_codes(kind: Any) -> None:
     assert (
         json.loads(problem_body(kind("what\x00 \ud800".encode("utf-8", "replace").decode())))["status"] == kind.status
     )
+
+
+def test_raw_json_with_newlines_shifts_no_answer() -> None:
+    """A field that is sent back as it came may hold newlines; each call still gets its own body."""
+    sent = [b'{"first":\n1}', b"2", b"[\n\n3]"]
+    batch = batch_of("a", "b", "c")
+    ResponseEncoder(Echo, [lambda _: list(map(msgspec.Raw, sent))]).encode(batch)
+    assert [json.loads(body) for body in batch.bodies] == [{"sent": {"first": 1}}, {"sent": 2}, {"sent": [3]}]

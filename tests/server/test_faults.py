@@ -220,6 +220,8 @@ def test_lmdb_broken_under_load(
         assert min(sources["1"], sources["2"]) > 0
         assert server.metric("tailrace_degraded_total", 'reason="store_error"') >= sources["default"]
         assert server.workers()[0]["pid"] == pid
+        (told,) = wait_for(lambda: server.events("answers degraded"), 3)
+        assert (told["pipeline"], told["reason"]) == ("faulted", "store_error")
 
 
 def test_lmdb_replaced_under_load(tmp_path: Path, file: Path, store: Path) -> None:
@@ -235,6 +237,31 @@ def test_lmdb_replaced_under_load(tmp_path: Path, file: Path, store: Path) -> No
             sources = check_answers(report.result())
         assert recovered_s <= RECOVERY_S_MAX
         assert min(sources["1"], sources["2"]) > 0
+
+
+def test_two_pipelines_share_one_store(tmp_path: Path, pipelines_dir: Path, store: Path) -> None:
+    """A server of two pipelines on one LMDB directory, by two paths, serves both from it."""
+    folder = tmp_path / "pipelines"
+    shutil.copytree(pipelines_dir, folder)
+    text = (folder / "faulted.py").read_text()
+    (folder / "second.py").write_text(
+        text.replace('name="faulted"', 'name="second"').replace("lmdb:visits", "lmdb:link")
+    )
+    store.rename(folder / "visits")
+    (folder / "link").symlink_to(folder / "visits")
+    with serving(tmp_path / "log", folder / "faulted.py", str(folder / "second.py")) as server:
+        for name in ("faulted", "second"):
+            assert source_of(server.ask(name, REQUEST).body) == "1"
+
+
+def test_two_pipelines_of_one_name_are_refused(tmp_path: Path, file: Path, store: Path) -> None:
+    """A file given twice, or a name in two files, is told at the start, and not as a broken store."""
+    server = start_serve(tmp_path / "log", file, str(file), "--store", str(store))
+    try:
+        assert server.process.wait(30) == 1
+    finally:
+        server.end()
+    assert "two pipelines are called 'faulted'" in server.log.read_text()
 
 
 # -- the model --------------------------------------------------------------------------------------------------------

@@ -17,12 +17,15 @@ class Retrieval:
     """Reads the views of one pipeline. With an embedded store, `read` never suspends.
 
     breaker: made for a network store (one whose `network` is true), None for an embedded one, whose failures cost
-    no time. failure: the last failure of the store, for the log and the status.
+    no time. failure: the last failure of the store, for the log and the status. fair_ns: with less time than this a
+    store that is late is not held for broken: one caller in a hurry would open the breaker for all.
     """
 
-    def __init__(self, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock) -> None:
+    def __init__(self, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
         self._codecs = tuple(codecs)
         self._fetch = store.fetch
+        self._fair_ns = fair_ns
+        self._now_ns = clock.now_ns
         self._wall_ns = clock.wall_ns
         self.breaker = Breaker(clock) if store.network else None
         self.failure: Exception | None = None
@@ -34,16 +37,19 @@ class Retrieval:
         A store that is late or gone gives defaults with the provenance TIMEOUT; nothing of the store's is raised.
         """
         codecs, breaker = self._codecs, self.breaker
+        if not any(ids):
+            return self._unpack(ids, [])
         if breaker is not None and not breaker.allows():
             return self._defaults(ids)
         keys: list[bytes] = []
         for codec, codec_ids in zip(codecs, ids, strict=True):
             keys += codec.keys(codec_ids)
+        is_fair = breaker is not None and deadline_ns - self._now_ns() >= self._fair_ns
         try:
             rows = await self._fetch(keys, deadline_ns)
         except (TimeoutError, ConnectionError, StoreError) as error:
             self.failure = error
-            if breaker is not None:
+            if breaker is not None and (is_fair or not isinstance(error, TimeoutError)):
                 breaker.failed()
             return self._defaults(ids)
         if breaker is not None:
@@ -58,7 +64,7 @@ class Retrieval:
             if codec_ids is not last:
                 last, checks = codec_ids, entity_checks(codec_ids)
             end = begin + len(codec_ids)
-            found.append(codec.unpack(codec_ids, rows[begin:end], wall_ns, Provenance.DEFAULT, checks))
+            found.append(codec.unpack(codec_ids, rows[begin:end], wall_ns, checks))
             begin = end
         return found
 

@@ -58,18 +58,16 @@ class RowCodec:
         ids: Sequence[EntityId],
         rows: Sequence[bytes | None],
         wall_ns: int,
-        missing: Provenance = Provenance.DEFAULT,
         checks: list[int] | None = None,
     ) -> ViewRows:
         """Return the values of each id from the row found under its key. Raises nothing for what a row holds.
 
-        wall_ns: now, since the epoch, for staleness. missing: the provenance of an id without a row. checks: of the
-        ids, from `entity_checks`, where the caller has them.
+        wall_ns: now, since the epoch, for staleness. checks: what `entity_checks` gives for the ids, if it is at hand.
         """
         if checks is None:
             checks = entity_checks(ids)
         if self._texts or not rows:
-            return self._unpack_each(checks, rows, wall_ns, missing)
+            return self._unpack_each(checks, rows, wall_ns)
         parts: Sequence[Any] = rows
         known_checks = checks
         try:
@@ -79,19 +77,19 @@ class RowCodec:
             known_checks = [0 if row is None else check for check, row in zip(checks, rows, strict=True)]
             joined = b"".join(parts)
         if len(joined) != self._size * len(rows) or max(map(len, parts)) != self._size:
-            return self._unpack_each(checks, rows, wall_ns, missing)
+            return self._unpack_each(checks, rows, wall_ns)
         data, nulls = np.frombuffer(joined, self.dtype), None
         # As lists and bytes: arrays take three times as long to compare.
         if data[ENTITY].tolist() != known_checks:
-            return self._unpack_each(checks, rows, wall_ns, missing)
+            return self._unpack_each(checks, rows, wall_ns)
         if (stamps := data[STAMP]).tobytes() != self._stamp_bytes * len(rows):
             if np.count_nonzero((stamps & _STAMP_WITHOUT_FLAGS) != self._stamp):
-                return self._unpack_each(checks, rows, wall_ns, missing)
+                return self._unpack_each(checks, rows, wall_ns)
             data = np.frombuffer(bytearray(joined), self.dtype)
             nulls = self._fill_nulls(data, {})
         if parts is rows and min(data[EVENT].tolist()) >= wall_ns - self._max_staleness_ns:
             return ViewRows(data, {}, None, nulls)
-        provenance = np.array([missing if row is None else Provenance.FRESH for row in rows], _UINT8)
+        provenance = np.array([Provenance.DEFAULT if row is None else Provenance.FRESH for row in rows], _UINT8)
         return ViewRows(data, {}, provenance, nulls, self._mark_stale(data[EVENT], wall_ns, provenance))
 
     def _mark_stale(
@@ -117,9 +115,7 @@ class RowCodec:
             degraded=np.full(rows_count, degraded, _UINT8) if degraded else None,
         )
 
-    def _unpack_each(
-        self, checks: list[int], rows: Sequence[bytes | None], wall_ns: int, missing: Provenance
-    ) -> ViewRows:
+    def _unpack_each(self, checks: list[int], rows: Sequence[bytes | None], wall_ns: int) -> ViewRows:
         """Unpack a batch in which a row may be missing, wrong, stale, or hold nulls or texts."""
         size, has_texts = self._size, bool(self._texts)
         lengths = np.array([-1 if row is None else len(row) for row in rows], np.intp)
@@ -140,8 +136,7 @@ class RowCodec:
         if not right.all():
             data[~right] = self._default[0]
         provenance: NDArray[np.uint8] = np.zeros(len(rows), _UINT8)
-        provenance[~known] = missing
-        provenance[wrong] = Provenance.DEFAULT
+        provenance[~right] = Provenance.DEFAULT
         degraded = self._mark_stale(data[EVENT], wall_ns, provenance) if len(rows) else None
         if errors:
             degraded = np.zeros(len(rows), _UINT8) if degraded is None else degraded
@@ -151,10 +146,11 @@ class RowCodec:
 
     def _fill_nulls(self, data: NDArray[Any], strings: dict[str, list[str]]) -> NDArray[np.bool_] | None:
         """Put defaults where rows hold nulls; return where, or None."""
-        if not np.count_nonzero(data[STAMP] & _FLAG_NULLS):
+        flagged = (data[STAMP] & _FLAG_NULLS) != 0
+        if not np.count_nonzero(flagged):
             return None
         bits = np.unpackbits(data[NULLS], axis=1, count=len(self.spec.columns), bitorder="little")
-        nulls = bits.view(np.bool_)
+        nulls: NDArray[np.bool_] = bits.view(np.bool_) & flagged[:, np.newaxis]
         for index in np.flatnonzero(nulls.any(axis=0)).tolist():
             column, where = self.spec.columns[index], nulls[:, index]
             if column.is_text:

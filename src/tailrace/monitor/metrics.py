@@ -53,8 +53,8 @@ _TABLE: Final = (
 METRICS: Final = {metric.name: metric for metric in _TABLE}
 """Every metric by its name, in the order of the export."""
 
-SHED_REASONS: Final = ("deadline", "queue_full", "expired", "draining")
-"""Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue; stopping."""
+SHED_REASONS: Final = ("deadline", "queue_full", "expired")
+"""Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
 
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)

@@ -15,7 +15,7 @@ from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import Series
 from tailrace.monitor.metrics import DEGRADED_REASONS, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.shared import MetricBlock
-from tailrace.types import Provenance
+from tailrace.types import Degraded, Provenance
 
 _FEW_CALLS: Final = 12
 """Up to here plain Python is faster than NumPy."""
@@ -111,6 +111,10 @@ class BatchRecorder(FailureRecorder):
         if degraded is not None:
             for flag, cell in self._degraded:
                 cells[cell] += int(np.count_nonzero(degraded & flag))
+
+    def degraded_rows(self) -> dict[str, int]:
+        """Return how many rows were answered degraded so far, by reason."""
+        return {DEGRADED_REASONS[Degraded(int(flag))]: self._cells[cell] for flag, cell in self._degraded}
 
     def count_provenance(self, view: int, provenance: Provenance, rows: int) -> None:
         """Count rows of one batch view (its index in the shape's views) that share a provenance."""

@@ -40,6 +40,7 @@ class LazyColumn:
 
     def __get__(self, columns: Any, owner: type | None = None) -> NDArray[Any]:
         values = columns.__dict__[self._name] = self._make(columns)
+        values.flags.writeable = False  # what one function changed in place, all others would read
         return values
 
 

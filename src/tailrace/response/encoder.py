@@ -38,6 +38,8 @@ class ResponseEncoder:
             # JSON holds no bare newline, so one encoder call serves the whole batch (bench/layers.py).
             batch.bodies = self._encode_lines(responses).split(b"\n")
             batch.bodies.pop()
+            if len(batch.bodies) != len(responses):  # but for a msgspec.Raw, which keeps what a caller sent
+                batch.bodies = list(map(self._encode, responses))
         else:
             batch.bodies = [
                 self._encode(responses[begin:end] if type(call.requests) is list else responses[begin])

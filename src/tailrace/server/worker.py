@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ import uvloop
 
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
-from tailrace.errors import TailraceError
-from tailrace.features.stores.opening import open_store, resolve_url
+from tailrace.errors import SetupError, TailraceError
+from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
@@ -43,12 +44,13 @@ from tailrace.server.head import Answer, Route
 from tailrace.server.http import HttpServer
 from tailrace.server.logging import configure_logging
 from tailrace.server.slots import BACKLOG, inherited_listener
-from tailrace.types import Batch, Provenance
+from tailrace.types import Batch, OnlineStore, Provenance
 from tailrace.warmup import LayerTimes, warm_up
 
 SWEEP_S: Final = 1.0
 DRAIN_LOOK_S: Final = 0.05
 """How often a stopping worker looks whether it may go."""
+QUIET_S: Final = 10
 COLLECTION_SWEEPS: Final = 30
 """Sweeps between two full collections of garbage when idle, and between two young ones when never idle."""
 
@@ -66,7 +68,10 @@ class BatchObserver:
         recorder = self._recorder
         arrivals_ns = [call.arrival_ns for call in batch.calls]
         if len(batch.marks_ns) == 6:
-            recorder.record(batch.marks_ns, arrivals_ns, batch.rows, batch.degraded, len(batch.errors))
+            degraded = batch.degraded
+            if degraded is not None and batch.failed is not None:
+                degraded = degraded[~batch.failed]  # which are not answered at all
+            recorder.record(batch.marks_ns, arrivals_ns, batch.rows, degraded, len(batch.errors))
         for error in batch.errors.values():
             recorder.count_failure(type(error))
         for view, rows in enumerate(batch.view_rows):
@@ -74,6 +79,34 @@ class BatchObserver:
                 recorder.count_provenance(view, Provenance.FRESH, len(rows))
             else:
                 recorder.count_provenances(view, rows.provenance)
+
+
+class FaultLog:
+    """Tells the log when a pipeline begins to answer degraded and when it has not for `QUIET_S`; never once a call."""
+
+    def __init__(self, plan: Plan, recorder: BatchRecorder, log: Any) -> None:
+        self._plan = plan
+        self._recorder = recorder
+        self._log = log.bind(pipeline=plan.name)
+        self._rows = recorder.degraded_rows()  # a successor goes on with the counters of the worker before it
+        self._quiet_s: dict[str, int] = {}
+        if plan.retrieval.failure is not None:
+            self._log.warning("store does not answer", error=str(plan.retrieval.failure))
+
+    def look(self) -> None:
+        """Look at the counters, once a second."""
+        before, self._rows = self._rows, self._recorder.degraded_rows()
+        for reason, rows in self._rows.items():
+            if rows > before[reason]:
+                if reason not in self._quiet_s:
+                    error = self._plan.retrieval.failure if reason.startswith("store_") else None
+                    self._log.warning("answers degraded", reason=reason, error=str(error or "") or None)
+                self._quiet_s[reason] = 0
+            elif reason in self._quiet_s:
+                self._quiet_s[reason] += 1
+                if self._quiet_s[reason] >= QUIET_S:
+                    del self._quiet_s[reason]
+                    self._log.info("answers no longer degraded", reason=reason)
 
 
 class Worker:
@@ -86,6 +119,7 @@ class Worker:
         self._began_s = began_s
         self._clock = MonotonicClock()
         self._plans: list[Plan] = []
+        self._faults: list[FaultLog] = []
         self._engines: list[Engine] = []
         self._servers: dict[int, asyncio.Server] = {}
         self._ready = False
@@ -117,7 +151,7 @@ class Worker:
 
     async def _prepare(self) -> list[PipelineReady]:
         """Load, compile and warm up every pipeline."""
-        pipelines = [pipeline for file in self._options.files for pipeline in load_pipelines(Path(file))]
+        pipelines = load_all(self._options.files)
         layout = worker_layout([shape_of(pipeline) for pipeline in pipelines], self._start.slot)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
@@ -127,13 +161,16 @@ class Worker:
         }
         self._http = HttpServer(routes, self._options, self._recorder.count_failure)
         ready = []
+        stores: dict[str, OnlineStore] = {}
         for pipeline in pipelines:
-            store = open_store(store_url(pipeline, self._options.store), self._clock)
+            url = store_url(pipeline, self._options.store)
+            store = stores.setdefault(store_identity(url), open_store(url, self._clock))
             plan = compile_plan(pipeline, store, clock=self._clock, array_max=self._options.array_max)
             await plan.open()
             times = await warm_up(plan, self._clock)
-            observer = BatchObserver(BatchRecorder(block, pipeline.name))
-            engine = Engine(plan, self._http, observer, self._clock)
+            recorder = BatchRecorder(block, pipeline.name)
+            engine = Engine(plan, self._http, BatchObserver(recorder), self._clock)
+            self._faults.append(FaultLog(plan, recorder, self._log))
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Route(engine=engine)}
             self._plans.append(plan)
             self._engines.append(engine)
@@ -188,6 +225,8 @@ class Worker:
             in_flight = self._in_flight()
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
+            for faults in self._faults:
+                faults.look()
             due = count % COLLECTION_SWEEPS == 0
             if in_flight == 0:
                 gc.collect(2 if due else 0)
@@ -195,13 +234,27 @@ class Worker:
                 gc.collect(0)
 
     def _in_flight(self) -> int:
-        return sum(engine.rows_waiting for engine in self._engines)
+        return sum(engine.calls_waiting for engine in self._engines)
 
     def _livez(self) -> Answer:
         return 200, b"text/plain", b"live\n"
 
     def _readyz(self) -> Answer:
         return (200, b"text/plain", b"ready\n") if self._ready else (503, b"text/plain", b"not ready\n")
+
+
+def load_all(files: Sequence[str]) -> list[Pipeline]:
+    """Return the pipelines of all files. Raises SetupError for two of one name, or a file that cannot be loaded."""
+    found: dict[str, str] = {}
+    pipelines = []
+    for file in files:
+        for pipeline in load_pipelines(Path(file)):
+            if pipeline.name in found:
+                what = f"two pipelines are called {pipeline.name!r}: in {found[pipeline.name]} and here"
+                raise SetupError(what, where=file, next="give each its own name, and each file once")
+            found[pipeline.name] = file
+            pipelines.append(pipeline)
+    return pipelines
 
 
 def shape_of(pipeline: Pipeline) -> PipelineShape:

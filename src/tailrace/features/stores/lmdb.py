@@ -48,9 +48,10 @@ class LmdbStore:
         self._closed = False
 
     async def open(self) -> None:
-        """Open the files. Raises StoreError where there are none, or they are not a store's."""
+        """Open the files, once. Raises StoreError where there are none, or they are not a store's."""
         self._closed = False
-        self._open()
+        if self._environment is None:
+            self._open()
 
     def close(self) -> None:
         """Let go of the files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,12 @@ def resolve_url(url: str, base_dir: Path) -> str:
     """Return the URL with its path, if it has a relative one, made one of `base_dir`'s. Raises as `open_store`."""
     scheme, rest = _parse(url)
     return f"lmdb:{base_dir / rest}" if scheme == "lmdb" else url
+
+
+def store_identity(url: str) -> str:
+    """Return what is the same for two URLs of one store: LMDB's files may be opened only once by a process."""
+    scheme, rest = _parse(url)
+    return f"lmdb:{os.path.realpath(rest)}" if scheme == "lmdb" else url
 
 
 def _parse(url: str) -> tuple[str, str]:

@@ -153,7 +153,9 @@ class RedisStore:
         self._refusal: str = "not connected yet"
 
     async def open(self) -> None:
-        """Connect, or go on trying in the background."""
+        """Connect, or go on trying in the background. To open what is open changes nothing."""
+        if self._task is not None:
+            return
         self._loop = asyncio.get_running_loop()
         first = self._loop.create_future()
         self._task = self._loop.create_task(self._keep_connected(first))
