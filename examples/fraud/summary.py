@@ -1,4 +1,4 @@
-"""What the demonstration prints: tables for a terminal of 100 columns."""
+"""What the demonstration prints: tables for 80 columns, which every terminal and every pipe has."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.table import Table
 from tailrace.deadline import format_duration
 from tailrace.loadtest.report import LoadReport
 
-WIDTH: Final = 96
-BAR: Final = 24
+WIDTH: Final = 80
+BAR: Final = 8
 COLORS: Final = {"allow": "green", "review": "yellow", "block": "red"}
 
 
@@ -35,8 +35,8 @@ def new_table(title: str) -> Table:
 def show_answers(console: Console, report: LoadReport) -> None:
     """Print how fast the answers came, counted from the moment each payment was due."""
     table = new_table(f"{report.slots:,} payments at {report.plan.rate:,.0f}/s, open loop: from due to answered")
-    for heading in ("answered", "p50", "p99", "p99.9", "slowest", "within 50 ms", "refused", "failed"):
-        table.add_column(heading, justify="right")
+    for heading in ("answered", "p50", "p99", "p99.9", "slowest", "in 50 ms", "refused", "failed"):
+        table.add_column(heading, justify="right", no_wrap=True)
     ok = report.ok
     times = [format_duration(each) for each in (ok.p50_ns, ok.p99_ns, ok.p999_ns, ok.max_ns)] if ok else ["–"] * 4
     within = report.goodput_per_s / report.plan.rate
@@ -51,7 +51,7 @@ def show_answers(console: Console, report: LoadReport) -> None:
 def show_decisions(console: Console, decided: Decided) -> None:
     """Print how many payments got each decision, and how much fraud is among them."""
     table = new_table("Decisions")
-    for heading in ("", "payments", "share", "fraudulent", "of them", "amount", "fraudulent amount"):
+    for heading in ("", "payments", "share", "frauds", "of them", "amount", "fraud amount"):
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for label, color in COLORS.items():
         own = decided.labels == label
@@ -71,7 +71,7 @@ def show_decisions(console: Console, decided: Decided) -> None:
 def show_fraud(console: Console, decided: Decided) -> None:
     """Print the fraud that was stopped and that went through, by amount, in real time and by an hourly job."""
     table = new_table("Fraud by amount")
-    for heading in ("", "", "stopped", "share", "went through", "frauds", "honest"):
+    for heading in ("", "", "stopped", "share", "missed", "frauds", "honest"):
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     whole = decided.amounts[decided.is_fraud].sum()
     for name, stopped in (("as served", decided.caught), ("hourly batch", decided.batch_stopped)):
@@ -103,7 +103,7 @@ def show_budget(console: Console, status: Any) -> None:
     pipeline = status["pipelines"][0]
     table = new_table("The budget, and what each layer took of it")
     for heading in ("layer", "budget", "p50", "p99", "p99 of its budget"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
+        table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     promised_ns = 0
     for layer, timing in pipeline["layers"].items():
         promised_ns += timing["budget_ns"]
