@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tailrace as tr
@@ -128,3 +129,13 @@ def test_features_grow_stale_by_the_manual_clock(pipeline_of: Callable[[str], Pi
         assert batch.view_rows[0].provenance.tolist() == [Provenance.STALE]
         assert batch.on_demand["amount"].tolist() == [2.0]
         assert batch.degraded is not None
+
+
+def test_client_puts_rows_from_a_data_frame(pipelines_dir: Path) -> None:
+    """Ids and values as NumPy has them are taken; a value that does not fit its column is refused."""
+    with TestClient.of_file(pipelines_dir / "payment.py", clock=ManualClock()) as client:
+        profile = view_of(client, "CustomerProfile")
+        client.put(profile, np.int64(4021), avg_amount=np.float32(200), chargebacks=np.int32(9), watched=np.bool_(True))
+        assert client.predict(PAYMENT)["avg_amount"] == 200.0
+        with pytest.raises(ValueError, match="chargebacks"):
+            client.put(profile, 4021, chargebacks=3.7)

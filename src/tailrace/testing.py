@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,7 +59,7 @@ class TestClient:
         self.plan: Plan = compile_plan(pipeline, MemoryStore(self._rows), clock=self._clock)
 
     @classmethod
-    def of_file(cls, path: Path | str, name: str | None = None) -> TestClient:
+    def of_file(cls, path: Path | str, name: str | None = None, *, clock: Clock | None = None) -> TestClient:
         """Return a client of the pipeline of that name in a file, or of its only one.
 
         Raises SetupError for a file without it, or of several where no name is given.
@@ -69,7 +70,7 @@ class TestClient:
         if name not in found:
             what = "the file declares several pipelines" if name is None else f"the file declares no pipeline {name!r}"
             raise SetupError(what, where=str(path), next=f"name one of {', '.join(found)}")
-        return cls(found[name])
+        return cls(found[name], clock=clock)
 
     def __enter__(self) -> TestClient:
         return self
@@ -80,7 +81,13 @@ class TestClient:
         self.plan.close()
 
     def put(self, view: Any, entity_id: EntityId, **columns: Any) -> None:
-        """Write one entity's row of a view; a column not given is null. Raises TypeError for a column it has not."""
+        """Write one entity's row of a view; a column not given is null.
+
+        Raises TypeError for a column it has not or an id that is neither int nor str, ValueError for a value that the
+        column does not hold.
+        """
+        if not isinstance(entity_id, str):
+            entity_id = index(entity_id)  # of NumPy too
         codec = RowCodec(view.spec)
         if unknown := columns.keys() - {column.name for column in view.spec.columns}:
             raise TypeError(f"{view.__name__} has no column {', '.join(sorted(unknown))}")

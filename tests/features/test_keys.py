@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +71,11 @@ def test_entity_checks_of_texts_differ() -> None:
 def test_entity_checks_of_a_mixture_are_the_checks_of_each(ids: list[int | str]) -> None:
     """Ints and texts in one list get the checks they would have alone."""
     assert entity_checks(ids) == [entity_checks([each])[0] for each in ids]
+
+
+def test_key_takes_integers_of_any_kind_and_nothing_like_them() -> None:
+    """An int of NumPy is the same entity; 1.9 is not entity 1."""
+    keys = KeyFormat("customer", "Profile")
+    assert keys.key(np.int64(17)) == keys.key(17)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        keys.key(1.9)  # type: ignore[arg-type]

@@ -183,3 +183,23 @@ def test_row_codec_packs_masked_arrays() -> None:
     assert found.nulls is not None
     assert found.nulls.tolist() == [[True, False, False], [False, False, True]]
     assert found.data["$event"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("i8", 3.7),
+        ("i2", 70_000),
+        ("i8", float("nan")),
+        ("i8", "7"),
+        ("flag", 0.5),
+        ("flag", "no"),
+        ("f4", 1e39),
+        ("u8", -1),
+    ],
+)
+def test_row_codec_refuses_to_pack_what_would_be_another_value(column: str, value: Any) -> None:
+    """A value that its column's type does not hold is told with both, not cut to fit."""
+    columns = {each.name: [None, None] for each in Every.spec.columns} | {column: [None, value]}
+    with pytest.raises(ValueError, match=f"^{column}: "):
+        RowCodec(Every.spec).pack([1, 2], columns, WALL_NS, WALL_NS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from operator import index
 from typing import Final
 from zlib import crc32
 
@@ -39,7 +40,7 @@ class KeyFormat:
             if len(key) > KEY_BYTES_MAX:
                 return self._digest_begin + hashlib.sha256(text).hexdigest().encode() + self._digest_end
             return key
-        return self._number % entity_id
+        return self._number % index(entity_id)
 
     def keys(self, ids: Sequence[EntityId]) -> list[bytes]:
         """Return the keys of many entities, in order."""

@@ -195,8 +195,8 @@ class RowCodec:
         """Return a packed row for each id.
 
         columns: by name, each of shape (rows,): an array, a masked array, or a sequence in which None is null.
-        event_ns: one time, or one each, since the epoch. Raises KeyError for a missing column, ValueError or
-        OverflowError for a value its type does not hold, or a text over `STRING_BYTES_MAX`.
+        event_ns: one time, or one each, since the epoch. Raises KeyError for a missing column, ValueError for
+        a value that its type does not hold, or a text over `STRING_BYTES_MAX`.
         """
         data = np.zeros(len(ids), self.dtype)
         data[ENTITY] = entity_checks(ids)
@@ -211,7 +211,7 @@ class RowCodec:
                 data[lengths[column.name]] = [len(text) for text in encoded]
                 tails.append(encoded)
             else:
-                data[column.name] = values
+                data[column.name] = _as_type(values, column.name, column.dtype)
         data[NULLS] = np.packbits(nulls, axis=1, bitorder="little") if nulls.shape[1] else 0
         data[STAMP] = self._stamp + nulls.any(axis=1) * _FLAG_NULLS
         packed, size = data.tobytes(), self._size
@@ -244,4 +244,24 @@ def _values_and_nulls(values: Any, default: Any, dtype: np.dtype[Any]) -> tuple[
     nulls = np.array([value is None for value in values], np.bool_)
     blank = "" if dtype.kind == "O" else default
     filled = [blank if value is None else value for value in values]
-    return (filled if dtype.kind == "O" else np.array(filled, dtype)), nulls
+    return filled, nulls
+
+
+def _as_type(values: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a column as its type, floats rounded. Raises ValueError for a value that would become another one."""
+    if isinstance(values, list) and all(type(value) is int for value in values):  # exact, where an array would be float
+        try:
+            return np.array(values, dtype)
+        except OverflowError as error:
+            raise ValueError(f"{name}: {error}") from None
+    given = np.asarray(values)
+    if given.dtype == dtype:
+        return given
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: {given.tolist()[0]!r} is no {dtype}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = given.astype(dtype)
+    wrong = np.isfinite(cast) != np.isfinite(given) if dtype.kind == "f" else cast != given
+    if np.count_nonzero(wrong):
+        raise ValueError(f"{name}: {given[wrong.argmax()].item()!r} is no {dtype}")
+    return cast
