@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tailrace as tr
 from pipelines.model_graphs import RANKING_WEIGHTS
 from tailrace.engine import answer, drive
-from tailrace.errors import InferenceError, InvalidRequestError
+from tailrace.errors import CompileError, InferenceError, InvalidRequestError
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
@@ -337,6 +337,27 @@ def test_on_demand_feature_may_use_one_before_it(pipeline_of: Callable[[str], Pi
     wiring = wire(replace(payment, features=[*payment.features, doubled]), None)
     assert not wiring.problems
     assert [source.name for source in wiring.on_demand["doubled"][1]] == ["amount_ratio"]
+
+
+def test_feature_that_mixes_the_rows_of_a_view_is_a_mistake(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A mean over a view's column is not taken for a constant: sample rows differ in their view's values too."""
+    payment = pipeline_of("payment")
+    ratio = next(each for each in payment.features if getattr(each, "name", "") == "amount_ratio")
+
+    def mixed(request: Any, customer: Any) -> Any:
+        return request.amount / np.maximum(customer.avg_amount.mean(), 1)
+
+    mixed.__annotations__ = ratio.function.__annotations__
+    features = [replace(ratio, function=mixed) if each is ratio else each for each in payment.features]
+    with pytest.raises(CompileError, match="depends on the other requests"):
+        compile_plan(replace(payment, features=features), MemoryStore())
+
+
+def test_rule_that_mixes_rows_is_a_mistake(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A rule that looks at the mean score of its batch is refused: a row's decision is its own."""
+    rule = tr.Rule("above_mean", when=lambda score: score > score.mean(), then="block")
+    with pytest.raises(CompileError, match=r"rule 'above_mean'[^\n]*depends on the other requests"):
+        compile_plan(replace(pipeline_of("payment"), rules=[rule]), MemoryStore())
 
 
 # -- one batch --------------------------------------------------------------------------------------------------------

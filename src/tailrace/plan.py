@@ -344,20 +344,19 @@ def dry_run(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:
         requests = [plan.decode(plan.sample_body(seed)) for seed in (1, 2)]
     except SetupError as error:
         return [Problem(error.what, error.where, error.next)]
-    batch, *alone = (_sample_batch(plan, codecs, some) for some in (requests, requests[:1], requests[1:]))
+    batch, *alone = batches = [
+        _sample_batch(plan, codecs, some, before)
+        for some, before in ((requests, []), (requests[:1], []), (requests[1:], requests[:1]))
+    ]
     problems: list[Problem] = []
     for name, function, readers in plan._on_demand:
-        where = f"@on_demand {name}"
-        batch.on_demand[name], problem = _try(function, readers, batch, where, "fiubOUST")
-        if not problem:
-            problem = _try_alone(name, function, readers, batch, alone)
-            problem += _check_fit(plan, name, batch.on_demand[name])
-        problems += problem
-    shape = (batch.rows, len(plan.signature.classes)) if _classes_of(plan.signature) > 1 else batch.rows
-    batch.scores = np.full(shape, 0.5, np.float32)
-    batch.decisions = np.zeros(batch.rows, np.intp)
+        columns, found = _try(function, readers, batches, f"@on_demand {name}", "fiubOUST")
+        for each, column in zip(batches, columns, strict=True):
+            each.on_demand[name] = column
+        problems += found or _check_fit(plan, name, batch.on_demand[name])
+    _sample_scores(plan, batch, alone)
     for rule, readers in plan._decider.functions():
-        problems += _try(rule.when, readers, batch, f"rule {rule.name!r}", "b")[1]
+        problems += _try(rule.when, readers, batches, f"rule {rule.name!r}", "b")[1]
     if not problems:
         problems += _try_response(plan, batch)
     return problems
@@ -383,64 +382,78 @@ def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
     return []
 
 
-def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any]) -> Batch:
-    """Return a batch of requests whose entities are unknown, as it stands after the look-ups."""
+def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any], before: Sequence[Any]) -> Batch:
+    """Return a batch of requests as it stands after the look-ups: number columns count on from the default.
+
+    before: the requests whose rows come first, so that a row holds the same values alone and beside others.
+    """
     batch = Batch([Call(None, None, request, 0, 0) for request in requests], 0, 0)
     plan.gather(batch)
     by_key = plan._ids(batch)
     counts = [len(by_key[key]) for (key, _), _ in plan._views]
-    plan._take_views(
-        batch, [codec.defaults(count, Provenance.DEFAULT) for codec, count in zip(codecs, counts, strict=True)]
-    )
+    earlier = _sample_batch(plan, codecs, before, []).view_rows if before else []
+    found = [codec.defaults(count, Provenance.DEFAULT) for codec, count in zip(codecs, counts, strict=True)]
+    for index, (codec, rows) in enumerate(zip(codecs, found, strict=True)):
+        begin = len(earlier[index]) if before else 0
+        for column in codec.spec.columns:
+            if column.dtype.kind in "iuf":  # equal rows would hide a mean over a column
+                rows.data[column.name] += np.arange(begin, begin + len(rows)).astype(column.dtype)
+    plan._take_views(batch, found)
     return batch
 
 
+def _sample_scores(plan: Plan, batch: Batch, alone: Sequence[Batch]) -> None:
+    """Give every row a score and a decision of its own, the same alone as beside others."""
+    classes = _classes_of(plan.signature)
+    shape = (batch.rows, classes) if classes > 1 else (batch.rows,)
+    scores = np.linspace(0.1, 0.9, batch.rows * classes, dtype=np.float32).reshape(shape)
+    decisions = np.arange(batch.rows) % max(len(plan.wiring.labels), 1)
+    for part, begin in zip((batch, *alone), (0, 0, alone[0].rows), strict=True):
+        part.scores = scores[begin : begin + part.rows]
+        part.decisions = decisions[begin : begin + part.rows]
+
+
 def _try(
-    function: Callable[..., Any], readers: Sequence[Callable[[Batch], Any]], batch: Batch, where: str, kinds: str
-) -> tuple[NDArray[Any], list[Problem]]:
-    """Call a user's function on sample columns; say what is wrong with what it gives."""
-    blank = np.zeros(batch.rows)
-    try:
-        column = np.asarray(function(*[read(batch) for read in readers]))
-    except Exception as error:  # whatever a user's function raises is a mistake to be told
-        return blank, [Problem(f"{type(error).__name__}: {error}", where, "it must take columns, shape (rows,)")]
-    if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds:
-        wanted = "bool" if kinds == "b" else "numbers or texts"
-        return blank, [
-            Problem(
-                f"gives {column.dtype} of shape {column.shape}, not {wanted} of shape (rows,)",
-                where,
-                "return one value a row, computed on whole columns",
-            )
-        ]
-    return np.broadcast_to(column, (batch.rows,)), []
-
-
-def _try_alone(
-    name: str,
     function: Callable[..., Any],
     readers: Sequence[Callable[[Batch], Any]],
-    together: Batch,
-    alone: Sequence[Batch],
-) -> list[Problem]:
-    """Say so if a function gives a request another value beside others than alone: a mean of a column, a sort."""
-    where = f"@on_demand {name}"
-    for batch in alone:
-        batch.on_demand[name], problems = _try(function, readers, batch, where, "fiubOUST")
-        if problems:
-            return problems
-    parts = np.concatenate([batch.on_demand[name] for batch in alone])
-    if _alike(together.on_demand[name], parts) or not _alike(
-        together.on_demand[name], _try(function, readers, together, where, "fiubOUST")[0]
-    ):
-        return []  # a function that never gives the same twice (a clock, a random number) cannot be compared
-    return [
-        Problem(
-            "a row's value depends on the other requests of its batch",
-            where,
-            "compute each row from its own values: no mean, sort or rank over a column",
-        )
-    ]
+    batches: Sequence[Batch],
+    where: str,
+    kinds: str,
+) -> tuple[list[NDArray[Any]], list[Problem]]:
+    """Call a user's function on sample columns; return what it gives for each batch, and what is wrong with it.
+
+    batches: the first holds the rows of all the others, in their order.
+    """
+    blanks = [np.zeros(batch.rows) for batch in batches]
+    columns = []
+    for batch in batches:
+        column = _call(function, readers, batch)
+        if isinstance(column, Exception):
+            what = f"{type(column).__name__}: {column}"
+            return blanks, [Problem(what, where, "it must take columns, shape (rows,)")]
+        if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds:
+            wanted = "bool" if kinds == "b" else "numbers or texts"
+            what = f"gives {column.dtype} of shape {column.shape}, not {wanted} of shape (rows,)"
+            return blanks, [Problem(what, where, "return one value a row, computed on whole columns")]
+        columns.append(np.broadcast_to(column, (batch.rows,)))
+    together, *alone = columns
+    again = _call(function, readers, batches[0])
+    # A function that never gives the same twice (a clock, a random number) cannot be compared.
+    if _alike(together, np.concatenate(alone)) or isinstance(again, Exception) or not _alike(together, again):
+        return columns, []
+    what = "a row's value depends on the other requests of its batch"
+    next_step = "compute each row from its own values: no mean, sort or rank over a column"
+    return columns, [Problem(what, where, next_step)]
+
+
+def _call(
+    function: Callable[..., Any], readers: Sequence[Callable[[Batch], Any]], batch: Batch
+) -> NDArray[Any] | Exception:
+    """Return what a user's function gives or raises, whatever that is: a mistake to be told."""
+    try:
+        return np.asarray(function(*[read(batch) for read in readers]))
+    except Exception as error:
+        return error
 
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -144,6 +144,18 @@ def test_model_that_drops_rows_is_not_believed() -> None:
     assert scored.scores.tolist() == [0.5] * 3
 
 
+def test_one_score_for_a_part_is_not_given_to_all_its_rows() -> None:
+    """A part of the isolated batch is held to its rows too: one score is never stretched over neighbours."""
+
+    class OneForMany(Doubler):
+        def predict(self, feeds: Any) -> Any:
+            """Return the first score alone."""
+            return super().predict(feeds)[:1]
+
+    scored = Scorer(OneForMany(), Constant(0.5)).score(feeds_of(3, 4, -1, 5), 4)
+    assert scored.scores.tolist() == [0.5, 0.5, 0.5, 10]
+
+
 @pytest.mark.parametrize("reason", [Degraded.MODEL_TIMEOUT, Degraded.MODEL_ERROR])
 def test_whole_batch_can_fall_back(reason: Degraded) -> None:
     """A batch whose model call came too late is answered by the fallback, with the reason."""

@@ -109,7 +109,8 @@ class Scorer:
                 continue
             calls += 1
             try:
-                scores[start:end] = self._predict({name: array[start:end] for name, array in feeds.items()})
+                part = self._predict({name: array[start:end] for name, array in feeds.items()})
+                scores[start:end] = self._checked(part, end - start)
             except Exception:  # a model may raise anything for what one row holds
                 if end - start > 1:
                     middle = (start + end) // 2
