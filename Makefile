@@ -43,7 +43,7 @@ check: $(STAMP) ## lint and types
 bench: $(STAMP) servers ## measure against nginx and FastAPI; writes build/bench.json
 	@$(BIN)/python bench/run.py
 
-soak: $(STAMP) ## overload at 2x, 5x and 10x the peak: what is answered in time, how fast the rest is refused
+soak: $(STAMP) servers ## overload at 2x, 5x and 10x the peak: what is answered in time, how fast the rest is refused
 	@$(BIN)/python bench/overload.py
 
 fuzz: $(STAMP) ## the property tests with many more examples

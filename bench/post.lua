@@ -1,9 +1,10 @@
 -- For wrk: posts the bodies of a file, one after the other, and tells the outcome in one line of JSON.
--- wrk ... -s post.lua URL -- FILE
+-- wrk ... -s post.lua URL -- FILE [BUDGET_MS]
 local requests, position = {}, 0
 
 function init(arguments)
   local headers = { ["Content-Type"] = "application/json" }
+  if arguments[2] and arguments[2] ~= "" then headers["X-Budget-Ms"] = arguments[2] end
   for body in io.lines(arguments[1]) do
     requests[#requests + 1] = wrk.format("POST", nil, headers, body)
   end
