@@ -17,18 +17,9 @@ import structlog
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import ServerError, ServingError, ShedError
 from tailrace.plan import Plan
+from tailrace.request.admission import Admission
 from tailrace.response.problem import problem_body
 from tailrace.types import Batch, Call, Transport
-
-DURATIONS_MAX: Final = 128
-"""Batches remembered for the p95 that admission uses."""
-
-ROWS_WAITING_MAX: Final = 100_000
-"""However much time they have."""
-
-QUEUE_SHARE: Final = 0.5
-"""Of the time a call has beside its own batch, what a queue may take by our estimate. A longer one would serve no more
-calls, only older ones, and turn an estimate that is a little out into calls that are late (bench/overload.py)."""
 
 HURRY_SHARE: Final = 4
 """Calls whose deadlines lie further apart than this part of the budget wait for a store or a model apart, since a
@@ -85,14 +76,9 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._log_at_ns = 0
-        self._durations_ns: list[int] = [plan.cost.p95_ns] * (DURATIONS_MAX * 7 // 8)
-        self._p95_ns = plan.cost.p95_ns
-        self._least_ns = min(plan.cost.least_ns, self.budget_ns // 2)  # a warm-up in a bad moment must not shed all
-        self._row_ns = max(plan.cost.row_ns, 1.0)
-        self._backlog_since_ns = 0
-        """When the last batch ended, if calls were waiting then; else 0."""
-        self._rows_allowed = 1
-        """With fewer rows waiting a call of the usual budget is sure to be admitted; with more, ask `admits`."""
+        self._admission = Admission(
+            self.budget_ns, plan.cost.p95_ns, plan.cost.least_ns, plan.cost.row_ns, plan.rows_best
+        )
 
     # -- what a transport calls -------------------------------------------------------------------------------------
 
@@ -103,10 +89,14 @@ class Engine:
         """
         now_ns = self._now_ns()
         deadline_ns = now_ns - self._blocked_ns + (budget_ns or self.budget_ns)
-        if (budget_ns or self.rows_waiting >= self._rows_allowed) and not self.admits(now_ns, deadline_ns):
+        sure = not budget_ns and self.rows_waiting < self._admission.rows_allowed
+        if not (sure or self.admits(now_ns, deadline_ns)):
             return None
-        requests = self._decode(body)
-        rows = 1 if type(requests) is self._one_row else self._rows_of(requests)
+        requests, rows = self._decode(body), 1
+        if type(requests) is not self._one_row:
+            rows = self._rows_of(requests)
+            if rows > 1 and not self.admits(now_ns, deadline_ns, rows):
+                return None
         call = Call(origin, head, requests, now_ns, deadline_ns, rows)
         self.submit(call)
         return call
@@ -116,18 +106,12 @@ class Engine:
         """Calls taken and not yet answered."""
         return len(self._inbox) + self._calls_running
 
-    def admits(self, now_ns: int, deadline_ns: int) -> bool:
-        """Say whether a call that arrives now can be answered by its deadline; if not, it must be refused at once.
-
-        With nothing before it a call needs only the least time that a batch takes: it is what brings the p95 down
-        again after a moment in which everything was slow.
-        """
-        rows = self.rows_waiting
-        needed_ns = rows * self._row_ns / QUEUE_SHARE + self._p95_ns if rows else self._least_ns
-        if now_ns + needed_ns <= deadline_ns and rows < ROWS_WAITING_MAX:
-            return True
-        self._observer.observe_shed("deadline" if rows < ROWS_WAITING_MAX else "queue_full")
-        return False
+    def admits(self, now_ns: int, deadline_ns: int, rows: int = 1) -> bool:
+        """Say whether a call that arrives now can be answered by its deadline; if not, it must be refused at once."""
+        reason = self._admission.refuses(deadline_ns - now_ns, self.rows_waiting, rows)
+        if reason:
+            self._observer.observe_shed(reason)
+        return not reason
 
     def submit(self, call: Call) -> None:
         """Take a call that was admitted."""
@@ -158,9 +142,9 @@ class Engine:
             task.add_done_callback(self._tasks.discard)
             self._reschedule()
         else:
+            self._loop.call_soon(self._forget_block)  # before a next tick asks for its turn, which sets it anew
             drive(self._run(batch, rows))
             self._blocked_ns = self._now_ns() - began_ns
-            self._loop.call_soon(self._forget_block)
 
     def _forget_block(self) -> None:
         """Runs once the sockets have been read that the last batch kept waiting; calls read later did not wait."""
@@ -173,9 +157,9 @@ class Engine:
             self._inbox = []
         else:
             calls = self._take_some()
-        latest_ns = now_ns + self._least_ns
+        latest_ns = now_ns + self._admission.least_ns
         if self.plan.suspends:  # one call that is late already would cut short what all others of its batch wait for
-            whole_ns = sum(map(_rows_of, calls)) * self._row_ns
+            whole_ns = self._admission.batch_ns(sum(map(_rows_of, calls)))
             latest_ns = max(latest_ns, now_ns + min(int(whole_ns), self.budget_ns // 2))
         if calls and min(map(_deadline_of, calls)) < latest_ns:
             calls = self._shed_late(calls, latest_ns)
@@ -228,7 +212,8 @@ class Engine:
             self._rows_running -= rows
             self._calls_running -= len(batch.calls)
             self._batches_running -= 1
-            self._learn(batch.started_ns, self._now_ns(), rows)
+            waiting = bool(self._inbox)
+            self._admission.learn(batch.started_ns, self._now_ns(), rows, self._blocked_ns, waiting=waiting)
             self._reschedule()
 
     async def _answer_each(self, batch: Batch) -> None:
@@ -262,27 +247,6 @@ class Engine:
             log = structlog.get_logger()
             log.error("calls failed", pipeline=self.plan.name, calls=self._failures, error=repr(error), exc_info=error)
             self._failures, self._log_at_ns = 0, now_ns + NS_PER_S
-
-    def _learn(self, started_ns: int, ended_ns: int, rows: int) -> None:
-        """Keep the p95 of a batch, and the queue's pace: from one batch's end to the next one's while calls wait.
-
-        So what lies between batches counts too: reading, and refusing others. A small batch says nothing of the pace.
-        """
-        if not rows:  # an empty array: it says nothing of what others cost
-            return
-        durations = self._durations_ns
-        took_ns = ended_ns - started_ns
-        durations.append(took_ns)
-        self._least_ns = min(self._least_ns, took_ns)
-        row_ns = (ended_ns - (self._backlog_since_ns or started_ns)) / rows
-        if row_ns < self._row_ns or 2 * rows >= self.plan.rows_best:
-            self._row_ns += (row_ns - self._row_ns) * 0.05
-        self._backlog_since_ns = ended_ns if self._inbox else 0
-        if len(durations) >= DURATIONS_MAX:
-            self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
-            del durations[: DURATIONS_MAX // 8]
-        spare_ns = self.budget_ns - self._blocked_ns - self._p95_ns
-        self._rows_allowed = min(int(spare_ns * QUEUE_SHARE / self._row_ns), ROWS_WAITING_MAX)
 
 
 async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:

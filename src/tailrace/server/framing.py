@@ -20,7 +20,7 @@ JSON: Final = b"application/json"
 _LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(4_096))
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 RETRY_AFTER_S: Final = b"1"
-SHED: Final = ShedError("the queue is longer than the call's budget")
+SHED: Final = ShedError("the call's budget has no time for its rows and those that wait")
 _PLAIN: Final = Head(engine=None, handler=None, body_bytes=0, plain=True, keep_alive=True)
 
 
