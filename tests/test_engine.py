@@ -578,6 +578,34 @@ def test_late_model_is_answered_by_the_fallback_in_time(compiled: Compiled) -> N
     run(main)
 
 
+def test_late_model_is_answered_by_a_second_one_on_its_own_thread(compiled: Compiled) -> None:
+    """The second model answers while the first is still at work; where it cannot, the constant does."""
+
+    async def main() -> None:
+        clock = MonotonicClock()
+        bench = Bench(compiled("heavy_with_second", clock=clock), clock, Cost(1, 1, 1.0))
+        turns, last_ns, longest_ns = 0, clock.now_ns(), 0
+        bench.submit("late", {"work": 400_000})
+        while "late" not in bench.desk.answers:
+            await asyncio.sleep(0.001)
+            now_ns = clock.now_ns()
+            turns, last_ns, longest_ns = turns + 1, now_ns, max(longest_ns, now_ns - last_ns)
+        assert bench.desk.answers["late"] == [{"score": 0.5}]
+        assert turns > 10
+        assert longest_ns < 50 * NS_PER_MS
+        assert bench.plan._fallback_thread is not None
+        bench.plan._fallback_thread.outstanding_max = 0
+        bench.submit("both late", {"work": 400_000})
+        while "both late" not in bench.desk.answers:
+            await asyncio.sleep(0.001)
+        assert bench.desk.answers["both late"] == [{"score": 0.25}]
+        for batch in bench.desk.batches:
+            assert batch.degraded is not None
+            assert batch.degraded.tolist() == [Degraded.MODEL_TIMEOUT]
+
+    run(main)
+
+
 # -- warm-up ----------------------------------------------------------------------------------------------------------
 
 

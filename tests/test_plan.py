@@ -112,10 +112,10 @@ def test_more_ids_than_rows_max_are_refused(ranking: TestClient) -> None:
     """The limit is told with the field; it holds for each request of an array."""
     most, over = {"user_id": 1, "item_ids": [1] * 300}, {"user_id": 1, "item_ids": [1] * 301}
     assert len(ranking.predict([most, most])[1]["score"]) == 300
-    for body in (over, [most, over]):
+    for body, where in ((over, "$.item_ids"), ([most, over], "$[1].item_ids")):
         with pytest.raises(InvalidRequestError, match="<= 300") as caught:
             ranking.predict(body)
-        assert caught.value.where == "$.item_ids"
+        assert caught.value.where == where
 
 
 def test_array_of_too_many_rows_is_refused(ranking: TestClient) -> None:
@@ -358,6 +358,31 @@ def test_rule_that_mixes_rows_is_a_mistake(pipeline_of: Callable[[str], Pipeline
     rule = tr.Rule("above_mean", when=lambda score: score > score.mean(), then="block")
     with pytest.raises(CompileError, match=r"rule 'above_mean'[^\n]*depends on the other requests"):
         compile_plan(replace(pipeline_of("payment"), rules=[rule]), MemoryStore())
+
+
+def test_rule_of_a_classifier_is_tried_with_the_likeliest_class(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A rule sees one score a row, as in serving: the likeliest class's, not the score of every class."""
+    rule = tr.Rule("unsure", when=lambda score: score < 0.99, then="other")
+    plan = compile_plan(replace(pipeline_of("topics"), rules=[rule]), MemoryStore())
+    call = Call(None, None, plan.decode(plan.sample_body(1)), 0, 10**18)
+    batch = Batch([call], 0, 10**18)
+    drive(answer(plan, batch, lambda: 0))
+    assert json.loads(batch.bodies[0])["decision"] == "other"
+    assert len(json.loads(batch.bodies[0])["probabilities"]) == 3
+
+
+def test_constant_fallback_is_decided_and_told_as_declared(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A constant of 0.9 is in the band that begins at 0.9, holds for a rule that says so, and is told as 0.9."""
+    pipeline = replace(pipeline_of("payment"), model=tr.Model("payment", fallback=tr.Constant(0.9)))
+    seen: list[Any] = []
+    rule = tr.Rule("seen", when=lambda score: seen.append(score >= 0.9) or score < 0, then="block")
+    pipeline = replace(pipeline, decision=tr.bands("score", allow=0.0, review=0.6, block=0.9), rules=[rule])
+    plan = compile_plan(pipeline, MemoryStore())
+    plan._scorer._predict = lambda feeds: np.full(1, np.nan, np.float32)
+    batch = Batch([Call(None, None, plan.decode(plan.sample_body(1)), 0, 10**18)], 0, 10**18)
+    drive(answer(plan, batch, lambda: 0))
+    told = json.loads(batch.bodies[0])
+    assert (told["score"], told["decision"], seen[-1].tolist()) == (0.9, "block", [True])
 
 
 # -- one batch --------------------------------------------------------------------------------------------------------

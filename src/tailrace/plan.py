@@ -42,6 +42,9 @@ from tailrace.wiring import Wiring, dtype_problem, wire
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """A model call under this runs on the loop; a heavier one on the inference thread, while the next batch gathers."""
 
+SLICE_NS: Final = 8 * NS_PER_MS
+"""How long a second model may wait for its turn on a core that the first, which is late, still computes on."""
+
 OVERHEAD_NS: Final = 150_000
 """What a batch costs beside its model, roughly (bench/layers.py): cutting a batch in two pays it twice."""
 
@@ -68,13 +71,15 @@ class Cost:
 class CompiledModel:
     """The model, ready to be called: its inputs, what fills them, the guarded call and what it costs.
 
-    kernel: what computes it; kernel_reason: why it is not a faster one, empty where there is none.
+    fallback_curve: what its second model costs, if it falls back to one. kernel: what computes it; kernel_reason: why
+    it is not a faster one, empty where there is none.
     """
 
     signature: Signature
     assemblers: tuple[tuple[str, Assembler], ...]
     scorer: Scorer
     curve: CostCurve
+    fallback_curve: CostCurve | None
     kernel: str
     kernel_reason: str
 
@@ -104,6 +109,8 @@ class Plan:
         self.one_row = decoder.request_type if wiring.expanded is None else None
         self._columns = columns_type(pipeline.request, wiring.expanded)
         self._read_list = attrgetter(wiring.expanded) if wiring.expanded else None
+        names = {field.name: field.encode_name for field in msgspec.structs.fields(pipeline.request)}
+        self._list_name = names.get(wiring.expanded or "", "")
         self._call_rows_max = max(pipeline.rows_max, array_max)
         # 2 features
         self._store = store
@@ -121,8 +128,12 @@ class Plan:
         # 3 inference
         self._scorer = model.scorer
         inline_ns = min(INLINE_NS_MAX, pipeline.budget.total_ns // 10)
-        self.threaded = model.curve.cost_ns(1) > inline_ns
+        curves = [curve for curve in (model.curve, model.fallback_curve) if curve is not None]
+        self.threaded = max(curve.cost_ns(1) for curve in curves) > inline_ns
         self._thread = InferenceThread(clock=clock) if self.threaded else None
+        # A second model has a thread of its own: it is asked when the first one is still at work.
+        self._fallback_curve = model.fallback_curve
+        self._fallback_thread = InferenceThread(clock=clock) if self.threaded and model.fallback_curve else None
         self.infer = self._infer_threaded if self.threaded else self._infer_inline
         limit_ns = pipeline.budget.total_ns // 4 if self.threaded else inline_ns
         self.rows_best = model.curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
@@ -144,8 +155,9 @@ class Plan:
     def close(self) -> None:
         """Let go of the store and the inference thread."""
         self._store.close()
-        if self._thread is not None:
-            self._thread.close()
+        for thread in (self._thread, self._fallback_thread):
+            if thread is not None:
+                thread.close()
 
     def sample_body(self, seed: int) -> bytes:
         """Return the JSON of a valid request, for warming up and measuring."""
@@ -160,11 +172,12 @@ class Plan:
         """
         if self._read_list is None:
             return len(requests) if type(requests) is list else 1
-        lengths = [len(self._read_list(r)) for r in (requests if type(requests) is list else (requests,))]
+        many = type(requests) is list
+        lengths = [len(self._read_list(r)) for r in (requests if many else (requests,))]
         if max(lengths, default=0) > self.pipeline.rows_max:
-            raise InvalidRequestError(
-                f"Expected `array` of length <= {self.pipeline.rows_max}", where=f"$.{self.wiring.expanded}"
-            )
+            place = f"$[{lengths.index(max(lengths))}]" if many else "$"
+            what = f"Expected `array` of length <= {self.pipeline.rows_max}"
+            raise InvalidRequestError(what, where=f"{place}.{self._list_name}")
         rows = sum(lengths)
         if rows > self._call_rows_max:
             raise InvalidRequestError(
@@ -240,15 +253,35 @@ class Plan:
         if not batch.rows:
             return
         limit_ns = self._limit_ns(batch, LAYER_INFERENCE, self.budget.inference_ns)
+        first_ns = limit_ns - self._fallback_ns(batch.rows, limit_ns)
         try:
-            scored = await self._thread.run(self._scorer.score, batch.feeds, batch.rows, limit_ns, deadline_ns=limit_ns)
+            scored = await self._thread.run(self._scorer.score, batch.feeds, batch.rows, first_ns, deadline_ns=first_ns)
         except TimeoutError:
-            scored = self._scorer.fall_back(batch.feeds, batch.rows, Degraded.MODEL_TIMEOUT)
+            scored = await self._fall_back(batch, limit_ns)
         self._take_scores(batch, scored)
+
+    def _fallback_ns(self, rows: int, limit_ns: int) -> int:
+        """Return what of the time until the limit is kept for the second model, half of it at most."""
+        if self._fallback_curve is None:
+            return 0
+        needed_ns = 2 * self._fallback_curve.p95_ns(rows) + SLICE_NS
+        return min(needed_ns, max(limit_ns - self._now_ns(), 0) // 2)
+
+    async def _fall_back(self, batch: Batch, limit_ns: int) -> Scored:
+        """Score a batch whose model was late: by the second model where there is one, and it is in time."""
+        scorer, feeds, rows, reason = self._scorer, batch.feeds, batch.rows, Degraded.MODEL_TIMEOUT
+        if self._fallback_thread is not None:
+            try:
+                run = self._fallback_thread.run(scorer.fall_back, feeds, rows, reason, limit_ns, deadline_ns=limit_ns)
+                return await run
+            except TimeoutError:
+                scorer = cast(Scorer, scorer.fallback)
+        return scorer.fall_back(feeds, rows, reason)
 
     @staticmethod
     def _take_scores(batch: Batch, scored: Scored) -> None:
-        batch.scores = scored.scores
+        # As float64: a band's edge and a rule's number are, and so is what the caller is told.
+        batch.scores = scored.scores.astype(np.float64, copy=False)
         batch.failed = scored.failed
         if scored.degraded is not None:
             if batch.degraded is None:
@@ -293,8 +326,16 @@ def compile_plan(
         for tensor in model.signature.inputs
     )
     scorer = Scorer(model, fallback, classes=_classes_of(model.signature), clock=clock)
-    curve = measure_curve(model, clock=clock)
-    compiled = CompiledModel(model.signature, assemblers, scorer, curve, model.kernel, model.kernel_reason)
+    second = fallback.model if isinstance(fallback, Scorer) else None
+    compiled = CompiledModel(
+        model.signature,
+        assemblers,
+        scorer,
+        curve=measure_curve(model, clock=clock),
+        fallback_curve=None if second is None else measure_curve(cast(PackagedModel, second), clock=clock),
+        kernel=model.kernel,
+        kernel_reason=model.kernel_reason,
+    )
     budget = pipeline.budget
     retrieval = Retrieval(codecs, store, clock, fair_ns=(budget.features_ns or budget.total_ns // 2) // 2)
     plan = Plan(pipeline, wiring, store, retrieval, compiled, clock, array_max)
@@ -366,6 +407,7 @@ def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
     """Decide and encode a batch; say so if the response type cannot be built, or a field is given another type."""
     response = plan.pipeline.response
     where = f"response {response.__name__}"
+    batch.scores = batch.scores if batch.probabilities is None else batch.probabilities
     try:
         plan.decide(batch)
         plan.encode(batch)
@@ -406,10 +448,12 @@ def _sample_scores(plan: Plan, batch: Batch, alone: Sequence[Batch]) -> None:
     """Give every row a score and a decision of its own, the same alone as beside others."""
     classes = _classes_of(plan.signature)
     shape = (batch.rows, classes) if classes > 1 else (batch.rows,)
-    scores = np.linspace(0.1, 0.9, batch.rows * classes, dtype=np.float32).reshape(shape)
+    scores = np.linspace(0.1, 0.9, batch.rows * classes).reshape(shape)
     decisions = np.arange(batch.rows) % max(len(plan.wiring.labels), 1)
     for part, begin in zip((batch, *alone), (0, 0, alone[0].rows), strict=True):
         part.scores = scores[begin : begin + part.rows]
+        if classes > 1:  # a rule is given the likeliest class's
+            part.probabilities, part.scores = part.scores, part.scores.max(axis=1)
         part.decisions = decisions[begin : begin + part.rows]
 
 

@@ -49,7 +49,8 @@ def write_models(folder: Path) -> None:
     graph = save(folder / "log.onnx", [helper.make_node("Log", ["x"], ["score"])], {"x": FLOAT}, 1)
     package(graph, pa.table({"amount": np.linspace(0.5, 2, 50)}), name="log", out=folder / "log")
     topics(folder)
-    heavy(folder)
+    heavy(folder, "heavy", level=0.75)
+    heavy(folder, "heavy_second", level=0.5, share=0.0001)
     linear(folder, "faulted", FAULTED_WEIGHTS)
     costly(folder, "costly_inline", COSTLY_INLINE_TURNS)
     costly(folder, "costly_threaded", COSTLY_THREADED_TURNS)
@@ -122,8 +123,8 @@ def topics(folder: Path) -> None:
     package(path, pa.table(table), name="topics", out=folder / "topics")
 
 
-def heavy(folder: Path) -> None:
-    """Package a loop of as many turns as the largest `work` of the batch, some microseconds each; the score is 0.75."""
+def heavy(folder: Path, name: str, *, level: float, share: float = 1.0) -> None:
+    """Package a loop of as many turns as a share of the largest `work` of the batch, some microseconds each."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Cos", ["in"], ["out"])],
         "turn",
@@ -136,13 +137,15 @@ def heavy(folder: Path) -> None:
     )
     nodes = [
         helper.make_node("ReduceMax", ["work"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["turns"], to=INT64),
+        helper.make_node("Mul", ["most", "share"], ["part"]),
+        helper.make_node("Cast", ["part"], ["turns"], to=INT64),
         helper.make_node("Loop", ["turns", "", "work"], ["spent"], body=body),
         helper.make_node("Mul", ["spent", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "level"], ["score"]),
     ]
-    path = save(folder / "heavy.onnx", nodes, {"work": FLOAT}, 1, [constant("zero", [0.0]), constant("level", [0.75])])
-    package(path, pa.table({"work": np.full(50, 2_000.0)}), name="heavy", out=folder / "heavy")
+    constants = [constant("zero", [0.0]), constant("level", [level]), constant("share", share)]
+    path = save(folder / f"{name}.onnx", nodes, {"work": FLOAT}, 1, constants)
+    package(path, pa.table({"work": np.full(50, 2_000.0)}), name=name, out=folder / name)
 
 
 def costly(folder: Path, name: str, turns: int) -> None:

@@ -81,12 +81,14 @@ class Scorer:
         finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
         if finite.all():
             return Scored(scores)
-        return self._fall_back(scores, ~finite, late, feeds)
+        return self._fall_back(scores, ~finite, late, feeds, deadline_ns)
 
-    def fall_back(self, feeds: Mapping[str, NDArray[Any]], rows: int, reason: Degraded) -> Scored:
+    def fall_back(
+        self, feeds: Mapping[str, NDArray[Any]], rows: int, reason: Degraded, deadline_ns: int | None = None
+    ) -> Scored:
         """Return fallback scores for a whole batch that the model was not asked for, or did not answer in time."""
         late = np.full(rows, reason is Degraded.MODEL_TIMEOUT)
-        return self._fall_back(self._blank(rows), np.ones(rows, bool), late, feeds)
+        return self._fall_back(self._blank(rows), np.ones(rows, bool), late, feeds, deadline_ns)
 
     def _blank(self, rows: int) -> NDArray[Any]:
         return np.full(rows if self._classes == 1 else (rows, self._classes), np.nan, np.float32)
@@ -123,18 +125,19 @@ class Scorer:
         bad: NDArray[np.bool_],
         late: NDArray[np.bool_] | None,
         feeds: Mapping[str, NDArray[Any]],
+        deadline_ns: int | None,
     ) -> Scored:
         """Return the scores with the fallback's in the bad rows; a row without one is NaN and failed."""
         reason = np.where(late, _MODEL_TIMEOUT, _MODEL_ERROR) if late is not None else _MODEL_ERROR
         degraded = np.where(bad, reason, 0).astype(np.uint8)
-        scores = scores.copy()
+        scores = scores.astype(np.float64)  # a copy, in which a constant stands as it was declared
         scores[bad] = np.nan
         if self.fallback is None:
             return Scored(scores, degraded, bad)
         if isinstance(self.fallback, Constant):
             scores[bad] = self.fallback.value
             return Scored(scores, degraded)
-        second = self.fallback.score({name: array[bad] for name, array in feeds.items()}, int(bad.sum()))
+        second = self.fallback.score({name: array[bad] for name, array in feeds.items()}, int(bad.sum()), deadline_ns)
         scores[bad] = second.scores
         if second.failed is None:
             return Scored(scores, degraded)
