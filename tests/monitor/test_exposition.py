@@ -27,8 +27,8 @@ def families() -> dict[str, Metric]:
     for slot in (0, 1):
         block = MetricBlock.create(worker_layout([PipelineShape('fra"ud', BUDGET, ("Profile",))], slot))
         recorder = BatchRecorder(block, 'fra"ud')
-        recorder.record([0, 10, 15_000_010, 35_000_011, 35_000_020, 50_000_000], [0, 0], 64)
-        recorder.record([0, 10, 20, 30, 40, 50_000_001], [0], 1)
+        recorder.record([0, 10, 15_000_010, 35_000_011, 35_000_020, 50_000_000], 50_000_000, [0, 0], 64)
+        recorder.record([0, 10, 20, 30, 40, 50_000_001], 50_000_001, [0], 1)
         recorder.count_failure(MalformedBodyError)
         WorkerRecorder(block, slot).set_connections(5)
         blocks.append(block)

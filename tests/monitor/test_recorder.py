@@ -20,6 +20,7 @@ from tailrace.types import Degraded, Provenance
 BUDGET = Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms")
 LAYOUT = worker_layout([PipelineShape("fraud", BUDGET, ("Profile", "Terminal")), PipelineShape("other", BUDGET)])
 MARKS_NS = [1_000_000, 1_100_000, 1_300_000, 1_600_000, 1_650_000, 1_700_000]
+WRITTEN_NS = 1_720_000
 
 
 @pytest.fixture
@@ -44,9 +45,9 @@ def fraud(block: MetricBlock) -> PipelineSnapshot:
 def test_record_counts_call_times_like_observing_each(arrivals_ns: list[int]) -> None:
     """Few calls and many are counted on two paths with one result: that of the plain histogram."""
     block = MetricBlock.create(LAYOUT)
-    BatchRecorder(block, "fraud").record(MARKS_NS, arrivals_ns, len(arrivals_ns))
+    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, arrivals_ns, len(arrivals_ns))
     metrics = merged(block)
-    for name, end_ns in (("tailrace_request_seconds", MARKS_NS[-1]), ("tailrace_queue_wait_seconds", MARKS_NS[0])):
+    for name, end_ns in (("tailrace_request_seconds", WRITTEN_NS), ("tailrace_queue_wait_seconds", MARKS_NS[0])):
         found = metrics.series[name, ("fraud",)].histogram()
         expected = Histogram(found.edges)
         for arrival_ns in arrivals_ns:
@@ -56,7 +57,7 @@ def test_record_counts_call_times_like_observing_each(arrivals_ns: list[int]) ->
 
 def test_record_weighs_layers_by_calls(block: MetricBlock) -> None:
     """Each call of a batch has spent the batch's time in each layer."""
-    BatchRecorder(block, "fraud").record(MARKS_NS, [900_000] * 20, 60)
+    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, [900_000] * 20, 60)
     snapshot = fraud(block)
     assert [snapshot.layers[layer].count for layer in LAYERS] == [20] * 5
     assert [snapshot.layers[layer].mean_ns for layer in LAYERS] == [100_000, 200_000, 300_000, 50_000, 50_000]
@@ -67,7 +68,7 @@ def test_record_weighs_layers_by_calls(block: MetricBlock) -> None:
 def test_record_counts_failed_calls_apart(block: MetricBlock) -> None:
     """Answered, failed and shed calls add up to all of them."""
     recorder = BatchRecorder(block, "fraud")
-    recorder.record(MARKS_NS, [900_000] * 10, 10, failed=2)
+    recorder.record(MARKS_NS, WRITTEN_NS, [900_000] * 10, 10, failed=2)
     recorder.count_failure(InvalidRequestError, 2)
     recorder.count_failure(MalformedBodyError)
     recorder.count_shed("deadline", 3)
@@ -81,7 +82,8 @@ def test_record_counts_failed_calls_apart(block: MetricBlock) -> None:
 def test_record_counts_degraded_rows_by_reason(block: MetricBlock) -> None:
     """A row with two reasons counts under both."""
     both = Degraded.STORE_TIMEOUT | Degraded.MODEL_ERROR
-    BatchRecorder(block, "fraud").record(MARKS_NS, [0], 3, np.array([0, Degraded.STORE_TIMEOUT, both], dtype=np.uint8))
+    degraded = np.array([0, Degraded.STORE_TIMEOUT, both], dtype=np.uint8)
+    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, [0], 3, degraded)
     assert fraud(block).degraded == {"store_timeout": 2, "model_error": 1}
 
 
@@ -105,7 +107,7 @@ def test_failure_of_a_kind_of_the_user_counts_as_the_nearest(block: MetricBlock)
 
 def test_times_before_arrival_do_not_break_the_count(block: MetricBlock) -> None:
     """An arrival later than the batch's start counts as no wait."""
-    BatchRecorder(block, "fraud").record(MARKS_NS, [1_200_000] * 30, 30)
+    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, [1_200_000] * 30, 30)
     assert (fraud(block).wait.count, fraud(block).wait.mean_ns) == (30, 0)
 
 

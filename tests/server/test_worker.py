@@ -29,7 +29,7 @@ def test_fault_is_told_as_it_begins_and_when_it_is_over(pipelines_dir: Path) -> 
     recorder = BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)])), pipeline.name)
 
     def degrade(reason: Degraded) -> None:
-        recorder.record(MARKS_NS, [0, 0], 2, np.array([0, reason], np.uint8))
+        recorder.record(MARKS_NS, MARKS_NS[-1], [0, 0], 2, np.array([0, reason], np.uint8))
 
     told: list[Any]
     with capture_logs() as told:

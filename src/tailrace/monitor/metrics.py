@@ -30,7 +30,7 @@ class Metric:
 
 _TABLE: Final = (
     Metric("tailrace_layer_seconds", "histogram", "Time a call spent in one layer.", ("pipeline", "layer"), "ns"),
-    Metric("tailrace_request_seconds", "histogram", "Time from a call's arrival to its answer.", ("pipeline",), "ns"),
+    Metric("tailrace_request_seconds", "histogram", "A call's arrival to its written answer.", ("pipeline",), "ns"),
     Metric("tailrace_queue_wait_seconds", "histogram", "Time a call waited for its batch.", ("pipeline",), "ns"),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
     Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code")),

@@ -87,6 +87,7 @@ class BatchRecorder(FailureRecorder):
     def record(
         self,
         marks_ns: Sequence[int],
+        finished_ns: int,
         arrivals_ns: list[int],
         rows: int,
         degraded: NDArray[np.uint8] | None = None,
@@ -94,9 +95,9 @@ class BatchRecorder(FailureRecorder):
     ) -> None:
         """Count one batch, after its answers are written.
 
-        marks_ns: six monotonic times, the batch's start and the end of each layer. arrivals_ns: of its calls. rows:
-        scored. degraded: a set of `Degraded` for each row, or None. failed: calls answered with an error, which
-        `count_failure` counts; the others are counted as 200.
+        marks_ns: six monotonic times, the batch's start and the end of each layer; finished_ns: when its answers had
+        been written. arrivals_ns: of its calls. rows: scored. degraded: a set of `Degraded` for each row, or None.
+        failed: calls answered with an error, which `count_failure` counts; the others are counted as 200.
         """
         cells, calls, begin_ns = self._cells, len(arrivals_ns), marks_ns[0]
         for (edges, offset, sum_cell), end_ns in zip(self._layers, marks_ns[1:], strict=True):
@@ -104,7 +105,7 @@ class BatchRecorder(FailureRecorder):
             cells[offset + bisect_left(edges, spent_ns)] += calls
             cells[sum_cell] += spent_ns * calls
             begin_ns = end_ns
-        self._times.observe(marks_ns[0], begin_ns, arrivals_ns)
+        self._times.observe(marks_ns[0], finished_ns, arrivals_ns)
         self._batch_rows.observe(rows)
         cells[self._answered] += calls - failed
         cells[self._rows] += rows

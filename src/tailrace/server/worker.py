@@ -71,7 +71,7 @@ class BatchObserver:
             degraded = batch.degraded
             if degraded is not None and batch.failed is not None:
                 degraded = degraded[~batch.failed]  # which are not answered at all
-            recorder.record(batch.marks_ns, arrivals_ns, batch.rows, degraded, len(batch.errors))
+            recorder.record(batch.marks_ns, finished_ns, arrivals_ns, batch.rows, degraded, len(batch.errors))
         for error in batch.errors.values():
             recorder.count_failure(type(error))
         for view, rows in enumerate(batch.view_rows):
