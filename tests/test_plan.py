@@ -20,7 +20,7 @@ from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
 from tailrace.plan import compile_plan
 from tailrace.postprocess.decider import Decider
-from tailrace.readers import on_demand_reader, value_reader
+from tailrace.readers import on_demand_column, value_reader
 from tailrace.request.columns import columns_type
 from tailrace.testing import TestClient
 from tailrace.types import Batch, Call, Degraded, Provenance
@@ -304,7 +304,8 @@ def test_on_demand_feature_of_any_kind_of_number(kind: str, pipeline_of: Callabl
     read = value_reader(dict(wiring.response)["value"], wiring, Decider(None, (), ()))
     batch = Batch([], 0, 0)
     batch.rows = 2
-    batch.on_demand["value"] = function(columns_type(Amount, None)([Amount(amount=1.5), Amount(amount=2.5)], None))
+    given = function(columns_type(Amount, None)([Amount(amount=1.5), Amount(amount=2.5)], None))
+    batch.on_demand["value"] = on_demand_column("value", given, 2)
     assert list(read(batch)) == expected
     with TestClient(replace(log, features=[replace(value, name="amount")])) as client:
         fed = client.run([b'{"amount":1.5}', b'{"amount":2.5}']).feeds["x"][:, 0]
@@ -319,11 +320,9 @@ def annotated(function: Any) -> Any:
 
 def test_on_demand_feature_that_loses_rows_is_an_error() -> None:
     """A single value is not stretched over the rows of a batch, which are other callers'."""
-    batch = Batch([], 0, 0)
-    batch.rows = 3
-    batch.on_demand["value"] = np.array([7.0])
     with pytest.raises(ValueError, match="@on_demand value gives shape \\(1,\\) for 3 rows"):
-        on_demand_reader("value")(batch)
+        on_demand_column("value", np.array([7.0]), 3)
+    assert on_demand_column("value", 7.0, 3).tolist() == [7.0] * 3
 
 
 def test_on_demand_feature_may_use_one_before_it(pipeline_of: Callable[[str], Pipeline]) -> None:

@@ -252,6 +252,7 @@ class Engine:
 async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:
     """Take a batch through the five layers. Suspends only where the plan says so."""
     mark = batch.marks_ns.append
+    mark(batch.started_ns)
     plan.gather(batch)  # 1 request: calls to rows and columns
     mark(now_ns())
     await plan.retrieve(batch)  # 2 features: one round trip, then the model's inputs

@@ -31,7 +31,7 @@ from tailrace.inference.signature import Signature
 from tailrace.inference.thread import InferenceThread
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.decider import Decider
-from tailrace.readers import input_parts, reader_of, value_reader, view_columns_type
+from tailrace.readers import input_parts, on_demand_column, reader_of, value_reader, view_columns_type
 from tailrace.request.columns import columns_type
 from tailrace.request.decoder import RequestDecoder
 from tailrace.request.sample import sample_body
@@ -217,7 +217,10 @@ class Plan:
             limit_ns = self._limit_ns(batch, LAYER_FEATURES, self.budget.features_ns)
             self._take_views(batch, await self.retrieval.read(ids, limit_ns))
         for name, function, readers in self._on_demand:
-            batch.on_demand[name] = function(*[read(batch) for read in readers])
+            column = function(*[read(batch) for read in readers])
+            if type(column) is not np.ndarray or column.shape != (batch.rows,):
+                column = on_demand_column(name, column, batch.rows)
+            batch.on_demand[name] = column
         for name, assembler in self._assemblers:
             batch.feeds[name] = assembler.fill(batch)
 

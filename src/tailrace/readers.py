@@ -61,7 +61,7 @@ def reader_of(source: Source, labels: Sequence[str] = ()) -> Callable[[Batch], A
         case Origin.VIEW:
             return (lambda batch: getattr(batch.views[view], name)) if name else (lambda batch: batch.views[view])
         case Origin.ON_DEMAND:
-            return on_demand_reader(name)
+            return lambda batch: batch.on_demand[name]
         case Origin.SCORE:
             return lambda batch: batch.scores
         case Origin.DECISION:
@@ -70,19 +70,12 @@ def reader_of(source: Source, labels: Sequence[str] = ()) -> Callable[[Batch], A
     raise AssertionError(source)
 
 
-def on_demand_reader(name: str) -> Callable[[Batch], NDArray[Any]]:
-    """Return what reads an on-demand feature: one value a row. NumPy would stretch a single one over all rows."""
-
-    def read(batch: Batch) -> NDArray[Any]:
-        value = batch.on_demand[name]
-        if type(value) is np.ndarray and value.shape == (batch.rows,):
-            return value
-        column = np.asarray(value)
-        if column.shape not in ((), (batch.rows,)):
-            raise ValueError(f"@on_demand {name} gives shape {column.shape} for {batch.rows} rows")
-        return np.broadcast_to(column, (batch.rows,))
-
-    return read
+def on_demand_column(name: str, value: Any, rows: int) -> NDArray[Any]:
+    """Return what a function gave as a column, shape (rows,). NumPy would stretch an array of one over all rows."""
+    column = np.asarray(value)
+    if column.shape not in ((), (rows,)):
+        raise ValueError(f"@on_demand {name} gives shape {column.shape} for {rows} rows")
+    return np.broadcast_to(column, (rows,))
 
 
 def value_reader(source: Source, wiring: Wiring, decider: Decider) -> ValueReader:
@@ -113,17 +106,19 @@ def value_reader(source: Source, wiring: Wiring, decider: Decider) -> ValueReade
     return lists
 
 
-def block_reader(view: int, names: Sequence[str], codec: RowCodec, expands: bool) -> Callable[[Batch], NDArray[Any]]:
-    """Return what reads columns that lie side by side in a view's rows, as one matrix without a copy."""
+def block_reader(view: int, names: Sequence[str], codec: RowCodec, repeats: bool) -> Callable[[Batch], NDArray[Any]]:
+    """Return what reads columns that lie side by side in a view's rows, as one matrix without a copy.
+
+    repeats: a row of the view stands for every row that its request makes.
+    """
     block = next(block for block in codec.blocks if names[0] in block.columns)
     field, first = block.field, block.columns.index(names[0])
-    part = slice(None) if len(names) == len(block.columns) else slice(first, first + len(names))
-
-    def read(batch: Batch) -> NDArray[Any]:
-        matrix: NDArray[Any] = batch.view_rows[view].data[field][:, part]
-        return matrix if expands or batch.row_request is None else matrix[batch.row_request]
-
-    return read
+    part = slice(first, first + len(names))
+    if repeats:
+        return lambda batch: batch.view_rows[view].data[field][batch.row_request, part]
+    if len(names) == len(block.columns):
+        return lambda batch: batch.view_rows[view].data[field]
+    return lambda batch: batch.view_rows[view].data[field][:, part]
 
 
 def input_parts(
@@ -141,8 +136,8 @@ def input_parts(
                 end += 1
         if end - start > 1:
             block = [item.name for item in sources[start:end]]
-            expands = wiring.keys[source.view] == wiring.expanded
-            parts.append((end - start, block_reader(source.view, block, codec, expands)))
+            repeats = wiring.expanded not in (None, wiring.keys[source.view])
+            parts.append((end - start, block_reader(source.view, block, codec, repeats)))
         else:
             parts.append((1, reader_of(source)))
         start = end

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum, IntFlag
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -134,44 +134,40 @@ class Transport(Protocol):
         ...
 
 
-class Batch:
+_NO_SCORES: Final[NDArray[Any]] = np.empty(0)
+
+
+class Batch(msgspec.Struct, eq=False):
     """The calls of one loop tick on their way through the five layers. Every layer fills its own part.
 
     calls: what it answers; requests: all their requests in order; offsets: where each call's requests begin (one more
     than calls), None where every call is one request. rows: what the model scores; row_request: the request of each
     row, row_bounds: where each request's rows begin, both None where a request is a row. view_rows: each view as it was
-    read, one row an id; views: its columns, one value a row.
+    read, one row an id; views: its columns, one value a row. marks_ns: its start, then the end of each layer.
     """
 
-    __slots__ = (
-        "bodies", "calls", "deadline_ns", "decisions", "degraded", "errors", "failed", "feeds", "marks_ns", "offsets",
-        "on_demand", "probabilities", "reasons", "request", "requests", "row_bounds", "row_request", "rows", "scores",
-        "started_ns", "view_rows", "views",
-    )  # fmt: skip
-
-    def __init__(self, calls: list[Call], started_ns: int, deadline_ns: int) -> None:
-        self.calls = calls
-        self.started_ns = started_ns
-        self.deadline_ns = deadline_ns
-        self.marks_ns: list[int] = [started_ns]
-        self.requests: list[Any] = []
-        self.offsets: list[int] | None = None
-        self.rows = 0
-        self.row_request: NDArray[np.intp] | None = None
-        self.row_bounds: NDArray[np.intp] | None = None
-        self.request: Any = None
-        self.view_rows: list[Any] = []
-        self.views: list[Any] = []
-        self.on_demand: dict[str, NDArray[Any]] = {}
-        self.feeds: dict[str, NDArray[Any]] = {}
-        self.scores: NDArray[Any] = _NO_SCORES
-        self.probabilities: NDArray[Any] | None = None
-        self.decisions: NDArray[np.intp] | None = None
-        self.reasons: list[tuple[str, ...]] | None = None
-        self.degraded: NDArray[np.uint8] | None = None
-        self.failed: NDArray[np.bool_] | None = None
-        self.errors: dict[int, Any] = {}
-        self.bodies: list[bytes] = []
+    calls: list[Call]
+    started_ns: int
+    deadline_ns: int
+    marks_ns: list[int] = msgspec.field(default_factory=list)
+    requests: Sequence[Any] = ()
+    offsets: list[int] | None = None
+    rows: int = 0
+    row_request: NDArray[np.intp] | None = None
+    row_bounds: NDArray[np.intp] | None = None
+    request: Any = None
+    view_rows: Sequence[Any] = ()
+    views: list[Any] = msgspec.field(default_factory=list)
+    on_demand: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
+    feeds: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
+    scores: NDArray[Any] = _NO_SCORES
+    probabilities: NDArray[Any] | None = None
+    decisions: NDArray[np.intp] | None = None
+    reasons: list[tuple[str, ...]] | None = None
+    degraded: NDArray[np.uint8] | None = None
+    failed: NDArray[np.bool_] | None = None
+    errors: dict[int, Any] = msgspec.field(default_factory=dict)
+    bodies: list[bytes] = msgspec.field(default_factory=list)
 
     def rows_of_call(self, index: int) -> slice:
         """Return which rows belong to one call."""
@@ -179,6 +175,3 @@ class Batch:
         if self.row_bounds is not None:
             begin, end = int(self.row_bounds[begin]), int(self.row_bounds[end])
         return slice(begin, end)
-
-
-_NO_SCORES: NDArray[Any] = np.empty(0)

@@ -23,10 +23,10 @@ class Assembler:
 
     def __init__(self, dtype: np.dtype[Any], parts: Sequence[tuple[int, ColumnReader]]) -> None:
         self._dtype = dtype
-        self._parts: list[tuple[int | slice, ColumnReader]] = []
+        self._parts: list[tuple[tuple[slice, int | slice], ColumnReader]] = []
         start = 0
         for width, read in parts:
-            self._parts.append((slice(start, start + width) if width > 1 else start, read))
+            self._parts.append(((slice(None), slice(start, start + width) if width > 1 else start), read))
             start += width
         self._width = start
 
@@ -34,5 +34,5 @@ class Assembler:
         """Return the tensor of a batch, in C order."""
         tensor = np.empty((batch.rows, self._width), self._dtype)
         for where, read in self._parts:
-            tensor[:, where] = read(batch)
+            tensor[where] = read(batch)
         return tensor

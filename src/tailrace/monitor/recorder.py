@@ -99,12 +99,11 @@ class BatchRecorder(FailureRecorder):
         been written. arrivals_ns: of its calls. rows: scored. degraded: a set of `Degraded` for each row, or None.
         failed: calls answered with an error, which `count_failure` counts; the others are counted as 200.
         """
-        cells, calls, begin_ns = self._cells, len(arrivals_ns), marks_ns[0]
-        for (edges, offset, sum_cell), end_ns in zip(self._layers, marks_ns[1:], strict=True):
+        cells, calls = self._cells, len(arrivals_ns)
+        for (edges, offset, sum_cell), begin_ns, end_ns in zip(self._layers, marks_ns, marks_ns[1:], strict=False):
             spent_ns = end_ns - begin_ns
             cells[offset + bisect_left(edges, spent_ns)] += calls
             cells[sum_cell] += spent_ns * calls
-            begin_ns = end_ns
         self._times.observe(marks_ns[0], finished_ns, arrivals_ns)
         self._batch_rows.observe(rows)
         cells[self._answered] += calls - failed
