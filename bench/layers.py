@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tailrace.compiler import compile_plan
 from tailrace.deadline import LAYERS, MonotonicClock
 from tailrace.engine import answer
 from tailrace.features.stores.opening import open_store
 from tailrace.pipeline import load_pipelines
-from tailrace.plan import Plan, compile_plan
+from tailrace.plan import Plan
 from tailrace.server.worker import store_url
 from tailrace.types import Batch, Call
 from tailrace.warmup import warm_up

@@ -17,6 +17,8 @@ FLOORS = (
     {"wiring"},
     {"readers"},
     {"plan"},
+    {"rehearsal"},
+    {"compiler"},
     {"engine"},
     {"warmup", "monitor"},
     {"server", "release", "offline", "loadtest"},

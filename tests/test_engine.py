@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from tailrace.compiler import compile_plan
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.engine import Engine, answer, drive
 from tailrace.errors import OutOfTimeError, ServerError, ServingError, ShedError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline, load_pipelines
-from tailrace.plan import Cost, Plan, compile_plan
+from tailrace.plan import Cost, Plan
 from tailrace.request.admission import QUEUE_SHARE
 from tailrace.testing import ManualClock
 from tailrace.types import Batch, Call, Degraded

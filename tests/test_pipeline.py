@@ -8,10 +8,10 @@ from typing import get_type_hints
 
 import pytest
 
+from tailrace.compiler import compile_plan
 from tailrace.errors import CompileError, SetupError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline, load_pipelines
-from tailrace.plan import compile_plan
 
 GOOD = """
 import tailrace as tr

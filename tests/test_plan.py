@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 import tailrace as tr
 from pipelines.model_graphs import RANKING_WEIGHTS
+from tailrace.compiler import compile_plan
 from tailrace.engine import answer, drive
 from tailrace.errors import CompileError, InferenceError, InvalidRequestError
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
-from tailrace.plan import compile_plan
 from tailrace.postprocess.decider import Decider
 from tailrace.readers import on_demand_column, value_reader
 from tailrace.request.columns import columns_type

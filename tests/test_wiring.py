@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import tailrace as tr
+from tailrace.compiler import compile_plan
 from tailrace.errors import CompileError, Problem
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
-from tailrace.plan import compile_plan
 
 BUDGET = tr.Budget("50ms")
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 
+from tailrace.compiler import compile_plan
 from tailrace.deadline import NS_PER_MS, Clock, MonotonicClock
 from tailrace.engine import answer, drive
 from tailrace.errors import SetupError
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline, load_pipelines
-from tailrace.plan import Plan, compile_plan
+from tailrace.plan import Plan
 from tailrace.types import Batch, Call, EntityId
 
 

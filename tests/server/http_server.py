@@ -17,6 +17,7 @@ from typing import Any
 
 import uvloop
 
+from tailrace.compiler import compile_plan
 from tailrace.deadline import Budget, MonotonicClock
 from tailrace.engine import Engine
 from tailrace.features.stores.memory import MemoryStore
@@ -24,7 +25,6 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
-from tailrace.plan import compile_plan
 from tailrace.server.head import Route
 from tailrace.server.http import Connection, HttpServer
 from tailrace.server.options import ServeOptions

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from structlog.testing import capture_logs
 
+from tailrace.compiler import compile_plan
 from tailrace.errors import StoreError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import load_pipelines
-from tailrace.plan import compile_plan
 from tailrace.server.logging import logger
 from tailrace.server.worker import QUIET_S, FaultLog, shape_of
 from tailrace.types import Degraded

@@ -64,9 +64,9 @@ def check(
 
 
 async def _measure(pipeline: Pipeline) -> tuple[Plan, tuple[LayerTimes, ...]]:
+    from tailrace.compiler import compile_plan
     from tailrace.deadline import MonotonicClock
     from tailrace.features.stores.memory import MemoryStore
-    from tailrace.plan import compile_plan
     from tailrace.warmup import warm_up
 
     clock = MonotonicClock()

@@ -45,6 +45,11 @@ class Signature(msgspec.Struct, frozen=True):
     classes: tuple[str | int, ...] = ()
 
     @property
+    def scores_width(self) -> int:
+        """How many columns the scores have; 1 where they are one a row."""
+        return len(self.classes) if self.column is None and self.classes else 1
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """The canonical names of all features, input after input."""
         return tuple(name for spec in self.inputs for name in spec.features)

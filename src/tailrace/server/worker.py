@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from tailrace.compiler import compile_plan
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
 from tailrace.errors import SetupError, TailraceError
@@ -26,7 +27,7 @@ from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline, load_pipelines
-from tailrace.plan import Plan, compile_plan
+from tailrace.plan import Plan
 from tailrace.server.control import (
     Adopt,
     Drain,

@@ -1,0 +1,156 @@
+"""The rehearsal: what the user wrote is run once before traffic, on sample requests, and held to what serving needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import Problem, SetupError
+from tailrace.features.rows import RowCodec
+from tailrace.plan import Plan
+from tailrace.types import Batch, Call, Provenance
+from tailrace.wiring import dtype_problem
+
+
+def rehearse(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:
+    """Run what the user wrote once, on sample requests with default features; return what it does wrong."""
+    try:
+        requests = [plan.decode(plan.sample_body(seed)) for seed in (1, 2)]
+    except SetupError as error:
+        return [Problem(error.what, error.where, error.next)]
+    batch, *alone = batches = [
+        _sample_batch(plan, codecs, some, before)
+        for some, before in ((requests, []), (requests[:1], []), (requests[1:], requests[:1]))
+    ]
+    problems: list[Problem] = []
+    for name, function, readers in plan.on_demand:
+        columns, found = _try(function, readers, batches, f"@on_demand {name}", "fiubOUST")
+        for each, column in zip(batches, columns, strict=True):
+            each.on_demand[name] = column
+        problems += found or _check_fit(plan, name, batch.on_demand[name])
+    _sample_scores(plan, batch, alone)
+    for rule, readers in plan.decider.functions():
+        problems += _try(rule.when, readers, batches, f"rule {rule.name!r}", "b")[1]
+    if not problems:
+        problems += _try_response(plan, batch)
+    return problems
+
+
+def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
+    """Decide and encode a batch; say so if the response type cannot be built, or a field is given another type."""
+    response = plan.pipeline.response
+    where = f"response {response.__name__}"
+    batch.scores = batch.scores if batch.probabilities is None else batch.probabilities
+    try:
+        plan.decide(batch)
+        plan.encode(batch)
+        for body in batch.bodies:
+            msgspec.json.decode(body, type=response)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        return [
+            Problem(f"its value is of another type: {what}", where + path.rstrip("`"), "declare it as what fills it")
+        ]
+    except Exception as error:  # whatever a response type of the user's own raises is a mistake to be told
+        next_step = "it must be built from its fields in their order, and be JSON"
+        return [Problem(f"{type(error).__name__}: {error}", where, next_step)]
+    return []
+
+
+def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any], before: Sequence[Any]) -> Batch:
+    """Return a batch of requests as it stands after the look-ups: number columns count on from the default.
+
+    before: the requests whose rows come first, so that a row holds the same values alone and beside others.
+    """
+    batch = Batch([Call(None, None, request, 0, 0) for request in requests], 0, 0)
+    plan.gather(batch)
+    by_key = plan.ids(batch)
+    counts = [len(by_key[key]) for (key, _), _ in plan.views]
+    earlier = _sample_batch(plan, codecs, before, []).view_rows if before else []
+    found = [codec.defaults(count, Provenance.DEFAULT) for codec, count in zip(codecs, counts, strict=True)]
+    for index, (codec, rows) in enumerate(zip(codecs, found, strict=True)):
+        begin = len(earlier[index]) if before else 0
+        for column in codec.spec.columns:
+            if column.dtype.kind in "iuf":  # equal rows would hide a mean over a column
+                rows.data[column.name] += np.arange(begin, begin + len(rows)).astype(column.dtype)
+    plan.take_views(batch, found)
+    return batch
+
+
+def _sample_scores(plan: Plan, batch: Batch, alone: Sequence[Batch]) -> None:
+    """Give every row a score and a decision of its own, the same alone as beside others."""
+    classes = plan.signature.scores_width
+    shape = (batch.rows, classes) if classes > 1 else (batch.rows,)
+    scores = np.linspace(0.1, 0.9, batch.rows * classes).reshape(shape)
+    decisions = np.arange(batch.rows) % max(len(plan.wiring.labels), 1)
+    for part, begin in zip((batch, *alone), (0, 0, alone[0].rows), strict=True):
+        part.scores = scores[begin : begin + part.rows]
+        if classes > 1:  # a rule is given the likeliest class's
+            part.probabilities, part.scores = part.scores, part.scores.max(axis=1)
+        part.decisions = decisions[begin : begin + part.rows]
+
+
+def _try(
+    function: Callable[..., Any],
+    readers: Sequence[Callable[[Batch], Any]],
+    batches: Sequence[Batch],
+    where: str,
+    kinds: str,
+) -> tuple[list[NDArray[Any]], list[Problem]]:
+    """Call a user's function on sample columns; return what it gives for each batch, and what is wrong with it.
+
+    batches: the first holds the rows of all the others, in their order.
+    """
+    blanks = [np.zeros(batch.rows) for batch in batches]
+    columns = []
+    for batch in batches:
+        column = _call(function, readers, batch)
+        if isinstance(column, Exception):
+            what = f"{type(column).__name__}: {column}"
+            return blanks, [Problem(what, where, "it must take columns, shape (rows,)")]
+        if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds:
+            wanted = "bool" if kinds == "b" else "numbers or texts"
+            what = f"gives {column.dtype} of shape {column.shape}, not {wanted} of shape (rows,)"
+            return blanks, [Problem(what, where, "return one value a row, computed on whole columns")]
+        columns.append(np.broadcast_to(column, (batch.rows,)))
+    together, *alone = columns
+    again = _call(function, readers, batches[0])
+    # A function that never gives the same twice (a clock, a random number) cannot be compared.
+    if _alike(together, np.concatenate(alone)) or isinstance(again, Exception) or not _alike(together, again):
+        return columns, []
+    what = "a row's value depends on the other requests of its batch"
+    next_step = "compute each row from its own values: no mean, sort or rank over a column"
+    return columns, [Problem(what, where, next_step)]
+
+
+def _call(
+    function: Callable[..., Any], readers: Sequence[Callable[[Batch], Any]], batch: Batch
+) -> NDArray[Any] | Exception:
+    """Return what a user's function gives or raises, whatever that is: a mistake to be told."""
+    try:
+        return np.asarray(function(*[read(batch) for read in readers]))
+    except Exception as error:
+        return error
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.dtype.kind == "f" and other.dtype.kind == "f":
+        return bool(np.allclose(one, other, rtol=1e-6, equal_nan=True))
+    return bool(np.array_equal(one, other))
+
+
+def _check_fit(plan: Plan, name: str, column: NDArray[Any]) -> list[Problem]:
+    """Hold the type that a function gives against the model's input that it fills."""
+    dtype = column.dtype
+    if dtype.kind == "O" and not isinstance(column[0] if len(column) else "", str):
+        dtype = np.array(column.tolist()).dtype
+    problems: list[Problem] = []
+    for tensor in plan.signature.inputs:
+        if name in tensor.features:
+            place = f"{tensor.name!r}[{tensor.features.index(name)}] of the model {plan.pipeline.model.name!r}"
+            problems += dtype_problem(name, dtype, place, tensor.dtype)
+    return problems
