@@ -41,13 +41,16 @@ class ClosedLoop:
 def run_wrk(url: str, bodies: Path, seconds: int, *, budget_ms: str = "", judged: bool = True) -> ClosedLoop:
     """Drive a server with wrk from the load's core. Refusals are not counted in `rps`.
 
-    budget_ms: the X-Budget-Ms of every request, if any. judged: False where refusals are let pass, as for warming up.
-    Raises BenchError for more than `REFUSED_SHARE_MAX` of them: on a shared machine a stall longer than the budget
-    makes a server that keeps it refuse what has waited.
+    bodies: a file of them; all are sent in turns. budget_ms: the X-Budget-Ms of every request, if any. judged: False
+    where refusals are let pass, as for warming up. Raises BenchError for more than `REFUSED_SHARE_MAX` of them: on a
+    shared machine a stall longer than the budget makes a server that keeps it refuse what has waited.
     """
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s",
-               "-s", str(HERE / "post.lua"), url, "--", str(bodies), budget_ms]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
+               "-s", str(HERE / "post.lua"), url]  # fmt: skip
+    told = {"BODIES": str(bodies)} | ({"BUDGET_MS": budget_ms} if budget_ms else {})
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds + 30, check=False, env=os.environ | told
+    )
     line = re.search(r"^RESULT (.*)$", run.stdout, re.MULTILINE)
     if run.returncode or line is None:
         raise BenchError(f"wrk failed on {url}: {run.stdout}{run.stderr}")

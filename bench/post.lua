@@ -1,18 +1,28 @@
 -- For wrk: posts the bodies of a file, one after the other, and tells the outcome in one line of JSON.
--- wrk ... -s post.lua URL -- FILE [BUDGET_MS]
-local requests, position = {}, 0
+-- BODIES=FILE [BUDGET_MS=...] wrk ... -s post.lua URL
+-- One body alone is sent from C: calling Lua for each request would hold wrk below what nginx answers.
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["X-Budget-Ms"] = os.getenv("BUDGET_MS")
 
-function init(arguments)
-  local headers = { ["Content-Type"] = "application/json" }
-  if arguments[2] and arguments[2] ~= "" then headers["X-Budget-Ms"] = arguments[2] end
-  for body in io.lines(arguments[1]) do
-    requests[#requests + 1] = wrk.format("POST", nil, headers, body)
-  end
+local bodies, requests, position = {}, {}, 0
+for body in io.lines(os.getenv("BODIES")) do
+  bodies[#bodies + 1] = body
 end
 
-function request()
-  position = position % #requests + 1
-  return requests[position]
+if #bodies == 1 then
+  wrk.body = bodies[1]
+else
+  function init()
+    for index, body in ipairs(bodies) do
+      requests[index] = wrk.format(nil, nil, nil, body)
+    end
+  end
+
+  function request()
+    position = position % #requests + 1
+    return requests[position]
+  end
 end
 
 function done(summary, latency)

@@ -13,6 +13,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from report import print_table, write_json
 
 BUSY_SHARE_MAX: Final = 0.05
 """Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""
+BUSY_ENOUGH: Final = 0.9
+"""Of its core; a server that had less waited for wrk, which also takes its time to start and to end."""
 OPEN_LOOP_RATE: Final = 5_000
 OPEN_LOOP_WORKERS: Final = 1
 """On two cores that the load shares; a second worker made the p99 two to three times as long (docs/performance.md)."""
@@ -77,16 +80,25 @@ def measure_all(effort: Effort, advance: Advance, notes: list[str]) -> dict[str,
     run_quietly([sys.executable, str(PIPELINE.with_name("prepare.py"))])
     bodies_path = PREPARED / "replay.jsonl"
     bodies = bodies_path.read_bytes().splitlines()
+    one_body = WORKPLACE / "body.jsonl"
+    one_body.write_bytes(bodies[0])
     ready_s = [measure_start(advance) for _ in range(effort.starts)]
     with ExitStack() as stack:
         advance("starting the servers")
         servers = start_servers(stack, bodies)
         compare_answers(servers, bodies)
-        runs, cost_us = measure_rounds(servers, bodies_path, effort, advance)
+        # nginx does not look at a body, and answers more than wrk can take from Lua.
+        sent = {name: one_body if name == "nginx" else bodies_path for name in servers}
+        runs, cpu = measure_rounds(servers, sent, effort, advance)
         notes += [
             f"{name}: {run.refused:,} of {run.requests:,} answers were refusals, and are not counted."
             for name, run in runs.items()
             if run.refused
+        ]
+        notes += [
+            f"[red]{name} used {each.share:.0%} of its core: the load was its limit, and it could do more.[/]"
+            for name, each in cpu.items()
+            if each.share < BUSY_ENOUGH
         ]
         advance("one request at a time")
         idle_us = measure_idle_us(servers["tailrace"].url, bodies, effort.idle_requests)
@@ -98,7 +110,7 @@ def measure_all(effort: Effort, advance: Advance, notes: list[str]) -> dict[str,
         "idle_p50_us": round(idle_us, 1),
         "rss_mb": round(rss, 1),
         "ready_s": round(median(ready_s), 3),
-        "cost_us_per_prediction": round(cost_us, 2),
+        "cost_us_per_prediction": round(cpu["tailrace"].cost_us, 2),
     }
 
 
@@ -145,27 +157,37 @@ def compare_answers(servers: dict[str, Server], bodies: list[bytes]) -> None:
                 raise BenchError(f"{name} answers {answer}, tailrace {expected}, to {body.decode()}")
 
 
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """What a server had of its core while it was loaded, and the µs of it that a request took."""
+
+    share: float
+    cost_us: float
+
+
 def measure_rounds(
-    servers: dict[str, Server], bodies: Path, effort: Effort, advance: Advance
-) -> tuple[dict[str, ClosedLoop], float]:
-    """Return the medians of every server, and the CPU µs that Tailrace on LMDB spends on a prediction."""
+    servers: dict[str, Server], sent: dict[str, Path], effort: Effort, advance: Advance
+) -> tuple[dict[str, ClosedLoop], dict[str, Cpu]]:
+    """Return the medians of every server, and of the processor time it took."""
     runs: dict[str, list[ClosedLoop]] = {name: [] for name in servers}
-    costs_us = []
+    cpu: dict[str, list[Cpu]] = {name: [] for name in servers}
     for name, server in servers.items():
         advance(f"warming up {name}")
-        run_wrk(server.url, bodies, effort.warm_s, judged=False)
+        run_wrk(server.url, sent[name], effort.warm_s, judged=False)
     for number in range(effort.rounds):
         for name, server in servers.items():
             advance(f"round {number + 1} of {effort.rounds}: {name}")
-            before_s = server.process.cpu_s()
+            before_s, began_s = server.process.cpu_s(), time.perf_counter()
             try:
-                run = run_wrk(server.url, bodies, effort.wrk_s)
+                run = run_wrk(server.url, sent[name], effort.wrk_s)
             except BenchError as error:
                 raise BenchError(f"{name}: {error}") from None
+            spent_s, took_s = server.process.cpu_s() - before_s, time.perf_counter() - began_s
             runs[name].append(run)
-            if name == "tailrace":
-                costs_us.append((server.process.cpu_s() - before_s) * 1e6 / run.requests)
-    return {name: median_of(each) for name, each in runs.items()}, median(costs_us)
+            cpu[name].append(Cpu(spent_s / took_s, spent_s * 1e6 / run.requests))
+    return {name: median_of(each) for name, each in runs.items()}, {
+        name: Cpu(median(one.share for one in each), median(one.cost_us for one in each)) for name, each in cpu.items()
+    }
 
 
 def hot_path(runs: dict[str, ClosedLoop]) -> dict[str, float]:
