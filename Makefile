@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check bench soak fuzz wheel clean servers
+.PHONY: help demo test check bench hotspots soak fuzz wheel clean servers
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -42,6 +42,10 @@ check: $(STAMP) ## lint and types
 
 bench: $(STAMP) servers ## measure against nginx and FastAPI; writes build/bench.json
 	@$(BIN)/python bench/run.py
+
+hotspots: $(STAMP) servers ## where each microsecond of a request goes; needs perf, which may want root
+	$(call need,perf,linux-perf)
+	@$(BIN)/python bench/hotspots.py
 
 soak: $(STAMP) servers ## overload at 2x, 5x and 10x the peak: what is answered in time, how fast the rest is refused
 	@$(BIN)/python bench/overload.py
