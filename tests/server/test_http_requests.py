@@ -257,11 +257,24 @@ def test_connect_and_asterisk_do_not_hang(http_server: RunningServer, request_by
 def test_head_names_one_host(client: RawClient, version: str, hosts: int, status: int) -> None:
     """RFC 9112 §3.2: HTTP/1.1 without a Host, or with two, is refused; so no two servers read two meanings of it."""
     lines = [f"GET /livez HTTP/{version}", *["Host: a"] * hosts, "Connection: keep-alive", "", ""]
-    for _ in range(2):
-        answer = client.ask("\r\n".join(lines).encode())
-        assert answer.status == status
+    answer = client.ask("\r\n".join(lines).encode())
+    assert answer.status == status
     if status == 400:
         assert answer.problem()["pointer"] == "Host"
+        client.assert_closed()
+    else:
+        assert client.ask(head_of()).status == 200
+
+
+def test_refusal_of_an_unclear_head_keeps_to_what_it_asks(http_server: RunningServer) -> None:
+    """Refused for its hosts, a head still has its id back and none of another fault's headers; HEAD has no body."""
+    for method, path in (("GET", PREDICT), ("HEAD", "/livez")):
+        with http_server.connect() as client:
+            request = head_of(method, path, "Host: b", "X-Request-Id: r-9")
+            answer = client.ask(request, head=method == "HEAD")
+            assert (answer.status, answer.headers["x-request-id"]) == (400, "r-9")
+            assert "allow" not in answer.headers
+            client.assert_closed()
 
 
 def test_http_2_preface_is_refused(client: RawClient) -> None:

@@ -62,7 +62,7 @@ class Framing:
         extra = []
         if error.status == 503:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
-        if head is not None and head.allow:
+        if head is not None and error.status == 405:
             extra.append(b"Allow: " + head.allow)
         return self.full(head, error.status, CONTENT_TYPE, body or problem_body(error), extra, close=close)
 

@@ -60,7 +60,7 @@ class Head(msgspec.Struct, gc=False):
 def read_head(
     routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool
 ) -> Head:
-    """Return what a parsed head says. Framing has been checked by the parser; a fault here is kept in the head."""
+    """Return what a parsed head says. A fault in it is kept; `check_framing` tells those that leave its bounds unclear."""
     fields = {name.lower(): value for name, value in headers}
     head = Head(
         engine=None,
@@ -77,7 +77,6 @@ def read_head(
     expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
     head.expects_continue = expect is not None
     try:
-        _check_framing(version, headers)
         route, head.allow = _find(routes, method, _path_of(url))
         if route is None:
             allow = head.allow.decode()
@@ -93,8 +92,11 @@ def read_head(
     return head
 
 
-def _check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raise ClientError for a version or a coding that is not ours, or not one host (RFC 9112 §2.3, §6.1, §3.2)."""
+def check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise ClientError for a version or a coding that is not ours, or not one host (RFC 9112 §2.3, §6.1, §3.2).
+
+    Another server may read such a head in another way, so nothing behind it can be taken for a request.
+    """
     if version not in ("1.1", "1.0"):
         raise ClientError(f"HTTP/{version} is not spoken here", next="send HTTP/1.1")
     codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]

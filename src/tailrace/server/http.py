@@ -26,7 +26,7 @@ from tailrace.errors import (
     UnavailableError,
 )
 from tailrace.server.framing import CONTINUE, SHED, Framing
-from tailrace.server.head import Head, Routes, read_head
+from tailrace.server.head import Head, Routes, check_framing, read_head
 from tailrace.server.options import ServeOptions
 from tailrace.types import Batch, Call
 
@@ -451,7 +451,7 @@ class Connection(asyncio.Protocol):
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Read the head, remember it where it can come again, and refuse a body that is too large unread."""
+        """Read the head, remember it where it can come again, and refuse what is unclear or too large unread."""
         parser, server, raw = self._parser, self._server, self._raw_head
         self._check_head(len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers))
         keep_alive = parser.should_keep_alive()
@@ -463,6 +463,7 @@ class Connection(asyncio.Protocol):
         version = parser.get_http_version()
         head = read_head(server.routes, parser.get_method(), self._url, self._headers, version, keep_alive)
         self._head = head
+        check_framing(version, self._headers)
         if head.body_bytes > server.options.body_bytes_max:
             raise BodyTooLargeError(f"the body is over {server.options.body_bytes_max} bytes", next="send fewer a call")
         if head.expects_continue and head.body_bytes:
