@@ -60,7 +60,7 @@ class Head(msgspec.Struct, gc=False):
 def read_head(
     routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool
 ) -> Head:
-    """Return what a parsed head says. A fault in it is kept; `check_framing` tells those that leave its bounds unclear."""
+    """Return what a parsed head says, with a fault in it; one that leaves its bounds unclear `check_framing` tells."""
     fields = {name.lower(): value for name, value in headers}
     head = Head(
         engine=None,
@@ -122,7 +122,8 @@ def _find(routes: Routes, method: bytes, path: bytes) -> tuple[Route | None, byt
         known = ", ".join(sorted(route.decode() for route in routes))
         raise NotFoundError(f"no such path: {path.decode('latin-1')!r}", next=f"the paths are {known}")
     route = methods.get(b"GET" if method == b"HEAD" else method)
-    return route, b"" if route is not None else b", ".join(sorted(methods))
+    allowed = {*methods, b"HEAD"} if b"GET" in methods else methods
+    return route, b"" if route is not None else b", ".join(sorted(allowed))
 
 
 def _accepts_gzip(value: bytes) -> bool:
