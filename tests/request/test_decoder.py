@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.errors import ClientError, InvalidRequestError, MalformedBodyError
+from tailrace.errors import (
+    ClientError,
+    InvalidRequestError,
+    MalformedBodyError,
+    NotFoundError,
+    ServerError,
+    ServingError,
+)
 from tailrace.request.decoder import RequestDecoder
 from tailrace.request.schema import Field, Request
 
@@ -294,6 +301,43 @@ def test_order_out_of_bounds_is_refused(part: str) -> None:
     rest = ",".join(item for item in ('"items":[1]', '"kind":"one"', '"day":"2026-01-01"') if not item.startswith(name))
     with pytest.raises(InvalidRequestError):
         decode_order(("{" + rest + "," + part + "}").encode())
+
+
+class Brittle(Request):
+    """A request whose own code raises, as its field says."""
+
+    code: str
+
+    def __post_init__(self) -> None:
+        """Raise."""
+        if self.code:
+            raise {
+                "zero": ZeroDivisionError("by zero"),
+                "value": ValueError("no such code"),
+                "own": NotFoundError("no such shop"),
+            }[self.code]
+
+
+decode_brittle = RequestDecoder(Brittle, array_max=10).decode
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "what"),
+    [
+        ("value", InvalidRequestError, "no such code"),
+        ("own", NotFoundError, "no such shop"),
+        ("zero", ServerError, "ZeroDivisionError in reading this request"),
+        ("other", ServerError, "KeyError in reading this request"),
+    ],
+)
+def test_request_whose_own_code_raises_is_a_serving_error(code: str, kind: type[ServingError], what: str) -> None:
+    """A ValueError says that the request is invalid, a serving error what it says; anything else is our fault."""
+    for body in (f'{{"code":"{code}"}}', f'[{{"code":""}},{{"code":"{code}"}}]'):
+        with pytest.raises(kind) as caught:
+            decode_brittle(body.encode())
+        assert type(caught.value) is kind
+        assert caught.value.what == what
+    assert decode_brittle(b'{"code":""}').code == ""
 
 
 TEXTS = st.text(st.characters(codec="utf-8"))

@@ -137,6 +137,21 @@ def test_sample_of_a_pattern_without_example_is_told() -> None:
     assert "example" in caught.value.next
 
 
+def test_sample_that_the_type_itself_refuses_is_told() -> None:
+    """A type whose own code raises on the sample is a mistake to be told, with what it raised."""
+
+    class Brittle(Request):
+        count: int
+
+        def __post_init__(self) -> None:
+            """Raise what msgspec passes on as it is."""
+            raise ZeroDivisionError("by nothing")
+
+    with pytest.raises(SetupError, match="ZeroDivisionError: by nothing") as caught:
+        sample_body(Brittle)
+    assert caught.value.where == "request Brittle"
+
+
 def test_sample_field_named_example_is_a_field() -> None:
     """The name of the class attribute is not taken from requests that have a field of it."""
 

@@ -7,11 +7,16 @@ import random
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from http_server import RawClient, RunningServer, assert_serves, chunked, head_of, payment_of, post, wait_for
+from http_server import RawClient, RunningServer, ample, assert_serves, chunked, head_of, payment_of, post, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+import tailrace as tr
+from tailrace.pipeline import Pipeline
 
 Serve = Callable[..., RunningServer]
 
@@ -166,6 +171,34 @@ def test_bad_neighbours_cost_a_good_client_nothing(http_server: RunningServer) -
             assert [good.read().json["label"] for _ in bad] == [f"{number} {place}" for place in range(len(bad))]
             for other in others:
                 other.sock.close()
+
+
+class Brittle(tr.Request):
+    """A request that cannot be read at an amount of 6,666, in a way that msgspec passes on."""
+
+    amount: float
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        """Divide by what the caller sent."""
+        assert 1 / (self.amount - 6666)
+
+
+def test_request_that_raises_when_read_fails_its_own_call_only(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """Through the parser and then by a remembered head: 500 for that call; its neighbours and connection go on."""
+    brittle = ample(replace(pipeline_of("log"), request=Brittle, features=[Brittle.amount]))
+    good, bad = post(payment_of(2.0, "good")), post(payment_of(6666.0, "b"))
+    with RunningServer([brittle]) as server, server.connect() as client, capture_logs() as lines:
+        for known in (0, 1):
+            assert len(server.http.heads) == known
+            client.send(good + bad * 3 + good)
+            answers = [client.read() for _ in range(5)]
+            assert [answer.status for answer in answers] == [200, 500, 500, 500, 200]
+            assert answers[1].problem()["detail"] == "ZeroDivisionError in reading this request"
+            assert server.counts("tailrace_errors_total", "log") == {"internal-error": 3 * (known + 1)}
+            server.sweep()
+    assert [(line["pipeline"], line["calls"]) for line in lines] == [("log", 1), ("log", 3)]  # once a second
+    assert "ZeroDivisionError" in lines[0]["error"]
 
 
 FRAGMENTS = [

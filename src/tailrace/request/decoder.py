@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tailrace.errors import InvalidRequestError, MalformedBodyError
+from tailrace.errors import InvalidRequestError, MalformedBodyError, ServerError, ServingError
 from tailrace.request.schema import Field, Request, bounded_type, field_specs
 
 
@@ -27,7 +27,8 @@ class RequestDecoder:
         """Return a request, or a list of requests.
 
         Raises MalformedBodyError for what is not JSON or says a key twice, InvalidRequestError, with the path of the
-        fault, for what is JSON but not a request.
+        fault, for what is JSON but not a request, ServerError where the request type's own code raises anything but
+        ValueError, TypeError (which say that the request is invalid) or a ServingError.
         """
         try:
             requests = self._decode(body)
@@ -36,6 +37,10 @@ class RequestDecoder:
             raise InvalidRequestError(what, where=path.rstrip("`") or "$") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedBodyError(str(error) or "the body is not JSON", where="$") from None
+        except ServingError:
+            raise
+        except Exception as error:  # of a __post_init__, on what one caller sent
+            raise ServerError(f"{type(error).__name__} in reading this request", next="see the server's log") from error
         # JSON with a key twice has two readings; an attacker picks the one that the next system does not take. A flat
         # request has a fixed number of quotes, so the usual body is cleared by one count (bench/layers.py).
         if body.count(b'"') != (len(requests) * self._quotes if type(requests) is list else self._quotes):

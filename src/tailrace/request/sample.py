@@ -17,14 +17,15 @@ from tailrace.request.schema import Request
 def sample_body(request_type: type[Request], *, seed: int = 1, list_length: int = 1) -> bytes:
     """Return the JSON of one valid request. seed: varies ids and numbers. list_length: of list-valued fields.
 
-    Raises SetupError for a type whose constraints (a pattern, say) it cannot meet.
+    Raises SetupError for a type whose constraints (a pattern, say) it cannot meet, or whose own code raises.
     """
     body = msgspec.json.encode(_value(shape.type_info(request_type), seed, list_length))
     try:
         msgspec.json.decode(body, type=request_type)
-    except msgspec.ValidationError as error:
+    except Exception as error:  # a ValidationError, or whatever a __post_init__ raises
+        told = "" if isinstance(error, msgspec.ValidationError) else f"{type(error).__name__}: "
         raise SetupError(
-            f"no sample request could be made up for {request_type.__name__}: {error}",
+            f"no sample request could be made up for {request_type.__name__}: {told}{error}",
             where=f"request {request_type.__name__}",
             next="give the class an example: `example: ClassVar[dict] = {...}`",
         ) from None

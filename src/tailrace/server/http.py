@@ -57,6 +57,8 @@ class HttpServer:
         self.draining = False
         self.now_s = 0
         self.on_error = on_error
+        self._failures: dict[str, int] = {}
+        self._logged_s = -1
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -92,6 +94,14 @@ class HttpServer:
         close = self.draining and call.origin.ends_with(call)
         call.answer = self.framing.error(call.head, error, close=close)
         self._flush([call])
+
+    def log_failure(self, pipeline: str, error: ServerError) -> None:
+        """Log that the code of a request type raised, at most once a second."""
+        self._failures[pipeline] = self._failures.get(pipeline, 0) + 1
+        if self._logged_s < self.now_s:
+            calls, cause, self._logged_s = self._failures.pop(pipeline), error.__cause__ or error, self.now_s
+            log = structlog.get_logger()
+            log.error("calls failed", pipeline=pipeline, calls=calls, error=repr(cause), exc_info=cause)
 
     @staticmethod
     def _flush(calls: list[Call]) -> None:
@@ -258,8 +268,10 @@ class Connection(asyncio.Protocol):
             return
         try:
             call = engine.accept(self, head, body, head.budget_ns)
-        except ClientError as error:
+        except ServingError as error:
             engine.on_error(type(error))
+            if isinstance(error, ServerError):
+                self._server.log_failure(engine.plan.name, error)
             self._send_error(head, error)
             return
         if call is None:
