@@ -19,8 +19,9 @@ from tailrace.errors import (
     ServerError,
     ServingError,
 )
-from tailrace.request.decoder import RequestDecoder
+from tailrace.request.decoder import PATH_MAX, RequestDecoder
 from tailrace.request.schema import Field, Request
+from tailrace.response.problem import problem_body
 
 
 class Payment(Request):
@@ -247,6 +248,42 @@ def test_duplicate_key_is_refused_in_a_type_of_optional_parts(body: str) -> None
     """Nested, in arrays, and of fields that may be absent."""
     with pytest.raises(MalformedBodyError, match="twice"):
         decode_order(body.encode())
+
+
+@pytest.mark.parametrize(
+    ("extra", "where"),
+    [
+        ('{"a":1,"a":2}', "$.extra.a"),
+        ('{"a":{"c":1,"b":1,"b":2}}', "$.extra.a.b"),
+        ('{"a":[{"b":1},[{"b":1,"b":1}]]}', "$.extra.a[1][0].b"),
+        ('{"a":{"b":1},"c":{"b":1},"a":{"b":1}}', "$.extra.a"),
+        ('{"a":[{"b":1,"b":1}],"a":1}', "$.extra.a[0].b"),
+        ('{"K":1,"K":2}'.replace("K", "k" * 5_000), ("$.extra." + "k" * 5_000)[:PATH_MAX]),
+    ],
+)
+def test_duplicate_key_is_told_with_its_path(extra: str, where: str) -> None:
+    """The path of the first one, as that of any other fault, and no longer than can be told."""
+    order = "{" + ORDER + ',"extra":' + extra + "}"
+    for body, path in ((order, where), (f"[{{{ORDER}}},{order}]", f"$[1]{where[1:]}"[:PATH_MAX])):
+        with pytest.raises(MalformedBodyError, match="twice") as caught:
+            decode_order(body.encode())
+        assert caught.value.where == path
+
+
+@pytest.mark.parametrize("depth", range(900, 1_000, 9))
+def test_duplicate_key_in_the_depth_is_refused(depth: int) -> None:
+    """Wherever the stack ends, in reading or in looking for the path, it is a client's error."""
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        with pytest.raises(MalformedBodyError):
+            decode_loose(f'{{"amount":1,"more":{opening * depth}{{"b":1,"b":2}}{closing * depth}}}'.encode())
+
+
+@pytest.mark.parametrize("key", [b"\xed\xa0\x80", b"\xff"])
+def test_duplicate_key_that_is_no_text_can_be_told(key: bytes) -> None:
+    """A key that is passed over need not be UTF-8; the answer that tells of it must be."""
+    with pytest.raises(MalformedBodyError) as caught:
+        decode_loose(b'{"amount":1,"%b":1,"%b":2}' % (key, key))
+    assert problem_body(caught.value)
 
 
 def test_duplicate_key_of_a_literal_of_two_types_is_refused() -> None:
