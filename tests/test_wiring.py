@@ -14,6 +14,7 @@ from tailrace.compiler import compile_plan
 from tailrace.errors import CompileError, Problem
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
+from tailrace.wiring import snake_case
 
 BUDGET = tr.Budget("50ms")
 
@@ -303,6 +304,36 @@ def test_on_demand_parameter_that_names_nothing_is_told(base: Pipeline) -> None:
     problems = problems_of(replace(base, features=[replace(of_nothing, name="amount")]))
     assert any("'reqest' has no type" in problem.what for problem in problems)
     assert any("did you mean 'request'?" in problem.next for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "snake"),
+    [
+        ("CustomerProfile", "customer_profile"),
+        ("KYCProfile", "kyc_profile"),
+        ("CustomerKYC", "customer_kyc"),
+        ("MyKYCProfile", "my_kyc_profile"),
+        ("Spend90d", "spend90d"),
+        ("Spend90Days", "spend90_days"),
+        ("X", "x"),
+        ("XRay", "x_ray"),
+        ("Under_Score", "under_score"),
+        ("already_snake", "already_snake"),
+    ],
+)
+def test_view_is_named_in_snake_case(name: str, snake: str) -> None:
+    """A new word begins at a capital behind a small letter or a digit, and at the last capital of several."""
+    assert snake_case(name) == snake
+
+
+def test_parameter_that_could_name_two_views_is_told(base: Pipeline) -> None:
+    """Names that are one in snake case are not left to chance, and an annotation says which is meant."""
+    one, other = view("KYCLevel", "customer_id", level=0.0), view("KycLevel", "customer_id", level=0.0)
+    rule = tr.Rule("r", lambda kyc_level: kyc_level.level > 1, "high")
+    problems = problems_of(replace(base, features=[Ask.amount, one, other], rules=[rule]))
+    (found,) = [problem for problem in problems if problem.where == "rule 'r'"]
+    assert found.what == "the parameter 'kyc_level' could stand for KYCLevel or KycLevel"
+    assert "annotate" in found.next
 
 
 VIEWS: dict[str, tuple[list[Any], str, str]] = {

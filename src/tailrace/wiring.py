@@ -26,7 +26,7 @@ from tailrace.postprocess.bands import Bands, Labels
 from tailrace.request.schema import FieldSpec, Request, field_specs
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
+_WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 SUGGESTIONS_MAX: Final = 8
 
@@ -95,8 +95,8 @@ def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
 
 
 def snake_case(name: str) -> str:
-    """Return CustomerProfile as customer_profile: how a view is named among a rule's parameters."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    """Return CustomerProfile as customer_profile, KYCProfile as kyc_profile: how a rule's parameters name a view."""
+    return _WORD_BEGINS.sub("_", name).lower()
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -265,12 +265,16 @@ def _annotated(wiring: Wiring, annotation: Any) -> Source | None:
 def _argument(wiring: Wiring, name: str, where: str, *, scored: bool = False) -> Source:
     """Return the source that a parameter's name stands for."""
     known: dict[str, Source] = {"request": Source(Origin.REQUEST)}
-    known |= {snake_case(view.__name__): Source(Origin.VIEW, view=i) for i, view in enumerate(wiring.views)}
+    views = [view.__name__ for view in wiring.views]
+    known |= {snake_case(view): Source(Origin.VIEW, view=i) for i, view in enumerate(views)}
     known |= {feature: Source(Origin.ON_DEMAND, feature) for feature in wiring.on_demand}
     if scored:
         known |= {"score": Source(Origin.SCORE), "decision": Source(Origin.DECISION)}
     if name not in known:
         wiring.problems.append(Problem(f"the parameter {name!r} stands for nothing", where, suggest(name, known)))
+    if len(meant := dict.fromkeys(view for view in views if snake_case(view) == name)) > 1:
+        what = f"the parameter {name!r} could stand for {' or '.join(meant)}"
+        wiring.problems.append(Problem(what, where, "annotate it with the one it takes"))
     return known.get(name, Source(Origin.REQUEST))
 
 
