@@ -3,12 +3,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
 from tailrace.compiler import compile_plan
+import tailrace as tr
 from tailrace.errors import CompileError, SetupError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline, load_pipelines
@@ -79,7 +81,12 @@ def test_two_pipelines_of_one_name_are_told(folder: Path) -> None:
         ("def f():\n    return g()\n\ndef g():\n    return missing\n\nf()\n", 5, "NameError"),
         ("x = 1\ny = (\n", 2, "SyntaxError"),
         ("import tailrace as tr\n\ntr.Budget('fast')\n", 3, "'fast' is not a duration"),
+        ("import tailrace as tr\n\ntr.Budget('0ms')\n", 3, "no call can be answered in no time"),
+        ("import tailrace as tr\n\ntr.Budget(50)\n", 3, "50 is not a duration"),
         ("import tailrace as tr\n\n\nm = tr.Model('a/b')\n", 4, "a model's name"),
+        ("import tailrace as tr\n\n\nm = tr.Model('a', fallback=0.5)\n", 4, "write tr.Constant(0.5)"),
+        ("import tailrace as tr\n\n\nm = tr.Model(5)\n", 4, "a model's name"),
+        ("import tailrace as tr\n\n\nm = tr.Constant('0.5')\n", 4, "a finite number"),
     ],
 )
 @pytest.mark.parametrize("relative", [False, True])
@@ -93,6 +100,43 @@ def test_error_in_a_file_is_told_with_its_line(
         load_pipelines(Path("broken.py") if relative else path)
     assert what in caught.value.what
     assert caught.value.where == f"{path}:{line}"
+
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "name": (7, "7 is of type int"),
+    "request": (dict, "is of type type"),
+    "response": ("Score", "'Score' is of type str"),
+    "features": ("amount", "'amount' is of type str"),
+    "model": ("fraud", "'fraud' is of type str"),
+    "budget": ("50ms", "'50ms' is of type str"),
+    "decision": (tr.bands, "is of type function"),
+    "rules": (tr.Rule("r", lambda request: request.amount > 1, "low"), "is of type Rule"),
+    "store": (Path("store"), "is of type PosixPath"),
+    "rows_max": ("9", "'9' is of type str"),
+}
+
+
+@pytest.mark.parametrize("argument", KINDS)
+def test_argument_of_another_kind_is_told(argument: str, pipeline_of: Callable[[str], Pipeline]) -> None:
+    """Said where it is declared, by its name, with what to write."""
+    value, what = KINDS[argument]
+    with pytest.raises(CompileError) as caught:
+        replace(pipeline_of("log"), **{argument: value})
+    (problem,) = caught.value.problems
+    assert what in problem.what
+    assert problem.where == argument
+    assert problem.next
+
+
+def test_arguments_of_another_kind_are_told_at_once(folder: Path) -> None:
+    """All of a file's pipeline are one error, not wrapped in another."""
+    text = GOOD.replace(
+        'tr.Model("log"), budget=tr.Budget("50ms")', '"log", budget="50ms", decision="low", rules=[len]'
+    )
+    with pytest.raises(CompileError, match="'one' has 4 mistakes") as caught:
+        load_pipelines(write(folder / "kinds.py", text))
+    assert [problem.where for problem in caught.value.problems] == ["model", "budget", "decision", "rules[0]"]
+    assert 'next: write budget=tr.Budget("50ms")' in str(caught.value)
 
 
 def test_files_of_one_name_do_not_mix(folder: Path) -> None:

@@ -161,6 +161,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "budget",
         "give layers less",
     ),
+    "rule to what is no text": (
+        {"rules": [tr.Rule("r", lambda request: request.amount > 1, 5)]},  # type: ignore[arg-type]
+        "then=5 is no decision",
+        "rule 'r'",
+        "known are low, high",
+    ),
     "rule to no label": (
         {"rules": [tr.Rule("r", lambda request: request.amount > 1, "hihg")]},
         "then='hihg' is no decision",
@@ -334,6 +340,75 @@ def test_parameter_that_could_name_two_views_is_told(base: Pipeline) -> None:
     (found,) = [problem for problem in problems if problem.where == "rule 'r'"]
     assert found.what == "the parameter 'kyc_level' could stand for KYCLevel or KycLevel"
     assert "annotate" in found.next
+
+
+@tr.on_demand
+def of_another_request(request: Other) -> np.ndarray:
+    """Take the request of another pipeline."""
+    return request.amount
+
+
+class AskMore(Ask):
+    """A request that extends the one which functions are written for."""
+
+    more: float = 0.0
+
+
+def test_function_of_another_request_is_told(base: Pipeline) -> None:
+    """An on-demand feature or a rule annotated with another pipeline's request is told, whatever fields they share."""
+
+    def is_large(request: Other) -> np.ndarray:
+        return request.amount > 10
+
+    features = [replace(of_another_request, name="amount")]
+    problems = problems_of(replace(base, features=features, rules=[tr.Rule("r", is_large, "high")]))
+    assert {problem.where for problem in problems} == {"features[0] amount", "rule 'r'"}
+    for problem in problems:
+        assert problem.what == "the parameter 'request' takes Other, which is not of this request"
+        assert "annotate it with Ask" in problem.next
+
+
+@pytest.mark.parametrize("annotation", [Ask, tr.Request])
+def test_function_of_an_extended_request_is_taken(annotation: type, base: Pipeline) -> None:
+    """What is written for a request serves those that extend it."""
+
+    def amount(request: Any) -> np.ndarray:
+        return request.amount  # type: ignore[no-any-return]
+
+    amount.__annotations__["request"] = annotation
+    compile_plan(replace(base, request=AskMore, features=[tr.on_demand(amount)]), MemoryStore()).close()
+
+
+def test_request_that_is_an_array_is_told(base: Pipeline) -> None:
+    """An array is many requests; the mistake is told with the others."""
+
+    class Listed(tr.Request, array_like=True):
+        amount: float
+
+    problems = problems_of(replace(base, name="a/b", request=Listed, features=[Listed.amount]))
+    assert [problem.where for problem in problems] == ["name", "request Listed"]
+    assert "array_like" in problems[1].what
+
+
+def test_request_that_json_cannot_tell_is_told(base: Pipeline) -> None:
+    """A type that msgspec cannot decode is told in its words."""
+
+    class Mixed(tr.Request):
+        amount: float
+        many: list[int] | set[int] = msgspec.field(default_factory=list)
+
+    problem = the_problem(replace(base, request=Mixed, features=[Mixed.amount]))
+    assert problem.where == "request Mixed"
+    assert "union" in problem.what
+
+
+@pytest.mark.parametrize(("place", "extends"), [("request", tr.Request), ("response", tr.Response)])
+def test_annotation_that_names_nothing_is_told(place: str, extends: type, base: Pipeline) -> None:
+    """A name that is nowhere defined leaves no field to be read: that alone is said, beside what needs none."""
+    made: Any = type("Made", (extends,), {"__annotations__": {"score": "Nowhere"}})
+    problems = problems_of(replace(base, name="a/b", **{place: made}))
+    assert [problem.where for problem in problems] == ["name", f"{place} Made"]
+    assert "'Nowhere' is not defined" in problems[1].what
 
 
 VIEWS: dict[str, tuple[list[Any], str, str]] = {

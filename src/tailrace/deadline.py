@@ -26,7 +26,7 @@ def parse_duration(text: str) -> int:
 
     Raises ValueError that names the accepted units.
     """
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and one of ns, us, ms, s, m, h, d, as in '50ms'")
     return round(float(match[1]) * _UNITS_NS[match[2]])
@@ -66,6 +66,7 @@ class Budget:
 
     What the layers leave over is the buffer; it belongs to no layer and absorbs queueing. A layer that is given no
     part (0) is not held to one of its own, only to the total less what the layers behind it are owed.
+    Raises ValueError for what is no duration, or a total of none.
     """
 
     total_ns: int
@@ -89,6 +90,8 @@ class Budget:
                  "postprocess": postprocess, "response": response}  # fmt: skip
         for name, text in parts.items():
             object.__setattr__(self, f"{name}_ns", parse_duration(text))
+        if not self.total_ns:
+            raise ValueError(f"Budget({total!r}): no call can be answered in no time; give it some, as in '50ms'")
 
     @property
     def layers_ns(self) -> tuple[int, int, int, int, int]:

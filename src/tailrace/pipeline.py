@@ -1,10 +1,14 @@
-"""The declaration: what a pipeline is. Frozen, without I/O; mistakes are told when it is compiled (plan.py)."""
+"""The declaration: what a pipeline is. Frozen, without I/O.
+
+An argument of another kind is told at once; all other mistakes are when the pipeline is compiled (plan.py).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import inspect
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +18,7 @@ from types import MemberDescriptorType, ModuleType
 from typing import Any, get_type_hints
 
 from tailrace.deadline import Budget
-from tailrace.errors import SetupError
+from tailrace.errors import CompileError, Problem, SetupError
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.views import BatchFeatureView, Column
 from tailrace.inference.declaration import Model
@@ -35,6 +39,7 @@ class Pipeline:
     features: in the order of the model's inputs. rules: what holds whatever the score. store: where materialised rows
     lie, a path or a URL (`lmdb:PATH`, `redis://HOST`); `--store` replaces it. rows_max: of one request with a
     list-valued entity key. Relative paths are relative to the file of the declaration.
+    Raises CompileError for arguments of another kind, all of them together.
     """
 
     name: str
@@ -49,6 +54,10 @@ class Pipeline:
     rows_max: int = 1_000
     base_dir: Path = field(default=Path(), compare=False)
 
+    def __post_init__(self) -> None:
+        if problems := list(_wrong_kinds(self)):
+            raise CompileError(str(self.name), problems)
+
     @property
     def views(self) -> tuple[type[BatchFeatureView], ...]:
         """The batch views among the features, and those that on-demand features or rules take by annotation."""
@@ -59,6 +68,37 @@ class Pipeline:
         for rule in self.rules:
             found |= dict.fromkeys(filter(None, map(_view_of, rule_parameters(rule).values())))
         return tuple(found)
+
+
+def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
+    """Give a problem for each argument that is not of its kind: what nobody who reads it could go on with."""
+    kinds: list[tuple[str, Any, str]] = [
+        ("name", str, 'name="fraud"'),
+        ("features", Sequence, "features=[Payment.amount, …]"),
+        ("model", Model, 'model=tr.Model("fraud")'),
+        ("budget", Budget, 'budget=tr.Budget("50ms")'),
+        ("decision", Bands | Labels | None, 'decision=tr.bands("score", …), tr.labels() or None'),
+        ("rules", Sequence, "rules=[tr.Rule(…)]"),
+        ("store", str, 'store="lmdb:PATH"'),
+        ("rows_max", int, "rows_max=1_000"),
+    ]
+    for name, kind, example in kinds:
+        value = getattr(pipeline, name)
+        if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
+            yield Problem(_kind_of(value), name, f"write {example}")
+    bases: tuple[tuple[str, type], ...] = (("request", Request), ("response", Response))
+    for name, base in bases:
+        value = getattr(pipeline, name)
+        if not isinstance(value, type) or not issubclass(value, base):
+            yield Problem(_kind_of(value), name, f"name a class that extends tr.{base.__name__}")
+    rules: Any = pipeline.rules
+    for position, rule in enumerate(rules if isinstance(rules, Sequence) else ()):
+        if not isinstance(rule, Rule):
+            yield Problem(_kind_of(rule), f"rules[{position}]", "write tr.Rule(name, when, then)")
+
+
+def _kind_of(value: Any) -> str:
+    return f"{reprlib.repr(value)} is of type {type(value).__name__}"
 
 
 def _view_of(item: Any) -> type[BatchFeatureView] | None:
@@ -127,6 +167,8 @@ def _run(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # any error of the user's own code is a mistake in the declaration
         del sys.modules[spec.name]
+        if isinstance(error, CompileError):  # it names the pipeline and each argument
+            raise
         raise SetupError(
             f"{type(error).__name__}: {error}", where=_place_of(error, path), next="the file must run; mend this line"
         ) from error

@@ -23,7 +23,7 @@ from tailrace.features.views import BatchFeatureView, Column
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline, rule_parameters
 from tailrace.postprocess.bands import Bands, Labels
-from tailrace.request.schema import FieldSpec, Request, field_specs
+from tailrace.request.schema import FieldSpec, Request, bounded_type, field_specs
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -81,9 +81,11 @@ class Wiring:
 
 def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
     """Resolve every name of a pipeline. signature: of its model; None leaves the model's inputs unchecked."""
-    wiring = Wiring(field_specs(pipeline.request), pipeline.views)
+    wiring = Wiring({}, pipeline.views)
     _check_name(pipeline, wiring)
     _check_budget(pipeline, wiring)
+    if not _read_types(pipeline, wiring):
+        return wiring  # without fields no name resolves, and none of that would be the mistake
     _wire_views(pipeline, wiring)
     _wire_features(pipeline, wiring)
     if signature is not None:
@@ -102,7 +104,7 @@ def snake_case(name: str) -> str:
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean …?" for a name close to a known one, else what is known, the first few."""
     known = list(known)
-    if close := difflib.get_close_matches(name, known, n=1):
+    if close := difflib.get_close_matches(str(name), known, n=1):
         return f"did you mean {close[0]!r}?"
     more = f" and {len(known) - SUGGESTIONS_MAX} more" if len(known) > SUGGESTIONS_MAX else ""
     return f"known are {', '.join(known[:SUGGESTIONS_MAX]) or 'none'}{more}"
@@ -130,6 +132,29 @@ def _check_budget(pipeline: Pipeline, wiring: Wiring) -> None:
                 "give layers less, or the whole more",
             )
         )
+
+
+def _read_types(pipeline: Pipeline, wiring: Wiring) -> bool:
+    """Read the fields of the request, and see that it can be decoded; say whether both types have fields to be read."""
+    for place, declared in (("request", pipeline.request), ("response", pipeline.response)):
+        where = f"{place} {declared.__name__}"
+        try:
+            msgspec.structs.fields(declared)
+        except Exception as error:  # any expression may stand in an annotation
+            what, next_step = f"an annotation cannot be read: {error}", "import the name it uses at the file's top"
+            wiring.problems.append(Problem(what, where, next_step))
+            return False
+    wiring.fields = field_specs(pipeline.request)
+    where = f"request {pipeline.request.__name__}"
+    if pipeline.request.__struct_config__.array_like:
+        what = "array_like=True makes it an array, which is how a caller sends many requests"
+        wiring.problems.append(Problem(what, where, "leave array_like out"))
+        return True
+    try:
+        msgspec.json.Decoder(bounded_type(pipeline.request))
+    except Exception as error:  # msgspec's word on a type that JSON cannot be told to be
+        wiring.problems.append(Problem(f"it cannot be read from JSON: {error}", where, "declare it by other types"))
+    return True
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
@@ -249,15 +274,21 @@ def _wire_on_demand(pipeline: Pipeline, wiring: Wiring, feature: OnDemandView, w
     """Resolve an on-demand feature's arguments by their annotations, or by their names where there is none."""
     sources = []
     for name, annotation in feature.parameters.items():
-        sources.append(_annotated(wiring, annotation) or _argument(wiring, name, f"{where} {feature.name}"))
+        place = f"{where} {feature.name}"
+        source = _annotated(pipeline, wiring, name, annotation, place)
+        sources.append(source or _argument(wiring, name, place))
     wiring.on_demand[feature.name] = (feature, sources)
 
 
-def _annotated(wiring: Wiring, annotation: Any) -> Source | None:
+def _annotated(pipeline: Pipeline, wiring: Wiring, name: str, annotation: Any, where: str) -> Source | None:
     """Return the source that a parameter's annotation names: the request or a view. None for any other."""
     if not isinstance(annotation, type):
         return None
     if issubclass(annotation, Request):
+        if not issubclass(pipeline.request, annotation):
+            what = f"the parameter {name!r} takes {annotation.__name__}, which is not of this request"
+            next_step = f"annotate it with {pipeline.request.__name__}, or a class that both extend"
+            wiring.problems.append(Problem(what, where, next_step))
         return Source(Origin.REQUEST)
     return Source(Origin.VIEW, view=wiring.views.index(annotation)) if annotation in wiring.views else None
 
@@ -381,7 +412,7 @@ def _wire_rules(pipeline: Pipeline, wiring: Wiring) -> None:
             )
         wiring.rules.append(
             [
-                _annotated(wiring, annotation) or _argument(wiring, name, where, scored=True)
+                _annotated(pipeline, wiring, name, annotation, where) or _argument(wiring, name, where, scored=True)
                 for name, annotation in rule_parameters(rule).items()
             ]
         )

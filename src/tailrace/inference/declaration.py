@@ -11,13 +11,13 @@ from pathlib import Path
 class Constant:
     """A fallback that answers one score for every row that the model cannot score.
 
-    Raises ValueError for a score that is not finite.
+    Raises ValueError for a score that is not a finite number.
     """
 
     value: float
 
     def __post_init__(self) -> None:
-        if not isfinite(self.value):
+        if not isinstance(self.value, int | float) or not isfinite(self.value):
             raise ValueError(f"Constant({self.value!r}): a fallback score must be a finite number")
 
 
@@ -28,7 +28,8 @@ class Model:
     path: the directory that `tailrace package` wrote; None means `models/<name>` beside the pipeline's file.
     fallback: what scores a row when the model fails or is late: a `Constant`, or a second `Model` with the same
         inputs. None: such a row is answered with an error.
-    Raises ValueError for an empty name or one that is not a file name, or a fallback that falls back to a model again.
+    Raises ValueError for a name that is empty or not a file's, or a fallback that is neither or falls back to a model
+    again.
     """
 
     name: str
@@ -36,8 +37,10 @@ class Model:
     fallback: Constant | Model | None = field(default=None, kw_only=True)
 
     def __init__(self, name: str, *, path: str | Path | None = None, fallback: Constant | Model | None = None) -> None:
-        if not name or name in {".", ".."} or "/" in name or "\0" in name:
+        if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
             raise ValueError(f"Model({name!r}): a model's name is the name of its directory, such as 'fraud'")
+        if not isinstance(fallback, Constant | Model | None):
+            raise ValueError(f"Model({name!r}): the fallback is {fallback!r}; write tr.Constant(0.5) or tr.Model(…)")
         if isinstance(fallback, Model) and isinstance(fallback.fallback, Model):
             raise ValueError(f"Model({name!r}): a fallback model may only fall back to a Constant")
         object.__setattr__(self, "name", name)
