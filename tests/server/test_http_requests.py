@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from http_server import RawClient, RunningServer, assert_serves, chunked, head_of, payment_of, post
+from http_server import Answer, RawClient, RunningServer, assert_serves, chunked, head_of, payment_of, post
 
+import tailrace as tr
 from tailrace.deadline import LAYERS
+from tailrace.pipeline import Pipeline
 
 PREDICT = "/v1/pipelines/log/predict"
 
@@ -134,6 +138,34 @@ def test_trace_tells_why_an_answer_is_degraded(client: RawClient) -> None:
     assert (answer.status, answer.json["score"]) == (200, 0.5)
     assert 'degraded;desc="model_error"' in answer.headers["server-timing"]
     assert "degraded" not in client.ask(post(payment_of(1.0), "X-Trace: 1", path=path)).headers["server-timing"]
+
+
+def layers_told(answer: Answer) -> list[str]:
+    """Return the layers that an answer's `Server-Timing` tells of."""
+    names = [entry.partition(";")[0] for entry in answer.headers["server-timing"].split(", ")]
+    return [name for name in names if name in LAYERS]
+
+
+def test_trace_gives_the_time_of_a_call_that_failed(client: RawClient) -> None:
+    """A 500 of a batch has the timing of the layers it came through; what came into none has no timing."""
+    failed = client.ask(post(payment_of(-1.0), "X-Trace: 1"))
+    assert (failed.status, layers_told(failed)) == (500, list(LAYERS))
+    assert "server-timing" not in client.ask(post(payment_of(-1.0))).headers
+    payment = {"transaction_id": "t", "customer_id": 1, "terminal_id": "a", "time": "2025-06-15T12:00:00"}
+    request = post(json.dumps(payment | {"amount": 6666.0}), "X-Trace: 1", path="/v1/pipelines/payment/predict")
+    raised = client.ask(request)
+    assert (raised.status, layers_told(raised)) == (500, ["request"])
+    for headers, body in ((("X-Trace: 1",), "{"), (("X-Trace: 1", "X-Budget-Ms: 0.0001"), payment_of())):
+        assert "server-timing" not in client.ask(post(body, *headers)).headers
+
+
+def test_trace_gives_the_time_of_a_call_that_is_late(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A 504 says where the time went, and why."""
+    late = replace(pipeline_of("heavy"), model=tr.Model("heavy"), budget=tr.Budget("10s", inference="1ms"))
+    with RunningServer([late]) as server, server.connect() as client:
+        answer = client.ask(post('{"work": 20000}', "X-Trace: 1", path="/v1/pipelines/heavy/predict"))
+    assert (answer.status, layers_told(answer)) == (504, list(LAYERS))
+    assert 'degraded;desc="model_timeout"' in answer.headers["server-timing"]
 
 
 @pytest.mark.parametrize("value", ["25000", "15000.5", "19999"])

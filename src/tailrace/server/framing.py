@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -55,11 +56,24 @@ class Framing:
             extra.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding")
         return self.full(head, 200, JSON, body, extra, close=close)
 
+    def failed(
+        self, head: Head, error: ServingError | OutOfTimeError, body: bytes, batch: Batch, call: Call, *, close: bool
+    ) -> bytes:
+        """Return the error of a call whose batch ran, with the timing of the layers that it came through if asked."""
+        timing = [b"Server-Timing: " + _server_timing(batch, call)] if head.trace else []
+        return self.error(head, error, close=close, body=body, extra=timing)
+
     def error(
-        self, head: Head | None, error: ServingError | OutOfTimeError, *, close: bool, body: bytes | None = None
+        self,
+        head: Head | None,
+        error: ServingError | OutOfTimeError,
+        *,
+        close: bool,
+        body: bytes | None = None,
+        extra: Sequence[bytes] = (),
     ) -> bytes:
         """Return an error as problem details (RFC 9457)."""
-        extra = []
+        extra = list(extra)
         if error.status == 503:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
         if head is not None and error.status == 405:

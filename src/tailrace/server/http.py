@@ -84,7 +84,7 @@ class HttpServer:
         for index, (call, body) in enumerate(zip(batch.calls, batch.bodies, strict=True)):
             close = self.draining and call.origin.ends_with(call)
             if (error := batch.errors.get(index)) is not None:
-                call.answer = self.framing.error(call.head, error, close=close, body=body)
+                call.answer = self.framing.failed(call.head, error, body, batch, call, close=close)
             else:
                 call.answer = self.framing.rich(call.head, body, batch, call, close=close)
         self._flush(batch.calls)
