@@ -52,6 +52,17 @@ def test_pipelines_of_a_file_are_found_in_order(folder: Path) -> None:
     assert {pipeline.base_dir for pipeline in found} == {folder}
 
 
+def test_imported_pipeline_counts_as_the_files_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is served, and its relative paths are of the file that is loaded, not of the one that declares it."""
+    (folder / "library").mkdir()
+    write(folder / "library" / "declared_elsewhere.py", GOOD)
+    monkeypatch.syspath_prepend(folder / "library")
+    importing = "from dataclasses import replace\nfrom declared_elsewhere import one\ntwo = replace(one, name='two')\n"
+    found = load_pipelines(write(folder / "importing.py", importing))
+    assert [(pipeline.name, pipeline.base_dir) for pipeline in found] == [("one", folder), ("two", folder)]
+    del sys.modules["declared_elsewhere"]
+
+
 def test_missing_file_is_told(folder: Path) -> None:
     """The path that was asked for stands in the error."""
     with pytest.raises(SetupError, match="no such file") as caught:

@@ -38,7 +38,7 @@ class Pipeline:
 
     features: in the order of the model's inputs. rules: what holds whatever the score. store: where materialised rows
     lie, a path or a URL (`lmdb:PATH`, `redis://HOST`); `--store` replaces it. rows_max: of one request with a
-    list-valued entity key. Relative paths are relative to the file of the declaration.
+    list-valued entity key. Relative paths are relative to the file that is loaded, whatever file declares it.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -132,7 +132,7 @@ def rule_parameters(rule: Rule) -> dict[str, Any]:
 
 
 def load_pipelines(path: Path) -> list[Pipeline]:
-    """Run a Python file and return the pipelines it declares at its top level, in order.
+    """Run a Python file and return the pipelines at its top level, in order: its own, and those that it imports.
 
     Raises SetupError for a missing file, an error in it (told with its line), or a file without a pipeline.
     """
