@@ -160,7 +160,7 @@ class InferenceError(ServerError):
 
 
 class UnavailableError(ServerError):
-    """Not ready, draining, or at the limit of connections."""
+    """Not ready, or at the limit of connections."""
 
     status = 503
     grpc_code = "UNAVAILABLE"
