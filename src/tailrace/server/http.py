@@ -125,27 +125,43 @@ class HttpServer:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection. Its calls wait in `calls`, in order, until they are answered."""
+    """One client's connection. Its calls wait in `calls`, in order, until they are answered.
+
+    Where it stands, by the attribute that says so; several may hold at once:
+
+    attribute    says                                    from                           to
+    `_partial`   a request is half parsed                its first byte                 `on_message_complete`
+    `calls`      answers are owed, the oldest first      `_accept`, `_line_up`          `answer_only`, `flush`
+    `_rest`      bytes wait for a turn, and for room     a turn's worth was read        `_take_turn`
+    `_turn_due`  that turn is asked of the loop          `_hold`, `_resume`             `_take_turn`
+    `_stuck_s`   since when the client reads no answers  `pause_writing`                `resume_writing`; or aborted
+    `_paused`    the client is not read: `_rest`,        `_pause`                       `_resume`
+                 `_stuck_s`, or over PIPELINE_MAX calls
+    `closing`    its last request is read                asked, refused, drained, gone  `_leave`, when no call is left
+    `_refused`   and it may be sending still             `_refuse`, CONNECT             it ends, or sends too much
+
+    The rest is of the request being parsed, and of the clock: `_began_s` when it began, `_seen_s` the last answer.
+    """
 
     __slots__ = (
-        "_began_s", "_body", "_body_bytes", "_head", "_head_bytes", "_headers", "_parser", "_partial", "_paused",
-        "_raw_head", "_refused", "_rest", "_seen_s", "_server", "_stuck_s", "_transport", "_turn_due", "_url", "calls",
-        "closing",
+        "_began_s", "_body", "_body_bytes", "_head", "_head_bytes", "_headers", "_parser", "_partial", "_passed_bytes",
+        "_paused", "_raw_head", "_refused", "_rest", "_seen_s", "_server", "_stuck_s", "_transport", "_turn_due",
+        "_url", "calls", "closing",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._parser: Any = None
         self.calls: deque[Call] = deque()
-        self.closing = False
-        self._seen_s = self._began_s = server.now_s
-        self._stuck_s = -1
-        self._paused = False
-        self._partial = False
-        self._refused = False
+        self.closing = self._refused = False
+        self._paused = self._turn_due = False
         self._rest = b""
-        self._turn_due = False
+        self._stuck_s = -1
+        self._seen_s = self._began_s = server.now_s
+        self._passed_bytes = 0
+        # the request being parsed
+        self._parser: Any = None
+        self._partial = False
         self._raw_head = b""
         self._head: Head | None = None
         self._head_bytes = 0
@@ -354,15 +370,15 @@ class Connection(asyncio.Protocol):
         if not self._refused:
             self._transport.close()
         elif not self._transport.is_closing():
-            self._body_bytes = 0
+            self._passed_bytes = 0
             self._transport.write_eof()
             if self._paused:
                 self._resume()
 
     def _pass_over(self, data: bytes) -> None:
         """Drop what comes after the last request; too much of it ends the connection."""
-        self._body_bytes += len(data)
-        if not self.calls and self._body_bytes > self._server.options.body_bytes_max:
+        self._passed_bytes += len(data)
+        if not self.calls and self._passed_bytes > self._server.options.body_bytes_max:
             self._transport.abort()
 
     def _pause(self) -> None:
