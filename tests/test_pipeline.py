@@ -9,8 +9,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from tailrace.compiler import compile_plan
 import tailrace as tr
+from tailrace.compiler import compile_plan
 from tailrace.errors import CompileError, SetupError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline, load_pipelines
