@@ -23,6 +23,7 @@ from tailrace.request.admission import QUEUE_SHARE
 from tailrace.testing import ManualClock
 from tailrace.types import Batch, Call, Degraded
 from tailrace.warmup import warm_up
+from turns import Turns
 
 PipelineOf = Callable[[str], Pipeline]
 PAYMENT: dict[str, Any] = {
@@ -302,23 +303,6 @@ def test_call_of_more_rows_than_its_budget_holds_is_refused(compiled: Compiled) 
         assert len(bench.desk.answers["some"][0]) == 100
 
     run(main)
-
-
-class Turns:
-    """A loop whose turns are taken by hand: what is asked for in one runs in the next, as asyncio has it."""
-
-    def __init__(self) -> None:
-        self.ready: list[Callable[[], None]] = []
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Keep it for the next turn."""
-        self.ready.append(callback)
-
-    def turn(self) -> None:
-        """Run what was asked for until now."""
-        ready, self.ready = self.ready, []
-        for callback in ready:
-            callback()
 
 
 def test_call_read_behind_a_batch_is_dated_back_by_it(compiled: Compiled) -> None:

@@ -201,7 +201,17 @@ class Connection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        """Read requests, or keep what comes while earlier ones are still to be read."""
+        """Read requests, or keep what comes while earlier ones are still to be read.
+
+        What a client sends that awaits each answer, one whole request with a known head, is looked for first: a fifth
+        fewer instructions a request than the loop that reads any (tests/test_hot_path.py).
+        """
+        if not (self.calls or self.closing or self._partial or self._rest):
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._server.heads.get(data[:end])
+            if head is not None and end + head.body_bytes == len(data):
+                self._accept(head, data[end:])
+                return
         if self.closing:
             self._pass_over(data)
         elif self._rest:
