@@ -13,8 +13,9 @@ import tailrace as tr
 from tailrace.compiler import compile_plan
 from tailrace.errors import CompileError, Problem
 from tailrace.features.stores.memory import MemoryStore
+from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline
-from tailrace.wiring import snake_case
+from tailrace.wiring import snake_case, wire
 
 BUDGET = tr.Budget("50ms")
 
@@ -549,3 +550,13 @@ def test_unreadable_model_leaves_no_false_mistakes(base: Pipeline) -> None:
     """With the model missing nothing is said about labels that only the model knows."""
     broken = replace(base, model=tr.Model("gone"), decision=tr.labels(), response=response(decision=str))
     assert "no such model directory" in the_problem(broken).what
+
+
+def test_inputs_of_a_forgotten_view_are_told_together(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """Three missing inputs are told each with a suggestion, the rest of them in one line."""
+    pipeline = pipeline_of("payment")
+    tensor = TensorSpec("x", "float32", tuple(f"Forgotten.f{index}" for index in range(24)))
+    problems = wire(replace(pipeline, features=[]), Signature((tensor,), "score")).problems
+    missing = [problem.what for problem in problems if "no feature gives" in problem.what]
+    assert len(missing) == 4
+    assert missing[-1].startswith("the model wants 21 more inputs that no feature gives: Forgotten.f3, Forgotten.f4,")

@@ -29,6 +29,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 SUGGESTIONS_MAX: Final = 8
+MISSING_TOLD_MAX: Final = 3
+"""Inputs without a feature that are told one by one; a forgotten view misses many, which are told together."""
 
 
 class Origin(Enum):
@@ -316,13 +318,14 @@ def _check_signature(pipeline: Pipeline, wiring: Wiring, signature: Signature) -
     """Hold the features against the model's inputs: a name too few or too many, the order, the types."""
     wanted, given = signature.feature_names, tuple(wiring.features)
     where = f"model {pipeline.model.name!r}"
-    for index, name in enumerate(wanted):
-        if name not in wiring.features:
-            wiring.problems.append(
-                Problem(
-                    f"the model wants {name} as input {index}, and no feature gives it", where, suggest(name, given)
-                )
-            )
+    missing = [(index, name) for index, name in enumerate(wanted) if name not in wiring.features]
+    for index, name in missing[:MISSING_TOLD_MAX]:
+        what = f"the model wants {name} as input {index}, and no feature gives it"
+        wiring.problems.append(Problem(what, where, suggest(name, given)))
+    if more := missing[MISSING_TOLD_MAX:]:
+        names = ", ".join(name for _, name in more)
+        what = f"the model wants {len(more)} more inputs that no feature gives: {names}"
+        wiring.problems.append(Problem(what, where, "add their views or functions to the features, in this order"))
     for name in given:
         if name not in wanted:
             wiring.problems.append(
