@@ -66,31 +66,34 @@ class RowCodec:
         """
         if checks is None:
             checks = entity_checks(ids)
-        if self._texts or not rows:
-            return self._unpack_each(checks, rows, wall_ns)
+        return self._unpack_right(checks, rows, wall_ns) or self._unpack_each(checks, rows, wall_ns)
+
+    def _unpack_right(self, checks: list[int], rows: Sequence[bytes | None], wall_ns: int) -> ViewRows | None:
+        """Unpack a batch in which every row that is known is right, as in nearly all; None for any other."""
+        size, all_known = self._size, None not in rows
         parts: Sequence[Any] = rows
-        known_checks = checks
-        try:
-            joined = b"".join(parts)
-        except TypeError:  # an entity is unknown
+        if not all_known:
             parts = [self._default_row if row is None else row for row in rows]
-            known_checks = [0 if row is None else check for check, row in zip(checks, rows, strict=True)]
-            joined = b"".join(parts)
-        if len(joined) != self._size * len(rows) or max(map(len, parts)) != self._size:
-            return self._unpack_each(checks, rows, wall_ns)
+            checks = [0 if row is None else check for check, row in zip(checks, rows, strict=True)]
+        if self._texts:
+            parts = [row[:size] for row in parts]
+        joined = b"".join(parts)
+        if not rows or len(joined) != size * len(rows) or max(map(len, parts)) != size:
+            return None
         data, nulls = np.frombuffer(joined, self.dtype), None
-        # As lists and bytes: arrays take three times as long to compare.
-        if data[ENTITY].tolist() != known_checks:
-            return self._unpack_each(checks, rows, wall_ns)
-        if (stamps := data[STAMP]).tobytes() != self._stamp_bytes * len(rows):
-            if np.count_nonzero((stamps & _STAMP_WITHOUT_FLAGS) != self._stamp):
-                return self._unpack_each(checks, rows, wall_ns)
+        if data[ENTITY].tolist() != checks:  # as lists and bytes: arrays take three times as long to compare
+            return None
+        strings = self._read_texts(rows, data) if self._texts else {}
+        flagged = data[STAMP].tobytes() != self._stamp_bytes * len(rows)
+        if strings is None or (flagged and np.count_nonzero((data[STAMP] & _STAMP_WITHOUT_FLAGS) != self._stamp)):
+            return None
+        if flagged:
             data = np.frombuffer(bytearray(joined), self.dtype)
-            nulls = self._fill_nulls(data, {})
-        if parts is rows and min(data[EVENT].tolist()) >= wall_ns - self._max_staleness_ns:
-            return ViewRows(data, {}, None, nulls)
+            nulls = self._fill_nulls(data, strings)
+        if all_known and min(data[EVENT].tolist()) >= wall_ns - self._max_staleness_ns:
+            return ViewRows(data, strings, None, nulls)
         provenance = np.array([Provenance.DEFAULT if row is None else Provenance.FRESH for row in rows], _UINT8)
-        return ViewRows(data, {}, provenance, nulls, self._mark_stale(data[EVENT], wall_ns, provenance))
+        return ViewRows(data, strings, provenance, nulls, self._mark_stale(data[EVENT], wall_ns, provenance))
 
     def _mark_stale(
         self, event_ns: NDArray[np.int64], wall_ns: int, provenance: NDArray[np.uint8]
@@ -160,6 +163,23 @@ class RowCodec:
             else:
                 np.putmask(data[column.name], where, self._default[column.name])
         return nulls
+
+    def _read_texts(self, rows: Sequence[bytes | None], data: NDArray[Any]) -> dict[str, list[str]] | None:
+        """Return the texts of rows, defaults of those that are unknown; None where a row's tail is not right."""
+        strings: dict[str, list[str]] = {}
+        begins = [self._size] * len(rows)
+        try:
+            for name, length in self._texts:
+                ends = [begin + size for begin, size in zip(begins, data[length].tolist(), strict=True)]
+                default = self._text_defaults[name]
+                strings[name] = [
+                    default if row is None else str(row[begin:end], "utf-8")
+                    for row, begin, end in zip(rows, begins, ends, strict=True)
+                ]
+                begins = ends
+        except UnicodeDecodeError:
+            return None
+        return strings if all(row is None or len(row) == end for row, end in zip(rows, begins, strict=True)) else None
 
     def _unpack_texts(
         self,
