@@ -117,6 +117,30 @@ def test_supervisor_kills_worker_that_drains_too_long(launch: Launch) -> None:
     assert "drain time is over" in supervisor.stderr
 
 
+def test_supervisor_refuses_connections_while_a_call_is_in_flight(launch: Launch) -> None:
+    """From the signal on new connections are refused, though a call keeps its worker for longer."""
+    supervisor = launch(workers=2, drain_s=20).wait_ready()
+    with socket.create_connection(("127.0.0.1", supervisor.port)) as stuck:
+        stuck.sendall(b"GET /stuck HTTP/1.1\r\n\r\n")
+        pids = {supervisor.ask() for _ in range(20)}  # the connection before them has been accepted by now
+        supervisor.process.send_signal(signal.SIGTERM)
+        poll(lambda: refuses(supervisor.port))
+        assert any(is_running(pid) for pid in pids)
+        assert all(refuses(supervisor.port) for _ in range(20))
+        assert supervisor.stop() == 0
+
+
+def refuses(port: int) -> bool:
+    """Return whether a connection is refused."""
+    with socket.socket() as client:
+        client.settimeout(5)
+        try:
+            client.connect(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            return True
+        return False
+
+
 def test_supervisor_killed_takes_its_workers_along(launch: Launch) -> None:
     """Workers whose supervisor was killed see the end of their channel and exit."""
     supervisor = launch(workers=2).wait_ready()

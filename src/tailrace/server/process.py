@@ -40,6 +40,8 @@ class WorkerProcess:
         self.ready: Ready | None = None
         self.failure = ""
         self.rss_bytes = 0
+        self.closed = asyncio.Event()
+        """Set once it accepts nothing any more."""
         self.silent_rounds = 0
         """How many of the supervisor's looks in a row found no word of it."""
         self.started_s = time.monotonic()
@@ -83,6 +85,7 @@ class WorkerProcess:
             reading.cancel()
             exiting.cancel()
             self.state = "gone"
+            self.closed.set()
             self._channel.close()
         return code
 
@@ -122,3 +125,4 @@ class WorkerProcess:
                 self.rss_bytes = rss_bytes or self.rss_bytes
             case Draining():
                 self.state = "draining"
+                self.closed.set()

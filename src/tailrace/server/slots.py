@@ -3,12 +3,18 @@
 Each slot has its own socket on the same port (SO_REUSEPORT), bound and owned by the supervisor and inherited by every
 worker. The kernel spreads connections over the sockets that listen. A socket listens from the moment its first worker
 is ready; when that worker dies, its pending connections wait for a sibling or for its successor, and are not lost.
+
+Every process holds every socket, so that none is closed by one of them closing it. To stop, a slot first turns new
+handshakes away, its worker accepts what is pending, and then the socket is shut for all who hold it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +24,12 @@ from tailrace.server.process import WorkerProcess
 
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted on one slot (the kernel's somaxconn also bounds them)."""
+
+
+_SO_ATTACH_FILTER: Final = 26
+_NO_SYN: Final = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF_FFFF))
+"""In the kernel's filter language (socket(7)): load the TCP flags; if SYN is among them, drop; else take the packet."""
+_NO_SYN_CODE: Final = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +52,11 @@ class Slot:
     def ready_worker(self) -> WorkerProcess | None:
         """The worker, while it accepts calls."""
         return self.worker if self.worker is not None and self.worker.state == "ready" else None
+
+    def shut(self) -> None:
+        """Refuse connections from now on, whoever else holds the socket."""
+        shut_listener(self.listener)
+        self.listener.close()
 
     def close(self) -> None:
         """Let go of the socket and the metric block."""
@@ -74,6 +91,24 @@ def open_slots(host: str, port: int, count: int) -> list[Slot]:
 def inherited_listener(fd: int) -> socket.socket:
     """Return a socket on its own copy of an inherited descriptor: closing it leaves the slot's socket open."""
     return socket.socket(fileno=os.dup(fd))
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Let no new handshake begin, so that what is pending can be accepted to the last one and nothing is reset.
+
+    A packet that asks for one is dropped; the client's next try, a second later, finds the socket shut. Where the
+    system takes no filter, one that comes between the last accept and `shut_listener` is reset.
+    """
+    with suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(_NO_SYN_CODE))
+        )
+
+
+def shut_listener(listener: socket.socket) -> None:
+    """End listening on a socket for every process that holds it: connections are refused at once."""
+    with suppress(OSError):  # it never listened, or is shut
+        listener.shutdown(socket.SHUT_RD)
 
 
 def _resolve(host: str, port: int) -> tuple[int, Any]:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import uvloop
@@ -24,7 +25,7 @@ from tailrace.server.control import Adopt, Release, Start
 from tailrace.server.logging import configure_logging, logger
 from tailrace.server.options import ServeOptions
 from tailrace.server.process import WORKER_COMMAND, WorkerProcess
-from tailrace.server.slots import Slot, open_slots
+from tailrace.server.slots import Slot, open_slots, turn_away
 
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
@@ -217,16 +218,24 @@ class Supervisor:
         self._stopping.set()
 
     async def _drain(self, keepers: Sequence[asyncio.Task[None]]) -> None:
-        """Let the workers finish, kill those that do not, and wait until all are gone."""
-        for worker in self._workers():
-            worker.drain()
+        """Let the workers accept what is pending and finish, kill those that do not, and wait until all are gone."""
+        end_s = time.monotonic() + self.options.drain_s
+        workers = self._workers()
         for slot in self._slots:
-            slot.listener.close()
-        _, late = await asyncio.wait(keepers, timeout=self.options.drain_s)
+            turn_away(slot.listener)
+        for worker in workers:
+            worker.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.options.drain_s):
+                for worker in workers:
+                    await worker.closed.wait()
+        for slot in self._slots:
+            slot.shut()
+        _, late = await asyncio.wait(keepers, timeout=max(end_s - time.monotonic(), 0))
         if late:
             for worker in self._workers():
-                self._log.error("worker killed", slot=worker.slot, worker_pid=worker.pid, cause="drain time is over")
                 worker.kill()
+                self._log.error("worker killed", slot=worker.slot, worker_pid=worker.pid, cause="drain time is over")
             await asyncio.wait(late, timeout=_KILLED_S)
         for task in keepers:
             task.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import select
 import signal
 import sys
 import time
@@ -44,13 +45,15 @@ from tailrace.server.control import (
 from tailrace.server.head import Answer, Route
 from tailrace.server.http import HttpServer
 from tailrace.server.logging import configure_logging
-from tailrace.server.slots import BACKLOG, inherited_listener
+from tailrace.server.slots import BACKLOG, inherited_listener, shut_listener, turn_away
 from tailrace.types import Batch, OnlineStore, Provenance
 from tailrace.warmup import LayerTimes, warm_up
 
 SWEEP_S: Final = 1.0
 DRAIN_LOOK_S: Final = 0.05
 """How often a stopping worker looks whether it may go."""
+PENDING_S: Final = 0.05
+"""How long a stopping worker waits for handshakes that were under way."""
 QUIET_S: Final = 10
 COLLECTION_SWEEPS: Final = 30
 """Sweeps between two full collections of garbage when idle, and between two young ones when never idle."""
@@ -144,9 +147,9 @@ class Worker:
         )
         beats = asyncio.create_task(self._channel.beat(self._options.heartbeat_s))
         sweeps = asyncio.create_task(self._sweep())
-        await self._obey()
+        told = await self._obey()
         sweeps.cancel()
-        await self._drain()
+        await self._drain(alone=not told)
         beats.cancel()
         return 0
 
@@ -184,27 +187,38 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._servers[slot] = await loop.create_server(self._http, sock=sock, backlog=BACKLOG)
 
-    async def _obey(self) -> None:
-        """Do as the supervisor says, until it says to stop or is gone."""
-        stop = asyncio.Event()
+    async def _obey(self) -> bool:
+        """Do as the supervisor says until it says to stop, or is gone; return whether it said so."""
         for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor is told too; it decides
             asyncio.get_running_loop().add_signal_handler(number, lambda: None)
-        while not stop.is_set():
+        while True:
             match await self._channel.receive():
                 case Adopt(slot=slot) if slot not in self._servers:
                     await self._listen(slot)
                 case Release(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
-                case Drain() | None:
-                    stop.set()
+                case Drain():
+                    return True
+                case None:
+                    return False
 
-    async def _drain(self) -> None:
-        """Accept nothing more; answer what is in flight; leave."""
+    async def _drain(self, *, alone: bool) -> None:
+        """Accept what is pending, and nothing more; answer what is in flight; leave.
+
+        alone: there is no supervisor that turns new connections away meanwhile, and shuts the sockets after.
+        """
         self._ready = False
         self._recorder.set_ready(False)
+        self._http.drain()
+        listeners = [inherited_listener(self._start.listen_fds[slot]) for slot in self._servers] if alone else []
+        for listener in listeners:
+            turn_away(listener)
+        await self._accept_pending()
         for server in self._servers.values():
             server.close()
-        self._http.drain()
+        for listener in listeners:
+            shut_listener(listener)
+            listener.close()
         self._channel.send(Draining(self._in_flight()))
         sweep_s = time.monotonic()
         end_s = sweep_s + self._options.drain_s
@@ -215,6 +229,16 @@ class Worker:
             await asyncio.sleep(DRAIN_LOOK_S)
         for plan in self._plans:
             plan.close()
+
+    async def _accept_pending(self) -> None:
+        """Go on accepting until nothing waits for it, while no new handshake begins."""
+        queues = select.poll()
+        for slot in self._servers:
+            queues.register(self._start.listen_fds[slot], select.POLLIN)
+        end_s = time.monotonic() + self._options.drain_s
+        await asyncio.sleep(PENDING_S)
+        while queues.poll(0) and time.monotonic() < end_s:
+            await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
         """Once a second: look after connections and gauges, and collect garbage when nothing waits."""
