@@ -1,4 +1,4 @@
-"""A real supervisor in a process of its own, with stand-in workers: the script, and the tests' handle on it."""
+"""A real supervisor in a process of its own, with stand-in workers: the script, and a handle on it."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def fetch(port: int, path: str, timeout_s: float = 10.0, **options: Any) -> tupl
 class SupervisorProcess:
     """A running supervisor; every process it started is noted and ended at `end`."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, worker: Path = WORKER, **options: Any) -> None:
         settings = {"files": ("serve",), "port": 0, "admin_port": 0, "workers": 2, "heartbeat_s": 0.1, **options}
         self.stderr_path = folder / "stderr"
         with self.stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__)), msgspec.json.encode(ServeOptions(**settings)).decode()],
+                [sys.executable, __file__, msgspec.json.encode(ServeOptions(**settings)).decode(), str(worker)],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
@@ -132,4 +132,4 @@ def announce(addresses: Addresses) -> None:
 
 if __name__ == "__main__":
     serve_options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
-    sys.exit(Supervisor(serve_options, worker_command=(sys.executable, str(WORKER)), announce=announce).run())
+    sys.exit(Supervisor(serve_options, worker_command=(sys.executable, sys.argv[2]), announce=announce).run())

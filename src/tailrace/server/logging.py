@@ -1,12 +1,19 @@
-"""The log: a line on start, ready, stop and fault, to stderr. None per request."""
+"""The log: a line on start, ready, stop and fault, to stderr. None per request.
+
+Writing it never raises and never waits: a log that nobody reads costs its lines, not answers.
+"""
 
 from __future__ import annotations
 
+import os
+import select
 import sys
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
+
+STDERR: Final = 2
 
 
 def configure_logging() -> None:
@@ -21,7 +28,7 @@ def configure_logging() -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _LINES,
         cache_logger_on_first_use=False,
     )
 
@@ -29,6 +36,31 @@ def configure_logging() -> None:
 def logger(**context: object) -> Any:
     """Return a logger that adds the context to each of its lines."""
     return structlog.get_logger(**context)
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr, or as much of it as is taken at once: its reader may be gone, or stopped."""
+    rest = f"{text}\n".encode(errors="backslashreplace")
+    ready = select.poll()
+    ready.register(STDERR, select.POLLOUT)
+    try:
+        while rest and ready.poll(0):
+            rest = rest[os.write(STDERR, rest[: select.PIPE_BUF]) :]
+    except OSError:
+        return
+
+
+class _Lines:
+    """What structlog writes to."""
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        tell(line)
+
+    debug = info = warning = error = critical = msg
+
+
+_LINES: Final = _Lines()
 
 
 def _encode(event: dict[str, Any], **_: object) -> str:

@@ -10,7 +10,6 @@ import asyncio
 import os
 import platform
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import uvloop
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
 from tailrace.server.admin import AdminServer, Status, WorkerStatus
 from tailrace.server.control import Adopt, Release, Start
-from tailrace.server.logging import configure_logging, logger
+from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.options import ServeOptions
 from tailrace.server.process import WORKER_COMMAND, WorkerProcess
 from tailrace.server.slots import Slot, open_slots, turn_away
@@ -91,7 +90,7 @@ class Supervisor:
             self._log.info("starting", workers=options.workers, files=list(options.files))
             keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
             watchers = [asyncio.create_task(self._watch()), asyncio.create_task(self._sample())]
-            await self._stopping.wait()
+            await self._serve_on([*keepers, *watchers])
             await self._drain(keepers)
             for task in watchers:
                 task.cancel()
@@ -101,10 +100,17 @@ class Supervisor:
             for slot in self._slots:
                 slot.close()
         if self._failure is not None:
-            sys.stderr.write(f"error: {self._failure}\n")
+            tell(f"error: {self._failure}")
             return 1
         self._log.info("stopped", uptime_s=round(time.monotonic() - self._started_s, 1))
         return 0
+
+    async def _serve_on(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Serve until told to stop, or until a task ends that should not: without it no worker would be replaced."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self._blame([task for task in tasks if task in done])
 
     # Starting and replacing
 
@@ -140,10 +146,10 @@ class Supervisor:
         if not slot.was_ready and not self._was_ready:
             self._fail(worker.failure or f"worker {slot.index} ended with {cause} before it was ready")
             return
+        self._cover()
         self._log.error(
             "worker died", slot=slot.index, worker_pid=worker.pid, cause=cause, error=worker.failure or None
         )
-        self._cover()
 
     def _start_of(self, slot: Slot) -> Start:
         """Return what a worker of this slot is told first."""
@@ -190,9 +196,9 @@ class Supervisor:
                 worker.silent_rounds += 1
                 limit = options.start_s / options.heartbeat_s if starting else rounds_max
                 if worker.silent_rounds > limit:
-                    self._log.error("worker frozen", slot=worker.slot, worker_pid=worker.pid, state=worker.state)
                     worker.failure = worker.failure or f"worker {worker.slot} was silent for too long and was killed"
                     worker.kill()
+                    self._log.error("worker frozen", slot=worker.slot, worker_pid=worker.pid, state=worker.state)
 
     # Stopping
 
@@ -208,14 +214,21 @@ class Supervisor:
             for worker in self._workers():
                 worker.kill()
             return
-        self._log.info("stopping", signal=signal.Signals(number).name, drain_s=self.options.drain_s)
         self._stopping.set()
+        self._log.info("stopping", signal=signal.Signals(number).name, drain_s=self.options.drain_s)
 
     def _fail(self, error: str) -> None:
         """End the start with the first error there is."""
         if self._failure is None:
             self._failure = error
         self._stopping.set()
+
+    def _blame(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Fail with what a task was ended by, if it was; told once."""
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
+                self._fail(f"the supervisor cannot go on: {error!r}")
+                self._log.error("supervisor failed", error=repr(error), exc_info=error)
 
     async def _drain(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Let the workers accept what is pending and finish, kill those that do not, and wait until all are gone."""
@@ -239,9 +252,8 @@ class Supervisor:
             await asyncio.wait(late, timeout=_KILLED_S)
         for task in keepers:
             task.cancel()
-        for result in await asyncio.gather(*keepers, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
+        await asyncio.gather(*keepers, return_exceptions=True)
+        self._blame(keepers)
 
     async def _pause(self, delay_s: float) -> None:
         """Wait, but not past the stop."""

@@ -147,11 +147,23 @@ class Worker:
         )
         beats = asyncio.create_task(self._channel.beat(self._options.heartbeat_s))
         sweeps = asyncio.create_task(self._sweep())
-        told = await self._obey()
+        obeying = asyncio.create_task(self._obey())
+        done, _ = await asyncio.wait({beats, sweeps, obeying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if (fault := task.exception()) is not None:
+                return self._give_up(fault)
         sweeps.cancel()
-        await self._drain(alone=not told)
+        await self._drain(alone=not obeying.result())
         beats.cancel()
         return 0
+
+    def _give_up(self, error: BaseException) -> int:
+        """End for a successor, since without its sweep, say, a worker would time nothing out; return the exit code."""
+        self._channel.send(Failed(f"worker {self._start.slot} cannot go on: {error!r}"))
+        for plan in self._plans:
+            plan.close()
+        self._log.error("worker failed", error=repr(error), exc_info=error)
+        return 1
 
     async def _prepare(self) -> list[PipelineReady]:
         """Load, compile and warm up every pipeline."""
