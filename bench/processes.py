@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,7 +81,7 @@ def start(
 
 def end(process: Process, patience_s: float = 10.0) -> None:
     """Ask the process to end, wait, and kill what is left of it, each by its pid."""
-    pids = process.tree() if process.popen.poll() is None else []
+    started = {pid: start_of(pid) for pid in process.tree()} if process.popen.poll() is None else {}
     if process.popen.poll() is None:
         process.popen.send_signal(signal.SIGTERM)
         try:
@@ -89,25 +89,28 @@ def end(process: Process, patience_s: float = 10.0) -> None:
         except subprocess.TimeoutExpired:
             process.popen.kill()
             process.popen.wait()
-    for pid in pids:
-        if pid != process.popen.pid and session_of(pid) == process.popen.pid:
-            os.kill(pid, signal.SIGKILL)
+    started.pop(process.popen.pid, None)
+    for pid, began in started.items():
+        if began and start_of(pid) == began:  # the same process still, and no other of its number
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def children_of(pid: int) -> list[int]:
     """Return the pids of the direct children, none if the process is gone."""
+    with suppress(OSError):
+        return [
+            int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+        ]
+    return []
+
+
+def start_of(pid: int) -> str:
+    """Return when a process began, in the kernel's ticks; nothing if it is gone."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
-        return []
-
-
-def session_of(pid: int) -> int | None:
-    """Return the session of a living process; None if it is gone, so that a pid used anew is never touched."""
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
+        return ""
 
 
 def rss_mb(pid: int) -> float:

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,12 +68,39 @@ def serve() -> Iterator[Served]:
         ready_s = time.perf_counter() - began_s
         yield Served(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", process.pid, ready_s)
     finally:
-        process.terminate()
-        try:
-            process.wait(END_S_MAX)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: the server and its workers, nothing else
-            process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float = END_S_MAX) -> None:
+    """Ask the server to end, wait, and kill what is left of it and of its workers, each by its own pid."""
+    workers = {pid: start_of(pid) for pid in children_of(process.pid)}
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid, started in workers.items():
+        if started and start_of(pid) == started:  # the same process still, and no other of its number
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the pids of a process's children, none if it is gone."""
+    with suppress(OSError):
+        return [
+            int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+        ]
+    return []
+
+
+def start_of(pid: int) -> str:
+    """Return when a process began, in the kernel's ticks; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 def wait_ready(process: subprocess.Popen[bytes], url: str, began_s: float) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 FRAUD = Path(__file__).parents[2] / "examples" / "fraud"
+MARK = "TAILRACE_TEST"
 SMALL = ("--customers", "200", "--terminals", "600", "--days", "60")
 
 
 def run(home: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a script of the copied example to its end."""
     command = [sys.executable, str(home / "examples" / "fraud" / script), *arguments]
-    env = {**os.environ, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1", MARK: str(home)}
     return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, cwd=home, env=env)
 
 
@@ -39,16 +41,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def processes_of(home: Path) -> list[str]:
-    """Return the command lines of living processes that name the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(home) in line:
-            found.append(line)
+def processes_of(home: Path) -> list[int]:
+    """Return the pids of what was started by `run` and is not gone, known by a variable that each inherits."""
+    mark, found = f"{MARK}={home}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
     return found
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tailrace.loadtest.report import LoadReport
 from tailrace.loadtest.runner import run_load
 
 COMMAND = (str(Path(sys.executable).with_name("tailrace")), "serve")
+MARK = "TAILRACE_TEST"
 READY_S_MAX = 60.0
 END_S_MAX = 30.0
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE)
@@ -32,9 +34,10 @@ _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", r
 class Server:
     """One supervisor with its workers. url: where it serves; admin: where its metrics are; log: its stderr."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, mark: str = "") -> None:
         self.process = process
         self.log = log
+        self._mark = f"{MARK}={mark}".encode()
         self.url = ""
         self.admin = ""
 
@@ -74,6 +77,10 @@ class Server:
         """Return what /status says of each worker."""
         return json.loads(fetch(f"{self.admin}/status")[2])["workers"]
 
+    def processes(self) -> list[int]:
+        """Return the pids of all living processes of this server, known by a variable that each inherits."""
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._mark in variables(path)]
+
     def end(self) -> int:
         """Ask the supervisor to drain, and wait; return its exit code."""
         if self.process.poll() is None:
@@ -103,23 +110,24 @@ class Answer:
 def start_serve(log: Path, file: Path, *options: str) -> Server:
     """Start `tailrace serve FILE` on free ports; its stderr goes to the log."""
     command = [*COMMAND, str(file), "--port", "0", "--admin-port", "0", *options]
+    mark = str(uuid.uuid4())
+    environ = {**os.environ, MARK: mark}
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
-    return Server(process, log)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, start_new_session=True, env=environ)
+    return Server(process, log, mark)
 
 
 @contextmanager
 def serving(log: Path, file: Path, *options: str) -> Iterator[Server]:
-    """Serve a file, ready to be asked; afterwards it has drained, and none of its workers is left."""
+    """Serve a file, ready to be asked; afterwards it has drained, and none of its processes is left."""
     server = start_serve(log, file, *options)
-    pids: list[int] = []
     try:
         server.wait_ready()
+        assert len(server.processes()) == 1 + len(server.workers())
         yield server
-        pids = [worker["pid"] for worker in server.workers()] if server.process.poll() is None else []
     finally:
         server.end()
-    assert not [pid for pid in pids if pid and is_running(pid)]
+    assert not server.processes()
 
 
 @contextmanager
@@ -191,6 +199,14 @@ def wait_for(condition: Callable[[], Any], limit_s: float) -> Any:
         assert time.monotonic() < end_s, f"not within {limit_s} s"
         time.sleep(0.01)
     return found
+
+
+def variables(path: Path) -> list[bytes]:
+    """Return the variables of a process from its /proc/…/environ; none if it is gone, or a zombie."""
+    try:
+        return path.read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def is_running(pid: int) -> bool:

@@ -276,14 +276,12 @@ def test_model_cut_short_at_the_start(tmp_path: Path, pipelines_dir: Path) -> No
     server = start_serve(tmp_path / "log", folder / "log.py", "--workers", "2")
     try:
         assert server.process.wait(30) == 1
+        assert not server.processes()
     finally:
         server.end()
     told = server.log.read_text()
     assert str(model) in told or "models/log" in told, told
     assert "next:" in told
-    with suppress(ProcessLookupError):  # its process group is gone with its last member
-        os.killpg(server.process.pid, 0)
-        pytest.fail("a process is left")
 
 
 def test_model_giving_nan_under_load(tmp_path: Path, pipelines_dir: Path) -> None:
@@ -359,9 +357,8 @@ def test_connections_pending_at_the_stop_are_answered(tmp_path: Path, file: Path
         wait_for(lambda: server.events("stopping"), 5)
         os.kill(pid, signal.SIGCONT)
         for stream in streams:
-            status, body, head = read_answer(stream)
+            status, body, _ = read_answer(stream)
             assert (status, source_of(body)) == (200, "1")
-            assert b"connection: close" in head
         with pytest.raises(ConnectionRefusedError):
             connect(server.url)
         assert server.process.wait(20) == 0
