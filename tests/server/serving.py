@@ -107,9 +107,9 @@ class Answer:
         return set(re.findall(r'degraded;desc="(\w+)"', self.headers.get("server-timing", "")))
 
 
-def start_serve(log: Path, file: Path, *options: str) -> Server:
-    """Start `tailrace serve FILE` on free ports; its stderr goes to the log."""
-    command = [*COMMAND, str(file), "--port", "0", "--admin-port", "0", *options]
+def start_serve(log: Path, file: Path, *options: str, under: Sequence[str] = ()) -> Server:
+    """Start `tailrace serve FILE` on free ports; its stderr goes to the log. under: a command that runs it."""
+    command = [*under, *COMMAND, str(file), "--port", "0", "--admin-port", "0", *options]
     mark = str(uuid.uuid4())
     environ = {**os.environ, MARK: mark}
     with log.open("wb") as out:
@@ -118,9 +118,9 @@ def start_serve(log: Path, file: Path, *options: str) -> Server:
 
 
 @contextmanager
-def serving(log: Path, file: Path, *options: str) -> Iterator[Server]:
+def serving(log: Path, file: Path, *options: str, under: Sequence[str] = ()) -> Iterator[Server]:
     """Serve a file, ready to be asked; afterwards it has drained, and none of its processes is left."""
-    server = start_serve(log, file, *options)
+    server = start_serve(log, file, *options, under=under)
     try:
         server.wait_ready()
         assert len(server.processes()) == 1 + len(server.workers())

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import resource
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+import msgspec
 import uvloop
 
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
@@ -32,6 +35,8 @@ SHORT_LIFE_S: Final = 5.0
 """A worker that dies sooner after it was ready has its successor wait a little, each time twice as long."""
 _SAMPLE_S: Final = 5.0
 """How often the counters are kept for /status's recent figures; they cover one to two of these."""
+_FILES_SPARE: Final = 64
+"""Open files of a worker besides its connections and two a slot: stores, which are opened anew, and channels."""
 _KILLED_S: Final = 5.0
 """How long a killed process may take to be gone."""
 
@@ -80,6 +85,7 @@ class Supervisor:
     async def serve(self) -> int:
         """Do the work of `run` on the running loop."""
         self._stopping = asyncio.Event()
+        self._fit_files()
         options = self.options
         self._slots = open_slots(options.host, options.port, options.workers)
         name = self._slots[0].listener.getsockname()
@@ -104,6 +110,22 @@ class Supervisor:
             return 1
         self._log.info("stopped", uptime_s=round(time.monotonic() - self._started_s, 1))
         return 0
+
+    def _fit_files(self) -> None:
+        """Take all the open files that the system gives, and no more connections than those: what is over gets a 503.
+
+        Without, the loop would accept what it has no file for and drop it, without a word.
+        """
+        files_max, wanted = _raise_files_max(), self.options.connections_max
+        room = max(files_max - _FILES_SPARE - 2 * self.options.workers, 1)
+        if room < wanted:
+            self.options = msgspec.structs.replace(self.options, connections_max=room)
+            self._log.warning(
+                "the limit of open files is under connections_max",
+                connections_max=wanted,
+                files_max=files_max,
+                used=room,
+            )
 
     async def _serve_on(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Serve until told to stop, or until a task ends that should not: without it no worker would be replaced."""
@@ -312,6 +334,15 @@ class Supervisor:
     def _workers(self) -> list[WorkerProcess]:
         """Return the workers whose processes run."""
         return [slot.worker for slot in self._slots if slot.worker is not None and slot.worker.state != "gone"]
+
+
+def _raise_files_max() -> int:
+    """Raise this process's limit of open files, which its workers inherit, as far as it may; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _version() -> str:
