@@ -1,4 +1,4 @@
-"""What a worker tells of itself: faults in the log, once as they begin and once when they are over."""
+"""What a worker does once a second: it tells of faults and of its load, and collects garbage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from serving import connect, message, serving, wait_for
 from structlog.testing import capture_logs
 
 from tailrace.compiler import compile_plan
@@ -16,7 +17,7 @@ from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import load_pipelines
 from tailrace.server.logging import logger
-from tailrace.server.worker import QUIET_S, FaultLog, shape_of
+from tailrace.server.worker import BUSY_SWEEPS_MAX, COLLECTION_SWEEPS, QUIET_S, Collection, FaultLog, shape_of
 from tailrace.types import Degraded
 
 MARKS_NS = [0, 1, 2, 3, 4, 5]
@@ -62,3 +63,31 @@ def test_store_that_failed_at_warm_up_is_told(pipelines_dir: Path) -> None:
     with capture_logs() as told:
         FaultLog(plan, recorder, logger())
     assert [(line["event"], line["error"]) for line in told] == [("store does not answer", "refused")]
+
+
+def test_calls_in_flight_are_told_though_no_look_finds_them(tmp_path: Path, pipelines_dir: Path) -> None:
+    """Between ticks an inline pipeline has no call in flight; the gauge tells the most of the last second."""
+    call = message("/v1/pipelines/log/predict", b'{"amount": 1.0}')
+    with serving(tmp_path / "log", pipelines_dir / "log.py") as server, connect(server.url) as sock:
+        sock.sendall(call * 40)
+        wait_for(lambda: server.metric("tailrace_in_flight") >= 30, 10)
+        wait_for(lambda: server.metric("tailrace_in_flight") == 0, 10)
+
+
+def test_garbage_of_a_busy_worker_is_collected_young() -> None:
+    """While batches run every second there is no full collection but one in ten minutes."""
+    collection = Collection()
+    collected = [collection.sweep(is_idle=False) for _ in range(BUSY_SWEEPS_MAX)]
+    assert collected.count(2) == 1
+    assert collected[-1] == 2
+    assert collected.count(0) == BUSY_SWEEPS_MAX // COLLECTION_SWEEPS - 1
+
+
+def test_garbage_of_an_idle_worker_is_collected_in_full() -> None:
+    """When idle the young garbage goes each second, and all of it every half minute; also soon after a busy time."""
+    collection = Collection()
+    collected = [collection.sweep(is_idle=True) for _ in range(2 * COLLECTION_SWEEPS)]
+    assert collected == ([0] * (COLLECTION_SWEEPS - 1) + [2]) * 2
+    for _ in range(COLLECTION_SWEEPS):
+        collection.sweep(is_idle=False)
+    assert collection.sweep(is_idle=True) == 2

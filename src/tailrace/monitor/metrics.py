@@ -42,7 +42,7 @@ _TABLE: Final = (
         "tailrace_feature_values_total", "counter", "View rows served, by where they came from.",
         ("pipeline", "view", "provenance"),
     ),
-    Metric("tailrace_in_flight", "gauge", "Calls in flight.", ("worker",)),
+    Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
     Metric("tailrace_ready", "gauge", "1 while the worker accepts calls.", ("worker",)),
     Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),

@@ -57,6 +57,8 @@ PENDING_S: Final = 0.05
 QUIET_S: Final = 10
 COLLECTION_SWEEPS: Final = 30
 """Sweeps between two full collections of garbage when idle, and between two young ones when never idle."""
+BUSY_SWEEPS_MAX: Final = 600
+"""Sweeps without a full collection, idle or not: one pause in ten minutes bounds what never idling would gather."""
 
 
 class BatchObserver:
@@ -64,6 +66,7 @@ class BatchObserver:
 
     def __init__(self, recorder: BatchRecorder) -> None:
         self._recorder = recorder
+        self._calls_most = 0
         self.observe_shed = recorder.count_shed
         self.observe_failure = recorder.count_failure
 
@@ -71,6 +74,7 @@ class BatchObserver:
         """Count one delivered batch."""
         recorder = self._recorder
         arrivals_ns = [call.arrival_ns for call in batch.calls]
+        self._calls_most = max(self._calls_most, len(arrivals_ns))
         if len(batch.marks_ns) == 6:
             degraded = batch.degraded
             if degraded is not None and batch.failed is not None:
@@ -83,6 +87,39 @@ class BatchObserver:
                 recorder.count_provenance(view, Provenance.FRESH, len(rows))
             else:
                 recorder.count_provenances(view, rows.provenance)
+
+    def take_calls_most(self) -> int:
+        """Return how many calls the largest batch had since the last time this was asked; 0 where there was none.
+
+        Between two ticks, when anyone can look, an inline pipeline has no call in flight, however busy it is.
+        """
+        most, self._calls_most = self._calls_most, 0
+        return most
+
+
+class Collection:
+    """Collects garbage in place of Python, once `gc.disable()` has left it to the sweep: when no call waits for it.
+
+    A full one takes 0.6 ms with 1,000 connections and 6 ms with 9,000; what was there at the start is frozen.
+    """
+
+    def __init__(self) -> None:
+        self._since_young = self._since_full = 0
+
+    def sweep(self, *, is_idle: bool) -> int | None:
+        """Collect what is due this second; return the generation, or None. is_idle: no batch ran since the last."""
+        self._since_young += 1
+        self._since_full += 1
+        if self._since_full >= (COLLECTION_SWEEPS if is_idle else BUSY_SWEEPS_MAX):
+            generation = 2
+            self._since_full = 0
+        elif is_idle or self._since_young >= COLLECTION_SWEEPS:
+            generation = 0
+        else:
+            return None
+        self._since_young = 0
+        gc.collect(generation)
+        return generation
 
 
 class FaultLog:
@@ -125,6 +162,7 @@ class Worker:
         self._plans: list[Plan] = []
         self._faults: list[FaultLog] = []
         self._engines: list[Engine] = []
+        self._observers: list[BatchObserver] = []
         self._servers: dict[int, asyncio.Server] = {}
         self._ready = False
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
@@ -185,7 +223,8 @@ class Worker:
             await plan.open()
             times = await warm_up(plan, self._clock)
             recorder = BatchRecorder(block, pipeline.name)
-            engine = Engine(plan, self._http, BatchObserver(recorder), self._clock)
+            self._observers.append(BatchObserver(recorder))
+            engine = Engine(plan, self._http, self._observers[-1], self._clock)
             self._faults.append(FaultLog(plan, recorder, self._log))
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Route(engine=engine)}
             self._plans.append(plan)
@@ -253,22 +292,17 @@ class Worker:
             await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
-        """Once a second: look after connections and gauges, and collect garbage when nothing waits."""
-        count = 0
+        """Once a second: look after connections and gauges, and collect garbage."""
+        collection = Collection()
         while True:
             await asyncio.sleep(SWEEP_S)
-            count += 1
             self._http.sweep()
-            in_flight = self._in_flight()
+            in_flight = max(sum(each.take_calls_most() for each in self._observers), self._in_flight())
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
             for faults in self._faults:
                 faults.look()
-            due = count % COLLECTION_SWEEPS == 0
-            if in_flight == 0:
-                gc.collect(2 if due else 0)
-            elif due:
-                gc.collect(0)
+            collection.sweep(is_idle=in_flight == 0)
 
     def _in_flight(self) -> int:
         return sum(engine.calls_waiting for engine in self._engines)
