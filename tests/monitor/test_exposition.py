@@ -66,6 +66,20 @@ def test_page_counts_exactly_up_to_the_budget(families: dict[str, Metric]) -> No
     assert value(families, bucket, pipeline='fra"ud', layer="inference", le="0.02") == 2
 
 
+def test_page_counts_exactly_up_to_the_total_where_there_is_no_part() -> None:
+    """A layer without a part of its own, and the wait, are counted exactly up to the whole budget."""
+    block = MetricBlock.create(worker_layout([PipelineShape("fraud", Budget("50ms"))]))
+    recorder = BatchRecorder(block, "fraud")
+    for spent_ns in (50_000_000, 50_000_001):
+        recorder.record([*[spent_ns] * 5, 2 * spent_ns], 2 * spent_ns, [0], 1)
+    page = expose(merge_blocks([block]), {}).decode()
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    bucket = "tailrace_layer_seconds_bucket"
+    assert value(families, bucket, pipeline="fraud", layer="response", le="0.05") == 1
+    assert value(families, bucket, pipeline="fraud", layer="response", le="+Inf") == 2
+    assert value(families, "tailrace_queue_wait_seconds_bucket", pipeline="fraud", le="0.05") == 1
+
+
 def test_page_buckets_are_cumulative(families: dict[str, Metric]) -> None:
     """Buckets never fall, and the last one is the count."""
     buckets = [s for s in families["tailrace_request_seconds"].samples if s.name.endswith("_bucket")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,36 +65,12 @@ def test_count_up_to_a_value_that_is_no_edge_is_refused() -> None:
         histogram_of([1]).count_up_to(BUDGET_NS + 1)
 
 
-@given(samples_ns)
-def test_observe_many_counts_like_observing_each(values: list[int]) -> None:
-    """The vectorised count is the plain one."""
-    histogram = Histogram(EDGES)
-    histogram.observe_many(np.array(values, dtype=np.int64))
-    assert histogram.cells == histogram_of(values).cells
-
-
 def test_observe_with_count_weighs_the_value() -> None:
     """One value counted 3 times is three values, in the buckets and in the sum."""
     histogram = Histogram(EDGES)
     histogram.observe(7_000, 3)
     assert histogram.cells == histogram_of([7_000] * 3).cells
     assert (histogram.count, histogram.sum) == (3, 21_000)
-
-
-@given(samples_ns, samples_ns, samples_ns)
-def test_merge_is_associative_and_commutative(a: list[int], b: list[int], c: list[int]) -> None:
-    """In whatever order workers are merged, the result is that of one worker that saw everything."""
-    one, two, three = histogram_of(a), histogram_of(b), histogram_of(c)
-    everything = histogram_of(a + b + c).cells
-    assert one.merge(two).merge(three).cells == everything
-    assert three.merge(one.merge(two)).cells == everything
-    assert two.merge(Histogram(EDGES)).cells == two.cells
-
-
-def test_merge_of_other_edges_is_refused() -> None:
-    """Buckets that mean different things are not added."""
-    with pytest.raises(ValueError, match="rebin"):
-        Histogram(EDGES).merge(Histogram(EDGES[:-1]))
 
 
 @given(samples_ns, budgets_ns)

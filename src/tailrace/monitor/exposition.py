@@ -76,6 +76,6 @@ def _buckets(merged: MergedSeries, unit: str) -> list[tuple[str, float]]:
     divisor = NS_PER_S if unit == "ns" else 1
     buckets = [
         (repr(edges[position] / divisor), cumulative[position])
-        for position in export_edges(edges, merged.series.budget_ns)
+        for position in export_edges(edges, merged.series.scale_ns)
     ]
     return [*buckets, ("+Inf", cumulative[-1])]

@@ -13,9 +13,6 @@ from bisect import bisect_left
 from collections.abc import MutableSequence, Sequence
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tailrace.deadline import NS_PER_S, NS_PER_US
 
 LOWEST_NS: Final = NS_PER_US
@@ -38,13 +35,13 @@ def edges_ns(budget_ns: int) -> tuple[int, ...]:
 
 
 def export_edges(edges: Sequence[int], budget_ns: int) -> list[int]:
-    """Return the positions of the edges worth exporting: 26% apart around the budget, octaves elsewhere.
+    """Return the positions of the edges worth exporting: the budget's, 26% apart around it, octaves elsewhere.
 
-    About 30 of 160. All of them where there is no budget to be near to and the edges are few (batch sizes).
+    About 30 of 160. All of them where the edges are few (batch sizes): there is no budget to be near to.
     """
     if len(edges) <= 2 * STEPS_PER_OCTAVE:
         return list(range(len(edges)))
-    middle = edges.index(budget_ns) if budget_ns in edges else len(edges) // 2
+    middle = edges.index(budget_ns)
     kept, last = [], 0
     for position, edge in enumerate(edges):
         near = budget_ns // 8 <= edge <= 2 * budget_ns
@@ -62,11 +59,10 @@ class Histogram:
     last, and the sum of all values.
     """
 
-    __slots__ = ("_edges_array", "cells", "edges")
+    __slots__ = ("cells", "edges")
 
     def __init__(self, edges: Sequence[int], cells: MutableSequence[int] | memoryview | None = None) -> None:
         self.edges = tuple(edges)
-        self._edges_array = np.array(self.edges, dtype=np.int64)
         self.cells: Any = [0] * (len(edges) + 2) if cells is None else cells
         if len(self.cells) != len(edges) + 2:
             raise ValueError(f"{len(edges)} edges need {len(edges) + 2} cells, not {len(self.cells)}")
@@ -77,16 +73,6 @@ class Histogram:
         cells[bisect_left(self.edges, value)] += count
         if value > 0:
             cells[-1] += value * count
-
-    def observe_many(self, values: NDArray[np.int64]) -> None:
-        """Count an array of values."""
-        values = np.maximum(values, 0)
-        counts = np.bincount(self._edges_array.searchsorted(values))
-        buckets = counts.nonzero()[0]
-        cells = self.cells
-        for bucket, count in zip(buckets.tolist(), counts[buckets].tolist(), strict=True):
-            cells[bucket] += count
-        cells[-1] += int(values.sum())
 
     @property
     def count(self) -> int:
@@ -117,12 +103,6 @@ class Histogram:
                 return float(low + (edge - low) * (rank - below) / cell)
             below, low = below + cell, edge
         return float(self.edges[-1])
-
-    def merge(self, other: Histogram) -> Histogram:
-        """Return a new histogram of both. Raises ValueError where their edges differ."""
-        if self.edges != other.edges:
-            raise ValueError("histograms of different edges cannot be merged; rebin one of them first")
-        return Histogram(self.edges, [a + b for a, b in zip(self.cells, other.cells, strict=True)])
 
     def rebin(self, edges: Sequence[int]) -> Histogram:
         """Return a new histogram on other edges; each bucket moves as a whole, to where its upper edge falls."""

@@ -19,7 +19,8 @@ class Series(msgspec.Struct, frozen=True):
     """One metric with one set of label values, in the order of the metric's labels.
 
     offset, length: its cells. A histogram has a cell for each edge, one for what lies above, and one for the sum.
-    budget_ns: what a histogram of times is held to; 0 for none.
+    budget_ns: what a histogram of times is held to; 0 for none. scale_ns: the edge its edges were made from, that
+    budget or the whole call's; it is exported always.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Series(msgspec.Struct, frozen=True):
     length: int = 1
     edges: tuple[int, ...] = ()
     budget_ns: int = 0
+    scale_ns: int = 0
 
     @property
     def is_gauge(self) -> bool:
@@ -79,12 +81,16 @@ class _LayoutBuilder:
         self.series: list[Series] = []
         self._offset = 0
 
-    def add(self, name: str, *labels: str, edges: tuple[int, ...] = (), budget_ns: int = 0) -> None:
+    def add_times(self, name: str, *labels: str, scale_ns: int, budget_ns: int = 0) -> None:
+        """Add a histogram of times behind the last series."""
+        self.add(name, *labels, edges=edges_ns(scale_ns), budget_ns=budget_ns, scale_ns=scale_ns)
+
+    def add(self, name: str, *labels: str, edges: tuple[int, ...] = (), budget_ns: int = 0, scale_ns: int = 0) -> None:
         """Add one series behind the last."""
         if len(labels) != len(METRICS[name].labels):
             raise ValueError(f"{name} has the labels {METRICS[name].labels}, not {labels}")
         length = len(edges) + 2 if edges else 1
-        self.series.append(Series(name, labels, self._offset, length, edges, budget_ns))
+        self.series.append(Series(name, labels, self._offset, length, edges, budget_ns, scale_ns))
         self._offset += length
 
     def add_failures(self, pipeline: str) -> None:
@@ -101,11 +107,11 @@ class _LayoutBuilder:
         """Add all series of one pipeline."""
         name, budget = pipeline.name, pipeline.budget
         for layer, layer_ns in zip(LAYERS, budget.layers_ns, strict=True):
-            edges = edges_ns(layer_ns or budget.total_ns)
-            self.add("tailrace_layer_seconds", name, layer, edges=edges, budget_ns=layer_ns)
-        edges = edges_ns(budget.total_ns)
-        self.add("tailrace_request_seconds", name, edges=edges, budget_ns=budget.total_ns)
-        self.add("tailrace_queue_wait_seconds", name, edges=edges)
+            scale_ns = layer_ns or budget.total_ns
+            self.add_times("tailrace_layer_seconds", name, layer, scale_ns=scale_ns, budget_ns=layer_ns)
+        total_ns = budget.total_ns
+        self.add_times("tailrace_request_seconds", name, scale_ns=total_ns, budget_ns=total_ns)
+        self.add_times("tailrace_queue_wait_seconds", name, scale_ns=total_ns)
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
         self.add("tailrace_rows_total", name)
         self.add_failures(name)
