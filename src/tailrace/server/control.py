@@ -31,11 +31,6 @@ class Start(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     metrics_fd: int
     options: ServeOptions
 
-    @property
-    def listen_fd(self) -> int:
-        """The listening socket of this worker's own slot."""
-        return self.listen_fds[self.slot]
-
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → worker: accept nothing new, finish the calls in flight, exit with 0."""
