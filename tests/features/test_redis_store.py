@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -398,6 +399,28 @@ def test_redis_over_tls_is_checked_and_read(tmp_path: Path, runner: asyncio.Runn
         runner.run(scenario())
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "[::1", "."])
+def test_redis_host_that_is_no_name_is_refused(host: str) -> None:
+    """What no resolver takes is told when the store is made, without the password."""
+    with pytest.raises(StoreError, match="not an address") as caught:
+        RedisStore(f"redis://:secret@{host}", FrozenWallClock())
+    assert caught.value.where == f"redis://{host}"
+
+
+def test_redis_host_that_cannot_be_asked_for_is_as_one_that_is_down(runner: asyncio.Runner) -> None:
+    """A resolver that raises something else than its own error holds up no start, and every fetch says why."""
+
+    async def scenario() -> None:
+        store = RedisStore("redis://localhost", FrozenWallClock())
+        store._address = replace(store._address, host="a..b")
+        await asyncio.wait_for(store.open(), 5)
+        with pytest.raises(ConnectionError, match="label"):
+            await store.fetch([b"a"], after_ms(1_000))
+        store.close()
+
+    runner.run(scenario())
 
 
 def test_redis_writer_without_a_server_says_where() -> None:

@@ -53,9 +53,10 @@ class RedisAddress:
     @staticmethod
     def parse(url: str) -> RedisAddress:
         """Return the address in a URL. Raises StoreError for one that is none."""
-        parts = urlsplit(url)
         try:
-            port, database = parts.port or 6379, int(parts.path.strip("/") or 0)
+            parts = urlsplit(url)
+            host, port, database = parts.hostname or "localhost", parts.port or 6379, int(parts.path.strip("/") or 0)
+            host.encode("idna")  # what no resolver takes: a..b, or a label of over 63 characters
         except ValueError:
             raise StoreError("not an address of Redis", where=_without_password(url),
                              next="write redis://host:port/database") from None  # fmt: skip
@@ -69,7 +70,7 @@ class RedisAddress:
                                  next="give a PEM file with ssl_ca_certs=") from None  # fmt: skip
         return RedisAddress(
             url=_without_password(url),
-            host=parts.hostname or "localhost",
+            host=host,
             port=port,
             database=database,
             username=unquote(parts.username) if parts.username else None,
@@ -89,8 +90,10 @@ class RedisAddress:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    """Return what may be shown of a URL, a wrong one too."""
+    scheme, mark, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}".partition("?")[0]
 
 
 class _Connection(asyncio.Protocol):
@@ -213,10 +216,11 @@ class RedisStore:
             connection = None
             try:
                 connection = await self._connect()
-            except (OSError, TimeoutError, StoreError) as error:
+            except (OSError, StoreError, ValueError) as error:  # the last: of a name that no resolver takes
                 self._refusal = str(error) or "no answer in time"
-            if not first.done():
-                first.set_result(None)
+            finally:
+                if not first.done():
+                    first.set_result(None)
             if connection is None:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, RETRY_S_MAX)
@@ -227,7 +231,7 @@ class RedisStore:
             self._connection = None
 
     async def _connect(self) -> _Connection:
-        """Return a connection on which Redis has answered. Raises OSError, TimeoutError or StoreError."""
+        """Return a connection on which Redis has answered. Raises OSError (of time too), ValueError or StoreError."""
         address, loop = self._address, self._loop
         connection = _Connection(loop)
         try:
