@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,18 +58,8 @@ def test_run_with_one_connection_pipelines_and_keeps_order(server: RunningServer
 
 def test_server_stopped_for_two_seconds_shows_in_the_tail(server: RunningServer) -> None:
     """200 of 2,000 slots fall into a stop of 2 s and wait 2 s to 0 s: the p95 is near 1.0 s, the p99 near 1.8 s."""
-    stopped: list[float] = []
-
-    def stop_at_five_seconds(progress: LoadProgress) -> None:
-        if progress.elapsed_s >= 5 and not stopped:
-            stopped.append(progress.elapsed_s)
-            os.kill(server.pid, signal.SIGSTOP)
-            time.sleep(2)  # the fault itself; the slots are sent by another process
-            os.kill(server.pid, signal.SIGCONT)
-
     plan = LoadPlan(f"{server.url}/echo", BODIES, rate=100, duration_s=20, connections=8)
-    report = run_load(plan, stop_at_five_seconds)
-    assert stopped
+    report = run_load(plan, at_second(5, lambda: stop_for(server.pid, 2)))
     assert report.ok is not None
     assert report.ok.count == 2_000
     assert 0.8 <= report.ok.p95_ns / NS_PER_S <= 1.2
@@ -77,6 +68,59 @@ def test_server_stopped_for_two_seconds_shows_in_the_tail(server: RunningServer)
     assert report.held == 0
     assert report.timeline[5].ok_p99_ns is not None
     assert report.timeline[5].ok_p99_ns > NS_PER_S
+
+
+def test_slots_without_room_are_held(server: RunningServer) -> None:
+    """While a stopped server leaves no room on any connection, what falls due is held, and not the generator's lag."""
+    report = run_load(
+        LoadPlan(f"{server.url}/echo", rate=200, duration_s=3, connections=2, depth_max=2, budget_ns=2 * NS_PER_S),
+        at_second(1, lambda: stop_for(server.pid, 1)),
+    )
+    assert report.answered == 600
+    assert 150 <= report.held <= 220
+    assert report.valid, report.reasons
+
+
+def test_slots_due_while_the_generator_was_stopped_are_its_own_lag(server: RunningServer) -> None:
+    """Of a generator stopped while it had no room only what fell due before is held: the server had room again."""
+
+    def stop_both() -> None:
+        os.kill(server.pid, signal.SIGSTOP)
+        time.sleep(0.3)  # the fault: no room
+        (sender,) = (pid for pid in children_of(os.getpid()) if pid != server.pid)
+        os.kill(sender, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGCONT)
+        time.sleep(1)  # the fault: room, and nobody to use it
+        os.kill(sender, signal.SIGCONT)
+
+    report = run_load(
+        LoadPlan(f"{server.url}/echo", rate=200, duration_s=3, connections=2, depth_max=2, budget_ns=2 * NS_PER_S),
+        at_second(1, stop_both),
+    )
+    assert report.answered == 600
+    assert 30 <= report.held <= 100
+    assert not report.valid
+    assert report.lag is not None
+    assert report.lag.p99_ns > NS_PER_S / 2
+
+
+def at_second(second: float, act: Callable[[], None]) -> Callable[[LoadProgress], None]:
+    """Return what acts once, that long after the start of a run."""
+    acted: list[float] = []
+
+    def look(progress: LoadProgress) -> None:
+        if progress.elapsed_s >= second and not acted:
+            acted.append(progress.elapsed_s)
+            act()
+
+    return look
+
+
+def stop_for(pid: int, seconds: float) -> None:
+    """Stop a process for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)  # the fault itself; the slots are sent by another process
+    os.kill(pid, signal.SIGCONT)
 
 
 def test_broken_connections_are_errors_and_are_replaced(server: RunningServer) -> None:

@@ -9,7 +9,10 @@ loop does not spin unless told to (`LoadPlan.spin`): on a small machine the core
 
 What is measured: latency = answer read − INTENDED send time, and schedule lag = actual − intended send time. A slot
 that finds no connection with room (all down, or `depth_max` in flight on each) is not skipped: it waits with its
-latency clock running, and is marked as held, since that wait is not the generator's lag.
+latency clock running, and is marked as held, since that wait is not the generator's lag. Held is only what falls due
+while there is known to be no room: while none is, the connections are looked at every millisecond. A sender that is
+itself kept from the processor looks at nothing; if there is room when it comes back, what fell due meanwhile was its
+own lag.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ SENDS_PER_PASS_MAX: Final = 64
 """After so many sends the loop looks for answers, so that a burst of due slots does not age the answers unread."""
 TICK_NS: Final = 100 * NS_PER_MS
 EVENTS_MAX: Final = 256
+LOOK_NS: Final = NS_PER_MS
+"""Between two looks for room while there is none. Of a held slot's wait no more than two can be the own lag."""
 PR_SET_TIMERSLACK: Final = 29
 
 Tick = Callable[[int, int, int], None]
@@ -68,7 +73,8 @@ class Generator:
         self._held = record.held.data
         self._next = 0
         self._is_blocked = False
-        self._held_until_ns = 0
+        self._judged = 0
+        """The first slot of which it is not yet said whether it is held."""
         self._answered_count = 0
         self._failed_count = 0
         self._kept_bytes = 0
@@ -76,7 +82,7 @@ class Generator:
     def run(self, end_ns: int, on_tick: Tick) -> None:
         """Send every slot and read the answers until all are in, or until `end_ns` (monotonic)."""
         clock, pool, slots = time.monotonic_ns, self._pool, self._record.slots
-        next_tick_ns = 0
+        next_tick_ns = looked_ns = 0
         set_timer_slack(1_000)
         gc.collect()
         gc.disable()
@@ -91,9 +97,12 @@ class Generator:
                     return
                 self._send_due(now_ns)
                 wake_ns = 0 if self._spin else min(next_tick_ns, end_ns)
-                if self._next < slots and not self._is_blocked:
-                    wake_ns = min(wake_ns, self._intended[self._next])
-                for fd, mask in wait(pool.epoll, wake_ns):
+                if self._next < slots:
+                    wake_ns = min(wake_ns, now_ns + LOOK_NS if self._is_blocked else self._intended[self._next])
+                before_ns, (looked_ns, events) = looked_ns, wait(pool.epoll, wake_ns)
+                if self._is_blocked:
+                    self._judge(looked_ns, held=not events or looked_ns - before_ns <= 2 * LOOK_NS)
+                for fd, mask in events:
                     self._serve(pool.find(fd), mask)
         finally:
             gc.enable()
@@ -102,24 +111,29 @@ class Generator:
         """Send the slots due by now, those for one connection in one call."""
         slot, stop = self._next, min(self._next + SENDS_PER_PASS_MAX, self._record.slots)
         intended, requests = self._intended, self._requests
-        if self._is_blocked:
-            self._held_until_ns = now_ns
-            self._is_blocked = False
         flushed: list[Connection] = []
-        while slot < stop and (due_ns := intended[slot]) <= now_ns:
+        was_blocked, self._is_blocked = self._is_blocked, False
+        while slot < stop and intended[slot] <= now_ns:
             connection = self._pool.choose()
             if connection is None:
                 self._is_blocked = True
-                self._held_until_ns = now_ns
                 break
-            if due_ns <= self._held_until_ns:
-                self._held[slot] = 1
             if connection.queue(slot, requests[(self._first + slot * self._stride) % len(requests)]):
                 flushed.append(connection)
             slot += 1
         self._next = slot
+        if self._is_blocked and not was_blocked:
+            self._judge(now_ns - LOOK_NS, held=False)  # late before there was no room
         for connection in flushed:
             self._flush(connection)
+
+    def _judge(self, until_ns: int, *, held: bool) -> None:
+        """Say of the slots due by then that still wait whether there was no room for them."""
+        slot, stop, intended = max(self._judged, self._next), self._record.slots, self._intended
+        while slot < stop and intended[slot] <= until_ns:
+            self._held[slot] = held
+            slot += 1
+        self._judged = slot
 
     def _flush(self, connection: Connection) -> None:
         sent_ns = time.monotonic_ns()
@@ -182,12 +196,13 @@ class Generator:
         self._failed_count += len(lost)
 
 
-def wait(epoll: select.epoll, wake_ns: int) -> list[tuple[int, int]]:
-    """Return the events that have come, after waiting for one until `wake_ns` (monotonic) at the latest."""
+def wait(epoll: select.epoll, wake_ns: int) -> tuple[int, list[tuple[int, int]]]:
+    """Return the events that have come by a time, and that time; waits for one until `wake_ns` (monotonic) at most."""
     timeout_ns = wake_ns - time.monotonic_ns()
-    if timeout_ns > 0 and not select.select((epoll,), (), (), timeout_ns / NS_PER_S)[0]:
-        return []
-    return epoll.poll(0, EVENTS_MAX)
+    if timeout_ns > 0:
+        select.select((epoll,), (), (), timeout_ns / NS_PER_S)
+    looked_ns = time.monotonic_ns()  # before the look: after it, another may have had the processor
+    return looked_ns, epoll.poll(0, EVENTS_MAX)
 
 
 def set_timer_slack(slack_ns: int) -> None:
