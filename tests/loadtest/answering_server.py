@@ -1,8 +1,8 @@
 """A small HTTP/1.1 server for the load generator's tests: run as a script, prints its port, serves until it is ended.
 
-What it does is said by the path: /echo answers the body, /refuse answers 503, /alternate answers 200 and 503 in turn,
-/chunked answers in chunks, /silent never answers, /break/N closes the connection at its Nth request, unanswered,
-/goodbye answers and says that it closes.
+What it does is said by the path: /echo answers the body, /refuse answers 503, /missing 404, /alternate answers 200 and
+503 in turn, /chunked answers in chunks, /silent never answers, /break/N closes the connection at its Nth request,
+unanswered, /goodbye answers and says that it closes.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Answering(asyncio.Protocol):
                 self.transport.write(write_answer(200, body))
             case ["refuse"]:
                 self.transport.write(write_answer(503, b"no time"))
+            case ["missing"]:
+                self.transport.write(write_answer(404, b"no such path"))
             case ["alternate"]:
                 self.transport.write(write_answer(503 if next(SERVED) % 2 else 200, b"{}"))
             case ["chunked"]:

@@ -46,6 +46,16 @@ def test_bench_of_an_invalid_run_exits_with_one(server: RunningServer) -> None:
     assert "p99.9" in result.stdout
 
 
+@pytest.mark.parametrize("path", ["refuse", "missing", "chunked"])
+def test_bench_without_a_good_answer_exits_with_one(server: RunningServer, path: str) -> None:
+    """A run that was only refused, sent to a wrong path or not understood says so, and fails a script."""
+    words = ["--rate", "50", "--duration", "500ms", "--connections", "25", "--data", "{}", "--budget", "60s"]
+    told = run_bench(f"{server.url}/{path}", *words)
+    assert told.exit_code == 1
+    assert "NO GOOD ANSWER" in told.stdout
+    assert run_bench(f"{server.url}/{path}", *words, "--json").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("words", "where"),
     [

@@ -41,7 +41,7 @@ def bench(  # noqa: PLR0917 - typer reads each option from a parameter
 
     The schedule is fixed before the run and no slot is skipped: a server that stops for a second shows that second in
     its tail. A run whose own p99 lag behind the schedule is over 5% of the budget says nothing about the server: it is
-    INVALID, and the exit code is 1.
+    INVALID, and the exit code is 1. So it is when no answer was good (2xx).
 
     For example:
 
@@ -75,7 +75,7 @@ def bench(  # noqa: PLR0917 - typer reads each option from a parameter
         from tailrace.loadtest.table import render_report
 
         Console(highlight=False).print(render_report(report))
-    raise typer.Exit(0 if report.valid else 1)
+    raise typer.Exit(0 if report.valid and report.ok is not None else 1)
 
 
 def run_with_progress(plan: LoadPlan, *, quiet: bool) -> LoadReport:

@@ -110,6 +110,9 @@ def draw_bar(value_ns: int, budget_ns: int, scale_ns: int) -> Text:
 
 def render_verdict(report: LoadReport) -> Text:
     """Return whether the run counts, and why not."""
+    if report.valid and report.ok is None:
+        told = ": not one of the answers was good (2xx), so nothing was served; look at the statuses and errors"
+        return Text.assemble(("NO GOOD ANSWER", "bold red"), told)
     if report.valid:
         return Text.assemble(
             ("valid", "bold green"), f": the generator kept its schedule within {LAG_SHARE_MAX:.0%} of the budget"
