@@ -1,4 +1,4 @@
-"""The demonstration leaves no process, even of a server that does not end."""
+"""The demonstration fails when something is wrong, not when a machine is slow; and it leaves no process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import subprocess
 import sys
 import time
 
-from demo import children_of, end, start_of
+import numpy as np
+import pytest
+from decisions import Decided
+from demo import check_answers, check_scores, children_of, end, start_of
+
+from tailrace.errors import TailraceError
+from tailrace.loadtest.plan import LoadPlan
+from tailrace.loadtest.record import BROKEN, UNANSWERED, make_record
+from tailrace.loadtest.report import LoadReport, build_report
 
 STUBBORN = """\
 import signal, subprocess, sys, time
@@ -15,6 +23,37 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_n
 print("ready", flush=True)
 time.sleep(600)
 """
+
+
+def report_of(*statuses: int) -> LoadReport:
+    """Return the report of a load with these outcomes."""
+    record = make_record(np.arange(1, len(statuses) + 1, dtype=np.int64))
+    record.sent_ns[:] = record.intended_ns
+    record.answered_ns[:] = record.intended_ns
+    record.statuses[:] = statuses
+    return build_report(LoadPlan("http://h/", duration_s=1), record, 1)
+
+
+def test_demo_on_a_slow_machine_is_no_failure() -> None:
+    """Payments that were refused for lack of time are told, and the others are shown."""
+    check_answers(report_of(503, 504, 503, 200))
+
+
+@pytest.mark.parametrize("statuses", [(503, 503), (200, 500), (200, 422), (200, BROKEN), (200, UNANSWERED), (404,)])
+def test_demo_whose_answers_fail_is_a_failure(statuses: tuple[int, ...]) -> None:
+    """An error, a broken connection, a silence, or nothing but refusals is told with the log."""
+    with pytest.raises(TailraceError, match=r"serve\.log"):
+        check_answers(report_of(*statuses))
+
+
+@pytest.mark.parametrize("difference", [1e-3, float("nan")])
+def test_demo_with_wrong_scores_is_a_failure(difference: float) -> None:
+    """Scores that are not those of the training's own code are no demonstration."""
+    nothing = np.zeros(0)
+    decided = Decided(nothing.astype(str), nothing > 0, nothing, nothing > 0, difference)
+    with pytest.raises(TailraceError, match="differ"):
+        check_scores(decided, {})
+    check_scores(decided, {"store_timeout": 1})
 
 
 def test_end_leaves_no_worker() -> None:
