@@ -11,17 +11,21 @@ STAMP := $(VENV)/.installed
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/inference/*.c src/tailrace/inference/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing packages into $(VENV) (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,bench,dev]'
 	@touch $@
 
-# Debian's servers, where they are missing; quiet, and not started by their packages.
+# Debian's servers, where they are missing; quiet, and not started by their packages: invoke-rc.d asks policy-rc.d, and
+# 101 means no. A policy that is there already is the machine's own, and stays.
+POLICY := /usr/sbin/policy-rc.d
 define need
 	@command -v $(1) >/dev/null 2>&1 || test -x /usr/sbin/$(1) || { echo "installing $(2) with apt-get (once)"; \
-	  SUDO=$$(test "$$(id -u)" = 0 || echo sudo); $$SUDO apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $$SUDO apt-get install -qq -y --no-install-recommends $(2) >/dev/null; }
+	  $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive sh -ec ' \
+	    if ! test -e $(POLICY); then trap "rm -f $(POLICY)" EXIT; trap "exit 1" HUP INT TERM; \
+	      printf "#!/bin/sh\nexit 101\n" >$(POLICY); chmod 755 $(POLICY); fi; \
+	    apt-get update -qq; apt-get install -qq -y --no-install-recommends $(2) >/dev/null'; }
 endef
 
 servers:
