@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import signal
 import subprocess
 import sys
-import sysconfig
+import urllib.request
 import venv
 import zipfile
+from collections.abc import Iterable
+from email import message_from_string
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import tailrace
 
@@ -41,15 +47,37 @@ def run(*command: str) -> str:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of programs of a fresh venv with the wheel; its dependencies are borrowed from ours."""
+    """Return the folder of programs of a fresh venv with the wheel and what it depends on, borrowed from ours."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False, symlinks=True)
     (library,) = folder.glob("lib/python*/site-packages")
     run(sys.executable, "-m", "pip", f"--python={folder / 'bin' / 'python'}", "install", "--quiet", "--no-deps",
         "--no-index", "--disable-pip-version-check", str(wheel))  # fmt: skip
-    # As a path alone, whose own .pth files are not read: the editable install there stays out of sight.
-    (library / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (metadata,) = library.glob("tailrace-*.dist-info/METADATA")
+    borrow(message_from_string(metadata.read_text()).get_all("Requires-Dist") or (), library)
     return folder / "bin"
+
+
+def borrow(requirements: Iterable[str], library: Path) -> None:
+    """Link what is required, and what that requires, into a library; nothing of an extra that is not asked for."""
+    wanted, seen = [Requirement(each) for each in requirements], set()
+    wanted = [each for each in wanted if is_needed(each, [""])]
+    while wanted:
+        requirement = wanted.pop()
+        extras = ["", *requirement.extras]
+        if (key := (requirement.name.lower(), *extras)) in seen:
+            continue
+        seen.add(key)
+        found = distribution(requirement.name)
+        for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (library / top).exists():
+                (library / top).symlink_to(str(found.locate_file(top)))
+        wanted += [each for text in found.requires or () if is_needed(each := Requirement(text), extras)]
+
+
+def is_needed(requirement: Requirement, extras: list[str]) -> bool:
+    """Say whether a requirement holds here, with these extras."""
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
 
 
 def test_wheel_holds_types_and_license_and_no_tests(wheel: Path) -> None:
@@ -80,3 +108,34 @@ def test_installed_command_line_works(installed: Path) -> None:
     told = run(program, "--help")
     for command in ("check", "package", "materialize", "serve", "bench"):
         assert command in told
+
+
+def test_installed_wheel_has_no_extra(installed: Path) -> None:
+    """What the fresh venv lacks is what only extras bring, so that the tests beside this one prove something."""
+    extras = ["pyarrow", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "hypothesis", "pytest"]
+    told = run(str(installed / "python"), "-c", "import importlib.util as u; "
+               f"print([name for name in {extras} if u.find_spec(name)])")  # fmt: skip
+    assert told.strip() == "[]"
+
+
+def test_installed_wheel_serves_without_extras(installed: Path, pipelines_dir: Path) -> None:
+    """With the core dependencies alone a pipeline is checked, served, asked, watched, loaded and stopped."""
+    file = str(pipelines_dir / "log.py")
+    assert "log" in run(str(installed / "tailrace"), "check", file)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [str(installed / "tailrace"), "serve", file, "--port", "0", "--admin-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd="/") as server:
+        try:
+            assert server.stderr is not None
+            ready = next(event for line in server.stderr if (event := json.loads(line))["event"] == "ready")
+            url = f"{ready['address']}/v1/pipelines/log/predict"
+            with urllib.request.urlopen(url, b'{"amount": 1.0}', timeout=10) as answer:
+                assert json.load(answer)["score"] == 0.0
+            with urllib.request.urlopen(f"{ready['admin']}/metrics", timeout=10) as answer:
+                assert b"tailrace_requests_total" in answer.read()
+            load = ("--rate", "50", "--duration", "1s", "--data", '{"amount": 1.0}', "--budget", "60s", "--json")
+            assert json.loads(run(str(installed / "tailrace"), "bench", url, *load))["statuses"] == {"200": 50}
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
