@@ -65,6 +65,14 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
+SECOND = """
+other = tr.Pipeline(
+    name="other", request=Payment, response=Answer, features=[Risk], model=tr.Model("scores"),
+    budget=tr.Budget("50ms"), store="lmdb:build/other",
+)
+"""
+
+
 def read(store: Path, file: Path, view: int, ids: list[EntityId]) -> ViewRows:
     """Return what the store holds of one of the pipeline's views."""
     (pipeline,) = load_pipelines(file)
@@ -96,6 +104,17 @@ def test_materialize_command_writes_the_views_that_are_named_to_another_store(fi
     assert (report["pipeline"], report["view"], report["written"], report["bad"]) == ("scores", "Risk", 2, 0)
     assert read(other, file, 1, [2]).column("risk").tolist() == [0.25]
     assert not (file.parent / "build").exists()
+
+
+def test_materialize_command_leaves_out_a_pipeline_without_the_named_view(file: Path) -> None:
+    """Of two pipelines only the one that has the view is materialised; without `--view` both are."""
+    file.write_text(PIPELINE + SECOND)
+    only = call(str(file), "--view", "Profile", "--json")
+    assert [json.loads(line)["view"] for line in only.stdout.splitlines()] == ["Profile"]
+    assert not (file.parent / "build" / "other").exists()
+    every = [json.loads(line) for line in call(str(file), "--json").stdout.splitlines()]
+    names = [(each["pipeline"], each["view"]) for each in every]
+    assert names == [("scores", "Profile"), ("scores", "Risk"), ("other", "Risk")]
 
 
 def test_materialize_command_of_an_unknown_view_tells_the_known(file: Path) -> None:

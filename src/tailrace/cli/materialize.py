@@ -54,7 +54,8 @@ def materialize(
     if batch_rows < 1:
         raise SetupError(f"{batch_rows} rows cannot be a batch", where="--batch-rows", next="give 1 or more")
     for pipeline in pipelines:
-        for report in _run(pipeline, store, chosen & {each.__name__ for each in pipeline.views} or known, batch_rows):
+        views = {each.__name__ for each in pipeline.views} & (chosen or known)
+        for report in _run(pipeline, store, views, batch_rows) if views else ():
             _print(pipeline, report, as_json=as_json)
 
 
