@@ -238,7 +238,7 @@ class SourceRows:
         key = rows[source.key or self._spec.entity.key]
         now = ibis.literal(np.datetime64(self._now_ns // 1_000, "us").item()).cast("timestamp('UTC')")
         made: dict[str, Any] = {
-            "$key": key.cast("string") if self._key_type is str else _whole(key, "int64"),
+            "$key": _text_key(key) if self._key_type is str else _whole(key, "int64"),
             "$time": now if source.time is None else rows[source.time].try_cast("timestamp('UTC')"),
         }
         checked = rows.mutate(**made)
@@ -294,7 +294,18 @@ def _cast_name(column: Column) -> str:
 def _cast(raw: Any, column: Column) -> Any:
     """Return the values of a column as its type, null where a value is none of that type."""
     name = column.dtype.name
-    return _whole(raw, name) if column.dtype.kind in "iu" else raw.try_cast(_IBIS_TYPES[name])
+    if column.dtype.kind in "iu":
+        return _whole(raw, name)
+    cast = raw.try_cast(_IBIS_TYPES[name])
+    if column.dtype.kind == "b" and raw.type().is_numeric():  # a cast alone would take 2 and 0.5 for true
+        return raw.isin([0, 1]).ifelse(cast, None)
+    return cast
+
+
+def _text_key(key: Any) -> Any:
+    """Return ids as text. Whole numbers are written without a point: pandas makes floats of integers with nulls."""
+    kind = key.type()
+    return (_whole(key, "int64") if kind.is_floating() or kind.is_decimal() else key).cast("string")
 
 
 def _whole(raw: Any, name: str) -> Any:
