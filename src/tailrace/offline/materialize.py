@@ -68,12 +68,13 @@ def materialize(
         raise SourceError(f"batches of {batch_rows} rows cannot be written", where=spec.name, next="use 1 or more")
     began = time.monotonic()
     codec = RowCodec(spec)
-    source = fingerprint(spec.source, base_dir, codec.schema_id, key_type.__name__ if key_type else "")
-    interrupted = read_progress(writer, spec.name, source)
+    source = fingerprint(spec, base_dir, codec.schema_id, key_type.__name__ if key_type else "")
     written_ns = time.time_ns() if now_ns is None else now_ns
+    interrupted = _to_go_on_with(read_progress(writer, spec.name, source), spec, written_ns)
     resumed = interrupted.written if interrupted else 0
-    run_ns = interrupted.now_ns if interrupted else written_ns
-    with SourceRows(spec, base_dir, key_type, run_ns) as rows:
+    began_ns = interrupted.now_ns if interrupted else written_ns
+    # A run has one now, by which its rows are due. Without a time column every row is of when it is written itself.
+    with SourceRows(spec, base_dir, key_type, began_ns if spec.source.time is not None else written_ns) as rows:
         counts = rows.counts()
         examples = rows.bad_rows() if counts.bad else ()
         if counts.bad and counts.bad == counts.read:
@@ -86,7 +87,7 @@ def materialize(
             on_progress(done, total)
         for page in rows.pages(batch_rows):
             done += len(page.ids)
-            progress = Progress(source=source, last_key=page.ids[-1], written=done, now_ns=run_ns, done=done == total)
+            progress = Progress(source=source, last_key=page.ids[-1], written=done, now_ns=began_ns, done=done == total)
             _write(codec, page, written_ns, writer, progress)
             if on_progress:
                 on_progress(done, total)
@@ -136,6 +137,13 @@ def materialize_pipeline(
         ]
     finally:
         writer.close()
+
+
+def _to_go_on_with(interrupted: Progress | None, spec: ViewSpec, now_ns: int) -> Progress | None:
+    """Return the interrupted run, or None where the rows that it wrote, of when it wrote them, are stale by now."""
+    if interrupted is None or spec.source.time is not None or spec.max_staleness_ns is None:
+        return interrupted
+    return interrupted if now_ns - interrupted.now_ns <= spec.max_staleness_ns else None
 
 
 def _key_types(pipeline: Pipeline) -> dict[str, type]:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.features.sources import SQL, Source
+from tailrace.features.sources import SQL
+from tailrace.features.views import ViewSpec
 from tailrace.types import StoreWriter
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One view's last run. source: the fingerprint of what it read. last_key: of the last entity written.
 
-    now_ns: the run's own now, which a resumed run keeps. done: nothing is left to write.
+    now_ns: when the run began; one that goes on with it keeps this. done: nothing is left to write.
     """
 
     source: str
@@ -49,18 +50,21 @@ def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
     return progress_key(view), msgspec.json.encode(progress)
 
 
-def fingerprint(source: Source, base_dir: Path, schema_id: int, key_type: str) -> str:
-    """Return a text that changes with the source, its files' sizes and times, and the view's columns.
+def fingerprint(spec: ViewSpec, base_dir: Path, schema_id: int, key_type: str) -> str:
+    """Return a text that changes with the source, its files' sizes and times, and the view's entity and columns.
 
     Of a SQL file, the files that it names in quotes count too. What it reads from elsewhere cannot be told.
     """
-    digest = sha256(f"{source!r} {schema_id} {key_type}".encode())
+    source = spec.source
+    digest = sha256(f"{source!r} {spec.entity!r} {schema_id} {key_type}".encode())
     patterns = [source.path]
     if isinstance(source, SQL):
         path = base_dir / source.path
-        patterns += re.findall(r"'([^']+)'", path.read_text("utf-8", "replace")) if path.is_file() else []
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+        # What stands between any two quotes: an apostrophe in a comment must not turn names and gaps about.
+        patterns += filter(None, re.split("['\"]", text))
     for pattern in patterns:
-        for found in sorted(glob.glob(str(base_dir / pattern))):
+        for found in sorted(glob.glob(str(base_dir / pattern), recursive=True)):
             status = os.stat(found)
             digest.update(f"{found} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
