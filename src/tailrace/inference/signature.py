@@ -6,7 +6,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 NUMPY_DTYPES: Final[dict[str, str]] = {
     "float32": "float32", "float64": "float64", "int32": "int32", "int64": "int64", "bool": "bool", "string": "object",
@@ -53,10 +52,3 @@ class Signature(msgspec.Struct, frozen=True):
     def feature_names(self) -> tuple[str, ...]:
         """The canonical names of all features, input after input."""
         return tuple(name for spec in self.inputs for name in spec.features)
-
-    def empty_feeds(self, rows: int) -> dict[str, NDArray[np.generic]]:
-        """Return feeds of zeros (and of empty texts), to be filled in place or to warm the model with."""
-        return {
-            spec.name: np.full((rows, len(spec.features)), "" if spec.dtype == "string" else 0, spec.numpy_dtype)
-            for spec in self.inputs
-        }
