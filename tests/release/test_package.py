@@ -15,9 +15,10 @@ import xgboost
 from pyarrow import parquet
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, OneHotEncoder, StandardScaler
 from typer.testing import CliRunner
 
 from tailrace.errors import ModelPackageError
@@ -238,13 +239,53 @@ def test_model_without_feature_names_is_refused(framework: str, frame: pd.DataFr
 
 
 def test_conversion_that_differs_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """Zero as a missing value has no ONNX form: the scores differ, and the worst row is shown."""
+    """What the converter gets wrong, as zero as a missing value in a pipeline, is told with the worst row."""
     zeros = frame.copy()
     zeros.loc[zeros.index % 2 == 0, NAMES[0]] = 0.0
-    model = lightgbm_model(zeros, "fraud", objective="binary", zero_as_missing=True)
+    model = make_pipeline(MaxAbsScaler(), lightgbm.LGBMClassifier(n_estimators=20, verbose=-1, zero_as_missing=True))
+    model.fit(zeros[NAMES], zeros["fraud"])
     with pytest.raises(ModelPackageError, match="the worst is row") as caught:
         package(model, zeros, name="m", out=tmp_path / "m")
     assert "amount" in caught.value.what
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_conversion_that_differs_for_zeros_only_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Data without a zero hides what the converter gets wrong about the usual default, so zeros are tried."""
+    model = make_pipeline(MaxAbsScaler(), lightgbm.LGBMClassifier(n_estimators=20, verbose=-1, zero_as_missing=True))
+    above = frame[(frame[NAMES] > 0).all(axis=1)]
+    model.fit(above[NAMES], above["fraud"])
+    with pytest.raises(ModelPackageError, match="a row with zero in amount"):
+        package(model, above, name="m", out=tmp_path / "m")
+
+
+def test_rows_with_a_null_are_left_out_where_they_get_no_score(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A model that takes a null in one feature only serves no row with one: golden rows and metrics have none."""
+    holes = frame.copy()
+    holes.loc[holes.index % 5 == 0, NAMES[0]] = np.nan
+    columns = ColumnTransformer([("filled", SimpleImputer(), NAMES[:1]), ("rest", "passthrough", NAMES[1:])])
+    model = make_pipeline(columns, LogisticRegression(max_iter=1000)).fit(holes[NAMES], holes["fraud"])
+    manifest = package(model, holes, name="m", out=tmp_path / "m", target="fraud").manifest
+    assert not manifest.source.missing
+    assert not any(None in row for rows in manifest.golden.inputs.values() for row in rows)
+    assert manifest.metrics["rows"] == 2400
+    assert manifest.profile.features[NAMES[0]].nulls == 600
+    nothing = holes[holes[NAMES[0]].isna()]
+    with pytest.raises(ModelPackageError, match="every row holds a null"):
+        package(model, nothing, name="m", out=tmp_path / "m", overwrite=True)
+
+
+def test_data_that_the_model_cannot_score_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Nulls that a model does not take, and text for a number, are told with their columns, not with a traceback."""
+    holes = frame.copy()
+    holes.loc[holes.index % 5 == 0, NAMES[1]] = None
+    with pytest.raises(ModelPackageError, match=r"nulls in CustomerProfile\.avg_amount_90d \(600\)") as caught:
+        package(MODELS["sklearn logistic"][1](frame), holes, name="m", out=tmp_path / "m")
+    assert "defaults" in caught.value.next
+    for text in ("much", "1.5"):
+        with pytest.raises(ModelPackageError, match=r"the column holds text.* takes float32") as caught:
+            package(MODELS["lightgbm binary"][1](frame), frame.assign(amount=text), name="m", out=tmp_path / "m")
+        assert caught.value.where == "data.amount"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,9 @@
-"""The conversion against the original: the same rows through both, and no score apart by more than the tolerance."""
+"""The conversion against the original: the same rows through both, and no score apart by more than the tolerance.
+
+The original scores the rows as the data has them, the conversion as a server feeds it: in float32. A row that stands
+so close to a split that float32 moves it across gets another score. Such rows are few in ordinary data: up to 1 in
+1,000 are let through, counted and told; more of them mean a feature that float32 does not hold.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,13 @@ from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
 from tailrace.inference.signature import Signature
 from tailrace.release.convert import Converted
 from tailrace.release.original import Original
-from tailrace.release.table import spread_rows, to_feeds
+from tailrace.release.rounding import explain_rounding, is_rounding
+from tailrace.release.rows import Rows, float_features, read_rows
+from tailrace.release.table import spread_rows
 
 ROWS_COMPARED_MAX: Final = 10_000
+ROUNDED_SHARE_MAX: Final = 0.001
+"""The share of rows (and one row at least) that float32 may move across a split."""
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -26,117 +35,160 @@ Feeds = Mapping[str, NDArray[Any]]
 class Comparison:
     """A conversion that gives the original's scores.
 
-    difference_max: None for a model that came as ONNX. missing: rows with NaN get the original's scores as well.
+    difference_max: None for a model that came as ONNX. rows_rounded: of the rows compared those that float32 moves
+    across a split, difference_rounded the largest of theirs; difference_max is that of the others. missing: rows with
+    NaN get the original's scores as well.
     """
 
     converted: Converted
     session: Any
     difference_max: float | None = None
     rows_compared: int = 0
+    rows_rounded: int = 0
+    difference_rounded: float = 0.0
     missing: bool = True
+
+    @property
+    def signature(self) -> Signature:
+        """What the conversion takes and gives."""
+        return self.converted.signature
 
     def score(self, feeds: Feeds) -> NDArray[Any]:
         """Return the conversion's scores, (rows,) or (rows, classes)."""
-        signature = self.converted.signature
-        return select_scores(self.session.run([signature.output], dict(feeds))[0], signature.column)
+        return select_scores(self.session.run([self.signature.output], dict(feeds))[0], self.signature.column)
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """How far the conversion's scores are from the original's. errors: the largest of each row.
+
+    wrong: the rows that are too far; rounded: those that are, since float32 moves them across a split.
+    """
+
+    scores: NDArray[Any]
+    expected: NDArray[Any]
+    errors: NDArray[np.float64]
+    wrong: NDArray[np.intp]
+    rounded: NDArray[np.intp]
 
 
 def choose_graph(original: Original, candidates: list[Converted], table: Any) -> Comparison:
     """Return the first conversion whose scores are the original's on the data.
 
-    Raises ModelPackageError that shows the worst row of the last candidate.
+    Raises ModelPackageError that shows the worst row of the last candidate, or the features that float32 loses.
     """
-    rows = spread_rows(table, ROWS_COMPARED_MAX)
+    rows = read_rows(spread_rows(table, ROWS_COMPARED_MAX), candidates[0].signature.feature_names)
     refusal: ModelPackageError | None = None
     for converted in candidates:
         found = Comparison(converted, open_session(converted.graph))
-        feeds = to_feeds(rows, converted.signature.inputs)
         if original.score is None:
-            found.score(feeds)
             return found
         try:
-            expected = score_original(original, converted.signature, feeds)
-            difference = _difference(expected, found, feeds)
+            return _compare(original, found, rows)
         except ModelPackageError as error:
             refusal = error
-            continue
-        return replace(
-            found,
-            difference_max=difference,
-            rows_compared=rows.num_rows,
-            missing=_agrees_on_missing(original, found, feeds),
-        )
     assert refusal is not None, "there is always a candidate"
     raise refusal
 
 
-def score_original(original: Original, signature: Signature, feeds: Feeds) -> NDArray[np.float64]:
-    """Return the original's scores for the arrays that the conversion takes. Raises what the framework raises."""
-    assert original.score is not None, "an ONNX file has no original"
-    if original.framework == "scikit-learn":
-        return original.score(_to_frame(signature, feeds))
-    return original.score(feeds[signature.inputs[0].name])
-
-
-def missing_feeds(signature: Signature, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """Return copies of the first rows with NaN: in one feature each, and the last row in all; none without floats."""
-    floats = [(spec.name, column) for spec in signature.inputs if spec.dtype.startswith("float")
-              for column in range(len(spec.features))]  # fmt: skip
-    rows = min(len(floats) + 1, len(feeds[signature.inputs[0].name])) if floats else 0
-    spoiled = {name: array[:rows].copy() for name, array in feeds.items()}
-    for row in range(rows - 1):
-        name, column = floats[row]
-        spoiled[name][row, column] = np.nan
-    for name, column in floats if rows else ():
-        spoiled[name][rows - 1, column] = np.nan
-    return spoiled
-
-
-def _agrees_on_missing(original: Original, found: Comparison, feeds: Feeds) -> bool:
-    """Return whether rows with NaN get the original's scores; False as well where the original refuses them."""
-    signature = found.converted.signature
-    spoiled = missing_feeds(signature, feeds)
-    if not len(next(iter(spoiled.values()))):
-        return True
+def measure_distances(original: Original, found: Comparison, rows: Rows) -> Distances:
+    """Return how far apart the scores of some rows are. Raises ModelPackageError for rows that either side refuses."""
+    feeds = rows.feeds(found.signature.inputs)
     try:
-        expected = score_original(original, signature, spoiled)
-        return bool(score_error(found.score(spoiled), expected).max() <= GOLDEN_TOLERANCE)
-    except Exception:  # the refusal of NaN, in each framework's own words
-        return False
-
-
-def _difference(expected: NDArray[Any], found: Comparison, feeds: Feeds) -> float:
-    scores = found.score(feeds)
+        scores, expected = found.score(feeds), original.score_rows(rows)
+    except Exception as error:  # each framework raises its own
+        raise _unscored(original, rows, error) from error
     if scores.shape != expected.shape:
         raise ModelPackageError(
             f"the conversion gives scores of shape {scores.shape}, the original {expected.shape}",
             where="model",
             next="export the model to ONNX yourself, with its scores as the last output, and package the .onnx file",
         )
-    errors = score_error(scores, expected)
-    by_row = errors if errors.ndim == 1 else errors.max(axis=1)
-    worst = int(by_row.argmax())
-    if by_row[worst] > GOLDEN_TOLERANCE:
-        inputs = {
-            name: value.item() if hasattr(value, "item") else value
-            for spec in found.converted.signature.inputs
-            for name, value in zip(spec.features, feeds[spec.name][worst], strict=True)
-        }
+    errors = score_error(scores, expected).reshape(len(scores), -1).max(axis=1, initial=0.0)
+    apart = np.flatnonzero(errors > GOLDEN_TOLERANCE)
+    rounded = is_rounding(original, rows.take(apart), found.signature.inputs) if len(apart) else np.zeros(0, np.bool_)
+    return Distances(scores, expected, errors, apart[~rounded], apart[rounded])
+
+
+def _compare(original: Original, found: Comparison, rows: Rows) -> Comparison:
+    """Return the comparison on the data, and on made-up rows with zeros and with NaN."""
+    distances = measure_distances(original, found, rows)
+    if len(distances.wrong):
+        raise _differs(rows, distances)
+    rounded, errors = distances.rounded, distances.errors
+    if len(rounded) > max(1, ROUNDED_SHARE_MAX * len(rows)):
+        raise explain_rounding(original, rows.take(rounded), found.signature.inputs, len(rows))
+    _check_zeros(original, found, rows)
+    return replace(
+        found,
+        difference_max=float(np.delete(errors, rounded).max(initial=0.0)),
+        rows_compared=len(rows),
+        rows_rounded=len(rounded),
+        difference_rounded=float(errors[rounded].max(initial=0.0)),
+        missing=_agrees_on_missing(original, found, rows),
+    )
+
+
+def _agrees_on_missing(original: Original, found: Comparison, rows: Rows) -> bool:
+    """Return whether rows with NaN get the original's scores; False as well where the original refuses them."""
+    spoiled = rows.with_value(found.signature.inputs, np.nan)
+    if not len(spoiled):
+        return True
+    try:
+        return not len(measure_distances(original, found, spoiled).wrong)
+    except ModelPackageError:  # the original refuses NaN
+        return False
+
+
+def _check_zeros(original: Original, found: Comparison, rows: Rows) -> None:
+    """Raise ModelPackageError where a zero, the usual default in serving, is scored otherwise than by the original."""
+    zeros = rows.with_value(found.signature.inputs, 0.0)
+    if not len(zeros):
+        return
+    try:
+        distances = measure_distances(original, found, zeros)
+    except ModelPackageError:  # a model that is not defined at zero
+        return
+    wrong = [row for row in distances.wrong if np.isfinite(distances.expected[row]).all()]
+    if wrong:
+        scores, expected = (array[wrong[0]].tolist() for array in (distances.scores, distances.expected))
+        place = (*float_features(found.signature.inputs), "every feature")[wrong[0]]
         raise ModelPackageError(
-            f"the conversion scores {int((by_row > GOLDEN_TOLERANCE).sum())} of {len(by_row)} rows otherwise than the "
-            f"original; the worst is row {worst}: {scores[worst].tolist()} instead of {expected[worst].tolist()}, "
-            f"for {inputs}",
+            f"the conversion scores a row with zero in {place} otherwise than the original: {scores} instead of "
+            f"{expected}",
             where="model",
-            next="a value beyond float32, zero as a missing value, or an operator ONNX computes otherwise: "
-            "leave that feature or option out and train again",
+            next="train it again so that zero is a number as any other: without zero_as_missing",
         )
-    return float(by_row[worst])
 
 
-def _to_frame(signature: Signature, feeds: Feeds) -> Any:
-    """Return the arrays as a pandas DataFrame with the features as its columns."""
-    import pandas  # type: ignore[import-untyped]
+def _differs(rows: Rows, distances: Distances) -> ModelPackageError:
+    """Return the refusal of a conversion with other scores: its worst row."""
+    worst = distances.wrong[distances.errors[distances.wrong].argmax()]
+    values = {name: column[worst] for name, column in rows.columns.items()}
+    inputs = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+    return ModelPackageError(
+        f"the conversion scores {len(distances.wrong)} of {len(rows)} rows otherwise than the original; the worst is "
+        f"row {worst}: {distances.scores[worst].tolist()} instead of {distances.expected[worst].tolist()}, "
+        f"for {inputs}",
+        where="model",
+        next="a value beyond float32, or an operator ONNX computes otherwise: leave that feature or option out and "
+        "train again",
+    )
 
-    return pandas.DataFrame(
-        {name: feeds[spec.name][:, column] for spec in signature.inputs for column, name in enumerate(spec.features)}
+
+def _unscored(original: Original, rows: Rows, error: Exception) -> ModelPackageError:
+    """Return the refusal of data that the original or its conversion cannot score."""
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    nulls = {name: int(np.isnan(column).sum()) for name, column in rows.columns.items() if column.dtype.kind == "f"}
+    holed = [f"{name} ({count})" for name, count in nulls.items() if count]
+    if holed:
+        return ModelPackageError(
+            f"the {original.model_type} cannot score the data, which holds nulls in {', '.join(holed[:5])}: {why}",
+            where="data",
+            next="fill them as the features' defaults do in serving, or drop these rows",
+        )
+    return ModelPackageError(
+        f"the {original.model_type} cannot score the data: {why}",
+        where="data",
+        next="give the columns as the model was trained on them",
     )

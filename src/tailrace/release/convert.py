@@ -6,15 +6,21 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from tailrace.errors import ModelPackageError
 from tailrace.inference.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.original import Original
-from tailrace.release.table import column_dtype
+from tailrace.release.rows import read_rows
+from tailrace.release.table import column_dtype, holds_float32, spread_rows
 from tailrace.release.trees import INPUT, OPSET, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
 
 OPSET_CONVERTED: Final = 15
 """The newest operator set that onnxmltools' tree converters write."""
+
+ROWS_RUN: Final = 8
+"""Rows that an ONNX file is tried on."""
 
 _ONNX_DTYPES: Final = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64", "tensor(int32)": "int32",
@@ -46,7 +52,7 @@ def convert(original: Original, table: Any, target: str | None) -> list[Converte
             warnings.simplefilter("ignore")  # the converters warn of their own dependencies
             if original.framework == "scikit-learn":
                 return [_convert_sklearn(original, names, table)]
-            return _convert_trees(original, names)
+            return _convert_trees(original, names, table)
     except ModelPackageError:
         raise
     except Exception as error:  # the converters raise whatever they meet
@@ -72,7 +78,7 @@ def _require_columns(names: tuple[str, ...], table: Any) -> None:
         column_dtype(table, name)
 
 
-def _convert_trees(original: Original, names: tuple[str, ...]) -> list[Converted]:
+def _convert_trees(original: Original, names: tuple[str, ...], table: Any) -> list[Converted]:
     """Return LightGBM's or XGBoost's trees, in the fast form first where there is one."""
     from onnxmltools import convert_lightgbm, convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -80,7 +86,7 @@ def _convert_trees(original: Original, names: tuple[str, ...]) -> list[Converted
     inputs = (TensorSpec(INPUT, "float32", names),)
     types = [(INPUT, FloatTensorType([None, len(names)]))]
     if original.framework == "lightgbm":
-        fast = lightgbm_graph(original.model.dump_model())
+        fast = lightgbm_graph(original.model.dump_model(), [holds_float32(table, name) for name in names])
         if fast is not None:
             return [_fast(fast, inputs, original)]
         plain = convert_lightgbm(original.model, initial_types=types, zipmap=False, target_opset=OPSET_CONVERTED)
@@ -106,7 +112,7 @@ def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Ori
 
 def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
     """Return a scikit-learn model: one float matrix, or one input a column where it tells columns apart by name."""
-    boosted = histogram_graph(original.model)
+    boosted = histogram_graph(original.model, [holds_float32(table, name) for name in names])
     if boosted is not None:
         return _fast(boosted, (TensorSpec(INPUT, "float32", names),), original)
     from skl2onnx import to_onnx
@@ -208,9 +214,32 @@ def _accept_onnx(graph: bytes, table: Any, target: str | None) -> Converted:
             where="model",
             next="export it with the probabilities as a tensor (no ZipMap) and as the last output",
         )
-    width = output.shape[1] if len(output.shape) > 1 else 1
+    width = _measure_width(session, output.name, inputs, table)
     if width == 2:
         return Converted(graph, Signature(inputs, output.name, 1, (0, 1)))
-    if isinstance(width, int) and width > 2:
+    if width > 2:
         return Converted(graph, Signature(inputs, output.name, None, tuple(range(width))))
     return Converted(graph, Signature(inputs, output.name, 0))
+
+
+def _measure_width(session: Any, output: str, inputs: tuple[TensorSpec, ...], table: Any) -> int:
+    """Return how many scores a row gets: computed, since a graph may declare its shape by names, or not at all."""
+    rows = read_rows(spread_rows(table, ROWS_RUN), tuple(name for spec in inputs for name in spec.features))
+    rows = rows.take(np.arange(ROWS_RUN) % len(rows))
+    try:
+        shape = session.run([output], rows.feeds(inputs))[0].shape
+    except ModelPackageError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise ModelPackageError(
+            f"the graph cannot be computed on the data: {str(error).splitlines()[0][:300]}",
+            where="model",
+            next=f"export it with a batch dimension of any size, for the {len(rows.columns)} columns of the data",
+        ) from error
+    if shape[:1] != (ROWS_RUN,) or len(shape) > 2 or 0 in shape:
+        raise ModelPackageError(
+            f"the graph's last output {output!r} has the shape {shape} for {ROWS_RUN} rows",
+            where="model",
+            next="export it with one score a row, or one a class, as the last output",
+        )
+    return int(shape[1]) if len(shape) == 2 else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-
-Feeds = Mapping[str, NDArray[Any]]
+from tailrace.release.rows import Rows
 
 NAMED = "train it on a DataFrame (or a data set with feature names), so that no column can take another's place"
 
@@ -25,7 +24,7 @@ class Original:
     framework: "lightgbm", "xgboost", "scikit-learn" or "none" (an ONNX file). model: what is converted.
     features: the names it was trained on, in order; None for an ONNX file, whose columns are the data's.
     classes: a classifier's labels; empty for a regression.
-    score: takes a float32 matrix (rows, features) or, for scikit-learn, a pandas DataFrame; returns float64 scores of
+    score: takes a float64 matrix (rows, features) or, for scikit-learn, a pandas DataFrame; returns float64 scores of
         shape (rows,), the probability of the second class for two classes, or (rows, classes) for more.
     """
 
@@ -36,6 +35,11 @@ class Original:
     features: tuple[str, ...] | None
     classes: tuple[int | str, ...]
     score: Callable[[Any], NDArray[np.float64]] | None
+
+    def score_rows(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the framework's own scores of the rows as they are. Raises what the framework raises."""
+        assert self.score is not None, "an ONNX file has no original"
+        return self.score(rows.frame() if self.framework == "scikit-learn" else rows.matrix())
 
 
 def load_original(model: Any) -> Original:
@@ -139,14 +143,22 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
     classes: tuple[int | str, ...] = ()
     if isinstance(model, xgboost.XGBModel):
         booster = model.get_booster()
-        if getattr(model, "early_stopping_rounds", None):
-            booster = booster[: model.best_iteration + 1]
         if isinstance(model, xgboost.XGBClassifier):
             classes = tuple(_plain(label) for label in model.classes_)
     else:
         booster = model
+    best = booster.attr("best_iteration")
+    if best and (booster is not model or booster.attr("scikit_learn")):
+        booster = booster[: int(best) + 1]  # as the class predicts; a file of it has the second attribute
     if not booster.feature_names:
         raise ModelPackageError("the XGBoost model was trained without feature names", where=where, next=NAMED)
+    kind = _xgboost_config(booster)["gradient_booster"]["name"]
+    if kind != "gbtree":
+        raise ModelPackageError(
+            f"the XGBoost model is of the booster {kind!r}, which is not converted",
+            where=where,
+            next="train it with booster='gbtree'",
+        )
     if "c" in (booster.feature_types or ()):
         raise ModelPackageError(
             "the XGBoost model was trained on category columns", where=where, next="train it on columns of numbers"
@@ -154,9 +166,9 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
     names = tuple(booster.feature_names)
     booster = booster.copy()
     booster.feature_names = booster.feature_types = None  # the converter wants f0, f1, …; the order is fixed by `names`
-    objective = _xgboost_objective(booster)
-    if not classes and objective.startswith(("binary:", "multi:")):
-        classes = tuple(range(max(2, _xgboost_classes(booster))))
+    config = _xgboost_config(booster)
+    if not classes and config["objective"]["name"].startswith(("binary:", "multi:")):
+        classes = tuple(range(max(2, int(config["learner_model_param"]["num_class"]))))
 
     def score(matrix: Any) -> NDArray[np.float64]:
         return np.asarray(booster.inplace_predict(np.asarray(matrix, np.float32)), np.float64)
@@ -164,16 +176,11 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
     return Original("xgboost", xgboost.__version__, type(model).__name__, booster, names, classes, score)
 
 
-def _xgboost_objective(booster: Any) -> str:
+def _xgboost_config(booster: Any) -> dict[str, Any]:
     import json
 
-    return str(json.loads(booster.save_config())["learner"]["objective"]["name"])
-
-
-def _xgboost_classes(booster: Any) -> int:
-    import json
-
-    return int(json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"])
+    learner: dict[str, Any] = json.loads(booster.save_config())["learner"]
+    return learner
 
 
 def _from_sklearn(model: Any, where: str) -> Original | None:

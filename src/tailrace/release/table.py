@@ -1,4 +1,4 @@
-"""Tables of feature values: read from a file or a frame, and turned into the arrays that a model takes."""
+"""Tables of feature values, read from a file or a frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.signature import TensorSpec
 
 
 def read_table(data: Any) -> Any:
@@ -71,41 +70,23 @@ def column_dtype(table: Any, name: str) -> str:
     )
 
 
-def to_feeds(table: Any, specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
-    """Return an array for each input, (rows, features) in C order; a null is NaN, or "" in a text."""
-    return {
-        spec.name: np.ascontiguousarray(
-            np.column_stack([_to_column(table, name, spec.dtype) for name in spec.features]), spec.numpy_dtype
-        )
-        for spec in specs
-    }
-
-
 def to_numbers(table: Any, name: str) -> NDArray[np.float64]:
     """Return one numeric or boolean column as float64, with NaN for null."""
-    return np.asarray(_to_column(table, name, "float64"), np.float64)
-
-
-def _to_column(table: Any, name: str, dtype: str) -> NDArray[Any]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     column = table.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if dtype == "string":
-        return np.array(pc.fill_null(column, "").to_pylist(), object)
-    if dtype in {"int32", "int64", "bool"}:
-        if column.null_count:
-            raise ModelPackageError(
-                f"{column.null_count} values are null, which an input of dtype {dtype} cannot hold",
-                where=f"data.{name}",
-                next="fill them as the feature's default does in serving",
-            )
-        return np.asarray(column.to_numpy())
-    wide = pa.float64() if dtype == "float64" or not pa.types.is_float32(column.type) else pa.float32()
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def holds_float32(table: Any, name: str) -> bool:
+    """Return whether float32 has every value of a column; True for a text."""
+    if column_dtype(table, name) == "string":
+        return True
+    values = to_numbers(table, name)
     with np.errstate(over="ignore"):
-        return np.asarray(column.cast(wide, safe=False).to_numpy(), np.dtype(dtype))
+        return bool(((values.astype(np.float32) == values) | np.isnan(values)).all())
 
 
 def _read_file(path: Path) -> Any:

@@ -4,15 +4,20 @@ The converters write a classifier of two classes as `TreeEnsembleClassifier`, wh
 probabilities. `TreeEnsembleRegressor` and `Sigmoid` give the same score in a quarter less time (docs/performance.md).
 
 LightGBM's and scikit-learn's histogram trees are written here rather than by a converter: their thresholds are doubles
-and the inputs are float32, and a threshold rounded to the nearest float32 may pass the value it stands below, which
-then takes the wrong branch. Rounded down, `x <= threshold` is the same for every float32 x.
+and the inputs are float32. For a feature whose values are float32 a threshold is rounded down, so that `x <= threshold`
+is the same for each of them; rounded to the nearest it may pass the value it stands below. For a feature whose values
+are doubles the threshold is rounded as they are, to the nearest: it may be one of them (scikit-learn's often are), and
+rounded down it would come to stand below that value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+
+from tailrace.errors import ModelPackageError
 
 INPUT: Final = "features"
 OUTPUT: Final = "score"
@@ -23,46 +28,50 @@ IR_VERSION: Final = 8
 _IDENTITY_OBJECTIVES: Final = {
     "regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg",
 }  # fmt: skip
-_IDENTITY_LOSSES: Final = {"squared_error", "absolute_error", "quantile"}
+_LOSSES: Final = {"squared_error": "", "absolute_error": "", "quantile": "", "poisson": "Exp", "gamma": "Exp"}
+"""The operator behind scikit-learn's trees, by their loss; "" for none."""
 _LINKS: Final = {
     "cross_entropy": "Sigmoid", "multiclass": "Softmax", "poisson": "Exp", "gamma": "Exp", "tweedie": "Exp",
 }  # fmt: skip
 
 
-def lightgbm_graph(dump: dict[str, Any]) -> Any | None:
+def lightgbm_graph(dump: dict[str, Any], exact: Sequence[bool]) -> Any | None:
     """Return an ONNX model of LightGBM's `Booster.dump_model()`, or None for what only onnxmltools converts.
 
-    Categorical splits, zeros as missing values, random forests, one-versus-all and custom objectives are left to it.
+    exact: of each feature, whether its values are float32. Categorical splits and custom objectives are left to it.
+    Raises ModelPackageError for zeros as missing values and for linear trees, which have no form in ONNX.
     """
     objective, *options = str(dump["objective"] or "").split(" ")
     link, scale = _lightgbm_link(objective, options)
     targets = int(dump["num_tree_per_iteration"])
-    if link is None or dump["average_output"]:
+    forest = bool(dump["average_output"])
+    trees = _Trees(exact, scale * targets / len(dump["tree_info"]) if forest else scale)
+    added = [trees.add(tree["tree_structure"], place, place % targets) for place, tree in enumerate(dump["tree_info"])]
+    if link is None or not all(added):
+        if forest:
+            raise _no_form(f"a random forest on categories, or of the objective {objective!r}", "boosting=rf")
         return None
-    trees = _Trees(scale)
-    for index, tree in enumerate(dump["tree_info"]):
-        if not trees.add(tree["tree_structure"], index, index % targets):
-            return None
     return build_graph(trees.attributes(targets), link, int(dump["max_feature_idx"]) + 1, targets)
 
 
-def histogram_graph(model: Any) -> Any | None:
+def histogram_graph(model: Any, exact: Sequence[bool]) -> Any | None:
     """Return an ONNX model of scikit-learn's histogram gradient boosting, or None for another model.
 
-    Written here since skl2onnx's graph of it is refused by newer versions of onnx. Categorical splits and losses with
-    a link of their own are left to skl2onnx.
+    exact: of each feature, whether its values are float32.
+    Written here since skl2onnx's graph of it is refused by newer versions of onnx.
+    Raises ModelPackageError for splits on categories.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     classifier = type(model) is HistGradientBoostingClassifier
-    if not classifier and not (type(model) is HistGradientBoostingRegressor and model.loss in _IDENTITY_LOSSES):
+    if not classifier and not (type(model) is HistGradientBoostingRegressor and model.loss in _LOSSES):
         return None
     targets = model.n_trees_per_iteration_
-    trees = _Trees()
+    trees = _Trees(exact)
     for index, predictor in enumerate(one for iteration in model._predictors for one in iteration):
         for position, node in enumerate(predictor.nodes):
             if node["is_categorical"]:
-                return None
+                raise _no_form("splits on categories", "categorical_features", "scikit-learn")
             if node["is_leaf"]:
                 trees.add_leaf(index, position, index % targets, float(node["value"]))
             else:
@@ -72,7 +81,7 @@ def histogram_graph(model: Any) -> Any | None:
                 )  # fmt: skip
     attributes = trees.attributes(targets)
     attributes["base_values"] = [float(value) for value in np.ravel(model._baseline_prediction)]
-    link = ("Softmax" if targets > 1 else "Sigmoid") if classifier else ""
+    link = ("Softmax" if targets > 1 else "Sigmoid") if classifier else _LOSSES[model.loss]
     return build_graph(attributes, link, int(model.n_features_in_), targets)
 
 
@@ -144,6 +153,13 @@ def round_down(threshold: float) -> float:
     return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near)
 
 
+def round_near(threshold: float) -> float:
+    """Return the float32 nearest to a double threshold; the largest there is for one beyond."""
+    with np.errstate(over="ignore"):
+        near = float(np.float32(threshold))
+    return near if np.isfinite(near) else round_down(threshold)
+
+
 def _lightgbm_link(objective: str, options: list[str]) -> tuple[str | None, float]:
     """Return the operator behind the trees for an objective, and what a leaf is multiplied by before it.
 
@@ -157,10 +173,19 @@ def _lightgbm_link(objective: str, options: list[str]) -> tuple[str | None, floa
     return ("" if objective in _IDENTITY_OBJECTIVES and not options else None), 1.0
 
 
+def _no_form(what: str, option: str, framework: str = "LightGBM") -> ModelPackageError:
+    return ModelPackageError(
+        f"the {framework} model has {what}, for which there is no form in ONNX",
+        where="model",
+        next=f"train it without {option}",
+    )
+
+
 class _Trees:
     """The parallel lists that a TreeEnsembleRegressor wants, filled tree by tree."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, exact: Sequence[bool], scale: float = 1.0) -> None:
+        self.rounds = [round_down if each else round_near for each in exact]
         self.scale = scale
         self.nodes: dict[str, list[Any]] = {
             name: []
@@ -176,9 +201,13 @@ class _Trees:
         while stack:
             node, index = stack.pop()
             if "split_feature" not in node:
+                if "leaf_coeff" in node:
+                    raise _no_form("linear models in its leaves", "linear_tree")
                 self.add_leaf(tree, index, target, float(node["leaf_value"]))
                 continue
-            if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
+            if node["missing_type"] == "Zero":
+                raise _no_form("zero as a missing value", "zero_as_missing")
+            if node["decision_type"] != "<=":
                 return False
             threshold = float(node["threshold"])
             # LightGBM takes NaN for 0.0 in a feature that had none in training.
@@ -207,7 +236,8 @@ class _Trees:
         self, tree: int, index: int, feature: int, threshold: float, left: int, right: int, missing_left: bool
     ) -> None:
         """Append the split `index` of a tree: to the left where the feature is at most the double threshold."""
-        self._append(tree, index, feature, "BRANCH_LEQ", round_down(threshold), left, right, int(missing_left))
+        rounded = self.rounds[feature](threshold)
+        self._append(tree, index, feature, "BRANCH_LEQ", rounded, left, right, int(missing_left))
 
     def _append(self, *values: Any) -> None:
         for name, value in zip(self.nodes, values, strict=True):
