@@ -24,8 +24,6 @@ from tailrace.server.process import WorkerProcess
 
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted on one slot (the kernel's somaxconn also bounds them)."""
-
-
 _SO_ATTACH_FILTER: Final = 26
 _NO_SYN: Final = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF_FFFF))
 """In the kernel's filter language (socket(7)): load the TCP flags; if SYN is among them, drop; else take the packet."""
