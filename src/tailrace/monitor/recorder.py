@@ -138,7 +138,7 @@ class WorkerRecorder(FailureRecorder):
         self._ready = find("tailrace_ready", str(slot)).offset
 
     def set_in_flight(self, calls: int) -> None:
-        """Tell how many calls are in flight; once a batch."""
+        """Tell the most calls that were in flight in the last second; once a second."""
         self._cells[self._in_flight] = calls
 
     def set_connections(self, connections: int) -> None:
