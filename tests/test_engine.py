@@ -591,6 +591,27 @@ def test_late_model_is_answered_by_a_second_one_on_its_own_thread(compiled: Comp
     run(main)
 
 
+def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compiled) -> None:
+    """While a model is at work the loop rests after refusing, once for many refusals; with none at work, never."""
+
+    async def main() -> None:
+        bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
+        rests: list[int] = []
+        assert bench.plan.rest is not None
+        bench.plan.rest = lambda: rests.append(1)
+        assert not any(bench.engine.admits(1, 0) for _ in range(5))
+        await asyncio.sleep(0)
+        assert not rests
+        bench.submit("at work", {"work": 10_000}, budget_ns=10**11)
+        await asyncio.sleep(0)
+        assert not any(bench.engine.admits(1, 0) for _ in range(5))
+        await asyncio.sleep(0)
+        assert len(rests) == 1
+        await bench.settle()
+
+    run(main)
+
+
 # -- warm-up ----------------------------------------------------------------------------------------------------------
 
 

@@ -72,7 +72,7 @@ class Engine:
         """Rows taken and not yet answered, in the inbox or in a running batch."""
         self._batches_running = 0
         self._batches_max = plan.batches_in_flight_max
-        self._scheduled = False
+        self._scheduled = self._rest_due = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._log_at_ns = 0
@@ -111,7 +111,16 @@ class Engine:
         reason = self._admission.refuses(deadline_ns - now_ns, self.rows_waiting, rows)
         if reason:
             self._observer.observe_shed(reason)
+            if self.plan.rest is not None and self._batches_running and not self._rest_due:
+                self._rest_due = True
+                self._loop.call_soon(self._rest)
         return not reason
+
+    def _rest(self) -> None:
+        """Leave the core to the model at work, once what was read is refused: what comes meanwhile is read together."""
+        self._rest_due = False
+        if self.plan.rest is not None and self._batches_running:
+            self.plan.rest()
 
     def submit(self, call: Call) -> None:
         """Take a call that was admitted."""

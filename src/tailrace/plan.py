@@ -128,6 +128,7 @@ class Plan:
         self._fallback_curve = model.fallback_curve
         self._fallback_thread = InferenceThread(clock=clock) if self.threaded and model.fallback_curve else None
         self.infer = self._infer_threaded if self.threaded else self._infer_inline
+        self.rest = self._thread.rest if self._thread is not None else None
         limit_ns = pipeline.budget.total_ns // 4 if self.threaded else inline_ns
         self.rows_best = model.curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
         # 4 postprocess, 5 response

@@ -17,6 +17,10 @@ from tailrace.deadline import NS_PER_S, Clock, MonotonicClock
 
 T = TypeVar("T")
 
+REST_S: Final = 0.001
+"""A loop that wakes for every call it refuses takes 30 µs of the core from the model each time, three times what the
+refusal costs (bench/overload.py)."""
+
 OUTSTANDING_MAX: Final = 4
 """Calls queued or running: more than the next one waiting only ages in the queue."""
 
@@ -42,6 +46,7 @@ class InferenceThread:
         self.timeouts = 0
         self._clock = clock or MonotonicClock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tailrace-inference", daemon=True)
         self._thread.start()
 
@@ -60,6 +65,7 @@ class InferenceThread:
         loop = asyncio.get_running_loop()
         job = _Job(lambda: function(*args), loop.create_future(), loop, deadline_ns)
         self.outstanding += 1
+        self._done.clear()
         timer = loop.call_later(left_ns / NS_PER_S, self._expire, job)
         self._jobs.put(job)
         try:
@@ -68,6 +74,10 @@ class InferenceThread:
             job.dropped = True
             timer.cancel()
         return result
+
+    def rest(self) -> None:
+        """Block the calling loop, so that the core is the running call's: until it is done, or `REST_S` at most."""
+        self._done.wait(REST_S)
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """End the thread after what is queued; return whether it ended in time (a stuck daemon dies with us)."""
@@ -101,6 +111,7 @@ class InferenceThread:
                     error = raised
             else:
                 error = TimeoutError("the model call passed its deadline in the queue")
+            self._done.set()
             try:
                 job.loop.call_soon_threadsafe(self._settle, job, result, error)
             except RuntimeError:  # the loop was closed meanwhile: nobody waits, and nobody else counts
