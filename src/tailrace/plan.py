@@ -119,18 +119,7 @@ class Plan:
         ]
         self._assemblers = model.assemblers
         # 3 inference
-        self._scorer = model.scorer
-        inline_ns = min(INLINE_NS_MAX, pipeline.budget.total_ns // 10)
-        curves = [curve for curve in (model.curve, model.fallback_curve) if curve is not None]
-        self.threaded = max(curve.cost_ns(1) for curve in curves) > inline_ns
-        self._thread = InferenceThread(clock=clock) if self.threaded else None
-        # A second model has a thread of its own: it is asked when the first one is still at work.
-        self._fallback_curve = model.fallback_curve
-        self._fallback_thread = InferenceThread(clock=clock) if self.threaded and model.fallback_curve else None
-        self.infer = self._infer_threaded if self.threaded else self._infer_inline
-        self.rest = self._thread.rest if self._thread is not None else None
-        limit_ns = pipeline.budget.total_ns // 4 if self.threaded else inline_ns
-        self.rows_best = model.curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
+        self._bind_model(model, clock)
         # 4 postprocess, 5 response
         self.decider = _decider_of(pipeline, wiring)
         self.decide = self.decider.decide if wiring.labels else _no_decision
@@ -141,6 +130,21 @@ class Plan:
         self.suspends = store.network or self.threaded
         self.batches_in_flight_max = 2 if store.network else 1
         self.cost = Cost(p95_ns=0, least_ns=0, row_ns=0.0)
+
+    def _bind_model(self, model: CompiledModel, clock: Clock) -> None:
+        """Decide where the model runs, by what it costs: on the loop, or on a thread of its own."""
+        self._scorer = model.scorer
+        inline_ns = min(INLINE_NS_MAX, self.budget.total_ns // 10)
+        curves = [curve for curve in (model.curve, model.fallback_curve) if curve is not None]
+        self.threaded = max(curve.cost_ns(1) for curve in curves) > inline_ns
+        self._thread = InferenceThread(clock=clock) if self.threaded else None
+        # A second model has a thread of its own: it is asked when the first one is still at work.
+        self._fallback_curve = model.fallback_curve
+        self._fallback_thread = InferenceThread(clock=clock) if self.threaded and model.fallback_curve else None
+        self.infer = self._infer_threaded if self.threaded else self._infer_inline
+        self.rest = self._thread.rest if self._thread is not None else None
+        limit_ns = self.budget.total_ns // 4 if self.threaded else inline_ns
+        self.rows_best = model.curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
 
     async def open(self) -> None:
         """Connect to the store."""
