@@ -119,8 +119,8 @@ class Engine:
     def _rest(self) -> None:
         """Leave the core to the model at work, once what was read is refused: what comes meanwhile is read together."""
         self._rest_due = False
-        if self.plan.rest is not None and self._batches_running:
-            self.plan.rest()
+        assert self.plan.rest is not None
+        self.plan.rest()
 
     def submit(self, call: Call) -> None:
         """Take a call that was admitted."""

@@ -1,6 +1,6 @@
 """The declaration: what a pipeline is. Frozen, without I/O.
 
-An argument of another kind is told at once; all other mistakes are when the pipeline is compiled (plan.py).
+An argument of another kind is told at once; all other mistakes are when the pipeline is compiled (compiler.py).
 """
 
 from __future__ import annotations

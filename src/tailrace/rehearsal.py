@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tailrace.errors import Problem, SetupError
 from tailrace.features.rows import RowCodec
+from tailrace.features.view_rows import ViewRows
 from tailrace.plan import Plan
 from tailrace.types import Batch, Call, Provenance
 from tailrace.wiring import dtype_problem
@@ -22,17 +23,16 @@ def rehearse(plan: Plan, codecs: Sequence[RowCodec]) -> list[Problem]:
         requests = [plan.decode(plan.sample_body(seed)) for seed in (1, 2)]
     except SetupError as error:
         return [Problem(error.what, error.where, error.next)]
-    batch, *alone = batches = [
-        _sample_batch(plan, codecs, some, before)
-        for some, before in ((requests, []), (requests[:1], []), (requests[1:], requests[:1]))
-    ]
+    batch, first = _sample_batch(plan, codecs, requests), _sample_batch(plan, codecs, requests[:1])
+    second = _sample_batch(plan, codecs, requests[1:], first.view_rows)
+    batches = [batch, first, second]
     problems: list[Problem] = []
     for name, function, readers in plan.on_demand:
         columns, found = _try(function, readers, batches, f"@on_demand {name}", "fiubOUST")
         for each, column in zip(batches, columns, strict=True):
             each.on_demand[name] = column
         problems += found or _check_fit(plan, name, batch.on_demand[name])
-    _sample_scores(plan, batch, alone)
+    _sample_scores(plan, batch, [first, second])
     for rule, readers in plan.decider.functions():
         problems += _try(rule.when, readers, batches, f"rule {rule.name!r}", "b")[1]
     if not problems:
@@ -61,19 +61,20 @@ def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
     return []
 
 
-def _sample_batch(plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any], before: Sequence[Any]) -> Batch:
+def _sample_batch(
+    plan: Plan, codecs: Sequence[RowCodec], requests: Sequence[Any], before: Sequence[ViewRows] = ()
+) -> Batch:
     """Return a batch of requests as it stands after the look-ups: number columns count on from the default.
 
-    before: the requests whose rows come first, so that a row holds the same values alone and beside others.
+    before: the rows of each view that come first, so that a row holds the same values alone and beside others.
     """
     batch = Batch([Call(None, None, request, 0, 0) for request in requests], 0, 0)
     plan.gather(batch)
     by_key = plan.ids(batch)
     counts = [len(by_key[key]) for (key, _), _ in plan.views]
-    earlier = _sample_batch(plan, codecs, before, []).view_rows if before else []
     found = [codec.defaults(count, Provenance.DEFAULT) for codec, count in zip(codecs, counts, strict=True)]
     for index, (codec, rows) in enumerate(zip(codecs, found, strict=True)):
-        begin = len(earlier[index]) if before else 0
+        begin = len(before[index]) if before else 0
         for column in codec.spec.columns:
             if column.dtype.kind in "iuf":  # equal rows would hide a mean over a column
                 rows.data[column.name] += np.arange(begin, begin + len(rows)).astype(column.dtype)
@@ -118,10 +119,11 @@ def _try(
             return blanks, [Problem(what, where, "return one value a row, computed on whole columns")]
         columns.append(np.broadcast_to(column, (batch.rows,)))
     together, *alone = columns
-    again = _call(function, readers, batches[0])
-    # A function that never gives the same twice (a clock, a random number) cannot be compared.
-    if _alike(together, np.concatenate(alone)) or isinstance(again, Exception) or not _alike(together, again):
+    if _alike(together, np.concatenate(alone)):
         return columns, []
+    again = _call(function, readers, batches[0])
+    if isinstance(again, Exception) or not _alike(together, again):
+        return columns, []  # what never gives the same twice (a clock, a random number) cannot be compared
     what = "a row's value depends on the other requests of its batch"
     next_step = "compute each row from its own values: no mean, sort or rank over a column"
     return columns, [Problem(what, where, next_step)]

@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read requests, or keep what comes while earlier ones are still to be read.
 
-        What a client sends that awaits each answer, one whole request with a known head, is looked for first: a fifth
+        What a client sends that awaits each answer, one whole request with a known head, is looked for first: an eighth
         fewer instructions a request than the loop that reads any (tests/test_hot_path.py).
         """
         if not (self.calls or self.closing or self._partial or self._rest):
