@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tailrace.compiler import compile_plan
+from tailrace.codecs.json import JsonCodec
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.loading import load_pipelines
+from tailrace.compile.samples import Samples
+from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import LAYERS, MonotonicClock
 from tailrace.engine import answer
 from tailrace.features.stores.opening import open_store
-from tailrace.pipeline import load_pipelines
 from tailrace.plan import Plan
+from tailrace.request.rows import ARRAY_MAX
 from tailrace.server.worker import store_url
-from tailrace.types import Batch, Call
-from tailrace.warmup import warm_up
 
 SIZES = (1, 8, 32, 64, 128)
 ROUNDS = 400
@@ -39,11 +41,14 @@ def median_us(function: Callable[[], object], rounds: int = 2_000) -> float:
 
 async def layer_times(plan: Plan, bodies: list[bytes]) -> list[float]:
     """Return the median of each layer, in µs, for a batch of these calls."""
+    samples = Samples(plan)
+    decode = JsonCodec(plan.pipeline.request, array_max=ARRAY_MAX).decode
     rounds = []
     for _ in range(ROUNDS):
+        requests = list(map(decode, bodies))
         now_ns = time.monotonic_ns()
-        calls = [Call(None, None, request, now_ns, now_ns + 10**9) for request in map(plan.decode, bodies)]
-        batch = Batch(calls, time.monotonic_ns(), now_ns + 10**9)
+        batch = samples.batch(requests, now_ns, now_ns + 10**9)
+        batch.suspends = plan.suspends(sum(map(samples.rows, requests)))
         await answer(plan, batch, time.monotonic_ns)
         rounds.append([end - begin for begin, end in zip(batch.marks_ns, batch.marks_ns[1:], strict=False)])
     return [statistics.median(column) / 1e3 for column in zip(*rounds, strict=True)]
@@ -59,8 +64,9 @@ async def main() -> None:
     clock = MonotonicClock()
     plan = compile_plan(pipeline, open_store(store_url(pipeline, arguments.store), clock), clock=clock)
     await plan.open()
-    await warm_up(plan, clock)
-    bodies = [plan.sample_body(seed) for seed in range(max(SIZES))]
+    plan, _ = await warm_up(plan, clock)
+    samples = Samples(plan)
+    bodies = [samples.body(seed) for seed in range(max(SIZES))]
     replay = arguments.pipeline.resolve().parents[2] / "build" / pipeline.name / "replay.jsonl"
     if replay.exists():
         bodies = replay.read_bytes().splitlines()[: max(SIZES)]
@@ -72,7 +78,8 @@ async def main() -> None:
         times = await layer_times(plan, bodies[:size])
         whole = sum(times)
         print(f"{size:>8}" + "".join(f"{each:>13.1f}" for each in times) + f"{whole:>10.1f}{whole / size:>9.2f}")
-    print(f"\ndecoding one body: {median_us(lambda: plan.decode(bodies[0])):.2f} µs")
+    decode = JsonCodec(pipeline.request, array_max=ARRAY_MAX).decode
+    print(f"\ndecoding one body: {median_us(lambda: decode(bodies[0])):.2f} µs")
 
 
 if __name__ == "__main__":

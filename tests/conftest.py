@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 from pipelines.model_graphs import write_models
-from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.compile.loading import load_pipelines
+from tailrace.pipeline import Pipeline
 from tailrace.testing import TestClient
 
 settings.register_profile("fuzz", max_examples=3_000, deadline=None)  # make fuzz

@@ -29,17 +29,18 @@ import pytest
 import tailrace
 from doc_pages import DOCS, PAGES, ROOT, TEXTS, Block, anchors, blocks, links, name, plain, prose
 from tailrace import errors
+from tailrace.compile.loading import load_pipelines
+from tailrace.compile.resolve import wire
+from tailrace.compile.samples import Samples
 from tailrace.deadline import LAYERS
 from tailrace.inference import manifest
 from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.snapshot import PipelineSnapshot, Timing
-from tailrace.pipeline import load_pipelines
 from tailrace.release.package import package
 from tailrace.response.problem import ProblemDetails
 from tailrace.server.admin import Status
 from tailrace.server.options import ServeOptions
 from tailrace.testing import TestClient
-from tailrace.wiring import wire
 
 REFERENCE = DOCS / "reference"
 TUTORIAL = DOCS / "tutorial.md"
@@ -233,7 +234,7 @@ def test_declared_pipeline_answers(block: Block, tmp_path: Path) -> None:
     features = list(wire(pipeline, None).features)
     train(features, pipeline.model.name, pipeline.model.directory(tmp_path))
     with TestClient.of_file(path) as client:
-        answer = msgspec.json.decode(client.predict_bytes(client.plan.sample_body(1)))
+        answer = msgspec.json.decode(client.predict_bytes(Samples(client.plan).body(1)))
     assert set(answer) == {field.name for field in msgspec.structs.fields(pipeline.response)}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tailrace.compiler import compile_plan
+from tailrace.batch import Batch, Call, Degraded
+from tailrace.codecs.json import JsonCodec
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.loading import load_pipelines
+from tailrace.compile.samples import Samples
+from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.engine import Engine, answer, drive
-from tailrace.errors import OutOfTimeError, ServerError, ServingError, ShedError
+from tailrace.errors import ServerError, ServingError, ShedError
 from tailrace.features.stores.memory import MemoryStore
-from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.loop_load import LoopLoad
+from tailrace.pipeline import Pipeline
 from tailrace.plan import Cost, Plan
 from tailrace.request.admission import QUEUE_SHARE
-from tailrace.testing import ManualClock
-from tailrace.types import Batch, Call, Degraded
-from tailrace.warmup import warm_up
-from turns import Turns
+from tailrace.server.endpoint import Endpoint
+from tailrace.testing import ManualClock, Turns
 
 PipelineOf = Callable[[str], Pipeline]
 PAYMENT: dict[str, Any] = {
@@ -36,8 +41,14 @@ PAYMENT: dict[str, Any] = {
 COST = Cost(p95_ns=2 * NS_PER_MS, least_ns=1 * NS_PER_MS, row_ns=0.1 * NS_PER_MS)
 
 
+class DeskCall(Call, gc=False, eq=False):
+    """A call with a name."""
+
+    origin: Any = None
+
+
 class Desk:
-    """A transport and an observer that keep what they are told: bodies and refusals by call, batches in order."""
+    """A transport and a recorder that keep what they are given: bodies and refusals by call, batches in order."""
 
     def __init__(self) -> None:
         self.answers: dict[Any, list[Any]] = {}
@@ -45,28 +56,45 @@ class Desk:
         self.sheds: list[str] = []
         self.failures: list[type[ServingError]] = []
 
-    def deliver(self, batch: Batch) -> None:
+    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
         """Keep the bodies."""
         assert len(batch.bodies) == len(batch.calls)
         self.batches.append(batch)
-        for call, body in zip(batch.calls, batch.bodies, strict=True):
-            self.answers.setdefault(call.origin, []).append(json.loads(body))
+        for place in places:
+            call: Any = batch.calls[place]
+            self.answers.setdefault(call.origin, []).append(json.loads(batch.bodies[place]))
 
-    def refuse(self, call: Call, error: ServingError | OutOfTimeError) -> None:
+    def refuse(self, call: Any, error: ServingError) -> None:
         """Keep the error."""
         self.answers.setdefault(call.origin, []).append(error)
 
-    def observe(self, batch: Batch, finished_ns: int) -> None:
+    def record(self, batch: Batch, finished_ns: int) -> None:
         """A batch is done: its marks are one more than the layers, and ascend."""
         assert batch.marks_ns == sorted(batch.marks_ns)
 
-    def observe_shed(self, reason: str) -> None:
+    def record_shed(self, reason: str) -> None:
         """Keep the reason."""
         self.sheds.append(reason)
 
-    def observe_failure(self, kind: type[ServingError]) -> None:
+    def record_failure(self, kind: type[ServingError]) -> None:
         """Keep the kind."""
         self.failures.append(kind)
+
+
+class Before:
+    """A step that does something first."""
+
+    def __init__(self, step: Any, act: Callable[[Batch], Any]) -> None:
+        self._step = step
+        self._act = act
+
+    def run(self, batch: Batch) -> Any:
+        """Act, then do the step."""
+        self._act(batch)
+        return self._step.run(batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
 
 
 class CountingStore(MemoryStore):
@@ -103,24 +131,37 @@ class DistantStore(CountingStore):
 class Bench:
     """An engine with all that stands around it."""
 
-    def __init__(self, plan: Plan, clock: Any, cost: Cost = COST) -> None:
-        plan.cost = cost
-        self.plan = plan
+    def __init__(self, plan: Plan, clock: Any, cost: Cost = COST, turns: Turns | None = None) -> None:
+        self.plan = replace(plan, cost=cost)
         self.clock = clock
         self.desk = Desk()
-        self.engine = Engine(plan, self.desk, self.desk, clock)
+        self.load = LoopLoad(turns or asyncio.get_running_loop())
+        self.engine = Engine(self.plan, self.load, [self.desk], clock, turns)
+        self.codec = JsonCodec(plan.pipeline.request, array_max=1_000)
+        self.endpoint = Endpoint(self.engine, self.codec)
 
     def submit(self, origin: Any, request: Any, *, budget_ns: int | None = None) -> None:
         """Take a call as a transport does, without asking for admission."""
-        decoded = self.plan.decode(json.dumps(request).encode())
+        decoded = self.codec.decode(json.dumps(request).encode())
         now_ns = self.clock.now_ns()
         deadline_ns = now_ns + (self.plan.budget.total_ns if budget_ns is None else budget_ns)
-        self.engine.submit(Call(origin, None, decoded, now_ns, deadline_ns, self.plan.rows_of(decoded)))
+        rows = self.plan.request.rows.count(decoded)
+        assert isinstance(rows, int)
+        self.engine.submit(DeskCall(self.desk, decoded, now_ns, deadline_ns, max(rows, 1), origin))
+
+    def accept(self, origin: Any, request: Any) -> tuple[DeskCall, ServingError | None]:
+        """Take a call through the endpoint; return it, and why it was refused, if it was."""
+        call = DeskCall(self.desk, None, 0, 0, 1, origin)
+        return call, self.endpoint.accept(call, json.dumps(request).encode(), self.engine.budget_ns)
+
+    def admits(self, left_ns: int) -> bool:
+        """Say whether a call of one row with so much time left is taken."""
+        return self.engine.refusal(left_ns, self.clock.now_ns()) is None
 
     async def settle(self) -> None:
         """Let the loop run until nothing is waiting for an answer."""
         for _ in range(10_000):
-            if not self.engine.rows_waiting and not self.engine._tasks and not self.engine._scheduled:
+            if not self.engine.admission.rows_waiting and not self.engine._tasks and not self.engine._scheduled:
                 return
             await asyncio.sleep(0)
         raise AssertionError("the engine did not settle")
@@ -163,23 +204,15 @@ def test_calls_of_one_tick_are_one_batch(compiled: Compiled) -> None:
 
     async def main() -> None:
         store = CountingStore()
-        bench = Bench(compiled("payment", store), ManualClock())
-        asked = 0
-        infer = bench.plan.infer
-
-        async def counted(batch: Batch) -> None:
-            nonlocal asked
-            asked += 1
-            await infer(batch)
-
-        bench.plan.infer = counted
+        plan, asked = compiled("payment", store), []
+        bench = Bench(replace(plan, inference=Before(plan.inference, asked.append)), ManualClock())
         for index in range(64):
             bench.submit(index, PAYMENT | {"transaction_id": f"t{index}"})
         await asyncio.sleep(0)
-        assert (store.fetches, asked, len(bench.desk.batches)) == (1, 1, 1)
+        assert (store.fetches, len(asked), len(bench.desk.batches)) == (1, 1, 1)
         assert len(asyncio.all_tasks()) == 1
         assert [bench.desk.answers[index][0]["transaction_id"] for index in range(64)] == [f"t{i}" for i in range(64)]
-        assert bench.engine.rows_waiting == 0
+        assert bench.engine.admission.rows_waiting == 0
 
     run(main)
 
@@ -187,7 +220,7 @@ def test_calls_of_one_tick_are_one_batch(compiled: Compiled) -> None:
 def test_batch_on_an_embedded_store_never_suspends(compiled: Compiled) -> None:
     """The five layers run to their end in one step of the coroutine."""
     plan = compiled("payment")
-    assert not plan.suspends
+    assert not plan.suspends(3)
     batch = batch_of(plan, 3)
     drive(answer(plan, batch, lambda: 0))
     assert len(batch.bodies) == 3
@@ -196,7 +229,7 @@ def test_batch_on_an_embedded_store_never_suspends(compiled: Compiled) -> None:
 def test_batch_on_a_network_store_suspends_once(compiled: Compiled) -> None:
     """However many calls and views, it waits for one round trip."""
     plan = compiled("payment", DistantStore())
-    assert plan.suspends
+    assert plan.suspends(64)
     batch = batch_of(plan, 64)
     steps = answer(plan, batch, lambda: 0)
     waits = 0
@@ -212,8 +245,8 @@ def test_batch_on_a_network_store_suspends_once(compiled: Compiled) -> None:
 
 def batch_of(plan: Plan, calls: int) -> Batch:
     """Return a batch of sample requests."""
-    requests = [plan.decode(plan.sample_body(seed)) for seed in range(calls)]
-    return Batch([Call(None, None, request, 0, 10**15, plan.rows_of(request)) for request in requests], 0, 10**15)
+    samples = Samples(plan)
+    return samples.batch([samples.request(seed) for seed in range(calls)], 0, 10**15)
 
 
 def test_run_that_suspends_where_it_must_not_is_told() -> None:
@@ -240,8 +273,8 @@ def test_calls_gather_while_a_distant_store_answers(compiled: Compiled) -> None:
             for _ in range(3):
                 await asyncio.sleep(0)
         assert not bench.desk.answers
-        assert len(bench.engine._tasks) == bench.plan.batches_in_flight_max == 2
-        assert bench.engine.rows_waiting == 10
+        assert len(bench.engine._tasks) == bench.plan.in_flight_max == 2
+        assert bench.engine.admission.rows_waiting == 10
         store.gate.set()
         await bench.settle()
         assert [len(batch.calls) for batch in bench.desk.batches] == [1, 1, 8]
@@ -255,7 +288,7 @@ def test_large_queue_is_cut_into_batches_in_order(compiled: Compiled) -> None:
 
     async def main() -> None:
         bench = Bench(compiled("payment"), ManualClock())
-        bench.plan.rows_best = 8
+        bench.plan.inference.stages[0].rows_best = 8
         for index in range(20):
             bench.submit(index, [PAYMENT] * 12 if index == 5 else [PAYMENT, PAYMENT] if index == 9 else PAYMENT)
         await bench.settle()
@@ -275,16 +308,14 @@ def test_call_is_admitted_while_the_queue_leaves_it_time(compiled: Compiled) -> 
     """What waits and the p95 of a batch must fit before the deadline, the client's own sooner one too."""
 
     async def main() -> None:
-        clock = ManualClock()
-        bench = Bench(compiled("payment"), clock)
-        engine, now_ns = bench.engine, clock.now_ns()
-        assert engine.admits(now_ns, now_ns + COST.least_ns)
-        assert not engine.admits(now_ns, now_ns + COST.least_ns - 1)
+        bench = Bench(compiled("payment"), ManualClock())
+        assert bench.admits(COST.least_ns)
+        assert not bench.admits(COST.least_ns - 1)
         for index in range(100):
             bench.submit(index, PAYMENT)
         needed_ns = int(100 * COST.row_ns / QUEUE_SHARE) + COST.p95_ns
-        assert engine.admits(now_ns, now_ns + needed_ns + 1)
-        assert not engine.admits(now_ns, now_ns + needed_ns - 1)
+        assert bench.admits(needed_ns + 1)
+        assert not bench.admits(needed_ns - 1)
         assert bench.desk.sheds == ["deadline", "deadline"]
         await bench.settle()
 
@@ -296,9 +327,9 @@ def test_call_of_more_rows_than_its_budget_holds_is_refused(compiled: Compiled) 
 
     async def main() -> None:
         bench = Bench(compiled("payment"), ManualClock())
-        assert bench.engine.accept("many", None, json.dumps([PAYMENT] * 1_000).encode()) is None
+        assert isinstance(bench.accept("many", [PAYMENT] * 1_000)[1], ShedError)
         assert bench.desk.sheds == ["deadline"]
-        assert bench.engine.accept("some", None, json.dumps([PAYMENT] * 100).encode()) is not None
+        assert bench.accept("some", [PAYMENT] * 100)[1] is None
         await bench.settle()
         assert len(bench.desk.answers["some"][0]) == 100
 
@@ -306,27 +337,52 @@ def test_call_of_more_rows_than_its_budget_holds_is_refused(compiled: Compiled) 
 
 
 def test_call_read_behind_a_batch_is_dated_back_by_it(compiled: Compiled) -> None:
-    """A call waits unseen while a batch holds the loop: its deadline is that much sooner, in a backlog too."""
-    clock, desk, turns = ManualClock(), Desk(), Turns()
-    plan = compiled("payment")
-    plan.cost, plan.rows_best, decide = COST, 2, plan.decide
-    plan.decide = lambda batch: (clock.advance(10), decide(batch))[1]
-    engine = Engine(plan, desk, desk, clock, turns)  # type: ignore[arg-type]
-    body = json.dumps(PAYMENT).encode()
+    """A call waits unread while a batch holds the loop: it may have arrived that much sooner, in a backlog too."""
+    clock, turns, plan = ManualClock(now_ns=10**9), Turns(), compiled("payment")
+    plan = replace(plan, postprocess=Before(plan.postprocess, lambda batch: clock.advance(10)))
+    bench = Bench(plan, clock, turns=turns)
+    plan.inference.stages[0].rows_best = 2
 
-    def unseen_ms(origin: str) -> float:
-        call = engine.accept(origin, None, body)
-        assert call is not None
-        return (clock.now_ns() + engine.budget_ns - call.deadline_ns) / NS_PER_MS
+    def unread_ms(origin: str) -> float:
+        call, refusal = bench.accept(origin, PAYMENT)
+        assert refusal is None
+        assert call.deadline_ns == call.arrival_ns + bench.engine.budget_ns
+        return (clock.now_ns() - call.arrival_ns) / NS_PER_MS
 
-    assert [unseen_ms(f"first {index}") for index in range(4)] == [0] * 4
+    assert [unread_ms(f"first {index}") for index in range(4)] == [0] * 4
     turns.turn()
-    assert unseen_ms("behind the first batch") == 10
+    assert unread_ms("behind the first batch") == 10
     turns.turn()
-    assert unseen_ms("behind the second") == 10
-    while turns.ready:
+    assert unread_ms("behind the second") == 10
+    while not turns.is_idle:
         turns.turn()
-    assert unseen_ms("when idle") == 0
+    assert unread_ms("when idle") == 0
+
+
+def test_call_read_behind_another_engines_batch_is_dated_back_too(compiled: Compiled) -> None:
+    """Engines of one loop share its load: a batch of one keeps the calls of the other unread, and that is reported."""
+    clock, turns, plan = ManualClock(now_ns=10**9), Turns(), compiled("payment")
+    slow = replace(plan, postprocess=Before(plan.postprocess, lambda batch: clock.advance(30)), cost=COST)
+    bench, desk = Bench(plan, clock, turns=turns), Desk()
+    other = Engine(slow, bench.load, [desk], clock, turns)
+    bench.submit("first", PAYMENT)
+    other.submit(DeskCall(desk, bench.codec.decode(json.dumps(PAYMENT).encode()), 0, 10**12, 1, "other"))
+    turns.turn()
+    call, refusal = bench.accept("behind", PAYMENT)
+    assert refusal is None
+    assert clock.now_ns() - call.arrival_ns == 30 * NS_PER_MS
+
+
+def test_load_of_a_loop_is_told_in_time_and_not_in_rows(compiled: Compiled) -> None:
+    """What waits adds up in expected nanoseconds over engines whose rows cost differently."""
+    clock, turns, plan = ManualClock(now_ns=10**9), Turns(), compiled("payment")
+    bench = Bench(plan, clock, turns=turns)
+    other = Engine(replace(plan, cost=Cost(1, 1, 5.0 * NS_PER_MS)), bench.load, [], clock, turns)
+    for index in range(3):
+        bench.submit(index, PAYMENT)
+    other.admission.rows_waiting = 2
+    assert bench.load.rows == 5
+    assert bench.load.expected_ns == 3 * COST.row_ns + 2 * 5 * NS_PER_MS
 
 
 def test_call_that_waited_too_long_is_shed_when_its_batch_starts(compiled: Compiled) -> None:
@@ -367,21 +423,14 @@ def test_admission_learns_from_slow_batches(compiled: Compiled) -> None:
 
     async def main() -> None:
         clock = ManualClock()
-        bench = Bench(compiled("payment"), clock)
-        decide = bench.plan.decide
-
-        def slow(batch: Batch) -> None:
-            clock.advance(20)
-            decide(batch)
-
-        bench.plan.decide = slow
+        plan = compiled("payment")
+        bench = Bench(replace(plan, postprocess=Before(plan.postprocess, lambda batch: clock.advance(20))), clock)
         for index in range(200):
             bench.submit(index, PAYMENT)
             await bench.settle()
         bench.submit("queued", PAYMENT)
-        now_ns = clock.now_ns()
-        assert not bench.engine.admits(now_ns, now_ns + 10 * NS_PER_MS)
-        assert bench.engine.admits(now_ns, now_ns + 50 * NS_PER_MS)
+        assert not bench.admits(10 * NS_PER_MS)
+        assert bench.admits(50 * NS_PER_MS)
         await bench.settle()
 
     run(main)
@@ -423,7 +472,7 @@ def test_faults_of_a_third_of_a_batch_fail_no_neighbour(pipelines_dir: Path) -> 
 
     async def main() -> None:
         bench = Bench(shared_plan(pipelines_dir), ManualClock())
-        bench.plan.rows_best = 1_000
+        bench.plan.inference.stages[0].rows_best = 1_000
         for index in range(96):
             amount = 6666.0 if index % 3 == 0 else 100.0
             bench.submit(index, PAYMENT | {"transaction_id": f"t{index}", "amount": amount})
@@ -473,7 +522,7 @@ def test_every_call_gets_exactly_one_answer(calls: list[Any], rows_best: int, pi
     async def main() -> None:
         clock = ManualClock()
         bench = Bench(shared_plan(pipelines_dir), clock)
-        bench.plan.rows_best = rows_best
+        bench.plan.inference.stages[0].rows_best = rows_best
         kinds = {"one": PAYMENT, "list": [PAYMENT] * 3, "empty": [], "raises": PAYMENT | {"amount": 6666.0}}
         for index, (kind, budget_ms, pause_ms) in enumerate(calls):
             bench.submit(index, kinds[kind], budget_ns=budget_ms * NS_PER_MS)
@@ -482,7 +531,7 @@ def test_every_call_gets_exactly_one_answer(calls: list[Any], rows_best: int, pi
                 await asyncio.sleep(0)
         await bench.settle()
         assert [len(bench.desk.answers[index]) for index in range(len(calls))] == [1] * len(calls)
-        assert bench.engine.rows_waiting == 0
+        assert bench.engine.admission.rows_waiting == 0
         for index, (kind, *_) in enumerate(calls):
             (found,) = bench.desk.answers[index]
             if isinstance(found, ShedError):
@@ -526,7 +575,7 @@ def test_heavy_model_runs_on_the_thread_while_the_loop_goes_on(compiled: Compile
 
     async def main() -> None:
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
-        assert bench.plan.threaded
+        assert bench.plan.inference.stages[0].is_threaded
         bench.submit("first", {"work": 10_000}, budget_ns=10**11)
         await asyncio.sleep(0)
         turns = 0
@@ -578,8 +627,9 @@ def test_late_model_is_answered_by_a_second_one_on_its_own_thread(compiled: Comp
         assert bench.desk.answers["late"] == [{"score": 0.5}]
         assert turns > 10
         assert longest_ns < 50 * NS_PER_MS
-        assert bench.plan._fallback_thread is not None
-        bench.plan._fallback_thread.outstanding_max = 0
+        fallback_thread = bench.plan.inference.stages[0]._fallback_thread
+        assert fallback_thread is not None
+        fallback_thread.outstanding_max = 0
         bench.submit("both late", {"work": 400_000})
         while "both late" not in bench.desk.answers:
             await asyncio.sleep(0.001)
@@ -592,21 +642,21 @@ def test_late_model_is_answered_by_a_second_one_on_its_own_thread(compiled: Comp
 
 
 def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compiled) -> None:
-    """While a model is at work the loop rests after refusing, once for many refusals; with none at work, never."""
+    """While a model is at work the loop yields after refusing, once for many refusals; with none at work, never."""
 
     async def main() -> None:
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
-        rests: list[int] = []
-        assert bench.plan.rest is not None
-        bench.plan.rest = lambda: rests.append(1)
-        assert not any(bench.engine.admits(1, 0) for _ in range(5))
+        yields: list[int] = []
+        bench.plan.inference.stages[0].yield_core = lambda: yields.append(1)  # type: ignore[method-assign]
+        assert not any(bench.admits(-1) for _ in range(5))
         await asyncio.sleep(0)
-        assert not rests
+        assert not yields
         bench.submit("at work", {"work": 10_000}, budget_ns=10**11)
         await asyncio.sleep(0)
-        assert not any(bench.engine.admits(1, 0) for _ in range(5))
         await asyncio.sleep(0)
-        assert len(rests) == 1
+        assert not any(bench.admits(-1) for _ in range(5))
+        await asyncio.sleep(0)
+        assert len(yields) == 1
         await bench.settle()
 
     run(main)
@@ -619,7 +669,7 @@ def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compile
 def test_warm_up_measures_every_layer(name: str, compiled: Compiled) -> None:
     """Times for the five layers, and a cost that admission can use."""
     plan = compiled(name, clock=MonotonicClock())
-    times = asyncio.run(warm_up(plan, MonotonicClock()))
+    plan, times = asyncio.run(warm_up(plan, MonotonicClock()))
     assert [each.layer for each in times] == ["request", "features", "inference", "postprocess", "response"]
     assert all(0 < each.p50_ns <= each.p99_ns for each in times)
     assert 0 < plan.cost.least_ns <= plan.cost.p95_ns

@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
+from tailrace.codecs.json import JsonCodec
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
+from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
-from tailrace.server.head import Route
-from tailrace.server.http import HttpServer
+from tailrace.server.endpoint import Endpoint, Page
+from tailrace.server.http.limits import HttpLimits
+from tailrace.server.http.server import HttpServer
 from tailrace.server.options import ServeOptions
-from tailrace.server.worker import BatchObserver, shape_of
-from tailrace.testing import TestClient
-from turns import Turns
+from tailrace.server.worker import shape_of
+from tailrace.testing import TestClient, Turns
 
 REQUEST_INSTRUCTIONS_MAX = 440
 """Of one request beside others, from its bytes to those of its answer: 426 when this was written, the text of a view a
@@ -71,11 +73,12 @@ def test_request_interprets_few_instructions(pipeline_of: Callable[[str], Pipeli
             client.put(customer, index, avg_amount=10.0 + index, chargebacks=0, watched=False)
             client.put(terminal, f"T{index}", fraud_rate=0.25, country="DE")
         turns = Turns()
-        routes: dict[bytes, dict[bytes, Route]] = {}
-        server = HttpServer(routes, ServeOptions(files=()), lambda kind: None)
-        observer = BatchObserver(BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)], 0)), "payment"))
-        engine = Engine(client.plan, server, observer, MonotonicClock(), turns)  # type: ignore[arg-type]
-        routes[b"/predict"] = {b"POST": Route(engine=engine)}
+        routes: dict[bytes, dict[bytes, Endpoint | Page]] = {}
+        load = LoopLoad(turns)
+        server = HttpServer(routes, HttpLimits.of(ServeOptions(files=())), load, lambda kind: None)
+        recorder = BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)], 0)), "payment")
+        engine = Engine(client.plan, load, [recorder], MonotonicClock(), turns)
+        routes[b"/predict"] = {b"POST": Endpoint(engine, JsonCodec(pipeline.request, array_max=1_000))}
         connections = []
         for _ in range(64):
             connections.append(server())

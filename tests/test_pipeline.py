@@ -10,10 +10,11 @@ from typing import Any, get_type_hints
 import pytest
 
 import tailrace as tr
-from tailrace.compiler import compile_plan
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.loading import load_pipelines
 from tailrace.errors import CompileError, SetupError
 from tailrace.features.stores.memory import MemoryStore
-from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.pipeline import Pipeline
 
 GOOD = """
 import tailrace as tr

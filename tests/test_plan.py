@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 
 import tailrace as tr
 from pipelines.model_graphs import RANKING_WEIGHTS
-from tailrace.compiler import compile_plan
+from tailrace.batch import Batch, Degraded, Provenance, ReadRequest
+from tailrace.compile.binding import field_values
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.resolve import wire
+from tailrace.compile.samples import Samples
 from tailrace.engine import answer, drive
 from tailrace.errors import CompileError, InferenceError, InvalidRequestError
 from tailrace.features.on_demand import OnDemandView
+from tailrace.features.step import OnDemandFeature
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
-from tailrace.postprocess.decider import Decider
-from tailrace.readers import on_demand_column, value_reader
 from tailrace.request.columns import columns_type
 from tailrace.testing import TestClient
-from tailrace.types import Batch, Call, Degraded, Provenance
-from tailrace.wiring import wire
 
 ClientOf = Callable[[str], TestClient]
 same_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -301,12 +302,12 @@ def test_on_demand_feature_of_any_kind_of_number(kind: str, pipeline_of: Callabl
     )  # fmt: skip
     wiring = wire(pipeline, None)
     assert not wiring.problems
-    read = value_reader(dict(wiring.response)["value"], wiring, Decider(None, (), ()))
+    values = field_values(dict(wiring.response)["value"], wiring)
     batch = Batch([], 0, 0)
     batch.rows = 2
-    given = function(columns_type(Amount, None)([Amount(amount=1.5), Amount(amount=2.5)], None))
-    batch.on_demand["value"] = on_demand_column("value", given, 2)
-    assert list(read(batch)) == expected
+    batch.request = columns_type(Amount, None)([Amount(amount=1.5), Amount(amount=2.5)], None)
+    batch.on_demand["value"] = OnDemandFeature("value", function, [ReadRequest()]).column(batch)
+    assert list(values.of(batch)) == expected
     with TestClient(replace(log, features=[replace(value, name="amount")])) as client:
         fed = client.run([b'{"amount":1.5}', b'{"amount":2.5}']).feeds["x"][:, 0]
         assert fed.tolist() == [float(each) for each in expected]
@@ -320,9 +321,10 @@ def annotated(function: Any) -> Any:
 
 def test_on_demand_feature_that_loses_rows_is_an_error() -> None:
     """A single value is not stretched over the rows of a batch, which are other callers'."""
+    batch = Batch([], 0, 0, rows=3)
     with pytest.raises(ValueError, match="@on_demand value gives shape \\(1,\\) for 3 rows"):
-        on_demand_column("value", np.array([7.0]), 3)
-    assert on_demand_column("value", 7.0, 3).tolist() == [7.0] * 3
+        OnDemandFeature("value", lambda: np.array([7.0]), []).column(batch)
+    assert OnDemandFeature("value", lambda: 7.0, []).column(batch).tolist() == [7.0] * 3
 
 
 def test_on_demand_feature_may_use_one_before_it(pipeline_of: Callable[[str], Pipeline]) -> None:
@@ -363,8 +365,8 @@ def test_rule_of_a_classifier_is_tried_with_the_likeliest_class(pipeline_of: Cal
     """A rule sees one score a row, as in serving: the likeliest class's, not the score of every class."""
     rule = tr.Rule("unsure", when=lambda score: score < 0.99, then="other")
     plan = compile_plan(replace(pipeline_of("topics"), rules=[rule]), MemoryStore())
-    call = Call(None, None, plan.decode(plan.sample_body(1)), 0, 10**18)
-    batch = Batch([call], 0, 10**18)
+    samples = Samples(plan)
+    batch = samples.batch([samples.request(1)], 0, 10**18)
     drive(answer(plan, batch, lambda: 0))
     assert json.loads(batch.bodies[0])["decision"] == "other"
     assert len(json.loads(batch.bodies[0])["probabilities"]) == 3
@@ -377,8 +379,10 @@ def test_constant_fallback_is_decided_and_told_as_declared(pipeline_of: Callable
     rule = tr.Rule("seen", when=lambda score: seen.append(score >= 0.9) or score < 0, then="block")
     pipeline = replace(pipeline, decision=tr.bands("score", allow=0.0, review=0.6, block=0.9), rules=[rule])
     plan = compile_plan(pipeline, MemoryStore())
-    plan._scorer._predict = lambda feeds: np.full(1, np.nan, np.float32)
-    batch = Batch([Call(None, None, plan.decode(plan.sample_body(1)), 0, 10**18)], 0, 10**18)
+    (stage,) = plan.inference.stages
+    stage._scorer._predict = lambda feeds: np.full(1, np.nan, np.float32)
+    samples = Samples(plan)
+    batch = samples.batch([samples.request(1)], 0, 10**18)
     drive(answer(plan, batch, lambda: 0))
     told = json.loads(batch.bodies[0])
     assert (told["score"], told["decision"], seen[-1].tolist()) == (0.9, "block", [True])
@@ -404,8 +408,8 @@ def test_batch_is_one_fetch_of_all_views(pipeline_of: Callable[[str], Pipeline])
     """64 calls of two views are one fetch of 128 keys, and the coroutine never suspends."""
     store = CountingStore()
     plan = compile_plan(pipeline_of("payment"), store)
-    requests = [plan.decode(plan.sample_body(seed)) for seed in range(64)]
-    batch = Batch([Call(None, None, request, 0, 10**15) for request in requests], 0, 10**15)
+    samples = Samples(plan)
+    batch = samples.batch([samples.request(seed) for seed in range(64)], 0, 10**15)
     drive(answer(plan, batch, lambda: 0))
     assert store.fetches == [128]
     assert len(batch.bodies) == 64

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 import tailrace as tr
+from tailrace.batch import Provenance
 from tailrace.errors import InvalidRequestError, SetupError
 from tailrace.pipeline import Pipeline
 from tailrace.testing import ManualClock, TestClient
-from tailrace.types import Provenance
 
 PAYMENT: dict[str, Any] = {
     "transaction_id": "t1",
@@ -75,6 +76,17 @@ def test_client_raises_what_a_caller_would_be_told(client: TestClient) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         client.predict(PAYMENT | {"amount": "a lot"})
     assert caught.value.where == "$.amount"
+
+
+def test_client_may_take_its_time_between_calls(pipelines_dir: Path) -> None:
+    """What is sent long after a batch has not waited for it, and is not shed."""
+    clock = ManualClock()
+    with TestClient.of_file(pipelines_dir / "payment.py", clock=clock) as client:
+        for _ in range(3):
+            assert client.predict(PAYMENT)["transaction_id"] == "t1"
+            clock.advance(10_000)
+            assert len(client.run([json.dumps(PAYMENT).encode()] * 3).bodies) == 3
+            clock.advance(10_000)
 
 
 def test_put_of_an_unknown_column_is_refused(client: TestClient) -> None:

@@ -30,8 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from simulate import World, simulate
 from training import TARGET, feature_columns, to_matrix, train
 
+from tailrace.compile.loading import load_pipelines
 from tailrace.errors import TailraceError
-from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import lightgbm

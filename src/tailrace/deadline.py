@@ -13,6 +13,9 @@ NS_PER_S: Final = 1_000_000_000
 
 LAYERS: Final = ("request", "features", "inference", "postprocess", "response")
 """The five layers, in the order a batch travels through them."""
+FEATURES: Final = 1
+INFERENCE: Final = 2
+"""Indexes in `LAYERS` of those that may wait."""
 
 _UNITS_NS: Final = {
     "ns": 1, "us": NS_PER_US, "µs": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S,
@@ -106,3 +109,22 @@ class Budget:
     def owed_after_ns(self, layer: int) -> int:
         """Return what the layers behind `layer` (its index in `LAYERS`) are owed."""
         return sum(self.layers_ns[layer + 1 :])
+
+
+class LayerLimit:
+    """When a layer of a batch must end: after its own part, and never in what the layers behind it are owed.
+
+    layer: its index in `LAYERS`.
+    """
+
+    __slots__ = ("_now_ns", "_owed_ns", "_own_ns")
+
+    def __init__(self, budget: Budget, layer: int, clock: Clock) -> None:
+        self._now_ns = clock.now_ns
+        self._own_ns = budget.layers_ns[layer]
+        self._owed_ns = budget.owed_after_ns(layer)
+
+    def at_ns(self, deadline_ns: int) -> int:
+        """Return the time, for a batch that must be answered by `deadline_ns`, and whose layer begins now."""
+        latest_ns = deadline_ns - self._owed_ns
+        return min(latest_ns, self._now_ns() + self._own_ns) if self._own_ns else latest_ns

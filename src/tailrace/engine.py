@@ -1,47 +1,52 @@
 """The hot path. Calls that arrive in one loop tick become one batch, and the batch travels through the five layers.
 
-Read it from the bottom of a request's way: a transport gives a body to `accept`; the tick takes what has gathered;
-`answer` is the five layers; the transport delivers. Nothing here happens once a request that can happen once a batch,
-and nothing once a batch that can happen at start-up (plan.py).
+Read it from the bottom of a request's way: an endpoint submits a call; the tick takes what has gathered; `answer` is
+the five layers; the calls' transport delivers. Nothing here happens once a request that can happen once a batch, and
+nothing once a batch that can happen at start-up (compile/).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
 import structlog
 
+from tailrace.batch import Batch, Call, Transport
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import ServerError, ServingError, ShedError
+from tailrace.loop_load import Loop, LoopLoad
 from tailrace.plan import Plan
 from tailrace.request.admission import Admission
 from tailrace.response.problem import problem_body
-from tailrace.types import Batch, Call, Transport
 
 HURRY_SHARE: Final = 4
 """Calls whose deadlines lie further apart than this part of the budget wait for a store or a model apart, since a
 batch waits no longer than its most hurried call can."""
 
+SHED: Final = ShedError("the call's budget has no time for its rows and those that wait")
+EXPIRED: Final = ShedError("the call waited too long for its budget")
+
 _deadline_of = attrgetter("deadline_ns")
-_rows_of = attrgetter("rows")
+_call_rows = attrgetter("rows")
+_transport_of = attrgetter("transport")
 
 
-class Observer(Protocol):
-    """Is told of every batch and every refusal; see monitor/recorder.py."""
+class Recorder(Protocol):
+    """Counts, or keeps, what becomes of calls. Is called on the loop, and never waits."""
 
-    def observe(self, batch: Batch, finished_ns: int) -> None:
-        """Count one delivered batch."""
+    def record(self, batch: Batch, finished_ns: int) -> None:
+        """Take in one delivered batch."""
         ...
 
-    def observe_shed(self, reason: str) -> None:
-        """Count one call refused for lack of time."""
+    def record_shed(self, reason: str) -> None:
+        """Take in one call refused for lack of time."""
         ...
 
-    def observe_failure(self, kind: type[ServingError]) -> None:
-        """Count one call answered with an error before it came into a batch."""
+    def record_failure(self, kind: type[ServingError]) -> None:
+        """Take in one call answered with an error before it came into a batch."""
         ...
 
 
@@ -51,81 +56,65 @@ class Engine:
     def __init__(
         self,
         plan: Plan,
-        transport: Transport,
-        observer: Observer,
+        load: LoopLoad,
+        recorders: Sequence[Recorder],
         clock: Clock,
-        loop: asyncio.AbstractEventLoop | None = None,
+        loop: Loop | None = None,
     ) -> None:
         self.plan = plan
-        self._decode, self._rows_of, self._one_row = plan.decode, plan.rows_of, plan.one_row
+        self.load = load
         self.budget_ns = plan.budget.total_ns
-        self._blocked_ns = 0
-        """How long the last batch kept the loop: a call read right after it may have waited that long unseen."""
-        self._transport = transport
-        self._observer = observer
-        self.on_error = observer.observe_failure
+        self.clock = clock
         self._now_ns: Callable[[], int] = clock.now_ns
-        self._loop = loop or asyncio.get_running_loop()
+        self._recorders = tuple(recorders)
+        self._loop: Loop = loop or asyncio.get_running_loop()
         self._inbox: list[Call] = []
-        self._rows_running = self._calls_running = 0
-        self.rows_waiting = 0
-        """Rows taken and not yet answered, in the inbox or in a running batch."""
-        self._batches_running = 0
-        self._batches_max = plan.batches_in_flight_max
-        self._scheduled = self._rest_due = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._rows_running = self._calls_running = self._batches_running = 0
+        self._batches_max = plan.in_flight_max
+        self._inference = plan.inference
+        self._inference.begin_learning()
+        self._store_suspends = plan.features.suspends
+        self._scheduled = self._yield_due = False
+        self._tasks: set[Any] = set()
         self._failures = 0
         self._log_at_ns = 0
-        self._admission = Admission(
-            self.budget_ns, plan.cost.p95_ns, plan.cost.least_ns, plan.cost.row_ns, plan.rows_best
-        )
+        cost = plan.cost
+        self.admission = Admission(self.budget_ns, cost.p95_ns, cost.least_ns, cost.row_ns, plan.inference.rows_best)
+        load.add(self.admission)
 
-    # -- what a transport calls -------------------------------------------------------------------------------------
-
-    def accept(self, origin: Any, head: Any, body: bytes, budget_ns: int = 0) -> Call | None:
-        """Take a call into the batch that the next tick runs; None where it must be refused for lack of time.
-
-        budget_ns: the caller's own, if it is sooner than the pipeline's. Raises ClientError for what is no request.
-        """
-        now_ns = self._now_ns()
-        deadline_ns = now_ns - self._blocked_ns + (budget_ns or self.budget_ns)
-        sure = not budget_ns and self.rows_waiting < self._admission.rows_allowed
-        if not (sure or self.admits(now_ns, deadline_ns)):
-            return None
-        requests, rows = self._decode(body), 1
-        if type(requests) is not self._one_row:
-            rows = self._rows_of(requests)
-            if rows > 1 and not self.admits(now_ns, deadline_ns, rows):
-                return None
-        call = Call(origin, head, requests, now_ns, deadline_ns, rows)
-        self.submit(call)
-        return call
+    # -- what an endpoint calls -------------------------------------------------------------------------------------
 
     @property
     def calls_waiting(self) -> int:
         """Calls taken and not yet answered."""
         return len(self._inbox) + self._calls_running
 
-    def admits(self, now_ns: int, deadline_ns: int, rows: int = 1) -> bool:
-        """Say whether a call that arrives now can be answered by its deadline; if not, it must be refused at once."""
-        reason = self._admission.refuses(deadline_ns - now_ns, self.rows_waiting, rows)
-        if reason:
-            self._observer.observe_shed(reason)
-            if self.plan.rest is not None and self._batches_running and not self._rest_due:
-                self._rest_due = True
-                self._loop.call_soon(self._rest)
-        return not reason
+    def refusal(self, left_ns: int, now_ns: int, rows: int = 1) -> ServingError | None:
+        """Return the refusal of a call that cannot be answered in the time it has left; None for one that can."""
+        reason = self.admission.refuses(left_ns, now_ns, rows)
+        if not reason:
+            return None
+        for recorder in self._recorders:
+            recorder.record_shed(reason)
+        if self._batches_running and not self._yield_due and self._inference.is_computing:
+            self._yield_due = True
+            self._loop.call_soon(self._yield_core)
+        return SHED
 
-    def _rest(self) -> None:
+    def count_failure(self, error: ServingError) -> None:
+        """Count a call that is answered with an error before it came into a batch."""
+        for recorder in self._recorders:
+            recorder.record_failure(type(error))
+
+    def _yield_core(self) -> None:
         """Leave the core to the model at work, once what was read is refused: what comes meanwhile is read together."""
-        self._rest_due = False
-        assert self.plan.rest is not None
-        self.plan.rest()
+        self._yield_due = False
+        self._inference.yield_core()
 
     def submit(self, call: Call) -> None:
         """Take a call that was admitted."""
         self._inbox.append(call)
-        self.rows_waiting += call.rows
+        self.admission.rows_waiting += call.rows
         if not self._scheduled and self._batches_running < self._batches_max:
             self._scheduled = True
             self._loop.call_soon(self._tick)
@@ -136,57 +125,58 @@ class Engine:
         """Run what has gathered as one batch."""
         self._scheduled = False
         began_ns = self._now_ns()
-        calls = self._take(began_ns)
+        self.load.leave_sockets(began_ns)
+        if self.admission.rows_waiting > self.admission.rows_best:
+            self.admission.promise(began_ns)
+        calls = self._take()
+        rows = sum(map(_call_rows, calls))
+        suspends = self._store_suspends or self._inference.suspends(rows)
+        in_time = self._in_time(calls, rows, began_ns, suspends=suspends) if calls else calls
+        if in_time is not calls:
+            calls, rows = in_time, sum(map(_call_rows, in_time))
         if not calls:
             self._reschedule()
             return
-        batch = Batch(calls, began_ns, min(map(_deadline_of, calls)))
-        rows = sum(map(_rows_of, calls))
+        batch = Batch(calls, began_ns, min(map(_deadline_of, calls)), suspends)
         self._rows_running += rows
         self._calls_running += len(calls)
         self._batches_running += 1
-        if self.plan.suspends:
+        if suspends:
             task = self._loop.create_task(self._run(batch, rows))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             self._reschedule()
         else:
-            self._loop.call_soon(self._forget_block)  # before a next tick asks for its turn, which sets it anew
             drive(self._run(batch, rows))
-            self._blocked_ns = self._now_ns() - began_ns
 
-    def _forget_block(self) -> None:
-        """Runs once the sockets have been read that the last batch kept waiting; calls read later did not wait."""
-        self._blocked_ns = 0
-
-    def _take(self, now_ns: int) -> list[Call]:
-        """Take the calls of the next batch out of the inbox: as many as are best run at once, and still in time."""
-        calls = self._inbox
-        if self.rows_waiting - self._rows_running <= self.plan.rows_best:
-            self._inbox = []
-        else:
-            calls = self._take_some()
-        latest_ns = now_ns + self._admission.least_ns
-        if self.plan.suspends:  # one call that is late already would cut short what all others of its batch wait for
-            whole_ns = self._admission.batch_ns(sum(map(_rows_of, calls)))
-            latest_ns = max(latest_ns, now_ns + min(int(whole_ns), self.budget_ns // 2))
-        if calls and min(map(_deadline_of, calls)) < latest_ns:
-            calls = self._shed_late(calls, latest_ns)
-        if self.plan.suspends and len(calls) > 1:
-            calls = self._take_hurried(calls)
-        return calls
-
-    def _take_some(self) -> list[Call]:
-        """Take calls from the front until they make a full batch; always at least one."""
+    def _take(self) -> list[Call]:
+        """Take calls from the front of the inbox until they make a full batch; always at least one, if there is one."""
+        rows_best = self._inference.rows_best
+        self.admission.rows_best = rows_best
+        if self.admission.rows_waiting - self._rows_running <= rows_best:
+            taken, self._inbox = self._inbox, []
+            return taken
         rows = count = 0
         for count, call in enumerate(self._inbox):
-            if count and rows + call.rows > self.plan.rows_best:
+            if count and rows + call.rows > rows_best:
                 break
             rows += call.rows
         else:
             count += 1
         taken, self._inbox = self._inbox[:count], self._inbox[count:]
         return taken
+
+    def _in_time(self, calls: list[Call], rows: int, now_ns: int, *, suspends: bool) -> list[Call]:
+        """Return the calls that can still be answered in time, and refuse the others.
+
+        Of a batch that waits, calls with much later deadlines than the first go back to the inbox.
+        """
+        latest_ns = now_ns + self.admission.soonest_ns
+        if suspends:  # one call that is late already would cut short what all others of its batch wait for
+            latest_ns = max(latest_ns, now_ns + min(int(self.admission.batch_ns(rows)), self.budget_ns // 2))
+        if min(map(_deadline_of, calls)) < latest_ns:
+            calls = self._shed_late(calls, latest_ns)
+        return self._take_hurried(calls) if suspends and len(calls) > 1 else calls
 
     def _take_hurried(self, calls: list[Call]) -> list[Call]:
         """Return the calls whose deadlines lie near the first one; the others go back to the front of the inbox."""
@@ -200,9 +190,10 @@ class Engine:
         """Refuse the calls that can no longer be answered in time; return the others."""
         for call in calls:
             if call.deadline_ns < latest_ns:
-                self._observer.observe_shed("expired")
-                self.rows_waiting -= call.rows
-                self._transport.refuse(call, ShedError("the call waited too long for its budget"))
+                for recorder in self._recorders:
+                    recorder.record_shed("expired")
+                self.admission.drop(call.rows)
+                call.transport.refuse(call, EXPIRED)
         return [call for call in calls if call.deadline_ns >= latest_ns]
 
     def _reschedule(self) -> None:
@@ -214,64 +205,102 @@ class Engine:
 
     async def _run(self, batch: Batch, rows: int) -> None:
         """Answer a batch, whatever happens, and learn from how long it took."""
+        failed = True
         try:
-            await self._answer_each(batch)
+            failed = await self._answer_each(batch)
         finally:
-            self.rows_waiting -= rows
             self._rows_running -= rows
             self._calls_running -= len(batch.calls)
             self._batches_running -= 1
             waiting = bool(self._inbox)
-            self._admission.learn(batch.started_ns, self._now_ns(), rows, self._blocked_ns, waiting=waiting)
+            self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
+            self.load.balance()
             self._reschedule()
 
-    async def _answer_each(self, batch: Batch) -> None:
+    async def _answer_each(self, batch: Batch) -> bool:
         """Answer a batch; where a layer raises, answer its halves, until each fault stands alone with its own call.
 
         One of 64 is found in 13 runs. Calls that fail together, and have no time left, are answered with an error.
+        Returns whether a layer raised.
         """
-        waiting = [batch.calls]
+        waiting, failed = [batch.calls], False
         while waiting:
             calls = waiting.pop()
-            part = batch if calls is batch.calls else Batch(calls, self._now_ns(), batch.deadline_ns)
+            part = batch if calls is batch.calls else Batch(calls, self._now_ns(), batch.deadline_ns, batch.suspends)
             try:
                 await answer(self.plan, part, self._now_ns)
             except Exception as error:  # of a user's function, on what one caller sent
+                failed = True
                 half = len(calls) // 2
                 if half and self._now_ns() <= max(map(_deadline_of, calls)):
                     waiting += [calls[half:], calls[:half]]
                     continue
                 self._fail(part, error)
-            self._transport.deliver(part)
-            self._observer.observe(part, self._now_ns())
+            self._finish(part)
+        return failed
+
+    def _finish(self, batch: Batch) -> None:
+        """Deliver a batch and record it. A fault in that is ours: it is logged, and no later batch suffers from it.
+
+        A call that is left without its answer gets an error from its transport, which looks for such once a second.
+        """
+        if batch.suspends:
+            self.load.leave_sockets(batch.marks_ns[-1])
+        try:
+            deliver(batch)
+        except Exception as error:
+            self._log_failures("answers were not delivered", len(batch.calls), error)
+        finished_ns = self._now_ns()
+        for recorder in self._recorders:
+            try:
+                recorder.record(batch, finished_ns)
+            except Exception as error:
+                self._log_failures("a batch was not recorded", len(batch.calls), error)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        """Give every call of a batch an error; log it, at most once a second."""
+        """Give every call of a batch an error."""
         fault = ServerError(f"{type(error).__name__} while answering this request", next="see the server's log")
         batch.errors = dict.fromkeys(range(len(batch.calls)), fault)
         batch.bodies = [problem_body(fault)] * len(batch.calls)
-        self._failures += len(batch.calls)
+        self._log_failures("calls failed", len(batch.calls), error)
+
+    def _log_failures(self, event: str, calls: int, error: Exception) -> None:
+        """Log a fault, at most once a second, with how many calls it and those before it have cost."""
+        self._failures += calls
         now_ns = self._now_ns()
         if now_ns >= self._log_at_ns:
             log = structlog.get_logger()
-            log.error("calls failed", pipeline=self.plan.name, calls=self._failures, error=repr(error), exc_info=error)
+            log.error(event, pipeline=self.plan.name, calls=self._failures, error=repr(error), exc_info=error)
             self._failures, self._log_at_ns = 0, now_ns + NS_PER_S
 
 
 async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:
-    """Take a batch through the five layers. Suspends only where the plan says so."""
+    """Take a batch through the five layers. Waits only where the batch suspends."""
     mark = batch.marks_ns.append
     mark(batch.started_ns)
-    plan.gather(batch)  # 1 request: calls to rows and columns
+    plan.request.run(batch)  # 1 request: calls to rows and columns
     mark(now_ns())
-    await plan.retrieve(batch)  # 2 features: one round trip, then the model's inputs
+    await plan.features.run(batch)  # 2 features: views in one round trip, then on-demand features
     mark(now_ns())
-    await plan.infer(batch)  # 3 inference: one call of the model
+    await plan.inference.run(batch)  # 3 inference: the model's inputs, and one call of it
     mark(now_ns())
-    plan.decide(batch)  # 4 postprocess: bands, labels, rules
+    plan.postprocess.run(batch)  # 4 postprocess: bands, labels, rules
     mark(now_ns())
-    plan.encode(batch)  # 5 response: the bodies
+    plan.response.run(batch)  # 5 response: the bodies
     mark(now_ns())
+
+
+def deliver(batch: Batch) -> None:
+    """Give a batch to the transport of its calls: once to each transport, if there are several."""
+    calls = batch.calls
+    if len(set(map(_transport_of, calls))) == 1:
+        calls[0].transport.deliver(batch, range(len(calls)))
+        return
+    places: dict[Transport, list[int]] = {}
+    for place, call in enumerate(calls):
+        places.setdefault(call.transport, []).append(place)
+    for transport, own in places.items():
+        transport.deliver(batch, own)
 
 
 def drive(run: Coroutine[Any, Any, None]) -> None:
@@ -280,4 +309,4 @@ def drive(run: Coroutine[Any, Any, None]) -> None:
         run.send(None)
     except StopIteration:
         return
-    raise RuntimeError("a plan that says it never suspends did suspend")
+    raise RuntimeError("a batch that says it does not suspend did suspend")

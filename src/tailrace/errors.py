@@ -1,16 +1,16 @@
 """The tree of errors. Every error says what, where and what next; each serving error owns its HTTP and gRPC code.
 
-Three branches that a caller handles differently:
+Two branches that are handled differently:
 
 - `SetupError`: a declaration, model, source or store that cannot be served. Raised before traffic.
-- `ServingError`: one call's answer. `ClientError` (its own fault) and `ServerError` (ours) are apart.
-- `OutOfTimeError`: a deadline. It is not an `Exception`, so that a user's `except Exception` cannot eat it.
+- `ServingError`: one call's answer. `ClientError` (its own fault), `ServerError` (ours) and `OutOfTimeError` (a
+  deadline) are apart. While serving they are values that are returned, not raised: a refusal is no surprise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 class Problem(NamedTuple):
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 
 
 class TailraceError(Exception):
-    """The root of every error raised by Tailrace, except `OutOfTimeError`.
+    """The root of every error of Tailrace.
 
     what: the fault, in one sentence. where: the file, field or address it stands at. next: what to do about it.
     """
@@ -39,6 +39,14 @@ class TailraceError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}\n    next: {self.next}" if self.next else text
+
+    def __reduce__(self) -> Any:
+        """Let it be copied and pickled, whatever its class takes to be made."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[TailraceError], args: tuple[Any, ...]) -> TailraceError:
+    return kind.__new__(kind, *args)
 
 
 class SetupError(TailraceError):
@@ -100,6 +108,14 @@ class InvalidRequestError(ClientError):
 
     status = 422
     title = "Invalid request"
+
+
+class UnauthorizedError(ClientError):
+    """The caller does not show who it is, or shows something that is not known."""
+
+    status = 401
+    grpc_code = "UNAUTHENTICATED"
+    title = "Unauthorized"
 
 
 class NotFoundError(ClientError):
@@ -167,12 +183,12 @@ class UnavailableError(ServerError):
     title = "Unavailable"
 
 
-class OutOfTimeError(BaseException):
-    """The root of deadline errors."""
+class OutOfTimeError(ServingError):
+    """A call that cannot be answered, or was not answered, by its deadline."""
 
-    status: ClassVar[int] = 504
-    grpc_code: ClassVar[str] = "DEADLINE_EXCEEDED"
-    title: ClassVar[str] = "Out of time"
+    status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    title = "Out of time"
 
 
 class ShedError(OutOfTimeError):

@@ -1,24 +1,20 @@
 """The declaration: what a pipeline is. Frozen, without I/O.
 
-An argument of another kind is told at once; all other mistakes are when the pipeline is compiled (compiler.py).
+An argument of another kind is told at once; all other mistakes are when the pipeline is compiled (compile/).
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import reprlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from traceback import extract_tb
-from types import MemberDescriptorType, ModuleType
+from types import MemberDescriptorType
 from typing import Any, get_type_hints
 
 from tailrace.deadline import Budget
-from tailrace.errors import CompileError, Problem, SetupError
+from tailrace.errors import CompileError, Problem
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.views import BatchFeatureView, Column
 from tailrace.inference.declaration import Model
@@ -129,55 +125,3 @@ def rule_parameters(rule: Rule) -> dict[str, Any]:
     except Exception:  # any expression may stand in an annotation; without it the parameter's name must do
         hints = {}
     return {name: hints.get(name) for name in names}
-
-
-def load_pipelines(path: Path) -> list[Pipeline]:
-    """Run a Python file and return the pipelines at its top level, in order: its own, and those that it imports.
-
-    Raises SetupError for a missing file, an error in it (told with its line), or a file without a pipeline.
-    """
-    module = _run(path)
-    base_dir = path.resolve().parent
-    declared = {id(value): value for value in vars(module).values() if isinstance(value, Pipeline)}
-    found = [replace(value, base_dir=base_dir) for value in declared.values()]
-    if not found:
-        raise SetupError("the file declares no pipeline", where=str(path), next="add `name = tr.Pipeline(…)` to it")
-    names = [pipeline.name for pipeline in found]
-    if len(set(names)) < len(names):
-        raise SetupError(f"two pipelines share a name: {names}", where=str(path), next="give each its own name")
-    return found
-
-
-def _run(path: Path) -> ModuleType:
-    """Import the file as a module of its own name, with its folder on the path for what stands beside it."""
-    if not path.is_file():
-        raise SetupError("no such file", where=str(path), next="name a Python file that declares a tr.Pipeline")
-    path = path.resolve()
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    # A name of its own for each file, since annotations are looked up in the module of that name.
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"tailrace_pipeline_{path.stem}_{digest}", path)
-    if spec is None or spec.loader is None:
-        raise SetupError("not a Python file", where=str(path), next="name a .py file that declares a tr.Pipeline")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # any error of the user's own code is a mistake in the declaration
-        del sys.modules[spec.name]
-        if isinstance(error, CompileError):  # it names the pipeline and each argument
-            raise
-        raise SetupError(
-            f"{type(error).__name__}: {error}", where=_place_of(error, path), next="the file must run; mend this line"
-        ) from error
-    return module
-
-
-def _place_of(error: Exception, path: Path) -> str:
-    """Return where in a file an error was raised, as path:line: the innermost line of that file."""
-    if isinstance(error, SyntaxError) and error.filename is not None:
-        return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from view_samples import WALL_NS, Profile, profile_rows, run_now
 
+from tailrace.batch import Degraded, Provenance
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
 from tailrace.testing import ManualClock
-from tailrace.types import Degraded, Provenance
 
 WRITE = """
 import sys

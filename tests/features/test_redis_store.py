@@ -17,12 +17,12 @@ import uvloop
 from redis_server import RedisServer, free_port
 from view_samples import WALL_NS, Profile, profile_rows
 
+from tailrace.batch import Degraded, Provenance
 from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.redis import OUTSTANDING_MAX, RedisStore, RedisWriter
-from tailrace.types import Degraded, Provenance
 
 IDS = list(range(40, 60))
 RECOVERED_S_MAX = 1.0

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from view_samples import WALL_NS, Address, Profile, address_rows, profile_rows, run_now
 
+from tailrace.batch import Degraded, Provenance
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
 from tailrace.features.stores.memory import MemoryStore
+from tailrace.features.stores.protocol import OnlineStore
 from tailrace.testing import ManualClock
-from tailrace.types import Degraded, OnlineStore, Provenance
 
 
 class CountingStore(MemoryStore):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from view_samples import DAY_NS, WALL_NS, Address, Profile, address_rows, profile_rows
 
+from tailrace.batch import Degraded, Provenance
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Parquet
 from tailrace.features.views import STRING_BYTES_MAX, BatchFeatureView, Entity
-from tailrace.types import Degraded, Provenance
 
 _TEXTS = st.text(max_size=40)
 _VALUES: dict[str, st.SearchStrategy[Any]] = {

@@ -16,7 +16,7 @@ from redis_server import RedisServer
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.stores.opening import open_store, open_writer
-from tailrace.types import OnlineStore
+from tailrace.features.stores.protocol import OnlineStore
 
 FETCH_S_MAX = 20
 WRITE = """

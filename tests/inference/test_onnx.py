@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 
+from tailrace.batch import Degraded
 from tailrace.errors import ModelPackageError
 from tailrace.inference.curve import SIZES, measure_curve
 from tailrace.inference.declaration import Constant
@@ -17,7 +18,6 @@ from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
 from tailrace.inference.onnx import OnnxModel
 from tailrace.inference.scorer import Scorer
 from tailrace.release.package import package
-from tailrace.types import Degraded
 
 
 def write_graph(path: Path, nodes: list[Any], inputs: dict[str, Any], initializers: Any = ()) -> Path:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailrace.batch import Degraded
 from tailrace.inference.declaration import Constant
 from tailrace.inference.scorer import CALLS_MAX, Scorer
-from tailrace.types import Degraded
 
 
 class Doubler:

@@ -27,9 +27,9 @@ def families() -> dict[str, Metric]:
     for slot in (0, 1):
         block = MetricBlock.create(worker_layout([PipelineShape('fra"ud', BUDGET, ("Profile",))], slot))
         recorder = BatchRecorder(block, 'fra"ud')
-        recorder.record([0, 10, 15_000_010, 35_000_011, 35_000_020, 50_000_000], 50_000_000, [0, 0], 64)
-        recorder.record([0, 10, 20, 30, 40, 50_000_001], 50_000_001, [0], 1)
-        recorder.count_failure(MalformedBodyError)
+        recorder.count_batch([0, 10, 15_000_010, 35_000_011, 35_000_020, 50_000_000], 50_000_000, [0, 0], 64)
+        recorder.count_batch([0, 10, 20, 30, 40, 50_000_001], 50_000_001, [0], 1)
+        recorder.record_failure(MalformedBodyError)
         WorkerRecorder(block, slot).set_connections(5)
         blocks.append(block)
     supervisor = {
@@ -71,7 +71,7 @@ def test_page_counts_exactly_up_to_the_total_where_there_is_no_part() -> None:
     block = MetricBlock.create(worker_layout([PipelineShape("fraud", Budget("50ms"))]))
     recorder = BatchRecorder(block, "fraud")
     for spent_ns in (50_000_000, 50_000_001):
-        recorder.record([*[spent_ns] * 5, 2 * spent_ns], 2 * spent_ns, [0], 1)
+        recorder.count_batch([*[spent_ns] * 5, 2 * spent_ns], 2 * spent_ns, [0], 1)
     page = expose(merge_blocks([block]), {}).decode()
     families = {family.name: family for family in text_string_to_metric_families(page)}
     bucket = "tailrace_layer_seconds_bucket"

@@ -7,15 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailrace.batch import Batch, Call, Degraded
 from tailrace.deadline import LAYERS, Budget
-from tailrace.errors import InvalidRequestError, MalformedBodyError, ShedError, UnavailableError
+from tailrace.errors import (
+    InferenceError,
+    InvalidRequestError,
+    MalformedBodyError,
+    ServerError,
+    ShedError,
+    UnavailableError,
+)
+from tailrace.features.view_rows import ViewRows
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.metrics import METRICS, error_kinds, slug
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import MergedMetrics, PipelineSnapshot, merge_blocks, pipeline_snapshots
-from tailrace.types import Degraded, Provenance
 
 BUDGET = Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms")
 LAYOUT = worker_layout([PipelineShape("fraud", BUDGET, ("Profile", "Terminal")), PipelineShape("other", BUDGET)])
@@ -45,7 +53,7 @@ def fraud(block: MetricBlock) -> PipelineSnapshot:
 def test_record_counts_call_times_like_observing_each(arrivals_ns: list[int]) -> None:
     """Few calls and many are counted on two paths with one result: that of the plain histogram."""
     block = MetricBlock.create(LAYOUT)
-    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, arrivals_ns, len(arrivals_ns))
+    BatchRecorder(block, "fraud").count_batch(MARKS_NS, WRITTEN_NS, arrivals_ns, len(arrivals_ns))
     metrics = merged(block)
     for name, end_ns in (("tailrace_request_seconds", WRITTEN_NS), ("tailrace_queue_wait_seconds", MARKS_NS[0])):
         found = metrics.series[name, ("fraud",)].histogram()
@@ -57,7 +65,7 @@ def test_record_counts_call_times_like_observing_each(arrivals_ns: list[int]) ->
 
 def test_record_weighs_layers_by_calls(block: MetricBlock) -> None:
     """Each call of a batch has spent the batch's time in each layer."""
-    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, [900_000] * 20, 60)
+    BatchRecorder(block, "fraud").count_batch(MARKS_NS, WRITTEN_NS, [900_000] * 20, 60)
     snapshot = fraud(block)
     assert [snapshot.layers[layer].count for layer in LAYERS] == [20] * 5
     assert [snapshot.layers[layer].mean_ns for layer in LAYERS] == [100_000, 200_000, 300_000, 50_000, 50_000]
@@ -68,10 +76,10 @@ def test_record_weighs_layers_by_calls(block: MetricBlock) -> None:
 def test_record_counts_failed_calls_apart(block: MetricBlock) -> None:
     """Answered, failed and shed calls add up to all of them."""
     recorder = BatchRecorder(block, "fraud")
-    recorder.record(MARKS_NS, WRITTEN_NS, [900_000] * 10, 10, failed=2)
-    recorder.count_failure(InvalidRequestError, 2)
-    recorder.count_failure(MalformedBodyError)
-    recorder.count_shed("deadline", 3)
+    recorder.count_batch(MARKS_NS, WRITTEN_NS, [900_000] * 10, 10, failed=2)
+    recorder.record_failure(InvalidRequestError, 2)
+    recorder.record_failure(MalformedBodyError)
+    recorder.record_shed("deadline", 3)
     snapshot = fraud(block)
     assert snapshot.codes == {"200": 8, "422": 2, "400": 1, "503": 3}
     assert snapshot.errors == {"invalid-request": 2, "malformed-body": 1}
@@ -83,16 +91,43 @@ def test_record_counts_degraded_rows_by_reason(block: MetricBlock) -> None:
     """A row with two reasons counts under both."""
     both = Degraded.STORE_TIMEOUT | Degraded.MODEL_ERROR
     degraded = np.array([0, Degraded.STORE_TIMEOUT, both], dtype=np.uint8)
-    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, [0], 3, degraded)
+    BatchRecorder(block, "fraud").count_batch(MARKS_NS, WRITTEN_NS, [0], 3, degraded)
     assert fraud(block).degraded == {"store_timeout": 2, "model_error": 1}
 
 
 def test_provenances_count_by_view(block: MetricBlock) -> None:
     """Rows of each view count under where they came from."""
-    recorder = BatchRecorder(block, "fraud")
-    recorder.count_provenance(0, Provenance.FRESH, 5)
-    recorder.count_provenances(1, np.array([0, 2, 2, 3], dtype=np.uint8))
+    fresh = ViewRows(np.zeros(5), {})
+    mixed = ViewRows(np.zeros(4), {}, np.array([0, 2, 2, 3], dtype=np.uint8))
+    batch = Batch([], 0, 0, marks_ns=MARKS_NS, view_rows=[fresh, mixed])
+    BatchRecorder(block, "fraud").record(batch, WRITTEN_NS)
     assert fraud(block).features == {"Profile": {"fresh": 5}, "Terminal": {"fresh": 1, "default": 2, "timeout": 1}}
+
+
+def test_batch_counts_its_calls_errors_and_degraded_rows(block: MetricBlock) -> None:
+    """Failed calls are errors and not 200; a row that is not answered at all is not counted as degraded."""
+    calls = [Call(None, None, 900_000, 0, 1) for _ in range(3)]
+    degraded = np.array([Degraded.MODEL_ERROR, Degraded.STORE_ERROR, 0], dtype=np.uint8)
+    failed = np.array([True, False, False])
+    error = InferenceError("no score")
+    batch = Batch(calls, 0, 0, marks_ns=MARKS_NS, rows=3, degraded=degraded, failed=failed, errors={0: error})
+    recorder = BatchRecorder(block, "fraud")
+    recorder.record(batch, WRITTEN_NS)
+    snapshot = fraud(block)
+    assert snapshot.codes == {"200": 2, "500": 1}
+    assert snapshot.errors == {"inference-failed": 1}
+    assert snapshot.degraded == {"store_error": 1}
+    assert (snapshot.whole.count, snapshot.rows, snapshot.layers["inference"].mean_ns) == (3, 3, 300_000)
+    assert (recorder.take_calls_most(), recorder.take_calls_most()) == (3, 0)
+
+
+def test_batch_that_a_layer_raised_in_counts_its_failures_alone(block: MetricBlock) -> None:
+    """It has not passed every layer, so that it has no time in any."""
+    error = ServerError("ValueError while answering this request")
+    batch = Batch([Call(None, None, 0, 0, 1)] * 2, 0, 0, marks_ns=MARKS_NS[:3], errors={0: error, 1: error})
+    BatchRecorder(block, "fraud").record(batch, WRITTEN_NS)
+    assert fraud(block).codes == {"500": 2}
+    assert fraud(block).whole.count == 0
 
 
 def test_failure_of_a_kind_of_the_user_counts_as_the_nearest(block: MetricBlock) -> None:
@@ -101,20 +136,20 @@ def test_failure_of_a_kind_of_the_user_counts_as_the_nearest(block: MetricBlock)
     class TooRichError(InvalidRequestError):
         title = "Too rich"
 
-    BatchRecorder(block, "fraud").count_failure(TooRichError, 2)
+    BatchRecorder(block, "fraud").record_failure(TooRichError, 2)
     assert fraud(block).errors == {"invalid-request": 2}
 
 
 def test_times_before_arrival_do_not_break_the_count(block: MetricBlock) -> None:
     """An arrival later than the batch's start counts as no wait."""
-    BatchRecorder(block, "fraud").record(MARKS_NS, WRITTEN_NS, [1_200_000] * 30, 30)
+    BatchRecorder(block, "fraud").count_batch(MARKS_NS, WRITTEN_NS, [1_200_000] * 30, 30)
     assert (fraud(block).wait.count, fraud(block).wait.mean_ns) == (30, 0)
 
 
 def test_unknown_shed_reason_is_an_error(block: MetricBlock) -> None:
     """A reason outside the table is a mistake in the program."""
     with pytest.raises(KeyError):
-        BatchRecorder(block, "fraud").count_shed("tired")
+        BatchRecorder(block, "fraud").record_shed("tired")
 
 
 def test_worker_recorder_holds_gauges(block: MetricBlock) -> None:
@@ -124,7 +159,7 @@ def test_worker_recorder_holds_gauges(block: MetricBlock) -> None:
     recorder.set_in_flight(3)
     recorder.set_in_flight(2)
     recorder.set_ready(True)
-    recorder.count_failure(UnavailableError)
+    recorder.record_failure(UnavailableError)
     metrics = merged(block)
     assert metrics.value("tailrace_connections", "0") == 7
     assert metrics.value("tailrace_in_flight", "0") == 2

@@ -18,7 +18,7 @@ def make_block(slot: int = 0, budget: str = "50ms", pipelines: tuple[str, ...] =
 
 def record(block: MetricBlock, calls: int, spent_ns: int, pipeline: str = "fraud") -> None:
     """Count one batch whose calls took `spent_ns`, all of it in the request layer."""
-    BatchRecorder(block, pipeline).record([0] + [spent_ns] * 5, spent_ns, [0] * calls, calls)
+    BatchRecorder(block, pipeline).count_batch([0] + [spent_ns] * 5, spent_ns, [0] * calls, calls)
 
 
 def test_merge_sums_counters_and_keeps_gauges_apart() -> None:

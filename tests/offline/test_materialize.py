@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tailrace.batch import Provenance
 from tailrace.errors import CompileError, SourceError
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import CSV, SQL, Parquet, Source
@@ -22,7 +23,6 @@ from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
 from tailrace.offline.materialize import MaterializeReport, materialize
-from tailrace.types import Provenance
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")

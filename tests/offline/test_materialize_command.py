@@ -11,12 +11,12 @@ import typer
 from typer.testing import CliRunner, Result
 
 from tailrace.cli.materialize import materialize
+from tailrace.compile.loading import load_pipelines
 from tailrace.errors import SetupError
+from tailrace.features.keys import EntityId
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.lmdb import LmdbWriter
 from tailrace.features.view_rows import ViewRows
-from tailrace.pipeline import load_pipelines
-from tailrace.types import EntityId
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")

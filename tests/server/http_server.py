@@ -17,19 +17,25 @@ from typing import Any
 
 import uvloop
 
-from tailrace.compiler import compile_plan
+from tailrace.codecs.json import JsonCodec
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import Budget, MonotonicClock
 from tailrace.engine import Engine
 from tailrace.features.stores.memory import MemoryStore
+from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
-from tailrace.server.head import Route
-from tailrace.server.http import Connection, HttpServer
+from tailrace.server.endpoint import Answer as PageAnswer
+from tailrace.server.endpoint import Endpoint, Page
+from tailrace.server.http.connection import Connection
+from tailrace.server.http.limits import HttpLimits
+from tailrace.server.http.server import HttpServer
+from tailrace.server.http.shared import Shared
 from tailrace.server.options import ServeOptions
-from tailrace.server.worker import BatchObserver, shape_of
-from tailrace.warmup import warm_up
+from tailrace.server.worker import shape_of
 
 PATIENCE_S = 20.0
 """A bound for what must happen; nothing is expected to take so long."""
@@ -47,7 +53,7 @@ class RunningServer:
     def __init__(
         self,
         pipelines: Sequence[Pipeline],
-        connection_type: Callable[[HttpServer], Connection] = Connection,
+        connection_type: Callable[[Shared], Connection] = Connection,
         **options: Any,
     ) -> None:
         self.options = ServeOptions(files=(), **options)
@@ -70,23 +76,25 @@ class RunningServer:
 
     async def _serve(self) -> None:
         clock, self.loop, self._stop = MonotonicClock(), asyncio.get_running_loop(), asyncio.Event()
-        routes: dict[bytes, dict[bytes, Route]] = {
-            b"/livez": {b"GET": Route(handler=lambda: (200, b"text/plain", b"live\n"))}
+        routes: dict[bytes, dict[bytes, Endpoint | Page]] = {
+            b"/livez": {b"GET": Page(lambda: PageAnswer(200, b"text/plain", b"live\n"))}
         }
         self.recorder = WorkerRecorder(self.block, 0)
-        self.http = HttpServer(routes, self.options, self.recorder.count_failure)
+        self.load = LoopLoad(self.loop)
+        self.http = HttpServer(routes, HttpLimits.of(self.options), self.load, self.recorder.record_failure)
         plans, self.engines = [], {}
         for pipeline in self._pipelines:
             plan = compile_plan(pipeline, MemoryStore(), clock=clock)
             await plan.open()
-            await warm_up(plan, clock)
-            engine = Engine(plan, self.http, BatchObserver(BatchRecorder(self.block, pipeline.name)), clock)
-            routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Route(engine=engine)}
+            plan, _ = await warm_up(plan, clock)
+            engine = Engine(plan, self.load, [BatchRecorder(self.block, pipeline.name)], clock)
+            codec = JsonCodec(pipeline.request, array_max=self.options.array_max)
+            routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             plans.append(plan)
             self.engines[pipeline.name] = engine
         self.loop.set_task_factory(self._make_task)
         self.listener = await self.loop.create_server(
-            lambda: self._connection_type(self.http), "127.0.0.1", 0, backlog=1_024
+            lambda: self._connection_type(self.http.shared), "127.0.0.1", 0, backlog=1_024
         )
         self.address = self.listener.sockets[0].getsockname()
         self._ready.set()

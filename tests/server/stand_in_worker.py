@@ -46,7 +46,7 @@ class StandInWorker:
             await asyncio.Event().wait()
         body = str(os.getpid()).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        self.recorder.record([0, 10_000, 20_000, 30_000, 40_000, 50_000], 50_000, [0], 1)
+        self.recorder.count_batch([0, 10_000, 20_000, 30_000, 40_000, 50_000], 50_000, [0], 1)
         writer.close()
         self.in_flight.discard(task)
 

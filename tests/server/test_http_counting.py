@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from http_server import RunningServer, chunked, head_of, payment_of, post, wait_for
 
-from tailrace.server.http import Connection
+from tailrace.server.http.connection import Connection
 
 Serve = Callable[..., RunningServer]
 
@@ -97,8 +97,8 @@ def test_call_whose_client_is_gone_is_counted_once(serve: Serve) -> None:
     for _ in range(3):
         with server.connect() as client:
             client.send(post('{"work": 20000}', path="/v1/pipelines/heavy/predict"))
-            wait_for(lambda: server.engines["heavy"].rows_waiting, "the call in flight")
-        wait_for(lambda: not server.engines["heavy"].rows_waiting, "the call answered")
+            wait_for(lambda: server.engines["heavy"].admission.rows_waiting, "the call in flight")
+        wait_for(lambda: not server.engines["heavy"].admission.rows_waiting, "the call answered")
     server.settle()
     assert server.counts("tailrace_requests_total", "heavy") == {"200": 3}
 

@@ -17,7 +17,7 @@ def test_drain_answers_what_is_in_flight_and_closes(serve: Serve) -> None:
     busy, idle = [server.connect() for _ in range(4)], server.connect()
     for client in busy:
         client.send(HEAVY)
-    wait_for(lambda: server.engines["heavy"].rows_waiting == 4, "calls in flight")
+    wait_for(lambda: server.engines["heavy"].admission.rows_waiting == 4, "calls in flight")
     server.on_loop(server.http.drain)
     for client in busy:
         answer = client.read()
@@ -35,7 +35,7 @@ def test_drain_loses_no_pipelined_answer(serve: Serve) -> None:
     server = serve("heavy", "log")
     with server.connect() as client:
         client.send(HEAVY + post(payment_of(label="a")) + HEAVY + head_of() + post(payment_of(label="b")) + HEAVY)
-        wait_for(lambda: server.engines["heavy"].rows_waiting == 3, "calls in flight")
+        wait_for(lambda: server.engines["heavy"].admission.rows_waiting == 3, "calls in flight")
         server.on_loop(server.http.drain)
         answers = [client.read() for _ in range(6)]
         assert [answer.status for answer in answers] == [200] * 6

@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailrace.pipeline import Pipeline
-from tailrace.server.http import PIPELINE_MAX, Connection
+from tailrace.server.http.connection import Connection
+from tailrace.server.http.flow import PIPELINE_MAX
 
 ARRAY: Final = json.dumps([{"amount": 1.0 + number, "label": f"row {number}"} for number in range(30)])
 KINDS: Final = (
@@ -162,12 +163,12 @@ def test_request_cut_at_every_byte_is_served(http_server: RunningServer, boundar
 
 def test_remembered_head_answers_as_the_parser_does(http_server: RunningServer, expected: dict[bytes, Answer]) -> None:
     """Every kind of request is answered alike the first time (by the parser) and later (by its remembered head)."""
-    http_server.on_loop(http_server.http.heads.clear)
+    http_server.on_loop(http_server.http.shared.heads.clear)
     with http_server.connect() as client:
         for _ in range(3):
             for request in KINDS:
                 assert read(client.send(request), request) == expected[request]
-        assert 0 < len(http_server.http.heads) < len(KINDS)
+        assert 0 < len(http_server.http.shared.heads) < len(KINDS)
 
 
 @pytest.mark.parametrize("lines", [b"\r\n\r\n", b"\n\r\n\r\n", b"\r\n\r\n\r\n\r\n"])
@@ -180,7 +181,7 @@ def test_empty_lines_never_stand_for_a_head(http_server: RunningServer, lines: b
         with http_server.connect() as client:
             assert client.ask(lines + second).json["label"] == "other"
             assert client.ask(lines + head_of("GET")).body == b"live\n"
-    assert all(raw[:1].isalpha() for raw in http_server.http.heads)
+    assert all(form.stays[0][:1].isalpha() for form in http_server.http.shared.heads)
 
 
 @pytest.mark.parametrize("last", [b"0\r\n\r\n", b"00000\r\n\r\n", b"0;ext\r\n\r\n", b"0\r\nA: b\r\nC: d\r\n\r\n"])

@@ -23,7 +23,8 @@ from http_server import (
     wait_for,
 )
 
-from tailrace.server.http import Connection, HttpServer
+from tailrace.server.http.connection import Connection
+from tailrace.server.http.shared import Shared
 
 Serve = Callable[..., RunningServer]
 MIB = 1 << 20
@@ -34,8 +35,8 @@ class Watched(Connection):
 
     bytes_read = 0
 
-    def __init__(self, server: HttpServer) -> None:
-        super().__init__(server)
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
         Watched.bytes_read = 0
 
     def data_received(self, data: bytes) -> None:
@@ -183,7 +184,7 @@ def test_remembered_heads_are_bounded(http_server: RunningServer, client: RawCli
     for number in range(1_500):
         client.send(head_of("GET", "/livez", f"X-Number: {number}"))
         client.read()
-    assert len(http_server.http.heads) <= 1_024
+    assert len(http_server.http.shared.heads) <= 1_024
 
 
 # -- too slow, too idle -----------------------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ def test_client_that_never_reads_is_paused_then_dropped(serve: Serve) -> None:
     sent = flood(server, client, array, 256 * MIB)
     assert sent < 64 * MIB
     (connection,) = server.http.connections
-    assert connection._paused
+    assert connection.flow().is_paused
     assert connection._transport.get_write_buffer_size() < 16 * MIB
     assert rss_bytes() - before < 64 * MIB
     assert_serves(server)
@@ -330,7 +331,7 @@ def test_client_that_reads_late_gets_every_answer(serve: Serve) -> None:
             except BlockingIOError:
                 server.settle()
         (connection,) = server.http.connections
-        wait_for(lambda: connection._paused, "reading paused")
+        wait_for(lambda: connection.flow().is_paused, "reading paused")
         client.sock.settimeout(PATIENCE_S)
         sender = threading.Thread(target=client.send, args=(requests[sent:],), daemon=True)
         sender.start()

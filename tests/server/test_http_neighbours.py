@@ -52,7 +52,7 @@ def test_client_gone_mid_request_costs_its_neighbours_nothing(
         assert neighbour.ask(head_of()).status == 200
         neighbour.sock.close()
     wait_for(lambda: not http_server.http.connections, "no connection")
-    assert http_server.engines["log"].rows_waiting == 0
+    assert http_server.engines["log"].admission.rows_waiting == 0
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -62,7 +62,7 @@ def test_client_gone_before_its_answer_costs_its_neighbours_nothing(serve: Serve
     request = post('{"work": 20000}', path="/v1/pipelines/heavy/predict")
     clients = [server.connect() for _ in range(6)]
     server.hold(lambda: [client.send(request) for client in clients])
-    wait_for(lambda: server.engines["heavy"].rows_waiting, "calls in flight")
+    wait_for(lambda: server.engines["heavy"].admission.rows_waiting, "calls in flight")
     for client in clients[::2]:
         reset(client.sock) if how == "reset" else client.sock.close()
     for client in clients[1::2]:
@@ -190,7 +190,7 @@ def test_request_that_raises_when_read_fails_its_own_call_only(pipeline_of: Call
     good, bad = post(payment_of(2.0, "good")), post(payment_of(6666.0, "b"))
     with RunningServer([brittle]) as server, server.connect() as client, capture_logs() as lines:
         for known in (0, 1):
-            assert len(server.http.heads) == known
+            assert len(server.http.shared.heads) == known
             client.send(good + bad * 3 + good)
             answers = [client.read() for _ in range(5)]
             assert [answer.status for answer in answers] == [200, 500, 500, 500, 200]

@@ -196,7 +196,7 @@ def test_budget_of_the_caller_never_lengthens_the_pipelines(http_server: Running
     """An hour asked for is still the pipeline's own budget."""
     with http_server.connect() as client:
         client.ask(post(payment_of(), "X-Budget-Ms: 3600000", "X-Other: 1"))
-    heads = [head for raw, head in http_server.http.heads.items() if b"X-Other: 1" in raw]
+    heads = [form.head for form in http_server.http.shared.heads if b"X-Other: 1" in b"".join(form.stays)]
     assert [head.budget_ns for head in heads] == [http_server.engines["log"].budget_ns]
 
 

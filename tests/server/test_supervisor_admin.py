@@ -81,8 +81,8 @@ def test_admin_status_tells_workers_and_pipelines(supervisor: SupervisorProcess)
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET /nothing HTTP/1.1\r\n\r\n", 404),
-        (b"POST /status HTTP/1.1\r\n\r\n", 405),
+        (b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 404),
+        (b"POST /status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 405),
         (b"nonsense\r\n\r\n", 400),
         (b"GET /livez HTTP/1.1\r\nX: " + b"a" * 9_000 + b"\r\n\r\n", 431),
     ],
@@ -97,7 +97,7 @@ def test_admin_refuses_with_problem_details(supervisor: SupervisorProcess, reque
 
 def test_admin_head_sends_no_body(supervisor: SupervisorProcess) -> None:
     """HEAD gives the length without the body."""
-    answer = ask_raw(supervisor.admin_port, b"HEAD /livez HTTP/1.1\r\n\r\n")
+    answer = ask_raw(supervisor.admin_port, b"HEAD /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert answer.endswith(b"\r\n\r\n")
     assert b"Content-Length: 6" in answer
 

@@ -9,16 +9,16 @@ import numpy as np
 from serving import connect, message, serving, wait_for
 from structlog.testing import capture_logs
 
-from tailrace.compiler import compile_plan
+from tailrace.batch import Degraded
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.loading import load_pipelines
 from tailrace.errors import StoreError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.pipeline import load_pipelines
 from tailrace.server.logging import logger
 from tailrace.server.worker import BUSY_SWEEPS_MAX, COLLECTION_SWEEPS, QUIET_S, Collection, FaultLog, shape_of
-from tailrace.types import Degraded
 
 MARKS_NS = [0, 1, 2, 3, 4, 5]
 
@@ -30,7 +30,7 @@ def test_fault_is_told_as_it_begins_and_when_it_is_over(pipelines_dir: Path) -> 
     recorder = BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)])), pipeline.name)
 
     def degrade(reason: Degraded) -> None:
-        recorder.record(MARKS_NS, MARKS_NS[-1], [0, 0], 2, np.array([0, reason], np.uint8))
+        recorder.count_batch(MARKS_NS, MARKS_NS[-1], [0, 0], 2, np.array([0, reason], np.uint8))
 
     told: list[Any]
     with capture_logs() as told:
@@ -38,7 +38,7 @@ def test_fault_is_told_as_it_begins_and_when_it_is_over(pipelines_dir: Path) -> 
         faults = FaultLog(plan, recorder, logger())
         faults.look()
         assert not told
-        plan.retrieval.failure = StoreError("cannot be read")
+        plan.features.retrieval.failure = StoreError("cannot be read")
         for _ in range(3):
             degrade(Degraded.STORE_ERROR)
             faults.look()
@@ -58,7 +58,7 @@ def test_store_that_failed_at_warm_up_is_told(pipelines_dir: Path) -> None:
     """A server starts without its Redis, and says so."""
     (pipeline,) = load_pipelines(pipelines_dir / "faulted.py")
     plan = compile_plan(pipeline, MemoryStore())
-    plan.retrieval.failure = ConnectionError("refused")
+    plan.features.retrieval.failure = ConnectionError("refused")
     recorder = BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)])), pipeline.name)
     with capture_logs() as told:
         FaultLog(plan, recorder, logger())

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.model_graphs import FAULTED_WEIGHTS
+from tailrace.compile.loading import load_pipelines
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.opening import open_writer
 from tailrace.loadtest.report import LoadReport
-from tailrace.pipeline import load_pipelines
 
 CUSTOMERS = 200
 SHOPS = 40

@@ -13,9 +13,9 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tailrace.compile.warm_up import LayerTimes
     from tailrace.pipeline import Pipeline
     from tailrace.plan import Plan
-    from tailrace.warmup import LayerTimes
 
 BUFFER_PART_MIN = 0.1
 
@@ -39,8 +39,8 @@ def check(
 
         tailrace check examples/fraud/pipeline.py
     """
+    from tailrace.compile.loading import load_pipelines
     from tailrace.errors import CompileError
-    from tailrace.pipeline import load_pipelines
 
     reports: list[dict[str, Any]] = []
     for file in files:
@@ -64,18 +64,19 @@ def check(
 
 
 async def _measure(pipeline: Pipeline) -> tuple[Plan, tuple[LayerTimes, ...]]:
-    from tailrace.compiler import compile_plan
+    from tailrace.compile.compiler import compile_plan
+    from tailrace.compile.warm_up import warm_up
     from tailrace.deadline import MonotonicClock
     from tailrace.features.stores.memory import MemoryStore
-    from tailrace.warmup import warm_up
 
     clock = MonotonicClock()
     plan = compile_plan(pipeline, MemoryStore(), clock=clock)
     await plan.open()
-    return plan, await warm_up(plan, clock)
+    return await warm_up(plan, clock)
 
 
 def _report(plan: Plan, times: tuple[LayerTimes, ...]) -> dict[str, Any]:
+    (stage,) = plan.inference.stages
     return {
         "pipeline": plan.name,
         "ok": True,
@@ -86,19 +87,23 @@ def _report(plan: Plan, times: tuple[LayerTimes, ...]) -> dict[str, Any]:
             for each in times
         ],
         "inputs": [{"input": name, "dtype": dtype, "from": origin} for name, dtype, origin in _inputs(plan)],
-        "inference_thread": plan.threaded,
-        "rows_best": plan.rows_best,
-        "kernel": plan.kernel,
-        "kernel_reason": plan.kernel_reason,
+        "inference_thread": stage.is_threaded,
+        "rows_best": stage.rows_best,
+        "kernel": stage.kernel,
+        "kernel_reason": stage.kernel_reason,
     }
 
 
 def _inputs(plan: Plan) -> list[tuple[str, str, str]]:
     """Return each model input with its type and what fills it."""
+    from tailrace.compile.resolve import wire
+
+    (stage,) = plan.inference.stages
+    wiring = wire(plan.pipeline, stage.signature)
     origins = {"request": "request field", "view": "view, materialised", "on_demand": "on demand, computed"}
     return [
-        (name, tensor.dtype, origins[plan.wiring.features[name].origin.value])
-        for tensor in plan.signature.inputs
+        (name, tensor.dtype, origins[wiring.features[name].origin.value])
+        for tensor in stage.signature.inputs
         for name in tensor.features
     ]
 
@@ -115,10 +120,11 @@ def _show(plan: Plan, times: tuple[LayerTimes, ...]) -> None:
             "under 10% a busy moment has nowhere to go\n    next: give a layer less, or the whole more"
         )
     console.print(_inputs_table(plan))
-    where = "the inference thread" if plan.threaded else "the event loop"
-    reason = f" ({plan.kernel_reason})" if plan.kernel_reason else ""
-    console.print(f"The model is computed by {plan.kernel}{reason}.", highlight=False)
-    console.print(f"It runs on {where}, at most {plan.rows_best} rows a call.\n", highlight=False)
+    (stage,) = plan.inference.stages
+    where = "the inference thread" if stage.is_threaded else "the event loop"
+    reason = f" ({stage.kernel_reason})" if stage.kernel_reason else ""
+    console.print(f"The model is computed by {stage.kernel}{reason}.", highlight=False)
+    console.print(f"It runs on {where}, best with {stage.rows_best} rows a call.\n", highlight=False)
 
 
 def _budget_table(plan: Plan, times: tuple[LayerTimes, ...]) -> Table:

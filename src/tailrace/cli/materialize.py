@@ -43,7 +43,7 @@ def materialize(
 
         tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
     """
-    from tailrace.pipeline import load_pipelines
+    from tailrace.compile.loading import load_pipelines
 
     pipelines = load_pipelines(file)
     chosen = set(view or ())

@@ -25,6 +25,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
     body_bytes_max: Annotated[int, typer.Option(help="Longest body; a longer one is answered 413.")] = 1 << 20,
     header_bytes_max: Annotated[int, typer.Option(help="Longest head of a request, else 431.")] = 16 << 10,
     connections_max: Annotated[int, typer.Option(help="Connections a worker holds open, else 503.")] = 10_000,
+    partial_bytes_max: Annotated[int, typer.Option(help="Bytes of requests in part, of all connections, else 503.")] = (
+        256 << 20
+    ),
     array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
     idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,
     request_s: Annotated[float, typer.Option(help="Seconds a client may take to send one request, else 408.")] = 5.0,
@@ -59,6 +62,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
         body_bytes_max=body_bytes_max,
         header_bytes_max=header_bytes_max,
         connections_max=connections_max,
+        partial_bytes_max=partial_bytes_max,
         array_max=array_max,
         idle_s=idle_s,
         request_s=request_s,

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from operator import index
+from operator import index, itemgetter
 from typing import Final
 from zlib import crc32
 
-from tailrace.types import EntityId
+EntityId = int | str
+"""What identifies one entity: an int64 or a text."""
 
 KEY_BYTES_MAX: Final = 511
 """LMDB's limit. A text id that would pass it stands in its key as a digest."""
 
 _INT64_END: Final = 1 << 63
+_INT64_MIN: Final = -_INT64_END
+_SIGN32: Final = 1 << 31
+_backwards: Final = itemgetter(slice(None, None, -1))
 
 
 class KeyFormat:
@@ -29,6 +33,7 @@ class KeyFormat:
         prefix = b"{%b:" % entity.encode()
         suffix = b"}%b" % view.encode()
         self._number = prefix.replace(b"%", b"%%") + b"%d" + suffix.replace(b"%", b"%%")
+        self._text = prefix.replace(b"%", b"%%") + b'"%b"' + suffix.replace(b"%", b"%%")
         self._text_begin, self._text_end = prefix + b'"', b'"' + suffix
         self._digest_begin, self._digest_end = prefix + b"#", suffix
 
@@ -49,8 +54,7 @@ class KeyFormat:
         try:
             if type(ids[0]) is int:
                 return list(map(self._number.__mod__, ids))
-            begin, end = self._text_begin, self._text_end
-            keys = [begin + entity_id.encode() + end for entity_id in ids]  # type: ignore[union-attr]
+            keys = list(map(self._text.__mod__, map(str.encode, ids)))  # type: ignore[arg-type]
         except (AttributeError, TypeError, UnicodeEncodeError):  # ints and texts mixed, or half a surrogate pair
             return [self.key(entity_id) for entity_id in ids]
         if max(map(len, keys)) > KEY_BYTES_MAX:
@@ -61,9 +65,14 @@ class KeyFormat:
 def entity_checks(ids: Sequence[EntityId]) -> list[int]:
     """Return the check of each id, an int64: an int64 id itself, 64 bits of any other."""
     try:
-        if type(ids[0]) is int and min(ids) >= -_INT64_END and max(ids) < _INT64_END:  # type: ignore[operator]
-            return list(ids)  # type: ignore[arg-type]
-    except (IndexError, TypeError):  # none, or ints and texts mixed
+        if type(ids[0]) is int:
+            if min(ids) >= _INT64_MIN and max(ids) < _INT64_END:  # type: ignore[operator]
+                return list(ids)  # type: ignore[arg-type]
+        else:
+            texts = list(map(str.encode, ids))  # type: ignore[arg-type]
+            pairs = zip(map(crc32, texts), map(crc32, map(_backwards, texts)), strict=True)
+            return [(high ^ _SIGN32) - _SIGN32 << 32 | low for high, low in pairs]
+    except (IndexError, TypeError, UnicodeEncodeError):  # none, ints and texts mixed, or half a surrogate pair
         pass
     return [_signed(_text_check(each) if isinstance(each, str) else each) for each in ids]
 

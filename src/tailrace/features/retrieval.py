@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tailrace.batch import Degraded, Provenance
 from tailrace.deadline import Clock
 from tailrace.errors import StoreError
 from tailrace.features.breaker import Breaker
-from tailrace.features.keys import entity_checks
+from tailrace.features.keys import EntityId, entity_checks
 from tailrace.features.rows import RowCodec
+from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.view_rows import ViewRows
-from tailrace.types import Degraded, EntityId, OnlineStore, Provenance
 
 
 class Retrieval:
@@ -27,6 +28,7 @@ class Retrieval:
         self._fair_ns = fair_ns
         self._now_ns = clock.now_ns
         self._wall_ns = clock.wall_ns
+        self.network = store.network
         self.breaker = Breaker(clock) if store.network else None
         self.failure: Exception | None = None
 

@@ -7,16 +7,17 @@ view's defaults and is counted, and leaves its neighbours alone. The layout is d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tailrace.features.keys import KeyFormat, entity_checks
+from tailrace.batch import Degraded, Provenance
+from tailrace.features.keys import EntityId, KeyFormat, entity_checks
 from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, NULLS, STAMP, WRITTEN, row_layout
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.views import STRING_BYTES_MAX, ViewSpec
-from tailrace.types import Degraded, EntityId, Provenance
 
 _UINT8: Final = np.dtype("u1")
 _STAMP_WITHOUT_FLAGS: Final = np.uint64(0xFFFF_FFFF_FFFF_00FF)
@@ -40,6 +41,7 @@ class RowCodec:
         self.key = self._format.key
         self.keys = self._format.keys
         self._size = layout.dtype.itemsize
+        self._fixed = itemgetter(slice(0, self._size))
         self._stamp = np.uint64(layout.stamp)
         self._stamp_bytes = self._stamp.tobytes()
         self._texts = tuple(zip((column.name for column in layout.texts), layout.lengths, strict=True))
@@ -76,7 +78,7 @@ class RowCodec:
             parts = [self._default_row if row is None else row for row in rows]
             checks = [0 if row is None else check for check, row in zip(checks, rows, strict=True)]
         if self._texts:
-            parts = [row[:size] for row in parts]
+            parts = list(map(self._fixed, parts))
         joined = b"".join(parts)
         if not rows or len(joined) != size * len(rows) or max(map(len, parts)) != size:
             return None

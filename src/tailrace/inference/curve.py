@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_MS, Clock, MonotonicClock
-from tailrace.types import Model
+from tailrace.inference.predictor import Predictor
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CALLS_MAX: Final = 200
@@ -23,7 +23,7 @@ BATCHES: Final = 8
 """Different batches that take turns, so that the processor cannot learn one by heart."""
 
 
-class SampledModel(Model, Protocol):
+class SampledModel(Predictor, Protocol):
     """A model that has rows to be measured with."""
 
     def sample_feeds(self, rows: int, *, seed: int = 0) -> Mapping[str, NDArray[Any]]:
@@ -99,10 +99,10 @@ def measure_curve(
             (rows, times_ns[len(times_ns) // 2], times_ns[min(len(times_ns) - 1, len(times_ns) * 95 // 100)])
         )
     rows_all, costs_ns, p95s_ns = zip(*measured, strict=True)
-    return CostCurve(rows_all, _without_noise(costs_ns), _without_noise(p95s_ns))
+    return CostCurve(rows_all, without_noise(costs_ns), without_noise(p95s_ns))
 
 
-def _without_noise(times_ns: tuple[int, ...]) -> tuple[int, ...]:
+def without_noise(times_ns: tuple[int, ...]) -> tuple[int, ...]:
     """Return times that never fall as the size grows: where fewer rows took longer, something else had the core."""
     return tuple(min(times_ns[index:]) for index in range(len(times_ns)))
 

@@ -20,7 +20,7 @@ GOLDEN_TOLERANCE: Final = 1e-5
 
 
 class PackagedModel(ABC):
-    """A packaged model, ready to score. Satisfies `tailrace.types.Model`.
+    """A packaged model, ready to score. Satisfies `Predictor`.
 
     kernel: what computes it, in words. kernel_reason: why it is not a faster one; empty where there is none.
     """

@@ -9,12 +9,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.batch import Degraded
 from tailrace.deadline import Clock, MonotonicClock
 from tailrace.inference.declaration import Constant
-from tailrace.types import Degraded, Model
+from tailrace.inference.predictor import Predictor
 
 CALLS_MAX: Final = 512
-"""Model calls that isolating the failing rows of one batch may take; isolating one of 256 takes 17."""
+"""Predictor calls that isolating the failing rows of one batch may take; isolating one of 256 takes 17."""
 
 _MODEL_ERROR: Final = int(Degraded.MODEL_ERROR)
 _MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
@@ -24,7 +25,7 @@ class Scored(NamedTuple):
     """A batch's scores.
 
     scores: float, (rows,) or (rows, classes); NaN in the rows that failed.
-    degraded: uint8 `types.Degraded` bits, (rows,); None when every row has the model's own score.
+    degraded: uint8 `Degraded` bits, (rows,); None when every row has the model's own score.
     failed: bool, (rows,): the rows that have no score at all; None when there are none.
     """
 
@@ -43,8 +44,8 @@ class Scorer:
 
     def __init__(
         self,
-        model: Model,
-        fallback: Constant | Model | Scorer | None = None,
+        model: Predictor,
+        fallback: Constant | Predictor | Scorer | None = None,
         *,
         classes: int = 1,
         clock: Clock | None = None,

@@ -17,7 +17,7 @@ from tailrace.deadline import NS_PER_S, Clock, MonotonicClock
 
 T = TypeVar("T")
 
-REST_S: Final = 0.001
+YIELD_S: Final = 0.001
 """A loop that wakes for every call it refuses takes 30 µs of the core from the model each time, three times what the
 refusal costs (bench/overload.py)."""
 
@@ -75,9 +75,9 @@ class InferenceThread:
             timer.cancel()
         return result
 
-    def rest(self) -> None:
-        """Block the calling loop, so that the core is the running call's: until it is done, or `REST_S` at most."""
-        self._done.wait(REST_S)
+    def yield_core(self) -> None:
+        """Block the calling loop, so that the core is the running call's: until it is done, or `YIELD_S` at most."""
+        self._done.wait(YIELD_S)
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """End the thread after what is queued; return whether it ended in time (a stuck daemon dies with us)."""

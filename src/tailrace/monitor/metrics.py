@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from tailrace.errors import OutOfTimeError, ServingError
-from tailrace.types import Degraded, Provenance
+from tailrace.batch import Degraded, Provenance
+from tailrace.errors import ServingError
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "ns"]
@@ -30,8 +30,8 @@ class Metric:
 
 _TABLE: Final = (
     Metric("tailrace_layer_seconds", "histogram", "Time a call spent in one layer.", ("pipeline", "layer"), "ns"),
-    Metric("tailrace_request_seconds", "histogram", "A call's arrival to its written answer.", ("pipeline",), "ns"),
-    Metric("tailrace_queue_wait_seconds", "histogram", "Time a call waited for its batch.", ("pipeline",), "ns"),
+    Metric("tailrace_request_seconds", "histogram", "A call's earliest arrival to its answer.", ("pipeline",), "ns"),
+    Metric("tailrace_queue_wait_seconds", "histogram", "A call's wait, in its socket too.", ("pipeline",), "ns"),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
     Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code")),
     Metric("tailrace_rows_total", "counter", "Rows scored.", ("pipeline",)),
@@ -60,17 +60,17 @@ DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
 
 
-def slug(kind: type[ServingError] | type[OutOfTimeError]) -> str:
+def slug(kind: type[ServingError]) -> str:
     """Return the label of a kind of error, the same as in its problem type: "malformed-body"."""
     return kind.title.lower().replace(" ", "-")
 
 
-def error_kinds() -> list[type[ServingError] | type[OutOfTimeError]]:
+def error_kinds() -> list[type[ServingError]]:
     """Return every kind of error that answers a call and is part of Tailrace, in a fixed order."""
-    return [kind for root in (ServingError, OutOfTimeError) for kind in _family(root)]
+    return list(_family(ServingError))
 
 
-def _family(kind: type[ServingError] | type[OutOfTimeError]) -> Iterator[type[ServingError] | type[OutOfTimeError]]:
+def _family(kind: type[ServingError]) -> Iterator[type[ServingError]]:
     """Give a class and its descendants among Tailrace's own errors, depth first."""
     yield kind
     for child in kind.__subclasses__():

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from operator import add, attrgetter, sub
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.batch import Batch, Degraded
 from tailrace.deadline import LAYERS
-from tailrace.errors import OutOfTimeError, ServingError, ShedError
+from tailrace.errors import ServingError, ShedError
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import Series
 from tailrace.monitor.metrics import DEGRADED_REASONS, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.shared import MetricBlock
-from tailrace.types import Degraded, Provenance
 
+_arrival_of = attrgetter("arrival_ns")
+_MARKS: Final = len(LAYERS) + 1
 _FEW_CALLS: Final = 12
 """Up to here plain Python is faster than NumPy."""
 
@@ -37,13 +40,13 @@ class FailureRecorder:
         self._sheds = {reason: find("tailrace_shed_total", pipeline, reason).offset for reason in SHED_REASONS}
         self._shed_code = find("tailrace_requests_total", pipeline, str(ShedError.status)).offset
 
-    def count_failure(self, kind: type[ServingError] | type[OutOfTimeError], calls: int = 1) -> None:
+    def record_failure(self, kind: type[ServingError], calls: int = 1) -> None:
         """Count calls answered with an error of this kind: their status code and their reason."""
         code, reason = self._places.get(kind) or self._nearest(kind)
         self._cells[code] += calls
         self._cells[reason] += calls
 
-    def count_shed(self, reason: str, calls: int = 1) -> None:
+    def record_shed(self, reason: str, calls: int = 1) -> None:
         """Count calls refused early, with a reason of `SHED_REASONS`."""
         self._cells[self._shed_code] += calls
         self._cells[self._sheds[reason]] += calls
@@ -57,16 +60,18 @@ class FailureRecorder:
 
 
 class BatchRecorder(FailureRecorder):
-    """Counts one pipeline's batches.
+    """Counts one pipeline's batches; the recorder of its engine.
 
-    Every call is counted once: by `record` as answered, by `count_failure` or by `count_shed`.
+    Every call is counted once: by `record` as answered, by `record_failure` or by `record_shed`.
     """
 
     def __init__(self, block: MetricBlock, pipeline: str) -> None:
         super().__init__(block, pipeline)
         find, cells = block.find, block.cells
         layers = [find("tailrace_layer_seconds", pipeline, layer) for layer in LAYERS]
-        self._layers = [(series.edges, series.offset, series.offset + series.length - 1) for series in layers]
+        self._layer_edges = [series.edges for series in layers]
+        self._layer_offsets = [series.offset for series in layers]
+        self._layer_sums = [series.offset + series.length - 1 for series in layers]
         self._times = _CallTimes(block, pipeline)
         self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
         self._answered = find("tailrace_requests_total", pipeline, "200").offset
@@ -83,8 +88,34 @@ class BatchRecorder(FailureRecorder):
             and series.labels[2] == PROVENANCES[0]
         ]
         self._cells = cells
+        self._calls_most = 0
 
-    def record(
+    def record(self, batch: Batch, finished_ns: int) -> None:
+        """Count one delivered batch, and where the values of its views come from."""
+        arrivals_ns = list(map(_arrival_of, batch.calls))
+        self._calls_most = max(self._calls_most, len(arrivals_ns))
+        if len(batch.marks_ns) == _MARKS:
+            degraded = batch.degraded
+            if degraded is not None and batch.failed is not None:
+                degraded = degraded[~batch.failed]  # which are not answered at all
+            self.count_batch(batch.marks_ns, finished_ns, arrivals_ns, batch.rows, degraded, len(batch.errors))
+        for error in batch.errors.values():
+            self.record_failure(type(error))
+        for view, rows in enumerate(batch.view_rows):
+            if rows.noted is None:  # all are fresh, in nearly every batch
+                self._cells[self._views[view]] += len(rows.data)
+            else:
+                self.count_provenances(view, rows.noted)
+
+    def take_calls_most(self) -> int:
+        """Return how many calls the largest batch had since the last time this was asked; 0 where there was none.
+
+        Between two ticks, when anyone can look, an inline pipeline has no call in flight, however busy it is.
+        """
+        most, self._calls_most = self._calls_most, 0
+        return most
+
+    def count_batch(
         self,
         marks_ns: Sequence[int],
         finished_ns: int,
@@ -97,13 +128,14 @@ class BatchRecorder(FailureRecorder):
 
         marks_ns: six monotonic times, the batch's start and the end of each layer; finished_ns: when its answers had
         been written. arrivals_ns: of its calls. rows: scored. degraded: a set of `Degraded` for each row, or None.
-        failed: calls answered with an error, which `count_failure` counts; the others are counted as 200.
+        failed: calls answered with an error, which `record_failure` counts; the others are counted as 200.
         """
         cells, calls = self._cells, len(arrivals_ns)
-        for (edges, offset, sum_cell), begin_ns, end_ns in zip(self._layers, marks_ns, marks_ns[1:], strict=False):
-            spent_ns = end_ns - begin_ns
-            cells[offset + bisect_left(edges, spent_ns)] += calls
-            cells[sum_cell] += spent_ns * calls
+        spent_ns = list(map(sub, marks_ns[1:], marks_ns))
+        for place in map(add, self._layer_offsets, map(bisect_left, self._layer_edges, spent_ns)):
+            cells[place] += calls
+        for place, layer_ns in zip(self._layer_sums, spent_ns, strict=True):
+            cells[place] += layer_ns * calls
         self._times.observe(marks_ns[0], finished_ns, arrivals_ns)
         self._batch_rows.observe(rows)
         cells[self._answered] += calls - failed
@@ -115,10 +147,6 @@ class BatchRecorder(FailureRecorder):
     def degraded_rows(self) -> dict[str, int]:
         """Return how many rows were answered degraded so far, by reason."""
         return {DEGRADED_REASONS[Degraded(int(flag))]: self._cells[cell] for flag, cell in self._degraded}
-
-    def count_provenance(self, view: int, provenance: Provenance, rows: int) -> None:
-        """Count rows of one batch view (its index in the shape's views) that share a provenance."""
-        self._cells[self._views[view] + provenance] += rows
 
     def count_provenances(self, view: int, provenances: NDArray[np.uint8]) -> None:
         """Count the rows of one batch view by their provenance: shape (rows,)."""

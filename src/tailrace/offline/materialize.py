@@ -16,12 +16,12 @@ from typing import Final
 from tailrace.errors import CompileError, SourceError
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.opening import open_writer, resolve_url
+from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.views import ViewSpec
 from tailrace.offline.progress import Progress, fingerprint, progress_row, read_progress
 from tailrace.offline.source_rows import BadRow, Page, SourceRows
 from tailrace.pipeline import Pipeline
 from tailrace.request.schema import field_specs
-from tailrace.types import StoreWriter
 
 BATCH_ROWS: Final = 10_000
 

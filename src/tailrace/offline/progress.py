@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from tailrace.features.sources import SQL
+from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.views import ViewSpec
-from tailrace.types import StoreWriter
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,17 @@
-"""Admission: whether a call that arrives can be answered by its deadline, learned from the batches before it."""
+"""Admission: whether a call that arrives can be answered by its deadline, learned from the batches before it.
+
+A queue is judged by how fast it really drains: the time from one batch's end to the next one's, whatever the loop did
+in between. How far such predictions were off is kept back as a margin, and a queue that does not go away is allowed
+less and less of a call's time, since a longer one serves no more calls, only older ones (Nichols and Jacobson 2012 on
+standing queues).
+"""
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
+
+from tailrace.deadline import NS_PER_MS
 
 DURATIONS_MAX: Final = 128
 """Batches remembered for the p95."""
@@ -11,72 +20,207 @@ ROWS_WAITING_MAX: Final = 100_000
 """However much time they have."""
 
 QUEUE_SHARE: Final = 0.5
-"""Of the time a call has beside its own batch, what a queue may take by our estimate. A longer one would serve no more
-calls, only older ones, and turn an estimate that is a little out into calls that are late (bench/overload.py)."""
+"""Of the time a call has beside its own batch, what a queue may take by our estimate."""
+QUEUE_SHARE_MIN: Final = 0.2
+"""What a queue may take that has been there for long; one that has been there for a budget begins to shrink."""
+
+WINDOW_NS: Final = 10 * NS_PER_MS
+"""What the drain of a queue is averaged over, at least; a slow batch may take longer."""
+DRAIN_GAIN: Final = 0.25
+"""Of the difference to a new window's drain, what the estimate moves."""
+
+MARGIN_SHARE_MAX: Final = 0.25
+"""Of the budget, what may be kept back for predictions that were off."""
+
+LEAST_BATCHES: Final = 64
+"""Batches after which a least time begins to be forgotten; after as many more it is."""
+PROBE_NS: Final = 100 * NS_PER_MS
+"""Without a batch for so long, a call that seems to have too little time is taken all the same, to learn from it."""
+
+
+Least = tuple[float, float]
+"""The least time of a batch, and of a row."""
+
+_NONE_YET: Final = (inf, inf)
 
 
 class Admission:
-    """Holds what a batch takes (its p95, its least) and what a row takes (in a queue, at its least), as they change.
+    """What one engine has learned of its batches and its queue, and what a call needs by it.
 
-    budget_ns: of a call. p95_ns, least_ns: of a batch of one call, measured at warm-up; row_ns: a row's part of a full
-    batch, of at most `rows_best` rows. Where nothing waits only the least times count: they are what brings a call in
-    again after a moment in which everything was slow, and so teaches that it is over.
+    budget_ns: of a call. p95_ns, least_ns: of a batch of one call; row_ns: a row's part of a full batch, which has
+    `rows_best` rows. All times are of the first moment, measured before traffic; they follow what is learned.
+
+    rows_waiting: rows taken and not yet answered, in the inbox or in a running batch. A call of one row that has more
+    time than `rows_waiting * price_ns + base_ns` is taken without asking `refuses`. soonest_ns: the least time in which
+    a batch can be expected to be answered.
     """
 
-    __slots__ = (
-        "_backlog_since_ns", "_budget_ns", "_durations_ns", "_least_row_ns", "_p95_ns", "_row_ns", "_rows_best",
-        "least_ns", "rows_allowed",
-    )  # fmt: skip
-
     def __init__(self, budget_ns: int, p95_ns: int, least_ns: int, row_ns: float, rows_best: int) -> None:
+        self.rows_waiting = 0
+        self.rows_best = rows_best
         self._budget_ns = budget_ns
-        self._rows_best = rows_best
         self._durations_ns = [p95_ns] * (DURATIONS_MAX * 7 // 8)
         self._p95_ns = p95_ns
-        self.least_ns = min(least_ns, budget_ns // 2)  # a warm-up in a bad moment must not shed all
-        self._row_ns = self._least_row_ns = max(row_ns, 1.0)
+        # A warm-up in a bad moment must not shed all.
+        self.row_ns = max(row_ns, 1.0)
+        self._least: Least = (min(least_ns, budget_ns // 2), self.row_ns)
+        self._former: Least = self._least
+        self._floor: Least = self._least
+        """What a batch and a row took at least: of late, in the last round of `LEAST_BATCHES`, and ever."""
+        self._recent: Least = _NONE_YET
+        self.soonest_ns = int(self._least[0])
+        self._is_probing = False
+        self._batches = 0
+        self._ended_ns = 0
         self._backlog_since_ns = 0
         """When the last batch ended, if calls were waiting then; else 0."""
-        self.rows_allowed = 1
-        """With fewer rows waiting a call of one row and the usual budget is sure to be taken; with more, ask `refuses`.
-        """
+        self._standing_since_ns = 0
+        """Since when calls have been waiting at the end of every batch; 0 when none are."""
+        self._window_ns, self._window_rows = 0, 0
+        self._done = 0
+        self._promise_rows, self._promise_ns = 0, 0
+        self._margin_ns = 0
+        self._others_ns = 0.0
+        self.price_ns = self.base_ns = 0.0
+        self._share = QUEUE_SHARE
+        self._set_price()
 
-    def refuses(self, left_ns: int, rows_waiting: int, rows: int = 1) -> str:
+    @property
+    def expected_ns(self) -> float:
+        """What is waiting is expected to take."""
+        return self.rows_waiting * self.row_ns
+
+    @property
+    def turn_ns(self) -> float:
+        """How long other engines of the loop may wait for this one's next batch."""
+        return min(self.rows_waiting, self.rows_best) * self.row_ns
+
+    def refuses(self, left_ns: int, now_ns: int, rows: int = 1) -> str:
         """Return why a call cannot be answered in the time it has left, as a label of the metrics; "" if it can.
 
-        rows: its own; a call of many takes its time for itself too.
+        rows: its own; a call of many takes its time for itself too. With nothing waiting only the least times of late
+        count: they let a call in again after a moment in which everything was slow, and so show that it is over.
         """
-        if rows_waiting >= ROWS_WAITING_MAX:
+        if self.rows_waiting >= ROWS_WAITING_MAX:
             return "queue_full"
-        if rows_waiting:
-            needed_ns = rows_waiting * self._row_ns / QUEUE_SHARE + self._p95_ns + (rows - 1) * self._row_ns
-        else:
-            needed_ns = max(self.least_ns, rows * self._least_row_ns)
-        return "" if needed_ns <= left_ns else "deadline"
+        if self.rows_waiting:
+            needed_ns = self.rows_waiting * self.price_ns + self.base_ns + (rows - 1) * self.row_ns
+            return "" if needed_ns <= left_ns else "deadline"
+        if _longest_ns(self._least, rows) <= left_ns:
+            return ""
+        if _longest_ns(self._floor, rows) > left_ns or now_ns - self._ended_ns < PROBE_NS:
+            return "deadline"
+        self.soonest_ns, self._is_probing = int(self._floor[0]), True
+        return ""
 
     def batch_ns(self, rows: int) -> float:
         """Return how long a batch of so many rows is expected to take."""
-        return rows * self._row_ns
+        return rows * self.row_ns
 
-    def learn(self, started_ns: int, ended_ns: int, rows: int, blocked_ns: int, *, waiting: bool) -> None:
-        """Take in what a batch took, and the queue's pace: from one batch's end to the next one's while calls wait.
+    def promise(self, now_ns: int) -> None:
+        """Note when the last row that waits now should be answered, to see later how far that was off."""
+        if not self._promise_rows:
+            self._promise_rows = self._done + self.rows_waiting
+            self._promise_ns = now_ns + int(self.rows_waiting * self.row_ns) + self._p95_ns
 
-        So what lies between batches counts too: reading, and refusing others. A small batch says nothing of the pace,
-        an empty one of nothing. blocked_ns: how long a call may wait unseen. waiting: whether calls wait now.
+    def drop(self, rows: int) -> None:
+        """Take out rows that waited and are refused."""
+        self.rows_waiting -= rows
+        self._done += rows
+
+    def learn(self, started_ns: int, ended_ns: int, rows: int, *, waiting: bool, failed: bool = False) -> None:
+        """Take out the rows of a batch that has ended, and learn what it took and how fast the queue drains.
+
+        waiting: whether calls wait now. failed: a batch with a fault says nothing of what others take.
         """
-        if not rows:
-            return
-        durations, took_ns = self._durations_ns, ended_ns - started_ns
-        durations.append(took_ns)
-        self.least_ns = min(self.least_ns, took_ns)
-        if took_ns < self._least_row_ns * rows:
-            self._least_row_ns = max(took_ns / rows, 1.0)
-        row_ns = (ended_ns - (self._backlog_since_ns or started_ns)) / rows
-        if row_ns < self._row_ns or 2 * rows >= self._rows_best:
-            self._row_ns += (row_ns - self._row_ns) * 0.05
-        self._backlog_since_ns = ended_ns if waiting else 0
-        if len(durations) >= DURATIONS_MAX:
-            self._p95_ns = sorted(durations)[DURATIONS_MAX * 95 // 100]
-            del durations[: DURATIONS_MAX // 8]
-        spare_ns = self._budget_ns - blocked_ns - self._p95_ns
-        self.rows_allowed = min(int(spare_ns * QUEUE_SHARE / self._row_ns), ROWS_WAITING_MAX)
+        self.rows_waiting -= rows
+        self._done += rows
+        self._ended_ns = ended_ns
+        took_ns = ended_ns - started_ns
+        if not failed:
+            self._durations_ns.append(took_ns)
+            self._batches += 1
+            least_ns, least_row_ns = self._recent
+            if (
+                took_ns < least_ns
+                or took_ns < least_row_ns * rows
+                or self._batches == LEAST_BATCHES
+                or self._is_probing
+            ):
+                self._learn_least((took_ns, max(took_ns / rows, 1.0)))
+            elapsed_ns = ended_ns - self._backlog_since_ns if self._backlog_since_ns else took_ns
+            # A small batch that takes long says nothing of how a queue drains.
+            if 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
+                self._window_ns += elapsed_ns
+                self._window_rows += rows
+                if self._window_ns >= WINDOW_NS:
+                    self._learn_drain()
+        if self._promise_rows and self._done >= self._promise_rows:
+            self._learn_margin(ended_ns - self._promise_ns)
+        if not waiting:
+            self._backlog_since_ns = self._standing_since_ns = 0
+            if self._share < QUEUE_SHARE:
+                self._share = QUEUE_SHARE
+                self._set_price()
+        else:
+            self._learn_standing(ended_ns)
+        if len(self._durations_ns) >= DURATIONS_MAX:
+            self._learn_p95()
+
+    def take_turns_with(self, others_ns: float) -> None:
+        """Learn how long other engines of the loop hold up a batch of this one."""
+        self.base_ns += others_ns - self._others_ns
+        self._others_ns = others_ns
+
+    def _learn_p95(self) -> None:
+        """Learn the 95th percentile of what batches take."""
+        self._p95_ns = sorted(self._durations_ns)[DURATIONS_MAX * 95 // 100]
+        del self._durations_ns[: DURATIONS_MAX // 8]
+        self._set_price()
+
+    def _learn_least(self, took: Least) -> None:
+        """Learn the least times, and forget those of two rounds ago."""
+        self._recent = _lesser(self._recent, took)
+        self._floor = _lesser(self._floor, took)
+        if self._batches >= LEAST_BATCHES:
+            self._batches, self._former, self._recent = 0, self._recent, _NONE_YET
+        batch_ns, row_ns = _lesser(self._recent, self._former)
+        self._least = (min(batch_ns, self._budget_ns // 2), row_ns)
+        self.soonest_ns, self._is_probing = int(self._least[0]), False
+
+    def _learn_drain(self) -> None:
+        """Learn what a row takes of a queue's time, from a window of batches."""
+        self.row_ns += (self._window_ns / self._window_rows - self.row_ns) * DRAIN_GAIN
+        self._window_ns = self._window_rows = 0
+        self._set_price()
+
+    def _learn_standing(self, now_ns: int) -> None:
+        """Learn for how long there has been a queue; one that stays over a budget's time is allowed less."""
+        self._backlog_since_ns = now_ns
+        if not self._standing_since_ns:
+            self._standing_since_ns = now_ns
+        elif now_ns - self._standing_since_ns > self._budget_ns:
+            standing_ns = now_ns - self._standing_since_ns
+            self._share = max(QUEUE_SHARE * self._budget_ns / standing_ns, QUEUE_SHARE_MIN)
+            self._set_price()
+
+    def _learn_margin(self, late_ns: int) -> None:
+        """Learn how late a promise was kept: the margin grows fast and shrinks slowly."""
+        self._promise_rows = 0
+        late_ns = min(max(late_ns, 0), int(self._budget_ns * MARGIN_SHARE_MAX))
+        self._margin_ns += (late_ns - self._margin_ns) // (2 if late_ns > self._margin_ns else 32)
+        self._set_price()
+
+    def _set_price(self) -> None:
+        """Say what a call needs beside its own row, by what is known now."""
+        self.price_ns = max(self.row_ns / self._share, self._budget_ns / ROWS_WAITING_MAX)
+        self.base_ns = self._p95_ns + self._margin_ns + self._others_ns
+
+
+def _lesser(one: Least, other: Least) -> Least:
+    return min(one[0], other[0]), min(one[1], other[1])
+
+
+def _longest_ns(least: Least, rows: int) -> float:
+    """Return what a call of so many rows takes at least."""
+    return max(least[0], rows * least[1])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.batch import LazyColumn
 from tailrace.request.schema import FieldSpec, Request, field_specs
 
 ArrayMaker = Callable[[Iterable[Any], int], NDArray[Any]]
@@ -27,21 +28,6 @@ class RequestColumns:
     def __init__(self, requests: Sequence[Request], row_request: NDArray[np.intp] | None) -> None:
         self._requests = requests
         self._row_request = row_request
-
-
-class LazyColumn:
-    """A column made when first asked for; `functools.cached_property` without its lock, which costs as much again."""
-
-    __slots__ = ("_make", "_name")
-
-    def __init__(self, name: str, make: Callable[[Any], NDArray[Any]]) -> None:
-        self._name = name
-        self._make = make
-
-    def __get__(self, columns: Any, owner: type | None = None) -> NDArray[Any]:
-        values = columns.__dict__[self._name] = self._make(columns)
-        values.flags.writeable = False  # what one function changed in place, all others would read
-        return values
 
 
 def columns_type(request_type: type[Request], expanded: str | None) -> type[RequestColumns]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.errors import OutOfTimeError, ServingError, TailraceError
+from tailrace.errors import ServingError
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -23,10 +23,9 @@ class ProblemDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 
 
-def problem_body(error: ServingError | OutOfTimeError) -> bytes:
+def problem_body(error: ServingError) -> bytes:
     """Return the JSON body that tells of an error."""
-    detail, pointer, advice = str(error), "", ""
-    if isinstance(error, TailraceError):
-        detail, pointer, advice = error.what, error.where, error.next
     slug = error.title.lower().replace(" ", "-")
-    return _encode(ProblemDetails(error.status, error.title, detail, pointer, advice, f"urn:tailrace:{slug}"))
+    return _encode(
+        ProblemDetails(error.status, error.title, error.what, error.where, error.next, f"urn:tailrace:{slug}")
+    )

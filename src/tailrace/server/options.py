@@ -33,6 +33,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     header_bytes_max: int = 16 << 10
     connections_max: int = 10_000
     """Connections a worker holds open at most."""
+    partial_bytes_max: int = 256 << 20
+    """Bytes of requests received in part that a worker holds at most, over all connections; beyond, 503."""
     array_max: int = 1_000
     """Requests one call may carry in an array."""
 
@@ -53,7 +55,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("port", "admin_port"):
             _check_range(name, getattr(self, name), 0, 65_535)
         _check_range("workers", self.workers, 1, WORKERS_MAX)
-        for name in ("body_bytes_max", "header_bytes_max", "connections_max", "array_max"):
+        for name in ("body_bytes_max", "header_bytes_max", "connections_max", "partial_bytes_max", "array_max"):
             _check_range(name, getattr(self, name), 1, 1 << 40)
         for name in ("idle_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):
             _check_range(name, getattr(self, name), 0.001, 86_400)

@@ -19,15 +19,20 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from tailrace.compiler import compile_plan
+from tailrace.codecs.json import JsonCodec
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.loading import load_pipelines
+from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
 from tailrace.errors import SetupError, TailraceError
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
+from tailrace.features.stores.protocol import OnlineStore
+from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.pipeline import Pipeline, load_pipelines
+from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.server.control import (
     Adopt,
@@ -42,12 +47,11 @@ from tailrace.server.control import (
     WorkerChannel,
     rss_bytes,
 )
-from tailrace.server.head import Answer, Route
-from tailrace.server.http import HttpServer
+from tailrace.server.endpoint import Answer, Endpoint, Page
+from tailrace.server.http.limits import HttpLimits
+from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import configure_logging
 from tailrace.server.slots import BACKLOG, inherited_listener, shut_listener, turn_away
-from tailrace.types import Batch, OnlineStore, Provenance
-from tailrace.warmup import LayerTimes, warm_up
 
 SWEEP_S: Final = 1.0
 DRAIN_LOOK_S: Final = 0.05
@@ -59,42 +63,6 @@ COLLECTION_SWEEPS: Final = 30
 """Sweeps between two full collections of garbage when idle, and between two young ones when never idle."""
 BUSY_SWEEPS_MAX: Final = 600
 """Sweeps without a full collection, idle or not: one pause in ten minutes bounds what never idling would gather."""
-
-
-class BatchObserver:
-    """Counts an engine's batches in the worker's shared block."""
-
-    def __init__(self, recorder: BatchRecorder) -> None:
-        self._recorder = recorder
-        self._calls_most = 0
-        self.observe_shed = recorder.count_shed
-        self.observe_failure = recorder.count_failure
-
-    def observe(self, batch: Batch, finished_ns: int) -> None:
-        """Count one delivered batch."""
-        recorder = self._recorder
-        arrivals_ns = [call.arrival_ns for call in batch.calls]
-        self._calls_most = max(self._calls_most, len(arrivals_ns))
-        if len(batch.marks_ns) == 6:
-            degraded = batch.degraded
-            if degraded is not None and batch.failed is not None:
-                degraded = degraded[~batch.failed]  # which are not answered at all
-            recorder.record(batch.marks_ns, finished_ns, arrivals_ns, batch.rows, degraded, len(batch.errors))
-        for error in batch.errors.values():
-            recorder.count_failure(type(error))
-        for view, rows in enumerate(batch.view_rows):
-            if rows.all_fresh:
-                recorder.count_provenance(view, Provenance.FRESH, len(rows))
-            else:
-                recorder.count_provenances(view, rows.provenance)
-
-    def take_calls_most(self) -> int:
-        """Return how many calls the largest batch had since the last time this was asked; 0 where there was none.
-
-        Between two ticks, when anyone can look, an inline pipeline has no call in flight, however busy it is.
-        """
-        most, self._calls_most = self._calls_most, 0
-        return most
 
 
 class Collection:
@@ -126,13 +94,13 @@ class FaultLog:
     """Tells the log when a pipeline begins to answer degraded and when it has not for `QUIET_S`; never once a call."""
 
     def __init__(self, plan: Plan, recorder: BatchRecorder, log: Any) -> None:
-        self._plan = plan
+        self._retrieval = plan.features.retrieval
         self._recorder = recorder
         self._log = log.bind(pipeline=plan.name)
         self._rows = recorder.degraded_rows()  # a successor goes on with the counters of the worker before it
         self._quiet_s: dict[str, int] = {}
-        if plan.retrieval.failure is not None:
-            self._log.warning("store does not answer", error=str(plan.retrieval.failure))
+        if self._retrieval.failure is not None:
+            self._log.warning("store does not answer", error=str(self._retrieval.failure))
 
     def look(self) -> None:
         """Look at the counters, once a second."""
@@ -140,7 +108,7 @@ class FaultLog:
         for reason, rows in self._rows.items():
             if rows > before[reason]:
                 if reason not in self._quiet_s:
-                    error = self._plan.retrieval.failure if reason.startswith("store_") else None
+                    error = self._retrieval.failure if reason.startswith("store_") else None
                     self._log.warning("answers degraded", reason=reason, error=str(error or "") or None)
                 self._quiet_s[reason] = 0
             elif reason in self._quiet_s:
@@ -159,10 +127,11 @@ class Worker:
         self._channel = channel
         self._began_s = began_s
         self._clock = MonotonicClock()
+        self._load = LoopLoad(asyncio.get_running_loop())
         self._plans: list[Plan] = []
         self._faults: list[FaultLog] = []
         self._engines: list[Engine] = []
-        self._observers: list[BatchObserver] = []
+        self._recorders: list[BatchRecorder] = []
         self._servers: dict[int, asyncio.Server] = {}
         self._ready = False
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
@@ -209,11 +178,12 @@ class Worker:
         layout = worker_layout([shape_of(pipeline) for pipeline in pipelines], self._start.slot)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
-        routes: dict[bytes, dict[bytes, Route]] = {
-            b"/livez": {b"GET": Route(handler=self._livez)},
-            b"/readyz": {b"GET": Route(handler=self._readyz)},
+        routes: dict[bytes, dict[bytes, Endpoint | Page]] = {
+            b"/livez": {b"GET": Page(self._livez)},
+            b"/readyz": {b"GET": Page(self._readyz)},
         }
-        self._http = HttpServer(routes, self._options, self._recorder.count_failure)
+        limits = HttpLimits.of(self._options)
+        self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure)
         ready = []
         stores: dict[str, OnlineStore] = {}
         for pipeline in pipelines:
@@ -221,12 +191,13 @@ class Worker:
             store = stores.setdefault(store_identity(url), open_store(url, self._clock))
             plan = compile_plan(pipeline, store, clock=self._clock, array_max=self._options.array_max)
             await plan.open()
-            times = await warm_up(plan, self._clock)
+            plan, times = await warm_up(plan, self._clock)
             recorder = BatchRecorder(block, pipeline.name)
-            self._observers.append(BatchObserver(recorder))
-            engine = Engine(plan, self._http, self._observers[-1], self._clock)
+            engine = Engine(plan, self._load, [recorder], self._clock)
+            codec = JsonCodec(pipeline.request, array_max=self._options.array_max)
+            routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             self._faults.append(FaultLog(plan, recorder, self._log))
-            routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Route(engine=engine)}
+            self._recorders.append(recorder)
             self._plans.append(plan)
             self._engines.append(engine)
             ready.append(ready_of(plan, times))
@@ -297,7 +268,7 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._http.sweep()
-            in_flight = max(sum(each.take_calls_most() for each in self._observers), self._in_flight())
+            in_flight = max(sum(each.take_calls_most() for each in self._recorders), self._in_flight())
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
             for faults in self._faults:
@@ -308,10 +279,10 @@ class Worker:
         return sum(engine.calls_waiting for engine in self._engines)
 
     def _livez(self) -> Answer:
-        return 200, b"text/plain", b"live\n"
+        return Answer(200, b"text/plain", b"live\n")
 
     def _readyz(self) -> Answer:
-        return (200, b"text/plain", b"ready\n") if self._ready else (503, b"text/plain", b"not ready\n")
+        return Answer(200, b"text/plain", b"ready\n") if self._ready else Answer(503, b"text/plain", b"not ready\n")
 
 
 def load_all(files: Sequence[str]) -> list[Pipeline]:
@@ -346,6 +317,11 @@ def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
     return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
 
 
+async def _work(start: Start, channel: WorkerChannel, began_s: float) -> int:
+    """Run a worker on the running loop."""
+    return await Worker(start, channel, began_s).run()
+
+
 def main(arguments: list[str]) -> int:
     """Run a worker on the control channel whose descriptor is the last argument."""
     began_s = time.monotonic()
@@ -354,7 +330,7 @@ def main(arguments: list[str]) -> int:
     if not isinstance(start, Start):
         return 1
     configure_logging()
-    return uvloop.run(Worker(start, channel, began_s).run())
+    return uvloop.run(_work(start, channel, began_s))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tailrace.deadline import Clock
 from tailrace.errors import StoreError
 from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
-from tailrace.types import OnlineStore, StoreWriter
+from tailrace.features.stores.protocol import OnlineStore, StoreWriter
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL | re.IGNORECASE)
 _REDIS: Final = frozenset({"redis", "rediss"})

@@ -1,0 +1,255 @@
+"""What the five layers meet in: calls, the batch that takes them through, its columns, and what reads them.
+
+The layers never import each other. Each reads from a `Batch` what those before it have left, and leaves its own part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum, IntFlag
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ServingError
+
+
+class Provenance(IntEnum):
+    """Where a served feature value comes from, worst last."""
+
+    FRESH = 0
+    STALE = 1
+    """Older than its view's `max_staleness`; served all the same."""
+    DEFAULT = 2
+    """The entity is unknown, or its row was refused: the view's declared default."""
+    TIMEOUT = 3
+    """The store was late or gone: the view's declared default."""
+
+
+class Degraded(IntFlag):
+    """Why an answer is degraded. One row may carry several reasons."""
+
+    STALE_FEATURES = 1
+    STORE_TIMEOUT = 2
+    STORE_ERROR = 4
+    MODEL_ERROR = 8
+    MODEL_TIMEOUT = 16
+
+
+class Transport(Protocol):
+    """What brings calls to an engine and takes their answers away."""
+
+    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
+        """Send the answers of the batch's calls at these places, all of which are of this transport.
+
+        A caller that is gone is passed over.
+        """
+        ...
+
+    def refuse(self, call: Call, error: ServingError) -> None:
+        """Send an error in place of an answer."""
+        ...
+
+
+class Call(msgspec.Struct, gc=False, eq=False):
+    """One call in flight. A transport makes it, of a class of its own that knows where the answer goes.
+
+    requests: one request, or a list of them where the caller sent an array. rows: how many they are counted for, at
+    least one: an empty array costs too. arrival_ns: the earliest time at which it may have arrived. arrival_ns,
+    deadline_ns: monotonic. Made without the collector (gc=False): a call never outlives its connection.
+    """
+
+    transport: Transport
+    requests: Any
+    arrival_ns: int
+    deadline_ns: int
+    rows: int
+
+
+_NO_SCORES: Final[NDArray[Any]] = np.empty(0)
+
+
+class Batch(msgspec.Struct, eq=False):
+    """The calls of one loop tick on their way through the five layers. Every layer fills its own part.
+
+    calls: what it answers; suspends: whether it may wait; requests: all their requests in order; offsets: where each
+    call's requests begin (one more than calls), None where every call is one request. rows: what the model scores;
+    row_request: the request of each row, row_bounds: where each request's rows begin, both None where a request is a
+    row. request: its columns. view_rows: each view as it was read, one row an id; views: its columns, one value a row.
+    feeds: the inputs of the last stage. scores: of the last stage; stage_scores: of each stage, by its name.
+    bodies: one a call; errors: by the call's place. marks_ns: its start, then the end of each layer.
+    """
+
+    calls: Sequence[Call]
+    started_ns: int
+    deadline_ns: int
+    suspends: bool = False
+    marks_ns: list[int] = msgspec.field(default_factory=list)
+    requests: Sequence[Any] = ()
+    offsets: list[int] | None = None
+    rows: int = 0
+    row_request: NDArray[np.intp] | None = None
+    row_bounds: NDArray[np.intp] | None = None
+    request: Any = None
+    view_rows: Sequence[Any] = ()
+    views: list[Any] = msgspec.field(default_factory=list)
+    on_demand: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
+    feeds: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
+    scores: NDArray[Any] = _NO_SCORES
+    stage_scores: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
+    probabilities: NDArray[Any] | None = None
+    decisions: NDArray[np.intp] | None = None
+    reasons: list[tuple[str, ...]] | None = None
+    degraded: NDArray[np.uint8] | None = None
+    failed: NDArray[np.bool_] | None = None
+    errors: dict[int, ServingError] = msgspec.field(default_factory=dict)
+    bodies: list[bytes] = msgspec.field(default_factory=list)
+
+    def rows_of_call(self, index: int) -> slice:
+        """Return which rows belong to one call."""
+        begin, end = (index, index + 1) if self.offsets is None else self.offsets[index : index + 2]
+        if self.row_bounds is not None:
+            begin, end = int(self.row_bounds[begin]), int(self.row_bounds[end])
+        return slice(begin, end)
+
+    def add_degraded(self, reasons: NDArray[np.uint8]) -> None:
+        """Note why rows are degraded, beside what is noted of them already; uint8 `Degraded` bits, (rows,)."""
+        self.degraded = reasons if self.degraded is None else self.degraded | reasons
+
+
+class LazyColumn:
+    """A column made when first asked for; `functools.cached_property` without its lock, which costs as much again."""
+
+    __slots__ = ("_make", "_name")
+
+    def __init__(self, name: str, make: Callable[[Any], NDArray[Any]]) -> None:
+        self._name = name
+        self._make = make
+
+    def __get__(self, columns: Any, owner: type | None = None) -> NDArray[Any]:
+        values = columns.__dict__[self._name] = self._make(columns)
+        values.flags.writeable = False  # what one function changed in place, all others would read
+        return values
+
+
+# -- readers: each takes one thing out of a batch; made when a pipeline is compiled (compile/binding.py) ---------------
+
+
+class Reader(Protocol):
+    """Reads a column of a batch, shape (rows,); a block of them, (rows, columns); or an object that has columns."""
+
+    def read(self, batch: Batch) -> Any:
+        """Return what it reads; not to be written to."""
+        ...
+
+
+class ReadRequest:
+    """Reads the columns of the request."""
+
+    def read(self, batch: Batch) -> Any:
+        """Return the object that has them."""
+        return batch.request
+
+
+class ReadField:
+    """Reads one field of the request."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return its column."""
+        return getattr(batch.request, self._name)  # type: ignore[no-any-return]
+
+
+class ReadView:
+    """Reads the columns of a view. view: its index."""
+
+    def __init__(self, view: int) -> None:
+        self._view = view
+
+    def read(self, batch: Batch) -> Any:
+        """Return the object that has them."""
+        return batch.views[self._view]
+
+
+class ReadViewColumn:
+    """Reads one column of a view. view: its index."""
+
+    def __init__(self, view: int, name: str) -> None:
+        self._view = view
+        self._name = name
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return the column."""
+        return getattr(batch.views[self._view], self._name)  # type: ignore[no-any-return]
+
+
+class ReadViewBlock:
+    """Reads columns that lie side by side in a view's rows, without a copy where the batch's rows are the view's.
+
+    field: of the rows' dtype. part: of its columns, all for None. repeats: a row of the view stands for every row that
+    its request makes.
+    """
+
+    def __init__(self, view: int, field: str, part: slice | None, *, repeats: bool) -> None:
+        self._view = view
+        self._field = field
+        self._part = part
+        self._repeats = repeats
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return the block, (rows, columns)."""
+        block: NDArray[Any] = batch.view_rows[self._view].data[self._field]
+        if self._part is not None:
+            block = block[:, self._part]
+        return block[batch.row_request] if self._repeats else block
+
+
+class ReadOnDemand:
+    """Reads one on-demand feature."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return its column."""
+        return batch.on_demand[self._name]
+
+
+class ReadScore:
+    """Reads the scores."""
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return them, (rows,)."""
+        return batch.scores
+
+
+class ReadDecision:
+    """Reads the decisions so far, as labels. labels: of their indexes."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = np.array(labels, dtype=object)
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return a label for each row."""
+        labels: NDArray[Any] = self._labels[batch.decisions]
+        return labels
+
+
+class ReadReasons:
+    """Reads the reason codes of each row."""
+
+    def read(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Return a tuple for each row."""
+        return batch.reasons if batch.reasons is not None else [()] * batch.rows
+
+
+class ReadProbabilities:
+    """Reads the probability of every class; of a model with one score, that."""
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return them, (rows, classes) or (rows,)."""
+        return batch.probabilities if batch.probabilities is not None else batch.scores

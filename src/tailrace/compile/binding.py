@@ -1,0 +1,142 @@
+"""From resolved names to the five steps, bound to what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tailrace.batch import (
+    ReadDecision,
+    Reader,
+    ReadField,
+    ReadOnDemand,
+    ReadProbabilities,
+    ReadReasons,
+    ReadRequest,
+    ReadScore,
+    ReadView,
+    ReadViewBlock,
+    ReadViewColumn,
+)
+from tailrace.compile.wiring import Origin, Wire, Wiring
+from tailrace.deadline import FEATURES, Clock, LayerLimit
+from tailrace.features.retrieval import Retrieval
+from tailrace.features.rows import RowCodec
+from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead, view_columns_type
+from tailrace.features.stores.protocol import OnlineStore
+from tailrace.inference.assembly import Assembler
+from tailrace.inference.signature import Signature
+from tailrace.pipeline import Pipeline
+from tailrace.postprocess.step import PostprocessStep
+from tailrace.request.columns import columns_type
+from tailrace.request.rows import RowCount
+from tailrace.request.step import RequestStep
+from tailrace.response.step import Encoder, FieldValues, RequestValues, ResponseStep, RowLists, RowValues
+
+
+def request_step(pipeline: Pipeline, wiring: Wiring, array_max: int) -> RequestStep:
+    """Return layer 1."""
+    rows = RowCount(pipeline.request, wiring.expanded, rows_max=pipeline.rows_max, array_max=array_max)
+    return RequestStep(columns_type(pipeline.request, wiring.expanded), wiring.expanded, rows)
+
+
+def features_step(
+    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock
+) -> FeaturesStep:
+    """Return layer 2."""
+    budget = pipeline.budget
+    retrieval = Retrieval(codecs, store, clock, fair_ns=(budget.features_ns or budget.total_ns // 2) // 2)
+    views = [
+        ViewRead(key, view_columns_type(view.spec), expands=key == wiring.expanded)
+        for key, view in zip(wiring.keys, wiring.views, strict=True)
+    ]
+    on_demand = [
+        OnDemandFeature(name, feature.function, list(map(reader_of, wires)))
+        for name, (feature, wires) in wiring.on_demand.items()
+    ]
+    return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock))
+
+
+def assemblers(wiring: Wiring, signature: Signature, codecs: Sequence[RowCodec]) -> list[Assembler]:
+    """Return what fills each input of a model."""
+    return [
+        Assembler(tensor.name, tensor.numpy_dtype, input_parts(wiring, tensor.features, codecs))
+        for tensor in signature.inputs
+    ]
+
+
+def postprocess_step(pipeline: Pipeline, wiring: Wiring) -> PostprocessStep:
+    """Return layer 4."""
+    arguments = [[reader_of(wire, wiring.labels) for wire in wires] for wires in wiring.rules]
+    return PostprocessStep(pipeline.decision, wiring.labels, list(zip(pipeline.rules, arguments, strict=True)))
+
+
+def response_step(pipeline: Pipeline, wiring: Wiring, encoder: Encoder) -> ResponseStep:
+    """Return layer 5."""
+    return ResponseStep(pipeline.response, [field_values(wire, wiring) for _, wire in wiring.response], encoder)
+
+
+def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:  # noqa: PLR0911 - one case an origin
+    """Return what reads a column from a batch, or an object that has columns where the wire names none.
+
+    labels: that a decision may have.
+    """
+    match wire.origin:
+        case Origin.REQUEST:
+            return ReadField(wire.name) if wire.name else ReadRequest()
+        case Origin.VIEW:
+            return ReadViewColumn(wire.view, wire.name) if wire.name else ReadView(wire.view)
+        case Origin.ON_DEMAND:
+            return ReadOnDemand(wire.name)
+        case Origin.SCORE:
+            return ReadScore()
+        case Origin.DECISION:
+            return ReadDecision(labels)
+        case Origin.REASONS:
+            return ReadReasons()
+        case Origin.PROBABILITIES:
+            return ReadProbabilities()
+
+
+def field_values(wire: Wire, wiring: Wiring) -> FieldValues:
+    """Return what gives the values of a response field: one a request, a list each where a request makes many rows."""
+    if wire.origin is Origin.REQUEST:
+        return RequestValues(wire.name)
+    reader = reader_of(wire, wiring.labels)
+    return RowValues(reader) if wiring.expanded is None else RowLists(reader)
+
+
+def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[RowCodec]) -> list[tuple[int, Reader]]:
+    """Group a tensor's inputs into runs that one copy can fill: how many each has, and what reads it."""
+    parts: list[tuple[int, Reader]] = []
+    wires = [wiring.features[name] for name in names]
+    start = 0
+    while start < len(wires):
+        wire, end = wires[start], start + 1
+        if wire.origin is Origin.VIEW and not wire.is_text:
+            codec = codecs[wire.view]
+            while end < len(wires) and _is_next(wires[end - 1], wires[end], codec):
+                end += 1
+        if end - start > 1:
+            repeats = wiring.expanded not in (None, wiring.keys[wire.view])
+            block = [item.name for item in wires[start:end]]
+            parts.append((end - start, _block_reader(wire.view, block, codec, repeats=repeats)))
+        else:
+            parts.append((1, reader_of(wire)))
+        start = end
+    return parts
+
+
+def _block_reader(view: int, names: Sequence[str], codec: RowCodec, *, repeats: bool) -> ReadViewBlock:
+    """Return what reads columns that lie side by side in a view's rows, as one matrix."""
+    block = next(block for block in codec.blocks if names[0] in block.columns)
+    first = block.columns.index(names[0])
+    part = None if len(names) == len(block.columns) else slice(first, first + len(names))
+    return ReadViewBlock(view, block.field, part, repeats=repeats)
+
+
+def _is_next(wire: Wire, other: Wire, codec: RowCodec) -> bool:
+    """Say whether a column lies right behind another in the packed row, with the same type."""
+    if other.origin is not Origin.VIEW or other.view != wire.view or other.is_text:
+        return False
+    columns = next(block.columns for block in codec.blocks if wire.name in block.columns)
+    return other.name in columns and columns.index(other.name) == columns.index(wire.name) + 1

@@ -1,0 +1,111 @@
+"""From a declaration to a plan: load the models, resolve every name, bind the steps, rehearse, tell all mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from tailrace.codecs.json import JsonEncoder
+from tailrace.compile.binding import assemblers, features_step, postprocess_step, request_step, response_step
+from tailrace.compile.rehearsal import rehearse
+from tailrace.compile.resolve import wire
+from tailrace.compile.wiring import Wiring
+from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
+from tailrace.errors import CompileError, ModelPackageError, Problem
+from tailrace.features.rows import RowCodec
+from tailrace.features.stores.protocol import OnlineStore
+from tailrace.inference.curve import measure_curve
+from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.loading import load_model
+from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.scorer import Scorer
+from tailrace.inference.stage import Stage
+from tailrace.inference.step import InferenceStep
+from tailrace.pipeline import Pipeline
+from tailrace.plan import Plan
+from tailrace.request.rows import ARRAY_MAX
+
+
+def compile_plan(
+    pipeline: Pipeline, store: OnlineStore, *, clock: Clock | None = None, array_max: int = ARRAY_MAX
+) -> Plan:
+    """Compile a pipeline for serving from a store. Raises CompileError that tells every mistake at once.
+
+    The plan's cost is yet to be measured: see `warm_up`.
+    """
+    clock = clock or MonotonicClock()
+    problems: list[Problem] = []
+    model = _load_model(pipeline.model, pipeline.base_dir, problems)
+    fallback = _load_fallback(pipeline, model, clock, problems)
+    wiring = wire(pipeline, model.signature if model is not None else None)
+    problems = [*wiring.problems, *problems]
+    if problems or model is None:
+        raise CompileError(pipeline.name, problems)
+    codecs = [RowCodec(view.spec) for view in wiring.views]
+    stage = _stage(pipeline, wiring, codecs, model, fallback, clock)
+    plan = Plan(
+        pipeline=pipeline,
+        store=store,
+        request=request_step(pipeline, wiring, array_max),
+        features=features_step(pipeline, wiring, codecs, store, clock),
+        inference=InferenceStep([stage], LayerLimit(pipeline.budget, INFERENCE, clock)),
+        postprocess=postprocess_step(pipeline, wiring),
+        response=response_step(pipeline, wiring, JsonEncoder()),
+    )
+    problems = rehearse(plan, wiring, codecs)
+    if problems:
+        raise CompileError(pipeline.name, problems)
+    return plan
+
+
+def _stage(
+    pipeline: Pipeline,
+    wiring: Wiring,
+    codecs: list[RowCodec],
+    model: PackagedModel,
+    fallback: Constant | Scorer | None,
+    clock: Clock,
+) -> Stage:
+    """Return the stage of a model, its cost measured."""
+    second = fallback.model if isinstance(fallback, Scorer) else None
+    return Stage(
+        pipeline.model.name,
+        model.signature,
+        assemblers(wiring, model.signature, codecs),
+        Scorer(model, fallback, classes=model.signature.scores_width, clock=clock),
+        measure_curve(model, clock=clock),
+        budget=pipeline.budget,
+        clock=clock,
+        fallback_curve=None if second is None else measure_curve(cast(PackagedModel, second), clock=clock),
+        kernel=model.kernel,
+        kernel_reason=model.kernel_reason,
+    )
+
+
+def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> PackagedModel | None:
+    try:
+        return load_model(model.directory(base_dir))
+    except ModelPackageError as error:
+        problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
+        return None
+
+
+def _load_fallback(
+    pipeline: Pipeline, model: PackagedModel | None, clock: Clock, problems: list[Problem]
+) -> Constant | Scorer | None:
+    fallback = pipeline.model.fallback
+    if not isinstance(fallback, Model):
+        return fallback
+    second = _load_model(fallback, pipeline.base_dir, problems)
+    if second is None or model is None:
+        return None
+    one, other = model.signature, second.signature
+    if (one.inputs, one.classes, one.column is None) != (other.inputs, other.classes, other.column is None):
+        problems.append(
+            Problem(
+                f"the fallback {fallback.name!r} takes other inputs or classes than {pipeline.model.name!r}",
+                f"model {pipeline.model.name!r}",
+                "package both with the same feature columns in the same order",
+            )
+        )
+    return Scorer(second, cast(Constant | None, fallback.fallback), classes=second.signature.scores_width, clock=clock)

@@ -1,0 +1,162 @@
+"""Wires of the features: views by their keys, and each feature by its canonical name."""
+
+from __future__ import annotations
+
+from types import MemberDescriptorType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from tailrace.compile.wiring import Origin, Wire, Wiring, snake_case, suggest
+from tailrace.errors import Problem
+from tailrace.features.on_demand import OnDemandView
+from tailrace.features.views import BatchFeatureView, Column
+from tailrace.pipeline import Pipeline
+from tailrace.request.schema import Request
+
+
+def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
+    """Find the key field of each view's entity, and the one list-valued key that expands requests to rows."""
+    lists: list[str] = []
+    names = [view.__name__ for view in wiring.views]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        wiring.problems.append(
+            Problem(
+                f"two views are called {name}: their columns and rows could not be told apart",
+                f"features.{name}",
+                "rename one of them",
+            )
+        )
+    for view in wiring.views:
+        wiring.problems.extend(view.spec.problems)
+        key = getattr(view.spec.entity, "key", "")
+        wiring.keys.append(key)
+        if not key:
+            continue  # the view has told of its missing entity itself
+        spec = wiring.fields.get(key)
+        if spec is None:
+            wiring.problems.append(
+                Problem(
+                    f"the request {pipeline.request.__name__} has no field {key!r}, the key of entity "
+                    f"{view.spec.entity.name!r}",
+                    f"features.{view.__name__}",
+                    suggest(key, wiring.fields),
+                )
+            )
+        elif spec.nullable or not _is_id(pipeline.request, key):
+            wiring.problems.append(
+                Problem(
+                    f"an entity key is int, str, list[int] or list[str], but {key!r} is not",
+                    f"features.{view.__name__}",
+                    f"declare `{key}: int` in {pipeline.request.__name__}",
+                )
+            )
+        elif spec.many and key not in lists:
+            lists.append(key)
+    if len(lists) > 1:
+        wiring.problems.append(
+            Problem(
+                f"two list-valued keys, {' and '.join(lists)}: which makes the rows?",
+                "features",
+                "keep one of them a list",
+            )
+        )
+    wiring.expanded = lists[0] if lists else None
+
+
+def _is_id(request: type[Request], key: str) -> bool:
+    annotation = get_type_hints(request)[key]
+    base = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    return base in (int, str)
+
+
+def wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
+    """Give each feature its canonical name and its source, in the order declared."""
+    for position, feature in enumerate(pipeline.features):
+        where = f"features[{position}]"
+        if isinstance(feature, MemberDescriptorType):
+            _wire_field(pipeline, wiring, feature, where)
+        elif isinstance(feature, type) and issubclass(feature, BatchFeatureView):
+            index = wiring.views.index(feature)
+            for column in feature.spec.columns:
+                source = Wire(Origin.VIEW, column.name, index, column.dtype)
+                _add_feature(wiring, f"{feature.__name__}.{column.name}", source, where)
+        elif isinstance(feature, Column):
+            index = next(i for i, view in enumerate(wiring.views) if vars(view).get(feature.name) is feature)
+            source = Wire(Origin.VIEW, feature.name, index, feature.dtype)
+            _add_feature(wiring, f"{feature.view}.{feature.name}", source, where)
+        elif isinstance(feature, OnDemandView):
+            wiring.problems.extend(feature.problems)
+            _wire_on_demand(pipeline, wiring, feature, where)
+            _add_feature(wiring, feature.name, Wire(Origin.ON_DEMAND, feature.name), where)
+        else:
+            wiring.problems.append(
+                Problem(
+                    f"{feature!r} is not a feature",
+                    where,
+                    "list a request field, a feature view or an @on_demand feature",
+                )
+            )
+
+
+def _add_feature(wiring: Wiring, name: str, source: Wire, where: str) -> None:
+    if name in wiring.features:
+        wiring.problems.append(Problem(f"{name} is listed twice", where, "list it once"))
+    wiring.features[name] = source
+
+
+def _wire_field(pipeline: Pipeline, wiring: Wiring, member: MemberDescriptorType, where: str) -> None:
+    name = member.__name__
+    if not issubclass(pipeline.request, member.__objclass__):
+        wiring.problems.append(
+            Problem(
+                f"{member.__objclass__.__name__}.{name} is not of this request",
+                where,
+                f"use {pipeline.request.__name__}",
+            )
+        )
+        _add_feature(wiring, name, Wire(Origin.REQUEST, name), where)  # or it would be told as missing too
+        return
+    spec = wiring.fields[name]
+    if spec.many and name != wiring.expanded:
+        wiring.problems.append(
+            Problem(f"{name} is a list; a model input is one value a row", where, "make one with an @on_demand feature")
+        )
+    _add_feature(wiring, name, Wire(Origin.REQUEST, name, dtype=spec.dtype), where)
+
+
+def _wire_on_demand(pipeline: Pipeline, wiring: Wiring, feature: OnDemandView, where: str) -> None:
+    """Resolve an on-demand feature's arguments by their annotations, or by their names where there is none."""
+    sources = []
+    for name, annotation in feature.parameters.items():
+        place = f"{where} {feature.name}"
+        source = annotated_wire(pipeline, wiring, name, annotation, place)
+        sources.append(source or named_wire(wiring, name, place))
+    wiring.on_demand[feature.name] = (feature, sources)
+
+
+def annotated_wire(pipeline: Pipeline, wiring: Wiring, name: str, annotation: Any, where: str) -> Wire | None:
+    """Return the source that a parameter's annotation names: the request or a view. None for any other."""
+    if not isinstance(annotation, type):
+        return None
+    if issubclass(annotation, Request):
+        if not issubclass(pipeline.request, annotation):
+            what = f"the parameter {name!r} takes {annotation.__name__}, which is not of this request"
+            next_step = f"annotate it with {pipeline.request.__name__}, or a class that both extend"
+            wiring.problems.append(Problem(what, where, next_step))
+        return Wire(Origin.REQUEST)
+    return Wire(Origin.VIEW, view=wiring.views.index(annotation)) if annotation in wiring.views else None
+
+
+def named_wire(wiring: Wiring, name: str, where: str, *, scored: bool = False) -> Wire:
+    """Return the source that a parameter's name stands for."""
+    known: dict[str, Wire] = {"request": Wire(Origin.REQUEST)}
+    views = [view.__name__ for view in wiring.views]
+    known |= {snake_case(view): Wire(Origin.VIEW, view=i) for i, view in enumerate(views)}
+    known |= {feature: Wire(Origin.ON_DEMAND, feature) for feature in wiring.on_demand}
+    if scored:
+        known |= {"score": Wire(Origin.SCORE), "decision": Wire(Origin.DECISION)}
+    if name not in known:
+        wiring.problems.append(Problem(f"the parameter {name!r} stands for nothing", where, suggest(name, known)))
+    if len(meant := dict.fromkeys(view for view in views if snake_case(view) == name)) > 1:
+        what = f"the parameter {name!r} could stand for {' or '.join(meant)}"
+        wiring.problems.append(Problem(what, where, "annotate it with the one it takes"))
+    return known.get(name, Wire(Origin.REQUEST))

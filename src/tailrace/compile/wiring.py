@@ -1,0 +1,83 @@
+"""How the names of a declaration resolve: which column fills which model input, rule argument and response field."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+import numpy as np
+
+from tailrace.errors import Problem
+from tailrace.features.on_demand import OnDemandView
+from tailrace.features.views import BatchFeatureView
+from tailrace.request.schema import FieldSpec
+
+_WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+SUGGESTIONS_MAX: Final = 8
+
+
+class Origin(Enum):
+    """Where a column comes from."""
+
+    REQUEST = "request"
+    VIEW = "view"
+    ON_DEMAND = "on_demand"
+    SCORE = "score"
+    DECISION = "decision"
+    REASONS = "reasons"
+    PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """One column, or (name "") all columns of an origin. view: the index of the view, for Origin.VIEW."""
+
+    origin: Origin
+    name: str = ""
+    view: int = -1
+    dtype: np.dtype[Any] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds texts or other objects; False where that is not known before it is computed."""
+        return self.dtype is not None and self.dtype.kind in "OUST"
+
+
+@dataclass(slots=True)
+class Wiring:
+    """A pipeline with its names resolved. problems: every mistake found; a wiring with one is not to be run.
+
+    features: the wire of each model input by canonical name, in the pipeline's order. keys: for each view, the
+    request field of its entity's key. expanded: the list-valued key field that makes rows, if any. on_demand: each
+    on-demand feature with the wires of its arguments, in an order in which they can be computed.
+    """
+
+    fields: dict[str, FieldSpec]
+    views: tuple[type[BatchFeatureView], ...]
+    keys: list[str] = field(default_factory=list)
+    expanded: str | None = None
+    features: dict[str, Wire] = field(default_factory=dict)
+    on_demand: dict[str, tuple[OnDemandView, list[Wire]]] = field(default_factory=dict)
+    rules: list[list[Wire]] = field(default_factory=list)
+    response: list[tuple[str, Wire]] = field(default_factory=list)
+    labels: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+
+
+def snake_case(name: str) -> str:
+    """Return CustomerProfile as customer_profile, KYCProfile as kyc_profile: how a rule's parameters name a view."""
+    return _WORD_BEGINS.sub("_", name).lower()
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean …?" for a name close to a known one, else what is known, the first few."""
+    known = list(known)
+    if close := difflib.get_close_matches(str(name), known, n=1):
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(known) - SUGGESTIONS_MAX} more" if len(known) > SUGGESTIONS_MAX else ""
+    return f"known are {', '.join(known[:SUGGESTIONS_MAX]) or 'none'}{more}"

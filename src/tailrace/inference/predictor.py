@@ -1,0 +1,19 @@
+"""What a model must look like to be called: it scores the rows of a batch in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+class Predictor(Protocol):
+    """A model that scores the rows of a batch in one call."""
+
+    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Return scores: float, shape (rows,), or (rows, classes) for a classifier of more than two classes.
+
+        feeds: an array for each input of the model's signature, of its dtype; (rows, features) or (rows, 1).
+        """
+        ...

@@ -1,0 +1,121 @@
+"""Layer 5 of a batch: columns to the bytes of each call's body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import NDArray
+
+from tailrace.batch import Batch, Degraded, Reader
+from tailrace.errors import DeadlineExceededError, InferenceError
+from tailrace.response.problem import problem_body
+from tailrace.response.schema import Response
+
+
+class Encoder(Protocol):
+    """Turns the values of answers into bytes; a codec is one."""
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of one value."""
+        ...
+
+    def encode_each(self, values: Sequence[Any]) -> list[bytes]:
+        """Return the bytes of each value."""
+        ...
+
+
+class FieldValues(Protocol):
+    """Gives the values of one field of the response."""
+
+    def of(self, batch: Batch) -> Sequence[Any]:
+        """Return a Python value for each request."""
+        ...
+
+
+class RequestValues:
+    """The values of a field that the request has too, as they were sent."""
+
+    def __init__(self, name: str) -> None:
+        self._read = attrgetter(name)
+
+    def of(self, batch: Batch) -> Sequence[Any]:
+        """Return a value for each request."""
+        return list(map(self._read, batch.requests))
+
+
+class RowValues:
+    """The values of a column, where a request is a row."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._read = reader.read
+
+    def of(self, batch: Batch) -> Sequence[Any]:
+        """Return a value for each request."""
+        column = self._read(batch)
+        return column.tolist() if type(column) is ndarray else column  # type: ignore[no-any-return]
+
+
+class RowLists:
+    """The values of a column, where a request makes many rows: a list for each request."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._rows = RowValues(reader)
+
+    def of(self, batch: Batch) -> Sequence[Any]:
+        """Return a list for each request."""
+        values, bounds = self._rows.of(batch), cast(NDArray[np.intp], batch.row_bounds).tolist()
+        return [values[begin:end] for begin, end in pairwise(bounds)]
+
+
+class ResponseStep:
+    """Builds the responses of a batch and encodes them.
+
+    fields: what gives each field of the type, in its order.
+    """
+
+    def __init__(self, response_type: type[Response], fields: Sequence[FieldValues], encoder: Encoder) -> None:
+        self._type = response_type
+        self._values_of = [field.of for field in fields]
+        self._encode = encoder.encode
+        self._encode_each = encoder.encode_each
+
+    def run(self, batch: Batch) -> None:
+        """Fill `bodies`, one a call; a call with a failed row gets a problem, and stands in `errors`."""
+        responses = list(map(self._type, *[values_of(batch) for values_of in self._values_of]))
+        if batch.offsets is None:
+            batch.bodies = self._encode_each(responses)
+        else:
+            batch.bodies = [
+                self._encode(responses[begin:end] if type(call.requests) is list else responses[begin])
+                for call, begin, end in zip(batch.calls, batch.offsets, batch.offsets[1:], strict=False)
+            ]
+        if batch.failed is not None:
+            self._refuse_failed(batch)
+
+    @staticmethod
+    def _refuse_failed(batch: Batch) -> None:
+        """Replace the bodies of calls that have a row without a usable score."""
+        failed = batch.failed
+        assert failed is not None
+        for index in range(len(batch.calls)):
+            rows = batch.rows_of_call(index)
+            if failed[rows].any():
+                error = _failure_of(batch, rows)
+                batch.errors[index] = error
+                batch.bodies[index] = problem_body(error)
+
+
+def _failure_of(batch: Batch, rows: slice) -> InferenceError | DeadlineExceededError:
+    """Return what is told of a call that has rows without a score: the model was late, or could not."""
+    failed = cast(NDArray[np.bool_], batch.failed)[rows]
+    if batch.degraded is not None and np.count_nonzero(batch.degraded[rows] & np.uint8(Degraded.MODEL_TIMEOUT)):
+        return DeadlineExceededError("the model did not answer within the call's budget")
+    return InferenceError(
+        f"the model gave no usable score for {int(failed.sum())} of {len(failed)} rows",
+        next="declare a fallback: tr.Model(…, fallback=tr.Constant(…))",
+    )

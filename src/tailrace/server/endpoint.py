@@ -1,0 +1,103 @@
+"""What serves a route: an endpoint takes calls for an engine, a page answers by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from tailrace.batch import Call
+from tailrace.codecs.json import JsonCodec
+from tailrace.engine import Engine
+from tailrace.errors import ServingError
+
+
+class Gate(Protocol):
+    """What a call must pass before its body is decoded."""
+
+    def refusal(self, call: Call) -> ServingError | None:
+        """Return why a call may not pass, None for one that may."""
+        ...
+
+
+class Endpoint:
+    """Takes the calls of one pipeline: gates, admission, decoding, and into the engine's inbox.
+
+    codec: turns a body into requests. gates: in their order; none cost nothing. accept: takes a call, see `_accept`.
+    """
+
+    def __init__(self, engine: Engine, codec: JsonCodec, gates: Sequence[Gate] = ()) -> None:
+        self.engine = engine
+        self._submit = engine.submit
+        self.budget_ns = engine.budget_ns
+        self._load = engine.load
+        self._admission = engine.admission
+        self._now_ns = engine.clock.now_ns
+        self._gates = tuple(gates)
+        self.accept = self._accept if not gates else self._accept_through_gates
+        self._decode = codec.decode
+        self._rows_of = engine.plan.request.rows.count
+        self._one_row = codec.request_type if engine.plan.request.rows.one_row else None
+
+    def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call into the batch that the next tick runs, or return why it is refused.
+
+        budget_ns: the caller's own, or the pipeline's. A call that cannot be in time is refused before its body is
+        decoded; one of many rows once more when they are counted.
+        """
+        admission, now_ns = self._admission, self._now_ns()
+        call.arrival_ns = arrival_ns = self._load.unread_since_ns or now_ns
+        call.deadline_ns = deadline_ns = arrival_ns + budget_ns
+        if (
+            admission.rows_waiting * admission.price_ns + admission.base_ns > deadline_ns - now_ns
+            and (refusal := self.engine.refusal(deadline_ns - now_ns, now_ns)) is not None
+        ):
+            return refusal
+        call.requests = requests = self._decode(body)
+        if type(requests) is not self._one_row and (refusal := self._count_rows(call, now_ns)) is not None:
+            return refusal
+        self._submit(call)
+        return None
+
+    def _accept_through_gates(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call that passes every gate; see `_accept`."""
+        for gate in self._gates:
+            if (refusal := gate.refusal(call)) is not None:
+                self.engine.count_failure(refusal)
+                return refusal
+        return self._accept(call, body, budget_ns)
+
+    def _count_rows(self, call: Call, now_ns: int) -> ServingError | None:
+        """Count the rows of a call that is not one row; return why it is refused, None where it is not."""
+        if isinstance(call.requests, ServingError):
+            rows: int | ServingError = call.requests
+        else:
+            rows = self._rows_of(call.requests)
+        if isinstance(rows, ServingError):
+            self.engine.count_failure(rows)
+            return rows
+        call.rows = max(rows, 1)
+        return self.engine.refusal(call.deadline_ns - now_ns, now_ns, rows) if rows > 1 else None
+
+
+class Answer(NamedTuple):
+    """An answer that needs no engine: status, content type, body, and headers beside the usual ones."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: tuple[bytes, ...] = ()
+
+
+class Page:
+    """Answers a route by itself: a probe, a page of the admin port. A `ServingError` that it raises is its answer."""
+
+    def __init__(self, answer: Callable[[], Answer], gates: Sequence[Gate] = ()) -> None:
+        self.answer = answer
+        self._gates = tuple(gates)
+
+    def refusal(self, call: Call) -> ServingError | None:
+        """Return why a call may not pass its gates, None for one that may."""
+        for gate in self._gates:
+            if (refusal := gate.refusal(call)) is not None:
+                return refusal
+        return None

@@ -1,0 +1,198 @@
+"""Remembered heads. A client repeats its head but for the values that change, so what was parsed once is recognised.
+
+A head is remembered as a form: the bytes that stay, and where the values stand that vary. The length of the body always
+varies; any other value does if it was seen to change from one request of a connection to the next (a trace id, a
+request id), unless the server acts on it. What fits a form is the same head with other values:
+
+    POST /v1/pipelines/fraud/predict HTTP/1.1⏎Host: a⏎Content-Length: 97⏎traceparent: 00-4bf9…-01⏎⏎
+    |------------------- stays -------------------------------------|  |-- stays --|          |stays
+
+A value that varies holds visible ASCII and blanks alone, in as many bytes as it had, so it can neither end its line nor
+move another. Whatever fits no form goes through the parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final
+
+from tailrace.server.http.head import REQUEST_ID_BYTES_MAX, Head
+
+HEAD_BYTES_MAX: Final = 4_096
+"""A longer head is not remembered."""
+FORMS_MAX: Final = 1_024
+"""Forms remembered by one server; the oldest makes room. A connection keeps the one it used last."""
+FORMS_PER_SIZE_MAX: Final = 8
+VARYING_MAX: Final = 32
+"""Names of headers whose values are known to vary."""
+
+WHOLES_MAX: Final = 256
+
+_VISIBLE: Final = bytes(range(0x20, 0x7F))
+
+_ACTED_ON: Final = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"accept-encoding",
+     b"content-type", b"authorization", b"x-trace", b"x-budget-ms")
+)  # fmt: skip
+"""Headers that the server acts on, or another server on the way might: their values are part of what stays."""
+
+_LENGTH: Final = b"content-length"
+_REQUEST_ID: Final = b"x-request-id"
+
+
+class HeadForm:
+    """A head that was read once, to be recognised with other values.
+
+    size: its bytes. parts: gives, of what was received, the parts of the head that stay and the digits of its length;
+    `wholes` says what they are in a whole request of so many bytes. varies: gives the values that vary beside the
+    length, None where none do. request_id: where that stands, None where there is none, or where it stays. values: of
+    all headers that may come to vary, by name.
+    """
+
+    __slots__ = ("head", "parts", "request_id", "size", "stays", "values", "varies", "wholes")
+
+    def __init__(
+        self, raw: bytes, head: Head, places: dict[bytes, slice], values: dict[bytes, bytes], body_bytes_max: int
+    ) -> None:
+        """Remember a head. places: of the values that vary, ascending, by header."""
+        cuts = list(places.values())
+        stays = list(map(slice, [0, *(cut.stop for cut in cuts)], [*(cut.start for cut in cuts), len(raw)]))
+        length = places.get(_LENGTH, slice(0, 0))
+        others = [place for name, place in places.items() if name != _LENGTH]
+        self.size = len(raw)
+        self.head = head
+        self.parts: Any = itemgetter(*stays, length)
+        self.stays = tuple(raw[stay] for stay in stays)
+        self.varies: Any = itemgetter(*others, slice(0, 0)) if others else None  # of one alone it would give no tuple
+        self.request_id = places.get(_REQUEST_ID)
+        self.values = values
+        digits = length.stop - length.start
+        self.wholes = Wholes(self.stays, self.size, digits, body_bytes_max if digits else 0)
+
+    def request_id_in(self, raw: bytes) -> bytes:
+        """Return the request id of a head that fits, where it varies; nothing where it does not."""
+        return b"" if self.request_id is None else raw[self.request_id].strip()[:REQUEST_ID_BYTES_MAX]
+
+    def body_bytes(self, raw: bytes) -> int:
+        """Return how long the body is of a request whose head `raw` fits this form; -1 where it does not."""
+        *stays, digits = self.parts(raw)
+        if tuple(stays) != self.stays or (self.varies is not None and not are_visible(self.varies(raw))):
+            return -1
+        if not digits:
+            return 0
+        return int(digits) if digits.isdigit() else -1
+
+
+class Wholes(dict[int, tuple[bytes, ...] | None]):
+    """By the bytes of a whole request of one form: the parts of its head. None where no request can be so long.
+
+    Made as they are asked for, and kept up to `WHOLES_MAX`: a client's bodies have few lengths.
+    """
+
+    __slots__ = ("_body_bytes_max", "_digits", "_size", "_stays")
+
+    def __init__(self, stays: tuple[bytes, ...], size: int, digits: int, body_bytes_max: int) -> None:
+        super().__init__()
+        self._stays = stays
+        self._size = size
+        self._digits = digits
+        self._body_bytes_max = body_bytes_max
+
+    def __missing__(self, whole_bytes: int) -> tuple[bytes, ...] | None:
+        """Return the parts for a request of so many bytes."""
+        body_bytes = whole_bytes - self._size
+        length = b"%d" % body_bytes if self._digits else b""
+        fits = 0 <= body_bytes <= self._body_bytes_max and len(length) == self._digits
+        parts = (*self._stays, length) if fits else None
+        if len(self) < WHOLES_MAX:
+            self[whole_bytes] = parts
+        return parts
+
+
+def are_visible(values: tuple[bytes, ...]) -> bool:
+    """Say whether values hold nothing but visible ASCII and blanks."""
+    return not b"".join(values).translate(None, _VISIBLE)
+
+
+class HeadMemory:
+    """The forms that a server remembers, and the names of the headers that vary. body_bytes_max: of a request."""
+
+    def __init__(self, body_bytes_max: int) -> None:
+        self._body_bytes_max = body_bytes_max
+        self._by_size: dict[int, list[HeadForm]] = {}
+        self._count = 0
+        self._varying: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[HeadForm]:
+        return chain.from_iterable(self._by_size.values())
+
+    def find(self, raw: bytes) -> tuple[HeadForm | None, int]:
+        """Return the form that a head fits, and how long its body is; None for a head to be parsed."""
+        for form in self._by_size.get(len(raw), ()):
+            if 0 <= (body_bytes := form.body_bytes(raw)) <= self._body_bytes_max:
+                return form, body_bytes
+        return None, -1
+
+    def remember(
+        self, raw: bytes, head: Head, headers: Sequence[tuple[bytes, bytes]], last: HeadForm | None
+    ) -> HeadForm | None:
+        """Return the form of a head that was read, None for one that is better read anew each time.
+
+        raw: its bytes. headers: as they were parsed. last: the form of the connection's last head.
+        """
+        fields = dict(headers)
+        if len(raw) > HEAD_BYTES_MAX or len(fields) < len(headers):
+            return None
+        places = _places(raw, headers)
+        if places is None:
+            return None
+        values = {name: value for name, value in fields.items() if name not in _ACTED_ON}
+        if last is not None:
+            changed = {name for name, value in last.values.items() if values.get(name, value) != value}
+            self._varying |= set(sorted(changed)[: max(VARYING_MAX - len(self._varying), 0)])
+        cut = {name: place for name, place in places.items() if name == _LENGTH or name in self._varying}
+        form = HeadForm(raw, head, cut, values, self._body_bytes_max)
+        if form.body_bytes(raw) < 0:
+            return None  # a value has other bytes than may vary
+        self._keep(form)
+        return form
+
+    def clear(self) -> None:
+        """Forget all forms."""
+        self._by_size.clear()
+        self._count = 0
+
+    def _keep(self, form: HeadForm) -> None:
+        """Remember a form, in the place of an old one where there are too many."""
+        forms = self._by_size.setdefault(form.size, [])
+        forms.insert(0, form)
+        self._count += 1
+        if len(forms) > FORMS_PER_SIZE_MAX:
+            forms.pop()
+            self._count -= 1
+        elif self._count > FORMS_MAX:
+            size = next(iter(self._by_size))
+            self._count -= len(self._by_size.pop(size))
+
+
+def _places(raw: bytes, headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, slice] | None:
+    """Return where each header's value stands; None for a head in which that is not plain to see."""
+    line, *lines = raw[:-4].split(b"\r\n")
+    at = len(line) + 2
+    if raw.count(b"\n") != len(lines) + 2 or len(lines) != len(headers) or raw[0] <= 0x20:
+        return None
+    places: dict[bytes, slice] = {}
+    for text, (name, value) in zip(lines, headers, strict=True):
+        given, colon, rest = text.partition(b":")
+        begin = at + len(given) + 1 + len(rest) - len(rest.lstrip(b" \t"))
+        if given.lower() != name or not colon or raw[begin : begin + len(value)] != value:
+            return None
+        if value:
+            places[name] = slice(begin, begin + len(value))
+        at += len(text) + 2
+    return places

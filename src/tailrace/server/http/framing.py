@@ -1,0 +1,128 @@
+"""The bytes around a body: status line, headers, compression. What can be written beforehand is."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from tailrace.batch import Batch, Degraded
+from tailrace.deadline import LAYERS, NS_PER_MS
+from tailrace.engine import SHED
+from tailrace.errors import ServingError
+from tailrace.response.problem import CONTENT_TYPE, problem_body
+from tailrace.server.http.head import Head
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+GZIP_BYTES_MIN: Final = 1_024
+JSON: Final = b"application/json"
+_LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(4_096))
+_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+RETRY_AFTER_S: Final = b"1"
+_PLAIN: Final = Head(endpoint=None, body_bytes=0, is_plain=True, keep_alive=True)
+
+
+class Framing:
+    """Makes answers. One a worker; `renew_date` is called once a second."""
+
+    def __init__(self) -> None:
+        self._ok = b""
+        self._date = b""
+        self.shed = b""
+        """The whole answer to a call that is shed: under overload it is given more often than any other."""
+        self.renew_date()
+
+    def renew_date(self) -> None:
+        """Take the current second into the Date header (RFC 9110 §6.6.1)."""
+        self._date = formatdate(time.time(), usegmt=True).encode()
+        self._ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: " + self._date + b"\r\nContent-Length: "
+        self.shed = self.full(_PLAIN, SHED.status, CONTENT_TYPE, problem_body(SHED), [b"Retry-After: " + RETRY_AFTER_S])
+
+    def ok(self, bodies: list[bytes]) -> list[bytes]:
+        """Return the usual answer around each body: 200, JSON, keep-alive, nothing else asked for."""
+        ok, lengths, known = self._ok, _LENGTHS, len(_LENGTHS)
+        return [ok + (lengths[size] if (size := len(body)) < known else b"%d\r\n\r\n" % size) + body for body in bodies]
+
+    def rich(
+        self, head: Head, request_id: bytes, batch: Batch, place: int, *, compress: bool, close: bool = False
+    ) -> bytes:
+        """Return the answer to the call at a place of a batch, with what its head asks for: timing, compression, id.
+
+        compress: whether the bodies of the batch are long enough for it.
+        """
+        extra = [b"Server-Timing: " + _server_timing(batch, place)] if head.trace else []
+        body, error = batch.bodies[place], batch.errors.get(place)
+        if error is not None:
+            return self.error(head, error, request_id, close=close, body=body, extra=extra)
+        if compress and head.gzip and len(body) > GZIP_BYTES_MIN:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            extra.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding")
+        return self.full(head, 200, JSON, body, extra, request_id, close=close)
+
+    def error(
+        self,
+        head: Head | None,
+        error: ServingError,
+        request_id: bytes = b"",
+        *,
+        close: bool,
+        body: bytes | None = None,
+        extra: Sequence[bytes] = (),
+    ) -> bytes:
+        """Return an error as problem details (RFC 9457)."""
+        extra = list(extra)
+        if error.status == 503:
+            extra.append(b"Retry-After: " + RETRY_AFTER_S)
+        if error.status == 401:
+            extra.append(b"WWW-Authenticate: Bearer")
+        if head is not None and error.status == 405:
+            extra.append(b"Allow: " + head.allow)
+        body = body or problem_body(error)
+        return self.full(head, error.status, CONTENT_TYPE, body, extra, request_id, close=close)
+
+    def full(
+        self,
+        head: Head | None,
+        status: int,
+        content_type: bytes,
+        body: bytes,
+        extra: Sequence[bytes] = (),
+        request_id: bytes = b"",
+        *,
+        close: bool = False,
+    ) -> bytes:
+        """Return any answer. head None: the request could not be read, so nothing of it is known."""
+        lines = [
+            b"HTTP/1.1 %d %s" % (status, _REASONS.get(status, b"Error")),
+            b"Content-Type: " + content_type,
+            b"Date: " + self._date,
+            b"Content-Length: %d" % len(body),
+            *extra,
+        ]
+        if head is not None and (request_id or head.request_id):
+            lines.append(b"X-Request-Id: " + (request_id or head.request_id))
+        if close or head is None or not head.keep_alive:
+            lines.append(b"Connection: close")
+        elif head.version == "1.0":
+            lines.append(b"Connection: keep-alive")
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines) + (body if head is None or head.with_body else b"")
+
+
+def _server_timing(batch: Batch, place: int) -> bytes:
+    """Return the value of Server-Timing: the wait, the five layers in ms, and why the answer is degraded."""
+    marks = batch.marks_ns
+    parts = [f"queue;dur={(batch.started_ns - batch.calls[place].arrival_ns) / NS_PER_MS:.3f}"]
+    parts += [
+        f"{layer};dur={(end - begin) / NS_PER_MS:.3f}"
+        for layer, begin, end in zip(LAYERS, marks, marks[1:], strict=False)
+    ]
+    if batch.degraded is not None:
+        bits = 0
+        for row in batch.degraded[batch.rows_of_call(place)]:
+            bits |= int(row)
+        parts += [f'degraded;desc="{reason.name.lower()}"' for reason in Degraded if bits & reason and reason.name]
+    return ", ".join(parts).encode()

@@ -1,0 +1,143 @@
+"""The head of an HTTP request, read once: the route it names and what the caller asks for beside the body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from tailrace.deadline import NS_PER_MS
+from tailrace.errors import (
+    ClientError,
+    ExpectationFailedError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServingError,
+)
+from tailrace.server.endpoint import Endpoint, Page
+
+BUDGET_MS_MAX: Final = 3_600_000.0
+REQUEST_ID_BYTES_MAX: Final = 128
+
+
+Routes = Mapping[bytes, Mapping[bytes, Endpoint | Page]]
+"""Path to method to what serves it."""
+
+
+class Head(msgspec.Struct, gc=False):
+    """What one request head says. Shared by every request of its form, so it never changes.
+
+    endpoint: what serves the request. body_bytes: the declared length, -1 for a chunked body. is_plain: the answer
+    needs no header but the usual ones. budget_ns: the caller's own, or the pipeline's. gzip: whether the answer may be
+    compressed. authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
+    passed over. expects_continue: the client waits with its body for a word.
+    """
+
+    endpoint: Endpoint | Page | None
+    body_bytes: int
+    is_plain: bool
+    keep_alive: bool
+    with_body: bool = True
+    version: str = "1.1"
+    budget_ns: int = 0
+    trace: bool = False
+    gzip: bool = False
+    request_id: bytes = b""
+    authorization: bytes = b""
+    expects_continue: bool = False
+    fault: ServingError | None = None
+    allow: bytes = b""
+
+
+def read_head(
+    routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool
+) -> Head:
+    """Return what a parsed head says, with a fault in it; one that leaves its bounds unclear `check_framing` tells."""
+    fields = {name.lower(): value for name, value in headers}
+    head = Head(
+        endpoint=None,
+        body_bytes=-1 if b"transfer-encoding" in fields else int(fields.get(b"content-length", b"0")),
+        is_plain=False,
+        keep_alive=keep_alive,
+        with_body=method != b"HEAD",
+        version=version,
+        trace=fields.get(b"x-trace") == b"1",
+        gzip=_accepts_gzip(fields.get(b"accept-encoding", b"")),
+        request_id=fields.get(b"x-request-id", b"")[:REQUEST_ID_BYTES_MAX],
+        authorization=fields.get(b"authorization", b""),
+    )
+    expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
+    head.expects_continue = expect is not None
+    try:
+        head.endpoint, head.allow = _find(routes, method, _path_of(url))
+        if head.endpoint is None:
+            allow = head.allow.decode()
+            raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
+        budget_ns = _read_budget(fields.get(b"x-budget-ms"))
+        if isinstance(head.endpoint, Endpoint):
+            head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
+        if expect is not None and expect.lower() != b"100-continue":
+            raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
+    except ServingError as fault:
+        head.fault, head.endpoint = fault, None
+    head.is_plain = keep_alive and version == "1.1" and not (head.trace or head.request_id or head.fault)
+    return head
+
+
+def check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise ClientError for a version or a coding that is not ours, or not one host (RFC 9112 §2.3, §6.1, §3.2).
+
+    Another server may read such a head in another way, so nothing behind it can be taken for a request.
+    """
+    if version not in ("1.1", "1.0"):
+        raise ClientError(f"HTTP/{version} is not spoken here", next="send HTTP/1.1")
+    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
+    if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
+        told = b", ".join(codings).decode("latin-1")
+        raise ClientError(f"cannot read Transfer-Encoding: {told!r}", where="Transfer-Encoding", next="send chunked")
+    hosts = sum(name.lower() == b"host" for name, _ in headers)
+    if hosts > 1 or (version == "1.1" and not hosts):
+        raise ClientError(f"the head names {hosts} hosts", where="Host", next="send one Host header")
+
+
+def _path_of(url: bytes) -> bytes:
+    """Return the path of a target in origin or absolute form (RFC 9112 §3.2)."""
+    if not url.startswith(b"/") and b"://" in url:
+        url = b"/" + url.partition(b"://")[2].partition(b"/")[2]
+    return url.partition(b"?")[0]
+
+
+def _find(routes: Routes, method: bytes, path: bytes) -> tuple[Endpoint | Page | None, bytes]:
+    """Return the route, or None and the methods that the path does allow."""
+    methods = routes.get(path)
+    if methods is None:
+        known = ", ".join(sorted(route.decode() for route in routes))
+        raise NotFoundError(f"no such path: {path.decode('latin-1')!r}", next=f"the paths are {known}")
+    route = methods.get(b"GET" if method == b"HEAD" else method)
+    allowed = {*methods, b"HEAD"} if b"GET" in methods else methods
+    return route, b"" if route is not None else b", ".join(sorted(allowed))
+
+
+def _accepts_gzip(value: bytes) -> bool:
+    """Say whether an Accept-Encoding takes gzip (RFC 9110 §12.5.3); a weight of 0 refuses it, a name beats "*"."""
+    weights = {}
+    for part in value.lower().split(b","):
+        coding, _, weight = part.partition(b";")
+        weights[coding.strip()] = weight.replace(b" ", b"").rstrip(b"0")
+    return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
+
+
+def _read_budget(value: bytes | None) -> int:
+    """Return the nanoseconds of an X-Budget-Ms header; 0 where there is none."""
+    if value is None:
+        return 0
+    try:
+        budget_ms = float(value)
+    except ValueError:
+        budget_ms = -1.0
+    if not 0 < budget_ms <= BUDGET_MS_MAX:
+        raise ClientError(
+            f"X-Budget-Ms is {value.decode('latin-1')!r}", where="X-Budget-Ms", next="send milliseconds, such as 25"
+        )
+    return max(int(budget_ms * NS_PER_MS), 1)

@@ -1,0 +1,160 @@
+"""What a client is owed: the answers of one connection, in the order of its calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import cast
+
+from tailrace.batch import Call
+from tailrace.errors import ServerError, ServingError, UnavailableError
+from tailrace.server.endpoint import Page
+from tailrace.server.http.flow import Flow
+from tailrace.server.http.forms import HeadForm
+from tailrace.server.http.framing import CONTINUE
+from tailrace.server.http.head import Head
+from tailrace.server.http.intake import Intake
+from tailrace.server.http.shared import Shared
+
+
+class HttpCall(Call, gc=False, eq=False):
+    """A call over HTTP: the connection and the head that it came with, and its answer's bytes, once they are there.
+
+    is_plain: whether the answer is a body in the usual frame. request_id: the caller's, where it is not the head's own.
+    """
+
+    connection: Outgoing
+    head: Head | None
+    is_plain: bool
+    request_id: bytes = b""
+    answer: bytes | None = None
+
+
+class Outgoing:
+    """The answering side of a connection. calls: those whose answers are owed. closing: whether the last one is read.
+
+    is_refused: whether the client may be sending still what is not read any more. form: of the last head; the next
+    request is expected in it, unless something else is under way.
+    """
+
+    __slots__ = (
+        "_awaited", "_expected", "_flow", "_intake", "_seen_s", "_shared", "_transport", "calls", "closing", "form",
+        "is_refused",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.calls: deque[HttpCall] = deque()
+        self.closing = self.is_refused = False
+        self._expected: HeadForm | None = None
+        self.form: HeadForm | None = None
+        self._awaited: tuple[HeadForm, bytes, int] | None = None
+        self._intake: Intake | None = None
+        self._flow: Flow | None = None
+        self._seen_s = shared.now_s
+
+    def _answer_page(self, call: HttpCall, page: Page | None) -> None:
+        """Answer what needs no engine: a health check, a page, or a request with a fault in its head."""
+        shared, head = self._shared, cast(Head, call.head)
+        try:
+            if page is None:
+                raise head.fault or UnavailableError("nothing serves this path")
+            if (refusal := page.refusal(call)) is not None:
+                raise refusal
+            status, content_type, body, headers = page.answer()
+        except ServingError as error:
+            shared.count_failure(type(error))
+            self._send_error(call, error)
+            return
+        except Exception as error:  # a page that fails takes no other one along
+            fault = ServerError(f"{type(error).__name__} in answering this request", next="see the server's log")
+            fault.__cause__ = error
+            shared.count_failure(ServerError)
+            shared.log_failure("", fault)
+            self._send_error(call, fault)
+            return
+        close = shared.draining or not head.keep_alive
+        if close:
+            self.end()
+        self._send(call, shared.framing.full(head, status, content_type, body, headers, call.request_id, close=close))
+
+    def _send_error(self, call: HttpCall, error: ServingError, *, close: bool = False) -> None:
+        """Answer with an error, in its turn."""
+        head = call.head
+        close = close or self._shared.draining
+        if close or (head is not None and not head.keep_alive):
+            self.end()
+        self._send(call, self._shared.framing.error(head, error, call.request_id, close=close))
+
+    def _send(self, call: HttpCall, answer: bytes) -> None:
+        """Send an answer that is there, when its turn comes."""
+        call.answer = answer
+        self.calls.append(call)
+        if len(self.calls) == 1:
+            self.flush()
+
+    def answer_only(self, answer: bytes) -> None:
+        """Write the answer to the only call there is."""
+        self.calls.popleft()
+        self._seen_s = self._shared.now_s
+        self._transport.write(answer)
+        if self.closing:
+            self._leave()
+        elif self._flow is not None:
+            self._flow.resume()
+
+    def flush(self) -> None:
+        """Write the answers at the front of the line, in one write."""
+        calls, answers = self.calls, []
+        while calls and (answer := calls[0].answer) is not None:
+            answers.append(answer)
+            calls.popleft()
+        self._seen_s = self._shared.now_s
+        self._transport.write(b"".join(answers))
+        if self.closing and not calls:
+            self._leave()
+        elif self._flow is not None:
+            self._flow.resume()
+
+    def let_send(self, head: Head) -> None:
+        """Tell a client that waits with its body to send it."""
+        self._send(HttpCall(self._shared.transport, None, 0, 0, 1, self, head, False), CONTINUE)
+
+    def end(self) -> None:
+        """Read nothing more, and close once all is answered."""
+        self.closing, self._expected = True, None
+
+    def ends_with(self, call: HttpCall) -> bool:
+        """Say whether a call's answer is the last one; if so, nothing more is read. For a server that goes away."""
+        if self._is_partial() or not self.calls or self.calls[-1] is not call:
+            return False
+        self.end()
+        return True
+
+    def _is_partial(self) -> bool:
+        """Say whether a part of a request has come, or waits to be read."""
+        return self._awaited is not None or (self._intake is not None and self._intake.is_partial)
+
+    def _leave(self) -> None:
+        """Close. A client that was refused may be sending still, and would lose the answer (RFC 9112 §9.6)."""
+        if not self.is_refused:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._transport.write_eof()
+            if self._intake is not None:
+                self._intake.drop()
+            if self._flow is not None:
+                self._flow.resume()
+
+    def _answer_lost(self) -> None:
+        """Answer calls whose answers a fault of ours has lost, and close: one that came after all would fit none."""
+        shared = self._shared
+        error = ServerError("the answer to this request was lost", next="see the server's log")
+        self.end()
+        for call in self.calls:
+            if call.answer is None:
+                shared.count_failure(ServerError)
+                close = call is self.calls[-1]
+                call.answer = shared.framing.error(call.head, error, call.request_id, close=close)
+        self.flush()

@@ -1,0 +1,102 @@
+"""The HTTP server of one loop: makes connections, delivers batches to them, and looks after them once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from tailrace.batch import Batch, Call
+from tailrace.errors import ServingError
+from tailrace.loop_load import LoopLoad
+from tailrace.server.http.connection import Connection
+from tailrace.server.http.framing import GZIP_BYTES_MIN
+from tailrace.server.http.head import Routes
+from tailrace.server.http.limits import HttpLimits
+from tailrace.server.http.outgoing import HttpCall
+from tailrace.server.http.shared import Shared
+
+
+class HttpServer:
+    """A transport over HTTP/1.1. Called, it makes the protocol of a new connection."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        limits: HttpLimits,
+        load: LoopLoad,
+        count_failure: Callable[[type[ServingError]], None],
+    ) -> None:
+        self.shared = Shared(self, routes, limits, load, count_failure)
+
+    def __call__(self) -> Connection:
+        """Make the protocol of a new connection."""
+        return Connection(self.shared)
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The open connections."""
+        return self.shared.connections
+
+    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
+        """Send the bodies of a batch, in one write to every connection."""
+        shared = self.shared
+        calls: Sequence[Any] = batch.calls  # a cast is a call too
+        bodies = batch.bodies
+        if len(places) < len(calls):
+            calls, bodies = [calls[place] for place in places], [bodies[place] for place in places]
+        compress = max(map(len, bodies)) > GZIP_BYTES_MIN
+        if shared.draining or batch.errors or compress:
+            self._deliver_with_care(batch, places, compress=compress)
+            return
+        waiting = []
+        for call, place, answer in zip(calls, places, shared.framing.ok(bodies), strict=True):
+            connection = call.connection
+            if call.is_plain and len(connection.calls) == 1:
+                connection.answer_only(answer)
+            else:  # it asks for more than a body, or pipelines, or is gone
+                call.answer = answer if call.is_plain else self._answer(call, batch, place, compress=False)
+                waiting.append(call)
+        if waiting:
+            _flush(waiting)
+
+    def _deliver_with_care(self, batch: Batch, places: Sequence[int], *, compress: bool) -> None:
+        """Deliver a batch some calls of which failed, or with long answers, or the last ones before the server goes."""
+        calls = [cast(HttpCall, batch.calls[place]) for place in places]
+        for call, place in zip(calls, places, strict=True):
+            close = self.shared.draining and call.connection.ends_with(call)
+            call.answer = self._answer(call, batch, place, compress=compress, close=close)
+        _flush(calls)
+
+    def _answer(self, call: HttpCall, batch: Batch, place: int, *, compress: bool, close: bool = False) -> bytes:
+        """Return the whole answer of one call of a batch."""
+        assert call.head is not None
+        return self.shared.framing.rich(call.head, call.request_id, batch, place, compress=compress, close=close)
+
+    def refuse(self, call: Call, error: ServingError) -> None:
+        """Send an error in place of an answer."""
+        http_call = cast(HttpCall, call)
+        close = self.shared.draining and http_call.connection.ends_with(http_call)
+        http_call.answer = self.shared.framing.error(http_call.head, error, http_call.request_id, close=close)
+        _flush([http_call])
+
+    def sweep(self) -> None:
+        """Once a second: renew the Date, close what is idle, too slow to send or too slow to read."""
+        shared = self.shared
+        shared.now_s += 1
+        shared.framing.renew_date()
+        now_ns = time.monotonic_ns()
+        for connection in list(shared.connections):
+            connection.check_age(shared.now_s, now_ns)
+
+    def drain(self) -> None:
+        """Take no more work than is under way: every further answer closes its connection."""
+        self.shared.draining = True
+
+
+def _flush(calls: Sequence[HttpCall]) -> None:
+    """Write the answers that are next in line on their connections."""
+    for call in calls:
+        pending = call.connection.calls
+        if pending and pending[0] is call:
+            call.connection.flush()
