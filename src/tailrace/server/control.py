@@ -20,7 +20,7 @@ MESSAGE_BYTES_MAX: Final = 1 << 20
 _OUTBOX_BYTES_MAX: Final = 4 * MESSAGE_BYTES_MAX
 
 
-class Start(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → worker, first of all: what to serve, and the inherited descriptors to do it with.
 
     listen_fds: the listening socket of every slot, this worker's own at [slot]. metrics_fd: the slot's metric block.
@@ -37,12 +37,12 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor → worker: the worker of `slot` has died; accept on its socket too, until `Release`."""
+    """Supervisor → worker: the worker of `slot` has died; accept on its socket too, until `HandBack`."""
 
     slot: int
 
 
-class Release(msgspec.Struct, frozen=True, tag=True):
+class HandBack(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → worker: the slot has its own worker again; stop accepting on its socket."""
 
     slot: int
@@ -92,7 +92,7 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
     in_flight: int = 0
 
 
-ToWorker = Start | Drain | Adopt | Release
+ToWorker = Assignment | Drain | Adopt | HandBack
 FromWorker = Ready | Failed | Heartbeat | Draining
 
 _encode = msgspec.json.Encoder().encode
@@ -181,8 +181,8 @@ class Channel:
 class WorkerChannel(Channel):
     """The worker's end, from the descriptor its command line names (the last argument).
 
-    `receive_blocking` gives the `Start`; then, on the loop, `await receive()` gives `Drain`, `Adopt`, `Release`, or
-    None when the supervisor is gone: drain and exit.
+    `receive_blocking` gives the `Assignment`; then, on the loop, `await receive()` gives `Drain`, `Adopt`, `HandBack`,
+    or None when the supervisor is gone: drain and exit.
     """
 
     def __init__(self, fd: int) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from tailrace.server.control import (
+    Assignment,
     Drain,
     Draining,
     Failed,
     FromWorker,
     Heartbeat,
     Ready,
-    Start,
     SupervisorChannel,
     ToWorker,
 )
@@ -50,7 +50,7 @@ class WorkerProcess:
         self._channel = channel
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], start: Start) -> WorkerProcess:
+    async def spawn(cls, command: Sequence[str], assignment: Assignment) -> WorkerProcess:
         """Start a process (spawned, not forked: nothing of the supervisor's state goes along) and tell it its task."""
         ours, theirs = socket.socketpair()
         channel = SupervisorChannel(ours)
@@ -59,7 +59,7 @@ class WorkerProcess:
                 *command,
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), start.metrics_fd, *start.listen_fds),
+                pass_fds=(theirs.fileno(), assignment.metrics_fd, *assignment.listen_fds),
                 start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which drains
             )
         except BaseException:
@@ -67,8 +67,8 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        channel.send(start)
-        return cls(process, channel, start.slot)
+        channel.send(assignment)
+        return cls(process, channel, assignment.slot)
 
     async def run(self, on_ready: Callable[[WorkerProcess], None]) -> int:
         """Follow the worker until it is gone; return its exit code, negative for a signal."""

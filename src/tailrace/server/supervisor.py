@@ -23,7 +23,7 @@ import uvloop
 
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
 from tailrace.server.admin import AdminServer, Status, WorkerStatus
-from tailrace.server.control import Adopt, Release, Start
+from tailrace.server.control import Adopt, Assignment, HandBack
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.options import ServeOptions
 from tailrace.server.process import WORKER_COMMAND, WorkerProcess
@@ -173,10 +173,10 @@ class Supervisor:
             "worker died", slot=slot.index, worker_pid=worker.pid, cause=cause, error=worker.failure or None
         )
 
-    def _start_of(self, slot: Slot) -> Start:
+    def _start_of(self, slot: Slot) -> Assignment:
         """Return what a worker of this slot is told first."""
         listen_fds = tuple(other.listener.fileno() for other in self._slots)
-        return Start(slot=slot.index, listen_fds=listen_fds, metrics_fd=slot.metrics_fd, options=self.options)
+        return Assignment(slot=slot.index, listen_fds=listen_fds, metrics_fd=slot.metrics_fd, options=self.options)
 
     def _on_ready(self, worker: WorkerProcess) -> None:
         """Note that a worker is ready; the first time that all are, say so."""
@@ -186,7 +186,7 @@ class Supervisor:
             worker.drain()
             return
         if slot.adopter is not None:
-            slot.adopter.send(Release(slot.index))
+            slot.adopter.send(HandBack(slot.index))
             slot.adopter = None
         self._cover()
         ready_s = round(time.monotonic() - worker.started_s, 3)
