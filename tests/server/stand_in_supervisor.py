@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from stand_in_observer import observer
 
 from tailrace.server.options import ServeOptions
 from tailrace.server.supervisor import Addresses, Supervisor
@@ -52,17 +53,25 @@ def fetch(port: int, path: str, timeout_s: float = 10.0, **options: Any) -> tupl
 
 
 class SupervisorProcess:
-    """A running supervisor; every process it started is noted and ended at `end`."""
+    """A running supervisor; every process it started is noted and ended at `end`.
 
-    def __init__(self, folder: Path, worker: Path = WORKER, **options: Any) -> None:
+    observer: the arguments of `stand_in_observer.observer`, where there is to be one.
+    """
+
+    def __init__(
+        self, folder: Path, worker: Path = WORKER, *, observer: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         settings = {"files": ("serve",), "port": 0, "admin_port": 0, "workers": 2, "heartbeat_s": 0.1, **options}
         self.stderr_path = folder / "stderr"
         with self.stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, msgspec.json.encode(ServeOptions(**settings)).decode(), str(worker)],
+                [
+                    sys.executable, __file__, msgspec.json.encode(ServeOptions(**settings)).decode(), str(worker),
+                    *([json.dumps(observer)] if observer is not None else []),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-            )
+            )  # fmt: skip
         self.pids: set[int] = set()
         self.port = self.admin_port = 0
 
@@ -132,4 +141,10 @@ def announce(addresses: Addresses) -> None:
 
 if __name__ == "__main__":
     serve_options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
-    sys.exit(Supervisor(serve_options, worker_command=(sys.executable, sys.argv[2]), announce=announce).run())
+    supervisor = Supervisor(
+        serve_options,
+        worker_command=(sys.executable, sys.argv[2]),
+        companions=[observer(**json.loads(role)) for role in sys.argv[3:]],
+        announce=announce,
+    )
+    sys.exit(supervisor.run())
