@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from serving import COMMAND, Server, is_running, wait_for
+from serving import COMMAND, Server, wait_for
 from stand_in_supervisor import SupervisorProcess, poll
 
-from features.redis_server import free_port
+from tailrace.loadtest.processes import free_port, is_running
 
 PAYMENT: dict[str, Any] = {
     "transaction_id": "t", "customer_id": 1, "terminal_id": "a", "amount": 20.0, "time": "2026-11-02T10:00:00Z",

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from stand_in_observer import Note, read_notes
-from stand_in_supervisor import SupervisorProcess, fetch, is_running, poll
+from stand_in_supervisor import SupervisorProcess, fetch, poll
 
+from tailrace.loadtest.processes import is_running
 from tailrace.server.role import BackOff
 
 Launch = Callable[..., SupervisorProcess]
@@ -30,7 +31,6 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
     yield start
     for supervisor in started:
-        supervisor.pids |= {note.pid for note in read_notes(tmp_path)}
         supervisor.end()
 
 
