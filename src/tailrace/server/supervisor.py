@@ -39,7 +39,7 @@ class Supervisor:
     """Runs the children of one `tailrace serve`.
 
     worker_command: started once a slot, with the descriptor of its control channel as the last argument.
-    companions: the children beside the workers.
+    companions: the children beside the workers; their metrics are closed with the server.
     announce: called once, when every child that the server waits for has been ready.
     """
 
@@ -56,6 +56,8 @@ class Supervisor:
         self._companions = tuple(companions)
         self._announce = announce
         self._children: tuple[Child, ...] = ()
+        self._adoption = Adoption(())
+        self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._was_ready = False
         self._log = logger(pid=os.getpid())
@@ -68,7 +70,6 @@ class Supervisor:
 
     async def serve(self) -> int:
         """Do the work of `run` on the running loop."""
-        self._stopping = asyncio.Event()
         self.options = fit_open_files(self.options)
         slots = open_slots(self.options.host, self.options.port, self.options.workers)
         try:
