@@ -17,7 +17,7 @@ from statistics import median
 from typing import Final
 from urllib.parse import urlsplit
 
-from processes import LOAD_CORE, BenchError
+from machine import LOAD_CORE, BenchError
 
 HERE: Final = Path(__file__).parent
 CONNECTIONS: Final = 64

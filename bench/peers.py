@@ -18,7 +18,8 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from processes import LOAD_CORE, SERVER_CORE, BenchError, Process, free_port, start, wait_ready
+from machine import LOAD_CORE, SERVER_CORE, BenchError
+from tailrace.loadtest.processes import Process, free_port, start, wait_ready
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent

@@ -24,6 +24,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from machine import LOAD_CORE, SERVER_CORE, BenchError, busy_share
 from measure import ClosedLoop, fetch_answer, measure_idle_us, median_of, run_wrk
 from peers import (
     PIPELINE,
@@ -38,8 +39,8 @@ from peers import (
     start_redis,
     start_tailrace,
 )
-from processes import LOAD_CORE, SERVER_CORE, BenchError, busy_share, rss_mb
 from report import print_table, write_json
+from tailrace.loadtest.processes import rss_mb
 
 BUSY_SHARE_MAX: Final = 0.05
 """Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""

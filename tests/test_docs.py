@@ -10,14 +10,9 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +29,7 @@ from tailrace.compile.resolve import wire
 from tailrace.compile.samples import Samples
 from tailrace.deadline import LAYERS
 from tailrace.inference import manifest
+from tailrace.loadtest.processes import free_ports, start, wait_ready
 from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.snapshot import PipelineSnapshot, Timing
 from tailrace.release.package import package
@@ -44,7 +40,7 @@ from tailrace.testing import TestClient
 
 REFERENCE = DOCS / "reference"
 TUTORIAL = DOCS / "tutorial.md"
-READY_S_MAX = 60.0
+END_S_MAX = 60.0
 COMMAND_S_MAX = 100.0
 
 
@@ -272,7 +268,7 @@ def environment() -> dict[str, str]:
 
 def run_page(page: Path, folder: Path) -> None:
     """Do what a page says, in order: write its files, run its commands, and compare what is printed."""
-    ports = free_ports()
+    ports = free_ports(2)
     with contextlib.ExitStack() as running:
         for block in blocks(page):
             if block.title is not None:
@@ -297,41 +293,17 @@ def compare(command: str, printed: str, shown: list[str]) -> None:
             assert found, f"$ {command}\nshows {plain(line)!r}; printed was\n{printed}"
 
 
-def free_ports() -> tuple[int, int]:
-    """Return two ports that were free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
-
-
 @contextlib.contextmanager
-def background(command: str, folder: Path, ports: tuple[int, int]) -> Iterator[None]:
+def background(command: str, folder: Path, ports: Sequence[int]) -> Iterator[None]:
     """Run a server until the block ends; it is ready when this yields, and drains to exit code 0."""
     words = [*shlex.split(command), "--port", str(ports[0]), "--admin-port", str(ports[1])]
     words[0] = str(Path(sys.executable).with_name(words[0]))
-    with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=log, stderr=log)
-    try:
-        end_s = time.monotonic() + READY_S_MAX
-        while not answers(f"http://127.0.0.1:{ports[0]}/readyz"):
-            assert process.poll() is None, (folder / "serve.log").read_text()
-            assert time.monotonic() < end_s, "the server was not ready in time"
-            time.sleep(0.02)
+    with contextlib.ExitStack() as stack:
+        server = start(stack, command, words, folder / "serve.log", env=environment(), cwd=folder)
+        wait_ready(server, f"http://127.0.0.1:{ports[0]}/readyz")
         yield
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(READY_S_MAX) == 0
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(READY_S_MAX)
-
-
-def answers(url: str) -> bool:
-    """Return whether a URL answers 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+        server.popen.terminate()
+        assert server.popen.wait(END_S_MAX) == 0
 
 
 @pytest.fixture(scope="module")

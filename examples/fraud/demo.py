@@ -9,14 +9,10 @@ import argparse
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from summary import WIDTH, show_answers, show_budget, show_decisions, show_fraud
 
-from tailrace.errors import SetupError, TailraceError
+from tailrace.errors import TailraceError
 from tailrace.loadtest.plan import LoadPlan
+from tailrace.loadtest.processes import free_ports, start, wait_ready
 from tailrace.loadtest.report import LoadReport
 from tailrace.loadtest.runner import LoadProgress, run_load
 
-READY_S_MAX: Final = 60.0
 END_S_MAX: Final = 20.0
 OUT_OF_TIME: Final = (503, 504)
 """What a machine that is too slow for the rate answers."""
@@ -62,69 +58,10 @@ def serve() -> Iterator[Served]:
     port, admin_port = free_ports(2)
     command = [TAILRACE, "serve", str(HERE / "pipeline.py"), "--port", str(port),
                "--admin-port", str(admin_port)]  # fmt: skip
-    began_s = time.perf_counter()
-    with LOG.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        wait_ready(process, f"http://127.0.0.1:{port}/readyz", began_s)
-        ready_s = time.perf_counter() - began_s
-        yield Served(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", process.pid, ready_s)
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes], patience_s: float = END_S_MAX) -> None:
-    """Ask the server to end, wait, and kill what is left of it and of its workers, each by its own pid."""
-    workers = {pid: start_of(pid) for pid in children_of(process.pid)}
-    process.terminate()
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for pid, started in workers.items():
-        if started and start_of(pid) == started:  # the same process still, and no other of its number
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the pids of a process's children, none if it is gone."""
-    with suppress(OSError):
-        return [
-            int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-        ]
-    return []
-
-
-def start_of(pid: int) -> str:
-    """Return when a process began, in the kernel's ticks; nothing if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def wait_ready(process: subprocess.Popen[bytes], url: str, began_s: float) -> None:
-    """Wait until the URL answers 200. Raises SetupError, with the end of the log, when the server ends instead."""
-    while process.poll() is None and time.perf_counter() - began_s < READY_S_MAX:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.01)
-    said = "\n".join(LOG.read_text(errors="replace").splitlines()[-10:])
-    how = "was not ready in time" if process.poll() is None else f"ended with status {process.returncode}"
-    raise SetupError(f"the server {how}:\n{said}", where=str(LOG), next="mend what it says, and run again")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    with ExitStack() as stack:
+        server = start(stack, "the server", command, LOG, end_s_max=END_S_MAX)
+        ready_s = wait_ready(server, f"http://127.0.0.1:{port}/readyz")
+        yield Served(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", server.popen.pid, ready_s)
 
 
 def send(served: Served, replay: Replay, rate: float, seconds: float) -> LoadReport:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
+from pathlib import Path
 
+import demo
 import numpy as np
 import pytest
 from decisions import Decided
-from demo import check_answers, check_scores, children_of, end, start_of
+from demo import check_answers, check_scores, serve
 
 from tailrace.errors import TailraceError
 from tailrace.loadtest.plan import LoadPlan
+from tailrace.loadtest.processes import children_of, is_running, start_of
 from tailrace.loadtest.record import BROKEN, UNANSWERED, make_record
 from tailrace.loadtest.report import LoadReport, build_report
 
-STUBBORN = """\
-import signal, subprocess, sys, time
+STUBBORN = f"""\
+#!{sys.executable}
+import http.server, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-print("ready", flush=True)
-time.sleep(600)
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Ready).serve_forever()
 """
 
 
@@ -56,14 +63,18 @@ def test_demo_with_wrong_scores_is_a_failure(difference: float) -> None:
     check_scores(decided, {"store_timeout": 1})
 
 
-def test_end_leaves_no_worker() -> None:
+def test_end_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not end when asked is killed, and so are its workers, each in a session of its own."""
-    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        (worker,) = children_of(process.pid)
-        end(process, 0.2)
-        end_s = time.monotonic() + 20
-        while start_of(worker):
-            assert time.monotonic() < end_s, "a worker is left"
-            time.sleep(0.01)
+    stubborn = tmp_path / "tailrace"
+    stubborn.write_text(STUBBORN)
+    stubborn.chmod(0o755)
+    for name, value in {"TAILRACE": str(stubborn), "LOG": tmp_path / "log", "END_S_MAX": 0.2}.items():
+        monkeypatch.setattr(demo, name, value)
+    with serve() as served:
+        (worker,) = children_of(served.pid)
+        assert is_running(worker)
+    assert not is_running(served.pid)
+    end_s = time.monotonic() + 20
+    while start_of(worker):
+        assert time.monotonic() < end_s, "a worker is left"
+        time.sleep(0.01)

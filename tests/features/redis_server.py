@@ -11,15 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tailrace.loadtest.processes import free_port
+
 REDIS_SERVER = shutil.which("redis-server")
 READY_S_MAX = 10.0
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class RedisServer:

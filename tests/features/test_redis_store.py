@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from redis_server import RedisServer, free_port
+from redis_server import RedisServer
 from view_samples import WALL_NS, Profile, profile_rows
 
 from tailrace.batch import Degraded, Provenance
@@ -23,6 +23,7 @@ from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.redis import OUTSTANDING_MAX, RedisStore, RedisWriter
+from tailrace.loadtest.processes import free_port
 
 IDS = list(range(40, 60))
 RECOVERED_S_MAX = 1.0

@@ -18,18 +18,13 @@ import pytest
 from tailrace.deadline import NS_PER_MS, NS_PER_S
 from tailrace.errors import LoadtestError
 from tailrace.loadtest.plan import LoadPlan
+from tailrace.loadtest.processes import children_of
 from tailrace.loadtest.runner import LoadProgress, run_load
 
 if TYPE_CHECKING:
     from conftest import RunningServer
 
 BODIES = [json.dumps({"number": number}).encode() for number in range(7)]
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the pids of a process's children, in any of its threads."""
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for text in lists for child in text.split()]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.loadtest.plan import LoadPlan
+from tailrace.loadtest.processes import start
 from tailrace.loadtest.report import LoadReport
 from tailrace.loadtest.runner import run_load
 
@@ -32,7 +32,7 @@ _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", r
 
 
 class Server:
-    """One supervisor with its workers. url: where it serves; admin: where its metrics are; log: its stderr."""
+    """One supervisor with its workers. url: where it serves; admin: where its metrics are; log: its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, mark: str = "") -> None:
         self.process = process
@@ -108,13 +108,10 @@ class Answer:
 
 
 def start_serve(log: Path, file: Path, *options: str, under: Sequence[str] = ()) -> Server:
-    """Start `tailrace serve FILE` on free ports; its stderr goes to the log. under: a command that runs it."""
+    """Start `tailrace serve FILE` on free ports; its output goes to the log. under: a command that runs it."""
     command = [*under, *COMMAND, str(file), "--port", "0", "--admin-port", "0", *options]
     mark = str(uuid.uuid4())
-    environ = {**os.environ, MARK: mark}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, start_new_session=True, env=environ)
-    return Server(process, log, mark)
+    return Server(start(None, "tailrace serve", command, log, env={MARK: mark}).popen, log, mark)
 
 
 @contextmanager
@@ -207,12 +204,3 @@ def variables(path: Path) -> list[bytes]:
         return path.read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def is_running(pid: int) -> bool:
-    """Say whether a process is there, and no zombie."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from stand_in_observer import observer
 
+from tailrace.loadtest.processes import births_of, children_of, kill_left
 from tailrace.server.options import ServeOptions
 from tailrace.server.supervisor import Addresses, Supervisor
 
@@ -32,14 +33,6 @@ def poll(condition: Callable[[], Any], limit_s: float = 10.0) -> Any:
     raise AssertionError(f"not true within {limit_s} s: {condition}")
 
 
-def is_running(pid: int) -> bool:
-    """Return whether a process exists and is not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def fetch(port: int, path: str, timeout_s: float = 10.0, **options: Any) -> tuple[int, bytes]:
     """Return status and body of one GET (or `method`) on a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
@@ -52,18 +45,26 @@ def fetch(port: int, path: str, timeout_s: float = 10.0, **options: Any) -> tupl
 
 
 class SupervisorProcess:
-    """A running supervisor; every process it started is noted and ended at `end`."""
+    """A running supervisor; every process it started is noted and ended at `end`.
 
-    def __init__(self, folder: Path, worker: Path = WORKER, **options: Any) -> None:
+    observer: the arguments of `stand_in_observer.observer`, where there is to be one.
+    """
+
+    def __init__(
+        self, folder: Path, worker: Path = WORKER, *, observer: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         settings = {"files": ("serve",), "port": 0, "admin_port": 0, "workers": 2, "heartbeat_s": 0.1, **options}
         self.stderr_path = folder / "stderr"
         with self.stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, msgspec.json.encode(ServeOptions(**settings)).decode(), str(worker)],
+                [
+                    sys.executable, __file__, msgspec.json.encode(ServeOptions(**settings)).decode(), str(worker),
+                    *([json.dumps(observer)] if observer is not None else []),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-            )
-        self.pids: set[int] = set()
+            )  # fmt: skip
+        self._births: dict[int, str] = {}
         self.port = self.admin_port = 0
 
     @property
@@ -94,8 +95,12 @@ class SupervisorProcess:
     def workers(self) -> list[dict[str, Any]]:
         """Return the workers of /status and note their pids."""
         workers: list[dict[str, Any]] = self.status()["workers"]
-        self.pids |= {worker["pid"] for worker in workers if worker["pid"]}
+        self.note(worker["pid"] for worker in workers if worker["pid"])
         return workers
+
+    def note(self, pids: Iterable[int]) -> None:
+        """Note processes that it has started, to be ended with it."""
+        self._births = births_of(pids) | self._births
 
     def ready_pid(self, slot: int, other_than: int = 0) -> int:
         """Return the pid of a slot's ready worker once it is another than the one named, else 0."""
@@ -113,15 +118,14 @@ class SupervisorProcess:
         return self.wait_exit()
 
     def end(self) -> None:
-        """End what is still running, by pid."""
+        """End what is still running, each by its pid and start."""
         if self.process.poll() is None:
+            self.note(children_of(self.process.pid))
             self.process.kill()
             self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        for pid in self.pids:
-            if is_running(pid):
-                os.kill(pid, signal.SIGKILL)
+        kill_left(self._births)
 
 
 def announce(addresses: Addresses) -> None:
@@ -132,4 +136,10 @@ def announce(addresses: Addresses) -> None:
 
 if __name__ == "__main__":
     serve_options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
-    sys.exit(Supervisor(serve_options, worker_command=(sys.executable, sys.argv[2]), announce=announce).run())
+    supervisor = Supervisor(
+        serve_options,
+        worker_command=(sys.executable, sys.argv[2]),
+        companions=[observer(**json.loads(role)) for role in sys.argv[3:]],
+        announce=announce,
+    )
+    sys.exit(supervisor.run())

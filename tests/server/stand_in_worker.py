@@ -16,14 +16,24 @@ from tailrace.deadline import Budget
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.server.control import Adopt, Drain, Draining, Failed, PipelineReady, Ready, Release, Start, WorkerChannel
+from tailrace.server.control import (
+    Adopt,
+    Assignment,
+    Drain,
+    Draining,
+    Failed,
+    HandBack,
+    PipelineReady,
+    Ready,
+    WorkerChannel,
+)
 from tailrace.server.slots import BACKLOG, inherited_listener
 
 
 class StandInWorker:
     """Serves `pid` to whoever connects."""
 
-    def __init__(self, start: Start, channel: WorkerChannel) -> None:
+    def __init__(self, start: Assignment, channel: WorkerChannel) -> None:
         self.start = start
         self.channel = channel
         self.draining = asyncio.Event()
@@ -68,7 +78,7 @@ class StandInWorker:
             match await self.channel.receive():
                 case Adopt(slot=slot):
                     await self.listen(slot)
-                case Release(slot=slot):
+                case HandBack(slot=slot):
                     self.servers.pop(slot).close()
                 case Drain() | None:
                     break

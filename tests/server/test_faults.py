@@ -17,12 +17,13 @@ from typing import Any, BinaryIO
 
 import pytest
 from redis_proxy import RedisProxy
-from serving import Server, connect, is_running, load, message, serving, start_serve, wait_for
+from serving import Server, connect, load, message, serving, start_serve, wait_for
 from visits import BODIES, BUDGET_MS, CUSTOMERS, TRACE, check_answers, fill, source_of, spend_of, write
 
 import tailrace as tr
 from features.redis_server import RedisServer
 from tailrace.features.rows import RowCodec
+from tailrace.loadtest.processes import is_running
 
 RATE = 300.0
 RECOVERY_S_MAX = 1.0

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from serving import COMMAND, Server, is_running, wait_for
+from serving import COMMAND, Server, wait_for
 from stand_in_supervisor import SupervisorProcess, poll
 
-from features.redis_server import free_port
+from tailrace.loadtest.processes import free_port, is_running
 
 PAYMENT: dict[str, Any] = {
     "transaction_id": "t", "customer_id": 1, "terminal_id": "a", "amount": 20.0, "time": "2026-11-02T10:00:00Z",
@@ -92,9 +92,10 @@ def test_supervisor_whose_watch_ends_fails(tmp_path: Path, pipelines_dir: Path) 
     """A supervisor that could replace no worker any more says so and ends, its workers with it."""
     script = (
         "import sys\nfrom tailrace.server.options import ServeOptions\n"
-        "from tailrace.server.supervisor import Supervisor\n\n"
-        "class Blind(Supervisor):\n    async def _watch(self):\n        raise RuntimeError('no eyes')\n\n"
-        "options = ServeOptions(files=(sys.argv[1],), port=0, admin_port=0)\nsys.exit(Blind(options).run())\n"
+        "from tailrace.server.child import Child\nfrom tailrace.server.supervisor import Supervisor\n\n"
+        "async def fail(self):\n    raise RuntimeError('no eyes')\n\n"
+        "Child.watch = fail\n"
+        "options = ServeOptions(files=(sys.argv[1],), port=0, admin_port=0)\nsys.exit(Supervisor(options).run())\n"
     )
     command = [sys.executable, "-c", script, str(pipelines_dir / "log.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from stand_in_supervisor import SupervisorProcess, fetch, is_running, poll
+from stand_in_supervisor import SupervisorProcess, fetch, poll
+
+from tailrace.loadtest.processes import is_running
 
 Launch = Callable[..., SupervisorProcess]
 

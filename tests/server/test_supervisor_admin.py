@@ -125,7 +125,7 @@ def test_admin_wants_its_token(launched: list[SupervisorProcess], tmp_path: Path
     assert fetch(process.admin_port, "/metrics", headers={"Authorization": "Bearer wrong"})[0] == 401
     status, body = fetch(process.admin_port, "/status", headers={"Authorization": "Bearer sesame"})
     assert status == 200
-    process.pids |= {worker["pid"] for worker in json.loads(body)["workers"]}
+    process.note(worker["pid"] for worker in json.loads(body)["workers"])
 
 
 @pytest.mark.parametrize(

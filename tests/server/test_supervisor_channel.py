@@ -10,18 +10,20 @@ import pytest
 
 from tailrace.server.control import (
     MESSAGE_BYTES_MAX,
+    Assignment,
     Drain,
     Failed,
     Heartbeat,
     PipelineReady,
     Ready,
-    Start,
     SupervisorChannel,
     WorkerChannel,
 )
 from tailrace.server.options import ServeOptions
 
-START = Start(slot=1, listen_fds=(5, 6), metrics_fd=7, options=ServeOptions(files=("a.py",), store="redis://x"))
+ASSIGNMENT = Assignment(
+    slot=1, listen_fds=(5, 6), metrics_fd=7, options=ServeOptions(files=("a.py",), store="redis://x")
+)
 
 
 @pytest.fixture
@@ -37,9 +39,9 @@ def ends() -> Iterator[tuple[SupervisorChannel, WorkerChannel]]:
 def test_channel_carries_start_before_there_is_a_loop(ends: tuple[SupervisorChannel, WorkerChannel]) -> None:
     """A worker reads its task without a loop, the rest on one; nothing is lost in between."""
     supervisor, worker = ends
-    supervisor.send(START)
+    supervisor.send(ASSIGNMENT)
     supervisor.send(Drain())
-    assert worker.receive_blocking(5) == START
+    assert worker.receive_blocking(5) == ASSIGNMENT
     assert asyncio.run(worker.receive()) == Drain()
 
 

@@ -25,9 +25,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     body_bytes_max: Annotated[int, typer.Option(help="Longest body; a longer one is answered 413.")] = 1 << 20,
     header_bytes_max: Annotated[int, typer.Option(help="Longest head of a request, else 431.")] = 16 << 10,
     connections_max: Annotated[int, typer.Option(help="Connections a worker holds open, else 503.")] = 10_000,
-    partial_bytes_max: Annotated[int, typer.Option(help="Bytes of requests in part, of all connections, else 503.")] = (
-        256 << 20
-    ),
+    partial_bytes_max: Annotated[int, typer.Option(help="Bytes held of requests in part, else 503.")] = 256 << 20,
     array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
     idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,
     request_s: Annotated[float, typer.Option(help="Seconds a client may take to send one request, else 408.")] = 5.0,
@@ -45,30 +43,11 @@ def serve(  # noqa: PLR0917 - one parameter an option
 
         tailrace serve examples/fraud/pipeline.py --workers 2
     """
+    settings = dict(locals()) | {"files": tuple(map(str, files))}  # before any other name is there
+
     from tailrace.server.logging import configure_logging
     from tailrace.server.options import ServeOptions
     from tailrace.server.supervisor import Supervisor
 
     configure_logging()
-    options = ServeOptions(
-        files=tuple(str(file) for file in files),
-        host=host,
-        port=port,
-        workers=workers,
-        store=store,
-        admin_host=admin_host,
-        admin_port=admin_port,
-        admin_token=admin_token,
-        body_bytes_max=body_bytes_max,
-        header_bytes_max=header_bytes_max,
-        connections_max=connections_max,
-        partial_bytes_max=partial_bytes_max,
-        array_max=array_max,
-        idle_s=idle_s,
-        request_s=request_s,
-        drain_s=drain_s,
-        start_s=start_s,
-        heartbeat_s=heartbeat_s,
-        frozen_s=frozen_s,
-    )
-    raise typer.Exit(Supervisor(options).run())
+    raise typer.Exit(Supervisor(ServeOptions(**settings)).run())

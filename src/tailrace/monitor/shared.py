@@ -148,3 +148,15 @@ class BlockReader:
             return
         self._cells = memoryview(mapping)[offset : offset + 8 * count]
         self._mapping, self._header, self._layout, self._generation = mapping, header, layout, generation
+
+
+class OwnedBlock(BlockReader):
+    """A block whose file its reader makes and owns; the processes that write it, one after the other, inherit `fd`."""
+
+    def __init__(self, name: str) -> None:
+        self.fd = make_block_fd(name)
+        super().__init__(self.fd)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.fd)

@@ -1,6 +1,8 @@
-"""The control channel between the supervisor and one worker: a socket pair, JSON messages, one a line.
+"""The control channel between the supervisor and one child: a socket pair, JSON messages, one a line.
 
-The end of the channel is a message too: the other side has died. A worker whose supervisor is gone drains and exits.
+The first message gives the child its task, and each role has its own; the others are the same for every child, but for
+a worker's slots. The end of the channel is a message too: the other side has died. A child whose supervisor is gone
+drains and exits.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ MESSAGE_BYTES_MAX: Final = 1 << 20
 _OUTBOX_BYTES_MAX: Final = 4 * MESSAGE_BYTES_MAX
 
 
-class Start(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → worker, first of all: what to serve, and the inherited descriptors to do it with.
 
     listen_fds: the listening socket of every slot, this worker's own at [slot]. metrics_fd: the slot's metric block.
@@ -33,16 +35,16 @@ class Start(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor → worker: accept nothing new, finish the calls in flight, exit with 0."""
+    """Supervisor → child: take nothing new, finish what is in flight, exit with 0."""
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor → worker: the worker of `slot` has died; accept on its socket too, until `Release`."""
+    """Supervisor → worker: the worker of `slot` has died; accept on its socket too, until `HandBack`."""
 
     slot: int
 
 
-class Release(msgspec.Struct, frozen=True, tag=True):
+class HandBack(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → worker: the slot has its own worker again; stop accepting on its socket."""
 
     slot: int
@@ -66,7 +68,7 @@ class PipelineReady(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Worker → supervisor: warmed up and accepting. ready_s: since the process began."""
+    """Child → supervisor: at work. ready_s: since the process began. pipelines: what a worker serves."""
 
     pid: int
     ready_s: float = 0.0
@@ -75,25 +77,25 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Worker → supervisor: cannot serve; the text says what, where and what next."""
+    """Child → supervisor: cannot work; the text says what, where and what next."""
 
     error: str
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """Worker → supervisor, every `heartbeat_s`: the loop runs."""
+    """Child → supervisor, every `heartbeat_s`: the loop runs."""
 
     rss_bytes: int = 0
 
 
 class Draining(msgspec.Struct, frozen=True, tag=True):
-    """Worker → supervisor: accepts nothing any more; `in_flight` calls are left."""
+    """Child → supervisor: takes nothing any more; `in_flight` calls are left."""
 
     in_flight: int = 0
 
 
-ToWorker = Start | Drain | Adopt | Release
-FromWorker = Ready | Failed | Heartbeat | Draining
+ToWorker = Assignment | Drain | Adopt | HandBack
+FromChild = Ready | Failed | Heartbeat | Draining
 
 _encode = msgspec.json.Encoder().encode
 
@@ -108,7 +110,7 @@ class Channel:
         self._inbox = bytearray()
         self._outbox = bytearray()
 
-    def send(self, message: ToWorker | FromWorker) -> bool:
+    def send(self, message: msgspec.Struct) -> bool:
         """Send one message; return False where the other side is gone or does not read.
 
         What does not fit into the socket goes out with the next message. Heartbeats are dropped then: the next one
@@ -178,15 +180,14 @@ class Channel:
             return None
 
 
-class WorkerChannel(Channel):
-    """The worker's end, from the descriptor its command line names (the last argument).
+class ChildChannel(Channel):
+    """The child's end, from the descriptor its command line names (the last argument).
 
-    `receive_blocking` gives the `Start`; then, on the loop, `await receive()` gives `Drain`, `Adopt`, `Release`, or
-    None when the supervisor is gone: drain and exit.
+    messages: the types that its role may be sent. `receive` gives None when the supervisor is gone: drain and exit.
     """
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(socket.socket(fileno=fd), ToWorker)
+    def __init__(self, fd: int, messages: Any) -> None:
+        super().__init__(socket.socket(fileno=fd), messages)
 
     async def beat(self, period_s: float) -> None:
         """Send heartbeats until cancelled."""
@@ -195,11 +196,18 @@ class WorkerChannel(Channel):
             await asyncio.sleep(period_s)
 
 
+class WorkerChannel(ChildChannel):
+    """A worker's end: `receive_blocking` gives the `Assignment`, then `receive` gives `Drain`, `Adopt`, `HandBack`."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, ToWorker)
+
+
 class SupervisorChannel(Channel):
-    """The supervisor's end of the channel to one worker."""
+    """The supervisor's end of the channel to one child."""
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock, FromWorker)
+        super().__init__(sock, FromChild)
 
 
 def rss_bytes() -> int:

@@ -1,57 +1,47 @@
-"""One worker process as the supervisor sees it: spawned, ready, draining, gone."""
+"""One process of a child as the supervisor sees it: spawned, ready, draining, gone."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import socket
-import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from tailrace.server.control import (
-    Drain,
-    Draining,
-    Failed,
-    FromWorker,
-    Heartbeat,
-    Ready,
-    Start,
-    SupervisorChannel,
-    ToWorker,
-)
+import msgspec
 
-WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "tailrace.server.worker")
-"""Takes the descriptor of its control channel as the last argument. -P: the user's folder shadows no module."""
+from tailrace.server.control import Drain, Draining, Failed, FromChild, Heartbeat, Ready, SupervisorChannel
 
 _LAST_WORDS_S: Final = 1.0
 """How long an end of the channel may lie unread after the exit, or a process live on after it has closed its end."""
 
 
-class WorkerProcess:
-    """A running worker. `state` follows what it says; `run` returns when it is gone and reaped."""
+class ChildProcess:
+    """A running process. `state` follows what it says; `run` returns when it is gone and reaped."""
 
-    def __init__(self, process: Process, channel: SupervisorChannel, slot: int) -> None:
-        self.slot = slot
+    def __init__(self, process: Process, channel: SupervisorChannel) -> None:
         self.pid = process.pid
         self.state: Literal["starting", "ready", "draining", "gone"] = "starting"
         self.ready: Ready | None = None
         self.failure = ""
         self.rss_bytes = 0
         self.closed = asyncio.Event()
-        """Set once it accepts nothing any more."""
+        """Set once it takes nothing new any more."""
         self.silent_rounds = 0
         """How many of the supervisor's looks in a row found no word of it."""
         self.started_s = time.monotonic()
-        self.ready_since_s = 0.0
+        self._ready_since_s: float | None = None
         self._process = process
         self._channel = channel
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], start: Start) -> WorkerProcess:
-        """Start a process (spawned, not forked: nothing of the supervisor's state goes along) and tell it its task."""
+    async def spawn(cls, command: Sequence[str], assignment: msgspec.Struct, fds: Sequence[int]) -> ChildProcess:
+        """Start a process and give it its task. fds: what it inherits.
+
+        It is spawned, not forked: nothing of the supervisor's state goes along. Raises OSError where it cannot be.
+        """
         ours, theirs = socket.socketpair()
         channel = SupervisorChannel(ours)
         try:
@@ -59,7 +49,7 @@ class WorkerProcess:
                 *command,
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), start.metrics_fd, *start.listen_fds),
+                pass_fds=(theirs.fileno(), *fds),
                 start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which drains
             )
         except BaseException:
@@ -67,11 +57,16 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        channel.send(start)
-        return cls(process, channel, start.slot)
+        channel.send(assignment)
+        return cls(process, channel)
 
-    async def run(self, on_ready: Callable[[WorkerProcess], None]) -> int:
-        """Follow the worker until it is gone; return its exit code, negative for a signal."""
+    @property
+    def served_s(self) -> float:
+        """For how long it has been ready; 0 where it never was."""
+        return 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
+
+    async def run(self, on_ready: Callable[[], None]) -> int:
+        """Follow the process until it is gone; return its exit code, negative for a signal."""
         reading = asyncio.create_task(self._read(on_ready))
         exiting = asyncio.create_task(self._process.wait())
         try:
@@ -89,12 +84,12 @@ class WorkerProcess:
             self._channel.close()
         return code
 
-    def send(self, message: ToWorker) -> None:
-        """Tell the worker something; its death is noticed elsewhere."""
+    def send(self, message: msgspec.Struct) -> None:
+        """Send the process a message; its death is noticed elsewhere."""
         self._channel.send(message)
 
     def drain(self) -> None:
-        """Ask the worker to finish; one that is not ready yet has nothing to finish and is killed."""
+        """Ask the process to finish; one that is not ready yet has nothing to finish and is killed."""
         if self.state == "starting":
             self.kill()
         elif self.state == "ready":
@@ -106,19 +101,19 @@ class WorkerProcess:
         if self.state != "gone" and self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
 
-    async def _read(self, on_ready: Callable[[WorkerProcess], None]) -> None:
-        """Take the worker's messages until its end of the channel closes."""
+    async def _read(self, on_ready: Callable[[], None]) -> None:
+        """Take the process's messages until its end of the channel closes."""
         while (message := await self._channel.receive()) is not None:
             self._take(message, on_ready)
 
-    def _take(self, message: FromWorker, on_ready: Callable[[WorkerProcess], None]) -> None:
+    def _take(self, message: FromChild, on_ready: Callable[[], None]) -> None:
         """Note what one message says."""
         self.silent_rounds = 0
         match message:
             case Ready() if self.state == "starting":
                 self.ready, self.state, self.rss_bytes = message, "ready", message.rss_bytes
-                self.ready_since_s = time.monotonic()
-                on_ready(self)
+                self._ready_since_s = time.monotonic()
+                on_ready()
             case Failed(error=error):
                 self.failure = error
             case Heartbeat(rss_bytes=rss_bytes):

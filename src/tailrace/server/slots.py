@@ -1,4 +1,4 @@
-"""Worker slots: the listening socket and the metric block that outlive the worker that uses them.
+"""Worker slots: the listening sockets that outlive the workers that accept on them.
 
 Each slot has its own socket on the same port (SO_REUSEPORT), bound and owned by the supervisor and inherited by every
 worker. The kernel spreads connections over the sockets that listen. A socket listens from the moment its first worker
@@ -15,12 +15,10 @@ import os
 import socket
 import struct
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tailrace.errors import SetupError
-from tailrace.monitor.shared import BlockReader, make_block_fd
-from tailrace.server.process import WorkerProcess
 
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted on one slot (the kernel's somaxconn also bounds them)."""
@@ -30,26 +28,12 @@ _NO_SYN: Final = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 
 _NO_SYN_CODE: Final = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, frozen=True, slots=True)
 class Slot:
-    """One worker's place. adopter: the sibling that accepts for it while it has no ready worker."""
+    """A place for workers: a socket. It does not know who accepts on it; for a while that may be two processes."""
 
     index: int
     listener: socket.socket
-    metrics_fd: int
-    reader: BlockReader = field(init=False)
-    worker: WorkerProcess | None = None
-    adopter: WorkerProcess | None = None
-    restarts: int = 0
-    was_ready: bool = False
-
-    def __post_init__(self) -> None:
-        self.reader = BlockReader(self.metrics_fd)
-
-    @property
-    def ready_worker(self) -> WorkerProcess | None:
-        """The worker, while it accepts calls."""
-        return self.worker if self.worker is not None and self.worker.state == "ready" else None
 
     def shut(self) -> None:
         """Refuse connections from now on, whoever else holds the socket."""
@@ -57,9 +41,8 @@ class Slot:
         self.listener.close()
 
     def close(self) -> None:
-        """Let go of the socket and the metric block."""
+        """Let go of the socket."""
         self.listener.close()
-        os.close(self.metrics_fd)
 
 
 def open_slots(host: str, port: int, count: int) -> list[Slot]:
@@ -69,21 +52,19 @@ def open_slots(host: str, port: int, count: int) -> list[Slot]:
     """
     family, address = _resolve(host, port)
     listeners: list[socket.socket] = []
-    slots: list[Slot] = []
     try:
         if port:
             _bind(family, address, shared=False).close()
         for _ in range(count):
             listeners.append(_bind(family, address, shared=True))
             address = listeners[0].getsockname()
-        slots.extend(Slot(index, listener, make_block_fd(f"slot-{index}")) for index, listener in enumerate(listeners))
     except OSError as error:
         for listener in listeners:
             listener.close()
         raise SetupError(
             f"cannot listen: {error.strerror or error}", where=f"{host}:{port}", next="choose another port or host"
         ) from error
-    return slots
+    return [Slot(index, listener) for index, listener in enumerate(listeners)]
 
 
 def inherited_listener(fd: int) -> socket.socket:
@@ -107,6 +88,12 @@ def shut_listener(listener: socket.socket) -> None:
     """End listening on a socket for every process that holds it: connections are refused at once."""
     with suppress(OSError):  # it never listened, or is shut
         listener.shutdown(socket.SHUT_RD)
+
+
+def url_of(address: tuple[str, int]) -> str:
+    """Return where a socket that is bound to the address is reached."""
+    host, port = address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _resolve(host: str, port: int) -> tuple[int, Any]:

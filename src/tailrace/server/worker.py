@@ -36,14 +36,14 @@ from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.server.control import (
     Adopt,
+    Assignment,
     Drain,
     Draining,
     Failed,
+    HandBack,
     LayerCost,
     PipelineReady,
     Ready,
-    Release,
-    Start,
     WorkerChannel,
     rss_bytes,
 )
@@ -121,7 +121,7 @@ class FaultLog:
 class Worker:
     """Serves every pipeline of its files until it is told to drain."""
 
-    def __init__(self, start: Start, channel: WorkerChannel, began_s: float) -> None:
+    def __init__(self, start: Assignment, channel: WorkerChannel, began_s: float) -> None:
         self._start = start
         self._options = start.options
         self._channel = channel
@@ -217,7 +217,7 @@ class Worker:
             match await self._channel.receive():
                 case Adopt(slot=slot) if slot not in self._servers:
                     await self._listen(slot)
-                case Release(slot=slot) if slot in self._servers and slot != self._start.slot:
+                case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
                 case Drain():
                     return True
@@ -317,9 +317,9 @@ def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
     return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
 
 
-async def _work(start: Start, channel: WorkerChannel, began_s: float) -> int:
+async def _work(assignment: Assignment, channel: WorkerChannel, began_s: float) -> int:
     """Run a worker on the running loop."""
-    return await Worker(start, channel, began_s).run()
+    return await Worker(assignment, channel, began_s).run()
 
 
 def main(arguments: list[str]) -> int:
@@ -327,7 +327,7 @@ def main(arguments: list[str]) -> int:
     began_s = time.monotonic()
     channel = WorkerChannel(int(arguments[-1]))
     start: Any = channel.receive_blocking(30.0)
-    if not isinstance(start, Start):
+    if not isinstance(start, Assignment):
         return 1
     configure_logging()
     return uvloop.run(_work(start, channel, began_s))

@@ -1,0 +1,181 @@
+"""A child of the supervisor: a process that is started, watched, and replaced whenever it dies, until it is to stop.
+
+Its role says how. A worker is a child with a slot; a child without one has no listening socket, and no sibling that
+accepts for it. Two releases of one server side by side are two children in each slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import Protocol
+
+import msgspec
+
+from tailrace.monitor.shared import OwnedBlock
+from tailrace.server.logging import logger
+from tailrace.server.process import ChildProcess
+from tailrace.server.role import ChildRole
+from tailrace.server.slots import Slot
+
+
+class ChildWatcher(Protocol):
+    """Who hears of a child's fate: the supervisor."""
+
+    def on_ready(self, child: Child) -> None:
+        """Hear that a process of the child is ready."""
+        ...
+
+    def on_death(self, child: Child) -> None:
+        """Hear that the child's process is gone; its successor follows."""
+        ...
+
+    def on_failed_start(self, child: Child, error: str) -> None:
+        """Hear that the first start of a child has failed whose role is to end the server then."""
+        ...
+
+
+class Child:
+    """One child, in one process after the other.
+
+    assignment: the first message to each process. fds: what each inherits. slot: a worker's place. block: the metrics
+    that its processes write, where there are any.
+    """
+
+    def __init__(
+        self,
+        role: ChildRole,
+        assignment: msgspec.Struct,
+        *,
+        fds: tuple[int, ...] = (),
+        slot: Slot | None = None,
+        block: OwnedBlock | None = None,
+    ) -> None:
+        self.role = role
+        self.slot = slot
+        self.block = block
+        self.name = role.name if slot is None else f"{role.name} {slot.index}"
+        self.process: ChildProcess | None = None
+        self.restarts = 0
+        self.was_ready = False
+        self._assignment = assignment
+        self._fds = fds
+        self._stopping = asyncio.Event()
+        place = {} if slot is None else {"slot": slot.index}
+        self._log = logger(pid=os.getpid(), **place)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a process now."""
+        return self.process is not None and self.process.state != "gone"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its process is ready now."""
+        return self.process is not None and self.process.state == "ready"
+
+    async def keep(self, watcher: ChildWatcher) -> None:
+        """Keep a process running until the child is to stop."""
+        delay_s = 0.0
+        while not self._stopping.is_set():
+            served_s = await self._run_one(watcher)
+            if not self._stopping.is_set():
+                self.restarts += 1
+                delay_s = self.role.back_off.next_s(delay_s, served_s)
+                await self._pause(delay_s)
+
+    async def watch(self) -> None:
+        """Kill a process that is silent for too long; counted in looks, so that a pause of our own harms none."""
+        role = self.role
+        while True:
+            await asyncio.sleep(role.heartbeat_s)
+            process = self.process
+            if process is None or process.state == "gone":
+                continue
+            process.silent_rounds += 1
+            limit_s = role.start_s if process.state == "starting" else role.frozen_s
+            if process.silent_rounds > limit_s / role.heartbeat_s:
+                process.failure = process.failure or f"{self.name} was silent for too long and was killed"
+                process.kill()
+                self._log.error(f"{role.name} frozen", **self._pid_of(process), state=process.state)
+
+    def stop(self) -> None:
+        """Start no successor any more, and have the process drain."""
+        self._stopping.set()
+        if self.process is not None:
+            self.process.drain()
+
+    def kill(self, cause: str = "") -> None:
+        """End the process now. cause: for the log."""
+        if self.process is not None and self.is_running:
+            self.process.kill()
+            if cause:
+                self._log.error(f"{self.role.name} killed", **self._pid_of(self.process), cause=cause)
+
+    async def wait_closed(self) -> None:
+        """Wait until its process takes nothing new any more, or is gone."""
+        if self.process is not None:
+            await self.process.closed.wait()
+
+    def close(self) -> None:
+        """Let go of the metrics."""
+        if self.block is not None:
+            self.block.close()
+
+    async def _run_one(self, watcher: ChildWatcher) -> float:
+        """Run one process to its end; return for how many seconds it was ready."""
+        try:
+            process = await ChildProcess.spawn(self.role.command, self._assignment, self._fds)
+        except OSError as error:
+            self._log.error(f"{self.role.name} cannot be spawned", error=str(error))
+            if self._ends_server():
+                watcher.on_failed_start(self, f"the {self.role.name} cannot be spawned: {error}")
+            return 0.0
+        self.process = process
+        if self._stopping.is_set():
+            process.kill()
+        code = await process.run(lambda: self._on_ready(process, watcher))
+        served_s = process.served_s
+        if self.block is not None:
+            self.block.reset_gauges()
+        if not self._stopping.is_set():
+            self._on_death(process, code, watcher)
+        return served_s
+
+    def _on_ready(self, process: ChildProcess, watcher: ChildWatcher) -> None:
+        """Note that the process is ready."""
+        self.was_ready = True
+        if self._stopping.is_set():
+            process.drain()
+            return
+        ready_s = round(time.monotonic() - process.started_s, 3)
+        self._log.info(f"{self.role.name} ready", **self._pid_of(process), ready_s=ready_s)
+        watcher.on_ready(self)
+
+    def _on_death(self, process: ChildProcess, code: int, watcher: ChildWatcher) -> None:
+        """See to the end of a process that was not asked to end."""
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if self._ends_server():
+            error = process.failure or f"{self.name} ended with {cause} before it was ready"
+            watcher.on_failed_start(self, error)
+            return
+        watcher.on_death(self)
+        self._log.error(f"{self.role.name} died", **self._pid_of(process), cause=cause, error=process.failure or None)
+
+    def _ends_server(self) -> bool:
+        """Return whether a start that has failed just now ends the server."""
+        return self.role.ends_server and not self.was_ready
+
+    def _pid_of(self, process: ChildProcess) -> dict[str, int]:
+        """Return the process as the log names it."""
+        return {f"{self.role.name}_pid": process.pid}
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait, but not past the stop."""
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            return

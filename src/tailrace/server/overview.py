@@ -1,0 +1,114 @@
+"""What the admin port shows of the server: its metrics, its status, whether it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
+from tailrace.server.admin import Status, WorkerStatus
+from tailrace.server.adoption import Adoption
+from tailrace.server.child import Child
+from tailrace.server.slots import Slot
+
+_SAMPLE_S: Final = 5.0
+"""How often the counters are kept for /status's recent figures; they cover one to two of these."""
+
+
+class Overview:
+    """The admin port's view of the supervisor's children (an `AdminView`).
+
+    url: where the server is reached. is_open: whether the server has been ready and is not asked to stop.
+    """
+
+    def __init__(self, children: Iterable[Child], adoption: Adoption, *, url: str, is_open: Callable[[], bool]) -> None:
+        self._workers: list[tuple[Slot, Child]] = []
+        self._blocks = []
+        for child in children:
+            if child.slot is not None:
+                self._workers.append((child.slot, child))
+            if child.block is not None:
+                self._blocks.append(child.block)
+        self._adoption = adoption
+        self._url = url
+        self._is_open = is_open
+        self._started_s = time.monotonic()
+        self._samples: deque[MergedMetrics] = deque(maxlen=2)
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started_s
+
+    def is_ready(self) -> bool:
+        """Return whether the server is open and at least one worker is ready now."""
+        return self._is_open() and any(worker.is_ready for _, worker in self._workers)
+
+    def metrics_page(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        from tailrace.monitor.exposition import expose
+
+        restarts: Counter[str] = Counter()
+        rss_bytes: Counter[str] = Counter()
+        for slot, worker in self._workers:  # two in one slot count as one
+            restarts[str(slot.index)] += worker.restarts
+            rss_bytes[str(slot.index)] += worker.process.rss_bytes if worker.process and worker.is_ready else 0
+        values: dict[Key, float] = {("tailrace_build_info", (_version(), platform.python_version())): 1}
+        for name in restarts:
+            values["tailrace_worker_restarts_total", (name,)] = restarts[name]
+            values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
+        return expose(self._merge(), values)
+
+    def status(self) -> Status:
+        """Return what runs, and how it has been doing."""
+        metrics = self._merge()
+        recent = metrics.since(self._samples[0]) if self._samples else metrics
+        started = [worker.process for _, worker in self._workers if worker.process is not None]
+        warm = next((process.ready for process in started if process.ready is not None), None)
+        return Status(
+            version=_version(),
+            pid=os.getpid(),
+            uptime_s=round(self.uptime_s, 3),
+            ready=self.is_ready(),
+            address=self._url,
+            workers=[self._worker_status(slot, worker) for slot, worker in self._workers],
+            pipelines=pipeline_snapshots(metrics),
+            recent_s=round(recent.span_s, 3),
+            recent=pipeline_snapshots(recent),
+            warm_up=warm.pipelines if warm is not None else (),
+        )
+
+    async def sample(self) -> None:
+        """Keep the counters of a while ago."""
+        while True:
+            self._samples.append(self._merge())
+            await asyncio.sleep(_SAMPLE_S)
+
+    def _merge(self) -> MergedMetrics:
+        """Merge what all children have counted."""
+        return merge_blocks(self._blocks)
+
+    def _worker_status(self, slot: Slot, worker: Child) -> WorkerStatus:
+        """Return the status of one worker."""
+        process = worker.process
+        return WorkerStatus(
+            slot=slot.index,
+            pid=process.pid if process is not None and worker.is_running else 0,
+            state=process.state if process is not None else "starting",
+            restarts=worker.restarts,
+            rss_bytes=process.rss_bytes if process is not None else 0,
+            ready_s=process.ready.ready_s if process is not None and process.ready is not None else None,
+            adopted_by=self._adoption.adopter_of(slot.index),
+        )
+
+
+def _version() -> str:
+    """Return the installed version."""
+    from importlib.metadata import version
+
+    return version("tailrace")

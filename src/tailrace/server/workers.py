@@ -1,0 +1,45 @@
+"""The workers as children of the supervisor: their role, and one for each slot."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from tailrace.monitor.shared import OwnedBlock
+from tailrace.server.child import Child
+from tailrace.server.control import Assignment
+from tailrace.server.options import ServeOptions
+from tailrace.server.role import ChildRole
+from tailrace.server.slots import Slot
+
+WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "tailrace.server.worker")
+"""-P: the user's folder shadows no module."""
+WORKERS_DRAIN: Final = 0
+"""The drain order of the workers; what they feed has a higher one, and outlives them."""
+
+
+def worker_role(options: ServeOptions, command: Sequence[str] = WORKER_COMMAND) -> ChildRole:
+    """Return the role of a worker: the server is nothing without it, and says so at the start."""
+    return ChildRole(
+        name="worker",
+        command=tuple(command),
+        is_awaited=True,
+        ends_server=True,
+        start_s=options.start_s,
+        heartbeat_s=options.heartbeat_s,
+        frozen_s=options.frozen_s,
+        drain_s=options.drain_s,
+        drain_order=WORKERS_DRAIN,
+    )
+
+
+def open_workers(role: ChildRole, options: ServeOptions, slots: Sequence[Slot]) -> list[Child]:
+    """Return a worker for each slot, with metrics of its own; each inherits the sockets of all slots."""
+    listen_fds = tuple(slot.listener.fileno() for slot in slots)
+    workers = []
+    for slot in slots:
+        block = OwnedBlock(f"slot-{slot.index}")
+        assignment = Assignment(slot=slot.index, listen_fds=listen_fds, metrics_fd=block.fd, options=options)
+        workers.append(Child(role, assignment, fds=(block.fd, *listen_fds), slot=slot, block=block))
+    return workers
