@@ -19,7 +19,8 @@ from tailrace.errors import (
     ServerError,
     ServingError,
 )
-from tailrace.request.decoder import PATH_MAX, RequestDecoder
+from tailrace.request.decoder import RequestDecoder
+from tailrace.request.duplicates import PATH_MAX
 from tailrace.request.schema import Field, Request
 from tailrace.response.problem import problem_body
 
