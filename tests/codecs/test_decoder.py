@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.codecs.decoder import PATH_MAX, RequestDecoder
+from tailrace.codecs.decoder import RequestDecoder
+from tailrace.codecs.duplicates import PATH_MAX
 from tailrace.errors import (
     ClientError,
     InvalidRequestError,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import msgspec
@@ -31,8 +32,8 @@ class FieldSpec:
     """One field of a request type, as the layers see it.
 
     dtype: of its column. many: the field is a list, one element a row. nullable: None is allowed (NaN in a column of
-    numbers, "" in one of text, NaT in one of times). quotes: how many `"` its JSON value has, None if that varies.
-    enum: its values are members of an Enum; its column holds what they stand for.
+    numbers, "" in one of text, NaT in one of times). enum: its values are members of an Enum; its column holds what
+    they stand for.
     """
 
     name: str
@@ -40,7 +41,6 @@ class FieldSpec:
     many: bool
     nullable: bool
     required: bool
-    quotes: int | None
     enum: bool = False
 
 
@@ -52,8 +52,7 @@ _DTYPES: Mapping[type, str] = {
     dt.datetime: "datetime64[us]",
     dt.date: "datetime64[D]",
 }
-_UNQUOTED = (bool, int, float)
-_QUOTED = (str, dt.datetime, dt.date)
+_NUMBERS = (bool, int, float)
 
 
 def _strip(annotation: Any) -> tuple[Any, bool]:
@@ -84,15 +83,13 @@ def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
         if enum or get_origin(base) is Literal:
             base, has_null = _base_of([item.value for item in base] if enum else get_args(base))
             nullable |= has_null
-        name = "float64" if nullable and base in _UNQUOTED else _DTYPES.get(base, "object")
-        quotes = 0 if base in _UNQUOTED else 2 if base in _QUOTED else None
+        name = "float64" if nullable and base in _NUMBERS else _DTYPES.get(base, "object")
         specs[field.name] = FieldSpec(
             name=field.encode_name,
             dtype=np.dtype(name),
             many=many,
             nullable=nullable,
             required=field.required,
-            quotes=None if many or nullable else quotes,
             enum=enum,
         )
     return specs
@@ -119,19 +116,23 @@ def _bounded(annotation: Any) -> Any:
     return annotation
 
 
-def bounded_type(request_type: type[Request]) -> type[Request]:
-    """Return a subclass of the request type that decodes the same JSON, with its integers held to 64 bits."""
+def bounded_type(
+    request_type: type[Request], factories: Mapping[str, Callable[[], Any]] = MappingProxyType({})
+) -> type[Request]:
+    """Return a subclass of the request type that decodes the same JSON, with its integers held to 64 bits.
+
+    factories: of the fields whose default is to come from there; it must be the same.
+    """
     fields: list[Any] = []
     for field in msgspec.structs.fields(request_type):
-        declared = (field.name, _bounded(field.type))
-        if field.default is not msgspec.NODEFAULT:
-            fields.append((*declared, field.default))
-        elif field.default_factory is not msgspec.NODEFAULT:
-            fields.append((*declared, msgspec.field(default_factory=field.default_factory)))
-        else:
-            fields.append(declared)
+        factory = factories.get(field.name, field.default_factory)
+        default = msgspec.NODEFAULT if field.name in factories else field.default
+        made = msgspec.field(  # type: ignore[call-overload]
+            default=default, default_factory=factory, name=field.encode_name
+        )
+        fields.append((field.name, _bounded(field.type), made))
     config = request_type.__struct_config__
-    made = msgspec.defstruct(
+    bounded = msgspec.defstruct(
         request_type.__name__,
         fields,
         bases=(request_type,),
@@ -141,4 +142,4 @@ def bounded_type(request_type: type[Request]) -> type[Request]:
         gc=False,
         forbid_unknown_fields=config.forbid_unknown_fields,
     )
-    return cast(type[Request], made)
+    return cast(type[Request], bounded)
