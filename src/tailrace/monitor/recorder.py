@@ -69,6 +69,8 @@ class BatchRecorder(FailureRecorder):
         self._layers = [(series.edges, series.offset, series.offset + series.length - 1) for series in layers]
         self._times = _CallTimes(block, pipeline)
         self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
+        self._store = _histogram(block, find("tailrace_store_seconds", pipeline))
+        self._store_late = find("tailrace_store_late_total", pipeline).offset
         self._answered = find("tailrace_requests_total", pipeline, "200").offset
         self._rows = find("tailrace_rows_total", pipeline).offset
         self._degraded = [
@@ -111,6 +113,11 @@ class BatchRecorder(FailureRecorder):
         if degraded is not None:
             for flag, cell in self._degraded:
                 cells[cell] += int(np.count_nonzero(degraded & flag))
+
+    def count_fetch(self, took_ns: int, is_late: bool) -> None:
+        """Count one fetch from the store, which one batch makes; late: it was not done by its deadline."""
+        self._store.observe(took_ns)
+        self._cells[self._store_late] += is_late
 
     def degraded_rows(self) -> dict[str, int]:
         """Return how many rows were answered degraded so far, by reason."""

@@ -223,6 +223,7 @@ class Worker:
             await plan.open()
             times = await warm_up(plan, self._clock)
             recorder = BatchRecorder(block, pipeline.name)
+            plan.retrieval.observe_fetch = recorder.count_fetch
             self._observers.append(BatchObserver(recorder))
             engine = Engine(plan, self._http, self._observers[-1], self._clock)
             self._faults.append(FaultLog(plan, recorder, self._log))
