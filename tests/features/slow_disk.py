@@ -8,6 +8,7 @@ has served.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -16,6 +17,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -109,8 +111,16 @@ class _Server:
             sys.exit()
         if command[0] == "pause":
             self._pause_s = int(command[1]) / 1e3
-        else:
+            self._confirm()
+        else:  # on a thread: it waits for pages that are being read, which are this one's to give
+            threading.Thread(target=self._forget, daemon=True).start()
+
+    def _forget(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # nobody has asked for the file yet: it has no page
             self._write(0, struct.pack("<Qqq", FILE_ID, 0, 0), NOTIFY_INVAL_INODE)
+        self._confirm()
+
+    def _confirm(self) -> None:
         os.write(1, b"%d\n" % self._reads)
 
     def _answer(self, message: bytes) -> None:

@@ -117,7 +117,7 @@ class LmdbStore:
         return rows if self._now_ns() <= deadline_ns else self._read_late(transaction, keys, rows)
 
     def _read_until(self, deadline_ns: int, transaction: Any, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Read keys until the deadline has passed. Nothing is interpreted for a key; its look at the clock takes 0.1 µs.
+        """Read keys until the deadline has passed. Nothing is interpreted for a key; its look at the clock is 0.1 µs.
 
         zip: in a tuple a time is true, also a clock's 0, for which `compress` would leave out a key.
         """
