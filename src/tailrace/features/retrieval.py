@@ -56,11 +56,9 @@ class Retrieval:
             rows = await self._fetch(keys, deadline_ns)
         except (TimeoutError, ConnectionError, StoreError) as error:
             self._note_failure(error, began_ns, deadline_ns)
-            return (
-                self._unpack_some(ids, error.rows)
-                if isinstance(error, LateError)
-                else self._defaults(ids, _reason(error))
-            )
+            if isinstance(error, LateError) and error.rows:
+                return self._unpack_some(ids, error.rows)
+            return self._defaults(ids, _reason(error))
         if breaker is not None:
             breaker.succeeded()
         ended_ns = self._now_ns()
@@ -92,8 +90,6 @@ class Retrieval:
 
     def _unpack_some(self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None]) -> list[ViewRows]:
         """Return the values of the first keys, which were read in time, and defaults for the others."""
-        if not rows:
-            return self._defaults(ids, Degraded.STORE_TIMEOUT)
         in_time = len(rows)
         found = self._unpack(ids, rows + [None] * (sum(map(len, ids)) - in_time))
         for view_rows in found:

@@ -125,12 +125,14 @@ class LmdbStore:
 
     def _read_late(self, transaction: Any, keys: Sequence[bytes], rows: list[bytes | None]) -> list[bytes | None]:
         """Read on past the deadline while nothing comes from the disk; else leave the store alone."""
-        for _ in range(LATE_READS_MAX):
-            if self._has_waited():
-                break
+        reads = 0
+        while not self._has_waited():
             if len(rows) == len(keys):
                 return rows
+            if reads == LATE_READS_MAX:
+                break
             rows += self._read_until(self._now_ns() + LATE_NS, transaction, keys[len(rows) :])
+            reads += 1
         self._leave_alone(keys, rows)
         return rows
 
