@@ -126,8 +126,9 @@ class Engine:
         self._scheduled = False
         began_ns = self._now_ns()
         self.load.leave_sockets(began_ns)
-        if self.admission.rows_waiting > self.admission.rows_best:
-            self.admission.promise(began_ns)
+        admission = self.admission
+        if admission.rows_waiting > admission.rows_best:
+            admission.promise(began_ns)
         calls = self._take()
         rows = sum(map(_call_rows, calls))
         suspends = self._store_suspends or self._inference.suspends(rows)
@@ -151,9 +152,9 @@ class Engine:
 
     def _take(self) -> list[Call]:
         """Take calls from the front of the inbox until they make a full batch; always at least one, if there is one."""
-        rows_best = self._inference.rows_best
-        self.admission.rows_best = rows_best
-        if self.admission.rows_waiting - self._rows_running <= rows_best:
+        admission = self.admission
+        rows_best = admission.rows_best = self._inference.rows_best
+        if admission.rows_waiting - self._rows_running <= rows_best:
             taken, self._inbox = self._inbox, []
             return taken
         rows = count = 0
@@ -214,8 +215,10 @@ class Engine:
             self._batches_running -= 1
             waiting = bool(self._inbox)
             self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
-            self.load.balance()
-            self._reschedule()
+            if self.load.is_shared:
+                self.load.balance()
+            if waiting:
+                self._reschedule()
 
     async def _answer_each(self, batch: Batch) -> bool:
         """Answer a batch; where a layer raises, answer its halves, until each fault stands alone with its own call.

@@ -25,11 +25,13 @@ class LoopLoad:
 
     unread_since_ns: since when the sockets have not been read, because the loop has been at work; 0 while it reads what
     has just come. What is read then may have arrived at any time since. bytes: of requests received in part.
+    is_shared: whether it has more than one engine.
     """
 
     def __init__(self, loop: Loop) -> None:
         self.unread_since_ns = 0
         self.bytes = 0
+        self.is_shared = False
         self._call_soon = loop.call_soon
         self._look_due = False
         self._admissions: list[Admission] = []
@@ -37,6 +39,7 @@ class LoopLoad:
     def add(self, admission: Admission) -> None:
         """Take in an engine of this loop."""
         self._admissions.append(admission)
+        self.is_shared = len(self._admissions) > 1
 
     @property
     def expected_ns(self) -> float:
@@ -63,9 +66,7 @@ class LoopLoad:
 
     def balance(self) -> None:
         """Tell each engine how long the others' next batches may hold up its own: they take turns."""
-        admissions = self._admissions
-        if len(admissions) > 1:
-            turns_ns = [admission.turn_ns for admission in admissions]
-            whole_ns = sum(turns_ns)
-            for admission, own_ns in zip(admissions, turns_ns, strict=True):
-                admission.take_turns_with(whole_ns - own_ns)
+        turns_ns = [admission.turn_ns for admission in self._admissions]
+        whole_ns = sum(turns_ns)
+        for admission, own_ns in zip(self._admissions, turns_ns, strict=True):
+            admission.take_turns_with(whole_ns - own_ns)

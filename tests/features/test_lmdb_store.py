@@ -18,6 +18,9 @@ from tailrace.features.rows import RowCodec
 from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
 from tailrace.testing import ManualClock
 
+NEVER_NS = 1 << 62
+"""A deadline that does not come."""
+
 WRITE = """
 import sys
 from tailrace.features.stores.lmdb import LmdbWriter
@@ -38,11 +41,11 @@ def send(coroutine):
     except StopIteration as stop:
         return stop.value
 send(store.open())
-assert send(store.fetch(keys, 0)) == [b"x" * 500] * 1000
+assert send(store.fetch(keys, 1 << 62)) == [b"x" * 500] * 1000
 os.truncate(os.path.join(sys.argv[1], "data.mdb"), 8192)
 for _ in range(3):
     try:
-        send(store.fetch(keys, 0))
+        send(store.fetch(keys, 1 << 62))
         print("served")
     except StoreError as error:
         print("refused")
@@ -124,12 +127,12 @@ def test_lmdb_store_gone_looks_for_files_only_now_and_then(path: Path, store: Lm
     """Between two tries to open it the store fails without touching the disk."""
     remove(path)
     with pytest.raises(StoreError):
-        run_now(store.fetch([b"a"], 0))
+        run_now(store.fetch([b"a"], NEVER_NS))
     write(path, {b"a": b"1"})
     with pytest.raises(StoreError):
-        run_now(store.fetch([b"a"], 0))
+        run_now(store.fetch([b"a"], NEVER_NS))
     clock.advance(100)
-    assert run_now(store.fetch([b"a"], 0)) == [b"1"]
+    assert run_now(store.fetch([b"a"], NEVER_NS)) == [b"1"]
 
 
 def test_lmdb_store_replaced_is_read_anew(tmp_path: Path, path: Path, store: LmdbStore) -> None:
@@ -137,7 +140,7 @@ def test_lmdb_store_replaced_is_read_anew(tmp_path: Path, path: Path, store: Lmd
     write(tmp_path / "other", {b"a": b"other"})
     path.rename(tmp_path / "old")
     (tmp_path / "other").rename(path)
-    assert run_now(store.fetch([b"a"], 0)) == [b"other"]
+    assert run_now(store.fetch([b"a"], NEVER_NS)) == [b"other"]
 
 
 def test_lmdb_store_cut_short_does_not_kill_the_process(tmp_path: Path) -> None:
@@ -157,8 +160,8 @@ def test_lmdb_store_grown_beyond_its_map_is_read_on(tmp_path: Path, clock: Manua
     run_now(store.open())
     rows = {b"%d" % index: bytes([index]) * 100_000 for index in range(50)}
     write(path, rows)
-    assert run_now(store.fetch(list(rows), 0)) == list(rows.values())
-    assert run_now(store.fetch([b"a"], 0)) == [b"small"]
+    assert run_now(store.fetch(list(rows), NEVER_NS)) == list(rows.values())
+    assert run_now(store.fetch([b"a"], NEVER_NS)) == [b"small"]
     store.close()
 
 
@@ -175,7 +178,7 @@ def test_lmdb_store_closed_refuses(store: LmdbStore) -> None:
     """A closed store does not open itself again."""
     store.close()
     with pytest.raises(StoreError):
-        run_now(store.fetch([b"a"], 0))
+        run_now(store.fetch([b"a"], NEVER_NS))
 
 
 def test_lmdb_writer_grows_its_map(tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def test_lmdb_store_is_read_by_many_processes(path: Path, store: LmdbStore) -> N
         "from tailrace.deadline import MonotonicClock\n"
         "from tailrace.features.stores.lmdb import LmdbStore\n"
         "store = LmdbStore(sys.argv[1], MonotonicClock())\n"
-        "for step in (store.open(), store.fetch([b'x'], 0)):\n"
+        "for step in (store.open(), store.fetch([b'x'], 1 << 62)):\n"
         "    try: step.send(None)\n"
         "    except StopIteration: pass\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -218,5 +221,5 @@ def test_lmdb_store_is_read_by_many_processes(path: Path, store: LmdbStore) -> N
     readers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(3)]
     assert [reader.wait() for reader in readers] == [-9] * 3
     write(path, {b"x": b"1"})
-    assert run_now(store.fetch([b"x"], 0)) == [b"1"]
+    assert run_now(store.fetch([b"x"], NEVER_NS)) == [b"1"]
     assert os.path.exists(path / "lock.mdb")

@@ -95,6 +95,19 @@ def test_record_counts_degraded_rows_by_reason(block: MetricBlock) -> None:
     assert fraud(block).degraded == {"store_timeout": 2, "model_error": 1}
 
 
+def test_fetches_count_by_their_time_and_lateness(block: MetricBlock) -> None:
+    """A batch's fetch is one value, with an edge at the features' part of the budget; a late one is counted too."""
+    recorder = BatchRecorder(block, "fraud")
+    for took_ms, is_late in ((1, False), (15, False), (16, True), (40, True)):
+        recorder.count_fetch(took_ms * 1_000_000, is_late)
+    metrics = merged(block)
+    times = metrics.histogram("tailrace_store_seconds", "fraud")
+    assert (times.count, times.cells[-1]) == (4, 72_000_000)
+    assert sum(times.cells[: times.edges.index(BUDGET.features_ns) + 1]) == 2
+    assert metrics.value("tailrace_store_late_total", "fraud") == 2
+    assert metrics.histogram("tailrace_store_seconds", "other").count == 0
+
+
 def test_provenances_count_by_view(block: MetricBlock) -> None:
     """Rows of each view count under where they came from."""
     fresh = ViewRows(np.zeros(5), {})

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from tailrace.batch import Degraded, Provenance
-from tailrace.deadline import Clock
+from tailrace.deadline import NS_PER_MS, Clock
 from tailrace.errors import StoreError
 from tailrace.features.breaker import Breaker
 from tailrace.features.keys import EntityId, entity_checks
+from tailrace.features.late import LateError
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.view_rows import ViewRows
+
+LATE_NS_MIN: Final = 1 * NS_PER_MS
+"""A fetch that took less than this was not late, however late its batch came to it."""
 
 
 class Retrieval:
     """Reads the views of one pipeline. With an embedded store, `read` never suspends.
 
-    breaker: made for a network store (one whose `network` is true), None for an embedded one, whose failures cost
-    no time. failure: the last failure of the store, for the log and the status. fair_ns: with less time than this a
-    store that is late is not held for broken: one caller in a hurry would open the breaker for all.
+    breaker: made for a network store (one whose `network` is true), None for an embedded one: that leaves itself alone
+    when it is late, and its other failures cost no time. failure: the last failure of the store, for the log and the
+    status. fair_ns: with less time than this a store that is late is not held for broken: one caller in a hurry would
+    open the breaker for all. observe_fetch: is told of each fetch how long it took, and whether that was too long.
     """
 
     def __init__(self, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
@@ -31,6 +37,7 @@ class Retrieval:
         self.network = store.network
         self.breaker = Breaker(clock) if store.network else None
         self.failure: Exception | None = None
+        self.observe_fetch: Callable[[int, bool], None] = _observe_nothing
 
     async def read(self, ids: Sequence[Sequence[EntityId]], deadline_ns: int) -> list[ViewRows]:
         """Return the values of each view; `ids[i]` are the entities asked of `codecs[i]`.
@@ -42,21 +49,34 @@ class Retrieval:
         if not any(ids):
             return self._unpack(ids, [])
         if breaker is not None and not breaker.allows():
-            return self._defaults(ids)
+            return self._defaults(ids, _reason(self.failure))
         keys: list[bytes] = []
         for codec, codec_ids in zip(codecs, ids, strict=True):
             keys += codec.keys(codec_ids)
-        is_fair = breaker is not None and deadline_ns - self._now_ns() >= self._fair_ns
+        began_ns = self._now_ns()
         try:
             rows = await self._fetch(keys, deadline_ns)
         except (TimeoutError, ConnectionError, StoreError) as error:
-            self.failure = error
-            if breaker is not None and (is_fair or not isinstance(error, TimeoutError)):
-                breaker.failed()
-            return self._defaults(ids)
+            self._note_failure(error, began_ns, deadline_ns)
+            if isinstance(error, LateError) and error.rows:
+                return self._unpack_some(ids, error.rows)
+            return self._defaults(ids, _reason(error))
         if breaker is not None:
             breaker.succeeded()
+        ended_ns = self._now_ns()
+        self.observe_fetch(ended_ns - began_ns, ended_ns > deadline_ns and ended_ns - began_ns > LATE_NS_MIN)
         return self._unpack(ids, rows)
+
+    def _note_failure(self, error: Exception, began_ns: int, deadline_ns: int) -> None:
+        """Tell the breaker, the metrics and the log of a fetch that failed."""
+        ended_ns, breaker = self._now_ns(), self.breaker
+        if ended_ns > deadline_ns and ended_ns - began_ns > LATE_NS_MIN:
+            self.observe_fetch(ended_ns - began_ns, True)
+        is_fair = deadline_ns - began_ns >= self._fair_ns
+        if breaker is not None and (is_fair or not isinstance(error, TimeoutError)):
+            breaker.failed()
+        if not (isinstance(error, LateError) and error.is_cold):
+            self.failure = error
 
     def _unpack(self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None]) -> list[ViewRows]:
         wall_ns = self._wall_ns()
@@ -70,8 +90,26 @@ class Retrieval:
             begin = end
         return found
 
-    def _defaults(self, ids: Sequence[Sequence[EntityId]]) -> list[ViewRows]:
+    def _unpack_some(self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None]) -> list[ViewRows]:
+        """Return the values of the first keys, which were read in time, and defaults for the others."""
+        in_time = len(rows)
+        found = self._unpack(ids, rows + [None] * (sum(map(len, ids)) - in_time))
+        for view_rows in found:
+            if in_time < len(view_rows):
+                view_rows.mark_late(in_time)
+            in_time = max(in_time - len(view_rows), 0)
+        return found
+
+    def _defaults(self, ids: Sequence[Sequence[EntityId]], why: Degraded) -> list[ViewRows]:
         """Answer for a store that did not."""
-        why = Degraded.STORE_TIMEOUT if isinstance(self.failure, TimeoutError) else Degraded.STORE_ERROR
         pairs = zip(self._codecs, ids, strict=True)
         return [codec.defaults(len(codec_ids), Provenance.TIMEOUT, why) for codec, codec_ids in pairs]
+
+
+def _reason(failure: Exception | None) -> Degraded:
+    """Return why a store's failure degrades an answer."""
+    return Degraded.STORE_TIMEOUT if isinstance(failure, TimeoutError) else Degraded.STORE_ERROR
+
+
+def _observe_nothing(took_ns: int, is_late: bool) -> None:
+    """Stand for an observer where nobody counts."""

@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.batch import Degraded, Provenance
+
 
 class ViewRows(msgspec.Struct, eq=False):
     """The rows of one view, in the order of the ids asked for.
@@ -40,6 +42,14 @@ class ViewRows(msgspec.Struct, eq=False):
     def provenance(self) -> NDArray[np.uint8]:
         """Where the values of each row come from."""
         return np.zeros(len(self.data), np.uint8) if self.noted is None else self.noted
+
+    def mark_late(self, first: int) -> None:
+        """Note that the store gave no row from the `first` on: what stands there are defaults."""
+        self.noted = self.provenance
+        self.noted[first:] = Provenance.TIMEOUT
+        if self.degraded is None:
+            self.degraded = np.zeros(len(self.data), np.uint8)
+        self.degraded[first:] |= np.uint8(Degraded.STORE_TIMEOUT)
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one column, shape (rows,); of dtype object for text."""

@@ -113,6 +113,8 @@ class _LayoutBuilder:
         self.add_times("tailrace_request_seconds", name, scale_ns=total_ns, budget_ns=total_ns)
         self.add_times("tailrace_queue_wait_seconds", name, scale_ns=total_ns)
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
+        self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
+        self.add("tailrace_store_late_total", name)
         self.add("tailrace_rows_total", name)
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():

@@ -19,6 +19,7 @@ from tailrace.monitor.metrics import DEGRADED_REASONS, PROVENANCES, SHED_REASONS
 from tailrace.monitor.shared import MetricBlock
 
 _arrival_of = attrgetter("arrival_ns")
+_differences = np.subtract.outer
 _MARKS: Final = len(LAYERS) + 1
 _FEW_CALLS: Final = 12
 """Up to here plain Python is faster than NumPy."""
@@ -74,6 +75,8 @@ class BatchRecorder(FailureRecorder):
         self._layer_sums = [series.offset + series.length - 1 for series in layers]
         self._times = _CallTimes(block, pipeline)
         self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
+        self._store = _histogram(block, find("tailrace_store_seconds", pipeline))
+        self._store_late = find("tailrace_store_late_total", pipeline).offset
         self._answered = find("tailrace_requests_total", pipeline, "200").offset
         self._rows = find("tailrace_rows_total", pipeline).offset
         self._degraded = [
@@ -99,13 +102,15 @@ class BatchRecorder(FailureRecorder):
             if degraded is not None and batch.failed is not None:
                 degraded = degraded[~batch.failed]  # which are not answered at all
             self.count_batch(batch.marks_ns, finished_ns, arrivals_ns, batch.rows, degraded, len(batch.errors))
-        for error in batch.errors.values():
-            self.record_failure(type(error))
-        for view, rows in enumerate(batch.view_rows):
+        if batch.errors:
+            for error in batch.errors.values():
+                self.record_failure(type(error))
+        cells = self._cells
+        for place, rows in zip(self._views, batch.view_rows, strict=False):
             if rows.noted is None:  # all are fresh, in nearly every batch
-                self._cells[self._views[view]] += len(rows.data)
+                cells[place] += len(rows.data)
             else:
-                self.count_provenances(view, rows.noted)
+                self.count_provenances(place, rows.noted)
 
     def take_calls_most(self) -> int:
         """Return how many calls the largest batch had since the last time this was asked; 0 where there was none.
@@ -144,13 +149,18 @@ class BatchRecorder(FailureRecorder):
             for flag, cell in self._degraded:
                 cells[cell] += int(np.count_nonzero(degraded & flag))
 
+    def count_fetch(self, took_ns: int, is_late: bool) -> None:
+        """Count one fetch from the store, which one batch makes; late: it was not done by its deadline."""
+        self._store.observe(took_ns)
+        self._cells[self._store_late] += is_late
+
     def degraded_rows(self) -> dict[str, int]:
         """Return how many rows were answered degraded so far, by reason."""
         return {DEGRADED_REASONS[Degraded(int(flag))]: self._cells[cell] for flag, cell in self._degraded}
 
-    def count_provenances(self, view: int, provenances: NDArray[np.uint8]) -> None:
-        """Count the rows of one batch view by their provenance: shape (rows,)."""
-        cells, first = self._cells, self._views[view]
+    def count_provenances(self, first: int, provenances: NDArray[np.uint8]) -> None:
+        """Count the rows of one batch view, whose first cell is given, by their provenance: shape (rows,)."""
+        cells = self._cells
         for provenance, rows in enumerate(np.bincount(provenances, minlength=len(PROVENANCES)).tolist()):
             cells[first + provenance] += rows
 
@@ -208,10 +218,7 @@ class _CallTimes:
                 cells[stride + bisect_left(edges, start_ns - arrival_ns)] += 1
             return
         arrivals = np.array(arrivals_ns, dtype=np.int64)
-        times = np.empty((2, calls), dtype=np.int64)
-        np.subtract(end_ns, arrivals, out=times[0])
-        np.subtract(start_ns, arrivals, out=times[1])
-        buckets = self._edges_array.searchsorted(times)
+        buckets = self._edges_array.searchsorted(_differences((end_ns, start_ns), arrivals))
         buckets[1] += stride
         self._array += np.bincount(buckets.ravel(), minlength=2 * stride)
 

@@ -193,6 +193,7 @@ class Worker:
             await plan.open()
             plan, times = await warm_up(plan, self._clock)
             recorder = BatchRecorder(block, pipeline.name)
+            plan.features.retrieval.observe_fetch = recorder.count_fetch
             engine = Engine(plan, self._load, [recorder], self._clock)
             codec = JsonCodec(pipeline.request, array_max=self._options.array_max)
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
