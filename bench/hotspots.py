@@ -22,9 +22,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from measure import run_wrk
 from peers import PIPELINE, PREPARED, find_program, start_tailrace
 from processes import LOAD_CORE, SERVER_CORE, BenchError
+from wrk import run_wrk
 
 SAMPLES_PER_S: Final = 997
 """A prime, so that no loop keeps step with it."""
