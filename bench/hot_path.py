@@ -145,7 +145,7 @@ PART: Final = Part(
     name="hot_path",
     about="the fraud example with everything on, requests/s of one core at 64 connections",
     caveats=(
-        "hot path: a closed loop waits for the server, so its p99 flatters an overloaded one; the open loop's does not. "
+        "hot path: a closed loop waits for the server, so its p99 flatters a full one; the open loop's does not. "
         "The server has one core; the load and Redis share another.",
         "FastAPI: one uvicorn worker with uvloop and httptools, as one core allows; pydantic, one LMDB read or Redis "
         "MGET and one model call a request, a Prometheus histogram. It answers alike, checked before every run.",

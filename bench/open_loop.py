@@ -97,8 +97,8 @@ PART: Final = Part(
     name="open_loop",
     about="tails under a load that waits for nobody",
     caveats=(
-        f"open loop at {RATE:,}/s: {WORKERS} worker; the load shares both cores with the server; latency counts from the "
-        "intended send time.",
+        f"open loop at {RATE:,}/s: {WORKERS} worker; the load shares both cores with the server; latency counts from "
+        "the intended send time.",
         "open loop near the capacity: a heavy model; server and load have a core each, and calls arrive "
         "at random (Poisson), which takes longer to answer than an even pace.",
     ),

@@ -112,10 +112,8 @@ def main(arguments: list[str]) -> int:
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    console, shown = (
-        Console(width=None if sys.stdout.isatty() else 120),
-        [part for part in parts if part.name in measured],
-    )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    shown = [part for part in parts if part.name in measured]
     if shown:
         print_caveats(shown, session.notes, console)
     for part in shown:
