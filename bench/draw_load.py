@@ -24,7 +24,7 @@ CALLS_TOP, CALLS_BOTTOM = 344, 500
 SHARE_STEP: Final = 0.5
 ROOM: Final = 2.6
 """What the axis of latencies leaves above the highest and below the lowest, as a factor."""
-CALLS_LINES: Final = 4
+CALLS_LINES: Final = 5
 P50, P99, BUDGET, GOODPUT, REFUSED = "#2f8f83", "#3f6fa3", "#b5782a", "#2f8f83", "#c9d6e2"
 STYLE: Final = """\
 text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:#1f2a37}
