@@ -25,6 +25,8 @@ SHARE_STEP: Final = 0.5
 ROOM: Final = 2.6
 """What the axis of latencies leaves above the highest and below the lowest, as a factor."""
 CALLS_LINES: Final = 5
+NAMED: Final = 0.7
+"""Of the capacity: up to there the lines lie apart, and are named."""
 P50, P99, BUDGET, GOODPUT, REFUSED = "#2f8f83", "#3f6fa3", "#b5782a", "#2f8f83", "#c9d6e2"
 STYLE: Final = """\
 text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:#1f2a37}
@@ -53,18 +55,19 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load: its share of the capacity, in calls a second what was offered and answered in time; latencies in ms."""
+    """One load: its share of the capacity, what was offered and answered in time, and the latencies of the accepted."""
 
     share: float
     offered_rps: float
     goodput_rps: float
+    refused_share: float
     p50_ms: float
     p99_ms: float
 
 
 def read_points(curve: Figures) -> list[Point]:
     """Return the loads at which calls were accepted. Raises BenchError for fewer than two, which are no curve."""
-    names = ("share", "offered_rps", "goodput_rps", "p50_ms", "p99_ms")
+    names = ("share", "offered_rps", "goodput_rps", "refused_share", "p50_ms", "p99_ms")
     points = [Point(*(point[name] for name in names)) for point in curve["points"] if point["p50_ms"] is not None]
     if len(points) < 2:
         raise BenchError("fewer than two loads were answered: nothing to draw")
@@ -106,7 +109,7 @@ def describe(points: Sequence[Point], budget_ms: float, best_rps: float) -> str:
     return (
         f"At {first.share:.0%} of the capacity the p99 of accepted calls is {first.p99_ms:.1f} ms, at {last.share:.0%} "
         f"{last.p99_ms:.0f} ms, with a budget of {budget_ms:g} ms. At {last.share:.0%} {last.goodput_rps:,.0f} calls a "
-        f"second are answered in time, {last.goodput_rps / best_rps:.0%} of the most; the rest is refused at once."
+        f"second are answered in time, {last.goodput_rps / best_rps:.0%} of the most; {last.refused_share:.0%} are refused at once."
     )
 
 
@@ -117,7 +120,7 @@ def draw_latency(points: Sequence[Point], budget_ms: float, across: Scale, share
     up = Scale(low, high, LATENCY_BOTTOM, LATENCY_TOP, is_log=True)
     decades = [10.0**power for power in range(math.ceil(math.log10(low)), math.ceil(math.log10(high)))]
     budget = up.at(budget_ms)
-    widest = max((point for point in points if point.share < 1), key=gap_of, default=points[0])
+    widest = max((point for point in points if point.share <= NAMED), key=gap_of, default=points[0])
     p99 = [(across.at(point.share), up.at(point.p99_ms)) for point in points]
     p50 = [(across.at(point.share), up.at(point.p50_ms)) for point in points]
     return [
@@ -168,9 +171,7 @@ def draw_calls(points: Sequence[Point], capacity_rps: float, across: Scale, shar
         draw_line(good, GOODPUT),
         f'<path class="dash" stroke="#7c8b9a" d="{path_of(offered)}"/>',
         text(right - 196, up.at(last.offered_rps * 0.84) - 8, "offered", "s e"),
-        text(
-            right - 12, middle + 5, f"refused at once, {1 - last.goodput_rps / last.offered_rps:.0%}", "n e", "#4b5b6b"
-        ),
+        text(right - 12, middle + 5, f"refused at once, {last.refused_share:.0%}", "n e", "#4b5b6b"),
         text(right - 12, up.at(last.goodput_rps) + 24, f"answered in time, {last.goodput_rps:,.0f}/s", "n e", GOODPUT),
     ]
 

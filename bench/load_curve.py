@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Final
 
-from capacity import BUDGET_MS, PIPELINE, Costly, is_on_time, served_costly
+from capacity import BUDGET_MS, PIPELINE, Costly, is_on_time, served_costly, steady_goodput
 from figures import Figures
 from part import Line, Part, Session
 from peers import WORKPLACE
@@ -55,7 +55,7 @@ def make_point(share: float, reports: list[LoadReport]) -> Figures:
     return {
         "share": share,
         "offered_rps": round(median(report.slots / report.plan.duration_s for report in reports)),
-        "goodput_rps": round(median(report.goodput_per_s for report in reports)),
+        "goodput_rps": round(median(map(steady_goodput, reports))),
         "refused_share": round(
             median(report.refused_per_s * report.plan.duration_s / report.slots for report in reports), 4
         ),

@@ -6,12 +6,15 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import run
 from before import export_tree
+from capacity import steady_goodput
 from figures import merge_figures, read_figures, write_figures
 from hot_path import lines
 from part import Line
@@ -96,6 +99,16 @@ def test_client_is_compared_with_a_plain_one_that_writes_as_often() -> None:
     assert told["real_clients_ratios"] == {"go": 0.6, "requests": 0.8}
     assert (told["real_clients_slowest"], told["real_clients_ratio"]) == ("go", 0.6)
     assert told["real_clients"] == {"go": 120, "requests": 40}
+
+
+def test_goodput_counts_no_queue() -> None:
+    """What fills the queue in the first second, and is answered after the last, makes no capacity."""
+    seconds = [(0, 700), (1, 500), (2, 510), (3, 490), (4, 0)]
+    timeline = [SimpleNamespace(second=second, ok_within_budget=count) for second, count in seconds]
+    report: Any = SimpleNamespace(timeline=timeline, plan=SimpleNamespace(duration_s=4.0), goodput_per_s=550.0)
+    assert steady_goodput(report) == 500
+    report.plan.duration_s = 0.5
+    assert steady_goodput(report) == 550
 
 
 def test_commit_that_is_not_there_is_refused(tmp_path: Path) -> None:
