@@ -29,6 +29,7 @@ define need
 endef
 
 servers:
+	$(call need,gcc,gcc libc6-dev)
 	$(call need,redis-server,redis-server)
 	$(call need,nginx,nginx-light)
 	$(call need,wrk,wrk)
@@ -44,8 +45,8 @@ check: $(STAMP) ## lint and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: $(STAMP) servers ## measure against nginx and FastAPI; writes build/bench.json
-	@$(BIN)/python bench/run.py
+bench: $(STAMP) servers ## measure, in a quarter of an hour; writes build/bench.json. ONLY=hot_path,idle: some parts. BASE=rev
+	@$(BIN)/python bench/run.py $(if $(ONLY),--only '$(ONLY)') $(if $(BASE),--base '$(BASE)') $(if $(QUICK),--quick)
 
 hotspots: $(STAMP) servers ## where each microsecond of a request goes; needs perf, which may want root
 	$(call need,perf,linux-perf)

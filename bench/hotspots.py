@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from machine import LOAD_CORE, SERVER_CORE, BenchError
-from measure import run_wrk
 from peers import PIPELINE, PREPARED, find_program, start_tailrace
+from wrk import run_wrk
 
 SAMPLES_PER_S: Final = 997
 """A prime, so that no loop keeps step with it."""

@@ -32,12 +32,12 @@ from rich.console import Console  # noqa: E402 - the path comes first
 from rich.table import Table  # noqa: E402
 
 from machine import LOAD_CORE, SERVER_CORE  # noqa: E402
-from measure import run_wrk  # noqa: E402
 from pipelines.model_graphs import write_models  # noqa: E402
 from tailrace.loadtest.plan import LoadPlan  # noqa: E402
 from tailrace.loadtest.processes import Process, end, free_port, start, wait_ready  # noqa: E402
 from tailrace.loadtest.report import LoadReport  # noqa: E402
 from tailrace.loadtest.runner import run_load  # noqa: E402
+from wrk import run_wrk  # noqa: E402
 
 PIPELINES: Final = ("costly_threaded", "costly_inline")
 FACTORS: Final = (2, 5, 10)

@@ -27,7 +27,7 @@ PIPELINE: Final = ROOT / "examples" / "fraud" / "pipeline.py"
 PREPARED: Final = ROOT / "build" / "fraud"
 WORKPLACE: Final = ROOT / "build" / "bench"
 TAILRACE: Final = str(Path(sys.executable).with_name("tailrace"))
-PROGRAMS: Final = ("nginx", "wrk", "redis-server", "taskset")
+PROGRAMS: Final = ("gcc", "nginx", "redis-server", "taskset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ def check_programs() -> None:
     """Raise BenchError unless every program that is needed is installed."""
     missing = [name for name in PROGRAMS if find_program(name) is None]
     if missing:
-        raise BenchError(f"not installed: {', '.join(missing)}; apt-get install nginx wrk redis-server util-linux")
+        raise BenchError(
+            f"not installed: {', '.join(missing)}; apt-get install gcc libc6-dev nginx redis-server util-linux"
+        )
 
 
 def find_program(name: str) -> str | None:
@@ -111,14 +113,26 @@ def start_fastapi(stack: ExitStack, store: str) -> Server:
 
 
 def start_tailrace(
-    stack: ExitStack, *, cores: set[int], workers: int = 1, store: str | None = None, name: str = "tailrace"
+    stack: ExitStack,
+    *,
+    cores: set[int],
+    workers: int = 1,
+    store: str | None = None,
+    name: str = "tailrace",
+    file: Path = PIPELINE,
+    pipeline: str = "fraud",
+    source: Path | None = None,
 ) -> Server:
-    """Start `tailrace serve` on the fraud example, with everything on."""
+    """Start `tailrace serve` on a file, the fraud example with everything on where no other is named.
+
+    pipeline: the one of the file that `url` asks. source: another tree's src, whose Tailrace it is then.
+    """
     port, admin_port = free_port(), free_port()
-    command = [TAILRACE, "serve", str(PIPELINE), "--port", str(port),
+    command = [TAILRACE, "serve", str(file), "--port", str(port),
                "--admin-port", str(admin_port), "--workers", str(workers)]  # fmt: skip
     command += ["--store", store] if store else []
-    process = start(stack, name, command, WORKPLACE / f"{name}.log", cores=cores)
+    env = {"PYTHONPATH": str(source)} if source else {}
+    process = start(stack, name, command, WORKPLACE / f"{name}.log", cores=cores, env=env)
     ready_s = wait_ready(process, f"http://127.0.0.1:{port}/readyz")
-    url = f"http://127.0.0.1:{port}/v1/pipelines/fraud/predict"
+    url = f"http://127.0.0.1:{port}/v1/pipelines/{pipeline}/predict"
     return Server(process, url, ready_s, f"http://127.0.0.1:{admin_port}")
