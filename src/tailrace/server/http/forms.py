@@ -48,8 +48,8 @@ class HeadForm:
 
     size: its bytes. parts: gives, of what was received, the parts of the head that stay and the digits of its length;
     `wholes` says what they are in a whole request of so many bytes. varies: gives the values that vary beside the
-    length, as one, None where none do. request_id: where that stands, None where there is none, or where it stays. values: of
-    all headers that may come to vary, by name.
+    length, as one, None where none do. request_id: where that is, None where there is none, or where it stays. values:
+    of all headers that may come to vary, by name.
     """
 
     __slots__ = ("head", "parts", "request_id", "size", "stays", "values", "varies", "wholes")
