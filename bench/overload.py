@@ -7,7 +7,7 @@ The pipelines are those of tests/pipelines/costly.py: a model of some 0.5 ms a r
 some 2 ms on the inference thread. The server has core 0, the load core 1. The peak and the overload take turns, since a
 shared machine changes its speed within seconds; each figure is the median of the rounds. What a refusal costs is
 measured too: refusing nine calls for each one answered takes processor time, so of light calls no server can answer
-90% of its peak at ten times its load. Prints a table; writes build/overload.json. Needs wrk.
+90% of its peak at ten times its load. Prints a table; writes build/soak.json. Needs wrk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -45,9 +45,8 @@ BUDGET_MS: Final = 200.0
 PROBE_START: Final = 100.0
 CONNECTIONS: Final = 400
 """So many that hardly a call is pipelined: HTTP/1.1 holds a refusal back behind an earlier call's answer."""
-GOODPUT_MIN: Final = 0.9
-NOISE: Final = 0.05
-"""How far below what refusing leaves over a goodput may lie: the two are measured minutes apart."""
+SHARE_OF_POSSIBLE_MIN: Final = 0.85
+OK_P99_OF_BUDGET_MAX: Final = 0.85
 REFUSAL_MS_MAX: Final = 5.0
 NO_TIME_MS: Final = "0.0001"
 """A budget that refuses every call at once."""
@@ -92,11 +91,16 @@ class Figure:
     valid: bool
 
     @property
+    def share_of_possible(self) -> float:
+        """The goodput to what refusing leaves over."""
+        return self.share / self.possible
+
+    @property
     def missed(self) -> list[str]:
         """What is asked and not held."""
         held = {
-            "goodput": max(self.share, self.cpu_share) >= min(GOODPUT_MIN, self.possible - NOISE),
-            "200 p99": self.ok_p99_ms <= BUDGET_MS,
+            "goodput": self.share_of_possible >= SHARE_OF_POSSIBLE_MIN,
+            "200 p99": self.ok_p99_ms <= OK_P99_OF_BUDGET_MAX * BUDGET_MS,
             "503 p99": self.refused_p99_ms <= REFUSAL_MS_MAX,
             "recovery": self.recovered,
         }
@@ -107,11 +111,7 @@ class Figure:
         """What the table says of it."""
         if not self.valid:
             return "[yellow]load was late[/]"
-        if self.missed:
-            return f"[red]{', '.join(self.missed)}[/]"
-        if max(self.share, self.cpu_share) < GOODPUT_MIN:
-            return "[yellow]all that refusing leaves[/]"
-        return "[green]held[/]"
+        return f"[red]{', '.join(self.missed)}[/]" if self.missed else "[green]held[/]"
 
 
 class Target:
@@ -191,21 +191,46 @@ def show(figures: list[Figure], peaks: dict[str, float], refusal_s: float, conso
         console.print(f"{pipeline}: peak {peak:,.0f} answers/s within {BUDGET_MS:.0f} ms", highlight=False)
     console.print(f"a refusal: {refusal_s * 1e6:.1f} µs of processor time", highlight=False)
     table = Table(header_style="bold")
-    for heading in ("", "load", "goodput", "share", "by CPU", "possible", "200 p99", "503 p50", "503 p99", "as asked"):
+    for heading in (
+        "",
+        "load",
+        "goodput",
+        "share",
+        "by CPU",
+        "possible",
+        "of it",
+        "200 p99",
+        "503 p50",
+        "503 p99",
+        "as asked",
+    ):
         table.add_column(heading, justify="left" if heading in ("", "as asked") else "right", no_wrap=True)
     for each in figures:
         table.add_row(
             each.pipeline,
             f"{each.factor:.0f}×",
             f"{each.goodput_rps:,.0f}/s",
-            *(f"{share:.0%}" for share in (each.share, each.cpu_share, each.possible)),
+            *(f"{share:.0%}" for share in (each.share, each.cpu_share, each.possible, each.share_of_possible)),
             *(f"{time_ms:.1f} ms" for time_ms in (each.ok_p99_ms, each.refused_p50_ms, each.refused_p99_ms)),
             each.verdict,
         )
     console.print(table)
-    asked = f"{GOODPUT_MIN:.0%}, 200 p99 ≤ {BUDGET_MS:.0f} ms, 503 p99 ≤ {REFUSAL_MS_MAX:.0f} ms"
-    console.print(f"asked: share, or share by CPU, ≥ {asked}; 5 s after the load's end all in time", highlight=False)
+    asked = f"200 p99 ≤ {OK_P99_OF_BUDGET_MAX * BUDGET_MS:.0f} ms, 503 p99 ≤ {REFUSAL_MS_MAX:.0f} ms"
+    share = f"{SHARE_OF_POSSIBLE_MIN:.0%} of what is possible"
+    console.print(f"asked: {share}, {asked}; 5 s after the load's end all in time", highlight=False)
     console.print("possible: what is left of the peak where every refusal takes the time above", highlight=False)
+
+
+def summary(figures: Sequence[Figure]) -> dict[str, Any]:
+    """Return the worst of all overloads, each the median of its rounds, and every one of them."""
+    return {
+        "overload": {
+            "worst_share_of_possible": round(min(each.share_of_possible for each in figures), 3),
+            "accepted_p99_of_budget": round(max(each.ok_p99_ms for each in figures) / BUDGET_MS, 3),
+            "refused_p99_ms": round(max(each.refused_p99_ms for each in figures), 2),
+        },
+        "figures": [asdict(each) for each in figures],
+    }
 
 
 def main() -> int:
@@ -235,13 +260,9 @@ def main() -> int:
             figures += [target.measure(peak, factor, options.seconds, options.rounds, refusal_s) for factor in FACTORS]
         end(server)
     show(figures, peaks, refusal_s, Console(width=125))
-    out = ROOT / "build" / "overload.json"
+    out = ROOT / "build" / "soak.json"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(
-        json.dumps(
-            {"peaks": peaks, "refusal_us": refusal_s * 1e6, "figures": [asdict(each) for each in figures]}, indent=1
-        )
-    )
+    out.write_text(json.dumps(summary(figures) | {"peaks": peaks, "refusal_us": refusal_s * 1e6}, indent=1) + "\n")
     return int(any(each.valid and each.missed for each in figures))
 
 

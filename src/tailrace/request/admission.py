@@ -19,7 +19,7 @@ DURATIONS_MAX: Final = 128
 ROWS_WAITING_MAX: Final = 100_000
 """However much time they have."""
 
-QUEUE_SHARE: Final = 0.5
+QUEUE_SHARE: Final = 0.4
 """Of the time a call has beside its own batch, what a queue may take by our estimate."""
 QUEUE_SHARE_MIN: Final = 0.2
 """What a queue may take that has been there for long; one that has been there for a budget begins to shrink."""
