@@ -54,10 +54,10 @@ def make_point(share: float, reports: list[LoadReport]) -> Figures:
     p99s_ms = [report.ok.p99_ns / 1e6 for report in reports if report.ok]
     return {
         "share": share,
-        "offered_rps": round(median(report.slots / report.plan.duration_s for report in reports)),
+        "offered_rps": round(median(report.shots / report.plan.duration_s for report in reports)),
         "goodput_rps": round(median(map(steady_goodput, reports))),
         "refused_share": round(
-            median(report.refused_per_s * report.plan.duration_s / report.slots for report in reports), 4
+            median(report.refused_per_s * report.plan.duration_s / report.shots for report in reports), 4
         ),
         "p50_ms": round(median(p50s_ms), 3) if p50s_ms else None,
         "p99_ms": round(median(p99s_ms), 3) if p99s_ms else None,

@@ -50,7 +50,7 @@ def measure_fixed_rate(session: Session) -> Figures:
         "p50_ms": round(report.ok.p50_ns / 1e6, 3),
         "p99_ms": round(report.ok.p99_ns / 1e6, 3),
         "p999_ms": round(report.ok.p999_ns / 1e6, 3),
-        "errors": report.slots - report.ok.count,
+        "errors": report.shots - report.ok.count,
         "valid": report.valid,
     }
 

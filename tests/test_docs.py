@@ -136,7 +136,7 @@ def test_public_name_is_documented(public: str) -> None:
 @pytest.mark.parametrize(
     ("page", "struct"),
     [("http.md", ProblemDetails), ("http.md", Status), ("http.md", PipelineSnapshot), ("http.md", Timing),
-     ("model-directory.md", manifest.Manifest), ("model-directory.md", manifest.Provenance),
+     ("model-directory.md", manifest.Manifest), ("model-directory.md", manifest.ModelSource),
      ("model-directory.md", manifest.NumberProfile), ("model-directory.md", manifest.TextProfile)],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )  # fmt: skip

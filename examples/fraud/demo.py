@@ -75,7 +75,7 @@ def send(served: Served, replay: Replay, rate: float, seconds: float) -> LoadRep
     )
     layout = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn()
     with Progress(*layout, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"replaying at {rate:,.0f}/s", total=plan.slots, said="")
+        task = progress.add_task(f"replaying at {rate:,.0f}/s", total=plan.shots, said="")
 
         def tell(now: LoadProgress) -> None:
             progress.update(task, completed=now.sent, said=f"{now.answered:,} answered")
@@ -87,7 +87,7 @@ def check_answers(report: LoadReport) -> None:
     """Raise TailraceError where something failed, or nothing was answered. To be out of time is no failure."""
     if report.ok is None or report.errors or set(report.statuses) - {200, *OUT_OF_TIME}:
         raise TailraceError(
-            f"{report.errors:,} of {report.slots:,} payments got no answer, the others, by status, {report.statuses}",
+            f"{report.errors:,} of {report.shots:,} payments got no answer, the others, by status, {report.statuses}",
             where=str(LOG),
             next="look at the server's log; where the machine is too busy for any answer, try --rate 200",
         )

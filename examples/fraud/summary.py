@@ -34,7 +34,7 @@ def new_table(title: str) -> Table:
 
 def show_answers(console: Console, report: LoadReport) -> None:
     """Print how fast the answers came, counted from the moment each payment was due."""
-    table = new_table(f"{report.slots:,} payments at {report.plan.rate:,.0f}/s, open loop: from due to answered")
+    table = new_table(f"{report.shots:,} payments at {report.plan.rate:,.0f}/s, open loop: from due to answered")
     for heading in ("answered", "p50", "p99", "p99.9", "slowest", "in 50 ms", "refused", "failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     ok = report.ok
@@ -42,7 +42,7 @@ def show_answers(console: Console, report: LoadReport) -> None:
     within = report.goodput_per_s / report.plan.rate
     refused = report.refused.count if report.refused else 0
     answered = ok.count if ok else 0
-    table.add_row(f"{answered:,}", *times, f"{within:.2%}", f"{refused:,}", f"{report.slots - answered - refused:,}")
+    table.add_row(f"{answered:,}", *times, f"{within:.2%}", f"{refused:,}", f"{report.shots - answered - refused:,}")
     console.print(table)
     if not report.valid:
         console.print(f"[yellow]These times say little: {'; '.join(report.reasons)}[/]", width=WIDTH)

@@ -173,7 +173,7 @@ def test_threads_may_call_at_once(pairs: dict[str, Pair]) -> None:
 
 def test_library_of_another_version_is_not_used(pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     """A library whose layout of the tables is another one says so before it reads any."""
-    monkeypatch.setattr("tailrace.inference.bitvector.LAYOUT", 99)
+    monkeypatch.setattr("tailrace.inference.bitvector.LIBRARY_LAYOUT", 99)
     with pytest.raises(OSError, match="another version"):
         BitvectorKernel(pairs["one tree"].kernel.arrays, open_library(LIBRARY))
 

@@ -6,7 +6,7 @@ import pytest
 
 from tailrace.inference.tree_tables import (
     CHECKPOINTS_BYTES_MAX,
-    LAYOUT,
+    TABLES_LAYOUT,
     TreeTables,
     decode_tables,
     encode_tables,
@@ -17,7 +17,7 @@ from tailrace.inference.tree_tables import (
 def two_stumps(**changes: object) -> TreeTables:
     """Return two stumps on the second of three features: x <= 1 and x <= 2; NaN goes right in the first."""
     tables = TreeTables(
-        layout=LAYOUT,
+        layout=TABLES_LAYOUT,
         features=3,
         trees=2,
         leaves=32,

@@ -33,7 +33,7 @@ def test_bench_json_is_what_a_program_reads(server: RunningServer, tmp_path: Pat
     content = json.loads(result.stdout)
     assert result.exit_code == 0
     assert content["valid"] is True
-    assert content["slots"] == content["answered"] == 200
+    assert content["shots"] == content["answered"] == 200
     assert content["statuses"] == {"200": 200}
     assert content["arrival"] == "poisson"
 

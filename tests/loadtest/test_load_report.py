@@ -14,25 +14,25 @@ from rich.console import Console
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S
 from tailrace.loadtest.plan import LoadPlan
-from tailrace.loadtest.record import BROKEN, UNREADABLE, SlotRecord, make_record, merge_records
+from tailrace.loadtest.record import BROKEN, UNREADABLE, ShotRecord, make_record, merge_records
 from tailrace.loadtest.report import LoadReport, build_report, summarize
 from tailrace.loadtest.table import render_report
 
 START_NS = 5 * NS_PER_S
 
 
-def make_answered(slots: int, latency_ns: int, lag_ns: int = 0) -> SlotRecord:
-    """Return a record of slots 10 ms apart, all sent `lag_ns` late and answered 200 after `latency_ns`."""
-    record = make_record(START_NS + np.arange(slots, dtype=np.int64) * 10 * NS_PER_MS)
+def make_answered(shots: int, latency_ns: int, lag_ns: int = 0) -> ShotRecord:
+    """Return a record of shots 10 ms apart, all sent `lag_ns` late and answered 200 after `latency_ns`."""
+    record = make_record(START_NS + np.arange(shots, dtype=np.int64) * 10 * NS_PER_MS)
     record.sent_ns[:] = record.intended_ns + lag_ns
     record.answered_ns[:] = record.intended_ns + latency_ns
     record.statuses[:] = 200
     return record
 
 
-def report_on(record: SlotRecord, **options: Any) -> LoadReport:
+def report_on(record: ShotRecord, **options: Any) -> LoadReport:
     """Return the report of a record made by `make_answered`."""
-    return build_report(LoadPlan("http://h/", duration_s=record.slots / 100, **options), record, START_NS)
+    return build_report(LoadPlan("http://h/", duration_s=record.shots / 100, **options), record, START_NS)
 
 
 @given(values=st.lists(st.integers(0, 10**12), min_size=1, max_size=3_000))
@@ -79,8 +79,8 @@ def test_report_with_lag_over_a_twentieth_of_the_budget_is_invalid(lag_ms: float
     assert all("5% of the budget of 50.0 ms" in reason for reason in report.reasons)
 
 
-def test_report_does_not_take_held_slots_for_own_lag() -> None:
-    """A slot that waited for room on a connection is late by the server's doing; its latency still counts."""
+def test_report_does_not_take_held_shots_for_own_lag() -> None:
+    """A shot that waited for room on a connection is late by the server's doing; its latency still counts."""
     record = make_answered(100, 9 * NS_PER_MS)
     record.sent_ns[:50] += 8 * NS_PER_MS
     record.held[:50] = 1
@@ -100,8 +100,8 @@ def test_report_goodput_counts_only_answers_within_budget() -> None:
     assert report.goodput_per_s == 60
 
 
-def test_timeline_places_each_slot_in_the_second_it_was_due() -> None:
-    """Every slot is told once; answers are told in the second in which they came."""
+def test_timeline_places_each_shot_in_the_second_it_was_due() -> None:
+    """Every shot is told once; answers are told in the second in which they came."""
     record = make_answered(250, 5 * NS_PER_MS)
     record.answered_ns[100:150] = START_NS + 2 * NS_PER_S  # due in second 1, answered in second 2
     record.statuses[200:205] = BROKEN
@@ -113,13 +113,13 @@ def test_timeline_places_each_slot_in_the_second_it_was_due() -> None:
     assert timeline[1].ok_p99_ns == 990 * NS_PER_MS
 
 
-@given(slots=st.integers(1, 50), shards=st.integers(1, 5))
-def test_merged_shards_are_in_slot_order(slots: int, shards: int) -> None:
-    """Dealing slots out over processes and merging them gives the record back."""
-    slots = max(slots, shards)
-    whole = make_record(np.arange(slots, dtype=np.int64) + 1, keep_bodies=True)
-    whole.statuses[:] = np.arange(slots) + 200
-    whole.bodies = [b"%d" % slot for slot in range(slots)]
+@given(shots=st.integers(1, 50), shards=st.integers(1, 5))
+def test_merged_shards_are_in_shot_order(shots: int, shards: int) -> None:
+    """Dealing shots out over processes and merging them gives the record back."""
+    shots = max(shots, shards)
+    whole = make_record(np.arange(shots, dtype=np.int64) + 1, keep_bodies=True)
+    whole.statuses[:] = np.arange(shots) + 200
+    whole.bodies = [b"%d" % shot for shot in range(shots)]
     dealt = []
     for shard in range(shards):
         part = make_record(whole.intended_ns[shard::shards], keep_bodies=True)

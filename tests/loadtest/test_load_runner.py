@@ -28,31 +28,31 @@ BODIES = [json.dumps({"number": number}).encode() for number in range(7)]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_run_sends_every_slot_and_keeps_bodies_in_slot_order(server: RunningServer, processes: int) -> None:
-    """Slot i sends body i modulo their number; answers come back at their slot, over one process or several."""
+def test_run_sends_every_shot_and_keeps_bodies_in_shot_order(server: RunningServer, processes: int) -> None:
+    """Shot i sends body i modulo their number; answers come back at their shot, over one process or several."""
     plan = LoadPlan(
         f"{server.url}/echo", BODIES, rate=500, duration_s=1, connections=5, processes=processes, keep_bodies=True
     )
     report = run_load(plan)
-    assert report.slots == report.sent == report.answered == 500
+    assert report.shots == report.sent == report.answered == 500
     assert report.errors == report.reconnects == 0
-    assert report.bodies == [BODIES[slot % len(BODIES)] for slot in range(500)]
+    assert report.bodies == [BODIES[shot % len(BODIES)] for shot in range(500)]
     assert (report.record.statuses == 200).all()
     assert (report.record.latencies_ns > 0).all()
 
 
 def test_run_with_one_connection_pipelines_and_keeps_order(server: RunningServer) -> None:
-    """A burst far above what one connection answers in turn is pipelined on it, and each answer finds its slot."""
+    """A burst far above what one connection answers in turn is pipelined on it, and each answer finds its shot."""
     plan = LoadPlan(
         f"{server.url}/echo", BODIES, rate=20_000, duration_s=0.1, connections=1, arrival="poisson", keep_bodies=True
     )
     report = run_load(plan)
     assert report.answered == 2_000
-    assert report.bodies == [BODIES[slot % len(BODIES)] for slot in range(2_000)]
+    assert report.bodies == [BODIES[shot % len(BODIES)] for shot in range(2_000)]
 
 
 def test_server_stopped_for_two_seconds_shows_in_the_tail(server: RunningServer) -> None:
-    """200 of 2,000 slots fall into a stop of 2 s and wait 2 s to 0 s: the p95 is near 1.0 s, the p99 near 1.8 s."""
+    """200 of 2,000 shots fall into a stop of 2 s and wait 2 s to 0 s: the p95 is near 1.0 s, the p99 near 1.8 s."""
     plan = LoadPlan(f"{server.url}/echo", BODIES, rate=100, duration_s=20, connections=8)
     report = run_load(plan, at_second(5, lambda: stop_for(server.pid, 2)))
     assert report.ok is not None
@@ -65,7 +65,7 @@ def test_server_stopped_for_two_seconds_shows_in_the_tail(server: RunningServer)
     assert report.timeline[5].ok_p99_ns > NS_PER_S
 
 
-def test_slots_without_room_are_held(server: RunningServer) -> None:
+def test_shots_without_room_are_held(server: RunningServer) -> None:
     """While a stopped server leaves no room on any connection, what falls due is held, and not the generator's lag."""
     report = run_load(
         LoadPlan(f"{server.url}/echo", rate=200, duration_s=3, connections=2, depth_max=2, budget_ns=2 * NS_PER_S),
@@ -76,7 +76,7 @@ def test_slots_without_room_are_held(server: RunningServer) -> None:
     assert report.valid, report.reasons
 
 
-def test_slots_due_while_the_generator_was_stopped_are_its_own_lag(server: RunningServer) -> None:
+def test_shots_due_while_the_generator_was_stopped_are_its_own_lag(server: RunningServer) -> None:
     """Of a generator stopped while it had no room only what fell due before is held: the server had room again."""
 
     def stop_both() -> None:
@@ -114,7 +114,7 @@ def at_second(second: float, act: Callable[[], None]) -> Callable[[LoadProgress]
 def stop_for(pid: int, seconds: float) -> None:
     """Stop a process for a while."""
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(seconds)  # the fault itself; the slots are sent by another process
+    time.sleep(seconds)  # the fault itself; the shots are sent by another process
     os.kill(pid, signal.SIGCONT)
 
 
@@ -136,14 +136,14 @@ def test_closing_answers_cost_a_reconnect_and_no_error(server: RunningServer) ->
 
 
 def test_chunked_answers_are_counted_as_unreadable(server: RunningServer) -> None:
-    """An answer in a framing that is not read is an error, and corrupts no other slot."""
+    """An answer in a framing that is not read is an error, and corrupts no other shot."""
     report = run_load(LoadPlan(f"{server.url}/chunked", rate=30, duration_s=1, connections=30))
     assert report.unreadable == 30
     assert report.answered == 0
 
 
-def test_slots_without_answer_are_counted_after_the_drain(server: RunningServer) -> None:
-    """A server that never answers leaves the slots in flight unanswered, those beyond the depth unsent; no hang."""
+def test_shots_without_answer_are_counted_after_the_drain(server: RunningServer) -> None:
+    """A server that never answers leaves the shots in flight unanswered, those beyond the depth unsent; no hang."""
     plan = LoadPlan(f"{server.url}/silent", rate=50, duration_s=0.4, connections=2, depth_max=5, drain_s=0.2)
     report = run_load(plan)
     assert report.unanswered == 10
@@ -168,18 +168,18 @@ def test_starved_generator_declares_its_run_invalid(server: RunningServer) -> No
     assert "schedule lag" in report.reasons[0]
 
 
-def test_spinning_generator_sends_every_slot(server: RunningServer) -> None:
-    """Without sleeping, the same slots go out."""
+def test_spinning_generator_sends_every_shot(server: RunningServer) -> None:
+    """Without sleeping, the same shots go out."""
     report = run_load(LoadPlan(f"{server.url}/echo", BODIES, rate=200, duration_s=0.5, connections=4, spin=True))
     assert report.answered == 100
 
 
 def test_progress_is_told_while_sending(server: RunningServer) -> None:
-    """The caller hears how many of the slots are sent and answered, never fewer than before."""
+    """The caller hears how many of the shots are sent and answered, never fewer than before."""
     told: list[LoadProgress] = []
     run_load(LoadPlan(f"{server.url}/echo", rate=100, duration_s=1, connections=4, processes=2), told.append)
     assert len(told) >= 5
-    assert {progress.slots for progress in told} == {100}
+    assert {progress.shots for progress in told} == {100}
     sent = [progress.sent for progress in told]
     assert sent == sorted(sent)
     assert 0 < sent[-1] <= 100

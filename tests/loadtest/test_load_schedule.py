@@ -27,22 +27,22 @@ def make_plan(
 
 @given(rate=RATES, duration_s=DURATIONS)
 @settings(max_examples=50, deadline=None)
-def test_constant_schedule_spaces_slots_evenly(rate: float, duration_s: float) -> None:
-    """Slot i is due at i / rate, to the nanosecond, without drift."""
+def test_constant_schedule_spaces_shots_evenly(rate: float, duration_s: float) -> None:
+    """Shot i is due at i / rate, to the nanosecond, without drift."""
     plan = make_plan(rate, duration_s)
     due_ns = build_schedule(plan)
-    assert len(due_ns) == plan.slots
+    assert len(due_ns) == plan.shots
     assert due_ns[0] == 0
-    assert np.abs(due_ns - np.arange(plan.slots) * (NS_PER_S / plan.rate)).max() <= 1
+    assert np.abs(due_ns - np.arange(plan.shots) * (NS_PER_S / plan.rate)).max() <= 1
 
 
 @given(rate=RATES, duration_s=DURATIONS, seed=st.integers(0, 2**32))
 @settings(max_examples=50, deadline=None)
 def test_poisson_schedule_is_sorted_inside_duration_and_repeatable(rate: float, duration_s: float, seed: int) -> None:
-    """A Poisson schedule has exactly its slots, in order, within the run, the same for the same seed."""
+    """A Poisson schedule has exactly its shots, in order, within the run, the same for the same seed."""
     plan = make_plan(rate, duration_s, "poisson", seed)
     due_ns = build_schedule(plan)
-    assert len(due_ns) == plan.slots
+    assert len(due_ns) == plan.shots
     assert (np.diff(due_ns) >= 0).all()
     assert due_ns[0] >= 0
     assert due_ns[-1] < duration_s * NS_PER_S

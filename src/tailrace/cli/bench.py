@@ -39,7 +39,7 @@ def bench(  # noqa: PLR0917 - typer reads each option from a parameter
 ) -> None:
     r"""Put an open-loop load on a URL, and report its latency from when each request was due.
 
-    The schedule is fixed before the run and no slot is skipped: a server that stops for a second shows that second in
+    The schedule is fixed before the run and none is skipped: a server that stops for a second shows that second in
     its tail. A run whose own p99 lag behind the schedule is over 5% of the budget says nothing about the server: it is
     INVALID, and the exit code is 1. So it is when no answer was good (2xx).
 
@@ -92,7 +92,7 @@ def run_with_progress(plan: LoadPlan, *, quiet: bool) -> LoadReport:
     bar = Progress(*columns, TextColumn("{task.fields[counts]}"), console=console, transient=True)
     shown: AbstractContextManager[Any] = bar if sys.stderr.isatty() else nullcontext()
     with shown:
-        task = bar.add_task("sending", total=plan.slots, counts="")
+        task = bar.add_task("sending", total=plan.shots, counts="")
 
         def show(progress: LoadProgress) -> None:
             counts = f"{progress.answered:,} answered" + (f", {progress.failed:,} failed" if progress.failed else "")

@@ -20,7 +20,7 @@ from tailrace.inference.tree_tables import TreeArrays
 
 LIBRARY: Final = Path(__file__).with_name("libbitvector.so")
 """Where the build (hatch_build.py) puts the library."""
-LAYOUT: Final = 1
+LIBRARY_LAYOUT: Final = 1
 """Of `_Trees`, as bitvector.c has it."""
 
 _FLOAT32: Final = np.dtype(np.float32)
@@ -72,7 +72,7 @@ class BitvectorKernel:
         self._features = arrays.features
         self._score = score
         self._trees = _Trees(
-            LAYOUT, arrays.features, len(arrays.columns), arrays.trees, arrays.leaves, arrays.shift,
+            LIBRARY_LAYOUT, arrays.features, len(arrays.columns), arrays.trees, arrays.leaves, arrays.shift,
             arrays.link == "sigmoid", *(getattr(arrays, name).ctypes.data for name in _POINTERS), arrays.base,
         )  # fmt: skip
         self._address = ctypes.addressof(self._trees)

@@ -25,7 +25,7 @@ REPACKAGE: Final = "write the model directory again with `tailrace package`"
 Cell = float | int | str | bool | None
 
 
-class Provenance(msgspec.Struct, frozen=True):
+class ModelSource(msgspec.Struct, frozen=True):
     """What the model was converted from. framework: "lightgbm", "xgboost", "scikit-learn" or "none" (given as ONNX)."""
 
     framework: str
@@ -102,7 +102,7 @@ class Manifest(msgspec.Struct, frozen=True):
     created: str
     signature: Signature
     sha256: str
-    source: Provenance
+    source: ModelSource
     metrics: dict[str, float | int | str]
     profile: Profile
     golden: Golden

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-LAYOUT: Final = 1
+TABLES_LAYOUT: Final = 1
 """Of the file. A reader refuses another."""
 LEAVES_MAX: Final = 64
 """Leaves of one tree: the bits of the longest word."""
@@ -99,8 +99,8 @@ def decode_tables(content: bytes) -> TreeTables:
         tables = msgspec.msgpack.decode(content, type=TreeTables)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"it holds no tables: {error}") from error
-    if tables.layout != LAYOUT:
-        raise ValueError(f"it has layout {tables.layout}; this Tailrace reads layout {LAYOUT}")
+    if tables.layout != TABLES_LAYOUT:
+        raise ValueError(f"it has layout {tables.layout}; this Tailrace reads layout {TABLES_LAYOUT}")
     return tables
 
 

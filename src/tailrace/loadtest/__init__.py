@@ -1,1 +1,1 @@
-"""Open-loop load: a schedule fixed in advance, latency counted from the intended send time, no slot skipped."""
+"""Open-loop load: a schedule fixed in advance, latency counted from the intended send time, no shot skipped."""

@@ -34,15 +34,15 @@ class State(IntEnum):
 class Connection:
     """A socket, what was asked on it, and what is still to be sent.
 
-    inflight: slots in the order they were asked, answered from the left (HTTP/1.1 pipelining). tried_ns: when it last
+    inflight: shots in the order they were asked, answered from the left (HTTP/1.1 pipelining). tried_ns: when it last
     started to connect.
     """
 
     __slots__ = (
         "_address",
+        "_queued",
         "_reader",
         "_requests",
-        "_slots",
         "_sock",
         "_unsent",
         "fd",
@@ -56,7 +56,7 @@ class Connection:
         self._sock: socket.socket | None = None
         self._reader = AnswerReader()
         self._requests: list[bytes] = []
-        self._slots: list[int] = []
+        self._queued: list[int] = []
         self._unsent = b""
         self.inflight: deque[int] = deque()
         self.state = State.DOWN
@@ -90,17 +90,17 @@ class Connection:
         """Return whether one more request may go out on this connection."""
         return self.state is State.UP and len(self.inflight) < depth_max and len(self._unsent) < UNSENT_BYTES_MAX
 
-    def queue(self, slot: int, request: bytes) -> bool:
+    def queue(self, shot: int, request: bytes) -> bool:
         """Put a request up for the next flush; return whether it is the first one there."""
-        self.inflight.append(slot)
-        self._slots.append(slot)
+        self.inflight.append(shot)
+        self._queued.append(shot)
         self._requests.append(request)
-        return len(self._slots) == 1
+        return len(self._queued) == 1
 
     def take_queued(self) -> list[int]:
-        """Return the slots put up since the last call; their requests go out with the next flush."""
-        slots, self._slots = self._slots, []
-        return slots
+        """Return the shots put up since the last call; their requests go out with the next flush."""
+        shots, self._queued = self._queued, []
+        return shots
 
     def flush(self) -> bool:
         """Send what is put up, in one call; return whether the kernel took it all. Raises OSError when it is broken."""
@@ -137,13 +137,13 @@ class Connection:
         return bool(self._reader.fault) or self._reader.closes
 
     def close(self) -> list[int]:
-        """Let the socket go; return the slots that lose their answer by it, in order."""
+        """Let the socket go; return the shots that lose their answer by it, in order."""
         if self._sock is not None:
             self._sock.close()
         lost = list(self.inflight)
         self.inflight.clear()
         self._requests.clear()
-        self._slots.clear()
+        self._queued.clear()
         self._unsent = b""
         self._sock, self.fd, self.state = None, -1, State.DOWN
         return lost

@@ -1,4 +1,4 @@
-"""The sending loop: one thread, one epoll, raw sockets; each slot goes out when it is due, whatever came back.
+"""The sending loop: one thread, one epoll, raw sockets; each shot goes out when it is due, whatever came back.
 
 Why a plain loop and not asyncio: both wait with epoll_wait, which counts in milliseconds. At 5,000/s to nginx, one
 core each, asyncio's median schedule lag was 0.42 ms; uvloop rounds a shorter wait down to none and so spins, holding
@@ -7,7 +7,7 @@ thread's timer slack at 1 µs: median lag 35 µs at 0.43 of a core, nearly all o
 virtual machine (28 µs a time; timerfd and nanosleep cost the same). All three send 60,000/s and more on one core. The
 loop does not spin unless told to (`LoadPlan.spin`): on a small machine the core that a busy wait holds is the server's.
 
-What is measured: latency = answer read − INTENDED send time, and schedule lag = actual − intended send time. A slot
+What is measured: latency = answer read − INTENDED send time, and schedule lag = actual − intended send time. A shot
 that finds no connection with room (all down, or `depth_max` in flight on each) is not skipped: it waits with its
 latency clock running, and is marked as held, since that wait is not the generator's lag. Held is only what falls due
 while there is known to be no room: while none is, the connections are looked at every millisecond. A sender that is
@@ -29,30 +29,30 @@ from tailrace.errors import LoadtestError
 from tailrace.loadtest.connection import Connection, State
 from tailrace.loadtest.plan import BODIES_BYTES_MAX
 from tailrace.loadtest.pool import Pool
-from tailrace.loadtest.record import BROKEN, UNREADABLE, SlotRecord
+from tailrace.loadtest.record import BROKEN, UNREADABLE, ShotRecord
 
 SENDS_PER_PASS_MAX: Final = 64
-"""After so many sends the loop looks for answers, so that a burst of due slots does not age the answers unread."""
+"""After so many sends the loop looks for answers, so that a burst of due shots does not age the answers unread."""
 TICK_NS: Final = 100 * NS_PER_MS
 EVENTS_MAX: Final = 256
 LOOK_NS: Final = NS_PER_MS
-"""Between two looks for room while there is none. Of a held slot's wait no more than two can be the own lag."""
+"""Between two looks for room while there is none. Of a held shot's wait no more than two can be the own lag."""
 PR_SET_TIMERSLACK: Final = 29
 
 Tick = Callable[[int, int, int], None]
-"""Told every 100 ms: slots sent, answered, failed."""
+"""Told every 100 ms: shots sent, answered, failed."""
 
 
 class Generator:
-    """Sends the slots of a record over a pool of connections and fills the record in.
+    """Sends the shots of a record over a pool of connections and fills the record in.
 
-    requests: whole HTTP requests; slot i sends `requests[(first + i * stride) % len(requests)]`, so that the slots
+    requests: whole HTTP requests; shot i sends `requests[(first + i * stride) % len(requests)]`, so that the shots
     dealt out over processes keep the bodies of their places in the whole schedule.
     """
 
     def __init__(
         self,
-        record: SlotRecord,
+        record: ShotRecord,
         pool: Pool,
         requests: Sequence[bytes],
         *,
@@ -65,7 +65,7 @@ class Generator:
         self._requests = requests
         self._first, self._stride = first, stride
         self._spin = spin
-        # Memory views give Python ints at half the cost of NumPy scalars; these are touched once a slot.
+        # Memory views give Python ints at half the cost of NumPy scalars; these are touched once a shot.
         self._intended = record.intended_ns.data
         self._sent = record.sent_ns.data
         self._answered = record.answered_ns.data
@@ -74,14 +74,14 @@ class Generator:
         self._next = 0
         self._is_blocked = False
         self._judged = 0
-        """The first slot of which it is not yet said whether it is held."""
+        """The first shot of which it is not yet said whether it is held."""
         self._answered_count = 0
         self._failed_count = 0
         self._kept_bytes = 0
 
     def run(self, end_ns: int, on_tick: Tick) -> None:
-        """Send every slot and read the answers until all are in, or until `end_ns` (monotonic)."""
-        clock, pool, slots = time.monotonic_ns, self._pool, self._record.slots
+        """Send every shot and read the answers until all are in, or until `end_ns` (monotonic)."""
+        clock, pool, shots = time.monotonic_ns, self._pool, self._record.shots
         next_tick_ns = looked_ns = 0
         set_timer_slack(1_000)
         gc.collect()
@@ -93,11 +93,11 @@ class Generator:
                     next_tick_ns = now_ns + TICK_NS
                     on_tick(self._next, self._answered_count, self._failed_count)
                     pool.revive(now_ns)
-                if now_ns >= end_ns or self._answered_count + self._failed_count == slots:
+                if now_ns >= end_ns or self._answered_count + self._failed_count == shots:
                     return
                 self._send_due(now_ns)
                 wake_ns = 0 if self._spin else min(next_tick_ns, end_ns)
-                if self._next < slots:
+                if self._next < shots:
                     wake_ns = min(wake_ns, now_ns + LOOK_NS if self._is_blocked else self._intended[self._next])
                 before_ns, (looked_ns, events) = looked_ns, wait(pool.epoll, wake_ns)
                 if self._is_blocked:
@@ -108,37 +108,37 @@ class Generator:
             gc.enable()
 
     def _send_due(self, now_ns: int) -> None:
-        """Send the slots due by now, those for one connection in one call."""
-        slot, stop = self._next, min(self._next + SENDS_PER_PASS_MAX, self._record.slots)
+        """Send the shots due by now, those for one connection in one call."""
+        shot, stop = self._next, min(self._next + SENDS_PER_PASS_MAX, self._record.shots)
         intended, requests = self._intended, self._requests
         flushed: list[Connection] = []
         was_blocked, self._is_blocked = self._is_blocked, False
-        while slot < stop and intended[slot] <= now_ns:
+        while shot < stop and intended[shot] <= now_ns:
             connection = self._pool.choose()
             if connection is None:
                 self._is_blocked = True
                 break
-            if connection.queue(slot, requests[(self._first + slot * self._stride) % len(requests)]):
+            if connection.queue(shot, requests[(self._first + shot * self._stride) % len(requests)]):
                 flushed.append(connection)
-            slot += 1
-        self._next = slot
+            shot += 1
+        self._next = shot
         if self._is_blocked and not was_blocked:
             self._judge(now_ns - LOOK_NS, held=False)  # late before there was no room
         for connection in flushed:
             self._flush(connection)
 
     def _judge(self, until_ns: int, *, held: bool) -> None:
-        """Say of the slots due by then that still wait whether there was no room for them."""
-        slot, stop, intended = max(self._judged, self._next), self._record.slots, self._intended
-        while slot < stop and intended[slot] <= until_ns:
-            self._held[slot] = held
-            slot += 1
-        self._judged = slot
+        """Say of the shots due by then that still wait whether there was no room for them."""
+        shot, stop, intended = max(self._judged, self._next), self._record.shots, self._intended
+        while shot < stop and intended[shot] <= until_ns:
+            self._held[shot] = held
+            shot += 1
+        self._judged = shot
 
     def _flush(self, connection: Connection) -> None:
         sent_ns = time.monotonic_ns()
-        for slot in connection.take_queued():
-            self._sent[slot] = sent_ns
+        for shot in connection.take_queued():
+            self._sent[shot] = sent_ns
         try:
             if not connection.flush():
                 self._pool.watch(connection, for_room=True)
@@ -165,34 +165,34 @@ class Generator:
         for status, body in answers:
             if not inflight:
                 raise ConnectionAbortedError("an answer that nobody asked for")
-            slot = inflight.popleft()
-            self._answered[slot] = now_ns
-            self._statuses[slot] = status
+            shot = inflight.popleft()
+            self._answered[shot] = now_ns
+            self._statuses[shot] = status
             self._answered_count += 1
             if bodies:
-                self._keep(slot, body)
+                self._keep(shot, body)
         if connection.is_over:
             raise ConnectionAbortedError(connection.fault or "the server closes this connection")
         if answers and not inflight:
             self._pool.rest(connection)
 
-    def _keep(self, slot: int, body: bytes) -> None:
+    def _keep(self, shot: int, body: bytes) -> None:
         """Keep an answer's body. Raises LoadtestError when all of them together become too large."""
-        self._record.bodies[slot] = body
+        self._record.bodies[shot] = body
         self._kept_bytes += len(body)
         if self._kept_bytes > BODIES_BYTES_MAX:
             raise LoadtestError(
                 f"the answers' bodies are over {BODIES_BYTES_MAX:,} bytes",
                 where="keep_bodies",
-                next="send fewer slots, use more processes, or do without the bodies",
+                next="send fewer requests, use more processes, or do without the bodies",
             )
 
     def _drop(self, connection: Connection) -> None:
         """Count what a broken connection loses, and connect again."""
         is_unreadable = bool(connection.fault)
         lost = self._pool.drop(connection, time.monotonic_ns())
-        for place, slot in enumerate(lost):
-            self._statuses[slot] = UNREADABLE if is_unreadable and place == 0 else BROKEN
+        for place, shot in enumerate(lost):
+            self._statuses[shot] = UNREADABLE if is_unreadable and place == 0 else BROKEN
         self._failed_count += len(lost)
 
 

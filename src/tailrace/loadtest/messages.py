@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from tailrace.loadtest.plan import LoadPlan
-from tailrace.loadtest.record import SlotRecord
+from tailrace.loadtest.record import ShotRecord
 
 LENGTH_BYTES: Final = 4
 
@@ -26,7 +26,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """When slot times begin to count: monotonic nanoseconds, one clock for all processes of a machine."""
+    """When shot times begin to count: monotonic nanoseconds, one clock for all processes of a machine."""
 
     start_ns: int
 
@@ -36,7 +36,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """Slots so far."""
+    """Shots so far."""
 
     sent: int
     answered: int
@@ -86,7 +86,7 @@ def take_messages(buffer: bytearray) -> Iterator[Message]:
         yield _DECODER.decode(body)
 
 
-def pack_record(record: SlotRecord, reconnects: int, cpu_s: float) -> Result:
+def pack_record(record: ShotRecord, reconnects: int, cpu_s: float) -> Result:
     """Return a record as a message."""
     return Result(
         record.intended_ns.tobytes(),
@@ -100,9 +100,9 @@ def pack_record(record: SlotRecord, reconnects: int, cpu_s: float) -> Result:
     )
 
 
-def unpack_record(result: Result) -> SlotRecord:
+def unpack_record(result: Result) -> ShotRecord:
     """Return the record that a message carries."""
-    return SlotRecord(
+    return ShotRecord(
         np.frombuffer(result.intended_ns, np.int64),
         np.frombuffer(result.sent_ns, np.int64),
         np.frombuffer(result.answered_ns, np.int64),

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import LoadtestError
 
-SLOTS_MAX: Final = 10_000_000
+SHOTS_MAX: Final = 10_000_000
 CONNECTIONS_MAX: Final = 10_000
 PROCESSES_MAX: Final = 64
 BODIES_BYTES_MAX: Final = 256 << 20
@@ -35,14 +35,14 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One load run: `rate` × `duration_s` slots, each sent once, at a time fixed before the run starts.
+    """One load run: `rate` × `duration_s` shots. A shot is one request with its time, fixed before the run starts.
 
-    url: http://host[:port]/path. bodies: JSON documents to POST; slot i sends `bodies[i % len(bodies)]`; none: GET.
-    rate: slots per second. arrival: "constant" (evenly spaced) or "poisson" (independent arrivals, drawn from `seed`).
+    url: http://host[:port]/path. bodies: JSON documents to POST; shot i sends `bodies[i % len(bodies)]`; none: GET.
+    rate: shots per second. arrival: "constant" (evenly spaced) or "poisson" (independent arrivals, drawn from `seed`).
     headers: extra (name, value) pairs. budget_ns: what an answer may take; 5% of it is what the generator's own lag
-    may take. processes: sending processes; slots and connections are dealt out over them. keep_bodies: return the
+    may take. processes: sending processes; shots and connections are dealt out over them. keep_bodies: return the
     body of every answer. drain_s: how long to wait for answers after the last second of the schedule.
-    depth_max: requests in flight on one connection (HTTP pipelining) before a slot has to wait for room.
+    depth_max: requests in flight on one connection (HTTP pipelining) before a shot has to wait for room.
     spin: never sleep; answers are then read some 50 µs sooner, at the cost of one whole core a sending process.
 
     Raises LoadtestError for anything outside its limits.
@@ -66,13 +66,13 @@ class LoadPlan:
     def __post_init__(self) -> None:
         parse_url(self.url)
         self._check_amounts()
-        if self.slots > SLOTS_MAX:
+        if self.shots > SHOTS_MAX:
             raise LoadtestError(
-                f"{self.rate:g}/s for {self.duration_s:g} s are {self.slots:,} slots; the limit is {SLOTS_MAX:,}",
+                f"{self.rate:g}/s for {self.duration_s:g} s are {self.shots:,} requests; the limit is {SHOTS_MAX:,}",
                 where="rate × duration",
-                next="shorten the run; every slot's times are kept in memory so that percentiles are exact",
+                next="shorten the run; the times of each are kept in memory so that percentiles are exact",
             )
-        if self.slots < 1:
+        if self.shots < 1:
             raise LoadtestError(
                 f"{self.rate:g}/s for {self.duration_s:g} s send nothing",
                 where="rate × duration",
@@ -105,7 +105,7 @@ class LoadPlan:
                 )
 
     @property
-    def slots(self) -> int:
+    def shots(self) -> int:
         """How many requests the schedule holds."""
         return round(self.rate * self.duration_s)
 

@@ -106,7 +106,7 @@ class Pool:
         self.reconnects += 1
 
     def drop(self, connection: Connection, now_ns: int) -> list[int]:
-        """Close a connection and start a new one; return the slots that lose their answers."""
+        """Close a connection and start a new one; return the shots that lose their answers."""
         self.epoll.unregister(connection.fd)
         del self._by_fd[connection.fd]
         if connection in self._idle:

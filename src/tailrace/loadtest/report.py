@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, format_duration
 from tailrace.loadtest.plan import LAG_SHARE_MAX, LoadPlan
-from tailrace.loadtest.record import BROKEN, UNANSWERED, UNREADABLE, SlotRecord
+from tailrace.loadtest.record import BROKEN, UNANSWERED, UNREADABLE, ShotRecord
 
 STATUS_REFUSED: Final = 503
 
@@ -31,7 +31,7 @@ class LatencySummary:
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """One second of a run. All but `answered` speak of the slots DUE in it, whenever their answers came."""
+    """One second of a run. All but `answered` speak of the shots DUE in it, whenever their answers came."""
 
     second: int
     offered: int
@@ -41,7 +41,7 @@ class Second:
     ok_within_budget: int
     refused: int
     failed: int
-    """Other statuses, errors, and slots without an answer."""
+    """Other statuses, errors, and shots without an answer."""
     ok_p99_ns: int | None
 
 
@@ -50,17 +50,17 @@ class LoadReport:
     """One run. Latency counts from the intended send time; `ok` is 2xx, `refused` is 503.
 
     rate_sent_per_s is over the time that sending took; answered_per_s, ok_per_s, goodput_per_s (ok within budget) and
-    refused_per_s are slots of that kind over the plan's duration. errors = broken (their connection broke) + unreadable
+    refused_per_s are shots of that kind over the plan's duration. errors = broken (their connection broke) + unreadable
     + unanswered (sent, no answer when the drain ended) + unsent (no connection had room until then); the percentiles
-    say nothing about those. held: slots that waited for room on a connection, their latency clock running. lag: the
-    generator's own, of slots not held. valid: whether its p99 stays within 5% of the budget; reasons: why not.
-    record: every slot, in order.
+    say nothing about those. held: shots that waited for room on a connection, their latency clock running. lag: the
+    generator's own, of shots not held. valid: whether its p99 stays within 5% of the budget; reasons: why not.
+    record: every shot, in order.
     """
 
     plan: LoadPlan
     valid: bool
     reasons: tuple[str, ...]
-    slots: int
+    shots: int
     sent: int
     answered: int
     rate_sent_per_s: float
@@ -81,20 +81,20 @@ class LoadReport:
     cpu_share: float
     """Processor time of the sending processes over the run's duration; 1.0 is one core."""
     timeline: tuple[Second, ...]
-    record: SlotRecord = field(repr=False, compare=False)
+    record: ShotRecord = field(repr=False, compare=False)
 
     @property
     def errors(self) -> int:
-        """Slots that got no readable answer."""
+        """Shots that got no readable answer."""
         return self.broken + self.unreadable + self.unanswered + self.unsent
 
     @property
     def bodies(self) -> list[bytes | None]:
-        """The answers' bodies in slot order; empty unless the plan keeps them."""
+        """The answers' bodies in shot order; empty unless the plan keeps them."""
         return self.record.bodies
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a program would read, of JSON's types; without the plan's bodies and the single slots."""
+        """Return what a program would read, of JSON's types; without the plan's bodies and the single shots."""
         shown = ("url", "rate", "duration_s", "connections", "arrival", "seed", "budget_ns", "processes", "drain_s")
         content: dict[str, Any] = {name: getattr(self.plan, name) for name in shown}
         for part in dataclasses.fields(self):
@@ -121,9 +121,9 @@ def summarize(durations_ns: NDArray[np.int64]) -> LatencySummary | None:
 
 
 def build_report(
-    plan: LoadPlan, record: SlotRecord, start_ns: int, reconnects: int = 0, cpu_s: float = 0.0
+    plan: LoadPlan, record: ShotRecord, start_ns: int, reconnects: int = 0, cpu_s: float = 0.0
 ) -> LoadReport:
-    """Return the report of a finished run whose slot times count from `start_ns`."""
+    """Return the report of a finished run whose shot times count from `start_ns`."""
     statuses, latencies_ns = record.statuses, record.latencies_ns
     is_sent, is_ok = record.sent_ns > 0, (statuses >= 200) & (statuses < 300)
     is_refused = statuses == STATUS_REFUSED
@@ -139,7 +139,7 @@ def build_report(
         plan=plan,
         valid=not reasons,
         reasons=reasons,
-        slots=record.slots,
+        shots=record.shots,
         sent=int(is_sent.sum()),
         answered=int(counts.sum()),
         rate_sent_per_s=int(is_sent.sum()) / max(plan.duration_s, (int(record.sent_ns.max()) - start_ns) / NS_PER_S),
@@ -166,7 +166,7 @@ def build_report(
 def find_faults(plan: LoadPlan, lag: LatencySummary | None) -> tuple[str, ...]:
     """Return why the run says nothing about the server; empty when it does."""
     if lag is None:
-        return ("no slot was sent on time: every one of them waited for a connection",)
+        return ("no request was sent on time: every one of them waited for a connection",)
     if lag.p99_ns > plan.lag_ns_max:
         return (
             f"the generator's own schedule lag has a p99 of {format_duration(lag.p99_ns)}, over"
@@ -177,7 +177,7 @@ def find_faults(plan: LoadPlan, lag: LatencySummary | None) -> tuple[str, ...]:
 
 
 def build_timeline(
-    record: SlotRecord,
+    record: ShotRecord,
     start_ns: int,
     is_ok: NDArray[np.bool_],
     is_in_budget: NDArray[np.bool_],

@@ -39,7 +39,7 @@ class LoadProgress(NamedTuple):
     """How far a run is, over all its processes."""
 
     elapsed_s: float
-    slots: int
+    shots: int
     sent: int
     answered: int
     failed: int
@@ -136,7 +136,7 @@ def run_load(plan: LoadPlan, on_progress: Callable[[LoadProgress], None] | None 
             if on_progress is not None:
                 counts = [sum(column) for column in zip(*(vars_of(sender.progress) for sender in senders), strict=True)]
                 elapsed_s = max(0.0, (time.monotonic_ns() - start_ns) / NS_PER_S)
-                on_progress(LoadProgress(elapsed_s, plan.slots, *counts))
+                on_progress(LoadProgress(elapsed_s, plan.shots, *counts))
 
         wait_s = plan.duration_s + plan.drain_s + RESULT_S_MAX
         listen_until(senders, lambda sender: sender.result is not None, wait_s, tell_progress)

@@ -1,7 +1,7 @@
 """The sending process: `python -m tailrace.loadtest.sender`, told what to do over stdin by `tailrace.loadtest.runner`.
 
 A process of its own, so that nothing the caller does (a progress bar, garbage collection, another thread holding the
-GIL) delays a slot. It ends when its caller is gone: its stdin ends, or its stdout breaks at the next progress message.
+GIL) delays a shot. It ends when its caller is gone: its stdin ends, or its stdout breaks at the next progress message.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def count_connections(plan: LoadPlan, shard: int) -> int:
 
 
 def send_shard(job: Job, stdin: BinaryIO, output_fd: int) -> None:
-    """Connect, wait for the start, send the shard's slots, hand its record back."""
+    """Connect, wait for the start, send the shard's shots, hand its record back."""
     plan, shard = job.plan, job.shard
     target = parse_url(plan.url)
     record = make_record(build_schedule(plan)[shard :: plan.processes], keep_bodies=plan.keep_bodies)
@@ -110,7 +110,7 @@ def write_if_taken(output_fd: int, message: Message) -> None:
 def run_first_when_due() -> None:
     """Take the lowest real-time priority, where that is allowed (root, CAP_SYS_NICE): who sleeps is woken at once.
 
-    A sender that sleeps between slots takes little from its neighbours this way. With both cores kept busy by other
+    A sender that sleeps between shots takes little from its neighbours this way. With both cores kept busy by other
     programs, it brought the p99 schedule lag at 5,000/s from 3.9 ms to 1.0 ms (medians of nine runs each, in turn);
     a raised niceness changed nothing, since the kernel weighs whole sessions (sched(7), autogroup).
     """

@@ -42,14 +42,14 @@ def render_run(report: LoadReport) -> Table:
         "load",
         f"{plan.rate:,.6g}/s {plan.arrival} for {plan.duration_s:g} s over {count(plan.connections, 'connection')}",
     )
-    table.add_row("sent", f"{report.sent:,} of {report.slots:,} slots at {report.rate_sent_per_s:,.1f}/s")
+    table.add_row("sent", f"{report.sent:,} of {report.shots:,} requests at {report.rate_sent_per_s:,.1f}/s")
     table.add_row(
         "goodput", f"{report.goodput_per_s:,.1f}/s accepted and answered within {format_duration(plan.budget_ns)}"
     )
     table.add_row("statuses", ", ".join(f"{status}: {n:,}" for status, n in report.statuses.items()) or "none")
     table.add_row("errors", describe_errors(report))
     if report.held:
-        table.add_row("held", f"{report.held:,} slots waited for room on a connection (counted from their due time)")
+        table.add_row("held", f"{report.held:,} requests waited for room on a connection (counted from their due time)")
     if report.lag is not None:
         limit = format_duration(plan.lag_ns_max)
         lag = f"p50 {format_duration(report.lag.p50_ns)}, p99 {format_duration(report.lag.p99_ns)} (limit {limit})"

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tailrace.inference.signature import Signature
-from tailrace.inference.tree_tables import LAYOUT, LEAVES_MAX, TreeTables
+from tailrace.inference.tree_tables import LEAVES_MAX, TABLES_LAYOUT, TreeTables
 from tailrace.release.trees import regressor_graph
 
 _TESTS: Final = {b"BRANCH_LEQ", b"BRANCH_LT", b"BRANCH_GT", b"BRANCH_GTE"}
@@ -176,7 +176,7 @@ def _lay_out(forest: _Forest, link: Literal["", "sigmoid"], features: int) -> Tr
         np.bincount([split.feature for split in splits] or [0], minlength=features) if splits else np.zeros(features)
     )
     return TreeTables(
-        layout=LAYOUT,
+        layout=TABLES_LAYOUT,
         features=features,
         trees=len(values),
         leaves=leaves,

@@ -25,7 +25,7 @@ from tailrace.inference.manifest import (
     MODEL_FILE,
     TREES_FILE,
     Manifest,
-    Provenance,
+    ModelSource,
     encode_manifest,
 )
 from tailrace.release.comparison import Comparison, choose_graph
@@ -115,7 +115,7 @@ def package(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         signature=signature,
         sha256=hashlib.sha256(chosen.converted.graph).hexdigest(),
-        source=_provenance(original, chosen),
+        source=_source_of(original, chosen),
         metrics=_measure(chosen, scores, scored, target) | dict(metrics or {}),
         profile=profile_model(signature, sample, scores),
         golden=pick_golden(original, chosen, rows, scores),
@@ -152,8 +152,8 @@ def _scored_rows(chosen: Comparison, table: Any) -> tuple[Rows, Any]:
     return rows.take(known), table.filter(known)
 
 
-def _provenance(original: Original, chosen: Comparison) -> Provenance:
-    return Provenance(
+def _source_of(original: Original, chosen: Comparison) -> ModelSource:
+    return ModelSource(
         framework=original.framework,
         version=original.version,
         model_type=original.model_type,

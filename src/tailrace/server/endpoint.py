@@ -35,7 +35,7 @@ class Endpoint:
         self._gates = tuple(gates)
         self.accept = self._accept if not gates else self._accept_through_gates
         self._decode = codec.decode
-        self._rows_of = engine.plan.request.rows.count
+        self._count_of = engine.plan.request.rows.count
         self._one_row = codec.request_type if engine.plan.request.rows.one_row else None
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
@@ -71,7 +71,7 @@ class Endpoint:
         if isinstance(call.requests, ServingError):
             rows: int | ServingError = call.requests
         else:
-            rows = self._rows_of(call.requests)
+            rows = self._count_of(call.requests)
         if isinstance(rows, ServingError):
             self.engine.count_failure(rows)
             return rows
