@@ -176,7 +176,7 @@ def test_neighbours_of_attackers(tmp_path: Path, pipelines_dir: Path) -> None:
             check_answers(report.result(), p99_ms_max=math.inf)
         alone_s = times.means_s()
         answered = server.metric(*code_200)
-        assert answered == report.result().slots
+        assert answered == report.result().shots
 
         times = Times(server)
         with (
