@@ -83,7 +83,7 @@ def errors_table() -> str:
     """Return the tree of errors, each with its status."""
 
     def rows(kind: type[BaseException], depth: int) -> Iterator[list[str]]:
-        is_serving = issubclass(kind, errors.ServingError | errors.OutOfTimeError)
+        is_serving = issubclass(kind, errors.ServingError)
         status = str(kind.status) if is_serving else ""  # type: ignore[attr-defined]
         slug = f"`urn:tailrace:{kind.title.lower().replace(' ', '-')}`" if is_serving else ""  # type: ignore[attr-defined]
         meaning = (kind.__doc__ or "").splitlines()[0]
@@ -92,8 +92,7 @@ def errors_table() -> str:
             if child.__module__ == errors.__name__:
                 yield from rows(child, depth + 1)
 
-    found = [*rows(errors.TailraceError, 0), *rows(errors.OutOfTimeError, 0)]
-    return table(("error", "status", "`type`", "meaning"), found)
+    return table(("error", "status", "`type`", "meaning"), rows(errors.TailraceError, 0))
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
