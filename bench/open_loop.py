@@ -21,7 +21,7 @@ WORKERS: Final = 1
 LOW, HIGH = 0.2, 0.8
 REPEATS: Final = 15
 REPEAT_S: Final = 2.0
-"""Many short repeats: a shared machine is slow for half a second now and then, and a long one always has such a time."""
+"""Many short ones: a shared machine is slow for half a second now and then, and a long one always has such a time."""
 PROBE_S: Final = 1.5
 
 
