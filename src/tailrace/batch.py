@@ -190,7 +190,7 @@ class ReadViewColumn:
 class ReadViewBlock:
     """Reads columns that lie side by side in a view's rows, without a copy where the batch's rows are the view's.
 
-    field: of the rows' dtype. part: of its columns, all for None. repeats: a row of the view stands for every row that
+    field: of the rows' dtype. part: of its columns, all for None. repeats: a row of the view is used for every row that
     its request makes.
     """
 

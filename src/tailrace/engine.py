@@ -23,8 +23,8 @@ from tailrace.request.admission import Admission
 from tailrace.response.problem import problem_body
 
 HURRY_SHARE: Final = 4
-"""Calls whose deadlines lie further apart than this part of the budget wait for a store or a model apart, since a
-batch waits no longer than its most hurried call can."""
+"""Calls whose deadlines are further apart than this part of the budget wait for a store or a model in batches of their
+own, since a batch waits no longer than its most hurried call can."""
 
 SHED: Final = ShedError("the call's budget has no time for its rows and those that wait")
 EXPIRED: Final = ShedError("the call waited too long for its budget")
@@ -35,7 +35,7 @@ _transport_of = attrgetter("transport")
 
 
 class Recorder(Protocol):
-    """Counts, or keeps, what becomes of calls. Is called on the loop, and never waits."""
+    """Counts, or keeps, what becomes of calls. It is called on the loop and never waits."""
 
     def record(self, batch: Batch, finished_ns: int) -> None:
         """Take in one delivered batch."""
@@ -107,7 +107,7 @@ class Engine:
             recorder.record_failure(type(error))
 
     def _yield_core(self) -> None:
-        """Leave the core to the model at work, once what was read is refused: what comes meanwhile is read together."""
+        """Leave the core to the model at work, after what was read is refused; what comes then is read together."""
         self._yield_due = False
         self._inference.yield_core()
 
@@ -180,7 +180,7 @@ class Engine:
         return self._take_hurried(calls) if suspends and len(calls) > 1 else calls
 
     def _take_hurried(self, calls: list[Call]) -> list[Call]:
-        """Return the calls whose deadlines lie near the first one; the others go back to the front of the inbox."""
+        """Return the calls whose deadlines are near the first one; the others go back to the front of the inbox."""
         limit_ns = min(map(_deadline_of, calls)) + self.budget_ns // HURRY_SHARE
         if max(map(_deadline_of, calls)) <= limit_ns:
             return calls
@@ -221,7 +221,7 @@ class Engine:
                 self._reschedule()
 
     async def _answer_each(self, batch: Batch) -> bool:
-        """Answer a batch; where a layer raises, answer its halves, until each fault stands alone with its own call.
+        """Answer a batch; where a layer raises, answer its halves, until each fault is alone with its own call.
 
         One of 64 is found in 13 runs. Calls that fail together, and have no time left, are answered with an error.
         Returns whether a layer raised.
@@ -243,9 +243,9 @@ class Engine:
         return failed
 
     def _finish(self, batch: Batch) -> None:
-        """Deliver a batch and record it. A fault in that is ours: it is logged, and no later batch suffers from it.
+        """Deliver a batch and record it. A fault in that is ours: it is logged, and later batches go on.
 
-        A call that is left without its answer gets an error from its transport, which looks for such once a second.
+        A call that has no answer then gets an error from its transport, which looks for such calls once a second.
         """
         if batch.suspends:
             self.load.leave_sockets(batch.marks_ns[-1])

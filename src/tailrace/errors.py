@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class Problem(NamedTuple):
-    """One mistake in a declaration: what is wrong, where it stands, what to do next."""
+    """One mistake in a declaration: what is wrong, where it is, what to do next."""
 
     what: str
     where: str
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 class TailraceError(Exception):
     """The root of every error of Tailrace.
 
-    what: the fault, in one sentence. where: the file, field or address it stands at. next: what to do about it.
+    what: the fault, in one sentence. where: the file, field or address. next: what to do about it.
     """
 
     def __init__(self, what: str, *, where: str = "", next: str = "") -> None:  # noqa: A002 - the word of the domain
@@ -82,7 +82,7 @@ class LoadtestError(SetupError):
 
 
 class ServingError(TailraceError):
-    """One call cannot be answered with a decision. Owns the codes it is told with."""
+    """One call cannot be answered with a decision. Owns the codes it is answered with."""
 
     status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"

@@ -9,7 +9,7 @@ from tailrace.request.admission import Admission
 
 
 class Loop(Protocol):
-    """What is needed of an event loop: asyncio's, or one that a test turns by hand."""
+    """What an engine needs of an event loop: asyncio's, or one that a test turns by hand."""
 
     def call_soon(self, callback: Callable[[], None], /) -> object:
         """Run a callback in the loop's next turn."""

@@ -1,6 +1,6 @@
 """The declaration: what a pipeline is. Frozen, without I/O.
 
-An argument of another kind is told at once; all other mistakes are when the pipeline is compiled (compile/).
+An argument of another kind is an error at once; all other mistakes are when the pipeline is compiled (compile/).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tailrace.request.schema import Request
 from tailrace.response.schema import Response
 
 Feature = MemberDescriptorType | type[BatchFeatureView] | Column | OnDemandView
-"""What stands in a pipeline's features: a request field (`Payment.amount`), a view, one column of a view
+"""What a pipeline's features may be: a request field (`Payment.amount`), a view, one column of a view
 (`CustomerProfile.avg_amount_90d`), or an on-demand feature."""
 
 
@@ -113,7 +113,7 @@ def _subclasses(view: type[BatchFeatureView]) -> Iterator[type[BatchFeatureView]
 def rule_parameters(rule: Rule) -> dict[str, Any]:
     """Return the parameters of a rule's function, in order, each with its annotated type; None where it has none.
 
-    Empty for what is no function: the compiler tells of it when it calls it.
+    Empty for what is no function: the compiler reports it when it calls it.
     """
     function: Callable[..., Any] = rule.when
     try:
@@ -122,6 +122,6 @@ def rule_parameters(rule: Rule) -> dict[str, Any]:
         return {}
     try:
         hints = get_type_hints(function)
-    except Exception:  # any expression may stand in an annotation; without it the parameter's name must do
+    except Exception:  # an annotation may be any expression; without it the parameter's name must do
         hints = {}
     return {name: hints.get(name) for name in names}

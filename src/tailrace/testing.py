@@ -32,7 +32,7 @@ from tailrace.server.endpoint import Endpoint
 
 
 class ManualClock:
-    """A clock that stands still until it is moved."""
+    """A clock that moves only by hand."""
 
     def __init__(self, now_ns: int = 0, wall_ns: int = 1_750_000_000 * 10**9) -> None:
         self._now_ns = now_ns

@@ -1,4 +1,4 @@
-"""`tailrace bench`: put an open-loop load on a URL and tell its tail."""
+"""`tailrace bench`: put an open-loop load on a URL and report its tail."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def materialize(
     """Write the views of a pipeline from their sources into the online store.
 
     Of each entity the latest row that is already true is written. A running server sees it with its next request. A
-    run that is interrupted goes on where it stopped; a bad row is counted and told, and never loses the rest. Run it
-    as often as the data changes, from cron for example.
+    run that is interrupted goes on where it stopped; a bad row is counted and reported, and never loses the rest. Run
+    it as often as the data changes, from cron for example.
 
     For example:
 
@@ -88,7 +88,7 @@ def _print(pipeline: Pipeline, report: MaterializeReport, *, as_json: bool) -> N
         f"{report.bad:,} of {report.read:,} rows bad" if report.bad else "",
         f"{report.later:,} rows left for later, since their time is still to come" if report.later else "",
     ]
-    told = "".join(f"; {note}" for note in notes if note)
-    print(f"{pipeline.name}.{report.view}: {report.written:,} rows written in {report.seconds:.1f} s{told}")
+    more = "".join(f"; {note}" for note in notes if note)
+    print(f"{pipeline.name}.{report.view}: {report.written:,} rows written in {report.seconds:.1f} s{more}")
     for row in report.examples:
         print(f"  {row.where}: {row.why}\n    {row.content}")

@@ -111,10 +111,10 @@ def _tell_compared(manifest: Manifest) -> str:
     from tailrace.release.package import DIFFERENCE_ROUNDED, ROWS_ROUNDED
 
     source, rounded = manifest.source, manifest.metrics.get(ROWS_ROUNDED, 0)
-    told = f"{source.rows_compared:,} rows, worst difference {source.difference_max:.1e}"
+    text = f"{source.rows_compared:,} rows, worst difference {source.difference_max:.1e}"
     if not rounded:
-        return told
-    return f"{told}, but for {rounded} that float32 moves across a split: {manifest.metrics[DIFFERENCE_ROUNDED]:.1e}"
+        return text
+    return f"{text}, but for {rounded} that float32 moves across a split: {manifest.metrics[DIFFERENCE_ROUNDED]:.1e}"
 
 
 def _print_report(report: PackageReport) -> None:

@@ -51,7 +51,7 @@ class RequestDecoder:
         return requests
 
     def _decode_counted(self, body: bytes) -> Any:
-        """See `decode`; of a type whose requests tell how many quotes their bodies have."""
+        """See `decode`; of a type whose requests say how many quotes their bodies have."""
         left = self._left()
         try:
             requests = self._decode(body)

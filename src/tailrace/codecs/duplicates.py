@@ -1,4 +1,4 @@
-"""The exact and slow search for a key that stands twice in one object of a body, which says where."""
+"""The exact and slow search for a key that comes twice in one object of a body; it says where."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from tailrace.errors import MalformedBodyError
 
 PATH_MAX: Final = 200
-"""Characters of a path that is told: its keys are the caller's own."""
+"""Characters of a path in an answer: its keys are the caller's own."""
 
 
 def duplicate_key(body: bytes) -> MalformedBodyError | None:
@@ -21,7 +21,7 @@ def duplicate_key(body: bytes) -> MalformedBodyError | None:
 
 
 def _path_of_duplicate(body: str) -> str:
-    """Return the path of the first key that stands twice in its object, "" where there is none."""
+    """Return the path of the first key that comes twice in its object, "" where there is none."""
     try:
         json.loads(body, object_pairs_hook=_members)
     except KeyError:  # and only now the cost of knowing where
@@ -30,7 +30,7 @@ def _path_of_duplicate(body: str) -> str:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object. Raises KeyError if a key stands in it twice."""
+    """Return an object. Raises KeyError if a key comes twice in it."""
     members = dict(pairs)
     if len(members) < len(pairs):
         raise KeyError

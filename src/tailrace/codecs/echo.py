@@ -1,4 +1,4 @@
-"""A body's echo: the body decoded once more, as little as possible, and encoded, in which no key stands twice.
+"""A body's echo: the body decoded once more, as little as possible, and encoded, in which no key comes twice.
 
 A duplicate key is lost on the way, and its quotes with it: a body that has as many quotes as its echo has no key twice.
 Both ways are msgspec's, so that this costs about what decoding the request did, where Python's `json` with a hook for
@@ -31,7 +31,7 @@ _KEYLESS = (
 
 
 class Echo:
-    """Refuses bodies in which a key stands twice; asked about those that counting has not cleared (see `quotes`)."""
+    """Refuses bodies in which a key comes twice; asked about those that counting has not cleared (see `quotes`)."""
 
     def __init__(self, request_type: type[Request]) -> None:
         echoed = _EchoType()
@@ -48,7 +48,7 @@ class Echo:
         return None if self._clears(body) else duplicate_key(body)
 
     def _clears(self, body: bytes) -> bool:
-        """Tell whether the echo shows that no key stands twice. False says nothing."""
+        """Say whether the echo shows that no key comes twice. False says nothing."""
         try:
             echo = _encode(self._decode(body))
         except Exception:  # of parts that the request type passes over: a number out of range, what is not UTF-8
@@ -56,7 +56,7 @@ class Echo:
         # What is verbatim lacks only whitespace and what escapes in keys took, beside the members that were lost.
         if self._verbatim and 0 <= len(body) - len(echo) < MEMBER_LENGTH_MIN:
             return True
-        if body.find(b"\\") < 0:  # then its echo has none, for what needs escapes could not stand in the body
+        if body.find(b"\\") < 0:  # then its echo has none, for what needs escapes could not be in the body
             return body.count(b'"') == echo.count(b'"')
         return quotes_around_texts(body) == quotes_around_texts(echo)
 
@@ -64,7 +64,7 @@ class Echo:
 class _EchoType:
     """Makes the type that an echo is decoded into. Its fields are absent from the echo where the body leaves them out.
 
-    A value in which no object can stand is kept as it is (`Raw`), where objects may stand is decoded: into structs
+    A value in which no object can be is kept as it is (`Raw`), one in which objects may be is decoded: into structs
     of the same keys where these are known, else into dicts. verbatim: every value is kept, so that no number or text
     is written in another, perhaps longer way.
     """
@@ -106,7 +106,7 @@ class _EchoType:
 
 
 def is_keyless(info: shape.Type) -> bool:
-    """Tell whether no JSON object, and so no key, can stand in a value of this type."""
+    """Say whether no JSON object, and so no key, can be in a value of this type."""
     match info:
         case shape.Metadata():
             return is_keyless(info.type)

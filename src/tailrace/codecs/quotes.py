@@ -1,10 +1,10 @@
-"""How many quotes a body must have, told by the request that was decoded from it.
+"""How many quotes a body must have, counted from the request that was decoded from it.
 
 A key has two, a text two, a number none. What is counted from the request is each key once and never too much, so a
 body that has just as many quotes has no key twice; one that has more has, or has an escaped quote, or has parts that
 are not counted.
 
-What a request does not tell is which of its fields the body left out. So the type that is decoded into gets its
+What a request does not say is which of its fields the body left out. So the type that is decoded into gets its
 defaults from where that is counted: in C, some 10 ns for each.
 """
 
@@ -33,9 +33,9 @@ _QUOTED = (
 class QuoteCount:
     """Counts the quotes of the bodies of one request type.
 
-    fixed: how many each body has, None where `of` tells. useful: False where every body has parts that are not
+    fixed: how many each body has, None where `of` says it. useful: False where every body has parts that are not
     counted. sparse: few of a body's characters are quotes. factories: by field, what the type that is decoded into
-    must take its default from. left: falls by one for each key, and each text, that such a default stands for.
+    must take its default from. left: falls by one for each key, and each text, that such a default replaces.
     """
 
     def __init__(self, request_type: type[Request]) -> None:
@@ -92,7 +92,7 @@ class QuoteCount:
         return 0, 0  # of a field that is not counted: right where it is left out, else too few
 
     def _counted(self, field: shape.Field, pairs: int) -> Callable[[], Any]:
-        """Return what gives a field's default and moves the endless iterator on by the pairs that it stands for."""
+        """Return what gives a field's default and moves the endless iterator on by the pairs that it replaces."""
         factory = field.default_factory if field.default is NODEFAULT else repeat(field.default).__next__
         return starmap(factory, islice(self._endless, pairs - 1, None, pairs)).__next__
 
@@ -130,7 +130,7 @@ def _member_quotes(field: shape.Field, within: tuple[Any, ...]) -> int | None:
 
 
 def is_sparse(info: shape.Type) -> bool:
-    """Tell whether a value may be long and has no quotes: a list of numbers."""
+    """Say whether a value may be long and has no quotes: a list of numbers."""
     info, _ = _without_null(info)
     return isinstance(info, shape.CollectionType) and quotes_of(info) == 0
 

@@ -1,21 +1,21 @@
-"""From a declaration to a plan: load the models, resolve every name, bind the steps, rehearse, tell all mistakes."""
+"""From a declaration to a plan: load the models, resolve every name, bind the steps, rehearse, report all mistakes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from tailrace.codecs.json import JsonEncoder
 from tailrace.compile.binding import assemblers, features_step, postprocess_step, request_step, response_step
 from tailrace.compile.rehearsal import rehearse
 from tailrace.compile.resolve import wire
+from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
 from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
 from tailrace.errors import CompileError, ModelPackageError, Problem
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.inference.curve import measure_curve
-from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.declaration import Model
 from tailrace.inference.loading import load_model
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.scorer import Scorer
@@ -29,20 +29,20 @@ from tailrace.request.rows import ARRAY_MAX
 def compile_plan(
     pipeline: Pipeline, store: OnlineStore, *, clock: Clock | None = None, array_max: int = ARRAY_MAX
 ) -> Plan:
-    """Compile a pipeline for serving from a store. Raises CompileError that tells every mistake at once.
+    """Compile a pipeline for serving from a store. Raises CompileError with every mistake at once.
 
     The plan's cost is yet to be measured: see `warm_up`.
     """
     clock = clock or MonotonicClock()
     problems: list[Problem] = []
     model = _load_model(pipeline.model, pipeline.base_dir, problems)
-    fallback = _load_fallback(pipeline, model, clock, problems)
+    second = _load_second(pipeline, model, problems)
     wiring = wire(pipeline, model.signature if model is not None else None)
     problems = [*wiring.problems, *problems]
     if problems or model is None:
         raise CompileError(pipeline.name, problems)
     codecs = [RowCodec(view.spec) for view in wiring.views]
-    stage = _stage(pipeline, wiring, codecs, model, fallback, clock)
+    stage = _stage(pipeline, wiring, codecs, model, second, clock)
     plan = Plan(
         pipeline=pipeline,
         store=store,
@@ -63,20 +63,21 @@ def _stage(
     wiring: Wiring,
     codecs: list[RowCodec],
     model: PackagedModel,
-    fallback: Constant | Scorer | None,
+    second: PackagedModel | None,
     clock: Clock,
 ) -> Stage:
-    """Return the stage of a model, its cost measured."""
-    second = fallback.model if isinstance(fallback, Scorer) else None
+    """Return the stage of a model and its second one, if there is one; their costs measured."""
+    classes, constant = model.signature.scores_width, constant_scores(pipeline, model.signature)
+    fallback = constant if second is None else Scorer(second, constant, classes=classes, clock=clock)
     return Stage(
         pipeline.model.name,
         model.signature,
         assemblers(wiring, model.signature, codecs),
-        Scorer(model, fallback, classes=model.signature.scores_width, clock=clock),
+        Scorer(model, fallback, classes=classes, clock=clock),
         measure_curve(model, clock=clock),
         budget=pipeline.budget,
         clock=clock,
-        fallback_curve=None if second is None else measure_curve(cast(PackagedModel, second), clock=clock),
+        fallback_curve=None if second is None else measure_curve(second, clock=clock),
         kernel=model.kernel,
         kernel_reason=model.kernel_reason,
     )
@@ -90,12 +91,11 @@ def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> Packag
         return None
 
 
-def _load_fallback(
-    pipeline: Pipeline, model: PackagedModel | None, clock: Clock, problems: list[Problem]
-) -> Constant | Scorer | None:
+def _load_second(pipeline: Pipeline, model: PackagedModel | None, problems: list[Problem]) -> PackagedModel | None:
+    """Return the model that a model falls back to; None where there is none, or it cannot be used."""
     fallback = pipeline.model.fallback
     if not isinstance(fallback, Model):
-        return fallback
+        return None
     second = _load_model(fallback, pipeline.base_dir, problems)
     if second is None or model is None:
         return None
@@ -108,4 +108,4 @@ def _load_fallback(
                 "package both with the same feature columns in the same order",
             )
         )
-    return Scorer(second, cast(Constant | None, fallback.fallback), classes=second.signature.scores_width, clock=clock)
+    return second

@@ -17,7 +17,7 @@ from tailrace.pipeline import Pipeline
 def load_pipelines(path: Path) -> list[Pipeline]:
     """Run a Python file and return the pipelines at its top level, in order: its own, and those that it imports.
 
-    Raises SetupError for a missing file, an error in it (told with its line), or a file without a pipeline.
+    Raises SetupError for a missing file, an error in it (with its line), or a file without a pipeline.
     """
     module = _run(path)
     base_dir = path.resolve().parent
@@ -32,7 +32,7 @@ def load_pipelines(path: Path) -> list[Pipeline]:
 
 
 def _run(path: Path) -> ModuleType:
-    """Import the file as a module of its own name, with its folder on the path for what stands beside it."""
+    """Import the file as a module of its own name, with its folder on the path for the files beside it."""
     if not path.is_file():
         raise SetupError("no such file", where=str(path), next="name a Python file that declares a tr.Pipeline")
     path = path.resolve()

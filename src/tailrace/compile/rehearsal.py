@@ -60,7 +60,7 @@ def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
         return [
             Problem(f"its value is of another type: {what}", where + path.rstrip("`"), "declare it as what fills it")
         ]
-    except Exception as error:  # whatever a response type of the user's own raises is a mistake to be told
+    except Exception as error:  # whatever a response type of the user's own raises is a mistake to report
         next_step = "it must be built from its fields in their order, and be JSON"
         return [Problem(f"{type(error).__name__}: {error}", where, next_step)]
     return []
@@ -73,7 +73,7 @@ def _sample_batch(
     requests: Sequence[Any],
     before: Sequence[ViewRows] = (),
 ) -> Batch:
-    """Return a batch of requests as it stands after the look-ups: number columns count on from the default.
+    """Return a batch of requests as it is after the look-ups: number columns count on from the default.
 
     before: the rows of each view that come first, so that a row holds the same values alone and beside others.
     """
@@ -139,7 +139,7 @@ def _try(
 
 
 def _call(function: Callable[..., Any], readers: Sequence[Reader], batch: Batch) -> NDArray[Any] | Exception:
-    """Return what a user's function gives or raises, whatever that is: a mistake to be told."""
+    """Return what a user's function gives or raises, whatever that is: a mistake to report."""
     try:
         return np.asarray(function(*[reader.read(batch) for reader in readers]))
     except Exception as error:

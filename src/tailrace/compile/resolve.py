@@ -1,4 +1,4 @@
-"""Resolves every name of a pipeline, and tells every mistake it finds. Nothing of the user's runs here."""
+"""Resolves every name of a pipeline, and reports every mistake it finds. Nothing of the user's runs here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from tailrace.compile.wire_fallback import check_constant
 from tailrace.compile.wire_features import wire_features, wire_views
 from tailrace.compile.wire_model import check_signature
 from tailrace.compile.wire_outputs import wire_decision, wire_response, wire_rules
@@ -31,6 +32,8 @@ def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
     if signature is not None:
         check_signature(pipeline, wiring, signature)
     wire_decision(pipeline, wiring, signature)
+    if signature is not None:
+        check_constant(pipeline, wiring, signature)
     wire_rules(pipeline, wiring)
     wire_response(pipeline, wiring)
     return wiring
@@ -66,7 +69,7 @@ def _read_types(pipeline: Pipeline, wiring: Wiring) -> bool:
         where = f"{place} {declared.__name__}"
         try:
             msgspec.structs.fields(declared)
-        except Exception as error:  # any expression may stand in an annotation
+        except Exception as error:  # an annotation may be any expression
             what, next_step = f"an annotation cannot be read: {error}", "import the name it uses at the file's top"
             wiring.problems.append(Problem(what, where, next_step))
             return False
@@ -78,6 +81,6 @@ def _read_types(pipeline: Pipeline, wiring: Wiring) -> bool:
         return True
     try:
         msgspec.json.Decoder(bounded_type(pipeline.request))
-    except Exception as error:  # msgspec's word on a type that JSON cannot be told to be
+    except Exception as error:  # msgspec's word on a type that JSON cannot hold
         wiring.problems.append(Problem(f"it cannot be read from JSON: {error}", where, "declare it by other types"))
     return True

@@ -30,7 +30,7 @@ def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
         key = getattr(view.spec.entity, "key", "")
         wiring.keys.append(key)
         if not key:
-            continue  # the view has told of its missing entity itself
+            continue  # the view has reported its missing entity itself
         spec = wiring.fields.get(key)
         if spec is None:
             wiring.problems.append(
@@ -113,7 +113,7 @@ def _wire_field(pipeline: Pipeline, wiring: Wiring, member: MemberDescriptorType
                 f"use {pipeline.request.__name__}",
             )
         )
-        _add_feature(wiring, name, Wire(Origin.REQUEST, name), where)  # or it would be told as missing too
+        _add_feature(wiring, name, Wire(Origin.REQUEST, name), where)  # or it would be reported as missing too
         return
     spec = wiring.fields[name]
     if spec.many and name != wiring.expanded:
@@ -147,7 +147,7 @@ def annotated_wire(pipeline: Pipeline, wiring: Wiring, name: str, annotation: An
 
 
 def named_wire(wiring: Wiring, name: str, where: str, *, scored: bool = False) -> Wire:
-    """Return the source that a parameter's name stands for."""
+    """Return the source that a parameter's name means."""
     known: dict[str, Wire] = {"request": Wire(Origin.REQUEST)}
     views = [view.__name__ for view in wiring.views]
     known |= {snake_case(view): Wire(Origin.VIEW, view=i) for i, view in enumerate(views)}

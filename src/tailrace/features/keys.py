@@ -1,9 +1,9 @@
-"""How an entity's row is named in the store, and the number by which the row itself tells whose it is.
+"""How an entity's row is named in the store, and the number by which the row itself says whose it is.
 
     {customer:123}CustomerProfile       {customer:"c-123"}CustomerProfile
 
 The braces keep all rows of an entity in one slot of a Redis Cluster. No two of (entity, id, view) share a key: an
-entity's name has no colon, a view's name no brace, and only a text stands in quotes.
+entity's name has no colon, a view's name no brace, and only a text has quotes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EntityId = int | str
 """What identifies one entity: an int64 or a text."""
 
 KEY_BYTES_MAX: Final = 511
-"""LMDB's limit. A text id that would pass it stands in its key as a digest."""
+"""LMDB's limit. A text id that would pass it is a digest in its key."""
 
 _INT64_END: Final = 1 << 63
 _INT64_MIN: Final = -_INT64_END
@@ -80,7 +80,7 @@ def entity_checks(ids: Sequence[EntityId]) -> list[int]:
 def _text_check(entity_id: str) -> int:
     """Return 64 bits of a text id.
 
-    Both ways round, since a second CRC-32 of the same bytes would tell nothing new: the pair is a CRC of degree 64.
+    Both ways round, since a second CRC-32 of the same bytes would add nothing: the pair is a CRC of degree 64.
     """
     text = entity_id.encode("utf-8", "surrogatepass")
     return crc32(text) << 32 | crc32(text[::-1])

@@ -48,10 +48,10 @@ class OnDemandView:
 
     @cached_property
     def _hints(self) -> dict[str, Any] | Exception:
-        """The types, resolved when first asked for: a function may name a view that stands below it."""
+        """The types, resolved when first asked for: a function may name a view that is declared below it."""
         try:
             return get_type_hints(self.function)
-        except Exception as error:  # any expression may stand in an annotation
+        except Exception as error:  # an annotation may be any expression
             return error
 
 

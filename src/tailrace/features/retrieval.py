@@ -25,7 +25,7 @@ class Retrieval:
     breaker: made for a network store (one whose `network` is true), None for an embedded one: that leaves itself alone
     when it is late, and its other failures cost no time. failure: the last failure of the store, for the log and the
     status. fair_ns: with less time than this a store that is late is not held for broken: one caller in a hurry would
-    open the breaker for all. observe_fetch: is told of each fetch how long it took, and whether that was too long.
+    open the breaker for all. observe_fetch: is called for each fetch with how long it took, and whether it was late.
     """
 
     def __init__(self, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
@@ -68,7 +68,7 @@ class Retrieval:
         return self._unpack(ids, rows)
 
     def _note_failure(self, error: Exception, began_ns: int, deadline_ns: int) -> None:
-        """Tell the breaker, the metrics and the log of a fetch that failed."""
+        """Note a fetch that failed, for the breaker, the metrics and the log."""
         ended_ns, breaker = self._now_ns(), self.breaker
         if ended_ns > deadline_ns and ended_ns - began_ns > LATE_NS_MIN:
             self.observe_fetch(ended_ns - began_ns, True)
@@ -112,4 +112,4 @@ def _reason(failure: Exception | None) -> Degraded:
 
 
 def _observe_nothing(took_ns: int, is_late: bool) -> None:
-    """Stand for an observer where nobody counts."""
+    """Take the place of an observer where nobody counts."""

@@ -1,4 +1,4 @@
-"""Where everything stands in a packed row. Little-endian, every field on its own boundary.
+"""Where everything is in a packed row. Little-endian, every field on its own boundary.
 
     0   layout u8 | flags u8 | 0 u16 | schema id u32     together "$stamp"
     8   the entity's check i64

@@ -44,7 +44,7 @@ class ViewRows(msgspec.Struct, eq=False):
         return np.zeros(len(self.data), np.uint8) if self.noted is None else self.noted
 
     def mark_late(self, first: int) -> None:
-        """Note that the store gave no row from the `first` on: what stands there are defaults."""
+        """Note that the store gave no row from the `first` on: what is there are defaults."""
         self.noted = self.provenance
         self.noted[first:] = Provenance.TIMEOUT
         if self.degraded is None:

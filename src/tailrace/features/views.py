@@ -1,7 +1,7 @@
 """Entities and batch feature views: the declaration of what is known beforehand. No I/O.
 
 A view is declared by subclassing. Mistakes in it are collected in its `spec`, so that a pipeline's compile error can
-tell all of them at once.
+report all of them at once.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class BatchFeatureView:
     A subclass sets `entity` and `source`, may set `refresh` and `max_staleness`, and annotates its columns, each with
     the default that answers for an unknown entity or a null. Types: float, int, bool, str, and NumPy's own number
     types. A value is stale once its source's time (or, without one, the time it was materialised) is older than
-    `max_staleness`; it is then served all the same, and told as stale. On the class, a column's name is its `Column`.
+    `max_staleness`; it is served all the same, and counted as stale. On the class, a column's name is its `Column`.
     """
 
     entity: ClassVar[Entity]
@@ -176,7 +176,7 @@ class _Reading:
         annotations = self._annotations()
         try:
             hints = get_type_hints(self._view)
-        except Exception as error:  # any expression may stand in an annotation
+        except Exception as error:  # an annotation may be any expression
             self._report(f"an annotation cannot be read: {error}", "", "import the name it uses at the file's top")
             return ()
         found = (self._column(name, hints[name]) for name in annotations if get_origin(hints[name]) is not ClassVar)

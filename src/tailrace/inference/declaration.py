@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -9,16 +10,33 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A fallback that answers one score for every row that the model cannot score.
+    """A fallback that answers the same for every row that the model cannot score.
 
-    Raises ValueError for a score that is not a finite number.
+    value: the score, for a model that gives one (a regression, or a classifier of two classes). For a model of more
+        classes either a label of the decision, which gets the probability 1 and the others 0: one of the names given
+        to `tr.labels`, else the model's name of the class, as text; or one number a class, in the model's order. Kept
+        as a tuple. Which of them a model takes is checked when the pipeline is compiled.
+    Raises ValueError for what is neither a finite number, nor a text, nor a sequence of finite numbers.
     """
 
-    value: float
+    value: float | str | Sequence[float]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, int | float) or not isfinite(self.value):
-            raise ValueError(f"Constant({self.value!r}): a fallback score must be a finite number")
+        value = self.value
+        if isinstance(value, str) or _is_finite(value):
+            return
+        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+            raise ValueError(f"Constant({value!r}): a fallback score must be a finite number, or a class's label")
+        if not value or not all(map(_is_finite, value)):
+            raise ValueError(f"Constant({value!r}): the fallback of many classes must be one finite number each")
+        object.__setattr__(self, "value", tuple(value))
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # an int that no float holds
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,11 @@ class Model:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "path", None if path is None else Path(path))
         object.__setattr__(self, "fallback", fallback)
+
+    @property
+    def constant(self) -> Constant | None:
+        """What answers where no model does: the model's own constant, or its second model's; None without one."""
+        return self.fallback.constant if isinstance(self.fallback, Model) else self.fallback
 
     def directory(self, beside: Path) -> Path:
         """Return the model's directory for a pipeline declared in the folder `beside`."""

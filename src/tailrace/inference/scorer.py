@@ -37,9 +37,9 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores batches and never raises for what a row holds.
 
-    model: the first choice. fallback: a `Constant`, a second model that takes the same feeds, or a `Scorer` of one
-    (which has a fallback of its own); None leaves a row that the model cannot score failed. classes: columns of the
-    scores; 1 for scores of shape (rows,).
+    model: the first choice. fallback: a `Constant` of scores, as many as there are classes, not a label; a second model
+    that takes the same feeds, or a `Scorer` of one (which has a fallback of its own); None leaves a row that the model
+    cannot score failed. classes: columns of the scores; 1 for scores of shape (rows,).
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Scorer:
         if self.fallback is None:
             return Scored(scores, degraded, bad)
         if isinstance(self.fallback, Constant):
-            scores[bad] = self.fallback.value
+            scores[bad] = self.fallback.value  # one, or a row of one a class
             return Scored(scores, degraded)
         second = self.fallback.score({name: array[bad] for name, array in feeds.items()}, int(bad.sum()), deadline_ns)
         scores[bad] = second.scores

@@ -1,4 +1,4 @@
-"""What a model takes and gives: its input tensors, the features that fill them, and where the score stands."""
+"""What a model takes and gives: its input tensors, the features that fill them, and where the score is."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """A call expected to take less runs on the loop; a heavier one on the thread, while the next batch gathers."""
 
 SLICE_NS: Final = 8 * NS_PER_MS
-"""How long a second model may wait for its turn on a core that the first, which is late, still computes on."""
+"""How long a second model may wait for its turn on a core where the first, which is late, still computes."""
 
 OVERHEAD_NS: Final = 150_000
 """What a batch costs beside its model, roughly (bench/layers.py): cutting a batch in two pays it twice."""
@@ -112,9 +112,9 @@ class Stage:
             scored = await self._score_on_thread(feeds, rows, deadline_ns)
         else:
             scored = self._score(feeds, rows, deadline_ns)
-        # As float64: a band's edge and a rule's number are, and so is what the caller is told.
+        # As float64: a band's edge and a rule's number are, and so is what the caller gets.
         batch.scores = batch.stage_scores[self.name] = scores = scored.scores.astype(np.float64, copy=False)
-        scores.flags.writeable = False  # a rule that changed one would change what the caller is told
+        scores.flags.writeable = False  # a rule that changed one would change what the caller gets
         batch.failed = scored.failed
         if scored.degraded is not None:
             batch.add_degraded(scored.degraded)

@@ -1,6 +1,6 @@
 """A tree ensemble as tables for the bit-vector kernel: the file `trees.msgpack` of a model directory.
 
-bitvector.c tells how they are used. The file holds the splits alone; the checkpoints, which are larger, are worked out
+bitvector.c says how they are used. The file holds the splits alone; the checkpoints, which are larger, are worked out
 when it is loaded. Everything that the kernel takes for granted is checked here, once.
 """
 
@@ -142,7 +142,7 @@ def expand_tables(tables: TreeTables) -> TreeArrays:
 
 
 def _choose_shift(counts: NDArray[np.int32], row_bytes: int) -> int:
-    """Return how far apart checkpoints stand, as a power of two: 8 splits, or more where they would take too much."""
+    """Return how far apart checkpoints are, as a power of two: 8 splits, or more where they would take too much."""
     shift = SHIFT_MIN
     while shift < SHIFT_MAX:
         size_bytes = int((counts >> shift).sum(dtype=np.int64)) * row_bytes

@@ -24,7 +24,7 @@ class Address(NamedTuple):
 
 
 class State(IntEnum):
-    """Where a connection stands."""
+    """What state a connection is in."""
 
     DOWN = 0
     CONNECTING = 1

@@ -5,7 +5,7 @@ core each, asyncio's median schedule lag was 0.42 ms; uvloop rounds a shorter wa
 the whole core. This loop waits with `select` on the epoll's own descriptor, which counts in microseconds, with the
 thread's timer slack at 1 µs: median lag 35 µs at 0.43 of a core, nearly all of it the price of being woken on an idle
 virtual machine (28 µs a time; timerfd and nanosleep cost the same). All three send 60,000/s and more on one core. The
-loop does not spin unless told to (`LoadPlan.spin`): on a small machine the core that a busy wait holds is the server's.
+loop spins only where asked to (`LoadPlan.spin`): on a small machine the core that a busy wait holds is the server's.
 
 What is measured: latency = answer read − INTENDED send time, and schedule lag = actual − intended send time. A shot
 that finds no connection with room (all down, or `depth_max` in flight on each) is not skipped: it waits with its
@@ -40,7 +40,7 @@ LOOK_NS: Final = NS_PER_MS
 PR_SET_TIMERSLACK: Final = 29
 
 Tick = Callable[[int, int, int], None]
-"""Told every 100 ms: shots sent, answered, failed."""
+"""Called every 100 ms with: shots sent, answered, failed."""
 
 
 class Generator:

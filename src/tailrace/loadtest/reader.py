@@ -101,7 +101,7 @@ class AnswerReader:
 def parse_head(head_bytes: bytes) -> Head:
     """Return what matters of a head (status line and fields, without the empty line).
 
-    Raises UnreadableAnswerError when the line is not HTTP/1.x's, or the body's length is not plainly told.
+    Raises UnreadableAnswerError when the line is not HTTP/1.x's, or does not say the body's length plainly.
     """
     line = _STATUS_LINE.match(head_bytes)
     if line is None:

@@ -70,9 +70,9 @@ def describe_errors(report: LoadReport) -> Text:
         "unanswered": report.unanswered,
         "never sent": report.unsent,
     }
-    told = ", ".join(f"{amount:,} {kind}" for kind, amount in kinds.items() if amount)
+    text = ", ".join(f"{amount:,} {kind}" for kind, amount in kinds.items() if amount)
     reconnects = f"; {count(report.reconnects, 'reconnect')}" if report.reconnects else ""
-    return Text(f"{told or 'none'}{reconnects}", style="red" if report.errors else "")
+    return Text(f"{text or 'none'}{reconnects}", style="red" if report.errors else "")
 
 
 def render_latency(title: str, status: str, summary: LatencySummary, plan: LoadPlan) -> Table:
@@ -111,8 +111,8 @@ def draw_bar(value_ns: int, budget_ns: int, scale_ns: int) -> Text:
 def render_verdict(report: LoadReport) -> Text:
     """Return whether the run counts, and why not."""
     if report.valid and report.ok is None:
-        told = ": not one of the answers was good (2xx), so nothing was served; look at the statuses and errors"
-        return Text.assemble(("NO GOOD ANSWER", "bold red"), told)
+        reason = ": not one of the answers was good (2xx), so nothing was served; look at the statuses and errors"
+        return Text.assemble(("NO GOOD ANSWER", "bold red"), reason)
     if report.valid:
         return Text.assemble(
             ("valid", "bold green"), f": the generator kept its schedule within {LAG_SHARE_MAX:.0%} of the budget"

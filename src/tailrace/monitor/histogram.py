@@ -19,7 +19,7 @@ LOWEST_NS: Final = NS_PER_US
 HIGHEST_NS: Final = 30 * NS_PER_S
 STEPS_PER_OCTAVE: Final = 9
 COARSE_STEP: Final = 3
-"""Beyond four budgets, and in the export, only every third edge stands."""
+"""Beyond four budgets, and in the export, only every third edge is kept."""
 
 
 def edges_ns(budget_ns: int) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class Histogram:
     def quantile(self, q: float) -> float:
         """Return the value of rank q (0 to 1), interpolated in its bucket; NaN when empty.
 
-        What lies above the last edge is told as the last edge.
+        What is above the last edge is given as the last edge.
         """
         count = self.count
         if not count:

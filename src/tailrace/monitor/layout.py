@@ -33,7 +33,7 @@ class Series(msgspec.Struct, frozen=True):
 
     @property
     def is_gauge(self) -> bool:
-        """Whether it tells of now, and so begins anew with a new writer."""
+        """Whether it says what is now, and so begins anew with a new writer."""
         return METRICS[self.name].kind == "gauge"
 
 

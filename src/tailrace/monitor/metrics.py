@@ -1,4 +1,4 @@
-"""The table of all metrics: names, types, labels, units. Nothing is exported that does not stand here."""
+"""The table of all metrics: names, types, labels, units. Nothing else is exported."""
 
 from __future__ import annotations
 

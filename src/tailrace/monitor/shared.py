@@ -59,7 +59,7 @@ class MetricBlock:
 
     @classmethod
     def _lay_out(cls, layout: SeriesLayout, fd: int) -> MetricBlock:
-        """Map the file and make sure that this layout stands in it."""
+        """Map the file and make sure that it has this layout."""
         layout_json = msgspec.json.encode(layout)
         cells_offset = _HEADER_BYTES + -(-len(layout_json) // 64) * 64
         size_bytes = cells_offset + 8 * layout.cells

@@ -1,4 +1,4 @@
-"""How far a materialisation has come: kept in the store itself, in the same write as the rows it tells of."""
+"""How far a materialisation has come: kept in the store itself, in the same write as the rows that it counts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
 def fingerprint(spec: ViewSpec, base_dir: Path, schema_id: int, key_type: str) -> str:
     """Return a text that changes with the source, its files' sizes and times, and the view's entity and columns.
 
-    Of a SQL file, the files that it names in quotes count too. What it reads from elsewhere cannot be told.
+    Of a SQL file, the files that it names in quotes count too. What it reads from elsewhere is not known.
     """
     source = spec.source
     digest = sha256(f"{source!r} {spec.entity!r} {schema_id} {key_type}".encode())
@@ -61,7 +61,7 @@ def fingerprint(spec: ViewSpec, base_dir: Path, schema_id: int, key_type: str) -
     if isinstance(source, SQL):
         path = base_dir / source.path
         text = path.read_text("utf-8", "replace") if path.is_file() else ""
-        # What stands between any two quotes: an apostrophe in a comment must not turn names and gaps about.
+        # What is between any two quotes: an apostrophe in a comment must not turn names and gaps about.
         patterns += filter(None, re.split("['\"]", text))
     for pattern in patterns:
         for found in sorted(glob.glob(str(base_dir / pattern), recursive=True)):

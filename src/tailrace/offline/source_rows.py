@@ -2,7 +2,7 @@
 
     source --cast, without failing--> checked --good, not later than now--> latest per entity --by key--> pages
 
-A value that its column cannot hold makes its row bad. A bad row is counted and told; the entity keeps its row before.
+A value that its column cannot hold makes its row bad. A bad row is counted and reported; the entity keeps its old row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.views import STRING_BYTES_MAX, Column, ViewSpec
 
 EXAMPLES_MAX: Final = 5
-"""Bad rows whose content is told; the others are only counted."""
+"""Bad rows whose content is reported; the others are only counted."""
 
 CONTENT_CHARACTERS_MAX: Final = 200
 _TIME_MIN: Final = "1700-01-01T00:00:00+00:00"  # int64 nanoseconds begin in 1677
@@ -32,7 +32,7 @@ _NEXT_FILE: Final = "see that the file is there, whole, and of the kind the sour
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was left out: where it stands, why, and what it holds."""
+    """A row that was left out: where it is, why, and what it holds."""
 
     where: str
     why: str
@@ -187,7 +187,7 @@ class SourceRows:
             table = connection.table("source")
         else:
             raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
-        # Read once: lines that a CSV's reader rejects are told of at every scan, and a query may not repeat its order.
+        # Read once: lines that a CSV's reader rejects are reported at every scan, and a query may not repeat its order.
         return connection.create_table("rows", table.mutate(**{"$row": ibis.row_number()}), temp=True)
 
     @property
@@ -276,7 +276,7 @@ class SourceRows:
 
 
 def _import_ibis() -> tuple[Any, tuple[type[BaseException], ...]]:
-    """Return Ibis, and the errors by which it and DuckDB tell of a source that cannot be read."""
+    """Return Ibis, and the errors by which it and DuckDB report a source that cannot be read."""
     try:
         import duckdb
         import ibis

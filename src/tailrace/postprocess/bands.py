@@ -28,7 +28,7 @@ class Labels:
 def bands(on: str = "score", /, **starts: float) -> Bands:
     """Declare bands over a score: `bands("score", allow=0.0, review=0.6, block=0.9)`.
 
-    A score s gets the last label whose start is <= s. Mistakes are kept for the compiler to tell.
+    A score s gets the last label whose start is <= s. Mistakes are kept for the compiler to report.
     """
     problems = []
     edges = tuple(starts.values())

@@ -26,5 +26,5 @@ class Rule:
 
     @property
     def code(self) -> str:
-        """The reason code told in the response."""
+        """The reason code in the response."""
         return self.reason or self.name

@@ -2,7 +2,7 @@
 
 The original scores the rows as the data has them, the conversion as a server feeds it: in float32. A row that stands
 so close to a split that float32 moves it across gets another score. Such rows are few in ordinary data: up to 1 in
-1,000 are let through, counted and told; more of them mean a feature that float32 does not hold.
+1,000 are let through, counted and reported; more of them mean a feature that float32 does not hold.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Ori
 
 
 def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
-    """Return a scikit-learn model: one float matrix, or one input a column where it tells columns apart by name."""
+    """Return a scikit-learn model: one float matrix, or one input a column where it knows columns by name."""
     boosted = histogram_graph(original.model, [holds_float32(table, name) for name in names])
     if boosted is not None:
         return _fast(boosted, (TensorSpec(INPUT, "float32", names),), original)

@@ -47,7 +47,7 @@ STEPS: Final = ("read", "convert", "compare", "profile", "tabulate", "write", "v
 ROWS_ROUNDED: Final = "rows_rounded"
 """The metric that counts the rows compared which float32 moves across a split; it is there where there are some."""
 DIFFERENCE_ROUNDED: Final = "difference_rounded"
-"""The metric that tells how far the scores of those rows are from the original's, at most."""
+"""The metric that says how far the scores of those rows are from the original's, at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def profile_numbers(values: NDArray[Any]) -> NumberProfile:
 
 
 def profile_texts(column: Any) -> TextProfile:
-    """Return the profile of a pyarrow column of texts; equal counts are told in the order of the texts."""
+    """Return the profile of a pyarrow column of texts; equal counts come in the order of the texts."""
     counted = {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
     nulls = counted.pop(None, 0)
     ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))

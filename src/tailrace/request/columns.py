@@ -52,7 +52,7 @@ def _column(name: str, spec: FieldSpec, expanded: str | None) -> LazyColumn:
 
 
 def _value_reader(name: str, spec: FieldSpec) -> Callable[[Request], Any]:
-    """Return what reads a field of a request; of a member of an Enum, what it stands for."""
+    """Return what reads a field of a request; of a member of an Enum, its value."""
     if not spec.enum or spec.many:
         return attrgetter(name)
     if not spec.nullable:

@@ -11,7 +11,7 @@ from tailrace.errors import InvalidRequestError, ServingError
 from tailrace.request.schema import Request
 
 ARRAY_MAX: Final = 1_000
-"""Requests in one array, unless the server is told otherwise."""
+"""Requests in one array, unless the server's settings say otherwise."""
 
 
 class RowCount:

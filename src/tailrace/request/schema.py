@@ -32,8 +32,8 @@ class FieldSpec:
     """One field of a request type, as the layers see it.
 
     dtype: of its column. many: the field is a list, one element a row. nullable: None is allowed (NaN in a column of
-    numbers, "" in one of text, NaT in one of times). enum: its values are members of an Enum; its column holds what
-    they stand for.
+    numbers, "" in one of text, NaT in one of times). enum: its values are members of an Enum; its column holds
+    their values.
     """
 
     name: str

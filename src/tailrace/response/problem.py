@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): how an error is told."""
+"""Problem details (RFC 9457): how an error is answered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def problem_body(error: ServingError) -> bytes:
-    """Return the JSON body that tells of an error."""
+    """Return the JSON body of an error."""
     slug = error.title.lower().replace(" ", "-")
     return _encode(
         ProblemDetails(error.status, error.title, error.what, error.where, error.next, f"urn:tailrace:{slug}")

@@ -85,7 +85,7 @@ class ResponseStep:
         self._encode_each = encoder.encode_each
 
     def run(self, batch: Batch) -> None:
-        """Fill `bodies`, one a call; a call with a failed row gets a problem, and stands in `errors`."""
+        """Fill `bodies`, one a call; a call with a failed row gets a problem, and its error is in `errors`."""
         responses = list(map(self._type, *[values_of(batch) for values_of in self._values_of]))
         if batch.offsets is None:
             batch.bodies = self._encode_each(responses)
@@ -111,7 +111,7 @@ class ResponseStep:
 
 
 def _failure_of(batch: Batch, rows: slice) -> InferenceError | DeadlineExceededError:
-    """Return what is told of a call that has rows without a score: the model was late, or could not."""
+    """Return the error of a call that has rows without a score: the model was late, or could not."""
     failed = cast(NDArray[np.bool_], batch.failed)[rows]
     if batch.degraded is not None and np.count_nonzero(batch.degraded[rows] & np.uint8(Degraded.MODEL_TIMEOUT)):
         return DeadlineExceededError("the model did not answer within the call's budget")

@@ -22,7 +22,7 @@ from tailrace.server.slots import Slot
 
 
 class ChildWatcher(Protocol):
-    """Who hears of a child's fate: the supervisor."""
+    """Hears what becomes of a child: the supervisor."""
 
     def on_ready(self, child: Child) -> None:
         """Hear that a process of the child is ready."""

@@ -13,7 +13,7 @@ WORKERS_MAX: Final = 256
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting of `tailrace serve`. Units stand last in the names; every limit has a value.
+    """Every setting of `tailrace serve`. Units come last in the names; every limit has a value.
 
     files: Python files that declare pipelines. port, admin_port: 0 takes a free one. store: replaces the store of the
     declarations. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin

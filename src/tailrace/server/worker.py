@@ -91,7 +91,7 @@ class Collection:
 
 
 class FaultLog:
-    """Tells the log when a pipeline begins to answer degraded and when it has not for `QUIET_S`; never once a call."""
+    """Logs when a pipeline begins to answer degraded and when it has not for `QUIET_S`; never once a call."""
 
     def __init__(self, plan: Plan, recorder: BatchRecorder, log: Any) -> None:
         self._retrieval = plan.features.retrieval
@@ -119,7 +119,7 @@ class FaultLog:
 
 
 class Worker:
-    """Serves every pipeline of its files until it is told to drain."""
+    """Serves every pipeline of its files until it is to drain."""
 
     def __init__(self, start: Assignment, channel: WorkerChannel, began_s: float) -> None:
         self._start = start
@@ -212,7 +212,7 @@ class Worker:
 
     async def _obey(self) -> bool:
         """Do as the supervisor says until it says to stop, or is gone; return whether it said so."""
-        for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor is told too; it decides
+        for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor gets it too, and decides
             asyncio.get_running_loop().add_signal_handler(number, lambda: None)
         while True:
             match await self._channel.receive():

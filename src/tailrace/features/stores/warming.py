@@ -55,7 +55,7 @@ class Warming:
         self._closed = True
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # a file that cannot be read is told of by who reads the store
+        with contextlib.suppress(OSError):  # whoever reads the store reports a file that cannot be read
             file = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 chunk = bytearray(CHUNK_BYTES)

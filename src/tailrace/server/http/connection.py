@@ -1,7 +1,7 @@
-"""One client's connection: what it asks goes to an endpoint, what comes back goes out in order.
+"""One client's connection: it gives requests to an endpoint and sends the answers in order.
 
 A client that awaits each answer sends one whole request, or its head and then its body, with a head that was seen
-before but for the values that vary: that path stays in this file, and meets no parser. Whatever else a client may send
+before but for the values that vary. That path is in this file and needs no parser. Whatever else a client may send
 goes through the intake (intake.py), its parser (reader.py) and its flow control (flow.py).
 """
 
@@ -28,7 +28,7 @@ LOST_NS: Final = 1 * NS_PER_S
 class Connection(Outgoing, asyncio.Protocol):
     """One client's connection. Its calls wait in `calls`, in order, until they are answered.
 
-    Where it stands, by the attribute that says so; several may hold at once:
+    Its state, by the attribute that says so; several may hold at once:
 
     attribute      says                                  from                        to
     `calls`        answers are owed, the oldest first    `serve`, `_send`            `answer_only`, `flush`

@@ -1,6 +1,6 @@
 """Remembered heads. A client repeats its head but for the values that change, so what was parsed once is recognised.
 
-A head is remembered as a form: the bytes that stay, and where the values stand that vary. The length of the body always
+A head is remembered as a form: the bytes that stay, and the places of the values that vary. The body's length always
 varies; any other value does if it was seen to change from one request of a connection to the next (a trace id, a
 request id), unless the server acts on it. What fits a form is the same head with other values:
 
@@ -200,7 +200,7 @@ class HeadMemory:
 
 
 def _places(raw: bytes, headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, slice] | None:
-    """Return where each header's value stands; None for a head in which that is not plain to see."""
+    """Return the place of each header's value; None for a head in which it is not plain to see."""
     line, *lines = raw[:-4].split(b"\r\n")
     at = len(line) + 2
     if raw.count(b"\n") != len(lines) + 2 or len(lines) != len(headers) or raw[0] <= 0x20:

@@ -53,7 +53,7 @@ class Head(msgspec.Struct, gc=False):
 def read_head(
     routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool
 ) -> Head:
-    """Return what a parsed head says, with a fault in it; one that leaves its bounds unclear `check_framing` tells."""
+    """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear."""
     fields = {name.lower(): value for name, value in headers}
     head = Head(
         endpoint=None,
@@ -94,8 +94,8 @@ def check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         raise ClientError(f"HTTP/{version} is not spoken here", next="send HTTP/1.1")
     codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
     if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
-        told = b", ".join(codings).decode("latin-1")
-        raise ClientError(f"cannot read Transfer-Encoding: {told!r}", where="Transfer-Encoding", next="send chunked")
+        found = b", ".join(codings).decode("latin-1")
+        raise ClientError(f"cannot read Transfer-Encoding: {found!r}", where="Transfer-Encoding", next="send chunked")
     hosts = sum(name.lower() == b"host" for name, _ in headers)
     if hosts > 1 or (version == "1.1" and not hosts):
         raise ClientError(f"the head names {hosts} hosts", where="Host", next="send one Host header")

@@ -136,7 +136,7 @@ class Intake:
             connection.flow().pause()
 
     def _read_known(self, data: bytes, at: int) -> tuple[int, bytes]:
-        """Read requests with known heads; return from where on the parser must, and the head that stands there."""
+        """Read requests with known heads; return where the parser must begin, and the head that is there."""
         connection = self._connection
         for _ in range(TURN_REQUESTS_MAX):
             if at == len(data) or connection.closing:
