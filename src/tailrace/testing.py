@@ -23,6 +23,8 @@ from tailrace.errors import ServingError, SetupError
 from tailrace.features.keys import EntityId
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.memory import MemoryStore
+from tailrace.inference.curve import SIZES, CostCurve
+from tailrace.inference.stage import INLINE_NS_MAX, OVERHEAD_NS
 from tailrace.inference.step import InferenceStep
 from tailrace.loop_load import LoopLoad
 from tailrace.pipeline import Pipeline
@@ -253,6 +255,15 @@ class _CostedInference(InferenceStep):
         super().__init__(plan.inference.stages, LayerLimit(plan.budget, INFERENCE, clock))
         self._clock = clock
         self._cost = cost
+        costs_ns = tuple(int(cost.least_ns + (rows - 1) * cost.row_ns) for rows in SIZES)
+        inline_ns = min(INLINE_NS_MAX, plan.budget.total_ns // 10)
+        limit_ns = inline_ns if costs_ns[0] <= inline_ns else plan.budget.total_ns // 4
+        self._rows_best = CostCurve(SIZES, costs_ns, costs_ns).best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
+
+    @property
+    def rows_best(self) -> int:
+        """Rows of a batch with the least cost each, as a stage would find by these costs."""
+        return self._rows_best
 
     async def run(self, batch: Batch) -> None:
         """Move the clock, then score."""
