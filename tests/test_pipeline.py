@@ -98,7 +98,7 @@ def test_two_pipelines_of_one_name_are_told(folder: Path) -> None:
         ("import tailrace as tr\n\n\nm = tr.Model('a/b')\n", 4, "a model's name"),
         ("import tailrace as tr\n\n\nm = tr.Model('a', fallback=0.5)\n", 4, "write tr.Constant(0.5)"),
         ("import tailrace as tr\n\n\nm = tr.Model(5)\n", 4, "a model's name"),
-        ("import tailrace as tr\n\n\nm = tr.Constant('0.5')\n", 4, "a finite number"),
+        ("import tailrace as tr\n\n\nm = tr.Constant(b'0.5')\n", 4, "a finite number"),
     ],
 )
 @pytest.mark.parametrize("relative", [False, True])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,30 @@ def test_model_fallback_chain_is_bounded() -> None:
         Model("big", fallback=Model("small", fallback=Model("tiny")))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_constant_that_is_not_finite_is_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, True, None, b"news", {0.5}])
+def test_constant_that_is_not_finite_is_refused(value: Any) -> None:
     """A fallback score is a number that bands can place."""
     with pytest.raises(ValueError, match="finite"):
         Constant(value)
+
+
+@pytest.mark.parametrize("value", [[], [0.5, float("nan")], [0.5, "0.5"], [[0.5], [0.5]], ["news", "sport"]])
+def test_constant_of_what_are_no_probabilities_is_refused(value: Any) -> None:
+    """A list is one finite number a class."""
+    with pytest.raises(ValueError, match="finite number"):
+        Constant(value)
+
+
+def test_constant_of_many_classes_is_a_label_or_a_number_each() -> None:
+    """A list is kept as a tuple: a declaration can be compared, and not be changed."""
+    assert Constant("news").value == "news"
+    assert Constant([1, 0.25]).value == (1, 0.25)
+    assert hash(Constant([0.5, 0.5])) == hash(Constant((0.5, 0.5)))
+
+
+def test_constant_that_answers_last_is_found() -> None:
+    """The model's own, or its second model's."""
+    assert Model("big", fallback=Constant(0.5)).constant == Constant(0.5)
+    assert Model("big", fallback=Model("small", fallback=Constant("news"))).constant == Constant("news")
+    assert Model("big", fallback=Model("small")).constant is None
+    assert Model("big").constant is None

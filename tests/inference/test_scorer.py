@@ -128,8 +128,58 @@ def test_rows_of_a_matrix_of_classes_fail_whole() -> None:
             return np.column_stack([feeds["x"][:, 0], np.log(feeds["x"][:, 0])])
 
     with np.errstate(invalid="ignore"):
-        scored = Scorer(Classes(), Constant(0.5), classes=2).score(feeds_of(1, -2), 2)
-    assert scored.scores.tolist() == [[1, 0], [0.5, 0.5]]
+        scored = Scorer(Classes(), Constant([0.25, 0.75]), classes=2).score(feeds_of(1, -2), 2)
+    assert scored.scores.tolist() == [[1, 0], [0.25, 0.75]]
+
+
+class ThreeClasses(Doubler):
+    """Gives x, 2x and 3x; raises for a batch that holds -1."""
+
+    def predict(self, feeds: Any) -> Any:
+        """Return three classes a row."""
+        return super().predict(feeds)[:, np.newaxis] * [0.5, 1.0, 1.5]
+
+
+ROW = [0.25, 0.125, 0.5]
+
+
+def test_constant_row_of_classes_stands_in_each_failing_row() -> None:
+    """As many failing rows as classes: each still gets the row, and its neighbours their own."""
+    values = [-1.0, 1.0, -1.0, float("nan"), 2.0]
+    scored = Scorer(ThreeClasses(), Constant(ROW), classes=3).score(feeds_of(*values), 5)
+    assert scored.scores.tolist() == [ROW, [1, 2, 3], ROW, ROW, [2, 4, 6]]
+    assert scored.failed is None
+    assert scored.degraded is not None
+    assert scored.degraded.tolist() == [int(Degraded.MODEL_ERROR) if value != abs(value) else 0 for value in values]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+@pytest.mark.parametrize("reason", [Degraded.MODEL_TIMEOUT, Degraded.MODEL_ERROR])
+def test_whole_batch_of_classes_can_fall_back(reason: Degraded, rows: int) -> None:
+    """Every row is the constant's, by itself or behind a second model that fails too."""
+    feeds = feeds_of(*[-1.0] * rows)
+    second = Scorer(ThreeClasses(), Constant(ROW), classes=3)
+    for fallback in (Constant(ROW), second):
+        scored = Scorer(ThreeClasses(), fallback, classes=3).fall_back(feeds, rows, reason)
+        assert scored.scores.tolist() == [ROW] * rows
+        assert scored.failed is None
+        assert scored.degraded is not None
+        assert scored.degraded.tolist() == [int(reason)] * rows
+
+
+def test_second_model_of_classes_scores_before_its_constant() -> None:
+    """What the second model can score is its own; what it cannot is the constant's row."""
+
+    class Second:
+        def predict(self, feeds: Any) -> Any:
+            """Return the second column for each class."""
+            return np.repeat(feeds["y"], 3, axis=1)
+
+    feeds = feeds_of(1, -1, -1) | {"y": np.array([[8.0], [10.0], [np.nan]])}
+    second = Scorer(Second(), Constant(ROW), classes=3)
+    scored = Scorer(ThreeClasses(), second, classes=3).score(feeds, 3)
+    assert scored.scores.tolist() == [[1, 2, 3], [10, 10, 10], ROW]
+    assert scored.failed is None
 
 
 def test_model_that_drops_rows_is_not_believed() -> None:

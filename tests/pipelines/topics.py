@@ -35,7 +35,7 @@ topics = tr.Pipeline(
     request=Story,
     response=Topic,
     features=[Story.country, day_kind, Story.amount, Story.count, Story.vip],
-    model=tr.Model("topics", fallback=tr.Model("topics", fallback=tr.Constant(0.5))),
+    model=tr.Model("topics", fallback=tr.Model("topics", fallback=tr.Constant("other"))),
     decision=tr.labels("news", "sport", "other"),
     budget=tr.Budget("50ms"),
 )
