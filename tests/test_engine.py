@@ -44,7 +44,7 @@ COST = Cost(p95_ns=2 * NS_PER_MS, least_ns=1 * NS_PER_MS, row_ns=0.1 * NS_PER_MS
 class DeskCall(Call, gc=False, eq=False):
     """A call with a name."""
 
-    origin: Any = None
+    caller: Any = None
 
 
 class Desk:
@@ -62,11 +62,11 @@ class Desk:
         self.batches.append(batch)
         for place in places:
             call: Any = batch.calls[place]
-            self.answers.setdefault(call.origin, []).append(json.loads(batch.bodies[place]))
+            self.answers.setdefault(call.caller, []).append(json.loads(batch.bodies[place]))
 
     def refuse(self, call: Any, error: ServingError) -> None:
         """Keep the error."""
-        self.answers.setdefault(call.origin, []).append(error)
+        self.answers.setdefault(call.caller, []).append(error)
 
     def record(self, batch: Batch, finished_ns: int) -> None:
         """A batch is done: its marks are one more than the layers, and ascend."""
@@ -140,18 +140,18 @@ class Bench:
         self.codec = JsonCodec(plan.pipeline.request, array_max=1_000)
         self.endpoint = Endpoint(self.engine, self.codec)
 
-    def submit(self, origin: Any, request: Any, *, budget_ns: int | None = None) -> None:
+    def submit(self, caller: Any, request: Any, *, budget_ns: int | None = None) -> None:
         """Take a call as a transport does, without asking for admission."""
         decoded = self.codec.decode(json.dumps(request).encode())
         now_ns = self.clock.now_ns()
         deadline_ns = now_ns + (self.plan.budget.total_ns if budget_ns is None else budget_ns)
         rows = self.plan.request.rows.count(decoded)
         assert isinstance(rows, int)
-        self.engine.submit(DeskCall(self.desk, decoded, now_ns, deadline_ns, max(rows, 1), origin))
+        self.engine.submit(DeskCall(self.desk, decoded, now_ns, deadline_ns, max(rows, 1), caller))
 
-    def accept(self, origin: Any, request: Any) -> tuple[DeskCall, ServingError | None]:
+    def accept(self, caller: Any, request: Any) -> tuple[DeskCall, ServingError | None]:
         """Take a call through the endpoint; return it, and why it was refused, if it was."""
-        call = DeskCall(self.desk, None, 0, 0, 1, origin)
+        call = DeskCall(self.desk, None, 0, 0, 1, caller)
         return call, self.endpoint.accept(call, json.dumps(request).encode(), self.engine.budget_ns)
 
     def admits(self, left_ns: int) -> bool:
@@ -343,8 +343,8 @@ def test_call_read_behind_a_batch_is_dated_back_by_it(compiled: Compiled) -> Non
     bench = Bench(plan, clock, turns=turns)
     plan.inference.stages[0].rows_best = 2
 
-    def unread_ms(origin: str) -> float:
-        call, refusal = bench.accept(origin, PAYMENT)
+    def unread_ms(caller: str) -> float:
+        call, refusal = bench.accept(caller, PAYMENT)
         assert refusal is None
         assert call.deadline_ns == call.arrival_ns + bench.engine.budget_ns
         return (clock.now_ns() - call.arrival_ns) / NS_PER_MS

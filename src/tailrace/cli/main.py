@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 def help_of(command: Callable[..., Any]) -> str:
-    """Return a command's docstring with the lines of each paragraph joined, so that a terminal may wrap them anew.
+    """Return a command's docstring with the lines of each paragraph joined, so that a terminal may wrap them itself.
 
     An indented example stays as it is written.
     """

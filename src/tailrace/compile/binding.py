@@ -127,7 +127,7 @@ def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[RowCodec]
 
 
 def _block_reader(view: int, names: Sequence[str], codec: RowCodec, *, repeats: bool) -> ReadViewBlock:
-    """Return what reads columns that lie side by side in a view's rows, as one matrix."""
+    """Return what reads columns that are side by side in a view's rows, as one matrix."""
     block = next(block for block in codec.blocks if names[0] in block.columns)
     first = block.columns.index(names[0])
     part = None if len(names) == len(block.columns) else slice(first, first + len(names))
@@ -135,7 +135,7 @@ def _block_reader(view: int, names: Sequence[str], codec: RowCodec, *, repeats: 
 
 
 def _is_next(wire: Wire, other: Wire, codec: RowCodec) -> bool:
-    """Say whether a column lies right behind another in the packed row, with the same type."""
+    """Say whether a column comes right after another in the packed row, with the same type."""
     if other.origin is not Origin.VIEW or other.view != wire.view or other.is_text:
         return False
     columns = next(block.columns for block in codec.blocks if wire.name in block.columns)

@@ -50,7 +50,7 @@ class Wire:
 
 @dataclass(slots=True)
 class Wiring:
-    """A pipeline with its names resolved. problems: every mistake found; a wiring with one is not to be run.
+    """A pipeline with its names resolved. problems: every mistake found; a wiring with one cannot be run.
 
     features: the wire of each model input by canonical name, in the pipeline's order. keys: for each view, the
     request field of its entity's key. expanded: the list-valued key field that makes rows, if any. on_demand: each

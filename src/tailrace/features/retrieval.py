@@ -24,7 +24,7 @@ class Retrieval:
 
     breaker: made for a network store (one whose `network` is true), None for an embedded one: that leaves itself alone
     when it is late, and its other failures cost no time. failure: the last failure of the store, for the log and the
-    status. fair_ns: with less time than this a store that is late is not held for broken: one caller in a hurry would
+    status. fair_ns: with less time than this a store that is late does not count as broken: one caller in a hurry would
     open the breaker for all. observe_fetch: is called for each fetch with how long it took, and whether it was late.
     """
 

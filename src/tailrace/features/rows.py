@@ -28,7 +28,7 @@ _NEVER_STALE_NS: Final = 1 << 64
 class RowCodec:
     """Packs and unpacks the rows of one view.
 
-    spec: a view without problems. dtype: of `ViewRows.data`. blocks: its columns of one type that lie side by side.
+    spec: a view without problems. dtype: of `ViewRows.data`. blocks: its columns of one type, which are side by side.
     """
 
     def __init__(self, spec: ViewSpec) -> None:

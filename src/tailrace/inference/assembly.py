@@ -15,7 +15,7 @@ class Assembler:
     """Fills one tensor, the input `name` of a model, of shape (rows, features) from column readers.
 
     parts: for each run of neighbouring inputs, how many they are and what reads them. A view's columns of one type
-    lie beside each other in its packed rows, so a whole view is usually one strided copy (bench/layers.py).
+    are beside each other in its packed rows, so a whole view is usually one strided copy (bench/layers.py).
     """
 
     def __init__(self, name: str, dtype: np.dtype[Any], parts: Sequence[tuple[int, Reader]]) -> None:

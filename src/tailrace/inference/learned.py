@@ -1,4 +1,4 @@
-"""What a model's calls cost, learned on while serving: the first moment may be unlike the rest.
+"""What a model's calls cost, learned while serving: the first moment may be unlike the rest.
 
 A worker that takes the place of another measures its model beside busy siblings; a processor changes its speed. So each
 call moves the curve of the warm-up a little: the median of each size up by 2% where a call took longer and down where
@@ -63,7 +63,7 @@ class LearnedCosts:
         return True
 
     def _draw(self) -> None:
-        """Draw the curve anew."""
+        """Draw the curve again."""
         costs_ns, p95s_ns = self._drawn(self._costs_ns), self._drawn(self._p95s_ns)
         self.curve = CostCurve(self._sizes, costs_ns, tuple(map(max, p95s_ns, costs_ns)))
         self._run.clear()

@@ -17,7 +17,7 @@ def load_model(directory: str | Path, *, library: Path = LIBRARY) -> PackagedMod
 
     The bit-vector kernel computes it where the directory has tables for it, the library was compiled, and the golden
     rows get their scores; ONNX Runtime otherwise (it is not even imported before), and `kernel_reason` says why.
-    library: where the compiled library lies.
+    library: where the compiled library is.
     Raises ModelPackageError unless the files are whole and the golden rows get their expected scores.
     """
     directory = Path(directory)

@@ -1,7 +1,7 @@
 """A stage of layer 3: one model that scores a batch, on the loop or on its thread, in time or by its fallback.
 
-Where a batch runs is decided by its rows and by what they are expected to cost, which the stage learns on while it
-serves. A batch on the thread is held to its deadline; what is late takes the fallback, and its result is dropped.
+Where a batch runs is decided by its rows and by what they are expected to cost, which the stage goes on learning while
+it serves. A batch on the thread is held to its deadline; what is late takes the fallback, and its result is dropped.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Stage:
                 thread.close()
 
     def _set_rows(self) -> None:
-        """Decide anew which batches run on the loop, and how many rows are best run at once."""
+        """Decide again which batches run on the loop, and how many rows are best run at once."""
         curve, inline_ns, every_size = self._costs.curve, self._inline_ns, range(1, ROWS_INLINE_MAX)
         self.rows_inline_max = bisect_right(every_size, inline_ns, key=curve.cost_ns)
         if self._fallback_curve is not None:

@@ -55,7 +55,7 @@ def export_edges(edges: Sequence[int], budget_ns: int) -> list[int]:
 class Histogram:
     """Counts of values by bucket, and their sum. One writer.
 
-    cells: len(edges) + 2 of them, a slice of a block's or a list: a count for each edge, one for what lies above the
+    cells: len(edges) + 2 of them, a slice of a block's or a list: a count for each edge, one for what is above the
     last, and the sum of all values.
     """
 
@@ -68,7 +68,7 @@ class Histogram:
             raise ValueError(f"{len(edges)} edges need {len(edges) + 2} cells, not {len(self.cells)}")
 
     def observe(self, value: int, count: int = 1) -> None:
-        """Count a value `count` times. Below 0 it is taken for 0."""
+        """Count a value `count` times. Below 0 it counts as 0."""
         cells = self.cells
         cells[bisect_left(self.edges, value)] += count
         if value > 0:

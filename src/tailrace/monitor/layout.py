@@ -1,4 +1,4 @@
-"""Which series a worker counts, and where each lies among the cells of its metric block. Fixed at start-up."""
+"""Which series a worker counts, and where each is among the cells of its metric block. Fixed at start-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS_EDGES: Final = tuple(2**power for power in range(13))
 class Series(msgspec.Struct, frozen=True):
     """One metric with one set of label values, in the order of the metric's labels.
 
-    offset, length: its cells. A histogram has a cell for each edge, one for what lies above, and one for the sum.
+    offset, length: its cells. A histogram has a cell for each edge, one for what is above, and one for the sum.
     budget_ns: what a histogram of times is held to; 0 for none. scale_ns: the edge its edges were made from, that
     budget or the whole call's; it is exported always.
     """
@@ -33,7 +33,7 @@ class Series(msgspec.Struct, frozen=True):
 
     @property
     def is_gauge(self) -> bool:
-        """Whether it says what is now, and so begins anew with a new writer."""
+        """Whether it says what is now, and so begins at 0 with a new writer."""
         return METRICS[self.name].kind == "gauge"
 
 

@@ -191,14 +191,14 @@ class WorkerRecorder(FailureRecorder):
 class _CallTimes:
     """The two times of each call, its wait for the batch and the whole until its answer, counted together.
 
-    Both histograms have the same edges and lie side by side, so that one search and one count serve them both.
+    Both histograms have the same edges and are side by side, so that one search and one count serve them both.
     """
 
     def __init__(self, block: MetricBlock, pipeline: str) -> None:
         whole = block.find("tailrace_request_seconds", pipeline)
         wait = block.find("tailrace_queue_wait_seconds", pipeline)
         if wait.edges != whole.edges or wait.offset != whole.offset + whole.length:
-            raise ValueError("the two histograms of a call's times must lie side by side")
+            raise ValueError("the two histograms of a call's times must be side by side")
         self._edges = whole.edges
         self._edges_array = np.array(whole.edges, dtype=np.int64)
         self._cells = block.cells[whole.offset : wait.offset + wait.length]

@@ -1,6 +1,6 @@
 """A worker's metrics in shared memory: 64-bit cells with one writer, read by the supervisor at any time.
 
-The block lies in an anonymous file (memfd) that the supervisor makes and every worker of one slot inherits:
+The block is an anonymous file (memfd) that the supervisor makes and every worker of one slot inherits:
 
     8 header cells | the layout as JSON, padded | the cells
 
@@ -103,7 +103,7 @@ class MetricBlock:
 
 
 class BlockReader:
-    """The reader's side of one block, which may not be written yet, or be written anew at any time."""
+    """The reader's side of one block, which may not be written yet, or be written again at any time."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -51,7 +51,7 @@ class MergedSeries:
         return MergedSeries(self.series, self.cells + cells)
 
     def minus(self, earlier: MergedSeries) -> MergedSeries:
-        """Return what was counted after `earlier`; all of it where a worker began anew in between."""
+        """Return what was counted after `earlier`; all of it where a worker began again in between."""
         same = earlier.series.edges == self.series.edges and bool((self.cells >= earlier.cells).all())
         return MergedSeries(self.series, self.cells - earlier.cells) if same else self
 

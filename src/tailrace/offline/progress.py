@@ -29,12 +29,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def progress_key(view: str) -> bytes:
-    """Return the key that a view's progress lies under; no entity's key begins so."""
+    """Return the key that a view's progress is kept under; no entity's key begins so."""
     return b"tailrace:materialize:%b" % view.encode()
 
 
 def read_progress(writer: StoreWriter, view: str, source: str) -> Progress | None:
-    """Return the progress of a run that was interrupted and read the same source; None to start anew."""
+    """Return the progress of a run that was interrupted and read the same source; None to start from the beginning."""
     stored = writer.get(progress_key(view))
     if stored is None:
         return None

@@ -127,7 +127,7 @@ def package(
 
 
 def _check_place(name: str, out: Path, overwrite: bool) -> None:
-    """Raise ModelPackageError for a name that no model can have, or a directory that is not to be replaced."""
+    """Raise ModelPackageError for a name that no model can have, or a directory that may not be replaced."""
     try:
         Model(name)
     except ValueError as error:

@@ -18,7 +18,7 @@ import msgspec
 from tailrace.server.options import ServeOptions
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
-"""A longer message is taken for a broken channel."""
+"""A longer message means a broken channel."""
 _OUTBOX_BYTES_MAX: Final = 4 * MESSAGE_BYTES_MAX
 
 

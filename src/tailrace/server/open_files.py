@@ -14,7 +14,7 @@ from tailrace.server.logging import logger
 from tailrace.server.options import ServeOptions
 
 _FILES_SPARE: Final = 64
-"""Open files of a worker besides its connections and two a slot: stores, which are opened anew, and channels."""
+"""Open files of a worker besides its connections and two a slot: stores, which are opened again, and channels."""
 
 
 def fit_open_files(options: ServeOptions) -> ServeOptions:

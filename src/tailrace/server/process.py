@@ -15,7 +15,7 @@ import msgspec
 from tailrace.server.control import Drain, Draining, Failed, FromChild, Heartbeat, Ready, SupervisorChannel
 
 _LAST_WORDS_S: Final = 1.0
-"""How long an end of the channel may lie unread after the exit, or a process live on after it has closed its end."""
+"""How long an end of the channel may be unread after the exit, or a process live on after it has closed its end."""
 
 
 class ChildProcess:

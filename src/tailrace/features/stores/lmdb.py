@@ -43,7 +43,7 @@ _MATERIALIZE: Final = "write it with `tailrace materialize FILE`"
 class LmdbStore:
     """Reads one LMDB directory, with one read transaction a batch.
 
-    A file that is removed, replaced, cut short or unreadable while serving gives StoreError, and is opened anew, at
+    A file that is removed, replaced, cut short or unreadable while serving gives StoreError, and is opened again, at
     most every 100 ms, until it can be read again. Raises StoreError at open.
     """
 
@@ -178,7 +178,7 @@ class LmdbStore:
         return (status.st_dev, status.st_ino) == self._identity and status.st_size >= self._bytes_min
 
     def _check_files(self) -> None:
-        """Make sure that what is mapped lies on disk, whole: touching a page past a file's end would kill us."""
+        """Make sure that what is mapped is on disk, whole: touching a page past a file's end would kill us."""
         if self._environment is None:
             now_ns = self._now_ns()
             if self._closed or now_ns < self._reopen_at_ns:

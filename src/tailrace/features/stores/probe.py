@@ -1,6 +1,6 @@
 """Asking a late embedded store off the loop: a thread reads what the loop was asked for, until that is in time.
 
-The thread ends when it has read all that it was given; the next batch that the loop leaves alone starts it anew:
+The thread ends when it has read all that it was given; the next batch that the loop leaves alone starts it again:
 
     loop:    late ──ask──> defaults ──ask──> defaults ────────────────────> reads the store again
     thread:        reads what the late batch left, then the newest batches ──^ every one of them in time

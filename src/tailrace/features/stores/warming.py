@@ -14,7 +14,7 @@ import time
 from typing import Final
 
 MEMORY_SHARE: Final = 4
-"""No more of a file than a quarter of the machine's memory is read; what lies behind is read when it is asked for."""
+"""No more of a file than a quarter of the machine's memory is read; the rest is read when it is asked for."""
 
 CHUNK_BYTES: Final = 1 << 20
 WAIT_S_MAX: Final = 2.0
