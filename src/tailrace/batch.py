@@ -69,6 +69,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
 
 _NO_SCORES: Final[NDArray[Any]] = np.empty(0)
+_NO_SCORES.flags.writeable = False
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -236,6 +237,7 @@ class ReadDecision:
     def read(self, batch: Batch) -> NDArray[Any]:
         """Return a label for each row."""
         labels: NDArray[Any] = self._labels[batch.decisions]
+        labels.flags.writeable = False  # a rule decides by what it returns: what it wrote here would be lost
         return labels
 
 

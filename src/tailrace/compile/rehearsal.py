@@ -98,9 +98,9 @@ def _sample_scores(plan: Plan, wiring: Wiring, batch: Batch, alone: Sequence[Bat
     decisions = np.arange(batch.rows) % max(len(wiring.labels), 1)
     for part, begin in zip((batch, *alone), (0, 0, alone[0].rows), strict=True):
         part.scores = scores[begin : begin + part.rows]
-        part.scores.flags.writeable = False  # as in serving, so that a rule that changes them is found
         if classes > 1:  # a rule is given the likeliest class's
             part.probabilities, part.scores = part.scores, part.scores.max(axis=1)
+        part.scores.flags.writeable = False  # as in serving, so that a rule that changes them is found
         part.decisions = decisions[begin : begin + part.rows]
 
 
@@ -121,7 +121,7 @@ def _try(
         column = _call(function, readers, batch)
         if isinstance(column, Exception):
             what = f"{type(column).__name__}: {column}"
-            return blanks, [Problem(what, where, "it must take columns, shape (rows,)")]
+            return blanks, [Problem(what, where, "it must take columns, shape (rows,), and not write in them")]
         if column.shape not in ((batch.rows,), ()) or column.dtype.kind not in kinds:
             wanted = "bool" if kinds == "b" else "numbers or texts"
             what = f"gives {column.dtype} of shape {column.shape}, not {wanted} of shape (rows,)"

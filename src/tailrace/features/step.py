@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,16 +17,15 @@ from tailrace.features.view_rows import ViewRows
 from tailrace.features.views import ViewSpec
 
 
-class ViewColumns:
+class ViewColumns(msgspec.Struct, frozen=True, dict=True, eq=False):
     """The columns of a view in a batch: `profile.avg_amount_90d` is an array, shape (rows,), made when first asked.
 
     A subclass made by `view_columns_type` has a property for every column. row_request: the request of each row, where
-    the rows of the batch are not the view's own.
+    the rows of the batch are not the view's own. Frozen, as the columns of the request are.
     """
 
-    def __init__(self, rows: ViewRows, row_request: NDArray[np.intp] | None) -> None:
-        self._rows = rows
-        self._row_request = row_request
+    _rows: ViewRows
+    _row_request: NDArray[np.intp] | None
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         raise AttributeError(f"the view has no column {name!r}")

@@ -8,6 +8,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,16 +19,16 @@ ArrayMaker = Callable[[Iterable[Any], int], NDArray[Any]]
 """From the values of a field, and how many they are, to their column."""
 
 
-class RequestColumns:
+class RequestColumns(msgspec.Struct, frozen=True, dict=True, eq=False):
     """`columns.amount` is the array of that field over the rows of a batch, shape (rows,).
 
     A subclass made by `columns_type` has a property for every field. `row_request` maps each row to its request where
-    a list-valued field expands requests to rows; None where a request is a row.
+    a list-valued field expands requests to rows; None where a request is a row. Frozen: what one function put in a
+    column's place, all others would read.
     """
 
-    def __init__(self, requests: Sequence[Request], row_request: NDArray[np.intp] | None) -> None:
-        self._requests = requests
-        self._row_request = row_request
+    _requests: Sequence[Request]
+    _row_request: NDArray[np.intp] | None
 
 
 def columns_type(request_type: type[Request], expanded: str | None) -> type[RequestColumns]:
