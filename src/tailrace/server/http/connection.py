@@ -64,10 +64,9 @@ class Connection(Outgoing, asyncio.Protocol):
         self._shared.connections.discard(self)
         self.calls.clear()
         self.end()
-        self._awaited = self._flow = None
         if self._intake is not None:
-            self._intake.close()
-            self._intake = None
+            self._intake.drop()
+        self._awaited = self._flow = self._intake = None
 
     def eof_received(self) -> bool:
         """Close once the pending answers are sent; a client may shut its sending side and still read."""

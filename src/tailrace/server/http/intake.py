@@ -103,20 +103,22 @@ class Intake:
             self._connection.flow().unread += data
         else:
             self._read(data)
-        self._count_bytes()
-
-    def close(self) -> None:
-        """Let go of all that has come. Connection, intake and parser hold each other; serving collects no cycles."""
-        self.drop()
-        self._count_bytes()
+        self._bound_bytes()
 
     def drop(self) -> None:
-        """Forget what has come of a request that is refused; what follows is passed over."""
+        """Forget what has come of requests, of a client that is refused or gone; what follows is passed over.
+
+        Connection, intake and parser hold each other, and serving collects no cycles: so the parser goes too.
+        """
         if self._reader is not None:
             self._reader.close()
         self._reader = self._awaited = None
         self._body = bytearray()
         self._passed_bytes = 0
+        if self._connection.holds():
+            self._connection.flow().unread = b""
+        self._shared.load.bytes -= self._bytes_counted
+        self._bytes_counted = 0
 
     def _read(self, data: bytes) -> None:
         """Read requests, as many as make a turn: known heads by their bytes, the rest through the parser."""
@@ -193,11 +195,15 @@ class Intake:
         if not self._connection.calls and self._passed_bytes > self._shared.limits.body_bytes_max:
             self._transport.abort()
 
-    def _count_bytes(self) -> None:
-        """Count what is held of requests that are not whole; refuse this one where all hold too much."""
-        load = self._shared.load
+    def _count_held(self) -> int:
+        """Count, and return, the bytes that are held of a request that is not whole."""
         held = len(self._body) + self._connection.holds() + (0 if self._reader is None else self._reader.bytes_held)
-        load.bytes += held - self._bytes_counted
+        self._shared.load.bytes += held - self._bytes_counted
         self._bytes_counted = held
-        if held and load.bytes > self._shared.limits.bytes_max and not self._connection.closing:
+        return held
+
+    def _bound_bytes(self) -> None:
+        """Count what is held; refuse this request where all connections together hold too much."""
+        too_much = self._count_held() and self._shared.load.bytes > self._shared.limits.bytes_max
+        if too_much and not self._connection.closing:
             self._connection.refuse(UnavailableError("too many requests come in parts", next="try again later"), None)
