@@ -21,7 +21,7 @@ from tailrace.compile.samples import Samples
 from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.engine import Engine, answer, drive
-from tailrace.errors import ServerError, ServingError, ShedError
+from tailrace.errors import ServerError, ServingError, ShedError, UnauthorizedError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.loop_load import LoopLoad
 from tailrace.pipeline import Pipeline
@@ -332,6 +332,48 @@ def test_call_of_more_rows_than_its_budget_holds_is_refused(compiled: Compiled) 
         assert bench.accept("some", [PAYMENT] * 100)[1] is None
         await bench.settle()
         assert len(bench.desk.answers["some"][0]) == 100
+
+    run(main)
+
+
+class AmountGate:
+    """Lets calls pass whose name is even."""
+
+    def refusal(self, call: Any) -> ServingError | None:
+        """Refuse odd names."""
+        return UnauthorizedError("odd names do not pass") if call.caller % 2 else None
+
+
+def test_gate_refuses_before_a_body_is_decoded(compiled: Compiled) -> None:
+    """What a gate refuses is counted, and its body is never looked at; what it lets pass is served."""
+
+    async def main() -> None:
+        bench = Bench(compiled("payment"), ManualClock(now_ns=10**9))
+        endpoint = Endpoint(bench.engine, bench.codec, [AmountGate()])
+        for name, body in ((1, b"no JSON"), (2, json.dumps(PAYMENT).encode())):
+            refusal = endpoint.accept(DeskCall(bench.desk, None, 0, 0, 1, name), body, bench.engine.budget_ns)
+            assert (type(refusal) if refusal else None) == (UnauthorizedError if name == 1 else None)
+        assert bench.desk.failures == [UnauthorizedError]
+        await bench.settle()
+        assert list(bench.desk.answers) == [2]
+
+    run(main)
+
+
+def test_batch_of_two_transports_is_delivered_once_to_each(compiled: Compiled) -> None:
+    """Calls of one batch go back the way they came, with one delivery a transport."""
+
+    async def main() -> None:
+        bench, other = Bench(compiled("payment"), ManualClock(now_ns=10**9)), Desk()
+        for index in range(6):
+            bench.submit(index, PAYMENT | {"transaction_id": f"t{index}"})
+        for call in bench.engine._inbox[::2]:
+            call.transport = other
+        await bench.settle()
+        assert len(bench.desk.batches) == len(other.batches) == 1
+        assert bench.desk.batches[0] is other.batches[0]
+        assert list(bench.desk.answers) == [1, 3, 5]
+        assert [other.answers[index][0]["transaction_id"] for index in (0, 2, 4)] == ["t0", "t2", "t4"]
 
     run(main)
 

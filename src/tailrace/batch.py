@@ -142,7 +142,7 @@ class Reader(Protocol):
     """Reads a column of a batch, shape (rows,); a block of them, (rows, columns); or an object that has columns."""
 
     def read(self, batch: Batch) -> Any:
-        """Return what it reads; not to be written to."""
+        """Return what it reads; nobody may write to it."""
         ...
 
 
@@ -189,7 +189,7 @@ class ReadViewColumn:
 
 
 class ReadViewBlock:
-    """Reads columns that lie side by side in a view's rows, without a copy where the batch's rows are the view's.
+    """Reads columns that are side by side in a view's rows, without a copy where the batch's rows are the view's.
 
     field: of the rows' dtype. part: of its columns, all for None. repeats: a row of the view is used for every row that
     its request makes.

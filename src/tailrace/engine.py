@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from tailrace.batch import Batch, Call, Transport
-from tailrace.deadline import NS_PER_S, Clock
+from tailrace.deadline import LAYERS, NS_PER_S, Clock
 from tailrace.errors import ServerError, ServingError, ShedError
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.plan import Plan
@@ -174,7 +174,9 @@ class Engine:
         """
         latest_ns = now_ns + self.admission.soonest_ns
         if suspends:  # one call that is late already would cut short what all others of its batch wait for
-            latest_ns = max(latest_ns, now_ns + min(int(self.admission.batch_ns(rows)), self.budget_ns // 2))
+            whole_ns = now_ns + min(int(self.admission.batch_ns(rows)), self.budget_ns // 2)
+            if max(map(_deadline_of, calls)) >= whole_ns:  # where there are others
+                latest_ns = max(latest_ns, whole_ns)
         if min(map(_deadline_of, calls)) < latest_ns:
             calls = self._shed_late(calls, latest_ns)
         return self._take_hurried(calls) if suspends and len(calls) > 1 else calls
@@ -191,10 +193,13 @@ class Engine:
         """Refuse the calls that can no longer be answered in time; return the others."""
         for call in calls:
             if call.deadline_ns < latest_ns:
-                for recorder in self._recorders:
-                    recorder.record_shed("expired")
                 self.admission.drop(call.rows)
-                call.transport.refuse(call, EXPIRED)
+                try:
+                    for recorder in self._recorders:
+                        recorder.record_shed("expired")
+                    call.transport.refuse(call, EXPIRED)
+                except Exception as error:  # ours: it must not cost the calls that were taken with this one
+                    self._log_failures("a refusal was not sent", 1, error)
         return [call for call in calls if call.deadline_ns >= latest_ns]
 
     def _reschedule(self) -> None:
@@ -248,7 +253,8 @@ class Engine:
         A call that has no answer then gets an error from its transport, which looks for such calls once a second.
         """
         if batch.suspends:
-            self.load.leave_sockets(batch.marks_ns[-1])
+            whole = len(batch.marks_ns) > len(LAYERS)  # else it broke off, and its last mark is before its wait
+            self.load.leave_sockets(batch.marks_ns[-1] if whole else self._now_ns())
         try:
             deliver(batch)
         except Exception as error:

@@ -159,3 +159,19 @@ def test_row_that_is_surely_taken_is_taken(batches: list[tuple[int, int, bool]],
     learned.rows_waiting = waiting
     if waiting and waiting * learned.price_ns + learned.base_ns <= left_ms * MS:
         assert learned.refuses(left_ms * MS, now_ns) == ""
+
+
+def test_warm_up_in_a_bad_moment_never_sheds_all() -> None:
+    """A row that took longer than the budget at warm-up is tried again: a worker is not lost for good."""
+    learned = Admission(10 * MS, 50 * MS, 50 * MS, 20.0 * MS, 1)
+    assert learned.refuses(10 * MS, 3600 * 1_000 * MS) == ""
+
+
+def test_faulty_batches_still_teach_how_the_queue_drains() -> None:
+    """Batches that are halved for one caller's fault take long, and the calls behind them wait for it."""
+    learned, at_ns = admission(), 0
+    for _ in range(50):
+        learned.rows_waiting = 200
+        learned.learn(at_ns, at_ns + 20 * MS, 64, waiting=True, failed=True)
+        at_ns += 20 * MS
+    assert learned.row_ns > 0.9 * 20 * MS / 64

@@ -205,3 +205,35 @@ def test_head_with_parts_that_vary_meets_no_parser_again(
             if number == 2:
                 reads.clear()
     assert len(reads) <= 1  # a length of another number of digits is another form
+
+
+def test_request_id_of_one_caller_is_never_sent_to_another(http_server: RunningServer) -> None:
+    """A caller whose own id is blank gets none, and not the one of the caller whose head was remembered."""
+    with http_server.connect() as first, http_server.connect() as second:
+        for number in range(4):
+            answer = first.ask(post(payment_of(), "X-Form: id", f"X-Request-Id: secret-{number}"))
+            assert answer.headers["x-request-id"] == f"secret-{number}"
+        answer = second.ask(post(payment_of(), "X-Form: id", "X-Request-Id:" + " " * 9))
+        assert "x-request-id" not in answer.headers
+
+
+def test_headers_that_one_client_changes_do_not_hide_those_of_others(http_server: RunningServer) -> None:
+    """However many headers a client makes up and changes, a trace id that varies is set apart again afterwards."""
+    with http_server.connect() as client:
+        for number in range(3):
+            client.ask(post(payment_of(), *(f"X-Junk-{each}: {number}" for each in range(40))))
+        for number in range(4):
+            client.ask(post(payment_of(), "X-After: junk", f"traceparent: 00-{number:032x}-{number:016x}-01"))
+    assert any(form.varies is not None for form in http_server.http.shared.heads if b"X-After" in b"".join(form.stays))
+
+
+@pytest.mark.parametrize("status", [204, 99, "402"])
+def test_user_error_with_an_impossible_status_is_a_500(pipeline_of: Callable[[str], Pipeline], status: Any) -> None:
+    """A status that would end the answer elsewhere, or is none, costs neither the connection nor its neighbours."""
+    odd = ample(replace(pipeline_of("log"), request=Odd, features=[Odd.amount]))
+    with RunningServer([odd]) as server, server.connect() as client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OddError, "status", status)
+        client.send(post(payment_of(2.0, "a")) + post(payment_of(777.0)) + post(payment_of(3.0, "b")))
+        answers = [client.read() for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 500, 200]
+        assert [answers[0].json["label"], answers[2].json["label"]] == ["a", "b"]

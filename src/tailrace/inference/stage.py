@@ -105,9 +105,10 @@ class Stage:
         deadline_ns: when the scores must be there.
         """
         rows = batch.rows
-        feeds = batch.feeds
+        feeds: Feeds = {}  # its own: a stage that is late reads them still when the next one is asked
         for name, fill in self._fills:
             feeds[name] = fill(batch)
+        batch.feeds = feeds
         if batch.suspends and rows > self.rows_inline_max:
             scored = await self._score_on_thread(feeds, rows, deadline_ns)
         else:
@@ -115,7 +116,8 @@ class Stage:
         # As float64: a band's edge and a rule's number are, and so is what the caller gets.
         batch.scores = batch.stage_scores[self.name] = scores = scored.scores.astype(np.float64, copy=False)
         scores.flags.writeable = False  # a rule that changed one would change what the caller gets
-        batch.failed = scored.failed
+        if scored.failed is not None:
+            batch.failed = scored.failed if batch.failed is None else batch.failed | scored.failed
         if scored.degraded is not None:
             batch.add_degraded(scored.degraded)
 
@@ -179,9 +181,8 @@ class Stage:
     def _set_rows(self) -> None:
         """Decide again which batches run on the loop, and how many rows are best run at once."""
         curve, inline_ns, every_size = self._costs.curve, self._inline_ns, range(1, ROWS_INLINE_MAX)
-        self.rows_inline_max = bisect_right(every_size, inline_ns, key=curve.cost_ns)
-        if self._fallback_curve is not None:
-            other = bisect_right(every_size, inline_ns, key=self._fallback_curve.cost_ns)
-            self.rows_inline_max = min(self.rows_inline_max, other)
+        curves = [curve] if self._fallback_curve is None else [curve, self._fallback_curve]
+        # At once: the loop may look meanwhile, when a call on the thread has taught it.
+        self.rows_inline_max = min(bisect_right(every_size, inline_ns, key=each.cost_ns) for each in curves)
         limit_ns = self._budget_ns // 4 if self.is_threaded else inline_ns
         self.rows_best = curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)

@@ -63,7 +63,7 @@ class Admission:
         self._p95_ns = p95_ns
         # A warm-up in a bad moment must not shed all.
         self.row_ns = max(row_ns, 1.0)
-        self._least: Least = (min(least_ns, budget_ns // 2), self.row_ns)
+        self._least: Least = (min(least_ns, budget_ns // 2), min(self.row_ns, budget_ns / 2))
         self._former: Least = self._least
         self._floor: Least = self._least
         """What a batch and a row took at least: of late, in the last round of `LEAST_BATCHES`, and ever."""
@@ -131,7 +131,8 @@ class Admission:
     def learn(self, started_ns: int, ended_ns: int, rows: int, *, waiting: bool, failed: bool = False) -> None:
         """Take out the rows of a batch that has ended, and learn what it took and how fast the queue drains.
 
-        waiting: whether calls wait now. failed: a batch with a fault says nothing of what others take.
+        waiting: whether calls wait now. failed: a batch with a fault says nothing of what
+        others take, but the queue waits for it all the same.
         """
         self.rows_waiting -= rows
         self._done += rows
@@ -148,19 +149,20 @@ class Admission:
                 or self._is_probing
             ):
                 self._learn_least((took_ns, max(took_ns / rows, 1.0)))
-            elapsed_ns = ended_ns - self._backlog_since_ns if self._backlog_since_ns else took_ns
-            # A small batch that takes long says nothing of how a queue drains.
-            if 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
-                self._window_ns += elapsed_ns
-                self._window_rows += rows
-                if self._window_ns >= WINDOW_NS:
-                    self._learn_drain()
+        elapsed_ns = ended_ns - self._backlog_since_ns if self._backlog_since_ns else took_ns
+        # A small batch that takes long says nothing of how a queue drains; one that is halved for its faults does.
+        if failed or 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
+            self._window_ns += elapsed_ns
+            self._window_rows += rows
+            if self._window_ns >= WINDOW_NS:
+                self._learn_drain()
         if self._promise_rows and self._done >= self._promise_rows:
             self._learn_margin(ended_ns - self._promise_ns)
         if not waiting:
             self._backlog_since_ns = self._standing_since_ns = 0
-            if self._share < QUEUE_SHARE:
+            if self._share < QUEUE_SHARE or self._margin_ns:
                 self._share = QUEUE_SHARE
+                self._margin_ns -= self._margin_ns // 32 + 1 if self._margin_ns else 0
                 self._set_price()
         else:
             self._learn_standing(ended_ns)
@@ -185,7 +187,7 @@ class Admission:
         if self._batches >= LEAST_BATCHES:
             self._batches, self._former, self._recent = 0, self._recent, _NONE_YET
         batch_ns, row_ns = _lesser(self._recent, self._former)
-        self._least = (min(batch_ns, self._budget_ns // 2), row_ns)
+        self._least = (min(batch_ns, self._budget_ns // 2), min(row_ns, self._budget_ns / 2))
         self.soonest_ns, self._is_probing = int(self._least[0]), False
 
     def _learn_drain(self) -> None:

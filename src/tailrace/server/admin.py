@@ -19,6 +19,7 @@ from tailrace.server.endpoint import Answer, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.http.server import HttpServer
+from tailrace.server.logging import logger
 
 CONNECTIONS_MAX: Final = 64
 LIMITS: Final = HttpLimits(
@@ -77,13 +78,13 @@ class AdminView(Protocol):
 
 
 class TokenGate:
-    """Lets those pass who send the admin token."""
+    """Lets those pass who send the admin token; it is compared in a time that does not depend on where it is wrong."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
 
     def refusal(self, call: Call) -> ServingError | None:
-        """Return why a call may not pass; found in a time that does not say how much of its token is right."""
+        """Return why a call may not pass."""
         head = cast(HttpCall, call).head
         if head is not None and hmac.compare_digest(head.authorization, self._expected):
             return None
@@ -155,4 +156,7 @@ async def _sweep(http: HttpServer) -> None:
     with suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(SWEEP_S)
-            http.sweep()
+            try:
+                http.sweep()
+            except Exception:  # without its sweep the port would be full of idle clients one day
+                logger().error("admin sweep failed", exc_info=True)

@@ -53,7 +53,7 @@ class Endpoint:
         ):
             return refusal
         call.requests = requests = self._decode(body)
-        if type(requests) is not self._one_row and (refusal := self._count_rows(call, now_ns)) is not None:
+        if type(requests) is not self._one_row and (refusal := self._count_rows(call)) is not None:
             return refusal
         self._submit(call)
         return None
@@ -66,7 +66,7 @@ class Endpoint:
                 return refusal
         return self._accept(call, body, budget_ns)
 
-    def _count_rows(self, call: Call, now_ns: int) -> ServingError | None:
+    def _count_rows(self, call: Call) -> ServingError | None:
         """Count the rows of a call that is not one row; return why it is refused, None where it is not."""
         if isinstance(call.requests, ServingError):
             rows: int | ServingError = call.requests
@@ -75,7 +75,7 @@ class Endpoint:
         if isinstance(rows, ServingError):
             self.engine.count_failure(rows)
             return rows
-        call.rows = max(rows, 1)
+        call.rows, now_ns = max(rows, 1), self._now_ns()  # decoding an array takes its time too
         return self.engine.refusal(call.deadline_ns - now_ns, now_ns, rows) if rows > 1 else None
 
 

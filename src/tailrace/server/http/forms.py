@@ -14,9 +14,10 @@ move another. Whatever fits no form goes through the parser.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from tailrace.server.http.head import REQUEST_ID_BYTES_MAX, Head
 
@@ -28,14 +29,15 @@ FORMS_PER_SIZE_MAX: Final = 8
 VARYING_MAX: Final = 32
 """Names of headers whose values are known to vary."""
 
-WHOLES_MAX: Final = 256
+WHOLES_MAX: Final = 32
 
 _LETTERS: Final = bytes(ord("a") if 0x20 <= byte < 0x7F else ord(" ") for byte in range(256))
 """Turns visible ASCII and blanks into letters, and nothing else."""
 
 _ACTED_ON: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"accept-encoding",
-     b"content-type", b"authorization", b"x-trace", b"x-budget-ms")
+     b"content-type", b"authorization", b"x-trace", b"x-budget-ms", b"proxy-connection", b"keep-alive", b"te",
+     b"trailer")
 )  # fmt: skip
 """Headers that the server acts on, or another server on the way might: their values are part of what stays."""
 
@@ -63,13 +65,14 @@ class HeadForm:
         length = places.get(_LENGTH, slice(0, 0))
         others = [place for name, place in places.items() if name != _LENGTH]
         self.size = len(raw)
-        self.head = head
+        self.request_id = places.get(_REQUEST_ID)
+        # A blank id is none: without its own, a request would be told the id of the one that was remembered.
+        self.head = head if self.request_id is None else replace(head, request_id=b"")
         self.parts: Any = itemgetter(*stays, length)
         self.stays = tuple(raw[stay] for stay in stays)
         self.varies: Callable[[bytes], bytes] | None = None
         if others:
             self.varies = itemgetter(others[0]) if len(others) == 1 else Joined(others)
-        self.request_id = places.get(_REQUEST_ID)
         self.values = values
         digits = length.stop - length.start
         self.wholes = Wholes(self.stays, self.size, digits, body_bytes_max if digits else 0)
@@ -88,8 +91,8 @@ class HeadForm:
         return int(digits) if digits.isdigit() else -1
 
 
-class Wholes(dict[int, tuple[bytes, ...] | None]):
-    """By the bytes of a whole request of one form: the parts of its head. None where no request can be so long.
+class Wholes(dict[int, tuple[bytes, ...]]):
+    """By the bytes of a whole request of one form: the parts of its head; None where no request can be so long.
 
     Made as they are asked for, and kept up to `WHOLES_MAX`: a client's bodies have few lengths.
     """
@@ -109,7 +112,9 @@ class Wholes(dict[int, tuple[bytes, ...] | None]):
         length = b"%d" % body_bytes if self._digits else b""
         fits = 0 <= body_bytes <= self._body_bytes_max and len(length) == self._digits
         parts = (*self._stays, length) if fits else None
-        if len(self) < WHOLES_MAX:
+        if parts is not None:
+            if len(self) == WHOLES_MAX:
+                self.clear()
             self[whole_bytes] = parts
         return parts
 
@@ -138,14 +143,14 @@ class HeadMemory:
     def __init__(self, body_bytes_max: int) -> None:
         self._body_bytes_max = body_bytes_max
         self._by_size: dict[int, list[HeadForm]] = {}
-        self._count = 0
+        self._by_age: dict[HeadForm, None] = {}
         self._varying: set[bytes] = set()
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._by_age)
 
     def __iter__(self) -> Iterator[HeadForm]:
-        return chain.from_iterable(self._by_size.values())
+        return iter(self._by_age)
 
     def find(self, raw: bytes) -> tuple[HeadForm | None, int]:
         """Return the form that a head fits, and how long its body is; None for a head to be parsed."""
@@ -157,7 +162,7 @@ class HeadMemory:
     def remember(
         self, raw: bytes, head: Head, headers: Sequence[tuple[bytes, bytes]], last: HeadForm | None
     ) -> HeadForm | None:
-        """Return the form of a head that was read, None for one that is better read anew each time.
+        """Return the form of a head that was read, None for one that is better read each time.
 
         raw: its bytes. headers: as they were parsed. last: the form of the connection's last head.
         """
@@ -170,7 +175,9 @@ class HeadMemory:
         values = {name: value for name, value in fields.items() if name not in _ACTED_ON}
         if last is not None:
             changed = {name for name, value in last.values.items() if values.get(name, value) != value}
-            self._varying |= set(sorted(changed)[: max(VARYING_MAX - len(self._varying), 0)])
+            if len(self._varying | changed) > VARYING_MAX:
+                self._varying.clear()  # or junk that one client changes would stand in the way of all others' for good
+            self._varying |= set(sorted(changed)[:VARYING_MAX])
             found, _ = self.find(raw)
             if found is not None and found is not last:
                 return found  # that another connection's head has left, which this one can share
@@ -184,19 +191,25 @@ class HeadMemory:
     def clear(self) -> None:
         """Forget all forms."""
         self._by_size.clear()
-        self._count = 0
+        self._by_age.clear()
 
     def _keep(self, form: HeadForm) -> None:
-        """Remember a form, in the place of an old one where there are too many."""
+        """Remember a form, in the place of the oldest one where there are too many, of its size or of all."""
         forms = self._by_size.setdefault(form.size, [])
         forms.insert(0, form)
-        self._count += 1
+        self._by_age[form] = None
         if len(forms) > FORMS_PER_SIZE_MAX:
-            forms.pop()
-            self._count -= 1
-        elif self._count > FORMS_MAX:
-            size = next(iter(self._by_size))
-            self._count -= len(self._by_size.pop(size))
+            self._forget(forms[-1])
+        elif len(self) > FORMS_MAX:
+            self._forget(next(iter(self)))
+
+    def _forget(self, form: HeadForm) -> None:
+        """Forget one form."""
+        del self._by_age[form]
+        forms = self._by_size[form.size]
+        forms.remove(form)
+        if not forms:
+            del self._by_size[form.size]
 
 
 def _places(raw: bytes, headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, slice] | None:

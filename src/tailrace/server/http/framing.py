@@ -73,7 +73,9 @@ class Framing:
         extra: Sequence[bytes] = (),
     ) -> bytes:
         """Return an error as problem details (RFC 9457)."""
-        extra = list(extra)
+        extra, status = list(extra), error.status
+        if type(status) is not int or not 400 <= status <= 599:
+            status = 500  # a user's own error, whose status would end the answer elsewhere or be none
         if error.status == 503:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
         if error.status == 401:
@@ -81,7 +83,7 @@ class Framing:
         if head is not None and error.status == 405:
             extra.append(b"Allow: " + head.allow)
         body = body or problem_body(error)
-        return self.full(head, error.status, CONTENT_TYPE, body, extra, request_id, close=close)
+        return self.full(head, status, CONTENT_TYPE, body, extra, request_id, close=close)
 
     def full(
         self,
@@ -102,8 +104,8 @@ class Framing:
             b"Content-Length: %d" % len(body),
             *extra,
         ]
-        if head is not None and (request_id or head.request_id):
-            lines.append(b"X-Request-Id: " + (request_id or head.request_id))
+        if request_id:
+            lines.append(b"X-Request-Id: " + request_id)
         if close or head is None or not head.keep_alive:
             lines.append(b"Connection: close")
         elif head.version == "1.0":

@@ -20,7 +20,7 @@ from tailrace.server.http.shared import Shared
 class HttpCall(Call, gc=False, eq=False):
     """A call over HTTP: the connection and the head that it came with, and its answer's bytes, once they are there.
 
-    is_plain: whether the answer is a body in the usual frame. request_id: the caller's, where it is not the head's own.
+    is_plain: whether the answer is a body in the usual frame. request_id: the caller's.
     """
 
     connection: Outgoing
