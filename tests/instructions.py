@@ -5,6 +5,7 @@ python tests/instructions.py    prints them as JSON
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -64,11 +65,14 @@ def count_instructions(run: Callable[[], None]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.collect()
+    gc.disable()  # serving does too; and what others have asked to run at a collection would be counted
     sys.settrace(trace)
     try:
         run()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 
