@@ -64,7 +64,7 @@ def read_head(
         version=version,
         trace=fields.get(b"x-trace") == b"1",
         gzip=_accepts_gzip(fields.get(b"accept-encoding", b"")),
-        request_id=fields.get(b"x-request-id", b"")[:REQUEST_ID_BYTES_MAX],
+        request_id=fields.get(b"x-request-id", b"").strip()[:REQUEST_ID_BYTES_MAX],
         authorization=fields.get(b"authorization", b""),
     )
     expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
