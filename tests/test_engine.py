@@ -26,7 +26,7 @@ from tailrace.features.stores.memory import MemoryStore
 from tailrace.loop_load import LoopLoad
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Cost, Plan
-from tailrace.request.admission import QUEUE_SHARE
+from tailrace.request.admission import QUEUE_SHARE, ROWS_WAITING_MAX
 from tailrace.server.endpoint import Endpoint
 from tailrace.testing import ManualClock, Turns
 
@@ -535,6 +535,44 @@ def test_empty_calls_are_in_flight_too(pipelines_dir: Path) -> None:
         assert bench.engine.calls_waiting == 1
         await bench.settle()
         assert bench.engine.calls_waiting == 0
+
+    run(main)
+
+
+def test_calls_without_rows_are_admitted_by_their_number(compiled: Compiled) -> None:
+    """Empty arrays cost an answer each: 200,000 of one moment are taken as far as their budget goes, or the maximum."""
+
+    async def main() -> None:
+        for cost, calls_max in (
+            (COST, 50 * NS_PER_MS * QUEUE_SHARE / COST.row_ns),
+            (Cost(1, 1, 0.0), ROWS_WAITING_MAX),
+        ):
+            bench = Bench(compiled("payment"), ManualClock(now_ns=10**9), cost)
+            taken = sum(bench.accept(index, [])[1] is None for index in range(200_000))
+            assert 0.9 * calls_max <= taken <= calls_max + 1
+            assert bench.engine.calls_waiting == bench.engine.admission.rows_waiting == taken
+            assert len(bench.desk.sheds) == 200_000 - taken
+            await bench.settle()
+            assert len(bench.desk.answers) == taken
+            assert all(found == [[]] for found in bench.desk.answers.values())
+            assert bench.engine.calls_waiting == bench.engine.admission.rows_waiting == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("request_of", [lambda index: [], lambda index: [PAYMENT] * (index % 3)], ids=["empty", "some"])
+def test_batch_is_cut_by_calls_too(compiled: Compiled, request_of: Callable[[int], Any]) -> None:
+    """No batch has more calls than rows are best, however few rows they have."""
+
+    async def main() -> None:
+        bench = Bench(compiled("payment"), ManualClock(now_ns=10**9))
+        bench.plan.inference.stages[0].rows_best = 16
+        for index in range(200):
+            bench.submit(index, request_of(index))
+        await bench.settle()
+        assert sum(len(batch.calls) for batch in bench.desk.batches) == 200
+        assert max(len(batch.calls) for batch in bench.desk.batches) <= 16
+        assert max(batch.rows for batch in bench.desk.batches) <= 16
 
     run(main)
 
