@@ -115,12 +115,12 @@ def clock() -> ManualClock:
 def test_overload_is_answered_in_time_up_to_what_refusing_leaves(
     pipeline_of: PipelineOf, clock: ManualClock, name: str, factor: int
 ) -> None:
-    """Whatever the load, 85% of what refusing leaves is answered, all in time; afterwards nothing is refused."""
+    """Whatever the load, 95% of what refusing leaves is answered, all in time; afterwards nothing is refused."""
     cost = COSTS[name]
     client = TestClient(pipeline_of("log"), clock=clock, cost=cost)
     load, rate = Load(client, clock, seed=factor), factor * capacity_per_s(cost)
     outcome = load.run(rate, 3.0)
-    assert outcome.in_time / 3.0 >= 0.85 * possible_per_s(cost, rate)
+    assert outcome.in_time / 3.0 >= 0.95 * possible_per_s(cost, rate)
     assert len(outcome.waits_ms or []) - outcome.in_time <= outcome.in_time // 1_000
     assert outcome.p99_ms <= 0.85 * BUDGET_MS
     after = load.run(0.3 * capacity_per_s(cost), 1.0)
@@ -146,8 +146,8 @@ def test_overload_on_a_restless_machine_is_answered_in_time(pipeline_of: Pipelin
     outcome = Load(TestClient(pipeline_of("log"), clock=clock, cost=cost), clock, seed=1).run(
         5 * capacity_per_s(cost), 3.0
     )
-    assert len(outcome.waits_ms or []) - outcome.in_time <= 0.02 * outcome.in_time
-    assert outcome.in_time / 3.0 >= 0.6 * possible_per_s(cost, 5 * capacity_per_s(cost))
+    assert len(outcome.waits_ms or []) - outcome.in_time <= outcome.in_time // 1_000
+    assert outcome.in_time / 3.0 >= 0.85 * possible_per_s(cost, 5 * capacity_per_s(cost))
 
 
 def test_overload_that_meets_a_slower_machine_learns_it(pipeline_of: PipelineOf) -> None:
@@ -159,5 +159,5 @@ def test_overload_that_meets_a_slower_machine_learns_it(pipeline_of: PipelineOf)
     clock.every, clock.times = 1, 2.0
     load.run(5 * capacity_per_s(cost), 0.5)
     outcome = load.run(5 * capacity_per_s(cost), 2.0)
-    assert len(outcome.waits_ms or []) - outcome.in_time <= outcome.in_time // 100
-    assert outcome.in_time / 2.0 >= 0.7 * possible_per_s(cost, 5 * capacity_per_s(cost)) / 2
+    assert len(outcome.waits_ms or []) - outcome.in_time <= outcome.in_time // 1_000
+    assert outcome.in_time / 2.0 >= 0.9 * possible_per_s(cost, 5 * capacity_per_s(cost)) / 2
