@@ -2,7 +2,7 @@
 
     make soak        or        .venv/bin/python bench/overload.py --rounds 1
 
-Ends with 1 where a valid run misses what is asked.
+Ends with 1 where a run misses what is asked, or its load was late and shows nothing.
 The pipelines are those of tests/pipelines/costly.py: a model of some 0.5 ms a row that runs on the loop, and one of
 some 2 ms on the inference thread. The server has core 0, the load core 1. The peak and the overload take turns, since a
 shared machine changes its speed within seconds; each figure is the median of the rounds. What a refusal costs is
@@ -234,7 +234,7 @@ def summary(figures: Sequence[Figure]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure and print; return 1 where a valid run misses what is asked."""
+    """Measure and print; return 1 where a run misses what is asked, or shows nothing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3, help="of each overload, between two at the peak")
@@ -263,7 +263,7 @@ def main() -> int:
     out = ROOT / "build" / "soak.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(summary(figures) | {"peaks": peaks, "refusal_us": refusal_s * 1e6}, indent=1) + "\n")
-    return int(any(each.valid and each.missed for each in figures))
+    return int(any(each.missed or not each.valid for each in figures))  # a load that was late shows nothing
 
 
 if __name__ == "__main__":

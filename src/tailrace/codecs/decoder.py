@@ -45,8 +45,8 @@ class RequestDecoder:
             requests = self._decode(body)
         except Exception as error:
             return refusal_of(error)
-        if body.count(b'"') != (len(requests) * self._quotes if type(requests) is list else self._quotes):
-            quotes = len(requests) * self._quotes if type(requests) is list else self._quotes
+        quotes = len(requests) * self._quotes if type(requests) is list else self._quotes
+        if body.count(b'"') != quotes:
             return self._duplicate_key(body, quotes) or requests
         return requests
 

@@ -34,11 +34,6 @@ class ViewRows(msgspec.Struct, eq=False):
         return len(self.data)
 
     @property
-    def all_fresh(self) -> bool:
-        """Whether no value is stale or a default: of nearly every batch, so it is known without looking at the rows."""
-        return self.noted is None
-
-    @property
     def provenance(self) -> NDArray[np.uint8]:
         """Where the values of each row come from."""
         return np.zeros(len(self.data), np.uint8) if self.noted is None else self.noted
