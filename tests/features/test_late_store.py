@@ -20,7 +20,7 @@ from tailrace.features.late import LateError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores import lmdb
-from tailrace.features.stores.lmdb import LATE_NS, LATE_READS_MAX, LmdbStore, LmdbWriter
+from tailrace.features.stores.lmdb import KEYS_A_LOOK, LATE_NS, LATE_READS_MAX, LmdbStore, LmdbWriter
 from tailrace.testing import ManualClock
 
 IDS = [1, 2, 3]
@@ -69,6 +69,12 @@ def pages_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb, "page_faults", itertools.count(1 << 40).__next__)
 
 
+@pytest.fixture
+def one_key_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock be looked at before each key, so that the deadline can pass between any two."""
+    monkeypatch.setattr(lmdb, "_IN_TIME", (True,))
+
+
 def instructions(store: LmdbStore, keys: list[bytes]) -> int:
     """Return how many instructions Python interprets in a fetch."""
     count = 0
@@ -101,14 +107,22 @@ def test_warm_store_pays_for_its_deadline_in_no_instruction_a_key(store: LmdbSto
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("store-")]
 
 
-def test_warm_store_reads_the_clock_once_a_key_and_once_a_batch(store: LmdbStore, clock: TickingClock) -> None:
-    """The clock is looked at before each key, and once behind the last."""
+def test_warm_store_reads_the_clock_once_every_few_keys_and_once_a_batch(store: LmdbStore, clock: TickingClock) -> None:
+    """The clock is looked at before every fourth key, and once behind the last."""
     before = clock.reads
-    run_now(store.fetch(KEYS, NEVER_NS))
-    assert clock.reads - before == len(KEYS) + 1
+    run_now(store.fetch(KEYS * 8, NEVER_NS))
+    assert clock.reads - before == len(KEYS) * 8 / KEYS_A_LOOK + 1
 
 
 @pytest.mark.usefixtures("pages_from_disk")
+def test_late_store_reads_no_more_than_a_few_keys_past_its_deadline(store: LmdbStore, clock: TickingClock) -> None:
+    """What was begun in time is read to its end: the keys of one look at the clock."""
+    with pytest.raises(LateError) as late:
+        run_now(store.fetch(KEYS * 8, ManualClock.now_ns(clock) + 2 * NS_PER_MS - 1))
+    assert len(late.value.rows) == 2 * KEYS_A_LOOK
+
+
+@pytest.mark.usefixtures("pages_from_disk", "one_key_a_look")
 @pytest.mark.parametrize("in_time", range(len(KEYS)))
 def test_late_store_gives_the_first_keys_in_order(store: LmdbStore, clock: TickingClock, in_time: int) -> None:
     """Wherever the deadline passes, what was read is the rows of the first keys, each its own."""
@@ -118,7 +132,7 @@ def test_late_store_gives_the_first_keys_in_order(store: LmdbStore, clock: Ticki
     assert late.value.rows == whole[:in_time]
 
 
-@pytest.mark.usefixtures("pages_from_disk")
+@pytest.mark.usefixtures("pages_from_disk", "one_key_a_look")
 def test_late_store_gives_all_rows_if_only_the_last_one_was_late(store: LmdbStore, clock: TickingClock) -> None:
     """What has been read is served, and the store is left alone all the same."""
     deadline_ns = ManualClock.now_ns(clock) + len(KEYS) * NS_PER_MS - 1
@@ -127,7 +141,7 @@ def test_late_store_gives_all_rows_if_only_the_last_one_was_late(store: LmdbStor
         run_now(store.fetch(KEYS, NEVER_NS))
 
 
-@pytest.mark.usefixtures("pages_from_disk")
+@pytest.mark.usefixtures("pages_from_disk", "one_key_a_look")
 @pytest.mark.parametrize("in_time", range(len(KEYS)))
 def test_retrieval_of_a_late_store_serves_what_was_in_time(store: LmdbStore, clock: TickingClock, in_time: int) -> None:
     """Rows read by the deadline have their values; the others are the view's defaults, and say so."""
@@ -145,7 +159,7 @@ def test_retrieval_of_a_late_store_serves_what_was_in_time(store: LmdbStore, clo
     assert isinstance(retrieval.failure, LateError)
 
 
-@pytest.mark.usefixtures("pages_from_disk")
+@pytest.mark.usefixtures("pages_from_disk", "one_key_a_look")
 def test_retrieval_keeps_rows_that_are_unknown_apart_from_those_that_are_late(
     store: LmdbStore, clock: TickingClock
 ) -> None:
@@ -165,7 +179,7 @@ def test_retrieval_past_its_deadline_reads_what_is_in_memory(store: LmdbStore, c
     assert retrieval.failure is None
 
 
-@pytest.mark.usefixtures("pages_from_disk")
+@pytest.mark.usefixtures("pages_from_disk", "one_key_a_look")
 def test_retrieval_tells_how_long_its_store_took(store: LmdbStore, clock: TickingClock) -> None:
     """Each fetch is told once, a late one as late; a batch of a store that is left alone asked for none."""
     seen: list[tuple[int, bool]] = []
@@ -190,4 +204,4 @@ def test_late_store_reads_on_while_nothing_comes_from_the_disk(store: LmdbStore,
         assert None not in run_now(store.fetch(KEYS, 0))
     with pytest.raises(LateError) as late:
         run_now(store.fetch(KEYS * 20, 0))
-    assert len(late.value.rows) == LATE_READS_MAX * LATE_NS // NS_PER_MS
+    assert len(late.value.rows) == KEYS_A_LOOK * LATE_READS_MAX * LATE_NS // NS_PER_MS

@@ -48,10 +48,10 @@ _REQUEST_ID: Final = b"x-request-id"
 class HeadForm:
     """A head that was read once, to be recognised with other values.
 
-    size: its bytes. parts: gives, of what was received, the parts of the head that stay and the digits of its length;
-    `wholes` says what they are in a whole request of so many bytes. varies: gives the values that vary beside the
-    length, as one, None where none do. request_id: where that is, None where there is none, or where it stays. values:
-    of all headers that may come to vary, by name.
+    size: its bytes. varies: gives, of what was received, the values that vary beside the length, as one; None where
+    none do. parts: gives the parts of the head that stay and the digits of its length. wholes: of a whole request of so
+    many bytes, how the head begins it where `varies` is None, else what `parts` gives. request_id: where that is, None
+    where there is none, or where it stays. values: of all headers that may come to vary, by name.
     """
 
     __slots__ = ("head", "parts", "request_id", "size", "stays", "values", "varies", "wholes")
@@ -75,7 +75,7 @@ class HeadForm:
             self.varies = itemgetter(others[0]) if len(others) == 1 else Joined(others)
         self.values = values
         digits = length.stop - length.start
-        self.wholes = Wholes(self.stays, self.size, digits, body_bytes_max if digits else 0)
+        self.wholes = Wholes(self.stays, self.size, digits, body_bytes_max if digits else 0, as_parts=bool(others))
 
     def request_id_in(self, raw: bytes) -> bytes:
         """Return the request id of a head that fits, where it varies; nothing where it does not."""
@@ -91,32 +91,35 @@ class HeadForm:
         return int(digits) if digits.isdigit() else -1
 
 
-class Wholes(dict[int, tuple[bytes, ...]]):
-    """By the bytes of a whole request of one form: the parts of its head; None where no request can be so long.
+class Wholes(dict[int, bytes | tuple[bytes, ...]]):
+    """By the bytes of a whole request of one form: its head, or the head's parts; () where no request can be so long.
 
-    Made as they are asked for, and kept up to `WHOLES_MAX`: a client's bodies have few lengths.
+    No bytes begin with (), and no head has () for its parts. Made as they are asked for, and kept up to `WHOLES_MAX`: a
+    client's bodies have few lengths.
     """
 
-    __slots__ = ("_body_bytes_max", "_digits", "_size", "_stays")
+    __slots__ = ("_as_parts", "_body_bytes_max", "_digits", "_size", "_stays")
 
-    def __init__(self, stays: tuple[bytes, ...], size: int, digits: int, body_bytes_max: int) -> None:
+    def __init__(
+        self, stays: tuple[bytes, ...], size: int, digits: int, body_bytes_max: int, *, as_parts: bool
+    ) -> None:
         super().__init__()
         self._stays = stays
         self._size = size
         self._digits = digits
         self._body_bytes_max = body_bytes_max
+        self._as_parts = as_parts
 
-    def __missing__(self, whole_bytes: int) -> tuple[bytes, ...] | None:
-        """Return the parts for a request of so many bytes."""
+    def __missing__(self, whole_bytes: int) -> bytes | tuple[bytes, ...]:
+        """Return what a request of so many bytes has."""
         body_bytes = whole_bytes - self._size
         length = b"%d" % body_bytes if self._digits else b""
-        fits = 0 <= body_bytes <= self._body_bytes_max and len(length) == self._digits
-        parts = (*self._stays, length) if fits else None
-        if parts is not None:
-            if len(self) == WHOLES_MAX:
-                self.clear()
-            self[whole_bytes] = parts
-        return parts
+        if not 0 <= body_bytes <= self._body_bytes_max or len(length) != self._digits:
+            return ()
+        if len(self) == WHOLES_MAX:
+            self.clear()
+        self[whole_bytes] = whole = (*self._stays, length) if self._as_parts else length.join(self._stays)
+        return whole
 
 
 class Joined:
