@@ -107,6 +107,20 @@ def test_warm_store_pays_for_its_deadline_in_no_instruction_a_key(store: LmdbSto
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("store-")]
 
 
+def test_store_in_memory_starts_no_thread(store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has had a second thread pays for it with every lock and system call."""
+    store.close()
+    (tmp_path / "store" / "data.mdb").read_bytes()
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    warm = LmdbStore(tmp_path / "store", MonotonicClock())
+    run_now(warm.open())
+    with closing(warm):
+        assert warm.warming is not None
+        assert not warm.warming.is_running
+        assert not started
+
+
 def test_warm_store_reads_the_clock_once_every_few_keys_and_once_a_batch(store: LmdbStore, clock: TickingClock) -> None:
     """The clock is looked at before every fourth key, and once behind the last."""
     before = clock.reads
