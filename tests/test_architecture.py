@@ -17,8 +17,8 @@ FLOORS = (
     {"plan"},
     {"engine"},
     {"compile"},
-    {"monitor"},
-    {"server", "release", "offline", "loadtest"},
+    {"monitor", "release"},
+    {"server", "offline", "loadtest"},
     {"deploy", "testing"},
     {"cli"},
 )

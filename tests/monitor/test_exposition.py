@@ -98,7 +98,7 @@ def test_page_tells_times_in_seconds_and_rows_as_rows(families: dict[str, Metric
 
 def test_page_sums_counters_and_shows_each_workers_gauges(families: dict[str, Metric]) -> None:
     """Counters are merged; gauges stand by worker; the supervisor's own values are there."""
-    assert value(families, "tailrace_requests_total", pipeline='fra"ud', code="200") == 6
+    assert value(families, "tailrace_requests_total", pipeline='fra"ud', code="200", release="") == 6
     assert value(families, "tailrace_errors_total", pipeline='fra"ud', reason="malformed-body") == 2
     assert value(families, "tailrace_connections", worker="1") == 5
     assert value(families, "tailrace_worker_restarts_total", worker="0") == 2

@@ -187,7 +187,7 @@ def test_every_kind_of_error_has_a_place() -> None:
     kinds = error_kinds()
     assert ShedError in kinds
     for kind in kinds:
-        assert LAYOUT.find("tailrace_requests_total", "fraud", str(kind.status)).length == 1
+        assert LAYOUT.find("tailrace_requests_total", "fraud", str(kind.status), "").length == 1
         assert LAYOUT.find("tailrace_errors_total", "fraud", slug(kind)).length == 1
 
 

@@ -55,8 +55,8 @@ class StandInObserver:
             os._exit(3)
         while (self.folder / "hold").exists():
             await asyncio.sleep(0.01)
-        self.channel.send(Ready(os.getpid()))
         self.note("ready")
+        self.channel.send(Ready(os.getpid()))
         beat = asyncio.create_task(self.channel.beat(self.heartbeat_s))
         message = await self.channel.receive()
         if message == Drain():

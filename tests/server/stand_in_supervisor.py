@@ -17,6 +17,7 @@ import msgspec
 from stand_in_observer import observer
 
 from tailrace.loadtest.processes import births_of, children_of, kill_left
+from tailrace.release.pinned import Pin
 from tailrace.server.options import ServeOptions
 from tailrace.server.supervisor import Addresses, Supervisor
 
@@ -138,6 +139,7 @@ if __name__ == "__main__":
     serve_options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
     supervisor = Supervisor(
         serve_options,
+        Pin(),
         worker_command=(sys.executable, sys.argv[2]),
         companions=[observer(**json.loads(role)) for role in sys.argv[3:]],
         announce=announce,

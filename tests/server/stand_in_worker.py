@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -17,17 +18,18 @@ from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.control import (
-    Adopt,
     Assignment,
     Drain,
     Draining,
     Failed,
     HandBack,
+    Listen,
     PipelineReady,
     Ready,
+    Warm,
     WorkerChannel,
 )
-from tailrace.server.slots import BACKLOG, inherited_listener
+from tailrace.server.slots import BACKLOG
 
 
 class StandInWorker:
@@ -62,7 +64,7 @@ class StandInWorker:
 
     async def listen(self, slot: int) -> None:
         """Accept on one slot's socket."""
-        sock = inherited_listener(self.start.listen_fds[slot])
+        sock = socket.socket(fileno=self.channel.take_descriptor())
         self.servers[slot] = await asyncio.start_server(self.answer, sock=sock, backlog=BACKLOG)
 
     async def run(self) -> None:
@@ -70,14 +72,15 @@ class StandInWorker:
         hold = Path(self.start.options.files[1]) if len(self.start.options.files) > 1 else None
         while hold is not None and hold.exists():
             await asyncio.sleep(0.01)
-        await self.listen(self.start.slot)
-        self.gauges.set_ready(True)
-        self.channel.send(Ready(os.getpid(), pipelines=(PipelineReady("standin", 50_000_000),)))
+        self.channel.send(Warm())
         beat = asyncio.create_task(self.channel.beat(self.start.options.heartbeat_s))
         while True:
             match await self.channel.receive():
-                case Adopt(slot=slot):
+                case Listen(slot=slot):
                     await self.listen(slot)
+                    if slot == self.start.slot:
+                        self.gauges.set_ready(True)
+                        self.channel.send(Ready(os.getpid(), pipelines=(PipelineReady("standin", 50_000_000),)))
                 case HandBack(slot=slot):
                     self.servers.pop(slot).close()
                 case Drain() | None:

@@ -92,10 +92,10 @@ def test_supervisor_whose_watch_ends_fails(tmp_path: Path, pipelines_dir: Path) 
     """A supervisor that could replace no worker any more says so and ends, its workers with it."""
     script = (
         "import sys\nfrom tailrace.server.options import ServeOptions\n"
-        "from tailrace.server.child import Child\nfrom tailrace.server.supervisor import Supervisor\n\n"
+        "from tailrace.server.child import Child\nfrom tailrace.server.supervisor import serve\n\n"
         "async def fail(self):\n    raise RuntimeError('no eyes')\n\n"
         "Child.watch = fail\n"
-        "options = ServeOptions(files=(sys.argv[1],), port=0, admin_port=0)\nsys.exit(Supervisor(options).run())\n"
+        "options = ServeOptions(files=(sys.argv[1],), port=0, admin_port=0)\nsys.exit(serve(options))\n"
     )
     command = [sys.executable, "-c", script, str(pipelines_dir / "log.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

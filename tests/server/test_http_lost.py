@@ -103,13 +103,13 @@ def test_recorder_that_raises_costs_no_call_its_answer(
     """A batch that cannot be counted is answered, and the next one is counted; the log has one line."""
     (recorder,) = server.engines["log"]._recorders
     once_raising(recorder, "record", monkeypatch, before=before)
-    counted = server.count("tailrace_requests_total", "log", "200")
+    counted = server.count("tailrace_requests_total", "log", "200", "")
     with server.connect() as client, capture_logs() as lines:
         assert [client.ask(post(payment_of())).status for _ in range(3)] == [200] * 3
         server.settle()
         assert_nothing_counted(server)
     assert [(line["event"], line["calls"]) for line in lines] == [("a batch was not recorded", 1)]
-    assert server.count("tailrace_requests_total", "log", "200") == counted + (2 if before else 3)
+    assert server.count("tailrace_requests_total", "log", "200", "") == counted + (2 if before else 3)
 
 
 class ClientWentAwayError(ServingError):

@@ -13,7 +13,7 @@ import pytest
 
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
-from tailrace.server.control import Adopt, Drain, HandBack, SupervisorChannel, WorkerChannel
+from tailrace.server.control import Drain, HandBack, Listen, SupervisorChannel, WorkerChannel
 from tailrace.server.options import ServeOptions
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot, open_slots
@@ -59,7 +59,7 @@ def workers() -> Iterator[list[ReadyWorker]]:
 def test_slot_is_adopted_when_none_of_its_workers_is_ready(workers: list[ReadyWorker]) -> None:
     """A coming worker serves the slot of a current one that has died; only without both a sibling does."""
     current, coming, sibling = workers
-    adoption = Adoption(worker.child for worker in workers)
+    adoption = Adoption([worker.child for worker in workers])
     current.become("gone")
     adoption.cover()
     assert adoption.adopter_of(0) is None
@@ -70,13 +70,13 @@ def test_slot_is_adopted_when_none_of_its_workers_is_ready(workers: list[ReadyWo
     adoption.hand_back(0)
     adoption.hand_back(0)
     assert adoption.adopter_of(0) is None
-    assert sibling.hear() == [Adopt(0), HandBack(0)]
+    assert sibling.hear() == [Listen(0), HandBack(0)]
 
 
 def test_adopter_that_dies_is_replaced(workers: list[ReadyWorker]) -> None:
     """The slot of a dead worker and that of its dead adopter are both accepted for by who is left."""
     current, coming, sibling = workers
-    adoption = Adoption(worker.child for worker in workers)
+    adoption = Adoption([worker.child for worker in workers])
     sibling.become("gone")
     adoption.cover()
     assert adoption.adopter_of(1) == 0
@@ -84,7 +84,7 @@ def test_adopter_that_dies_is_replaced(workers: list[ReadyWorker]) -> None:
     adopter.become("gone")
     adoption.cover()
     assert adoption.adopter_of(1) == 0
-    assert other.hear() == [Adopt(1)]
+    assert other.hear() == [Listen(1)]
     other.become("gone")
     adoption.cover()
     assert adoption.adopter_of(1) is None

@@ -21,9 +21,7 @@ from tailrace.server.control import (
 )
 from tailrace.server.options import ServeOptions
 
-ASSIGNMENT = Assignment(
-    slot=1, listen_fds=(5, 6), metrics_fd=7, options=ServeOptions(files=("a.py",), store="redis://x")
-)
+ASSIGNMENT = Assignment(slot=1, metrics_fd=7, options=ServeOptions(files=("a.py",), store="redis://x"))
 
 
 @pytest.fixture

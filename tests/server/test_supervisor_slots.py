@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tailrace.errors import SetupError
-from tailrace.server.slots import Slot, inherited_listener, open_slots
+from tailrace.server.slots import Slot, open_slots
 
 
 @contextmanager
@@ -46,14 +46,3 @@ def test_slots_of_an_unknown_host_are_refused() -> None:
     """A host that is no address of this machine is an error that names it."""
     with pytest.raises(SetupError, match=r"192\.0\.2\.1"):
         open_slots("192.0.2.1", 0, 1)
-
-
-def test_inherited_listener_leaves_the_slot_open() -> None:
-    """Closing a worker's copy keeps the slot's socket listening, with what is pending on it."""
-    with opened("127.0.0.1", 0, 1) as [slot]:
-        with inherited_listener(slot.listener.fileno()) as copy:
-            copy.listen()
-        with socket.create_connection(slot.listener.getsockname()) as client:
-            accepted, _ = slot.listener.accept()
-            with accepted:
-                assert accepted.getpeername() == client.getsockname()

@@ -16,6 +16,10 @@ def serve(  # noqa: PLR0917 - one parameter an option
     store: Annotated[
         str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")
     ] = None,
+    releases: Annotated[
+        str | None,
+        typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: beside the store."),
+    ] = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
     admin_token: Annotated[
@@ -36,6 +40,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Serve every pipeline that the files declare, until SIGTERM or Ctrl-C.
 
+    What is served is pinned at the start: the modules of the files' folders and their models are copied, and a worker
+    that is replaced loads the copies. What changes there later is served after the next start.
+
     A pipeline NAME answers POST /v1/pipelines/NAME/predict, with one JSON object or an array of them. /livez, /readyz
     stand on the same port, /metrics, /status on the admin port. SIGTERM drains and exits with 0, a second ends at once.
 
@@ -45,9 +52,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     """
     settings = dict(locals()) | {"files": tuple(map(str, files))}  # before any other name is there
 
-    from tailrace.server.logging import configure_logging
     from tailrace.server.options import ServeOptions
-    from tailrace.server.supervisor import Supervisor
+    from tailrace.server.supervisor import serve as serve_until_stopped
 
-    configure_logging()
-    raise typer.Exit(Supervisor(ServeOptions(**settings)).run())
+    raise typer.Exit(serve_until_stopped(ServeOptions(**settings)))

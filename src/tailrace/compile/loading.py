@@ -10,16 +10,18 @@ from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
+from tailrace.compile.pinned_modules import PinnedFolder, PinnedLoader, read_from_copy
 from tailrace.errors import CompileError, SetupError
 from tailrace.pipeline import Pipeline
 
 
-def load_pipelines(path: Path) -> list[Pipeline]:
+def load_pipelines(path: Path, pinned: PinnedFolder | None = None) -> list[Pipeline]:
     """Run a Python file and return the pipelines at its top level, in order: its own, and those that it imports.
 
+    pinned: its folder, with the copy that it and the modules beside it are read from; None reads them as they are now.
     Raises SetupError for a missing file, an error in it (with its line), or a file without a pipeline.
     """
-    module = _run(path)
+    module = _run(path, pinned)
     base_dir = path.resolve().parent
     declared = {id(value): value for value in vars(module).values() if isinstance(value, Pipeline)}
     found = [replace(value, base_dir=base_dir) for value in declared.values()]
@@ -31,17 +33,22 @@ def load_pipelines(path: Path) -> list[Pipeline]:
     return found
 
 
-def _run(path: Path) -> ModuleType:
+def _run(path: Path, pinned: PinnedFolder | None) -> ModuleType:
     """Import the file as a module of its own name, with its folder on the path for the files beside it."""
-    if not path.is_file():
+    copy = path if pinned is None else pinned.copy_of(path.resolve())
+    if copy is None or not copy.is_file():
         raise SetupError("no such file", where=str(path), next="name a Python file that declares a tr.Pipeline")
     path = path.resolve()
     folder = str(path.parent)
-    if folder not in sys.path:
+    if pinned is not None:
+        read_from_copy(pinned)
+    elif folder not in sys.path:
         sys.path.insert(0, folder)
     # A name of its own for each file, since annotations are looked up in the module of that name.
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"tailrace_pipeline_{path.stem}_{digest}", path)
+    name = f"tailrace_pipeline_{path.stem}_{digest}"
+    loader = None if pinned is None else PinnedLoader(path, copy)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise SetupError("not a Python file", where=str(path), next="name a .py file that declares a tr.Pipeline")
     module = importlib.util.module_from_spec(spec)

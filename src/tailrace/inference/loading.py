@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.bitvector import LIBRARY, BitvectorKernel, BitvectorModel, open_library
-from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest, read_manifest
+from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest, read_manifest, read_while_replaced
 from tailrace.inference.onnx import OnnxModel
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.tree_tables import decode_tables, expand_tables
@@ -21,6 +21,11 @@ def load_model(directory: str | Path, *, library: Path = LIBRARY) -> PackagedMod
     Raises ModelPackageError unless the files are whole and the golden rows get their expected scores.
     """
     directory = Path(directory)
+    return read_while_replaced(directory, lambda: _load(directory, library))
+
+
+def _load(directory: Path, library: Path) -> PackagedModel:
+    """Return the model of a directory as it is now."""
     manifest = read_manifest(directory)
     reason = manifest.trees_reason or "it was packaged without bit-vector tables"
     if manifest.trees_sha256:

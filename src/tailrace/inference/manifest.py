@@ -6,8 +6,10 @@ A tree ensemble may have a third file: `trees.msgpack`, the same trees as tables
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +24,10 @@ MANIFEST_FILE: Final = "manifest.json"
 TREES_FILE: Final = "trees.msgpack"
 REPACKAGE: Final = "write the model directory again with `tailrace package`"
 
+_READS_MAX: Final = 10
+"""How often a directory is read that is replaced meanwhile."""
+
+Found = TypeVar("Found")
 Cell = float | int | str | bool | None
 
 
@@ -127,6 +133,35 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_while_replaced(directory: Path, read: Callable[[], Found]) -> Found:
+    """Return what `read` finds in a directory that may be replaced meanwhile: all of the old one, or all of the new.
+
+    Raises what `read` does of a directory that stays.
+    """
+    for _ in range(_READS_MAX):
+        before = _identity(directory)
+        try:
+            found = read()
+        except (ModelPackageError, OSError):
+            if _identity(directory) == before:
+                raise
+        else:
+            if _identity(directory) == before:
+                return found
+    raise ModelPackageError(
+        "it is replaced again and again", where=str(directory), next="see what writes there, then try again"
+    )
+
+
+def _identity(directory: Path) -> tuple[int, ...]:
+    """Return what is another for each directory that has had this name; nothing where there is none."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def read_manifest(directory: str | Path) -> Manifest:

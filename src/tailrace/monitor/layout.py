@@ -38,9 +38,10 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class SeriesLayout(msgspec.Struct, frozen=True):
-    """All series of one block."""
+    """All series of one block. release: that its writer serves, a label of the requests' counters."""
 
     series: tuple[Series, ...]
+    release: str = ""
 
     @property
     def cells(self) -> int:
@@ -63,22 +64,23 @@ class PipelineShape(msgspec.Struct, frozen=True):
     views: tuple[str, ...] = ()
 
 
-def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0) -> SeriesLayout:
+def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
     """Return the layout of one worker: its gauges, the failures that belong to no pipeline, and every pipeline."""
-    builder = _LayoutBuilder()
+    builder = _LayoutBuilder(release)
     for name in ("tailrace_in_flight", "tailrace_connections", "tailrace_ready"):
         builder.add(name, str(slot))
     builder.add_failures("")
     for pipeline in pipelines:
         builder.add_pipeline(pipeline)
-    return SeriesLayout(tuple(builder.series))
+    return SeriesLayout(tuple(builder.series), release)
 
 
 class _LayoutBuilder:
     """Lays series one behind the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: str) -> None:
         self.series: list[Series] = []
+        self._release = release
         self._offset = 0
 
     def add_times(self, name: str, *labels: str, scale_ns: int, budget_ns: int = 0) -> None:
@@ -97,7 +99,7 @@ class _LayoutBuilder:
         """Add the counters of answers and errors; the empty name is for calls of no pipeline."""
         kinds = error_kinds()
         for code in sorted({200, *(kind.status for kind in kinds)}):
-            self.add("tailrace_requests_total", pipeline, str(code))
+            self.add("tailrace_requests_total", pipeline, str(code), self._release)
         for reason in dict.fromkeys(slug(kind) for kind in kinds):
             self.add("tailrace_errors_total", pipeline, reason)
         for reason in SHED_REASONS:

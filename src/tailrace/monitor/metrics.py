@@ -35,7 +35,7 @@ _TABLE: Final = (
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took, a batch.", ("pipeline",), "ns"),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
-    Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code")),
+    Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code", "release")),
     Metric("tailrace_rows_total", "counter", "Rows scored.", ("pipeline",)),
     Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
     Metric("tailrace_shed_total", "counter", "Calls refused for lack of time or room.", ("pipeline", "reason")),
@@ -49,6 +49,10 @@ _TABLE: Final = (
     Metric("tailrace_ready", "gauge", "1 while the worker accepts calls.", ("worker",)),
     Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),
     Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),
+    Metric(
+        "tailrace_release_info", "gauge", "1; the labels tell which release workers serve.",
+        ("release", "pipeline", "model", "version", "kernel"), owner="supervisor",
+    ),
     Metric("tailrace_build_info", "gauge", "1; the labels tell what runs.", ("version", "python"), owner="supervisor"),
 )  # fmt: skip
 

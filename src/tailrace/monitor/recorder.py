@@ -29,17 +29,17 @@ class FailureRecorder:
     """Counts the calls that are answered with an error. `pipeline` is "" for those that reach none."""
 
     def __init__(self, block: MetricBlock, pipeline: str = "") -> None:
-        find = block.find
+        find, release = block.find, block.layout.release
         self._cells = block.cells
         self._places: dict[type, tuple[int, int]] = {
             kind: (
-                find("tailrace_requests_total", pipeline, str(kind.status)).offset,
+                find("tailrace_requests_total", pipeline, str(kind.status), release).offset,
                 find("tailrace_errors_total", pipeline, slug(kind)).offset,
             )
             for kind in error_kinds()
         }
         self._sheds = {reason: find("tailrace_shed_total", pipeline, reason).offset for reason in SHED_REASONS}
-        self._shed_code = find("tailrace_requests_total", pipeline, str(ShedError.status)).offset
+        self._shed_code = find("tailrace_requests_total", pipeline, str(ShedError.status), release).offset
 
     def record_failure(self, kind: type[ServingError], calls: int = 1) -> None:
         """Count calls answered with an error of this kind: their status code and their reason."""
@@ -77,7 +77,7 @@ class BatchRecorder(FailureRecorder):
         self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
         self._store = _histogram(block, find("tailrace_store_seconds", pipeline))
         self._store_late = find("tailrace_store_late_total", pipeline).offset
-        self._answered = find("tailrace_requests_total", pipeline, "200").offset
+        self._answered = find("tailrace_requests_total", pipeline, "200", block.layout.release).offset
         self._rows = find("tailrace_rows_total", pipeline).offset
         self._degraded = [
             (np.uint8(flag), find("tailrace_degraded_total", pipeline, reason).offset)

@@ -143,7 +143,10 @@ def _pipeline_snapshot(
     """Gather one pipeline's figures. counted: its labelled counters by metric and remaining labels, zeros left out."""
 
     def by_label(metric: str) -> dict[str, int]:
-        return {labels[0]: value for labels, value in counted.get(metric, {}).items()}
+        found: dict[str, int] = {}
+        for labels, value in counted.get(metric, {}).items():  # of all releases
+            found[labels[0]] = found.get(labels[0], 0) + value
+        return found
 
     codes = by_label("tailrace_requests_total")
     requests, rows = sum(codes.values()), metrics.value("tailrace_rows_total", name)

@@ -43,6 +43,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     restarts: int
     rss_bytes: int
     ready_s: float | None
+    release: str | None
     adopted_by: int | None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from tailrace.server.child import Child
-from tailrace.server.control import Adopt, HandBack
+from tailrace.server.control import HandBack, Listen
 from tailrace.server.process import ChildProcess
 
 
@@ -21,26 +21,26 @@ class Adoption:
     """Has every socket that listens accepted on, as long as any worker is ready."""
 
     def __init__(self, children: Iterable[Child]) -> None:
-        self._workers = [(child.slot.index, child) for child in children if child.slot is not None]
+        self._workers = [(child.slot, child) for child in children if child.slot is not None]
         self._adopters: dict[int, Adopter] = {}
 
     def cover(self) -> None:
         """Have a ready sibling accept for every slot that has listened and has no ready worker now."""
         ready = [
-            Adopter(slot, child.process)
+            Adopter(slot.index, child.process)
             for slot, child in self._workers
             if child.process is not None and child.process.state == "ready"
         ]
         served = {adopter.slot for adopter in ready}
-        listening = {slot for slot, child in self._workers if child.was_ready}
-        for slot in sorted(listening - served):
-            adopter = self._adopters.get(slot)
+        listening = {slot.index: slot for slot, child in self._workers if child.was_ready}
+        for index in sorted(listening.keys() - served):
+            adopter = self._adopters.get(index)
             if adopter is not None and adopter.process.state == "ready":
                 continue
-            self._adopters.pop(slot, None)
+            self._adopters.pop(index, None)
             if ready:
-                self._adopters[slot] = adopter = ready[slot % len(ready)]
-                adopter.process.send(Adopt(slot))
+                self._adopters[index] = adopter = ready[index % len(ready)]
+                adopter.process.send(Listen(index), listening[index].listener.fileno())
 
     def hand_back(self, slot: int) -> None:
         """Have the adopter of a slot, if there is one, leave it to the slot's own worker."""

@@ -1,7 +1,8 @@
 """A child of the supervisor: a process that is started, watched, and replaced whenever it dies, until it is to stop.
 
 Its role says how. A worker is a child with a slot; a child without one has no listening socket, and no sibling that
-accepts for it. Two releases of one server side by side are two children in each slot.
+accepts for it. Two releases of one server side by side are two children in each slot: the second one's processes are
+warm before they get the slot's socket.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from tailrace.monitor.shared import OwnedBlock
+from tailrace.server.control import Listen
 from tailrace.server.logging import logger
 from tailrace.server.process import ChildProcess
 from tailrace.server.role import ChildRole
@@ -41,7 +43,8 @@ class Child:
     """One child, in one process after the other.
 
     assignment: the first message to each process. fds: what each inherits. slot: a worker's place. block: the metrics
-    that its processes write, where there are any.
+    that its processes write, where there are any. admitted: whether a process gets the slot's socket as soon as it is
+    warm; the workers of a second release are started without, and get it by `admit`.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Child:
         fds: tuple[int, ...] = (),
         slot: Slot | None = None,
         block: OwnedBlock | None = None,
+        admitted: bool = True,
     ) -> None:
         self.role = role
         self.slot = slot
@@ -62,6 +66,7 @@ class Child:
         self.was_ready = False
         self._assignment = assignment
         self._fds = fds
+        self._admitted = admitted
         self._stopping = asyncio.Event()
         place = {} if slot is None else {"slot": slot.index}
         self._log = logger(pid=os.getpid(), **place)
@@ -136,13 +141,24 @@ class Child:
         self.process = process
         if self._stopping.is_set():
             process.kill()
-        code = await process.run(lambda: self._on_ready(process, watcher))
+        code = await process.run(lambda: self._on_warm(process), lambda: self._on_ready(process, watcher))
         served_s = process.served_s
         if self.block is not None:
             self.block.reset_gauges()
         if not self._stopping.is_set():
             self._on_death(process, code, watcher)
         return served_s
+
+    def admit(self) -> None:
+        """Give the process the slot's socket once it is warm, and each successor too."""
+        self._admitted = True
+        if self.process is not None and self.process.state == "warm":
+            self._on_warm(self.process)
+
+    def _on_warm(self, process: ChildProcess) -> None:
+        """Give a process that could serve its socket, if it may."""
+        if self._admitted and self.slot is not None:
+            process.send(Listen(self.slot.index), self.slot.listener.fileno())
 
     def _on_ready(self, process: ChildProcess, watcher: ChildWatcher) -> None:
         """Note that the process is ready."""
@@ -151,7 +167,8 @@ class Child:
             process.drain()
             return
         ready_s = round(time.monotonic() - process.started_s, 3)
-        self._log.info(f"{self.role.name} ready", **self._pid_of(process), ready_s=ready_s)
+        release = {"release": process.ready.release} if process.ready is not None and process.ready.release else {}
+        self._log.info(f"{self.role.name} ready", **self._pid_of(process), ready_s=ready_s, **release)
         watcher.on_ready(self)
 
     def _on_death(self, process: ChildProcess, code: int, watcher: ChildWatcher) -> None:

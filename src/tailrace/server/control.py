@@ -11,35 +11,42 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from typing import Any, Final
 
 import msgspec
 
+from tailrace.release.pinned import Pin
 from tailrace.server.options import ServeOptions
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
 """A longer message means a broken channel."""
 _OUTBOX_BYTES_MAX: Final = 4 * MESSAGE_BYTES_MAX
+_DESCRIPTORS_MAX: Final = 16
+"""Taken in at one read; each message brings one at most."""
 
 
 class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Supervisor → worker, first of all: what to serve, and the inherited descriptors to do it with.
+    """Supervisor → worker, first of all: what to serve. It prepares, says `Warm`, and waits for its socket.
 
-    listen_fds: the listening socket of every slot, this worker's own at [slot]. metrics_fd: the slot's metric block.
+    metrics_fd: an inherited descriptor of its metric block. pin: what it loads, and nothing else.
     """
 
     slot: int
-    listen_fds: tuple[int, ...]
     metrics_fd: int
     options: ServeOptions
+    pin: Pin = Pin()
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → child: take nothing new, finish what is in flight, exit with 0."""
 
 
-class Adopt(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor → worker: the worker of `slot` has died; accept on its socket too, until `HandBack`."""
+class Listen(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker: accept on a slot's socket, which comes along as a descriptor.
+
+    Its own slot's makes the worker ready. Another's has no worker just now: until `HandBack`.
+    """
 
     slot: int
 
@@ -58,6 +65,15 @@ class LayerCost(msgspec.Struct, frozen=True):
     p99_ns: int
 
 
+class ModelReady(msgspec.Struct, frozen=True):
+    """One model of a pipeline that a worker serves. kernel: what computes it."""
+
+    name: str
+    version: str
+    kernel: str = ""
+    kernel_reason: str = ""
+
+
 class PipelineReady(msgspec.Struct, frozen=True):
     """One pipeline that a worker serves."""
 
@@ -65,14 +81,20 @@ class PipelineReady(msgspec.Struct, frozen=True):
     budget_ns: int = 0
     buffer_ns: int = 0
     layers: tuple[LayerCost, ...] = ()
+    models: tuple[ModelReady, ...] = ()
+
+
+class Warm(msgspec.Struct, frozen=True, tag=True):
+    """Worker → supervisor: could serve at once, had it a socket."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Child → supervisor: at work. ready_s: since the process began. pipelines: what a worker serves."""
+    """Child → supervisor: at work. ready_s: since the process began. release, pipelines: what a worker serves."""
 
     pid: int
     ready_s: float = 0.0
     rss_bytes: int = 0
+    release: str = ""
     pipelines: tuple[PipelineReady, ...] = ()
 
 
@@ -94,8 +116,8 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
     in_flight: int = 0
 
 
-ToWorker = Assignment | Drain | Adopt | HandBack
-FromChild = Ready | Failed | Heartbeat | Draining
+ToWorker = Assignment | Drain | Listen | HandBack
+FromChild = Warm | Ready | Failed | Heartbeat | Draining
 
 _encode = msgspec.json.Encoder().encode
 
@@ -109,13 +131,17 @@ class Channel:
         self._decode = msgspec.json.Decoder(messages).decode
         self._inbox = bytearray()
         self._outbox = bytearray()
+        self._descriptors: deque[int] = deque()
 
-    def send(self, message: msgspec.Struct) -> bool:
+    def send(self, message: msgspec.Struct, descriptor: int | None = None) -> bool:
         """Send one message; return False where the other side is gone or does not read.
 
         What does not fit into the socket goes out with the next message. Heartbeats are dropped then: the next one
-        says the same.
+        says the same. descriptor: is copied to the other side, which takes it with `take_descriptor`; a message with
+        one is sent at once or not at all.
         """
+        if descriptor is not None:
+            return self._send_with(message, descriptor)
         if not (self._outbox and isinstance(message, Heartbeat)):
             self._outbox += _encode(message) + b"\n"
         if len(self._outbox) > _OUTBOX_BYTES_MAX:
@@ -128,17 +154,48 @@ class Channel:
             return False
         return True
 
+    def _send_with(self, message: msgspec.Struct, descriptor: int) -> bool:
+        """Send one message with a descriptor, behind what waits."""
+        try:
+            while self._outbox:
+                del self._outbox[: self._sock.send(self._outbox)]
+            line = _encode(message) + b"\n"
+            self._outbox += line[socket.send_fds(self._sock, [line], [descriptor]) :]
+        except OSError:  # also for a socket that is full
+            return False
+        return True
+
+    def take_descriptor(self) -> int:
+        """Return the descriptor that came with the message just received; it is the caller's from now on."""
+        return self._descriptors.popleft()
+
     async def receive(self) -> Any:
         """Return the next message; None when the other side is gone (or speaks nonsense)."""
-        loop = asyncio.get_running_loop()
         while (line := self._take_line()) is None:
             try:
-                data = await loop.sock_recv(self._sock, 65_536)
+                if not self._feed(self._read()):
+                    return None
+            except BlockingIOError:
+                await self._wait_readable()
             except OSError:
                 return None
-            if not self._feed(data):
-                return None
         return self._parse(line)
+
+    def _read(self) -> bytes:
+        """Return what has come; descriptors that came along wait for `take_descriptor`."""
+        data, descriptors, _, _ = socket.recv_fds(self._sock, 65_536, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+        self._descriptors += descriptors
+        return data
+
+    async def _wait_readable(self) -> None:
+        """Wait until something has come, or the other side is gone."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._sock, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._sock)
 
     def receive_blocking(self, timeout_s: float) -> Any:
         """Return the next message without a loop; None when the other side is gone, or silent for `timeout_s`."""
@@ -146,7 +203,7 @@ class Channel:
         try:
             while (line := self._take_line()) is None:
                 self._sock.settimeout(max(end_s - time.monotonic(), 0.001))
-                if not self._feed(self._sock.recv(65_536)):
+                if not self._feed(self._read()):
                     return None
         except OSError:
             return None
@@ -197,7 +254,7 @@ class ChildChannel(Channel):
 
 
 class WorkerChannel(ChildChannel):
-    """A worker's end: `receive_blocking` gives the `Assignment`, then `receive` gives `Drain`, `Adopt`, `HandBack`."""
+    """A worker's end: `receive_blocking` gives the `Assignment`, then `receive` gives `Listen`, `HandBack`, `Drain`."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd, ToWorker)

@@ -16,8 +16,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of `tailrace serve`. Units come last in the names; every limit has a value.
 
     files: Python files that declare pipelines. port, admin_port: 0 takes a free one. store: replaces the store of the
-    declarations. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin
-    port is not on loopback. Raises SetupError for a value out of range.
+    declarations. releases: the directory that releases are kept in; None takes one beside the store, or beside the
+    first file. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin port is
+    not on loopback. Raises SetupError for a value out of range.
     """
 
     files: tuple[str, ...]
@@ -28,6 +29,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     admin_token: str | None = None
     workers: int = 1
     store: str | None = None
+    releases: str | None = None
 
     body_bytes_max: int = 1 << 20
     header_bytes_max: int = 16 << 10

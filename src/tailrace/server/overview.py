@@ -14,6 +14,7 @@ from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline
 from tailrace.server.admin import Status, WorkerStatus
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
+from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 
 _SAMPLE_S: Final = 5.0
@@ -59,6 +60,11 @@ class Overview:
             restarts[str(slot.index)] += worker.restarts
             rss_bytes[str(slot.index)] += worker.process.rss_bytes if worker.process and worker.is_ready else 0
         values: dict[Key, float] = {("tailrace_build_info", (_version(), platform.python_version())): 1}
+        for ready in {process.ready for process in self._started() if process.state == "ready" and process.ready}:
+            for pipeline in ready.pipelines:
+                for model in pipeline.models:
+                    labels = (ready.release, pipeline.name, model.name, model.version, model.kernel)
+                    values["tailrace_release_info", labels] = 1
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]
             values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
@@ -68,8 +74,7 @@ class Overview:
         """Return what runs, and how it has been doing."""
         metrics = self._merge()
         recent = metrics.since(self._samples[0]) if self._samples else metrics
-        started = [worker.process for _, worker in self._workers if worker.process is not None]
-        warm = next((process.ready for process in started if process.ready is not None), None)
+        warm = next((process.ready for process in self._started() if process.ready is not None), None)
         return Status(
             version=_version(),
             pid=os.getpid(),
@@ -89,6 +94,10 @@ class Overview:
             self._samples.append(self._merge())
             await asyncio.sleep(_SAMPLE_S)
 
+    def _started(self) -> list[ChildProcess]:
+        """Return the workers' processes, the last of each."""
+        return [worker.process for _, worker in self._workers if worker.process is not None]
+
     def _merge(self) -> MergedMetrics:
         """Merge what all children have counted."""
         return merge_blocks(self._blocks)
@@ -103,6 +112,7 @@ class Overview:
             restarts=worker.restarts,
             rss_bytes=process.rss_bytes if process is not None else 0,
             ready_s=process.ready.ready_s if process is not None and process.ready is not None else None,
+            release=process.ready.release if process is not None and process.ready is not None else None,
             adopted_by=self._adoption.adopter_of(slot.index),
         )
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tailrace.server.control import Drain, Draining, Failed, FromChild, Heartbeat, Ready, SupervisorChannel
+from tailrace.server.control import Drain, Draining, Failed, FromChild, Heartbeat, Ready, SupervisorChannel, Warm
 
 _LAST_WORDS_S: Final = 1.0
 """How long an end of the channel may be unread after the exit, or a process live on after it has closed its end."""
@@ -23,7 +23,7 @@ class ChildProcess:
 
     def __init__(self, process: Process, channel: SupervisorChannel) -> None:
         self.pid = process.pid
-        self.state: Literal["starting", "ready", "draining", "gone"] = "starting"
+        self.state: Literal["starting", "warm", "ready", "draining", "gone"] = "starting"
         self.ready: Ready | None = None
         self.failure = ""
         self.rss_bytes = 0
@@ -65,9 +65,12 @@ class ChildProcess:
         """For how long it has been ready; 0 where it never was."""
         return 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
 
-    async def run(self, on_ready: Callable[[], None]) -> int:
-        """Follow the process until it is gone; return its exit code, negative for a signal."""
-        reading = asyncio.create_task(self._read(on_ready))
+    async def run(self, on_warm: Callable[[], None], on_ready: Callable[[], None]) -> int:
+        """Follow the process until it is gone; return its exit code, negative for a signal.
+
+        on_warm: is called when it waits for its socket; on_ready: when it is at work.
+        """
+        reading = asyncio.create_task(self._read(on_warm, on_ready))
         exiting = asyncio.create_task(self._process.wait())
         try:
             await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,13 +87,13 @@ class ChildProcess:
             self._channel.close()
         return code
 
-    def send(self, message: msgspec.Struct) -> None:
-        """Send the process a message; its death is noticed elsewhere."""
-        self._channel.send(message)
+    def send(self, message: msgspec.Struct, descriptor: int | None = None) -> None:
+        """Send the process a message, and a descriptor along with it; its death is noticed elsewhere."""
+        self._channel.send(message, descriptor)
 
     def drain(self) -> None:
         """Ask the process to finish; one that is not ready yet has nothing to finish and is killed."""
-        if self.state == "starting":
+        if self.state in ("starting", "warm"):
             self.kill()
         elif self.state == "ready":
             self.state = "draining"
@@ -101,16 +104,19 @@ class ChildProcess:
         if self.state != "gone" and self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
 
-    async def _read(self, on_ready: Callable[[], None]) -> None:
+    async def _read(self, on_warm: Callable[[], None], on_ready: Callable[[], None]) -> None:
         """Take the process's messages until its end of the channel closes."""
         while (message := await self._channel.receive()) is not None:
-            self._take(message, on_ready)
+            self._take(message, on_warm, on_ready)
 
-    def _take(self, message: FromChild, on_ready: Callable[[], None]) -> None:
+    def _take(self, message: FromChild, on_warm: Callable[[], None], on_ready: Callable[[], None]) -> None:
         """Note what one message says."""
         self.silent_rounds = 0
         match message:
-            case Ready() if self.state == "starting":
+            case Warm() if self.state == "starting":
+                self.state = "warm"
+                on_warm()
+            case Ready() if self.state in ("starting", "warm"):
                 self.ready, self.state, self.rss_bytes = message, "ready", message.rss_bytes
                 self._ready_since_s = time.monotonic()
                 on_ready()

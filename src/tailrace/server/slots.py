@@ -1,17 +1,17 @@
 """Worker slots: the listening sockets that outlive the workers that accept on them.
 
-Each slot has its own socket on the same port (SO_REUSEPORT), bound and owned by the supervisor and inherited by every
-worker. The kernel spreads connections over the sockets that listen. A socket listens from the moment its first worker
-is ready; when that worker dies, its pending connections wait for a sibling or for its successor, and are not lost.
+Each slot has its own socket on the same port (SO_REUSEPORT), bound and owned by the supervisor, which gives a copy to
+the worker that is to accept on it. The kernel spreads connections over the sockets that listen. A socket listens from
+the moment its first worker is ready; when that worker dies, its pending connections wait for a sibling or for its
+successor, and are not lost.
 
-Every process holds every socket, so that none is closed by one of them closing it. To stop, a slot first turns new
+The supervisor holds every socket, so that none is closed by a worker closing it. To stop, a slot first turns new
 handshakes away, its worker accepts what is pending, and then the socket is shut for all who hold it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import socket
 import struct
 from contextlib import suppress
@@ -65,11 +65,6 @@ def open_slots(host: str, port: int, count: int) -> list[Slot]:
             f"cannot listen: {error.strerror or error}", where=f"{host}:{port}", next="choose another port or host"
         ) from error
     return [Slot(index, listener) for index, listener in enumerate(listeners)]
-
-
-def inherited_listener(fd: int) -> socket.socket:
-    """Return a socket on its own copy of an inherited descriptor: closing it leaves the slot's socket open."""
-    return socket.socket(fileno=os.dup(fd))
 
 
 def turn_away(listener: socket.socket) -> None:

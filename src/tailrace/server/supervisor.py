@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import uvloop
 
+from tailrace.release.pinned import Pin, pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
@@ -24,6 +25,17 @@ from tailrace.server.options import ServeOptions
 from tailrace.server.overview import Overview
 from tailrace.server.slots import Slot, open_slots, url_of
 from tailrace.server.workers import WORKER_COMMAND, open_workers, worker_role
+
+
+def serve(options: ServeOptions) -> int:
+    """Pin what the files declare, and serve it until SIGTERM or SIGINT; return the exit code of `Supervisor.run`."""
+    configure_logging()
+    log = logger(pid=os.getpid())
+    with pin(
+        options.files, options.releases, options.store,
+        warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
+    ) as pinned:  # fmt: skip
+        return Supervisor(options, pinned).run()
 
 
 class Addresses(NamedTuple):
@@ -38,7 +50,8 @@ class Addresses(NamedTuple):
 class Supervisor:
     """Runs the children of one `tailrace serve`.
 
-    worker_command: started once a slot, with the descriptor of its control channel as the last argument.
+    pin: what the workers load. worker_command: started once a slot, with the descriptor of its control channel as the
+    last argument.
     companions: the children beside the workers; their metrics are closed with the server.
     announce: called once, when every child that the server waits for has been ready.
     """
@@ -46,12 +59,14 @@ class Supervisor:
     def __init__(
         self,
         options: ServeOptions,
+        pin: Pin,
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
         companions: Sequence[Child] = (),
         announce: Callable[[Addresses], None] | None = None,
     ) -> None:
         self.options = options
+        self._pin = pin
         self._command = tuple(worker_command)
         self._companions = tuple(companions)
         self._announce = announce
@@ -73,7 +88,7 @@ class Supervisor:
         self.options = fit_open_files(self.options)
         slots = open_slots(self.options.host, self.options.port, self.options.workers)
         try:
-            workers = open_workers(worker_role(self.options, self._command), self.options, slots)
+            workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
             self._children = (*workers, *self._companions)
             uptime_s = await self._serve_from(slots)
         finally:
@@ -98,7 +113,7 @@ class Supervisor:
             await admin.open(options.admin_host, options.admin_port)
             self._addresses = Addresses(host, port, *admin.address)
             self._handle_signals()
-            self._log.info("starting", workers=options.workers, files=list(options.files))
+            self._log.info("starting", workers=options.workers, files=list(options.files), releases=self._pin.root)
             keepers = {child: asyncio.create_task(child.keep(self)) for child in self._children}
             watchers = [asyncio.create_task(child.watch()) for child in self._children]
             tasks = [*keepers.values(), *watchers, asyncio.create_task(overview.sample())]

@@ -10,9 +10,9 @@ import gc
 import os
 import select
 import signal
+import socket
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,16 +34,19 @@ from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
+from tailrace.release.pinned import Pin, Release, settle
 from tailrace.server.control import (
-    Adopt,
     Assignment,
     Drain,
     Draining,
     Failed,
     HandBack,
     LayerCost,
+    Listen,
+    ModelReady,
     PipelineReady,
     Ready,
+    Warm,
     WorkerChannel,
     rss_bytes,
 )
@@ -51,7 +54,7 @@ from tailrace.server.endpoint import Answer, Endpoint, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import configure_logging
-from tailrace.server.slots import BACKLOG, inherited_listener, shut_listener, turn_away
+from tailrace.server.slots import BACKLOG, shut_listener, turn_away
 
 SWEEP_S: Final = 1.0
 DRAIN_LOOK_S: Final = 0.05
@@ -132,6 +135,7 @@ class Worker:
         self._faults: list[FaultLog] = []
         self._engines: list[Engine] = []
         self._recorders: list[BatchRecorder] = []
+        self._listeners: dict[int, socket.socket] = {}
         self._servers: dict[int, asyncio.Server] = {}
         self._ready = False
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
@@ -139,19 +143,15 @@ class Worker:
     async def run(self) -> int:
         """Serve; return the exit code."""
         try:
-            ready = await self._prepare()
-            await self._listen(self._start.slot)
+            self._pipelines = await self._prepare()
         except TailraceError as error:
             self._channel.send(Failed(str(error)))
             return 1
         gc.collect()
         gc.freeze()
         gc.disable()  # collected by the sweep, when nothing is in flight
-        self._ready = True
-        self._recorder.set_ready(True)
-        self._channel.send(
-            Ready(os.getpid(), ready_s=time.monotonic() - self._began_s, rss_bytes=rss_bytes(), pipelines=tuple(ready))
-        )
+        self._warm_s = time.monotonic() - self._began_s
+        self._channel.send(Warm())
         beats = asyncio.create_task(self._channel.beat(self._options.heartbeat_s))
         sweeps = asyncio.create_task(self._sweep())
         obeying = asyncio.create_task(self._obey())
@@ -172,10 +172,12 @@ class Worker:
         self._log.error("worker failed", error=repr(error), exc_info=error)
         return 1
 
-    async def _prepare(self) -> list[PipelineReady]:
+    async def _prepare(self) -> tuple[PipelineReady, ...]:
         """Load, compile and warm up every pipeline."""
-        pipelines = load_all(self._options.files)
-        layout = worker_layout([shape_of(pipeline) for pipeline in pipelines], self._start.slot)
+        declared = load_all(self._start.pin)
+        self._release = release = settle(self._start.pin, declared)
+        pipelines = list(map(release.pinned, declared))
+        layout = worker_layout([shape_of(pipeline) for pipeline in pipelines], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
         routes: dict[bytes, dict[bytes, Endpoint | Page]] = {
@@ -183,7 +185,7 @@ class Worker:
             b"/readyz": {b"GET": Page(self._readyz)},
         }
         limits = HttpLimits.of(self._options)
-        self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure)
+        self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
         ready = []
         stores: dict[str, OnlineStore] = {}
         for pipeline in pipelines:
@@ -201,14 +203,19 @@ class Worker:
             self._recorders.append(recorder)
             self._plans.append(plan)
             self._engines.append(engine)
-            ready.append(ready_of(plan, times))
-        return ready
+            ready.append(ready_of(plan, times, release))
+        return tuple(ready)
 
-    async def _listen(self, slot: int) -> None:
-        """Accept on a slot's socket: a copy of it, since the supervisor's must stay open."""
-        sock = inherited_listener(self._start.listen_fds[slot])
+    async def _listen(self, slot: int, descriptor: int) -> None:
+        """Accept on a slot's socket: a copy of it, since the supervisor's must stay open. Its own makes it ready."""
+        self._listeners[slot] = listener = socket.socket(fileno=descriptor)
         loop = asyncio.get_running_loop()
-        self._servers[slot] = await loop.create_server(self._http, sock=sock, backlog=BACKLOG)
+        self._servers[slot] = await loop.create_server(self._http, sock=listener, backlog=BACKLOG)
+        if slot == self._start.slot:
+            self._ready = True
+            self._recorder.set_ready(True)
+            ready = Ready(os.getpid(), self._warm_s, rss_bytes(), self._release.id, self._pipelines)
+            self._channel.send(ready)
 
     async def _obey(self) -> bool:
         """Do as the supervisor says until it says to stop, or is gone; return whether it said so."""
@@ -216,10 +223,15 @@ class Worker:
             asyncio.get_running_loop().add_signal_handler(number, lambda: None)
         while True:
             match await self._channel.receive():
-                case Adopt(slot=slot) if slot not in self._servers:
-                    await self._listen(slot)
+                case Listen(slot=slot):
+                    descriptor = self._channel.take_descriptor()
+                    if slot in self._servers:
+                        os.close(descriptor)
+                    else:
+                        await self._listen(slot, descriptor)
                 case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
+                    del self._listeners[slot]
                 case Drain():
                     return True
                 case None:
@@ -233,7 +245,7 @@ class Worker:
         self._ready = False
         self._recorder.set_ready(False)
         self._http.drain()
-        listeners = [inherited_listener(self._start.listen_fds[slot]) for slot in self._servers] if alone else []
+        listeners = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listeners.values()] if alone else []
         for listener in listeners:
             turn_away(listener)
         await self._accept_pending()
@@ -256,8 +268,8 @@ class Worker:
     async def _accept_pending(self) -> None:
         """Go on accepting until nothing waits for it, while no new handshake begins."""
         queues = select.poll()
-        for slot in self._servers:
-            queues.register(self._start.listen_fds[slot], select.POLLIN)
+        for listener in self._listeners.values():
+            queues.register(listener.fileno(), select.POLLIN)
         end_s = time.monotonic() + self._options.drain_s
         await asyncio.sleep(PENDING_S)
         while queues.poll(0) and time.monotonic() < end_s:
@@ -286,12 +298,15 @@ class Worker:
         return Answer(200, b"text/plain", b"ready\n") if self._ready else Answer(503, b"text/plain", b"not ready\n")
 
 
-def load_all(files: Sequence[str]) -> list[Pipeline]:
-    """Return the pipelines of all files. Raises SetupError for two of one name, or a file that cannot be loaded."""
+def load_all(pin: Pin) -> list[Pipeline]:
+    """Return the pipelines of all files, from their pinned sources.
+
+    Raises SetupError for two of one name, or a file that cannot be loaded.
+    """
     found: dict[str, str] = {}
     pipelines = []
-    for file in files:
-        for pipeline in load_pipelines(Path(file)):
+    for file in pin.files:
+        for pipeline in load_pipelines(Path(file), pin.folder_of(file)):
             if pipeline.name in found:
                 what = f"two pipelines are called {pipeline.name!r}: in {found[pipeline.name]} and here"
                 raise SetupError(what, where=file, next="give each its own name, and each file once")
@@ -312,10 +327,16 @@ def store_url(pipeline: Pipeline, override: str | None) -> str:
     return override or resolve_url(pipeline.store, pipeline.base_dir)
 
 
-def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
-    """Return a pipeline's budget table as the control channel carries it."""
+def ready_of(plan: Plan, times: tuple[LayerTimes, ...], release: Release) -> PipelineReady:
+    """Return a pipeline's budget table and models as the control channel carries them."""
+    kernels = {stage.name: (stage.kernel, stage.kernel_reason) for stage in plan.inference.stages}
+    models = tuple(
+        ModelReady(model.name, model.version, *kernels.get(model.name, ()))
+        for model in release.models
+        if model.pipeline == plan.name
+    )
     layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
-    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
+    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers, models)
 
 
 async def _work(assignment: Assignment, channel: WorkerChannel, began_s: float) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tailrace.monitor.shared import OwnedBlock
+from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
 from tailrace.server.control import Assignment
 from tailrace.server.options import ServeOptions
@@ -34,12 +35,13 @@ def worker_role(options: ServeOptions, command: Sequence[str] = WORKER_COMMAND) 
     )
 
 
-def open_workers(role: ChildRole, options: ServeOptions, slots: Sequence[Slot]) -> list[Child]:
-    """Return a worker for each slot, with metrics of its own; each inherits the sockets of all slots."""
-    listen_fds = tuple(slot.listener.fileno() for slot in slots)
+def open_workers(
+    role: ChildRole, options: ServeOptions, slots: Sequence[Slot], pin: Pin, *, admitted: bool = True
+) -> list[Child]:
+    """Return a worker of a release for each slot, with metrics of its own."""
     workers = []
     for slot in slots:
         block = OwnedBlock(f"slot-{slot.index}")
-        assignment = Assignment(slot=slot.index, listen_fds=listen_fds, metrics_fd=block.fd, options=options)
-        workers.append(Child(role, assignment, fds=(block.fd, *listen_fds), slot=slot, block=block))
+        assignment = Assignment(slot=slot.index, metrics_fd=block.fd, options=options, pin=pin)
+        workers.append(Child(role, assignment, fds=(block.fd,), slot=slot, block=block, admitted=admitted))
     return workers

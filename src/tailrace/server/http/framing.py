@@ -26,9 +26,10 @@ _PLAIN: Final = Head(endpoint=None, body_bytes=0, is_plain=True, keep_alive=True
 
 
 class Framing:
-    """Makes answers. One a worker; `renew_date` is called once a second."""
+    """Makes answers. One a worker; `renew_date` is called once a second. release: that it serves, told on request."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: bytes = b"") -> None:
+        self._release = b"X-Release: " + release
         self._ok = b""
         self._date = b""
         self.shed = b""
@@ -53,7 +54,7 @@ class Framing:
 
         compress: whether the bodies of the batch are long enough for it.
         """
-        extra = [b"Server-Timing: " + _server_timing(batch, place)] if head.trace else []
+        extra = [b"Server-Timing: " + _server_timing(batch, place), self._release] if head.trace else []
         body, error = batch.bodies[place], batch.errors.get(place)
         if error is not None:
             return self.error(head, error, request_id, close=close, body=body, extra=extra)

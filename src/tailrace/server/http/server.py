@@ -18,7 +18,7 @@ from tailrace.server.http.shared import Shared
 
 
 class HttpServer:
-    """A transport over HTTP/1.1. Called, it makes the protocol of a new connection."""
+    """A transport over HTTP/1.1. Called, it makes the protocol of a new connection. release: that it serves."""
 
     def __init__(
         self,
@@ -26,8 +26,9 @@ class HttpServer:
         limits: HttpLimits,
         load: LoopLoad,
         count_failure: Callable[[type[ServingError]], None],
+        release: bytes = b"",
     ) -> None:
-        self.shared = Shared(self, routes, limits, load, count_failure)
+        self.shared = Shared(self, routes, limits, load, count_failure, release)
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""

@@ -30,13 +30,14 @@ class Shared:
         limits: HttpLimits,
         load: LoopLoad,
         count_failure: Callable[[type[ServingError]], None],
+        release: bytes = b"",
     ) -> None:
         self.transport = transport
         self.routes = routes
         self.limits = limits
         self.load = load
         self.count_failure = count_failure
-        self.framing = Framing()
+        self.framing = Framing(release)
         self.heads = HeadMemory(limits.body_bytes_max)
         self.connections: set[Any] = set()
         self.draining = False

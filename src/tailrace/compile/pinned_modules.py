@@ -1,0 +1,89 @@
+"""Modules of a folder, read from a copy of it: what is served stays as it was when the release was made.
+
+A module keeps the place it was copied from as its `__file__`, so that data beside it is found there; only its code is
+the copy's. What is no part of the copy is not found at all, however the folder has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+
+class PinnedFolder(NamedTuple):
+    """A folder, and the copy of its modules that is read in its place. Both are absolute."""
+
+    original: Path
+    copy: Path
+
+    def copy_of(self, path: Path) -> Path | None:
+        """Return where a path of the folder is in the copy; None for a path elsewhere."""
+        return self.copy / path.relative_to(self.original) if path.is_relative_to(self.original) else None
+
+
+class PinnedLoader(SourceLoader):
+    """Loads one module from the copy of its file; without the bytecode cache, which belongs to the file."""
+
+    def __init__(self, original: Path, copy: Path) -> None:
+        self._original = original
+        self._copy = copy
+
+    def get_filename(self, fullname: str) -> str:
+        """Return where the module says it is."""
+        return str(self._original)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """Return the copy of the module's source, or any other file as it is."""
+        return self._copy.read_bytes() if path == str(self._original) else Path(str(path)).read_bytes()
+
+
+class PinnedFinder(MetaPathFinder):
+    """Finds the modules of one folder in its copy."""
+
+    def __init__(self, folder: PinnedFolder) -> None:
+        self.folder = folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a module that the copy has; None for any other."""
+        name = fullname.rpartition(".")[2]
+        parents = [self.folder.original] if path is None else [Path(entry) for entry in path]
+        for parent in parents:
+            copy = self.folder.copy_of(parent)
+            if copy is not None and (spec := self._spec(fullname, parent / name, copy / name, path)) is not None:
+                return spec
+        return None
+
+    def _spec(self, fullname: str, original: Path, copy: Path, path: Sequence[str] | None) -> ModuleSpec | None:
+        """Return the spec of the module of that name in one folder: a package, a file, a compiled file, a folder."""
+        if (copy / "__init__.py").is_file():
+            loader = PinnedLoader(original / "__init__.py", copy / "__init__.py")
+            return spec_from_file_location(
+                fullname, original / "__init__.py", loader=loader, submodule_search_locations=[str(original)]
+            )
+        if copy.with_suffix(".py").is_file():
+            file = original.with_suffix(".py")
+            return spec_from_file_location(fullname, file, loader=PinnedLoader(file, copy.with_suffix(".py")))
+        for suffix in EXTENSION_SUFFIXES:
+            if (compiled := copy.with_name(copy.name + suffix)).is_file():
+                return spec_from_file_location(fullname, compiled)
+        if copy.is_dir() and PathFinder.find_spec(fullname, path) is None:
+            spec = ModuleSpec(fullname, None, is_package=True)
+            spec.submodule_search_locations = [str(original)]
+            return spec
+        return None
+
+
+def read_from_copy(folder: PinnedFolder) -> None:
+    """Have this process import the folder's modules from its copy, before any installed one of the same name."""
+    if any(isinstance(finder, PinnedFinder) and finder.folder == folder for finder in sys.meta_path):
+        return
+    places = [place for place, finder in enumerate(sys.meta_path) if finder is PathFinder]
+    sys.meta_path.insert(places[0] if places else len(sys.meta_path), PinnedFinder(folder))

@@ -1,0 +1,287 @@
+"""A pinned release: the sources and models that one server serves, whatever becomes of the files they come from.
+
+The server copies the modules of each file's folder at its start (`pin`), before anything of them runs. Which models
+they declare is known once they run: the first worker to load them copies the models (`settle`), and says so in a file
+that all others read, then and after any restart.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tailrace.compile.pinned_modules import PinnedFolder
+from tailrace.errors import SetupError
+from tailrace.inference.declaration import Model
+from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
+from tailrace.pipeline import Pipeline
+from tailrace.release.modules import find_modules
+from tailrace.release.shelf import HELD, MODELS, SERVERS, SOURCES, Shelf, copy_files, copy_stream, digest_of, hold
+
+ID_CHARACTERS: Final = 12
+DEFAULT_FOLDER: Final = ".tailrace/releases"
+"""Beside the first file that is served, as the default store is."""
+_PIN: Final = "pin-"
+_NAME_ANOTHER: Final = "name a directory that can be written: --releases DIR"
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server has pinned before its workers run: where from, and where the copies are. All paths are absolute.
+
+    root: the shelf's. place: the server's own folder there. number: of the release, among the server's own. files: that
+    declare pipelines. folders: theirs, with the copies of their modules.
+    """
+
+    root: str = ""
+    place: str = ""
+    number: int = 1
+    files: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()
+
+    def folder_of(self, file: str) -> PinnedFolder:
+        """Return the folder of a file."""
+        parent = os.path.dirname(file)
+        return next(PinnedFolder(Path(folder), Path(copy)) for folder, copy in self.folders if folder == parent)
+
+    @property
+    def pin_file(self) -> Path:
+        """Where the pin itself is written."""
+        return Path(self.place) / f"{_PIN}{self.number}.json"
+
+    @property
+    def release_file(self) -> Path:
+        """Where the release is written, once it is settled."""
+        return Path(self.place) / f"release-{self.number}.json"
+
+
+class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of a release. directory: where it was declared; copy: where it is served from."""
+
+    pipeline: str
+    name: str
+    version: str
+    directory: str
+    copy: str
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server serves. id: the digest of its sources and models, and of Tailrace's version.
+
+    schemas: the digest of each pipeline's request, response and views.
+    """
+
+    id: str
+    models: tuple[PinnedModel, ...]
+    schemas: dict[str, str]
+
+    def pinned(self, pipeline: Pipeline) -> Pipeline:
+        """Return a pipeline whose models are those of the release."""
+        copies = {model.directory: model.copy for model in self.models}
+        return replace(pipeline, model=_with_copies(pipeline.model, pipeline.base_dir, copies))
+
+
+@contextmanager
+def pin(
+    files: Sequence[str], root: str | None, store: str | None = None, *, warn: Callable[[str], None] = lambda text: None
+) -> Iterator[Pin]:
+    """Copy the modules that files declare pipelines with, and hold the copies until the end of the block.
+
+    root: the shelf's directory; None takes one beside the store, or beside the first file. Where that cannot be written
+    it is a temporary one, of which `warn` hears.
+    Raises SetupError for a file that is not there, or a directory that was named and cannot be written.
+    """
+    paths = [Path(file).resolve() for file in files]
+    modules = {path: find_modules(path) for path in paths}
+    shelf = _open_shelf(paths[0], root, store, warn)
+    descriptor = -1
+    try:
+        with shelf.locked():
+            place = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=shelf.root / SERVERS))
+            descriptor = hold(place / HELD)
+            folders = _copy_sources(shelf, modules)
+            pinned = Pin(root=str(shelf.root), place=str(place), files=tuple(map(str, paths)), folders=folders)
+            _write(pinned.pin_file, pinned)
+            shelf.sweep(_holds_of)
+        yield pinned
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+        shelf.close()
+
+
+def pin_again(pinned: Pin) -> Pin:
+    """Copy the modules as they are now, for a second release of the server that holds a pin; it holds this one too."""
+    modules = {Path(file): find_modules(Path(file)) for file in pinned.files}
+    shelf = Shelf(Path(pinned.root))
+    try:
+        with shelf.locked():
+            folders = _copy_sources(shelf, modules)
+            again = msgspec.structs.replace(pinned, number=pinned.number + 1, folders=folders)
+            _write(again.pin_file, again)
+            return again
+    finally:
+        shelf.close()
+
+
+def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
+    """Return the release of pipelines that were loaded from a pin; the first to ask makes it, all others read it.
+
+    Raises ModelPackageError for a model that is not there, or not whole.
+    """
+    shelf = Shelf(Path(pinned.root))
+    try:
+        with shelf.locked():
+            if pinned.release_file.is_file():
+                return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
+            models = tuple(_pin_models(shelf, pipelines))
+            sources = [os.path.basename(copy) for _, copy in pinned.folders]
+            content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
+            release = Release(
+                id=digest_of([version("tailrace"), sources, content])[:ID_CHARACTERS],
+                models=models,
+                schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
+            )
+            _write(pinned.release_file, release)
+            return release
+    finally:
+        shelf.close()
+
+
+def _open_shelf(file: Path, root: str | None, store: str | None, warn: Callable[[str], None]) -> Shelf:
+    """Return the shelf: at `root`, or beside the store or the file, or in the temporary directory."""
+    place = _beside(file, store) if root is None else Path(root).resolve()
+    try:
+        return Shelf(place)
+    except OSError as error:
+        what = f"releases cannot be kept there: {error.strerror}"
+        if root is not None:
+            raise SetupError(what, where=root, next=_NAME_ANOTHER) from error
+    try:
+        shelf = Shelf(_own_temporary())
+    except OSError as error:
+        raise SetupError(what, where=str(place), next=_NAME_ANOTHER) from error
+    warn(f"{place}: {what}; they are kept in {shelf.root}")
+    return shelf
+
+
+def _beside(file: Path, store: str | None) -> Path:
+    """Return the directory of releases beside a store of files that was named, else beside the file."""
+    scheme, colon, rest = (store or "").partition(":")
+    if store and not colon:
+        return Path(store).resolve().parent / "releases"
+    if scheme == "lmdb" and rest:
+        return Path(rest).resolve().parent / "releases"
+    return file.parent / DEFAULT_FOLDER
+
+
+def _own_temporary() -> Path:
+    """Return this user's directory of releases under the temporary one. Raises OSError where another has taken it."""
+    place = Path(tempfile.gettempdir()) / f"tailrace-{os.geteuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.lstat().st_uid != os.geteuid() or place.is_symlink():
+        raise PermissionError(f"{place} is another user's")
+    return place / "releases"
+
+
+def _copy_sources(shelf: Shelf, modules: Mapping[Path, Sequence[Path]]) -> tuple[tuple[str, str], ...]:
+    """Keep the modules of each file's folder; return the folders and their copies."""
+    kept = []
+    for folder in dict.fromkeys(file.parent for file in modules):
+        files = [path for file in modules if file.parent == folder for path in modules[file]]
+        kept.append((str(folder), str(_copy_folder(shelf, folder, files))))
+    return tuple(kept)
+
+
+def _copy_folder(shelf: Shelf, folder: Path, files: Sequence[Path]) -> Path:
+    """Keep files of a folder; return where."""
+    return shelf.add(SOURCES, lambda draft: copy_files({str(path.relative_to(folder)): path for path in files}, draft))
+
+
+def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
+    """Keep the models of pipelines; give each, as it was declared."""
+    for pipeline in pipelines:
+        model: object = pipeline.model
+        while isinstance(model, Model):
+            directory = model.directory(pipeline.base_dir)
+            copy = _keep_model(shelf, directory)
+            digest = read_manifest(copy).sha256[:ID_CHARACTERS]
+            yield PinnedModel(
+                pipeline=pipeline.name, name=model.name, version=digest, directory=str(directory), copy=str(copy)
+            )
+            model = model.fallback
+
+
+def _keep_model(shelf: Shelf, directory: Path) -> Path:
+    """Keep one model directory; return where. One that is there already is not copied again."""
+    with suppress(OSError):
+        if (place := shelf.place(MODELS, _manifest_digest(directory))).is_dir():
+            return place
+    return shelf.add(MODELS, lambda draft: copy_model(directory, draft))
+
+
+def copy_model(directory: Path, draft: Path) -> str:
+    """Copy a model directory whole, though it may be replaced meanwhile; return the digest of its manifest.
+
+    The manifest has the digests of all other files. Raises ModelPackageError.
+    """
+
+    def copy() -> str:
+        read_manifest(directory)  # which says what is wrong, and where
+        for file in draft.iterdir():
+            file.unlink()
+        for file in directory.iterdir():
+            if file.is_file():
+                with file.open("rb") as source:
+                    copy_stream(source.fileno(), draft / file.name)
+        read_manifest(draft)
+        return _manifest_digest(draft)
+
+    return read_while_replaced(directory, copy)
+
+
+def _manifest_digest(directory: Path) -> str:
+    """Return the digest of a model directory: that of its manifest, which has those of its other files."""
+    return digest_of((directory / MANIFEST_FILE).read_text("utf-8", "replace"))
+
+
+def _with_copies(model: Model, base_dir: Path, copies: Mapping[str, str]) -> Model:
+    """Return a model, and the one that it falls back to, with their copies for directories."""
+    fallback = model.fallback
+    if isinstance(fallback, Model):
+        fallback = _with_copies(fallback, base_dir, copies)
+    return Model(model.name, path=copies[str(model.directory(base_dir))], fallback=fallback)
+
+
+def _schema_of(pipeline: Pipeline) -> str:
+    """Return the digest of what a caller and a store see of a pipeline: request, response, views."""
+    from tailrace.features.row_layout import row_layout
+
+    types = [msgspec.json.schema(declared) for declared in (pipeline.request, pipeline.response)]
+    views = {view.__name__: row_layout(view.spec).schema_id for view in pipeline.views}
+    return digest_of([types, views])[:ID_CHARACTERS]
+
+
+def _holds_of(server: Path) -> Iterator[Path]:
+    """Give the copies that a server holds, by its files."""
+    for file in server.glob("*.json"):
+        with suppress(OSError, msgspec.DecodeError):
+            if file.name.startswith(_PIN):
+                yield from (Path(copy) for _, copy in msgspec.json.decode(file.read_bytes(), type=Pin).folders)
+            else:
+                release = msgspec.json.decode(file.read_bytes(), type=Release)
+                yield from (Path(model.copy) for model in release.models)
+
+
+def _write(file: Path, value: msgspec.Struct) -> None:
+    """Write a file whole, or not at all."""
+    draft = file.with_name(f".{file.name}")
+    draft.write_bytes(msgspec.json.encode(value))
+    draft.rename(file)

@@ -1,0 +1,146 @@
+"""The directory that pinned releases are kept in: copies named by their content, and who holds them.
+
+    sources/DIGEST/…          the modules of a file's folder
+    models/DIGEST/…           a model directory
+    servers/PID-RANDOM/       of one server: `held` is locked while it lives, the other files say what it holds
+    lock                      is held by whoever adds or removes
+
+A copy is written beside its place, and renamed when it is whole; nothing writes to it after that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from tailrace.errors import SetupError
+
+SOURCES: Final = "sources"
+MODELS: Final = "models"
+SERVERS: Final = "servers"
+HELD: Final = "held"
+DIGEST_CHARACTERS: Final = 32
+_COPIED_BYTES: Final = 1 << 20
+
+
+class Shelf:
+    """One such directory. It is made where there is none; raises OSError where that cannot be, or cannot be written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in (SOURCES, MODELS, SERVERS):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._lock)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all others, of this process and of others, from adding and removing meanwhile."""
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def place(self, kind: str, digest: str) -> Path:
+        """Return where the copy of that content is, or would be."""
+        return self.root / kind / digest
+
+    def add(self, kind: str, fill: Callable[[Path], str]) -> Path:
+        """Keep what `fill` writes into a directory, under the digest that it returns; return its place.
+
+        What is there already stays, and the new one goes.
+        """
+        draft = Path(tempfile.mkdtemp(prefix=".", dir=self.root / kind))
+        try:
+            place = self.place(kind, fill(draft))
+            if not place.is_dir():
+                draft.chmod(0o755)
+                draft.rename(place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return place
+
+    def sweep(self, holds_of: Callable[[Path], Iterable[Path]]) -> int:
+        """Remove the copies that no living server holds, and what is left of servers that are gone; return how many.
+
+        holds_of: says of a server's folder which copies it holds.
+        """
+        held: set[Path] = set()
+        for server in (self.root / SERVERS).iterdir():
+            if _is_held(server / HELD):
+                held.update(holds_of(server))
+            else:
+                shutil.rmtree(server, ignore_errors=True)
+        removed = 0
+        for kind in (SOURCES, MODELS):
+            for place in (self.root / kind).iterdir():
+                if place not in held:
+                    shutil.rmtree(place, ignore_errors=True)
+                    removed += 1
+        return removed
+
+
+def copy_files(files: Mapping[str, Path], folder: Path) -> str:
+    """Copy files to their names under a folder; return the digest of names and contents.
+
+    Raises SetupError for one that cannot be read.
+    """
+    digests = {}
+    for name, path in sorted(files.items()):
+        try:
+            with path.open("rb") as source:
+                digests[name] = copy_stream(source.fileno(), folder / name)
+        except OSError as error:
+            raise SetupError(f"cannot be copied into the release: {error.strerror}", where=str(path)) from error
+    return digest_of(digests)
+
+
+def copy_stream(source: int, path: Path) -> str:
+    """Copy what a descriptor gives to a file that nobody may write to; return the sha256 of it, in hex."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with path.open("wb") as copy:
+        while chunk := os.read(source, _COPIED_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+    path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+    return digest.hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """Return the digest of a value that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def hold(file: Path) -> int:
+    """Make a file that is known to be held as long as this process keeps the returned descriptor open."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _is_held(file: Path) -> bool:
+    """Say whether a living process holds a file."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False

@@ -1,0 +1,201 @@
+"""A release is a copy: what becomes of the files it was made from is nothing to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipelines.model_graphs import linear
+from tailrace.compile.loading import load_pipelines
+from tailrace.errors import ModelPackageError, SetupError
+from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import MANIFEST_FILE
+from tailrace.pipeline import Pipeline
+from tailrace.release.pinned import Pin, pin, pin_again, settle
+from tailrace.release.shelf import MODELS, SERVERS, SOURCES
+
+WEIGHTS = {"amount": 0.001}
+PIPELINE = """
+from beside import BUDGET
+import tailrace as tr
+
+class Payment(tr.Request):
+    amount: float
+
+class Decision(tr.Response):
+    score: float
+
+pay = tr.Pipeline(name="pay", request=Payment, response=Decision, features=[Payment.amount],
+                  model=tr.Model("pay"), budget=BUDGET)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a pipeline's file with a module and a model beside it."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "pipeline.py").write_text(PIPELINE)
+    (folder / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("50ms")\n')
+    linear(folder, "pay", WEIGHTS)
+    (folder / "models").mkdir()
+    (folder / "pay").rename(folder / "models" / "pay")
+    return folder / "pipeline.py"
+
+
+def load(pinned: Pin) -> list[Pipeline]:
+    """Return the pipelines of a pin, as a new process would load them."""
+    for name in [name for name, module in sys.modules.items() if name == "beside" or "pipeline_" in name]:
+        del sys.modules[name]
+    return [each for name in pinned.files for each in load_pipelines(Path(name), pinned.folder_of(name))]
+
+
+def test_release_keeps_sources_and_models(file: Path, tmp_path: Path) -> None:
+    """Once it is settled, changed, broken and removed files change nothing of it, nor of its id."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        release = settle(pinned, load(pinned))
+        file.write_text("nonsense(")
+        (file.parent / "beside.py").write_text("nonsense(")
+        shutil.rmtree(file.parent / "models")
+        (pipeline,) = load(pinned)
+        assert pipeline.base_dir == file.parent
+        assert settle(pinned, [pipeline]) == release
+        (model,) = release.models
+        assert load_model(str(release.pinned(pipeline).model.path)).version == model.version
+        assert not os.access(Path(model.copy) / MANIFEST_FILE, os.W_OK) or os.geteuid() == 0
+
+
+def test_same_files_give_the_same_id_wherever_they_are(file: Path, tmp_path: Path) -> None:
+    """The id tells of the content alone; another threshold, model or module gives another."""
+    ids = []
+    other = tmp_path / "other"
+    shutil.copytree(file.parent, other, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (file, other / "pipeline.py"):
+        with pin([str(path)], str(tmp_path / path.parent.name / "kept")) as pinned:
+            ids.append(settle(pinned, load(pinned)).id)
+    (file.parent / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        ids.append(settle(pinned, load(pinned)).id)
+        linear(tmp_path, "pay", {"amount": 0.002})
+        shutil.rmtree(file.parent / "models" / "pay")
+        (tmp_path / "pay").rename(file.parent / "models" / "pay")
+        second = pin_again(pinned)
+        ids.append(settle(second, load(second)).id)
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+
+
+def test_copies_go_when_no_server_holds_them(file: Path, tmp_path: Path) -> None:
+    """A living server's release stays, however many others begin; a dead one's goes with the next start."""
+    root = tmp_path / "kept"
+
+    def kept() -> list[int]:
+        return [len(list((root / kind).iterdir())) for kind in (SOURCES, MODELS, SERVERS)]
+
+    with pin([str(file)], str(root)) as first:
+        settle(first, load(first))
+        (file.parent / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
+        with pin([str(file)], str(root)) as second:
+            settle(second, load(second))
+            assert kept() == [2, 1, 2]
+    with pin([str(file)], str(root)):
+        assert kept() == [1, 0, 1]
+
+
+def test_server_that_was_killed_holds_nothing(file: Path, tmp_path: Path) -> None:
+    """What a process held is free when it is gone, whatever it left."""
+    root = tmp_path / "kept"
+    script = (
+        "import os, signal, sys\nfrom tailrace.release.pinned import pin\n"
+        "with pin([sys.argv[1]], sys.argv[2]):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file), str(root)], check=False, timeout=60)
+    assert done.returncode == -9
+    assert len(list((root / SERVERS).iterdir())) == 1
+    with pin([str(file)], str(root)):
+        assert len(list((root / SERVERS).iterdir())) == 1
+
+
+def test_directory_that_cannot_be_written_is_told(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named one is an error; the usual one gives way to the temporary directory, and that is said."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    with pytest.raises(SetupError, match="releases cannot be kept there"), pin([str(file)], str(blocked / "kept")):
+        pass
+    (file.parent / ".tailrace").write_text("")  # a file where the directory would be: root may write anywhere
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told: list[str] = []
+    with pin([str(file)], None, warn=told.append) as pinned:
+        assert pinned.root.startswith(str(tmp_path / "tailrace-"))
+        assert settle(pinned, load(pinned)).models
+    assert len(told) == 1
+    assert str(file.parent) in told[0]
+
+
+def test_releases_are_beside_the_store(file: Path, tmp_path: Path) -> None:
+    """Of a store of files that was named; else beside the file."""
+    with pin([str(file)], None, f"lmdb:{tmp_path}/data/store") as pinned:
+        assert pinned.root == str(tmp_path / "data" / "releases")
+    with pin([str(file)], None, "redis://localhost") as pinned:
+        assert pinned.root == str(file.parent / ".tailrace" / "releases")
+
+
+def test_model_that_is_not_there_or_cut_is_refused(file: Path, tmp_path: Path) -> None:
+    """The error names the directory that was declared, and the release stays unsettled."""
+    models = file.parent / "models" / "pay"
+    graph = models / "model.onnx"
+    whole = graph.read_bytes()
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        pipelines = load(pinned)
+        graph.write_bytes(whole[:-1])
+        with pytest.raises(ModelPackageError, match="cut short") as caught:
+            settle(pinned, pipelines)
+        assert caught.value.where == str(graph)
+        graph.unlink()
+        with pytest.raises(ModelPackageError, match=r"no model\.onnx"):
+            settle(pinned, pipelines)
+        graph.write_bytes(whole)
+        assert settle(pinned, pipelines).models
+
+
+def test_model_replaced_while_it_is_copied_is_one_or_the_other(file: Path, tmp_path: Path) -> None:
+    """Readers of a directory that is packaged again and again find a whole model each time."""
+    directory = file.parent / "models" / "pay"
+    stop = threading.Event()
+
+    def replace() -> None:
+        from tailrace.release.package import _replace
+
+        copies = [tmp_path / "a", tmp_path / "b"]
+        for copy, weight in zip(copies, (0.002, 0.003), strict=True):
+            copy.mkdir()
+            linear(copy, "pay", {"amount": weight})
+        turn = 0
+        while not stop.is_set():
+            draft = tmp_path / f"draft-{turn}"
+            shutil.copytree(copies[turn % 2] / "pay", draft)
+            _replace(draft, directory)
+            turn += 1
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        versions = set()
+        with pin([str(file)], str(tmp_path / "kept")) as pinned:
+            pipelines = load(pinned)
+            for _ in range(40):
+                (model,) = settle(pinned, pipelines).models
+                assert load_model(model.copy).version == model.version
+                versions.add(model.version)
+                versions.add(load_model(directory).version)
+                pinned.release_file.unlink()
+    finally:
+        stop.set()
+        thread.join()
+    assert len(versions) >= 2
