@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,7 @@ def test_model_replaced_while_it_is_copied_is_one_or_the_other(file: Path, tmp_p
             shutil.copytree(copies[turn % 2] / "pay", draft)
             _replace(draft, directory)
             turn += 1
+            time.sleep(0.005)  # a reader needs to come to an end once
 
     thread = threading.Thread(target=replace)
     thread.start()

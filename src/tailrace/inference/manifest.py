@@ -24,7 +24,7 @@ MANIFEST_FILE: Final = "manifest.json"
 TREES_FILE: Final = "trees.msgpack"
 REPACKAGE: Final = "write the model directory again with `tailrace package`"
 
-_READS_MAX: Final = 10
+_READS_MAX: Final = 50
 """How often a directory is read that is replaced meanwhile."""
 
 Found = TypeVar("Found")
