@@ -29,6 +29,7 @@ import load_curve
 import open_loop
 import real_clients
 import start
+import trust
 from figures import Figures, merge_figures, read_figures, write_figures
 from machine import BenchError, busy_share
 from part import BASE, Part, Session
@@ -39,7 +40,7 @@ BUSY_SHARE_MAX: Final = 0.05
 """Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""
 PARTS: Final = {
     module.PART.name: module.PART
-    for module in (hot_path, real_clients, idle, open_loop, load_curve, start, counts, before)
+    for module in (hot_path, real_clients, idle, open_loop, load_curve, start, counts, before, trust)
 }
 FIGURES: Final = ROOT / "build" / "bench.json"
 
