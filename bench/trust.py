@@ -231,8 +231,8 @@ PART: Final = Part(
     name="trust",
     about="a server whose model is replaced and whose workers are killed",
     caveats=(
-        f"trust: {RATE:,} requests/s, two workers and the load on the same two cores, each traced; a failure is in flight "
-        "if it was sent to a worker before its client had seen that the worker is gone, 50 ms at most.",
+        f"trust: {RATE:,} requests/s, two workers and the load on the same two cores, each traced; a failure is in "
+        "flight if it was sent to a worker before its client had seen that the worker is gone, 50 ms at most.",
     ),
     steps=lambda session: 1 + 2 * session.pick(STARTS, 1) + session.pick(ROUNDS, 2),
     measure=measure,
