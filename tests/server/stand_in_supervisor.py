@@ -17,7 +17,7 @@ import msgspec
 from stand_in_observer import observer
 
 from tailrace.loadtest.processes import births_of, children_of, kill_left
-from tailrace.release.pinned import Pin
+from tailrace.release.pin import Pin
 from tailrace.server.options import ServeOptions
 from tailrace.server.supervisor import Addresses, Supervisor
 

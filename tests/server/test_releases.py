@@ -16,7 +16,7 @@ import pytest
 from serving import Answer, Server, fetch, load, serving, wait_for
 
 from pipelines.model_graphs import linear
-from tailrace.release.pinned import Pin, pin, pin_again
+from tailrace.release.pin import Pin, pin, pin_again
 from tailrace.server.child import Child
 from tailrace.server.options import ServeOptions
 from tailrace.server.slots import Slot, open_slots, url_of

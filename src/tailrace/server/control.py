@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tailrace.release.pinned import Pin
+from tailrace.release.pin import Pin
 from tailrace.server.options import ServeOptions
 
 MESSAGE_BYTES_MAX: Final = 1 << 20

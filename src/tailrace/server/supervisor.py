@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from tailrace.release.pinned import Pin, pin
+from tailrace.release.pin import Pin, pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child

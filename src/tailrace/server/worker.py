@@ -22,6 +22,7 @@ import uvloop
 from tailrace.codecs.json import JsonCodec
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
+from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
@@ -34,7 +35,8 @@ from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
-from tailrace.release.pinned import Pin, Release, settle
+from tailrace.release.pin import Pin, Release
+from tailrace.release.settle import settle, with_pinned_models
 from tailrace.server.control import (
     Assignment,
     Drain,
@@ -176,7 +178,7 @@ class Worker:
         """Load, compile and warm up every pipeline."""
         declared = load_all(self._start.pin)
         self._release = release = settle(self._start.pin, declared)
-        pipelines = list(map(release.pinned, declared))
+        pipelines = [with_pinned_models(pipeline, release) for pipeline in declared]
         layout = worker_layout([shape_of(pipeline) for pipeline in pipelines], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
@@ -306,7 +308,7 @@ def load_all(pin: Pin) -> list[Pipeline]:
     found: dict[str, str] = {}
     pipelines = []
     for file in pin.files:
-        for pipeline in load_pipelines(Path(file), pin.folder_of(file)):
+        for pipeline in load_pipelines(Path(file), PinnedFolder(Path(file).parent, Path(pin.copy_of(file)))):
             if pipeline.name in found:
                 what = f"two pipelines are called {pipeline.name!r}: in {found[pipeline.name]} and here"
                 raise SetupError(what, where=file, next="give each its own name, and each file once")

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.model_graphs import linear
-from tailrace.compile.loading import load_pipelines
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MANIFEST_FILE
 from tailrace.pipeline import Pipeline
-from tailrace.release.pinned import Pin, pin, pin_again, settle
+from tailrace.release.pin import Pin, pin, pin_again
+from tailrace.release.settle import settle, with_pinned_models
 from tailrace.release.shelf import MODELS, SERVERS, SOURCES
+from tailrace.server.worker import load_all
 
 WEIGHTS = {"amount": 0.001}
 PIPELINE = """
@@ -54,7 +55,7 @@ def load(pinned: Pin) -> list[Pipeline]:
     """Return the pipelines of a pin, as a new process would load them."""
     for name in [name for name, module in sys.modules.items() if name == "beside" or "pipeline_" in name]:
         del sys.modules[name]
-    return [each for name in pinned.files for each in load_pipelines(Path(name), pinned.folder_of(name))]
+    return load_all(pinned)
 
 
 def test_release_keeps_sources_and_models(file: Path, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_release_keeps_sources_and_models(file: Path, tmp_path: Path) -> None:
         assert pipeline.base_dir == file.parent
         assert settle(pinned, [pipeline]) == release
         (model,) = release.models
-        assert load_model(str(release.pinned(pipeline).model.path)).version == model.version
+        assert load_model(str(with_pinned_models(pipeline, release).model.path)).version == model.version
         assert not os.access(Path(model.copy) / MANIFEST_FILE, os.W_OK) or os.geteuid() == 0
 
 
@@ -113,7 +114,7 @@ def test_server_that_was_killed_holds_nothing(file: Path, tmp_path: Path) -> Non
     """What a process held is free when it is gone, whatever it left."""
     root = tmp_path / "kept"
     script = (
-        "import os, signal, sys\nfrom tailrace.release.pinned import pin\n"
+        "import os, signal, sys\nfrom tailrace.release.pin import pin\n"
         "with pin([sys.argv[1]], sys.argv[2]):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(file), str(root)], check=False, timeout=60)

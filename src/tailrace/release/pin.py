@@ -1,7 +1,7 @@
 """A pinned release: the sources and models that one server serves, whatever becomes of the files they come from.
 
 The server copies the modules of each file's folder at its start (`pin`), before anything of them runs. Which models
-they declare is known once they run: the first worker to load them copies the models (`settle`), and says so in a file
+they declare is known once they run: the first worker to load them copies the models (settle.py), and says so in a file
 that all others read, then and after any restart.
 """
 
@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.errors import SetupError
-from tailrace.inference.declaration import Model
-from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
-from tailrace.pipeline import Pipeline
 from tailrace.release.modules import find_modules
-from tailrace.release.shelf import HELD, MODELS, SERVERS, SOURCES, Shelf, copy_files, copy_stream, digest_of, hold
+from tailrace.release.shelf import HELD, SERVERS, SOURCES, Shelf, copy_files, hold
 
 ID_CHARACTERS: Final = 12
 DEFAULT_FOLDER: Final = ".tailrace/releases"
@@ -46,10 +40,9 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
 
-    def folder_of(self, file: str) -> PinnedFolder:
-        """Return the folder of a file."""
-        parent = os.path.dirname(file)
-        return next(PinnedFolder(Path(folder), Path(copy)) for folder, copy in self.folders if folder == parent)
+    def copy_of(self, file: str) -> str:
+        """Return the copy of a file's folder."""
+        return dict(self.folders)[os.path.dirname(file)]
 
     @property
     def pin_file(self) -> Path:
@@ -82,11 +75,6 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[PinnedModel, ...]
     schemas: dict[str, str]
 
-    def pinned(self, pipeline: Pipeline) -> Pipeline:
-        """Return a pipeline whose models are those of the release."""
-        copies = {model.directory: model.copy for model in self.models}
-        return replace(pipeline, model=_with_copies(pipeline.model, pipeline.base_dir, copies))
-
 
 @contextmanager
 def pin(
@@ -108,7 +96,7 @@ def pin(
             descriptor = hold(place / HELD)
             folders = _copy_sources(shelf, modules)
             pinned = Pin(root=str(shelf.root), place=str(place), files=tuple(map(str, paths)), folders=folders)
-            _write(pinned.pin_file, pinned)
+            write_whole(pinned.pin_file, pinned)
             shelf.sweep(_holds_of)
         yield pinned
     finally:
@@ -125,32 +113,8 @@ def pin_again(pinned: Pin) -> Pin:
         with shelf.locked():
             folders = _copy_sources(shelf, modules)
             again = msgspec.structs.replace(pinned, number=pinned.number + 1, folders=folders)
-            _write(again.pin_file, again)
+            write_whole(again.pin_file, again)
             return again
-    finally:
-        shelf.close()
-
-
-def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
-    """Return the release of pipelines that were loaded from a pin; the first to ask makes it, all others read it.
-
-    Raises ModelPackageError for a model that is not there, or not whole.
-    """
-    shelf = Shelf(Path(pinned.root))
-    try:
-        with shelf.locked():
-            if pinned.release_file.is_file():
-                return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
-            models = tuple(_pin_models(shelf, pipelines))
-            sources = [os.path.basename(copy) for _, copy in pinned.folders]
-            content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
-            release = Release(
-                id=digest_of([version("tailrace"), sources, content])[:ID_CHARACTERS],
-                models=models,
-                schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
-            )
-            _write(pinned.release_file, release)
-            return release
     finally:
         shelf.close()
 
@@ -205,70 +169,6 @@ def _copy_folder(shelf: Shelf, folder: Path, files: Sequence[Path]) -> Path:
     return shelf.add(SOURCES, lambda draft: copy_files({str(path.relative_to(folder)): path for path in files}, draft))
 
 
-def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
-    """Keep the models of pipelines; give each, as it was declared."""
-    for pipeline in pipelines:
-        model: object = pipeline.model
-        while isinstance(model, Model):
-            directory = model.directory(pipeline.base_dir)
-            copy = _keep_model(shelf, directory)
-            digest = read_manifest(copy).sha256[:ID_CHARACTERS]
-            yield PinnedModel(
-                pipeline=pipeline.name, name=model.name, version=digest, directory=str(directory), copy=str(copy)
-            )
-            model = model.fallback
-
-
-def _keep_model(shelf: Shelf, directory: Path) -> Path:
-    """Keep one model directory; return where. One that is there already is not copied again."""
-    with suppress(OSError):
-        if (place := shelf.place(MODELS, _manifest_digest(directory))).is_dir():
-            return place
-    return shelf.add(MODELS, lambda draft: copy_model(directory, draft))
-
-
-def copy_model(directory: Path, draft: Path) -> str:
-    """Copy a model directory whole, though it may be replaced meanwhile; return the digest of its manifest.
-
-    The manifest has the digests of all other files. Raises ModelPackageError.
-    """
-
-    def copy() -> str:
-        read_manifest(directory)  # which says what is wrong, and where
-        for file in draft.iterdir():
-            file.unlink()
-        for file in directory.iterdir():
-            if file.is_file():
-                with file.open("rb") as source:
-                    copy_stream(source.fileno(), draft / file.name)
-        read_manifest(draft)
-        return _manifest_digest(draft)
-
-    return read_while_replaced(directory, copy)
-
-
-def _manifest_digest(directory: Path) -> str:
-    """Return the digest of a model directory: that of its manifest, which has those of its other files."""
-    return digest_of((directory / MANIFEST_FILE).read_text("utf-8", "replace"))
-
-
-def _with_copies(model: Model, base_dir: Path, copies: Mapping[str, str]) -> Model:
-    """Return a model, and the one that it falls back to, with their copies for directories."""
-    fallback = model.fallback
-    if isinstance(fallback, Model):
-        fallback = _with_copies(fallback, base_dir, copies)
-    return Model(model.name, path=copies[str(model.directory(base_dir))], fallback=fallback)
-
-
-def _schema_of(pipeline: Pipeline) -> str:
-    """Return the digest of what a caller and a store see of a pipeline: request, response, views."""
-    from tailrace.features.row_layout import row_layout
-
-    types = [msgspec.json.schema(declared) for declared in (pipeline.request, pipeline.response)]
-    views = {view.__name__: row_layout(view.spec).schema_id for view in pipeline.views}
-    return digest_of([types, views])[:ID_CHARACTERS]
-
-
 def _holds_of(server: Path) -> Iterator[Path]:
     """Give the copies that a server holds, by its files."""
     for file in server.glob("*.json"):
@@ -280,7 +180,7 @@ def _holds_of(server: Path) -> Iterator[Path]:
                 yield from (Path(model.copy) for model in release.models)
 
 
-def _write(file: Path, value: msgspec.Struct) -> None:
+def write_whole(file: Path, value: msgspec.Struct) -> None:
     """Write a file whole, or not at all."""
     draft = file.with_name(f".{file.name}")
     draft.write_bytes(msgspec.json.encode(value))

@@ -1,0 +1,111 @@
+"""Settling a release: the models that pinned pipelines declare are copied, once, and all workers load the copies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from tailrace.features.row_layout import row_layout
+from tailrace.inference.declaration import Model
+from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
+from tailrace.pipeline import Pipeline
+from tailrace.release.pin import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
+from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
+
+
+def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
+    """Return the release of pipelines that were loaded from a pin; the first to ask makes it, all others read it.
+
+    Raises ModelPackageError for a model that is not there, or not whole.
+    """
+    shelf = Shelf(Path(pinned.root))
+    try:
+        with shelf.locked():
+            if pinned.release_file.is_file():
+                return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
+            models = tuple(_pin_models(shelf, pipelines))
+            sources = [os.path.basename(copy) for _, copy in pinned.folders]
+            content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
+            release = Release(
+                id=digest_of([version("tailrace"), sources, content])[:ID_CHARACTERS],
+                models=models,
+                schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
+            )
+            write_whole(pinned.release_file, release)
+            return release
+    finally:
+        shelf.close()
+
+
+def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
+    """Return a pipeline whose models are those of its release."""
+    copies = {model.directory: model.copy for model in release.models}
+    return replace(pipeline, model=_with_copies(pipeline.model, pipeline.base_dir, copies))
+
+
+def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
+    """Keep the models of pipelines; give each, as it was declared."""
+    for pipeline in pipelines:
+        model: object = pipeline.model
+        while isinstance(model, Model):
+            directory = model.directory(pipeline.base_dir)
+            copy = _keep_model(shelf, directory)
+            digest = read_manifest(copy).sha256[:ID_CHARACTERS]
+            yield PinnedModel(
+                pipeline=pipeline.name, name=model.name, version=digest, directory=str(directory), copy=str(copy)
+            )
+            model = model.fallback
+
+
+def _keep_model(shelf: Shelf, directory: Path) -> Path:
+    """Keep one model directory; return where. One that is there already is not copied again."""
+    with suppress(OSError):
+        if (place := shelf.place(MODELS, _manifest_digest(directory))).is_dir():
+            return place
+    return shelf.add(MODELS, lambda draft: copy_model(directory, draft))
+
+
+def copy_model(directory: Path, draft: Path) -> str:
+    """Copy a model directory whole, though it may be replaced meanwhile; return the digest of its manifest.
+
+    The manifest has the digests of all other files. Raises ModelPackageError.
+    """
+
+    def copy() -> str:
+        read_manifest(directory)  # which says what is wrong, and where
+        for file in draft.iterdir():
+            file.unlink()
+        for file in directory.iterdir():
+            if file.is_file():
+                with file.open("rb") as source:
+                    copy_stream(source.fileno(), draft / file.name)
+        read_manifest(draft)
+        return _manifest_digest(draft)
+
+    return read_while_replaced(directory, copy)
+
+
+def _manifest_digest(directory: Path) -> str:
+    """Return the digest of a model directory: that of its manifest, which has those of its other files."""
+    return digest_of((directory / MANIFEST_FILE).read_text("utf-8", "replace"))
+
+
+def _with_copies(model: Model, base_dir: Path, copies: Mapping[str, str]) -> Model:
+    """Return a model, and the one that it falls back to, with their copies for directories."""
+    fallback = model.fallback
+    if isinstance(fallback, Model):
+        fallback = _with_copies(fallback, base_dir, copies)
+    return Model(model.name, path=copies[str(model.directory(base_dir))], fallback=fallback)
+
+
+def _schema_of(pipeline: Pipeline) -> str:
+    """Return the digest of what a caller and a store see of a pipeline: request, response, views."""
+    types = [msgspec.json.schema(declared) for declared in (pipeline.request, pipeline.response)]
+    views = {view.__name__: row_layout(view.spec).schema_id for view in pipeline.views}
+    return digest_of([types, views])[:ID_CHARACTERS]
