@@ -35,7 +35,7 @@ class CustomerProfile(tr.BatchFeatureView):
     entity = tr.Entity("customer", key="customer_id")
     source = tr.Parquet(f"{BUILD}/customer_profile.parquet", time="as_of")
     max_staleness = "2d"
-    tx_count_1d: int = 0  # the default answers for an unknown customer, in training too
+    tx_count_1d: int = 0  # what an unknown customer gets: train with it too
     tx_count_7d: int = 0
     tx_count_30d: int = 0
     chargebacks_90d: int = 0

@@ -152,7 +152,7 @@ def _scored_rows(chosen: Comparison, table: Any) -> tuple[Rows, Any]:
         raise ModelPackageError(
             "every row holds a null, and the conversion does not give rows with nulls the original's scores",
             where="data",
-            next="fill them as the features' defaults do in serving, in training too",
+            next="fill them with the features' defaults, as serving does, and train with them",
         )
     return rows.take(known), table.filter(known)
 
