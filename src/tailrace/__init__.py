@@ -13,8 +13,9 @@ from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Field, Request
 from tailrace.response.schema import Response
+from tailrace.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "CSV",

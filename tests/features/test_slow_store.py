@@ -83,7 +83,7 @@ HELD_MS_MAX = DEADLINE_MS + KEY_MS_MAX + SLACK_MS
 def cold_store(disk: SlowDisk) -> LmdbStore:
     """Return the store of a disk, open, with no page in memory."""
     store = LmdbStore(disk.path, MonotonicClock())
-    run_now(store.open())
+    asyncio.run(store.open())
     assert store.warming is not None
     store.warming.join()
     disk.forget()
@@ -191,7 +191,7 @@ def test_store_let_go_while_it_is_probed_reads_on(disk: SlowDisk) -> None:
     store.close()
     assert (time.monotonic() - began_s) * 1e3 < KEY_MS_MAX + SLACK_MS
     disk.pause(0)
-    run_now(store.open())
+    asyncio.run(store.open())
     with closing(store):
         assert fetch_by(store, APART, 1_000)[0] == [ROWS[key] for key in APART]
 

@@ -16,6 +16,7 @@ from tailrace.cli.materialize import materialize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
+from tailrace.version import VERSION
 
 app = typer.Typer(
     name="tailrace",
@@ -37,9 +38,7 @@ def help_of(command: Callable[..., Any]) -> str:
 def show_version(wanted: bool) -> None:
     """Print the version and leave, where it was asked for."""
     if wanted:
-        from importlib.metadata import version
-
-        print(f"tailrace {version('tailrace')}")
+        print(f"tailrace {VERSION}")
         raise typer.Exit
 
 

@@ -47,7 +47,7 @@ def _run(path: Path, pinned: PinnedFolder | None) -> ModuleType:
     # A name of its own for each file, since annotations are looked up in the module of that name.
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     name = f"tailrace_pipeline_{path.stem}_{digest}"
-    loader = None if pinned is None else PinnedLoader(path, copy)
+    loader = None if pinned is None else PinnedLoader(name, path, copy)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise SetupError("not a Python file", where=str(path), next="name a .py file that declares a tr.Pipeline")

@@ -7,13 +7,12 @@ the copy's. What is no part of the copy is not found at all, however the folder 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder, SourceLoader
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from collections.abc import Mapping, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class PinnedFolder(NamedTuple):
@@ -27,23 +26,23 @@ class PinnedFolder(NamedTuple):
         return self.copy / path.relative_to(self.original) if path.is_relative_to(self.original) else None
 
 
-class PinnedLoader(SourceLoader):
+class PinnedLoader(SourceFileLoader):
     """Loads one module from the copy of its file; without the bytecode cache, which belongs to the file."""
 
-    def __init__(self, original: Path, copy: Path) -> None:
-        self._original = original
+    def __init__(self, fullname: str, original: Path, copy: Path) -> None:
+        super().__init__(fullname, str(original))
         self._copy = copy
 
-    def get_filename(self, fullname: str) -> str:
-        """Return where the module says it is."""
-        return str(self._original)
-
-    def get_data(self, path: str | bytes) -> bytes:
+    def get_data(self, path: str) -> bytes:
         """Return the copy of the module's source, or any other file as it is."""
-        return self._copy.read_bytes() if path == str(self._original) else Path(str(path)).read_bytes()
+        return self._copy.read_bytes() if path == self.path else super().get_data(path)
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Say that nothing is known of the file, so that no cache is looked for."""
+        raise OSError("a pinned module has no cache")
 
 
-class PinnedFinder(MetaPathFinder):
+class PinnedFinder:
     """Finds the modules of one folder in its copy."""
 
     def __init__(self, folder: PinnedFolder) -> None:
@@ -64,13 +63,13 @@ class PinnedFinder(MetaPathFinder):
     def _spec(self, fullname: str, original: Path, copy: Path, path: Sequence[str] | None) -> ModuleSpec | None:
         """Return the spec of the module of that name in one folder: a package, a file, a compiled file, a folder."""
         if (copy / "__init__.py").is_file():
-            loader = PinnedLoader(original / "__init__.py", copy / "__init__.py")
+            loader = PinnedLoader(fullname, original / "__init__.py", copy / "__init__.py")
             return spec_from_file_location(
                 fullname, original / "__init__.py", loader=loader, submodule_search_locations=[str(original)]
             )
         if copy.with_suffix(".py").is_file():
             file = original.with_suffix(".py")
-            return spec_from_file_location(fullname, file, loader=PinnedLoader(file, copy.with_suffix(".py")))
+            return spec_from_file_location(fullname, file, loader=PinnedLoader(fullname, file, copy.with_suffix(".py")))
         for suffix in EXTENSION_SUFFIXES:
             if (compiled := copy.with_name(copy.name + suffix)).is_file():
                 return spec_from_file_location(fullname, compiled)

@@ -8,7 +8,6 @@ that all others read, then and after any restart.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,7 +91,7 @@ def pin(
     descriptor = -1
     try:
         with shelf.locked():
-            place = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=shelf.root / SERVERS))
+            place = shelf.make_folder(SERVERS)
             descriptor = hold(place / HELD)
             folders = _copy_sources(shelf, modules)
             pinned = Pin(root=str(shelf.root), place=str(place), files=tuple(map(str, paths)), folders=folders)
@@ -148,6 +147,8 @@ def _beside(file: Path, store: str | None) -> Path:
 
 def _own_temporary() -> Path:
     """Return this user's directory of releases under the temporary one. Raises OSError where another has taken it."""
+    import tempfile  # only now: most servers need no temporary directory, and it takes its time to import
+
     place = Path(tempfile.gettempdir()) / f"tailrace-{os.geteuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     if place.lstat().st_uid != os.geteuid() or place.is_symlink():

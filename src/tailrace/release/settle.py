@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
 from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
+from tailrace.version import VERSION
 
 
 def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
@@ -33,7 +33,7 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
             sources = [os.path.basename(copy) for _, copy in pinned.folders]
             content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
             release = Release(
-                id=digest_of([version("tailrace"), sources, content])[:ID_CHARACTERS],
+                id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
                 models=models,
                 schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
             )

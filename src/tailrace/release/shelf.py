@@ -2,7 +2,7 @@
 
     sources/DIGEST/…          the modules of a file's folder
     models/DIGEST/…           a model directory
-    servers/PID-RANDOM/       of one server: `held` is locked while it lives, the other files say what it holds
+    servers/PID-TIME/         of one server: `held` is locked while it lives, the other files say what it holds
     lock                      is held by whoever adds or removes
 
 A copy is written beside its place, and renamed when it is whole; nothing writes to it after that.
@@ -14,9 +14,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,15 +62,20 @@ class Shelf:
 
         What is there already stays, and the new one goes.
         """
-        draft = Path(tempfile.mkdtemp(prefix=".", dir=self.root / kind))
+        draft = self.make_folder(kind, ".")
         try:
             place = self.place(kind, fill(draft))
             if not place.is_dir():
-                draft.chmod(0o755)
                 draft.rename(place)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            _remove(draft)
         return place
+
+    def make_folder(self, kind: str, prefix: str = "") -> Path:
+        """Make a folder of a name that no other has."""
+        folder = self.root / kind / f"{prefix}{os.getpid()}-{time.time_ns()}"
+        folder.mkdir()
+        return folder
 
     def sweep(self, holds_of: Callable[[Path], Iterable[Path]]) -> int:
         """Remove the copies that no living server holds, and what is left of servers that are gone; return how many.
@@ -83,12 +87,12 @@ class Shelf:
             if _is_held(server / HELD):
                 held.update(holds_of(server))
             else:
-                shutil.rmtree(server, ignore_errors=True)
+                _remove(server)
         removed = 0
         for kind in (SOURCES, MODELS):
             for place in (self.root / kind).iterdir():
                 if place not in held:
-                    shutil.rmtree(place, ignore_errors=True)
+                    _remove(place)
                     removed += 1
         return removed
 
@@ -124,6 +128,14 @@ def digest_of(value: object) -> str:
     """Return the digest of a value that JSON can hold."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, if it is there."""
+    if folder.is_dir():
+        import shutil  # only now: it would take a worker a megabyte, and most have nothing to remove
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def hold(file: Path) -> int:

@@ -16,6 +16,7 @@ from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
+from tailrace.version import VERSION
 
 _SAMPLE_S: Final = 5.0
 """How often the counters are kept for /status's recent figures; they cover one to two of these."""
@@ -59,7 +60,7 @@ class Overview:
         for slot, worker in self._workers:  # two in one slot count as one
             restarts[str(slot.index)] += worker.restarts
             rss_bytes[str(slot.index)] += worker.process.rss_bytes if worker.process and worker.is_ready else 0
-        values: dict[Key, float] = {("tailrace_build_info", (_version(), platform.python_version())): 1}
+        values: dict[Key, float] = {("tailrace_build_info", (VERSION, platform.python_version())): 1}
         for ready in {process.ready for process in self._started() if process.state == "ready" and process.ready}:
             for pipeline in ready.pipelines:
                 for model in pipeline.models:
@@ -76,7 +77,7 @@ class Overview:
         recent = metrics.since(self._samples[0]) if self._samples else metrics
         warm = next((process.ready for process in self._started() if process.ready is not None), None)
         return Status(
-            version=_version(),
+            version=VERSION,
             pid=os.getpid(),
             uptime_s=round(self.uptime_s, 3),
             ready=self.is_ready(),
@@ -115,10 +116,3 @@ class Overview:
             release=process.ready.release if process is not None and process.ready is not None else None,
             adopted_by=self._adoption.adopter_of(slot.index),
         )
-
-
-def _version() -> str:
-    """Return the installed version."""
-    from importlib.metadata import version
-
-    return version("tailrace")
