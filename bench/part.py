@@ -12,7 +12,7 @@ from figures import Figures
 from peers import PREPARED, WORKPLACE
 from replay import Replay
 
-BASE: Final = "6c24c8c"
+BASE: Final = "109d1f3"
 """The commit that `before` compares with, unless another is asked for."""
 
 Chosen = TypeVar("Chosen")
