@@ -140,6 +140,22 @@ def test_directory_that_cannot_be_written_is_told(file: Path, tmp_path: Path, mo
     assert str(file.parent) in told[0]
 
 
+def test_disk_that_is_full_is_told(file: Path, tmp_path: Path) -> None:
+    """The error says where and what next, and nothing half copied is left."""
+    root = tmp_path / "kept"
+    script = (
+        "import resource, sys\nfrom tailrace.errors import SetupError\nfrom tailrace.release.pin import pin\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try:\n    with pin([sys.argv[1]], sys.argv[2]):\n        pass\n"
+        "except SetupError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(file), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith(f"{root}: the release cannot be kept: File too large\n")
+    assert "--releases DIR" in done.stdout
+    assert not list((root / SOURCES).iterdir())
+
+
 def test_releases_are_beside_the_store(file: Path, tmp_path: Path) -> None:
     """Of a store of files that was named; else beside the file."""
     with pin([str(file)], None, f"lmdb:{tmp_path}/data/store") as pinned:

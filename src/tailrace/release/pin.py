@@ -17,13 +17,12 @@ import msgspec
 
 from tailrace.errors import SetupError
 from tailrace.release.modules import find_modules
-from tailrace.release.shelf import HELD, SERVERS, SOURCES, Shelf, copy_files, hold
+from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, hold
 
 ID_CHARACTERS: Final = 12
 DEFAULT_FOLDER: Final = ".tailrace/releases"
 """Beside the first file that is served, as the default store is."""
 _PIN: Final = "pin-"
-_NAME_ANOTHER: Final = "name a directory that can be written: --releases DIR"
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,11 +125,11 @@ def _open_shelf(file: Path, root: str | None, store: str | None, warn: Callable[
     except OSError as error:
         what = f"releases cannot be kept there: {error.strerror}"
         if root is not None:
-            raise SetupError(what, where=root, next=_NAME_ANOTHER) from error
+            raise SetupError(what, where=root, next=NAME_ANOTHER) from error
     try:
         shelf = Shelf(_own_temporary())
     except OSError as error:
-        raise SetupError(what, where=str(place), next=_NAME_ANOTHER) from error
+        raise SetupError(what, where=str(place), next=NAME_ANOTHER) from error
     warn(f"{place}: {what}; they are kept in {shelf.root}")
     return shelf
 

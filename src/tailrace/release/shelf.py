@@ -28,6 +28,7 @@ MODELS: Final = "models"
 SERVERS: Final = "servers"
 HELD: Final = "held"
 DIGEST_CHARACTERS: Final = 32
+NAME_ANOTHER: Final = "see that the disk has room, or name another directory: --releases DIR"
 _COPIED_BYTES: Final = 1 << 20
 
 
@@ -39,6 +40,12 @@ class Shelf:
         for name in (SOURCES, MODELS, SERVERS):
             (root / name).mkdir(parents=True, exist_ok=True)
         self._lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # some network file systems have no locks
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except OSError:
+            os.close(self._lock)
+            raise
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -46,12 +53,19 @@ class Shelf:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all others, of this process and of others, from adding and removing meanwhile."""
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """Keep all others, of this process and of others, from adding and removing meanwhile.
+
+        Raises SetupError where the directory cannot be written, in the block too.
+        """
         try:
-            yield
-        finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except OSError as error:
+            what = f"the release cannot be kept: {error.strerror or error}"
+            raise SetupError(what, where=str(self.root), next=NAME_ANOTHER) from error
 
     def place(self, kind: str, digest: str) -> Path:
         """Return where the copy of that content is, or would be."""
@@ -105,10 +119,11 @@ def copy_files(files: Mapping[str, Path], folder: Path) -> str:
     digests = {}
     for name, path in sorted(files.items()):
         try:
-            with path.open("rb") as source:
-                digests[name] = copy_stream(source.fileno(), folder / name)
+            source = path.open("rb")
         except OSError as error:
-            raise SetupError(f"cannot be copied into the release: {error.strerror}", where=str(path)) from error
+            raise SetupError(f"cannot be read for the release: {error.strerror}", where=str(path)) from error
+        with source:
+            digests[name] = copy_stream(source.fileno(), folder / name)
     return digest_of(digests)
 
 
