@@ -59,12 +59,14 @@ class LayerCost(msgspec.Struct, frozen=True):
 
 
 class PipelineReady(msgspec.Struct, frozen=True):
-    """One pipeline that a worker serves."""
+    """One pipeline that a worker serves. kernel: what computes its model; kernel_reason: why not the bit vectors."""
 
     name: str
     budget_ns: int = 0
     buffer_ns: int = 0
     layers: tuple[LayerCost, ...] = ()
+    kernel: str = ""
+    kernel_reason: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

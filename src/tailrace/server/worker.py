@@ -313,9 +313,13 @@ def store_url(pipeline: Pipeline, override: str | None) -> str:
 
 
 def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
-    """Return a pipeline's budget table as the control channel carries it."""
+    """Return a pipeline's budget table, and what computes its model, as the control channel carries them."""
     layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
-    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
+    stage = plan.inference.stages[0]
+    budget = plan.budget
+    return PipelineReady(
+        plan.name, budget.total_ns, budget.buffer_ns, layers, kernel=stage.kernel, kernel_reason=stage.kernel_reason
+    )
 
 
 async def _work(assignment: Assignment, channel: WorkerChannel, began_s: float) -> int:
