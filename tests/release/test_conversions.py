@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,28 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import xgboost
+from packaging.requirements import Requirement
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
 from tailrace.release.package import package
+from tailrace.release.trees import histogram_graph
 
 NAMES = ["amount", "ratio", "shop"]
 ROWS = 2_000
 HELD_BACK = 1_500
 KINDS_OF_SHOP = 12
 OF_THREE = ["bad", "good", "odd"]
+
+# XGBoost 3.4 deprecates what is refused here, and its forests.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*booster=.* is deprecated:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*XGBRFClassifier.* is deprecated:FutureWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +111,9 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], Any], str, str]] = {
         lambda f: boost(f, "fraud", objective="binary", **FOREST, **SHOPS), "a random forest on categories", "rf",
     ),
     "xgboost dart": (
-        lambda f: xgboost.XGBClassifier(n_estimators=5, booster="dart").fit(f[NAMES], f["fraud"]), "'dart'", "gbtree",
+        lambda f: xgboost.XGBClassifier(n_estimators=9, booster="dart", rate_drop=0.5).fit(f[NAMES], f["fraud"]),
+        "'dart'",
+        "without rate_drop",
     ),
     "xgboost linear": (
         lambda f: xgboost.XGBClassifier(n_estimators=5, booster="gblinear").fit(f[NAMES], f["fraud"]),
@@ -161,6 +173,47 @@ def test_form_without_onnx_is_refused(kind: str, frame: pd.DataFrame, tmp_path: 
         package(train(frame), frame[(frame[NAMES] != 0).all(axis=1)], name="m", out=tmp_path / "m")
     assert what in caught.value.what
     assert advice in caught.value.next
+
+
+def without_predictors(model: Any) -> None:
+    """Take the trees away."""
+    del model._predictors
+
+
+def without_baseline(model: Any) -> None:
+    """Take away what the trees are added to."""
+    del model._baseline_prediction
+
+
+def with_other_nodes(model: Any) -> None:
+    """Rename a field of the first tree's nodes."""
+    predictor = model._predictors[0][0]
+    names = ["split" if name == "num_threshold" else name for name in predictor.nodes.dtype.names]
+    predictor.nodes = predictor.nodes.copy()
+    predictor.nodes.dtype.names = tuple(names)
+
+
+@pytest.mark.parametrize("change", [without_predictors, without_baseline, with_other_nodes])
+def test_trees_that_scikit_learn_keeps_otherwise_are_told(change: Callable[[Any], None], frame: pd.DataFrame) -> None:
+    """What is not public may change with a version: the error names it, and the versions that are read."""
+    model = HistGradientBoostingClassifier(max_iter=2).fit(frame[NAMES], frame["fraud"])
+    change(model)
+    with pytest.raises(ModelPackageError, match=f"scikit-learn {sklearn.__version__} keeps histogram trees") as caught:
+        histogram_graph(model, [True] * 3)
+    assert "below 1.10" in caught.value.next
+
+
+def test_scikit_learn_is_pinned_to_the_versions_that_are_read() -> None:
+    """The pin admits the installed version, whose trees the tests above convert, and not the next."""
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (pin,) = (
+        requirement.specifier
+        for requirement in map(Requirement, extras["optional-dependencies"]["package"])
+        if requirement.name == "scikit-learn"
+    )
+    assert sklearn.__version__ in pin
+    assert "1.6.0" in pin
+    assert "1.10.0" not in pin
 
 
 @pytest.mark.parametrize("read", ["class", "file"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from serving import connect, message, serving, wait_for
+import pytest
+from serving import connect, fetch, message, serving, wait_for
 from structlog.testing import capture_logs
 
+from inference.tree_models import draw_forest, package_forest
 from tailrace.batch import Degraded
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import StoreError
 from tailrace.features.stores.memory import MemoryStore
+from tailrace.inference.bitvector import LIBRARY
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
@@ -72,6 +76,39 @@ def test_calls_in_flight_are_told_though_no_look_finds_them(tmp_path: Path, pipe
         sock.sendall(call * 40)
         wait_for(lambda: server.metric("tailrace_in_flight") >= 30, 10)
         wait_for(lambda: server.metric("tailrace_in_flight") == 0, 10)
+
+
+TREES = '''
+"""Trees over four numbers."""
+import tailrace as tr
+
+class Row(tr.Request):
+    f0: float
+    f1: float
+    f2: float
+    f3: float
+
+class Score(tr.Response):
+    score: float
+
+trees = tr.Pipeline(
+    name="trees", request=Row, response=Score, features=[Row.f0, Row.f1, Row.f2, Row.f3],
+    model=tr.Model("trees", path="model"), budget=tr.Budget("50ms"),
+)
+'''
+
+
+@pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
+def test_status_names_the_kernel_of_each_model(tmp_path: Path, pipelines_dir: Path) -> None:
+    """Which kernel computes a model is seen from outside, with the reason where it is not the bit vectors."""
+    package_forest(draw_forest(0, features=4, trees=50, leaves=16), tmp_path)
+    (tmp_path / "trees.py").write_text(TREES)
+    with serving(tmp_path / "log", tmp_path / "trees.py", str(pipelines_dir / "log.py")) as server:
+        status = json.loads(fetch(f"{server.admin}/status")[2])
+    warm_up = {model["name"]: model for each in status["warm_up"] for model in each["models"]}
+    assert (warm_up["trees"]["kernel"], warm_up["trees"]["kernel_reason"]) == ("bit vectors", "")
+    assert warm_up["log"]["kernel"] == "ONNX Runtime"
+    assert "does not fit" in warm_up["log"]["kernel_reason"]
 
 
 def test_garbage_of_a_busy_worker_is_collected_young() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailrace.errors import SetupError
+from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
 if TYPE_CHECKING:
     from tailrace.offline.materialize import MaterializeReport
@@ -31,6 +32,10 @@ def materialize(
     batch_rows: Annotated[int, typer.Option(help="Rows written at a time; a killed run repeats at most these.")] = (
         BATCH_ROWS
     ),
+    memory_mb: Annotated[
+        int, typer.Option(help="Memory that reading a source may take, in MiB; beyond it DuckDB spills to disk.")
+    ] = MEMORY_MB,
+    threads: Annotated[int, typer.Option(help="Threads that read a source.")] = THREADS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each view.")] = False,
 ) -> None:
     """Write the views of a pipeline from their sources into the online store.
@@ -45,6 +50,7 @@ def materialize(
     """
     from tailrace.compile.loading import load_pipelines
 
+    limits = DatabaseLimits(memory_mb, threads)
     pipelines = load_pipelines(file)
     chosen = set(view or ())
     known = {each.__name__ for pipeline in pipelines for each in pipeline.views}
@@ -55,11 +61,13 @@ def materialize(
         raise SetupError(f"{batch_rows} rows cannot be a batch", where="--batch-rows", next="give 1 or more")
     for pipeline in pipelines:
         views = {each.__name__ for each in pipeline.views} & (chosen or known)
-        for report in _run(pipeline, store, views, batch_rows) if views else ():
+        for report in _run(pipeline, store, views, batch_rows, limits) if views else ():
             _print(pipeline, report, as_json=as_json)
 
 
-def _run(pipeline: Pipeline, store: str | None, views: set[str], batch_rows: int) -> list[MaterializeReport]:
+def _run(
+    pipeline: Pipeline, store: str | None, views: set[str], batch_rows: int, limits: DatabaseLimits
+) -> list[MaterializeReport]:
     """Materialise one pipeline, with a progress bar for each view on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -76,7 +84,9 @@ def _run(pipeline: Pipeline, store: str | None, views: set[str], batch_rows: int
                 tasks[view] = bars.add_task(view, total=total)
             bars.update(tasks[view], completed=done)
 
-        return materialize_pipeline(pipeline, store=store, views=views, batch_rows=batch_rows, on_progress=show)
+        return materialize_pipeline(
+            pipeline, store=store, views=views, batch_rows=batch_rows, on_progress=show, limits=limits
+        )
 
 
 def _print(pipeline: Pipeline, report: MaterializeReport, *, as_json: bool) -> None:

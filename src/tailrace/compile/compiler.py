@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from tailrace.codecs.json import JsonEncoder
 from tailrace.compile.binding import assemblers, features_step, postprocess_step, request_step, response_step
@@ -16,6 +19,7 @@ from tailrace.features.rows import RowCodec
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.inference.curve import measure_curve
 from tailrace.inference.declaration import Model
+from tailrace.inference.kernels import KernelChoice
 from tailrace.inference.loading import load_model
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.scorer import Scorer
@@ -25,18 +29,26 @@ from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.request.rows import ARRAY_MAX
 
+_CHOOSE: Final[Mapping[Path, KernelChoice]] = MappingProxyType({})
+
 
 def compile_plan(
-    pipeline: Pipeline, store: OnlineStore, *, clock: Clock | None = None, array_max: int = ARRAY_MAX
+    pipeline: Pipeline,
+    store: OnlineStore,
+    *,
+    clock: Clock | None = None,
+    array_max: int = ARRAY_MAX,
+    kernels: Mapping[Path, KernelChoice] = _CHOOSE,
 ) -> Plan:
     """Compile a pipeline for serving from a store. Raises CompileError with every mistake at once.
 
+    kernels: chosen beforehand, by the model's directory; for a model that is not among them it is chosen now.
     The plan's cost is yet to be measured: see `warm_up`.
     """
     clock = clock or MonotonicClock()
     problems: list[Problem] = []
-    model = _load_model(pipeline.model, pipeline.base_dir, problems)
-    second = _load_second(pipeline, model, problems)
+    model = _load_model(pipeline.model, pipeline.base_dir, kernels, problems)
+    second = _load_second(pipeline, model, kernels, problems)
     wiring = wire(pipeline, model.signature if model is not None else None)
     problems = [*wiring.problems, *problems]
     if problems or model is None:
@@ -83,20 +95,25 @@ def _stage(
     )
 
 
-def _load_model(model: Model, base_dir: Path, problems: list[Problem]) -> PackagedModel | None:
+def _load_model(
+    model: Model, base_dir: Path, kernels: Mapping[Path, KernelChoice], problems: list[Problem]
+) -> PackagedModel | None:
+    directory = model.directory(base_dir)
     try:
-        return load_model(model.directory(base_dir))
+        return load_model(directory, choice=kernels.get(directory))
     except ModelPackageError as error:
         problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
         return None
 
 
-def _load_second(pipeline: Pipeline, model: PackagedModel | None, problems: list[Problem]) -> PackagedModel | None:
+def _load_second(
+    pipeline: Pipeline, model: PackagedModel | None, kernels: Mapping[Path, KernelChoice], problems: list[Problem]
+) -> PackagedModel | None:
     """Return the model that a model falls back to; None where there is none, or it cannot be used."""
     fallback = pipeline.model.fallback
     if not isinstance(fallback, Model):
         return None
-    second = _load_model(fallback, pipeline.base_dir, problems)
+    second = _load_model(fallback, pipeline.base_dir, kernels, problems)
     if second is None or model is None:
         return None
     one, other = model.signature, second.signature

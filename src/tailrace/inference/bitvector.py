@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.manifest import Manifest
+from tailrace.errors import ModelPackageError
+from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest, read_manifest
 from tailrace.inference.packaged import PackagedModel
-from tailrace.inference.tree_tables import TreeArrays
+from tailrace.inference.tree_tables import TreeArrays, decode_tables, expand_tables
 
 LIBRARY: Final = Path(__file__).with_name("libbitvector.so")
 """Where the build (hatch_build.py) puts the library."""
@@ -108,6 +109,26 @@ class BitvectorModel(PackagedModel):
         self._score = kernel.score
         self._input = manifest.signature.inputs[0].name
 
+    @classmethod
+    def load(cls, directory: str | Path, *, library: Path = LIBRARY) -> BitvectorModel:
+        """Return the model of a directory that `tailrace package` wrote.
+
+        library: the compiled library. Raises OSError, saying why, where this machine cannot use it, or not for the
+        golden rows' scores; ModelPackageError unless the files are whole and the tables are the signature's.
+        """
+        directory = Path(directory)
+        manifest = read_manifest(directory)
+        if not manifest.trees_sha256:
+            raise OSError("the model directory has no tables for it")
+        score = open_library(library)
+        path = directory / TREES_FILE
+        model = cls(BitvectorKernel(_read_tables(path, manifest), score), manifest)
+        try:
+            model.check_golden(path)
+        except ModelPackageError as error:
+            raise OSError(error.what) from error
+        return model
+
     def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the scores: float32, shape (rows,).
 
@@ -116,6 +137,24 @@ class BitvectorModel(PackagedModel):
         """
         scores = self._score(feeds[self._input])
         return self._without_missing(scores, feeds) if self._floats else scores
+
+
+def _read_tables(path: Path, manifest: Manifest) -> TreeArrays:
+    """Return the tables in a file. Raises ModelPackageError for none, or other ones than the signature's."""
+    try:
+        arrays = expand_tables(decode_tables(path.read_bytes()))
+    except ValueError as error:
+        raise ModelPackageError(
+            f"the file is not what it should be: {error}", where=str(path), next=REPACKAGE
+        ) from error
+    specs = manifest.signature.inputs
+    if len(specs) != 1 or specs[0].dtype != "float32" or len(specs[0].features) != arrays.features:
+        raise ModelPackageError(
+            f"the tables are of {arrays.features} float32 features, the signature is not",
+            where=str(path),
+            next=REPACKAGE,
+        )
+    return arrays
 
 
 def _in_order(matrix: NDArray[Any]) -> NDArray[np.float32]:

@@ -96,11 +96,28 @@ class Golden(msgspec.Struct, frozen=True):
         return {spec.name: to_array(self.inputs[spec.name], spec.dtype, spec.numpy_dtype) for spec in signature.inputs}
 
 
+class KernelTimes(msgspec.Struct, frozen=True):
+    """What a call takes, the median, by either kernel and at each number of rows.
+
+    Raises ValueError unless there is a time above zero by both for each, and one number at least.
+    """
+
+    rows: tuple[int, ...]
+    bit_vectors_ns: tuple[int, ...]
+    onnx_ns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.rows) == len(self.bit_vectors_ns) == len(self.onnx_ns) > 0:
+            raise ValueError("kernel times: one time by each kernel is needed for each number of rows")
+        if min(*self.rows, *self.bit_vectors_ns, *self.onnx_ns) <= 0:
+            raise ValueError("kernel times: they must be above zero")
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """All that is known of a packaged model. created: RFC 3339, UTC. sha256: of model.onnx, in hex.
 
     trees_sha256: of trees.msgpack; empty where there is none, and then trees_reason says why. A manifest older than
-    that file has neither.
+    that file has neither. kernel_times: measured where it was packaged; None where the library was not compiled there.
     """
 
     format: int
@@ -114,6 +131,7 @@ class Manifest(msgspec.Struct, frozen=True):
     golden: Golden
     trees_sha256: str = ""
     trees_reason: str = ""
+    kernel_times: KernelTimes | None = None
 
 
 class _Header(msgspec.Struct):

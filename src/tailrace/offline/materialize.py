@@ -18,6 +18,7 @@ from tailrace.features.rows import RowCodec
 from tailrace.features.stores.opening import open_writer, resolve_url
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.views import ViewSpec
+from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.progress import Progress, fingerprint, progress_row, read_progress
 from tailrace.offline.source_rows import BadRow, Page, SourceRows
 from tailrace.pipeline import Pipeline
@@ -53,12 +54,13 @@ def materialize(
     on_progress: Callable[[int, int], None] | None = None,
     now_ns: int | None = None,
     key_type: type | None = None,
+    limits: DatabaseLimits | None = None,
 ) -> MaterializeReport:
     """Write a view's latest rows to the online store.
 
     base_dir: what the source's relative path is relative to. on_progress: called with the rows in the store and the
     rows there will be. now_ns: since the epoch. key_type: int or str, as the request has the entity's id; None takes
-    it as the source has it.
+    it as the source has it. limits: what reading the source may take.
     Raises CompileError for a mistaken view, SourceError for a source that cannot be read or has no good row, and
     StoreError from the writer.
     """
@@ -74,7 +76,8 @@ def materialize(
     resumed = interrupted.written if interrupted else 0
     began_ns = interrupted.now_ns if interrupted else written_ns
     # A run has one now, by which its rows are due. Without a time column every row is of when it is written itself.
-    with SourceRows(spec, base_dir, key_type, began_ns if spec.source.time is not None else written_ns) as rows:
+    due_ns = began_ns if spec.source.time is not None else written_ns
+    with SourceRows(spec, base_dir, key_type, due_ns, limits=limits) as rows:
         counts = rows.counts()
         examples = rows.bad_rows() if counts.bad else ()
         if counts.bad and counts.bad == counts.read:
@@ -110,11 +113,13 @@ def materialize_pipeline(
     views: Collection[str] = (),
     batch_rows: int = BATCH_ROWS,
     on_progress: Callable[[str, int, int], None] | None = None,
+    limits: DatabaseLimits | None = None,
 ) -> list[MaterializeReport]:
     """Write the latest rows of a pipeline's views to its online store, and return a report for each view.
 
     store: a URL or path in place of the pipeline's own. views: the names of those to write; none means all.
-    on_progress: called with the view's name, the rows in the store and the rows there will be.
+    on_progress: called with the view's name, the rows in the store and the rows there will be. limits: what reading a
+    source may take.
     Raises as `materialize` does, and CompileError for the mistakes of all views at once.
     """
     specs = [view.spec for view in pipeline.views if not views or view.__name__ in views]
@@ -132,6 +137,7 @@ def materialize_pipeline(
                 batch_rows=batch_rows,
                 on_progress=partial(on_progress, spec.name) if on_progress else None,
                 key_type=types.get(spec.entity.key),
+                limits=limits,
             )
             for spec in specs
         ]

@@ -20,6 +20,7 @@ import numpy as np
 from tailrace.errors import SourceError
 from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.views import STRING_BYTES_MAX, Column, ViewSpec
+from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
 
 EXAMPLES_MAX: Final = 5
 """Bad rows whose content is reported; the others are only counted."""
@@ -27,6 +28,10 @@ EXAMPLES_MAX: Final = 5
 CONTENT_CHARACTERS_MAX: Final = 200
 _TIME_MIN: Final = "1700-01-01T00:00:00+00:00"  # int64 nanoseconds begin in 1677
 _IBIS_TYPES: Final = {"float64": "float64", "float32": "float32", "bool": "boolean", "object": "string"}
+_NEXT_MEMORY: Final = (
+    "give it more by --memory-mb, or fewer --threads, or gather less at once: sorts, joins and groups spill to a "
+    "temporary folder, but not a list or a text that is gathered whole"
+)
 _NEXT_FILE: Final = "see that the file is there, whole, and of the kind the source declares"
 
 
@@ -62,19 +67,28 @@ class SourceRows:
 
     key_type: int or str, of the ids in the store; None takes them as the source has them (of a CSV, whose values are
     all text: int, where most are). now_ns: since the epoch; later rows are left out, and without a time column every
-    row is of now. Raises SourceError.
+    row is of now. limits: of the database. Raises SourceError.
     """
 
-    def __init__(self, spec: ViewSpec, base_dir: Path, key_type: type | None, now_ns: int) -> None:
+    def __init__(
+        self,
+        spec: ViewSpec,
+        base_dir: Path,
+        key_type: type | None,
+        now_ns: int,
+        *,
+        limits: DatabaseLimits | None = None,
+    ) -> None:
         self._ibis, self._errors = _import_ibis()
         self._spec = spec
         self._source = spec.source
         self._path = str(base_dir / spec.source.path)
         self._now_ns = now_ns
+        self._limits = limits or DatabaseLimits()
         self._spill = tempfile.TemporaryDirectory(prefix="tailrace-")
         self._connection: Any = None
         try:
-            self._connection = self._connect(base_dir)
+            self._connection = open_database(self._ibis, self._limits, self._spill.name, base_dir)
             self._rows = self._read()
             self._check_columns()
             self._key_type = key_type or self._key_type_of_source()
@@ -161,33 +175,21 @@ class SourceRows:
             why = _why(name, content[name], column.dtype.name if not column.is_text else "text short enough")
         return BadRow(where, why, _shorten(str(content)))
 
-    def _connect(self, base_dir: Path) -> Any:
-        connection = self._ibis.duckdb.connect()
-        for setting, value in (
-            ("TimeZone", "UTC"), ("temp_directory", self._spill.name), ("file_search_path", str(base_dir.resolve())),
-        ):  # fmt: skip
-            quoted = value.replace("'", "''")
-            connection.raw_sql(f"SET {setting} = '{quoted}'")
-        return connection
-
     def _read(self) -> Any:
         """Return the source as a table, with the place of each row in `$row`."""
         ibis, connection, source = self._ibis, self._connection, self._source
         if isinstance(source, Parquet):
             table = connection.read_parquet(self._path, table_name="source")
             return table.mutate(**{"$row": ibis.row_number()})
-        if isinstance(source, CSV):
-            table = connection.read_csv(
-                self._path, table_name="source", header=True, all_varchar=True, store_rejects=True, rejects_limit=0,
-                delim=source.delimiter,
-            )  # fmt: skip
-        elif isinstance(source, SQL):
-            query = Path(self._path).read_text(encoding="utf-8").strip().rstrip(";")
-            connection.raw_sql(f"CREATE TEMP VIEW source AS\n{query}").fetchall()
-            table = connection.table("source")
-        else:
-            raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
         # Read once: lines that a CSV's reader rejects are reported at every scan, and a query may not repeat its order.
+        if isinstance(source, SQL):
+            return run_query(connection, Path(self._path), self._spec.name)
+        if not isinstance(source, CSV):
+            raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
+        table = connection.read_csv(
+            self._path, table_name="source", header=True, all_varchar=True, store_rejects=True, rejects_limit=0,
+            delim=source.delimiter,
+        )  # fmt: skip
         return connection.create_table("rows", table.mutate(**{"$row": ibis.row_number()}), temp=True)
 
     @property
@@ -195,8 +197,11 @@ class SourceRows:
         return f"features.{self._spec.name}.source ({self._path})"
 
     def _cannot_read(self, error: BaseException) -> SourceError:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return SourceError(f"cannot be read: {_shorten(text)}", where=self._where, next=_NEXT_FILE)
+        text = _shorten(message_of(error))
+        if type(error).__name__ == "OutOfMemoryException":
+            what = f"it takes more memory than the {self._limits.memory_mb:,} MiB that it may: {text}"
+            return SourceError(what, where=self._where, next=_NEXT_MEMORY)
+        return SourceError(f"cannot be read: {text}", where=self._where, next=_NEXT_FILE)
 
     def _check_columns(self) -> None:
         """Raise SourceError for a column that is not there, or whose type none of its kind comes from."""

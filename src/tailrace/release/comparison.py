@@ -28,6 +28,12 @@ ROWS_COMPARED_MAX: Final = 10_000
 ROUNDED_SHARE_MAX: Final = 0.001
 """The share of rows (and one row at least) that float32 may move across a split."""
 
+_NEXT_TEXTS: Final = (
+    "a text that ONNX lower-cases otherwise (İ; a Σ that ends a word) or cuts otherwise, a value beyond float32, "
+    "or another operator: change the text before it comes to the model, in training and in serving, or leave that "
+    "feature or option out, and train again"
+)
+
 Feeds = Mapping[str, NDArray[Any]]
 
 
@@ -171,7 +177,9 @@ def _differs(rows: Rows, distances: Distances) -> ModelPackageError:
         f"row {worst}: {distances.scores[worst].tolist()} instead of {distances.expected[worst].tolist()}, "
         f"for {inputs}",
         where="model",
-        next="a value beyond float32, or an operator ONNX computes otherwise: leave that feature or option out and "
+        next=_NEXT_TEXTS
+        if any(column.dtype.kind == "O" for column in rows.columns.values())
+        else "a value beyond float32, or an operator ONNX computes otherwise: leave that feature or option out and "
         "train again",
     )
 

@@ -14,6 +14,7 @@ from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.original import Original
 from tailrace.release.rows import read_rows
 from tailrace.release.table import column_dtype, holds_float32, spread_rows
+from tailrace.release.texts import mend_texts
 from tailrace.release.trees import INPUT, OPSET, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
 
 OPSET_CONVERTED: Final = 15
@@ -130,6 +131,7 @@ def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> 
     _register_boosters()
     options = {"zipmap": False} if original.classes else None
     graph = to_onnx(original.model, initial_types=types, options=options, target_opset={"": OPSET, "ai.onnx.ml": 3})
+    mend_texts(graph, original.model)
     # The converter keeps the order of the inputs, but not a dot in their names.
     inputs = tuple(
         TensorSpec(found.name, spec.dtype, spec.features) for found, spec in zip(graph.graph.input, inputs, strict=True)

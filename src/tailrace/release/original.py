@@ -152,12 +152,12 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
         booster = booster[: int(best) + 1]  # as the class predicts; a file of it has the second attribute
     if not booster.feature_names:
         raise ModelPackageError("the XGBoost model was trained without feature names", where=where, next=NAMED)
-    kind = _xgboost_config(booster)["gradient_booster"]["name"]
+    kind = _xgboost_kind(booster)
     if kind != "gbtree":
         raise ModelPackageError(
             f"the XGBoost model is of the booster {kind!r}, which is not converted",
             where=where,
-            next="train it with booster='gbtree'",
+            next="train it with booster='gbtree', and without rate_drop",
         )
     if "c" in (booster.feature_types or ()):
         raise ModelPackageError(
@@ -174,6 +174,21 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
         return np.asarray(booster.inplace_predict(np.asarray(matrix, np.float32)), np.float64)
 
     return Original("xgboost", xgboost.__version__, type(model).__name__, booster, names, classes, score)
+
+
+def _xgboost_kind(booster: Any) -> str:
+    """Return "gbtree" for a plain sum of trees, "dart" for one with a weight for each tree, else the booster's name.
+
+    Read from the model file that XGBoost documents, and by what is in it: since 3.4 the name of both is "gbtree".
+    """
+    import json
+
+    found: dict[str, Any] = json.loads(booster.save_raw(raw_format="json"))["learner"]["gradient_booster"]
+    model: dict[str, Any] = found.get("model", {})
+    if any(weight != 1.0 for weight in model.get("weight_drop", ())):
+        return "dart"
+    name = str(found["name"])
+    return name if name != "gbtree" or "trees" in model else "one without trees"
 
 
 def _xgboost_config(booster: Any) -> dict[str, Any]:

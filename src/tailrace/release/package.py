@@ -59,8 +59,8 @@ DIFFERENCE_ROUNDED: Final = "difference_rounded"
 class PackageReport:
     """What `package` wrote.
 
-    size_bytes: of the whole directory. curve: the model's cost on this machine, with this kernel. kernel_reason: why it
-    is not a faster one; empty where there is none.
+    size_bytes: of the whole directory. curve: the model's cost on this machine, with the kernel that this machine would
+    choose. kernel_reason: why it is not the bit vectors; empty where it is.
     """
 
     directory: Path
@@ -93,7 +93,7 @@ def package(
     Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted, a score of the conversion
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), or `out` exists. The
     bit-vector tables are left out, and the manifest says why, where the kernel does not fit the model or any score of
-    it is over 1e-6 from the conversion's.
+    them is over 1e-6 from the conversion's. Which kernel computes the model is chosen where it is served.
     """
     out = Path(out)
     _check_place(name, out, overwrite)
@@ -113,7 +113,7 @@ def package(
     feeds = rows.feeds(signature.inputs)
     scores = chosen.score(feeds)
     on_step("tabulate")
-    trees, reason = tabulate(chosen, feeds)
+    trees, reason, times = tabulate(chosen, feeds)
     manifest = Manifest(
         format=FORMAT_VERSION,
         name=name,
@@ -126,6 +126,7 @@ def package(
         golden=pick_golden(original, chosen, rows, scores),
         trees_sha256=hashlib.sha256(trees).hexdigest() if trees else "",
         trees_reason=reason,
+        kernel_times=times,
     )
     on_step("write")
     return _write(out, manifest, {MODEL_FILE: chosen.converted.graph, TREES_FILE: trees}, on_step)

@@ -54,13 +54,18 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of a release. directory: where it was declared; copy: where it is served from."""
+    """A model of a release. directory: where it was declared; copy: where it is served from.
+
+    kernel: computes it, as was chosen when the release was made; kernel_reason: why it is not the bit vectors.
+    """
 
     pipeline: str
     name: str
     version: str
     directory: str
     copy: str
+    kernel: str
+    kernel_reason: str
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

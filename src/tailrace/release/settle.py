@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.features.row_layout import row_layout
 from tailrace.inference.declaration import Model
+from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
@@ -49,6 +50,14 @@ def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
     return replace(pipeline, model=_with_copies(pipeline.model, pipeline.base_dir, copies))
 
 
+def chosen_kernels(release: Release) -> dict[Path, KernelChoice]:
+    """Return the kernels of a release's models, by the directories that they are loaded from."""
+    return {
+        Path(model.copy): msgspec.convert({"name": model.kernel, "reason": model.kernel_reason}, KernelChoice)
+        for model in release.models
+    }
+
+
 def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
     """Keep the models of pipelines; give each, as it was declared."""
     for pipeline in pipelines:
@@ -56,9 +65,15 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedM
         while isinstance(model, Model):
             directory = model.directory(pipeline.base_dir)
             copy = _keep_model(shelf, directory)
-            digest = read_manifest(copy).sha256[:ID_CHARACTERS]
+            kernel = choose_kernel(copy)
             yield PinnedModel(
-                pipeline=pipeline.name, name=model.name, version=digest, directory=str(directory), copy=str(copy)
+                pipeline=pipeline.name,
+                name=model.name,
+                version=read_manifest(copy).sha256[:ID_CHARACTERS],
+                directory=str(directory),
+                copy=str(copy),
+                kernel=kernel.name,
+                kernel_reason=kernel.reason,
             )
             model = model.fallback
 

@@ -30,6 +30,9 @@ _IDENTITY_OBJECTIVES: Final = {
 }  # fmt: skip
 _LOSSES: Final = {"squared_error": "", "absolute_error": "", "quantile": "", "poisson": "Exp", "gamma": "Exp"}
 """The operator behind scikit-learn's trees, by their loss; "" for none."""
+_HISTOGRAM_FIELDS: Final = (
+    "is_categorical", "is_leaf", "value", "feature_idx", "num_threshold", "left", "right", "missing_go_to_left",
+)  # fmt: skip
 _LINKS: Final = {
     "cross_entropy": "Sigmoid", "multiclass": "Softmax", "poisson": "Exp", "gamma": "Exp", "tweedie": "Exp",
 }  # fmt: skip
@@ -68,8 +71,9 @@ def histogram_graph(model: Any, exact: Sequence[bool]) -> Any | None:
         return None
     targets = model.n_trees_per_iteration_
     trees = _Trees(exact)
-    for index, predictor in enumerate(one for iteration in model._predictors for one in iteration):
-        for position, node in enumerate(predictor.nodes):
+    tables, baseline = _histogram_parts(model)
+    for index, nodes in enumerate(tables):
+        for position, node in enumerate(nodes):
             if node["is_categorical"]:
                 raise _no_form("splits on categories", "categorical_features", "scikit-learn")
             if node["is_leaf"]:
@@ -80,9 +84,32 @@ def histogram_graph(model: Any, exact: Sequence[bool]) -> Any | None:
                     int(node["left"]), int(node["right"]), bool(node["missing_go_to_left"]),
                 )  # fmt: skip
     attributes = trees.attributes(targets)
-    attributes["base_values"] = [float(value) for value in np.ravel(model._baseline_prediction)]
+    attributes["base_values"] = baseline
     link = ("Softmax" if targets > 1 else "Sigmoid") if classifier else _LOSSES[model.loss]
     return build_graph(attributes, link, int(model.n_features_in_), targets)
+
+
+def _histogram_parts(model: Any) -> tuple[list[Any], list[float]]:
+    """Return the nodes of each histogram tree, as a structured array, and the scores that they are added to.
+
+    scikit-learn makes neither public, so its version is pinned (pyproject.toml), and this is the one place that reads
+    them. Raises ModelPackageError for a version that has them otherwise.
+    """
+    import sklearn
+
+    try:
+        tables = [predictor.nodes for iteration in model._predictors for predictor in iteration]
+        baseline = [float(value) for value in np.ravel(model._baseline_prediction)]
+        missing = [name for name in _HISTOGRAM_FIELDS if any(name not in nodes.dtype.names for nodes in tables)]
+    except (AttributeError, TypeError) as error:
+        missing = [str(error)]
+    if missing:
+        raise ModelPackageError(
+            f"scikit-learn {sklearn.__version__} keeps histogram trees otherwise than 1.6 to 1.9 do: {missing[0]}",
+            where="model",
+            next="install scikit-learn below 1.10, or export the model to ONNX yourself and package the .onnx file",
+        )
+    return tables, baseline
 
 
 def regressor_graph(model: Any) -> Any | None:

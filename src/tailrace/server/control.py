@@ -66,12 +66,12 @@ class LayerCost(msgspec.Struct, frozen=True):
 
 
 class ModelReady(msgspec.Struct, frozen=True):
-    """One model of a pipeline that a worker serves. kernel: what computes it."""
+    """One model of a pipeline that a worker serves. kernel: computes it; kernel_reason: why not the bit vectors."""
 
     name: str
     version: str
-    kernel: str = ""
-    kernel_reason: str = ""
+    kernel: str
+    kernel_reason: str
 
 
 class PipelineReady(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.release.pin import Pin, Release
-from tailrace.release.settle import settle, with_pinned_models
+from tailrace.release.settle import chosen_kernels, settle, with_pinned_models
 from tailrace.server.control import (
     Assignment,
     Drain,
@@ -188,12 +188,13 @@ class Worker:
         }
         limits = HttpLimits.of(self._options)
         self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
+        kernels = chosen_kernels(release)
         ready = []
         stores: dict[str, OnlineStore] = {}
         for pipeline in pipelines:
             url = store_url(pipeline, self._options.store)
             store = stores.setdefault(store_identity(url), open_store(url, self._clock))
-            plan = compile_plan(pipeline, store, clock=self._clock, array_max=self._options.array_max)
+            plan = compile_plan(pipeline, store, clock=self._clock, array_max=self._options.array_max, kernels=kernels)
             await plan.open()
             plan, times = await warm_up(plan, self._clock)
             recorder = BatchRecorder(block, pipeline.name)
@@ -331,9 +332,8 @@ def store_url(pipeline: Pipeline, override: str | None) -> str:
 
 def ready_of(plan: Plan, times: tuple[LayerTimes, ...], release: Release) -> PipelineReady:
     """Return a pipeline's budget table and models as the control channel carries them."""
-    kernels = {stage.name: (stage.kernel, stage.kernel_reason) for stage in plan.inference.stages}
     models = tuple(
-        ModelReady(model.name, model.version, *kernels.get(model.name, ()))
+        ModelReady(model.name, model.version, model.kernel, model.kernel_reason)
         for model in release.models
         if model.pipeline == plan.name
     )

@@ -1,0 +1,172 @@
+"""Which kernel computes a model: from the record, from a measurement, or because there is only one."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from inference.tree_models import draw_forest, package_forest
+from tailrace.errors import ModelPackageError
+from tailrace.inference import kernels
+from tailrace.inference.bitvector import LIBRARY
+from tailrace.inference.kernels import KernelChoice, choose_kernel, measure_kernels
+from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, TREES_FILE, KernelTimes, read_manifest
+
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
+
+BIT_VECTORS = KernelChoice("bit vectors")
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Package trees over 4 features, which bit vectors compute several times faster."""
+    forest = draw_forest(0, features=4, trees=100, leaves=32)
+    return package_forest(forest, tmp_path_factory.mktemp("narrow")).directory
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Package trees over 1,000 features of one split each or two, which ONNX Runtime computes several times faster."""
+    forest = draw_forest(0, features=1_000, trees=32, leaves=32)
+    return package_forest(forest, tmp_path_factory.mktemp("wide")).directory
+
+
+def record(directory: Path, tmp_path: Path, times: KernelTimes | None) -> Path:
+    """Return a copy of a model directory whose manifest holds other times."""
+    copy = Path(shutil.copytree(directory, tmp_path / "model"))
+    manifest = msgspec.json.decode((copy / MANIFEST_FILE).read_bytes())
+    manifest["kernel_times"] = times
+    (copy / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
+    return copy
+
+
+def times_of(bits_us: int, onnx_us: int) -> KernelTimes:
+    """Return times with one ratio at every number of rows."""
+    return KernelTimes((1, 16, 64), *(tuple(us * 1_000 * rows for rows in (1, 16, 64)) for us in (bits_us, onnx_us)))
+
+
+@pytest.mark.parametrize("name", ["narrow", "wide"])
+def test_package_records_what_both_kernels_take(name: str, request: pytest.FixtureRequest) -> None:
+    """The manifest has the times of both, whichever is faster, and the tables are there either way."""
+    directory: Path = request.getfixturevalue(name)
+    times = read_manifest(directory).kernel_times
+    assert times is not None
+    assert times.rows == (1, 16, 64)
+    assert (times.bit_vectors_ns[1] < times.onnx_ns[1]) == (name == "narrow")
+    assert (directory / TREES_FILE).is_file()
+
+
+def test_times_clearly_apart_are_taken_from_the_record(narrow: Path, tmp_path: Path) -> None:
+    """A record is believed, even one that a measurement here would not give; the reason tells both times."""
+    choice = choose_kernel(record(narrow, tmp_path, times_of(500, 100)))
+    assert choice.name == "ONNX Runtime"
+    assert "1 row 100 µs, by bit vectors 500 µs; 16 rows" in choice.reason
+    model = load_model(tmp_path / "model")
+    assert (model.kernel, model.kernel_reason) == (choice.name, choice.reason)
+
+
+@pytest.mark.parametrize("times", [None, times_of(110, 100), times_of(100, 110)], ids=["none", "near", "near, other"])
+@pytest.mark.parametrize("name", ["narrow", "wide"])
+def test_times_missing_or_near_are_measured(
+    name: str, times: KernelTimes | None, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A model that was packaged without a compiler, or in a noisy moment, gets the kernel that is faster here."""
+    choice = choose_kernel(record(request.getfixturevalue(name), tmp_path, times))
+    if name == "narrow":
+        assert choice == BIT_VECTORS
+    else:
+        assert choice.name == "ONNX Runtime"
+        assert choice.reason.startswith("it is faster: 1 row")
+
+
+def test_choosing_imports_no_onnxruntime(wide: Path, tmp_path: Path) -> None:
+    """Who makes a release does not pay ONNX Runtime's memory, even where both kernels are measured."""
+    program = (
+        "import sys; from pathlib import Path; from tailrace.inference.kernels import choose_kernel;"
+        "print(choose_kernel(Path(sys.argv[1])).name, 'onnxruntime' in sys.modules)"
+    )
+    directory = record(wide, tmp_path, None)
+    done = subprocess.run([sys.executable, "-c", program, directory], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ONNX", "Runtime", "False"]
+
+
+def test_graph_that_onnxruntime_refuses_is_left_to_bit_vectors(narrow: Path, tmp_path: Path) -> None:
+    """Where only one kernel can compute the model there is nothing to measure."""
+    directory = record(narrow, tmp_path, None)
+    (directory / MODEL_FILE).write_bytes(b"no graph")
+    manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes())
+    manifest["sha256"] = hashlib.sha256(b"no graph").hexdigest()
+    (directory / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
+    assert choose_kernel(directory) == BIT_VECTORS
+
+
+def test_measurement_that_hangs_is_given_up(narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not come back in time is ended, and the bit vectors compute the model."""
+    monkeypatch.setattr(kernels, "MEASURE_S_MAX", 0.01)
+    assert choose_kernel(record(narrow, tmp_path, None)) == BIT_VECTORS
+
+
+def test_choice_is_honoured(narrow: Path) -> None:
+    """A model is computed by the kernel that was chosen, not by the faster one."""
+    model = load_model(narrow, choice=KernelChoice("ONNX Runtime", "the release says so"))
+    assert (model.kernel, model.kernel_reason) == ("ONNX Runtime", "the release says so")
+    assert load_model(narrow, choice=BIT_VECTORS).kernel == "bit vectors"
+
+
+def test_choice_that_cannot_be_honoured_is_an_error(narrow: Path, tmp_path: Path) -> None:
+    """A library that has gone is told, with what to do; no other kernel takes its place unseen."""
+    with pytest.raises(ModelPackageError, match="bit vectors, cannot compute it: it was not compiled") as caught:
+        load_model(narrow, choice=BIT_VECTORS, library=tmp_path / "none.so")
+    assert "make a new release" in caught.value.next
+    choice = choose_kernel(narrow, library=tmp_path / "none.so")
+    assert choice.name == "ONNX Runtime"
+    assert "was not compiled" in choice.reason
+    assert load_model(narrow, choice=choice, library=tmp_path / "none.so").kernel == "ONNX Runtime"
+
+
+def test_choice_for_a_model_without_tables_is_an_error(tmp_path: Path) -> None:
+    """Bit vectors that were chosen for another version of the model are no reason to serve something else."""
+    directory = package_forest(draw_forest(0, features=4, trees=2, leaves=65), tmp_path).directory
+    with pytest.raises(ModelPackageError, match="has no tables"):
+        load_model(directory, choice=BIT_VECTORS)
+
+
+def spend(us: int, noise_us: Callable[[], int]) -> Callable[[Mapping[str, Any]], Any]:
+    """Return a model that takes so long, and sometimes longer."""
+
+    def predict(feeds: Mapping[str, Any]) -> Any:
+        end_ns = perf_counter_ns() + (us + noise_us()) * 1_000
+        while perf_counter_ns() < end_ns:
+            pass
+        return feeds["x"]
+
+    return predict
+
+
+def test_noisy_moment_does_not_turn_the_measurement() -> None:
+    """Of two calls in five the faster kernel's takes five times as long, and it is still found the faster."""
+    rng = np.random.default_rng(0)
+    bits = spend(60, lambda: 300 if rng.random() < 0.4 else 0)
+    times = measure_kernels(bits, spend(120, lambda: 0), lambda rows, seed: {"x": np.zeros(rows)})
+    assert all(bits_ns < onnx_ns for bits_ns, onnx_ns in zip(times.bit_vectors_ns, times.onnx_ns, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [((), (), ()), ((1,), (5,), ()), ((1,), (0,), (5,))])
+def test_times_that_are_none_are_refused(wrong: tuple[Any, Any, Any], narrow: Path, tmp_path: Path) -> None:
+    """A manifest with half a record is not loaded."""
+    with pytest.raises(ValueError, match="kernel times"):
+        KernelTimes(*wrong)
+    fields: Any = dict(zip(("rows", "bit_vectors_ns", "onnx_ns"), wrong, strict=True))
+    with pytest.raises(ModelPackageError, match="kernel times"):
+        choose_kernel(record(narrow, tmp_path, fields))
