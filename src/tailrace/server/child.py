@@ -156,7 +156,7 @@ class Child:
 
     def _on_death(self, process: ChildProcess, code: int, watcher: ChildWatcher) -> None:
         """See to the end of a process that was not asked to end."""
-        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        cause = _cause_of(code)
         if self._ends_server():
             error = process.failure or f"{self.name} ended with {cause} before it was ready"
             watcher.on_failed_start(self, error)
@@ -179,3 +179,14 @@ class Child:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _cause_of(code: int) -> str:
+    """Return what has ended a process, from its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    number = -code
+    try:
+        return f"signal {signal.Signals(number).name}"
+    except ValueError:  # of the real-time signals only the first and the last have a name
+        return f"signal SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"

@@ -189,6 +189,15 @@ class ChildChannel(Channel):
     def __init__(self, fd: int, messages: Any) -> None:
         super().__init__(socket.socket(fileno=fd), messages)
 
+    def is_over(self) -> bool:
+        """Return whether the supervisor is gone; what it has sent, and nobody has received, is left for `receive`."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     async def beat(self, period_s: float) -> None:
         """Send heartbeats until cancelled."""
         while True:

@@ -140,6 +140,8 @@ class Worker:
         """Serve; return the exit code."""
         try:
             ready = await self._prepare()
+            if self._channel.is_over():
+                return 1  # another server may have the port by now
             await self._listen(self._start.slot)
         except TailraceError as error:
             self._channel.send(Failed(str(error)))
