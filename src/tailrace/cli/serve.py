@@ -29,6 +29,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
     idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,
     request_s: Annotated[float, typer.Option(help="Seconds a client may take to send one request, else 408.")] = 5.0,
+    pre_drain_s: Annotated[float, typer.Option(help="Seconds to serve on with /readyz at 503, then drain.")] = 0.0,
     drain_s: Annotated[float, typer.Option(help="Seconds a stopping worker has for what is in flight.")] = 30.0,
     start_s: Annotated[float, typer.Option(help="Seconds a worker may take to be ready, else it is killed.")] = 120.0,
     heartbeat_s: Annotated[float, typer.Option(help="Seconds between a worker's signs of life.")] = 1.0,

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from tailrace.monitor.shared import OwnedBlock
+from tailrace.server.control import PreDrain
 from tailrace.server.logging import logger
 from tailrace.server.process import ChildProcess
 from tailrace.server.role import ChildRole
@@ -63,6 +64,7 @@ class Child:
         self._assignment = assignment
         self._fds = fds
         self._stopping = asyncio.Event()
+        self._is_pre_draining = False
         place = {} if slot is None else {"slot": slot.index}
         self._log = logger(pid=os.getpid(), **place)
 
@@ -101,6 +103,12 @@ class Child:
                 process.kill()
                 self._log.error(f"{role.name} frozen", **self._pid_of(process), state=process.state)
 
+    def pre_drain(self) -> None:
+        """Have its process, and each successor, say that it is not ready and go on with all else."""
+        self._is_pre_draining = True
+        if self.process is not None and self.is_running:
+            self.process.send(PreDrain())
+
     def stop(self) -> None:
         """Start no successor any more, and have the process drain."""
         self._stopping.set()
@@ -134,6 +142,8 @@ class Child:
                 watcher.on_failed_start(self, f"the {self.role.name} cannot be spawned: {error}")
             return 0.0
         self.process = process
+        if self._is_pre_draining:
+            process.send(PreDrain())
         if self._stopping.is_set():
             process.kill()
         code = await process.run(lambda: self._on_ready(process, watcher))

@@ -43,6 +43,7 @@ from tailrace.server.control import (
     HandBack,
     LayerCost,
     PipelineReady,
+    PreDrain,
     Ready,
     WorkerChannel,
     rss_bytes,
@@ -149,8 +150,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.disable()  # collected by the sweep, when nothing is in flight
-        self._ready = True
-        self._recorder.set_ready(True)
+        self._set_ready(True)
         self._channel.send(
             Ready(os.getpid(), ready_s=time.monotonic() - self._began_s, rss_bytes=rss_bytes(), pipelines=tuple(ready))
         )
@@ -222,6 +222,8 @@ class Worker:
                     await self._listen(slot)
                 case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
+                case PreDrain():
+                    self._set_ready(False)
                 case Drain():
                     return True
                 case None:
@@ -232,8 +234,7 @@ class Worker:
 
         alone: there is no supervisor that turns new connections away meanwhile, and shuts the sockets after.
         """
-        self._ready = False
-        self._recorder.set_ready(False)
+        self._set_ready(False)
         self._http.drain()
         listeners = [inherited_listener(self._start.listen_fds[slot]) for slot in self._servers] if alone else []
         for listener in listeners:
@@ -277,6 +278,10 @@ class Worker:
             for faults in self._faults:
                 faults.look()
             collection.sweep(is_idle=in_flight == 0)
+
+    def _set_ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        self._recorder.set_ready(is_ready)
 
     def _in_flight(self) -> int:
         return sum(engine.calls_waiting for engine in self._engines)
