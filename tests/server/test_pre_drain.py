@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from serving import Server, connect, fetch, message, serving, start_serve, wait_for
@@ -76,3 +78,21 @@ def test_server_that_was_never_ready_has_no_pre_drain(tmp_path: Path, pipelines_
         assert server.process.wait(10) == 0
     finally:
         server.end()
+
+
+def test_drain_closes_no_connection_that_was_used_within_a_second(tmp_path: Path, pipelines_dir: Path) -> None:
+    """A balancer that closes idle connections after less, as ours do, never sends on one that ends meanwhile."""
+    with serving(tmp_path / "log", pipelines_dir / "log.py") as server, ExitStack() as stack:
+        used_s: dict[socket.socket, float] = {}
+        for _ in range(12):  # through a whole second: whenever it is that the server looks, one was used just before
+            sock = stack.enter_context(connect(server.url))
+            used_s[sock] = time.monotonic()
+            ask(sock)
+            time.sleep(0.08)
+        server.process.send_signal(signal.SIGTERM)
+        closed_s: dict[socket.socket, float] = {}
+        while len(closed_s) < len(used_s):
+            for sock in select.select(list(used_s.keys() - closed_s.keys()), [], [], 10)[0]:
+                assert sock.recv(1) == b""
+                closed_s[sock] = time.monotonic()
+        assert min(closed_s[sock] - used_s[sock] for sock in used_s) > 1.0

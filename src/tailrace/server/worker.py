@@ -135,6 +135,7 @@ class Worker:
         self._recorders: list[BatchRecorder] = []
         self._servers: dict[int, asyncio.Server] = {}
         self._ready = False
+        self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
     async def run(self) -> int:
@@ -246,12 +247,10 @@ class Worker:
             shut_listener(listener)
             listener.close()
         self._channel.send(Draining(self._in_flight()))
-        sweep_s = time.monotonic()
-        end_s = sweep_s + self._options.drain_s
+        end_s = time.monotonic() + self._options.drain_s
         while self._http.connections and (now_s := time.monotonic()) < end_s:
-            if now_s >= sweep_s:
-                self._http.sweep()  # as often as ever: it is how connections count their seconds
-                sweep_s += SWEEP_S
+            if now_s >= self._swept_s + SWEEP_S:  # no sooner: it is how connections count their seconds
+                self._sweep_http()
             await asyncio.sleep(DRAIN_LOOK_S)
         for plan in self._plans:
             plan.close()
@@ -271,13 +270,17 @@ class Worker:
         collection = Collection()
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._http.sweep()
+            self._sweep_http()
             in_flight = max(sum(each.take_calls_most() for each in self._recorders), self._in_flight())
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
             for faults in self._faults:
                 faults.look()
             collection.sweep(is_idle=in_flight == 0)
+
+    def _sweep_http(self) -> None:
+        self._swept_s = time.monotonic()
+        self._http.sweep()
 
     def _set_ready(self, is_ready: bool) -> None:
         self._ready = is_ready
