@@ -38,7 +38,8 @@ def serve(  # noqa: PLR0917 - one parameter an option
     """Serve every pipeline that the files declare, until SIGTERM or Ctrl-C.
 
     A pipeline NAME answers POST /v1/pipelines/NAME/predict, with one JSON object or an array of them. /livez, /readyz
-    stand on the same port, /metrics, /status on the admin port. SIGTERM drains and exits with 0, a second ends at once.
+    stand on the same port, /metrics, /status on the admin port. SIGTERM drains, after --pre-drain-s, and exits with 0.
+    A second one ends at once.
 
     For example:
 
