@@ -340,6 +340,21 @@ def test_client_that_reads_late_gets_every_answer(serve: Serve) -> None:
         sender.join(PATIENCE_S)
 
 
+def test_drain_cuts_off_no_answer_of_a_slow_reader(serve: Serve) -> None:
+    """An answer that its client has not read yet is sent to its last byte before an idle connection ends."""
+    server = serve(connection_type=Narrow)
+    with server.connect() as client:
+        client.send(post(json.dumps([{"amount": 1.0, "label": f"{n:0900}"} for n in range(1_000)])))
+        wait_for(lambda: server.batches("log"), "the answer")
+        server.settle()
+        (connection,) = server.http.connections
+        assert connection._transport.get_write_buffer_size() > 0
+        server.on_loop(server.http.drain)
+        server.sweep(3)
+        assert [int(each["label"]) for each in client.read().json] == list(range(1_000))
+        client.assert_closed()
+
+
 def test_client_that_closes_without_reading_holds_nothing(serve: Serve) -> None:
     """An answer that nobody takes does not keep a finished connection for ever."""
     server = serve(request_s=3, idle_s=5, connection_type=Narrow)

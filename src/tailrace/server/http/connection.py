@@ -55,7 +55,7 @@ class Connection(Outgoing, asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         shared = self._shared
         if len(shared.connections) >= shared.limits.connections_max:
-            shared = self._shared = shared.open_reserve()
+            shared = self._shared = shared.enter_reserve()
         shared.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -220,8 +220,9 @@ class Connection(Outgoing, asyncio.Protocol):
         try:
             if not is_readable(sock):
                 self.end()
-                with suppress(OSError):  # the client is gone
-                    sock.shutdown(socket.SHUT_WR)  # the transport would say so a turn of the loop later
+                if not self._transport.get_write_buffer_size():  # else it is sent first
+                    with suppress(OSError):  # the client is gone
+                        sock.shutdown(socket.SHUT_WR)  # the transport would say so a turn of the loop later
                 self._transport.close()
         finally:
             sock.detach()

@@ -50,7 +50,7 @@ class Shared:
         self._failures: dict[str, int] = {}
         self._logged_s = -1
 
-    def open_reserve(self) -> Shared:
+    def enter_reserve(self) -> Shared:
         """Return what a connection over the limit is served by: one answer, and of the routes only the pages.
 
         So a health check is answered however many connections are open. A newcomer takes the place of the oldest.
