@@ -32,6 +32,7 @@ servers:
 	$(call need,gcc,gcc libc6-dev)
 	$(call need,redis-server,redis-server)
 	$(call need,nginx,nginx-light)
+	$(call need,haproxy,haproxy)
 	$(call need,wrk,wrk)
 
 demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
@@ -45,7 +46,7 @@ check: $(STAMP) ## lint and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: $(STAMP) servers ## measure, in a quarter of an hour; writes build/bench.json. ONLY=hot_path,idle: some parts. BASE=rev
+bench: $(STAMP) servers ## measure, in twenty minutes; writes build/bench.json. ONLY=hot_path,idle: some parts. BASE=rev
 	@$(BIN)/python bench/run.py $(if $(ONLY),--only '$(ONLY)') $(if $(BASE),--base '$(BASE)') $(if $(QUICK),--quick)
 
 hotspots: $(STAMP) servers ## where each microsecond of a request goes; needs perf, which may want root

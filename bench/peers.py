@@ -27,7 +27,7 @@ PIPELINE: Final = ROOT / "examples" / "fraud" / "pipeline.py"
 PREPARED: Final = ROOT / "build" / "fraud"
 WORKPLACE: Final = ROOT / "build" / "bench"
 TAILRACE: Final = str(Path(sys.executable).with_name("tailrace"))
-PROGRAMS: Final = ("gcc", "nginx", "redis-server", "taskset")
+PROGRAMS: Final = ("gcc", "haproxy", "nginx", "redis-server", "taskset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def check_programs() -> None:
     missing = [name for name in PROGRAMS if find_program(name) is None]
     if missing:
         raise BenchError(
-            f"not installed: {', '.join(missing)}; apt-get install gcc libc6-dev nginx redis-server util-linux"
+            f"not installed: {', '.join(missing)}; apt-get install gcc libc6-dev haproxy nginx redis-server util-linux"
         )
 
 

@@ -1,11 +1,11 @@
 """`make bench`: Tailrace under measurement, part by part, on one machine. Writes build/bench.json.
 
-    python bench/run.py                          all parts, some twelve minutes
+    python bench/run.py                          all parts, some twenty minutes
     python bench/run.py --only hot_path,idle     some of them; the figures of all others stay as they are
     python bench/run.py --quick                  one short round of each: to see that it runs, not to quote
 
 The server has one core; the load and Redis have the other. What is compared takes turns, and figures are medians. Needs
-gcc, nginx and redis-server (apt-get install gcc libc6-dev nginx redis-server).
+gcc, nginx, haproxy and redis-server (apt-get install gcc libc6-dev nginx haproxy redis-server).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import open_loop
 import real_clients
 import start
 import trust
+import trust_balancers
 from figures import Figures, merge_figures, read_figures, write_figures
 from machine import BenchError, busy_share
 from part import BASE, Part, Session
@@ -40,7 +41,7 @@ BUSY_SHARE_MAX: Final = 0.05
 """Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""
 PARTS: Final = {
     module.PART.name: module.PART
-    for module in (hot_path, real_clients, idle, open_loop, load_curve, start, counts, before, trust)
+    for module in (hot_path, real_clients, idle, open_loop, load_curve, start, counts, before, trust, trust_balancers)
 }
 FIGURES: Final = ROOT / "build" / "bench.json"
 

@@ -75,7 +75,7 @@ def test_calls_are_counted_once_each_by_code_and_kind(serve: Serve) -> None:
     server.settle()
     for _ in range(3):
         with server.connect() as client:
-            assert client.read().status == 503
+            assert client.ask(post(payment_of())).status == 503
     for client in filling:
         client.sock.close()
     assert server.counts("tailrace_requests_total", "log") == {"200": 9, "400": 4, "422": 5, "500": 3, "503": 6}

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from http_server import (
@@ -24,7 +25,7 @@ from http_server import (
 )
 
 from tailrace.server.http.connection import Connection
-from tailrace.server.http.shared import Shared
+from tailrace.server.http.shared import RESERVE_MAX, Shared
 
 Serve = Callable[..., RunningServer]
 MIB = 1 << 20
@@ -339,6 +340,21 @@ def test_client_that_reads_late_gets_every_answer(serve: Serve) -> None:
         sender.join(PATIENCE_S)
 
 
+def test_drain_cuts_off_no_answer_of_a_slow_reader(serve: Serve) -> None:
+    """An answer that its client has not read yet is sent to its last byte before an idle connection ends."""
+    server = serve(connection_type=Narrow)
+    with server.connect() as client:
+        client.send(post(json.dumps([{"amount": 1.0, "label": f"{n:0900}"} for n in range(1_000)])))
+        wait_for(lambda: server.batches("log"), "the answer")
+        server.settle()
+        (connection,) = server.http.connections
+        assert connection._transport.get_write_buffer_size() > 0
+        server.on_loop(server.http.drain)
+        server.sweep(3)
+        assert [int(each["label"]) for each in client.read().json] == list(range(1_000))
+        client.assert_closed()
+
+
 def test_client_that_closes_without_reading_holds_nothing(serve: Serve) -> None:
     """An answer that nobody takes does not keep a finished connection for ever."""
     server = serve(request_s=3, idle_s=5, connection_type=Narrow)
@@ -355,17 +371,17 @@ def test_client_that_closes_without_reading_holds_nothing(serve: Serve) -> None:
 # -- too many ---------------------------------------------------------------------------------------------------------
 
 
-def test_connection_over_the_limit_is_refused(serve: Serve) -> None:
-    """One connection too many is told 503 and closed; those that are there go on, and a place left is taken again."""
+def test_call_on_a_connection_over_the_limit_is_refused(serve: Serve) -> None:
+    """A call on one too many is told 503 and closed; those that are there go on, and a place left is taken again."""
     server = serve(connections_max=3)
     clients = [server.connect() for _ in range(3)]
     for client in clients:
         assert client.ask(head_of()).status == 200
     for _ in range(2):
         with server.connect() as refused:
-            answer = refused.read()
+            answer = refused.ask(post(payment_of()))
             assert (answer.status, answer.headers["connection"], answer.headers["retry-after"]) == (503, "close", "1")
-            answer.problem()
+            assert "too many connections" in answer.problem()["detail"]
             refused.assert_closed()
     assert clients[0].ask(post(payment_of())).status == 200
     clients.pop().sock.close()
@@ -373,6 +389,47 @@ def test_connection_over_the_limit_is_refused(serve: Serve) -> None:
     assert_serves(server)
     for client in clients:
         client.sock.close()
+
+
+def test_health_check_is_answered_whatever_is_open(serve: Serve) -> None:
+    """Connections that fill every place, and as many more as may wait without asking, starve no health check."""
+    server = serve(connections_max=3)
+    with ExitStack() as stack:
+        full = [stack.enter_context(server.connect()) for _ in range(3)]
+        for client in full:
+            assert client.ask(post(payment_of())).status == 200
+        over = [stack.enter_context(server.connect()) for _ in range(RESERVE_MAX + 5)]
+        for _ in range(3):
+            answer = stack.enter_context(server.connect()).ask(head_of())
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+        over[4].assert_closed()  # the newcomers have taken the places of the oldest
+        assert over[-1].is_silent()
+        assert len(server.http.connections) <= 3 + RESERVE_MAX
+        assert full[0].ask(post(payment_of())).status == 200
+        server.sweep(2)
+        over[-1].assert_closed()  # it has asked nothing
+    wait_for(lambda: not server.http.connections, "no connection")
+
+
+def test_idle_connection_is_not_closed_over_a_request_that_waits_unread(serve: Serve) -> None:
+    """What has come in the same turn of the loop in which an idle connection would be closed is answered."""
+    server = serve(idle_s=10)
+
+    def sweep_over(client: RawClient, seconds: int) -> None:
+        for _ in range(seconds - 1):
+            server.http.sweep()
+        client.send(post(payment_of(label="crossed")))
+        server.http.sweep()
+
+    with server.connect() as client:
+        assert client.ask(post(payment_of())).status == 200
+        server.on_loop(sweep_over, client, 11)
+        assert client.read().json["label"] == "crossed"
+        server.on_loop(server.http.drain)
+        server.on_loop(sweep_over, client, 2)
+        answer = client.read()
+        assert (answer.json["label"], answer.headers["connection"]) == ("crossed", "close")
+        client.assert_closed()
 
 
 def test_connections_leave_nothing_behind(http_server: RunningServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from stand_in_supervisor import SupervisorProcess, fetch, poll
 
-from tailrace.loadtest.processes import is_running
+from tailrace.loadtest.processes import free_port, is_running
 
 Launch = Callable[..., SupervisorProcess]
 
@@ -23,8 +23,8 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     """Start supervisors that are ended after the test."""
     started: list[SupervisorProcess] = []
 
-    def start(**options: object) -> SupervisorProcess:
-        started.append(SupervisorProcess(tmp_path, **options))
+    def start(folder: Path = tmp_path, **options: object) -> SupervisorProcess:
+        started.append(SupervisorProcess(folder, **options))
         return started[-1]
 
     yield start
@@ -68,6 +68,18 @@ def test_supervisor_replaces_killed_worker(launch: Launch) -> None:
         successor = supervisor.ready_pid(0, other_than=victim)
         assert time.monotonic() - killed_s < 5  # 0.6 s where nothing else runs
     assert supervisor.workers()[0]["restarts"] == 1
+    assert supervisor.stop() == 0
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGRTMIN + 6, "SIGRTMIN+6"), (signal.SIGABRT, "SIGABRT")])
+def test_supervisor_names_any_signal_that_ends_a_worker(launch: Launch, number: int, name: str) -> None:
+    """A worker ended by a signal that Python has no name for is replaced like any other, and the log says by which."""
+    supervisor = launch(workers=1).wait_ready()
+    victim = supervisor.ready_pid(0)
+    os.kill(victim, number)
+    successor = poll(lambda: supervisor.ready_pid(0, other_than=victim))
+    assert supervisor.ask() == successor
+    assert f'"cause":"signal {name}"' in supervisor.stderr
     assert supervisor.stop() == 0
 
 
@@ -150,6 +162,38 @@ def test_supervisor_killed_takes_its_workers_along(launch: Launch) -> None:
     supervisor.process.kill()
     supervisor.wait_exit()
     poll(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_second_server_is_refused_while_the_first_one_loads(launch: Launch, tmp_path: Path) -> None:
+    """A port belongs to the server that took it first, also before its workers listen: it shares no traffic."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    port = free_port()
+    first = launch(workers=1, port=port, files=("serve", str(hold)))
+    poll(lambda: '"event":"starting"' in first.stderr)
+    (tmp_path / "second").mkdir()
+    second = launch(folder=tmp_path / "second", workers=1, port=port)
+    assert second.wait_exit() == 1
+    assert "Address already in use" in second.stderr
+    assert f"127.0.0.1:{port}" in second.stderr
+    hold.unlink()
+    first.wait_ready()
+    assert {first.ask() for _ in range(20)} == {first.ready_pid(0)}
+
+
+def test_one_of_servers_that_start_at_once_gets_the_port(launch: Launch, tmp_path: Path) -> None:
+    """Of several that want one port at the same moment exactly one serves."""
+    port = free_port()
+    servers = []
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        servers.append(launch(folder=folder, workers=1, port=port))
+    poll(lambda: sum(server.process.poll() is not None for server in servers) == 3)
+    (winner,) = [server for server in servers if server.process.poll() is None]
+    winner.wait_ready()
+    assert {server.process.returncode for server in servers} - {None} == {1}
+    assert {winner.ask() for _ in range(20)} == {winner.ready_pid(0)}
 
 
 @pytest.mark.parametrize(

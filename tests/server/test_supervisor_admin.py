@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stand_in_supervisor import SupervisorProcess, fetch, poll
 
 from tailrace.errors import SetupError
 from tailrace.server.admin import CONNECTIONS_MAX
+from tailrace.server.http.shared import RESERVE_MAX
 from tailrace.server.options import ServeOptions
 
 
@@ -102,15 +104,21 @@ def test_admin_head_sends_no_body(supervisor: SupervisorProcess) -> None:
     assert b"Content-Length: 6" in answer
 
 
-def test_admin_bounds_its_connections(supervisor: SupervisorProcess) -> None:
-    """Connections over the limit are turned away; when the others are gone, it answers again."""
-    idle = [socket.create_connection(("127.0.0.1", supervisor.admin_port)) for _ in range(CONNECTIONS_MAX)]
-    try:
-        with socket.create_connection(("127.0.0.1", supervisor.admin_port), timeout=10) as over:
-            assert over.recv(4096).startswith(b"HTTP/1.1 503 ")
-    finally:
-        for connection in idle:
-            connection.close()
+def test_admin_bounds_its_connections_and_answers_whatever_is_open(supervisor: SupervisorProcess) -> None:
+    """Idle connections take no more than their places, and a probe on a new one is answered beside them."""
+    with ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            address = ("127.0.0.1", supervisor.admin_port)
+            return stack.enter_context(socket.create_connection(address, timeout=10))
+
+        idle = [connect() for _ in range(CONNECTIONS_MAX)]
+        over = [connect() for _ in range(RESERVE_MAX + 1)]
+        assert over[0].recv(1) == b""
+        for path in ("/readyz", "/livez", "/status", "/metrics"):
+            assert fetch(supervisor.admin_port, path)[0] == 200
+        idle[0].sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idle[0].recv(4096).startswith(b"HTTP/1.1 200 ")
     poll(lambda: fetch(supervisor.admin_port, "/livez")[0] == 200)
 
 

@@ -46,3 +46,28 @@ def test_slots_of_an_unknown_host_are_refused() -> None:
     """A host that is no address of this machine is an error that names it."""
     with pytest.raises(SetupError, match=r"192\.0\.2\.1"):
         open_slots("192.0.2.1", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_taken"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+    ],
+)
+def test_slots_that_do_not_listen_yet_hold_their_address(first: str, second: str, is_taken: bool) -> None:
+    """A port is taken from the moment it is bound, on its address and on all that take the same connections."""
+    with opened(first, 0, 2) as [slot, _]:
+        port = slot.listener.getsockname()[1]
+        if is_taken:
+            with pytest.raises(SetupError, match="in use"):
+                open_slots(second, port, 1)
+        else:
+            with opened(second, port, 1):
+                pass
+        slot.shut()
+        with opened(first, port, 1):  # one that is shut is free for a successor, while its server still drains
+            pass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import connect, fetch, message, serving, wait_for
+from serving import READY_S_MAX, connect, fetch, message, serving, start_serve, wait_for
 from structlog.testing import capture_logs
 
 from inference.tree_models import draw_forest, package_forest
@@ -18,6 +20,7 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.errors import StoreError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.inference.bitvector import LIBRARY
+from tailrace.loadtest.processes import is_running
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
@@ -128,3 +131,39 @@ def test_garbage_of_an_idle_worker_is_collected_in_full() -> None:
     for _ in range(COLLECTION_SWEEPS):
         collection.sweep(is_idle=False)
     assert collection.sweep(is_idle=True) == 2
+
+
+def test_worker_whose_supervisor_was_killed_while_it_loaded_never_listens(tmp_path: Path, pipelines_dir: Path) -> None:
+    """Its port may be another server's by then, whose traffic it would share."""
+    folder = shutil.copytree(pipelines_dir, tmp_path / "pipelines")
+    (tmp_path / "hold").touch()
+    (folder / "slow.py").write_text(
+        "import time, pathlib\n"
+        f"pathlib.Path({str(tmp_path / 'loading')!r}).touch()\n"
+        f"while pathlib.Path({str(tmp_path / 'hold')!r}).exists(): time.sleep(0.01)\n"
+        "from log import log\n"
+    )
+    orphaned = start_serve(tmp_path / "log", folder / "slow.py")
+    try:
+        wait_for((tmp_path / "loading").exists, READY_S_MAX)
+        orphaned.process.kill()
+        orphaned.process.wait()
+        (orphan,) = orphaned.processes()
+        (tmp_path / "hold").unlink()
+        listened = False
+        while is_running(orphan):
+            listened = listened or is_listening(orphan)
+        assert not listened
+    finally:
+        (tmp_path / "hold").unlink(missing_ok=True)
+        orphaned.end()
+
+
+def is_listening(pid: int) -> bool:
+    """Say whether a process holds a TCP socket that listens."""
+    try:
+        held = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:
+        return False
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[3] == "0A" and f"socket:[{line[9]}]" in held for line in lines)

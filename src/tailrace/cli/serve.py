@@ -33,6 +33,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
     idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,
     request_s: Annotated[float, typer.Option(help="Seconds a client may take to send one request, else 408.")] = 5.0,
+    pre_drain_s: Annotated[float, typer.Option(help="Seconds to serve on with /readyz at 503, then drain.")] = 0.0,
     drain_s: Annotated[float, typer.Option(help="Seconds a stopping worker has for what is in flight.")] = 30.0,
     start_s: Annotated[float, typer.Option(help="Seconds a worker may take to be ready, else it is killed.")] = 120.0,
     heartbeat_s: Annotated[float, typer.Option(help="Seconds between a worker's signs of life.")] = 1.0,
@@ -44,7 +45,8 @@ def serve(  # noqa: PLR0917 - one parameter an option
     that is replaced loads the copies. What changes there later is served after the next start.
 
     A pipeline NAME answers POST /v1/pipelines/NAME/predict, with one JSON object or an array of them. /livez, /readyz
-    stand on the same port, /metrics, /status on the admin port. SIGTERM drains and exits with 0, a second ends at once.
+    stand on the same port, /metrics, /status on the admin port. SIGTERM drains, after --pre-drain-s, and exits with 0.
+    A second one ends at once.
 
     For example:
 

@@ -46,7 +46,7 @@ _TABLE: Final = (
     ),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
-    Metric("tailrace_ready", "gauge", "1 while the worker accepts calls.", ("worker",)),
+    Metric("tailrace_ready", "gauge", "1 while the worker is ready, as /readyz says.", ("worker",)),
     Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),
     Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),
     Metric(

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from tailrace.monitor.shared import OwnedBlock
-from tailrace.server.control import Listen
+from tailrace.server.control import Listen, PreDrain
 from tailrace.server.logging import logger
 from tailrace.server.process import ChildProcess
 from tailrace.server.role import ChildRole
@@ -68,6 +68,7 @@ class Child:
         self._fds = fds
         self._admitted = admitted
         self._stopping = asyncio.Event()
+        self._is_pre_draining = False
         place = {} if slot is None else {"slot": slot.index}
         self._log = logger(pid=os.getpid(), **place)
 
@@ -106,6 +107,12 @@ class Child:
                 process.kill()
                 self._log.error(f"{role.name} frozen", **self._pid_of(process), state=process.state)
 
+    def pre_drain(self) -> None:
+        """Have its process, and each successor, say that it is not ready and go on with all else."""
+        self._is_pre_draining = True
+        if self.process is not None and self.is_running:
+            self.process.send(PreDrain())
+
     def stop(self) -> None:
         """Start no successor any more, and have the process drain."""
         self._stopping.set()
@@ -139,6 +146,8 @@ class Child:
                 watcher.on_failed_start(self, f"the {self.role.name} cannot be spawned: {error}")
             return 0.0
         self.process = process
+        if self._is_pre_draining:
+            process.send(PreDrain())
         if self._stopping.is_set():
             process.kill()
         code = await process.run(lambda: self._on_warm(process), lambda: self._on_ready(process, watcher))
@@ -173,7 +182,7 @@ class Child:
 
     def _on_death(self, process: ChildProcess, code: int, watcher: ChildWatcher) -> None:
         """See to the end of a process that was not asked to end."""
-        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        cause = _cause_of(code)
         if self._ends_server():
             error = process.failure or f"{self.name} ended with {cause} before it was ready"
             watcher.on_failed_start(self, error)
@@ -196,3 +205,14 @@ class Child:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _cause_of(code: int) -> str:
+    """Return what has ended a process, from its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    number = -code
+    try:
+        return f"signal {signal.Signals(number).name}"
+    except ValueError:  # of the real-time signals only the first and the last have a name
+        return f"signal SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"

@@ -38,6 +38,10 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pin: Pin = Pin()
 
 
+class PreDrain(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker: the drain will come; say on /readyz that you are not ready, and go on with all else."""
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → child: take nothing new, finish what is in flight, exit with 0."""
 
@@ -116,7 +120,7 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
     in_flight: int = 0
 
 
-ToWorker = Assignment | Drain | Listen | HandBack
+ToWorker = Assignment | PreDrain | Drain | Listen | HandBack
 FromChild = Warm | Ready | Failed | Heartbeat | Draining
 
 _encode = msgspec.json.Encoder().encode
@@ -254,7 +258,7 @@ class ChildChannel(Channel):
 
 
 class WorkerChannel(ChildChannel):
-    """A worker's end: `receive_blocking` gives the `Assignment`, then `receive` gives `Listen`, `HandBack`, `Drain`."""
+    """A worker's end: `receive_blocking` gives the `Assignment`, then `receive` gives the other messages `ToWorker`."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd, ToWorker)

@@ -10,15 +10,17 @@ from typing import Final
 
 import msgspec
 
+from tailrace.server.http.shared import RESERVE_MAX
 from tailrace.server.logging import logger
 from tailrace.server.options import ServeOptions
 
-_FILES_SPARE: Final = 64
-"""Open files of a worker besides its connections and two a slot: stores, which are opened again, and channels."""
+_FILES_SPARE: Final = 64 + RESERVE_MAX
+"""Open files of a worker besides its connections and two a slot: stores, which are opened again, channels, and the
+connections over the limit that are answered once."""
 
 
 def fit_open_files(options: ServeOptions) -> ServeOptions:
-    """Return the options with no more connections than there are open files for; one over these gets a 503.
+    """Return the options with no more connections than there are open files for; a call on one over these gets a 503.
 
     Without, the loop would accept what it has no file for and drop it, without a word. Children inherit the limit.
     """

@@ -44,6 +44,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long a connection may be silent between requests."""
     request_s: float = 5.0
     """How long a client may take to send one request."""
+    pre_drain_s: float = 0.0
+    """How long a stopping server goes on as before, but for `/readyz`: a balancer takes its time to see that."""
     drain_s: float = 30.0
     """How long a stopping worker may take for the calls in flight."""
     start_s: float = 120.0
@@ -61,7 +63,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             _check_range(name, getattr(self, name), 1, 1 << 40)
         for name in ("idle_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):
             _check_range(name, getattr(self, name), 0.001, 86_400)
-        _check_range("drain_s", self.drain_s, 0, 86_400)
+        for name in ("pre_drain_s", "drain_s"):
+            _check_range(name, getattr(self, name), 0, 86_400)
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
         if not is_loopback(self.admin_host) and not self.admin_token:

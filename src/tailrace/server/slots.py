@@ -14,11 +14,12 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tailrace.errors import SetupError
+from tailrace.server.claim import claim_address
 
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted on one slot (the kernel's somaxconn also bounds them)."""
@@ -30,41 +31,48 @@ _NO_SYN_CODE: Final = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Slot:
-    """A place for workers: a socket. It does not know who accepts on it; for a while that may be two processes."""
+    """A place for workers: a socket. It does not know who accepts on it; for a while that may be two processes.
+
+    claim: keeps other servers off the address; all slots share it, and the first that is shut gives it up.
+    """
 
     index: int
     listener: socket.socket
+    claim: socket.socket
 
     def shut(self) -> None:
         """Refuse connections from now on, whoever else holds the socket."""
         shut_listener(self.listener)
-        self.listener.close()
+        self.close()
 
     def close(self) -> None:
         """Let go of the socket."""
         self.listener.close()
+        self.claim.close()
 
 
 def open_slots(host: str, port: int, count: int) -> list[Slot]:
     """Bind `count` sockets to one address; port 0 takes a free one. Raises SetupError where it cannot be had.
 
-    The first bind is without SO_REUSEPORT, or a second supervisor would silently take half of the first one's traffic.
+    A second server would silently take half of the first one's traffic. The claim refuses it, whether or not the first
+    listens yet; a first bind without SO_REUSEPORT refuses the port of any other program that listens.
     """
     family, address = _resolve(host, port)
-    listeners: list[socket.socket] = []
-    try:
-        if port:
-            _bind(family, address, shared=False).close()
-        for _ in range(count):
-            listeners.append(_bind(family, address, shared=True))
+    with ExitStack() as opened:
+        try:
+            if port:
+                claim = opened.enter_context(claim_address(*address[:2]))
+                _bind(family, address, shared=False).close()
+            listeners = [opened.enter_context(_bind(family, address, shared=True))]
             address = listeners[0].getsockname()
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        raise SetupError(
-            f"cannot listen: {error.strerror or error}", where=f"{host}:{port}", next="choose another port or host"
-        ) from error
-    return [Slot(index, listener) for index, listener in enumerate(listeners)]
+            if not port:
+                claim = opened.enter_context(claim_address(*address[:2]))
+            listeners += [opened.enter_context(_bind(family, address, shared=True)) for _ in range(count - 1)]
+        except OSError as error:
+            what = f"cannot listen: {error.strerror or error}"
+            raise SetupError(what, where=f"{host}:{port}", next="choose another port or host") from error
+        opened.pop_all()  # all is open, and stays so
+    return [Slot(index, listener, claim) for index, listener in enumerate(listeners)]
 
 
 def turn_away(listener: socket.socket) -> None:

@@ -118,6 +118,7 @@ class Supervisor:
             watchers = [asyncio.create_task(child.watch()) for child in self._children]
             tasks = [*keepers.values(), *watchers, asyncio.create_task(overview.sample())]
             await self._wait_for_end(tasks)
+            await self._pre_drain(tasks)
             await drain(keepers)
             for task in tasks:
                 task.cancel()
@@ -133,6 +134,20 @@ class Supervisor:
         done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         self._blame([task for task in tasks if task in done])
+
+    async def _pre_drain(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Say that the server is not ready, and serve on: balancers send requests until they have seen it.
+
+        Ends sooner where a task ends: a child's does, once all are killed by a second signal.
+        """
+        if self._failure is not None or not self._was_ready or not self.options.pre_drain_s:
+            return
+        for child in self._children:
+            if child.slot is not None:
+                child.pre_drain()
+        done, _ = await asyncio.wait(tasks, timeout=self.options.pre_drain_s, return_when=asyncio.FIRST_COMPLETED)
+        self._blame(list(done))
+        self._log.info("draining", drain_s=self.options.drain_s)
 
     def _is_open(self) -> bool:
         """Return whether the server has been ready, and is not asked to stop."""
@@ -166,7 +181,7 @@ class Supervisor:
     # Stopping
 
     def _handle_signals(self) -> None:
-        """Drain on the first SIGTERM or SIGINT, kill on the second."""
+        """Stop on the first SIGTERM or SIGINT, kill on the second."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -179,7 +194,8 @@ class Supervisor:
                 child.kill()
             return
         self._stopping.set()
-        self._log.info("stopping", signal=signal.Signals(number).name, drain_s=self.options.drain_s)
+        name, options = signal.Signals(number).name, self.options
+        self._log.info("stopping", signal=name, pre_drain_s=options.pre_drain_s, drain_s=options.drain_s)
 
     def _fail(self, error: str) -> None:
         """End the server with the first error there is."""

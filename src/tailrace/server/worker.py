@@ -47,6 +47,7 @@ from tailrace.server.control import (
     Listen,
     ModelReady,
     PipelineReady,
+    PreDrain,
     Ready,
     Warm,
     WorkerChannel,
@@ -139,7 +140,8 @@ class Worker:
         self._recorders: list[BatchRecorder] = []
         self._listeners: dict[int, socket.socket] = {}
         self._servers: dict[int, asyncio.Server] = {}
-        self._ready = False
+        self._ready = self._is_pre_draining = False
+        self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
     async def run(self) -> int:
@@ -215,8 +217,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._servers[slot] = await loop.create_server(self._http, sock=listener, backlog=BACKLOG)
         if slot == self._start.slot:
-            self._ready = True
-            self._recorder.set_ready(True)
+            self._set_ready(not self._is_pre_draining)
             ready = Ready(os.getpid(), self._warm_s, rss_bytes(), self._release.id, self._pipelines)
             self._channel.send(ready)
 
@@ -235,6 +236,9 @@ class Worker:
                 case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
                     del self._listeners[slot]
+                case PreDrain():
+                    self._is_pre_draining = True
+                    self._set_ready(False)
                 case Drain():
                     return True
                 case None:
@@ -245,8 +249,7 @@ class Worker:
 
         alone: there is no supervisor that turns new connections away meanwhile, and shuts the sockets after.
         """
-        self._ready = False
-        self._recorder.set_ready(False)
+        self._set_ready(False)
         self._http.drain()
         listeners = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listeners.values()] if alone else []
         for listener in listeners:
@@ -258,12 +261,10 @@ class Worker:
             shut_listener(listener)
             listener.close()
         self._channel.send(Draining(self._in_flight()))
-        sweep_s = time.monotonic()
-        end_s = sweep_s + self._options.drain_s
+        end_s = time.monotonic() + self._options.drain_s
         while self._http.connections and (now_s := time.monotonic()) < end_s:
-            if now_s >= sweep_s:
-                self._http.sweep()  # as often as ever: it is how connections count their seconds
-                sweep_s += SWEEP_S
+            if now_s >= self._swept_s + SWEEP_S:  # no sooner: it is how connections count their seconds
+                self._sweep_http()
             await asyncio.sleep(DRAIN_LOOK_S)
         for plan in self._plans:
             plan.close()
@@ -283,13 +284,21 @@ class Worker:
         collection = Collection()
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._http.sweep()
+            self._sweep_http()
             in_flight = max(sum(each.take_calls_most() for each in self._recorders), self._in_flight())
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
             for faults in self._faults:
                 faults.look()
             collection.sweep(is_idle=in_flight == 0)
+
+    def _sweep_http(self) -> None:
+        self._swept_s = time.monotonic()
+        self._http.sweep()
+
+    def _set_ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        self._recorder.set_ready(is_ready)
 
     def _in_flight(self) -> int:
         return sum(engine.calls_waiting for engine in self._engines)

@@ -8,11 +8,14 @@ goes through the intake (intake.py), its parser (reader.py) and its flow control
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
+from contextlib import suppress
 from typing import Final, cast
 
 from tailrace.deadline import NS_PER_S
 from tailrace.engine import SHED
-from tailrace.errors import RequestTimeoutError, ServerError, ServingError, UnavailableError
+from tailrace.errors import RequestTimeoutError, ServerError, ServingError
 from tailrace.server.endpoint import Endpoint, Page
 from tailrace.server.http.flow import Flow
 from tailrace.server.http.forms import HeadForm, are_visible
@@ -48,20 +51,16 @@ class Connection(Outgoing, asyncio.Protocol):
     # -- asyncio's side -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or refuse it where there are too many."""
+        """Take the connection; one over the limit is served from the reserve."""
         self._transport = cast(asyncio.Transport, transport)
         shared = self._shared
         if len(shared.connections) >= shared.limits.connections_max:
-            error = UnavailableError("too many connections", next="try again later, or another worker")
-            shared.count_failure(UnavailableError)
-            self._transport.write(shared.framing.error(None, error, close=True))
-            self._transport.close()
-            return
-        shared.connections.add(self)
+            shared = self._shared = shared.enter_reserve()
+        shared.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a client that is gone; what it asked for is dropped when it is answered."""
-        self._shared.connections.discard(self)
+        self._shared.connections.pop(self, None)
         self.calls.clear()
         self.end()
         if self._intake is not None:
@@ -190,6 +189,10 @@ class Connection(Outgoing, asyncio.Protocol):
         """Return in which second the request began that is not whole."""
         return self._began_s if self._awaited is not None or self._intake is None else self._intake.began_s
 
+    def drop(self) -> None:
+        """Close at once, for one that needs the place more."""
+        self._transport.abort()
+
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def check_age(self, now_s: int, now_ns: int) -> None:
@@ -209,5 +212,24 @@ class Connection(Outgoing, asyncio.Protocol):
             # While draining a connection in use learns of it with its next answer; only one that asks nothing for a
             # whole second is closed without a word, which could cross a request on its way.
             if idle_s > limits.idle_s or (self._shared.draining and idle_s >= 2):
+                self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Close, unless a request has come that the loop has not read yet: it would be lost."""
+        sock = socket.socket(fileno=self._transport.get_extra_info("socket").fileno())
+        try:
+            if not is_readable(sock):
                 self.end()
+                if not self._transport.get_write_buffer_size():  # else it is sent first
+                    with suppress(OSError):  # the client is gone
+                        sock.shutdown(socket.SHUT_WR)  # the transport would say so a turn of the loop later
                 self._transport.close()
+        finally:
+            sock.detach()
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Say whether something has come on a socket that nobody has read: bytes, or the client's end."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -35,9 +35,10 @@ class HttpServer:
         return Connection(self.shared)
 
     @property
-    def connections(self) -> set[Connection]:
-        """The open connections."""
-        return self.shared.connections
+    def connections(self) -> list[Connection]:
+        """The open connections, with those over the limit."""
+        reserve = self.shared.reserve
+        return [*self.shared.connections, *(() if reserve is None else reserve.connections)]
 
     def deliver(self, batch: Batch, places: Sequence[int]) -> None:
         """Send the bodies of a batch, in one write to every connection."""
@@ -85,9 +86,11 @@ class HttpServer:
         """Once a second: renew the Date, close what is idle, too slow to send or too slow to read."""
         shared = self.shared
         shared.now_s += 1
+        if shared.reserve is not None:
+            shared.reserve.now_s = shared.now_s
         shared.framing.renew_date()
         now_ns = time.monotonic_ns()
-        for connection in list(shared.connections):
+        for connection in self.connections:
             connection.check_age(shared.now_s, now_ns)
 
     def drain(self) -> None:

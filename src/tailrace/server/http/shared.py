@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from tailrace.batch import Transport
-from tailrace.errors import ServerError, ServingError
+from tailrace.errors import ServerError, ServingError, UnavailableError
 from tailrace.loop_load import LoopLoad
+from tailrace.server.endpoint import Answer, Endpoint, Page
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
 from tailrace.server.http.head import Routes
 from tailrace.server.http.limits import HttpLimits
 
+RESERVE_MAX: Final = 32
+"""Connections over the limit that are held open at most, until each has been answered once."""
+
 
 class Shared:
     """Routes, limits, framing, remembered heads, the load of the loop, and the second of the last sweep.
 
-    transport: the server itself. connections: the open ones. draining: whether every further answer is its
-    connection's last. count_failure: is called for a call that reaches no pipeline.
+    transport: the server itself. connections: the open ones, the oldest first. draining: whether every further answer
+    is its connection's last. count_failure: is called for a call that reaches no pipeline. reserve: what connections
+    over the limit share, once there was one.
     """
 
     def __init__(
@@ -39,11 +44,31 @@ class Shared:
         self.count_failure = count_failure
         self.framing = Framing(release)
         self.heads = HeadMemory(limits.body_bytes_max)
-        self.connections: set[Any] = set()
+        self.connections: dict[Any, None] = {}
         self.draining = False
+        self.reserve: Shared | None = None
         self.now_s = 0
         self._failures: dict[str, int] = {}
         self._logged_s = -1
+
+    def enter_reserve(self) -> Shared:
+        """Return what a connection over the limit is served by: one answer, and of the routes only the pages.
+
+        So a health check is answered however many connections are open. A newcomer takes the place of the oldest.
+        """
+        reserve = self.reserve
+        if reserve is None:
+            routes = {path: {method: _page_of(route) for method, route in methods.items()}
+                      for path, methods in self.routes.items()}  # fmt: skip
+            reserve = self.reserve = Shared(self.transport, routes, self.limits, self.load, self.count_failure)
+            reserve.framing = self.framing
+            reserve.draining = True
+            reserve.now_s = self.now_s
+        if len(reserve.connections) >= RESERVE_MAX:
+            oldest = next(iter(reserve.connections))
+            del reserve.connections[oldest]
+            oldest.drop()
+        return reserve
 
     def log_failure(self, where: str, error: ServerError) -> None:
         """Log that code behind a route raised, at most once a second."""
@@ -52,3 +77,12 @@ class Shared:
             calls, cause, self._logged_s = self._failures.pop(where), error.__cause__ or error, self.now_s
             log = structlog.get_logger()
             log.error("calls failed", pipeline=where, calls=calls, error=repr(cause), exc_info=cause)
+
+
+def _page_of(route: Endpoint | Page) -> Page:
+    """Return what serves a route on a connection over the limit."""
+    return route if isinstance(route, Page) else Page(_refuse)
+
+
+def _refuse() -> Answer:
+    raise UnavailableError("too many connections", next="try again later, or another worker")

@@ -1,0 +1,50 @@
+"""A claim on an address: it keeps a second server off a port on which the first one does not listen yet.
+
+The kernel refuses a port on which another program listens. It does not refuse one that another server of the same user
+has bound with SO_REUSEPORT and listens on later, once its workers have loaded. So a server holds a name of its port
+from before it binds: an abstract Unix socket (unix(7)). The kernel gives a name to one holder, takes it back when the
+holder dies, and keeps names apart by network namespace, as it does ports.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+NAMES: Final = Path("/proc/self/net/unix")
+"""Where the kernel lists the names that are held; an abstract one begins with @, and is the last field of its line."""
+
+
+def claim_address(host: str, port: int) -> socket.socket:
+    """Return what holds the claim until it is closed. host: an IP address. Raises OSError where another overlaps."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(f"\0{_name(host, port)}")
+        if _overlapping(host, port):  # looked for once the own name is held: of two that start at once, one sees it
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    except OSError:
+        claim.close()
+        raise
+    return claim
+
+
+def _overlapping(host: str, port: int) -> bool:
+    """Say whether another address of the port is claimed that takes the same connections: all, or all of these."""
+    prefix = f"@{_name('', port)}"
+    claimed = {line.rpartition(" ")[2] for line in NAMES.read_text(errors="replace").splitlines()}
+    others = {name.removeprefix(prefix) for name in claimed if name.startswith(prefix)} - {host}
+    return bool(others) and (_is_any(host) or any(_is_any(other) for other in others))
+
+
+def _name(host: str, port: int) -> str:
+    """Return what the claim on an address is called."""
+    return f"tailrace/{port}/{host}"
+
+
+def _is_any(host: str) -> bool:
+    """Say whether a host stands for every address of the machine."""
+    return ip_address(host.partition("%")[0]).is_unspecified
