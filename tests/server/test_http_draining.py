@@ -8,7 +8,7 @@ import pytest
 from http_server import RunningServer, head_of, payment_of, post, wait_for
 
 Serve = Callable[..., RunningServer]
-HEAVY = post('{"work": 20000}', path="/v1/pipelines/heavy/predict")
+HEAVY = post('{"work": 80000}', path="/v1/pipelines/heavy/predict")
 
 
 def test_drain_answers_what_is_in_flight_and_closes(serve: Serve) -> None:

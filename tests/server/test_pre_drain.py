@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -38,6 +39,8 @@ def test_pre_drain_serves_on_with_readiness_false(tmp_path: Path, pipelines_dir:
         signalled_s = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: readiness(server) == {503}, PRE_DRAIN_S / 2)
+        _, headers, body = fetch(f"{server.url}/readyz")
+        assert (headers["Retry-After"], json.loads(body)["detail"]) == ("1", "not ready")
         while time.monotonic() - signalled_s < PRE_DRAIN_S - 0.5:
             answer = ask(kept)
             assert answer.startswith(b"HTTP/1.1 200")

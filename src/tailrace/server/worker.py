@@ -26,7 +26,7 @@ from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
-from tailrace.errors import SetupError, TailraceError
+from tailrace.errors import SetupError, TailraceError, UnavailableError
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.loop_load import LoopLoad
@@ -307,7 +307,9 @@ class Worker:
         return Answer(200, b"text/plain", b"live\n")
 
     def _readyz(self) -> Answer:
-        return Answer(200, b"text/plain", b"ready\n") if self._ready else Answer(503, b"text/plain", b"not ready\n")
+        if not self._ready:
+            raise UnavailableError("not ready", where="/readyz", next="send requests to another server")
+        return Answer(200, b"text/plain", b"ready\n")
 
 
 def load_all(pin: Pin) -> list[Pipeline]:
