@@ -15,7 +15,7 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.errors import SetupError
 from tailrace.features.keys import EntityId
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.lmdb import LmdbWriter
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.view_rows import ViewRows
 
 # Ibis 12 calls what DuckDB 2 deprecates.
