@@ -33,6 +33,8 @@ class LmdbWriter:
             os.makedirs(self._path, exist_ok=True)
             self._environment = lmdb.open(self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX)
             self._environment.reader_check()
+            self._file = os.path.join(self._path, DATA_FILE)
+            self._identity = _identity(os.stat(self._file))
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot be written: {error}", where=self._path,
                              next="choose a directory of its own, or remove it to start afresh") from None  # fmt: skip
@@ -137,7 +139,7 @@ class LmdbWriter:
                 with self._environment.begin(write=write) as transaction:
                     answer = work(transaction)
                 if write:
-                    self._fill_up()
+                    self._check_file()
                 return answer
             except lmdb.MapFullError:
                 self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
@@ -147,10 +149,21 @@ class LmdbWriter:
                 raise StoreError(f"cannot be {'written' if write else 'read'}: {error}", where=self._path,
                                  next="see that the disk has room and the directory is yours") from None  # fmt: skip
 
-    def _fill_up(self) -> None:
-        """Make the file as long as its last page says: LMDB may leave one unwritten, and readers would call it cut."""
-        file = os.path.join(self._path, DATA_FILE)
-        if os.stat(file).st_size < bytes_used(self._environment):
+    def _check_file(self) -> None:
+        """Make sure that what was written can be read.
+
+        LMDB goes on writing a file that was removed or replaced, and may leave its last page unwritten, for which
+        readers would call the file cut: it is made as long as that page says.
+        """
+        status = os.stat(self._file)
+        if _identity(status) != self._identity:
+            raise StoreError("the files were replaced while they were written", where=self._path,
+                             next="run again, into the store that is there now")  # fmt: skip
+        if status.st_size < bytes_used(self._environment):
             with self._environment.begin(write=True):  # no other writer makes it longer meanwhile
-                if os.stat(file).st_size < (needed := bytes_used(self._environment)):
-                    os.truncate(file, needed)
+                if os.stat(self._file).st_size < (needed := bytes_used(self._environment)):
+                    os.truncate(self._file, needed)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
