@@ -93,7 +93,7 @@ def test_time_of_a_query_is_due(folder: Folder) -> None:
     write_parquet(folder.path / "profile.parquet", profiles(1, as_of=None))
     (folder.path / "p.sql").write_text("SELECT *, now() AS as_of FROM 'profile.parquet'")
     for _ in range(3):
-        report = folder.run(SQL("p.sql", time="as_of"), clock=time.time_ns)
+        report = folder.run(SQL("p.sql", time="as_of"), clock=time.time_ns, skew_ns=0)
         assert (report.written, report.later) == (ROWS, 0)
 
 

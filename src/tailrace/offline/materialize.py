@@ -158,7 +158,8 @@ class _ViewRun:
         """Read the source, write it, and tell of it."""
         spec, options = self._spec, self._options
         files = source_files(spec, self._base_dir)
-        source = fingerprint(spec, files, self._codec.schema_id, key_type.__name__ if key_type else "")
+        kind, owners = key_type.__name__ if key_type else "", self._record.pipelines
+        source = fingerprint(spec, files, self._codec.schema_id, kind, owners)
         interrupted = read_progress(self._writer.get, spec.name, source, self._clock(), self._resume_ns())
         with SourceRows(spec, self._base_dir, key_type, self._clock, skew_ns=options.skew_ns) as rows:
             counts = rows.counts()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -77,13 +78,15 @@ def source_files(spec: ViewSpec, base_dir: Path) -> FileStates:
     for pattern in patterns:
         for found in sorted(glob.glob(str(base_dir / pattern), recursive=True)):
             status = os.stat(found)
-            states[found] = (status.st_size, status.st_mtime_ns)
+            if stat.S_ISREG(status.st_mode):
+                states[found] = (status.st_size, status.st_mtime_ns)
     return states
 
 
-def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str) -> str:
-    """Return a text that changes with the source, its files, and the view's entity and columns."""
-    digest = sha256(f"{spec.source!r} {spec.entity!r} {schema_id} {key_type} {dict(files)!r}".encode())
+def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, owners: Sequence[str]) -> str:
+    """Return a text that changes with the source, its files, the view's entity and columns, and whose it is."""
+    parts = (spec.source, spec.entity, schema_id, key_type, owners, dict(files))
+    digest = sha256(repr(parts).encode())
     return digest.hexdigest()
 
 
