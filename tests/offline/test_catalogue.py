@@ -203,3 +203,14 @@ def test_catalogue_row_of_another_version_is_refused(filled: Folder) -> None:
     filled.writer.put([(catalogue_key("Profile"), b'{"source": 1}')])
     with pytest.raises(StoreError, match="the catalogue's row of Profile cannot be read"):
         filled.run(SOURCE)
+
+
+def test_take_over_does_not_go_on_with_a_run_that_was_none(filled: Folder) -> None:
+    """What that run left, since it was older than the store's, is overwritten too."""
+    older = profiles(2, as_of=NOW - days(1))
+    write_parquet(filled.path / "profile.parquet", older)
+    filled.interrupt(PAGE, SOURCE)
+    assert filled.editions() == [1] * ROWS
+    report = filled.run(SOURCE, take_over=True)
+    assert (report.resumed, report.written) == (0, ROWS)
+    assert filled.editions() == [2] * ROWS

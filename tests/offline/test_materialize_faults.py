@@ -261,6 +261,9 @@ def test_source_that_goes_back_leaves_newer_rows(folder: Folder) -> None:
     write_parquet(folder.path / "profile.parquet", {name: mixed[0][name] + mixed[1][name] for name in mixed[0]})
     report = folder.run()
     assert (report.older, report.written, folder.editions()) == (20, 20, [2] * 20 + [3] * 20)
+    assert folder.run(take_over=True).written == 20
+    assert folder.editions() == [1] * 20 + [3] * 20, "what was set back on purpose"
+    assert folder.run().unchanged == ROWS
 
 
 # -- sources with nothing to write ------------------------------------------------------------------------------------

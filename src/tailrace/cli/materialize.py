@@ -41,7 +41,7 @@ def materialize(  # noqa: PLR0917 - one parameter an option
         bool, typer.Option("--allow-empty", help="A source without rows is no error; the store stays as it is.")
     ] = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Fill a view that another source or pipeline has filled.")
+        bool, typer.Option("--take-over", help="Overwrite rows of another source or pipeline, and newer ones.")
     ] = False,
     wait: Annotated[str, typer.Option(help="How long to wait while another run writes the view.")] = "0s",
     resume_within: Annotated[

@@ -158,8 +158,8 @@ class _ViewRun:
         """Read the source, write it, and tell of it."""
         spec, options = self._spec, self._options
         files = source_files(spec, self._base_dir)
-        kind, owners = key_type.__name__ if key_type else "", self._record.pipelines
-        source = fingerprint(spec, files, self._codec.schema_id, kind, owners)
+        kind = key_type.__name__ if key_type else ""
+        source = fingerprint(spec, files, self._codec.schema_id, kind, self._record)
         interrupted = read_progress(self._writer.get, spec.name, source, self._clock(), self._resume_ns())
         with SourceRows(spec, self._base_dir, key_type, self._clock, skew_ns=options.skew_ns) as rows:
             counts = rows.counts()
@@ -173,8 +173,10 @@ class _ViewRun:
             written = self._write_pages(rows, interrupted or began, total, on_progress)
             now_ns = rows.now_ns
         if not interrupted and written.older and not written.written + written.unchanged:
-            raise SourceError(f"nothing is written: of all {written.older:,} entities the store has newer rows",
-                              where=self._where, next="see whether the source is of today")  # fmt: skip
+            raise SourceError(
+                f"nothing is written: of all {written.older:,} entities the store has newer rows",
+                where=self._where, next="see whether the source is of today; if it is right, --take-over",
+            )  # fmt: skip
         pruned = self._prune(known)
         retired = self._finish(counts, total + (interrupted.written if interrupted else 0), now_ns)
         return MaterializeReport(

@@ -19,7 +19,8 @@ from tailrace.features.rows import RowCodec
 def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: Path, *, take_over: bool) -> ViewRecord:
     """Return the record of a view that this pipeline may write. Raises StoreError where it is another's.
 
-    take_over: then the record says that rows of the source before are there yet.
+    take_over: then the record says that rows of the source before are there yet, also where that was this one: so a
+    source that was set back on purpose can be told to be right.
     """
     spec = codec.spec
     source = f"{spec.source!r} by {spec.source.key or spec.entity.key!r}"
@@ -30,8 +31,8 @@ def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: P
     is_own = pipeline in record.pipelines and record.source == source
     is_shared = record.source == source and record.place == place and schema is not None
     if is_own:
-        return msgspec.structs.replace(record, place=place)
-    if is_shared:
+        return msgspec.structs.replace(record, place=place, is_mixed=record.is_mixed or take_over)
+    if is_shared and not take_over:
         return msgspec.structs.replace(record, pipelines=(*record.pipelines, pipeline))
     if take_over:
         is_stranger = pipeline not in record.pipelines

@@ -6,13 +6,14 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from tailrace.errors import SourceError
+from tailrace.features.catalogue import ViewRecord
 from tailrace.features.sources import SQL
 from tailrace.features.views import ViewSpec
 
@@ -83,9 +84,9 @@ def source_files(spec: ViewSpec, base_dir: Path) -> FileStates:
     return states
 
 
-def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, owners: Sequence[str]) -> str:
+def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, record: ViewRecord) -> str:
     """Return a text that changes with the source, its files, the view's entity and columns, and whose it is."""
-    parts = (spec.source, spec.entity, schema_id, key_type, owners, dict(files))
+    parts = (spec.source, spec.entity, schema_id, key_type, record.pipelines, record.is_mixed, dict(files))
     digest = sha256(repr(parts).encode())
     return digest.hexdigest()
 

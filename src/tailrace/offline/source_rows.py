@@ -131,6 +131,7 @@ class SourceRows:
         while found := ids.filter((ids["$place"] >= begin) & (ids["$place"] < begin + rows_max)).to_pyarrow():
             yield found["$key"].to_pylist()
             begin += rows_max
+        self._connection.raw_sql("DROP TABLE ids")
 
     def prepare(self, after: Any) -> int:
         """Make the rows ready for `pages`: one per entity, by key, those after a key (None: all). Return how many."""
