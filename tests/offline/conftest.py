@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from profiles import Folder
+from customer_runs import Folder
 
 from features.redis_server import RedisServer
 from tailrace.features.stores.opening import open_writer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profiles import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profiles, spec_of, write_parquet
+from customer_runs import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profiles, spec_of, write_parquet
 
 from tailrace.errors import SourceError, StoreError
 from tailrace.features.catalogue import OLD_LAYOUT, ViewRecord, catalogue_key, read_record

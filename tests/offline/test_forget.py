@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from profiles import (
+from customer_runs import (
     NOW_NS,
     PAGE,
     ROWS,

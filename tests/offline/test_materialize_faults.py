@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from profiles import (
+from customer_runs import (
     DAY_NS,
     NOW,
     NOW_NS,

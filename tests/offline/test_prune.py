@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profiles import (
+from customer_runs import (
     NOW,
     NOW_NS,
     ROWS,
