@@ -6,6 +6,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from customer_runs import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profiles, spec_of, write_parquet
 
@@ -214,3 +216,16 @@ def test_take_over_does_not_go_on_with_a_run_that_was_none(filled: Folder) -> No
     report = filled.run(SOURCE, take_over=True)
     assert (report.resumed, report.written) == (0, ROWS)
     assert filled.editions() == [2] * ROWS
+
+
+def test_empty_source_makes_no_schema_whole_beside_another(filled: Folder) -> None:
+    """It would switch servers to a view without rows, and let the rows of the other go; a first view it may be."""
+    empty = pa.table({"customer_id": pa.array([], pa.int64()), "amount": pa.array([], pa.float64())})
+    pq.write_table(empty.append_column("as_of", pa.array([], pa.timestamp("us"))), filled.path / "profile.parquet")
+    for day in (1, 5, 9):
+        assert filled.run(spec=CHANGED, allow_empty=True, now_ns=NOW_NS + day * DAY_NS).retired == 0
+    assert not record_of(filled).schemas[schema_of(CHANGED)].is_whole
+    assert filled.editions() == [1] * ROWS
+    first = Folder(filled.path, MemoryWriter({}))
+    first.run(spec=CHANGED, allow_empty=True)
+    assert record_of(first).schemas[schema_of(CHANGED)].is_whole

@@ -272,13 +272,21 @@ class _ViewRun:
         return prune(self._writer, self._run, self._codec, known, share_max)
 
     def _finish(self, counts: SourceCounts, entities: int, now_ns: int) -> int:
-        """Note that the view is whole, then remove schemas of before; return how many rows these had."""
+        """Note that the view is whole, then remove schemas of before; return how many rows these had.
+
+        An empty source does neither beside another schema that is whole: its entities would be left without rows.
+        """
+        before = self._record.schemas[self._schema]
+        others = [schema for name, schema in self._record.schemas.items() if name != self._schema]
+        is_whole = before.is_whole or bool(counts.read) or not any(each.is_whole for each in others)
         whole = msgspec.structs.replace(
-            self._record.schemas[self._schema], is_whole=True, at_ns=now_ns, run=self._run.number,
+            before, is_whole=is_whole, at_ns=now_ns, run=self._run.number,
             read=counts.read, entities=entities, bad=counts.bad, later=counts.later,
         )  # fmt: skip
         self._record = msgspec.structs.replace(with_schema(self._record, self._schema, whole), is_mixed=False)
         self._write((), self._record_row())
+        if not counts.read:
+            return 0
         retired = 0
         for name in outdated(self._record, self._schema, now_ns, self._options.keep_old_ns):
             self._lease.check()

@@ -57,4 +57,4 @@ def with_schema(record: ViewRecord, name: str, schema: SchemaRecord) -> ViewReco
 
 def with_old_layout(record: ViewRecord, entity: str, now_ns: int) -> ViewRecord:
     """Return the record with the rows of the layout before, to be removed as those of any other schema."""
-    return with_schema(record, OLD_LAYOUT, SchemaRecord(entity=entity, at_ns=now_ns))
+    return with_schema(record, OLD_LAYOUT, SchemaRecord(entity=entity, is_whole=True, at_ns=now_ns))
