@@ -3,7 +3,8 @@
 The same model, rows, on-demand features, bands, rule and answer as examples/fraud/pipeline.py, one request at a time:
 pydantic validates, LMDB is read or Redis asked with one MGET, ONNX Runtime scores, a Prometheus histogram counts.
 
-    FRAUD_STORE=build/fraud/store FRAUD_MODEL=build/fraud/model/model.onnx uvicorn fastapi_app:app --http httptools
+    FRAUD_STORE=build/fraud/store FRAUD_MODEL=build/fraud/model/model.onnx FRAUD_KEYS='{customer:%d}… {terminal:%d}…'
+    uvicorn fastapi_app:app --http httptools
 """
 
 import os
@@ -28,6 +29,7 @@ Close = Callable[[], Awaitable[None]]
 HEADER_BYTES = 32
 CUSTOMER = struct.Struct("<4q7d")
 TERMINAL = struct.Struct("<4q5d")
+CUSTOMER_KEY, TERMINAL_KEY = map(str.encode, os.environ["FRAUD_KEYS"].split())
 UNKNOWN_CUSTOMER = (0,) * 11
 UNKNOWN_TERMINAL = (0,) * 9
 
@@ -104,12 +106,7 @@ async def readyz() -> str:
 async def predict(payment: Payment, request: Request) -> Decision:
     """Decide on one payment."""
     with LATENCY.time():
-        rows = await request.app.state.read(
-            [
-                b"{customer:%d}CustomerProfile" % payment.customer_id,
-                b"{terminal:%d}TerminalProfile" % payment.terminal_id,
-            ]
-        )
+        rows = await request.app.state.read([CUSTOMER_KEY % payment.customer_id, TERMINAL_KEY % payment.terminal_id])
         customer = CUSTOMER.unpack_from(rows[0], HEADER_BYTES) if rows[0] else UNKNOWN_CUSTOMER
         terminal = TERMINAL.unpack_from(rows[1], HEADER_BYTES) if rows[1] else UNKNOWN_TERMINAL
         features = np.array([[*on_demand(payment, customer), *customer, *terminal]], dtype=np.float32)

@@ -19,6 +19,9 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from machine import LOAD_CORE, SERVER_CORE, BenchError
+from tailrace.compile.loading import load_pipelines
+from tailrace.features.keys import KeyFormat, row_name
+from tailrace.features.row_layout import row_layout
 from tailrace.loadtest.processes import Process, free_port, start, wait_ready
 
 HERE: Final = Path(__file__).resolve().parent
@@ -100,13 +103,21 @@ def start_redis(stack: ExitStack) -> str:
     return url
 
 
+def fraud_keys() -> str:
+    """Return the formats of the keys of the fraud example's rows, as its views are declared now."""
+    (pipeline,) = load_pipelines(PIPELINE)
+    formats = [KeyFormat(view.spec.entity.name, row_name(view.__name__, row_layout(view.spec).schema_id))
+               for view in pipeline.views]  # fmt: skip
+    return " ".join(f"{each.begin.decode()}%d{each.end.decode()}" for each in formats)
+
+
 def start_fastapi(stack: ExitStack, store: str) -> Server:
     """Start the FastAPI application under one uvicorn worker. store: a folder, or the URL of Redis."""
     port = free_port()
     name = "fastapi-redis" if store.startswith("redis:") else "fastapi"
     command = [sys.executable, "-m", "uvicorn", "fastapi_app:app", "--app-dir", str(HERE), "--port", str(port),
                "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]  # fmt: skip
-    env = {"FRAUD_STORE": store, "FRAUD_MODEL": str(PREPARED / "model" / "model.onnx")}
+    env = {"FRAUD_STORE": store, "FRAUD_MODEL": str(PREPARED / "model" / "model.onnx"), "FRAUD_KEYS": fraud_keys()}
     process = start(stack, name, command, WORKPLACE / f"{name}.log", cores={SERVER_CORE}, env=env)
     ready_s = wait_ready(process, f"http://127.0.0.1:{port}/readyz")
     return Server(process, f"http://127.0.0.1:{port}/predict", ready_s)

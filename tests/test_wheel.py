@@ -106,7 +106,7 @@ def test_installed_command_line_works(installed: Path) -> None:
     program = str(installed / "tailrace")
     assert run(program, "--version").strip() == f"tailrace {tailrace.__version__}"
     told = run(program, "--help")
-    for command in ("check", "package", "materialize", "serve", "bench"):
+    for command in ("check", "package", "materialize", "forget", "serve", "bench"):
         assert command in told
 
 

@@ -117,7 +117,7 @@ def fill_store(pipeline: Pipeline) -> None:
     shutil.rmtree(BUILD / "store", ignore_errors=True)
     with closing(open_writer(f"lmdb:{BUILD / 'store'}")) as writer:
         for view in pipeline.views:
-            materialize(view.spec, pipeline.base_dir, writer)
+            materialize(view.spec, pipeline.base_dir, writer, pipeline=pipeline.name)
 
 
 def write_replay(rows: pa.Table, scores: NDArray[np.float64]) -> None:

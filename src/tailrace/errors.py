@@ -77,6 +77,10 @@ class StoreError(SetupError):
     """An online store that cannot be opened, or holds rows of another layout."""
 
 
+class LeaseError(StoreError):
+    """A view that another run is writing, or has written since this one began."""
+
+
 class LoadtestError(SetupError):
     """A load run that cannot be carried out: a plan outside its limits, or a server that cannot be reached."""
 

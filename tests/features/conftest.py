@@ -18,3 +18,15 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(params=["lmdb", "redis", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the URL of an empty store of each kind."""
+    if request.param == "redis":
+        server = RedisServer(tmp_path)
+        server.start()
+        yield server.url
+        server.kill()
+    else:
+        yield f"{request.param}:{tmp_path / 'store'}"

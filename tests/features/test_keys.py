@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.features.keys import KEY_BYTES_MAX, KeyFormat, entity_checks
+from tailrace.features.keys import KEY_BYTES_MAX, TOMBSTONE, KeyFormat, entity_checks, row_name
 
 IDS = st.integers(-(2**63), 2**63 - 1) | st.text(max_size=600)
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
@@ -15,15 +15,19 @@ NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
 
 def test_key_is_tagged_with_the_entity() -> None:
     """The braces hold what a Redis Cluster places by; a text stands in quotes."""
-    keys = KeyFormat("customer", "Profile")
-    assert keys.key(123) == b"{customer:123}Profile"
-    assert keys.key("c-é") == '{customer:"c-é"}Profile'.encode()
+    keys = KeyFormat("customer", row_name("Profile", 0x1A2B3C))
+    assert keys.key(123) == b"{customer:123}Profile:001a2b3c"
+    assert keys.key("c-é") == '{customer:"c-é"}Profile:001a2b3c'.encode()
+    assert KeyFormat("customer", TOMBSTONE).key(123) == b"{customer:123}:forgotten"
 
 
-@given(st.tuples(NAMES, IDS, NAMES), st.tuples(NAMES, IDS, NAMES))
-def test_key_is_of_one_entity_and_view_only(one: tuple[str, int | str, str], other: tuple[str, int | str, str]) -> None:
-    """Two keys are equal only where entity, id and view are."""
-    first, second = (KeyFormat(entity, view).key(entity_id) for entity, entity_id, view in (one, other))
+ROWS = NAMES | st.builds(row_name, NAMES, st.integers(0, 2**32 - 1)) | st.just(TOMBSTONE)
+
+
+@given(st.tuples(NAMES, IDS, ROWS), st.tuples(NAMES, IDS, ROWS))
+def test_key_is_of_one_entity_and_row_only(one: tuple[str, int | str, str], other: tuple[str, int | str, str]) -> None:
+    """Two keys are equal only where entity, id, and view with schema are."""
+    first, second = (KeyFormat(entity, row).key(entity_id) for entity, entity_id, row in (one, other))
     assert (first == second) == (one == other)
 
 

@@ -20,7 +20,8 @@ from tailrace.features.late import LateError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores import lmdb
-from tailrace.features.stores.lmdb import KEYS_A_LOOK, LATE_NS, LATE_READS_MAX, LmdbStore, LmdbWriter
+from tailrace.features.stores.lmdb import KEYS_A_LOOK, LATE_NS, LATE_READS_MAX, LmdbStore
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.testing import ManualClock
 
 IDS = [1, 2, 3]

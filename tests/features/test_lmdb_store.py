@@ -15,7 +15,8 @@ from tailrace.batch import Degraded, Provenance
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
+from tailrace.features.stores.lmdb import LmdbStore
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.testing import ManualClock
 
 NEVER_NS = 1 << 62
@@ -23,7 +24,7 @@ NEVER_NS = 1 << 62
 
 WRITE = """
 import sys
-from tailrace.features.stores.lmdb import LmdbWriter
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 writer = LmdbWriter(sys.argv[1])
 writer.put((bytes.fromhex(key), bytes.fromhex(value)) for key, value in map(str.split, sys.stdin))
 writer.close()

@@ -22,7 +22,8 @@ from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.redis import OUTSTANDING_MAX, RedisStore, RedisWriter
+from tailrace.features.stores.redis import OUTSTANDING_MAX, RedisStore
+from tailrace.features.stores.redis_writer import RedisWriter
 from tailrace.loadtest.processes import free_port
 
 IDS = list(range(40, 60))

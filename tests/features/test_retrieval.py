@@ -13,7 +13,8 @@ from tailrace.batch import Degraded, Provenance
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
+from tailrace.features.stores.lmdb import LmdbStore
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.testing import ManualClock

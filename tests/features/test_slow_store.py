@@ -20,7 +20,8 @@ from tailrace.features.late import LateError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores import warming
-from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
+from tailrace.features.stores.lmdb import LmdbStore
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 
 PAGE_MS = 20
 """What a page of a slow disk takes."""

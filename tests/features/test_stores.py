@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import uvloop
-from redis_server import RedisServer
 
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
@@ -26,18 +24,6 @@ writer = open_writer(sys.argv[1])
 writer.put([(bytes.fromhex(key), bytes.fromhex(value)) for key, value in map(str.split, sys.stdin)])
 writer.close()
 """
-
-
-@pytest.fixture(params=["lmdb", "redis", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Yield the URL of an empty store of each kind."""
-    if request.param == "redis":
-        server = RedisServer(tmp_path)
-        server.start()
-        yield server.url
-        server.kill()
-    else:
-        yield f"{request.param}:{tmp_path / 'store'}"
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

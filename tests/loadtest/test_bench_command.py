@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from tailrace.cli.bench import bench
-from tailrace.errors import LoadtestError
+from tailrace.errors import SetupError
 
 if TYPE_CHECKING:
     from conftest import RunningServer
@@ -71,6 +71,6 @@ def test_bench_without_a_good_answer_exits_with_one(server: RunningServer, path:
 def test_bench_with_a_wrong_option_says_which(words: list[str], where: str) -> None:
     """Each wrong option is told with its name and what to write instead."""
     result = run_bench("http://127.0.0.1:1/", *words)
-    assert isinstance(result.exception, LoadtestError)
+    assert isinstance(result.exception, SetupError)
     assert result.exception.where == where
     assert result.exception.next

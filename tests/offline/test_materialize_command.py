@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.errors import SetupError
 from tailrace.features.keys import EntityId
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.lmdb import LmdbWriter
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.view_rows import ViewRows
 
 # Ibis 12 calls what DuckDB 2 deprecates.
@@ -127,3 +129,39 @@ def test_materialize_command_of_no_rows_a_batch_is_an_error(file: Path) -> None:
     """A batch has at least a row."""
     with pytest.raises(SetupError, match="--batch-rows"):
         call(str(file), "--batch-rows", "0")
+
+
+def test_materialize_command_writes_the_other_views_where_one_fails(file: Path) -> None:
+    """The reason is told, as JSON too, and the exit code is 1 though another view was written."""
+    (file.parent / "profile.csv").write_text("customer_id,amount,as_of\n")
+    result = call(str(file), "--json")
+    failed, written = map(json.loads, result.stdout.splitlines())
+    assert result.exit_code == 1
+    assert (failed["view"], failed["error"], failed["where"]) == (
+        "Profile", "the source has no rows", "features.Profile.source",
+    )  # fmt: skip
+    assert "--allow-empty" in failed["next"]
+    assert "error: scores.Profile: features.Profile.source: the source has no rows" in result.stderr
+    assert (written["view"], written["written"]) == ("Risk", 2)
+    assert call(str(file), "--allow-empty").exit_code == 0
+
+
+def test_materialize_command_tells_run_and_lease(file: Path) -> None:
+    """Who wrote, since when, and as which run of the view."""
+    for run in (1, 2):
+        (told,) = map(json.loads, call(str(file), "--view", "Risk", "--json").stdout.splitlines())
+        assert told["run"] == run
+        assert told["holder"].endswith(f":{os.getpid()}")
+        assert datetime.now(UTC) - datetime.fromisoformat(told["since"]) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [(("--wait", "soon"), "--wait"), (("--keep-old", "2"), "--keep-old"), (("--prune-max", "20"), "--prune-max")],
+)
+def test_materialize_command_with_a_wrong_option_says_which(file: Path, words: tuple[str, str], where: str) -> None:
+    """And what to write instead."""
+    with pytest.raises(SetupError) as caught:
+        call(str(file), *words)
+    assert caught.value.where == where
+    assert caught.value.next

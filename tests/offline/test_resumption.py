@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from tailrace.features.sources import SQL, Parquet, Source
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
 from tailrace.offline.materialize import MaterializeReport, materialize
+from tailrace.offline.options import MaterializeOptions
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -52,9 +54,10 @@ class Runs:
         (self._folder / "profile.sql").write_text(text)
         return SQL("profile.sql")
 
-    def go_on(self, spec: ViewSpec, now_ns: int = NOW_NS) -> MaterializeReport:
+    def go_on(self, spec: ViewSpec, now_ns: int = NOW_NS, **options: Any) -> MaterializeReport:
         """Run to the end."""
-        return materialize(spec, self._folder, MemoryWriter(self.rows), batch_rows=10, now_ns=now_ns)
+        chosen = MaterializeOptions(batch_rows=10, **options)
+        return materialize(spec, self._folder, MemoryWriter(self.rows), options=chosen, clock=lambda: now_ns)
 
     def interrupt(self, spec: ViewSpec) -> None:
         """Run until 20 rows are written."""
@@ -65,7 +68,8 @@ class Runs:
 
         with pytest.raises(KeyboardInterrupt):
             materialize(
-                spec, self._folder, MemoryWriter(self.rows), batch_rows=10, now_ns=NOW_NS, on_progress=fail
+                spec, self._folder, MemoryWriter(self.rows), options=MaterializeOptions(batch_rows=10),
+                clock=lambda: NOW_NS, on_progress=fail,
             )  # fmt: skip
 
     def event_days(self, spec: ViewSpec) -> list[int]:
@@ -93,15 +97,17 @@ def test_interrupted_run_of_another_source_is_not_continued(runs: Runs) -> None:
     runs.interrupt(spec_of(Parquet("p.parquet")))
     runs.write("p.parquet", 31)
     report = runs.go_on(spec_of(Parquet("p.parquet")))
-    assert (report.resumed, report.written) == (0, 31)
+    assert (report.resumed, report.written, report.unchanged) == (0, 11, 20)
 
 
-@pytest.mark.parametrize("entity", [Entity("payer", key="customer_id"), Entity("customer", key="account")])
-def test_interrupted_run_under_other_keys_is_not_continued(runs: Runs, entity: Entity) -> None:
+@pytest.mark.parametrize(
+    ("entity", "take_over"), [(Entity("payer", key="customer_id"), False), (Entity("customer", key="account"), True)]
+)
+def test_interrupted_run_under_other_keys_is_not_continued(runs: Runs, entity: Entity, take_over: bool) -> None:
     """An entity that is renamed, or identified by another column, gets all of its rows under the new keys."""
     runs.interrupt(spec_of(Parquet("p.parquet")))
-    report = runs.go_on(spec_of(Parquet("p.parquet"), entity))
-    assert (report.resumed, report.written) == (0, 30)
+    report = runs.go_on(spec_of(Parquet("p.parquet"), entity), take_over=take_over)
+    assert (report.resumed, report.written + report.unchanged) == (0, 30)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_run_without_a_time_column_writes_what_is_left_as_of_then(runs: Runs) ->
     """Each row is as of when it is written, so those of a run that is finished a day later are not a day old."""
     spec = spec_of(Parquet("p.parquet"), max_staleness="2d")
     runs.interrupt(spec)
-    assert runs.go_on(spec, NOW_NS + DAY_NS).resumed == 20
+    assert runs.go_on(spec, NOW_NS + DAY_NS, resume_ns=5 * DAY_NS).resumed == 20
     assert runs.event_days(spec) == [20_000] * 20 + [20_001] * 10
 
 
@@ -141,5 +147,5 @@ def test_run_whose_rows_are_stale_by_now_is_not_continued(runs: Runs) -> None:
     """Rows that count as of when they were written are written again once they are older than `max_staleness`."""
     spec = spec_of(Parquet("p.parquet"), max_staleness="2d")
     runs.interrupt(spec)
-    assert runs.go_on(spec, NOW_NS + 3 * DAY_NS).resumed == 0
+    assert runs.go_on(spec, NOW_NS + 3 * DAY_NS, resume_ns=5 * DAY_NS).resumed == 0
     assert runs.event_days(spec) == [20_003] * 30

@@ -16,6 +16,7 @@ from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.views import BatchFeatureView, Entity
 from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.materialize import MaterializeReport, materialize
+from tailrace.offline.options import MaterializeOptions
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -33,7 +34,8 @@ class Profile(BatchFeatureView):
 def run_query(folder: Path, query: str | bytes, limits: DatabaseLimits | None = None) -> MaterializeReport:
     """Materialise a query."""
     (folder / "profile.sql").write_bytes(query.encode() if isinstance(query, str) else query)
-    return materialize(Profile.spec, folder, MemoryWriter({}), limits=limits)
+    options = MaterializeOptions(limits=limits or DatabaseLimits())
+    return materialize(Profile.spec, folder, MemoryWriter({}), options=options)
 
 
 GOOD = "SELECT range AS customer_id, 1.5 AS amount, 'Köln' AS city\nFROM range(3)"
@@ -91,7 +93,8 @@ def test_source_is_read_by_so_many_threads(threads: int, tmp_path: Path) -> None
     query = f"SELECT 1 AS customer_id, 0.0 AS amount, {settings} AS city"
     rows: dict[bytes, bytes] = {}
     (tmp_path / "profile.sql").write_text(query)
-    materialize(Profile.spec, tmp_path, MemoryWriter(rows), limits=DatabaseLimits(128, threads))
+    options = MaterializeOptions(limits=DatabaseLimits(128, threads))
+    materialize(Profile.spec, tmp_path, MemoryWriter(rows), options=options)
     assert any(f"128.0 MiB {threads}".encode() in row for row in rows.values())
 
 

@@ -22,6 +22,7 @@ from visits import BODIES, BUDGET_MS, CUSTOMERS, TRACE, check_answers, fill, sou
 
 import tailrace as tr
 from features.redis_server import RedisServer
+from tailrace.compile.loading import load_pipelines
 from tailrace.features.rows import RowCodec
 from tailrace.loadtest.processes import is_running
 
@@ -174,8 +175,8 @@ def break_by_cutting(store: Path, _: Path) -> None:
     os.truncate(store / "data.mdb", 6_144)
 
 
-def break_by_other_schema(store: Path, _: Path) -> None:
-    """Put in its place what other declarations, of the same names, have written."""
+def break_by_other_schema(store: Path, file: Path) -> None:
+    """Put in its place a store whose rows are of other schemas, under the keys of these."""
 
     class CustomerSpend(tr.BatchFeatureView):
         entity = tr.Entity("customer", key="customer_id")
@@ -192,8 +193,9 @@ def break_by_other_schema(store: Path, _: Path) -> None:
     ids = list(range(CUSTOMERS))
     shops = [f"shop-{each}" for each in ids]
     spends = [spend_of(each + 1) for each in ids]
-    write(str(other), RowCodec(CustomerSpend.spec), ids, {"last": ids, "spend": spends})
-    write(str(other), RowCodec(ShopRank.spec), shops, {"rank": spends})
+    customers, shop_ranks = (RowCodec(view.spec) for view in load_pipelines(file)[0].views)
+    write(str(other), RowCodec(CustomerSpend.spec), ids, {"last": ids, "spend": spends}, under=customers)
+    write(str(other), RowCodec(ShopRank.spec), shops, {"rank": spends}, under=shop_ranks)
     store.rename(store.with_name("old"))
     other.rename(store)
 

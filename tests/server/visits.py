@@ -41,12 +41,14 @@ def fill(url: str, file: Path, edition: int = 1) -> None:
     write(url, shops, names, {"rank": [rank_of(each, edition) for each in names]})
 
 
-def write(url: str, codec: RowCodec, ids: list[Any], columns: dict[str, list[Any]]) -> None:
-    """Write rows of one view."""
+def write(
+    url: str, codec: RowCodec, ids: list[Any], columns: dict[str, list[Any]], under: RowCodec | None = None
+) -> None:
+    """Write rows of one view. under: a view whose keys they get, wrongly."""
     now_ns = time.time_ns()
     writer = open_writer(url)
     try:
-        writer.put(zip(codec.keys(ids), codec.pack(ids, columns, now_ns, now_ns), strict=True))
+        writer.put(zip((under or codec).keys(ids), codec.pack(ids, columns, now_ns, now_ns), strict=True))
     finally:
         writer.close()
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from tailrace.deadline import NS_PER_S, parse_duration
+from tailrace.cli.durations import duration_ns
+from tailrace.deadline import NS_PER_S
 from tailrace.errors import LoadtestError
 
 if TYPE_CHECKING:
@@ -56,14 +57,14 @@ def bench(  # noqa: PLR0917 - typer reads each option from a parameter
         url=url,
         bodies=read_bodies(data, body, bodies),
         rate=rate,
-        duration_s=read_duration("--duration", duration) / NS_PER_S,
+        duration_s=duration_ns(duration, "--duration") / NS_PER_S,
         connections=connections,
         arrival=cast(Literal["constant", "poisson"], arrival),
         seed=seed,
         headers=[split_header(line) for line in header or ()],
-        budget_ns=read_duration("--budget", budget),
+        budget_ns=duration_ns(budget, "--budget"),
         processes=processes,
-        drain_s=read_duration("--drain", drain) / NS_PER_S,
+        drain_s=duration_ns(drain, "--drain") / NS_PER_S,
         spin=spin,
     )
     report = run_with_progress(plan, quiet=as_json)
@@ -118,14 +119,6 @@ def read_bodies(data: str | None, body: Path | None, bodies: Path | None) -> lis
     if not content.strip():
         raise LoadtestError("the file is empty", where=str(path), next="write one JSON document a line")
     return found
-
-
-def read_duration(option: str, text: str) -> int:
-    """Return nanoseconds; raise LoadtestError that names the option."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise LoadtestError(str(error), where=option, next="write it as in 20s or 50ms") from None
 
 
 def split_header(line: str) -> tuple[str, str]:

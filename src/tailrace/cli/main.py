@@ -12,6 +12,7 @@ import typer
 
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
+from tailrace.cli.forget import forget
 from tailrace.cli.materialize import materialize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
@@ -55,7 +56,7 @@ def tailrace(
 
 
 app.callback(help=help_of(tailrace))(tailrace)
-for command in (package, check, materialize, serve, bench):
+for command in (package, check, materialize, forget, serve, bench):
     app.command(help=help_of(command))(command)
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tailrace.errors import SetupError
+from tailrace.cli.durations import duration_ns
+from tailrace.errors import SetupError, TailraceError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
 if TYPE_CHECKING:
     from tailrace.offline.materialize import MaterializeReport
+    from tailrace.offline.options import MaterializeOptions
     from tailrace.pipeline import Pipeline
 
 BATCH_ROWS = 10_000
 
 
-def materialize(
+def materialize(  # noqa: PLR0917 - one parameter an option
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="The Python file that declares the pipelines.", show_default=False)
     ],
@@ -36,43 +40,78 @@ def materialize(
         int, typer.Option(help="Memory that reading a source may take, in MiB; beyond it DuckDB spills to disk.")
     ] = MEMORY_MB,
     threads: Annotated[int, typer.Option(help="Threads that read a source.")] = THREADS,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove entities that the source no longer has.")] = False,
+    prune_max: Annotated[float, typer.Option(help="Largest share of the stored entities that --prune removes.")] = 0.2,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="A source without rows is no error; the store stays as it is.")
+    ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Overwrite rows of another source or pipeline, and newer ones.")
+    ] = False,
+    wait: Annotated[str, typer.Option(help="How long to wait while another run writes the view.")] = "0s",
+    resume_within: Annotated[
+        str, typer.Option(help="How old an interrupted run may be that this one goes on with.")
+    ] = "1h",
+    clock_skew: Annotated[str, typer.Option(help="How far the source's clock may be ahead of this one.")] = "10s",
+    keep_old: Annotated[str, typer.Option(help="How long rows of another schema stay after their last run.")] = "2d",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each view.")] = False,
 ) -> None:
     """Write the views of a pipeline from their sources into the online store.
 
-    Of each entity the latest row that is already true is written. A running server sees it with its next request. A
-    run that is interrupted goes on where it stopped; a bad row is counted and reported, and never loses the rest. Run
-    it as often as the data changes, from cron for example.
+    Of each entity the latest row that is already true is written, and never over a newer one. A running server sees it
+    with its next request. A run that is interrupted goes on where it stopped; a bad row is counted and reported, and
+    never loses the rest. Run it as often as the data changes, from cron for example.
 
     For example:
 
         tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
     """
     from tailrace.compile.loading import load_pipelines
+    from tailrace.offline.options import MaterializeOptions
 
-    limits = DatabaseLimits(memory_mb, threads)
+    options = MaterializeOptions(
+        batch_rows, duration_ns(wait, "--wait"), duration_ns(resume_within, "--resume-within"),
+        duration_ns(clock_skew, "--clock-skew"), duration_ns(keep_old, "--keep-old"), allow_empty, prune, prune_max,
+        take_over, DatabaseLimits(memory_mb, threads),
+    )  # fmt: skip
     pipelines = load_pipelines(file)
-    chosen = set(view or ())
+    chosen = _chosen(file, pipelines, view or ())
+    written = [_write(pipeline, store, chosen, options, as_json=as_json) for pipeline in pipelines]
+    if not all(written):
+        raise typer.Exit(1)
+
+
+def _write(
+    pipeline: Pipeline, store: str | None, chosen: set[str], options: MaterializeOptions, *, as_json: bool
+) -> bool:
+    """Write the chosen views of a pipeline, and print what came of each; return whether none has failed."""
+    views, succeeded = chosen & {each.__name__ for each in pipeline.views}, True
+    for name, found in _run(pipeline, store, views, options) if views else ():
+        if isinstance(found, TailraceError):
+            succeeded = False
+            _print_error(pipeline, name, found, as_json=as_json)
+        else:
+            _print(pipeline, found, as_json=as_json)
+    return succeeded
+
+
+def _chosen(file: Path, pipelines: Sequence[Pipeline], names: Sequence[str]) -> set[str]:
+    """Return the views to be written: those named, or all. Raises SetupError for a name of none."""
     known = {each.__name__ for pipeline in pipelines for each in pipeline.views}
-    if chosen - known:
+    if unknown := set(names) - known:
         choice = f"choose from {', '.join(sorted(known))}" if known else "the file declares no view"
-        raise SetupError(f"no view is called {min(chosen - known)!r}", where=str(file), next=choice)
-    if batch_rows < 1:
-        raise SetupError(f"{batch_rows} rows cannot be a batch", where="--batch-rows", next="give 1 or more")
-    for pipeline in pipelines:
-        views = {each.__name__ for each in pipeline.views} & (chosen or known)
-        for report in _run(pipeline, store, views, batch_rows, limits) if views else ():
-            _print(pipeline, report, as_json=as_json)
+        raise SetupError(f"no view is called {min(unknown)!r}", where=str(file), next=choice)
+    return set(names) or known
 
 
 def _run(
-    pipeline: Pipeline, store: str | None, views: set[str], batch_rows: int, limits: DatabaseLimits
-) -> list[MaterializeReport]:
+    pipeline: Pipeline, store: str | None, views: set[str], options: MaterializeOptions
+) -> Iterator[tuple[str, MaterializeReport | TailraceError]]:
     """Materialise one pipeline, with a progress bar for each view on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from tailrace.offline.materialize import materialize_pipeline
+    from tailrace.offline.pipeline_views import materialize_pipeline
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -84,21 +123,31 @@ def _run(
                 tasks[view] = bars.add_task(view, total=total)
             bars.update(tasks[view], completed=done)
 
-        return materialize_pipeline(
-            pipeline, store=store, views=views, batch_rows=batch_rows, on_progress=show, limits=limits
-        )
+        yield from materialize_pipeline(pipeline, store=store, views=views, options=options, on_progress=show)
 
 
 def _print(pipeline: Pipeline, report: MaterializeReport, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"pipeline": pipeline.name, **asdict(report)}))
+        print(json.dumps({"pipeline": pipeline.name, **asdict(report)}), flush=True)
         return
     notes = [
+        f"{report.unchanged:,} unchanged" if report.unchanged else "",
+        f"{report.older:,} older than the store's, which stay" if report.older else "",
         f"{report.resumed:,} before, by the run that was interrupted" if report.resumed else "",
         f"{report.bad:,} of {report.read:,} rows bad" if report.bad else "",
         f"{report.later:,} rows left for later, since their time is still to come" if report.later else "",
+        f"{report.forgotten:,} left out, since they are forgotten" if report.forgotten else "",
+        f"{report.pruned:,} removed, since the source no longer has them" if report.pruned else "",
+        f"{report.retired:,} rows of another schema removed" if report.retired else "",
     ]
     more = "".join(f"; {note}" for note in notes if note)
     print(f"{pipeline.name}.{report.view}: {report.written:,} rows written in {report.seconds:.1f} s{more}")
     for row in report.examples:
         print(f"  {row.where}: {row.why}\n    {row.content}")
+
+
+def _print_error(pipeline: Pipeline, view: str, error: TailraceError, *, as_json: bool) -> None:
+    if as_json:
+        told = {"error": error.what, "where": error.where, "next": error.next}
+        print(json.dumps({"pipeline": pipeline.name, "view": view, **told}), flush=True)
+    print(f"error: {pipeline.name}.{view}: {error}", file=sys.stderr)

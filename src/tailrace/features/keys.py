@@ -1,9 +1,10 @@
 """How an entity's row is named in the store, and the number by which the row itself says whose it is.
 
-    {customer:123}CustomerProfile       {customer:"c-123"}CustomerProfile
+    {customer:123}CustomerProfile:1a2b3c4d       {customer:"c-123"}CustomerProfile:1a2b3c4d
 
-The braces keep all rows of an entity in one slot of a Redis Cluster. No two of (entity, id, view) share a key: an
-entity's name has no colon, a view's name no brace, and only a text has quotes.
+The number behind the view is its schema's id, so that a changed view is filled beside the old one. The braces keep all
+rows of an entity in one slot of a Redis Cluster. No two of (entity, id, view, schema) share a key: an entity's name has
+no colon, a view's name neither brace nor colon, and only a text has quotes.
 """
 
 from __future__ import annotations
@@ -20,18 +21,26 @@ EntityId = int | str
 KEY_BYTES_MAX: Final = 511
 """LMDB's limit. A text id that would pass it is a digest in its key."""
 
+TOMBSTONE: Final = ":forgotten"
+"""In place of a view in a key: the row that says that the entity is forgotten, for every view."""
+
 _INT64_END: Final = 1 << 63
 _INT64_MIN: Final = -_INT64_END
 _SIGN32: Final = 1 << 31
 _backwards: Final = itemgetter(slice(None, None, -1))
 
 
-class KeyFormat:
-    """The keys of one (entity, view)."""
+def row_name(view: str, schema_id: int) -> str:
+    """Return what a view's keys end with: its name and its schema's id."""
+    return f"{view}:{schema_id:08x}"
 
-    def __init__(self, entity: str, view: str) -> None:
-        prefix = b"{%b:" % entity.encode()
-        suffix = b"}%b" % view.encode()
+
+class KeyFormat:
+    """The keys of one kind of row of an entity. row: `row_name` of a view, or `TOMBSTONE`."""
+
+    def __init__(self, entity: str, row: str) -> None:
+        self.begin = prefix = b"{%b:" % entity.encode()
+        self.end = suffix = b"}%b" % row.encode()
         self._number = prefix.replace(b"%", b"%%") + b"%d" + suffix.replace(b"%", b"%%")
         self._text = prefix.replace(b"%", b"%%") + b'"%b"' + suffix.replace(b"%", b"%%")
         self._text_begin, self._text_end = prefix + b'"', b'"' + suffix

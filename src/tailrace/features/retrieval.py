@@ -29,7 +29,7 @@ class Retrieval:
     """
 
     def __init__(self, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
-        self._codecs = tuple(codecs)
+        self.codecs = tuple(codecs)
         self._fetch = store.fetch
         self._fair_ns = fair_ns
         self._now_ns = clock.now_ns
@@ -45,7 +45,7 @@ class Retrieval:
         Two views of one entity may be given the same list, whose checks are then made once. deadline_ns: monotonic.
         A store that is late or gone gives defaults with the provenance TIMEOUT; nothing of the store's is raised.
         """
-        codecs, breaker = self._codecs, self.breaker
+        codecs, breaker = self.codecs, self.breaker
         if not any(ids):
             return self._unpack(ids, [])
         if breaker is not None and not breaker.allows():
@@ -82,7 +82,7 @@ class Retrieval:
         wall_ns = self._wall_ns()
         found = []
         begin, last, checks = 0, None, None
-        for codec, codec_ids in zip(self._codecs, ids, strict=True):
+        for codec, codec_ids in zip(self.codecs, ids, strict=True):
             if codec_ids is not last:
                 last, checks = codec_ids, entity_checks(codec_ids)
             end = begin + len(codec_ids)
@@ -102,7 +102,7 @@ class Retrieval:
 
     def _defaults(self, ids: Sequence[Sequence[EntityId]], why: Degraded) -> list[ViewRows]:
         """Answer for a store that did not."""
-        pairs = zip(self._codecs, ids, strict=True)
+        pairs = zip(self.codecs, ids, strict=True)
         return [codec.defaults(len(codec_ids), Provenance.TIMEOUT, why) for codec, codec_ids in pairs]
 
 

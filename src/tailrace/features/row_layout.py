@@ -7,7 +7,8 @@
         lengths of the texts, u16 each | null bitmap, one bit a column in declared order | zeros up to 8 bytes
     …   the texts, UTF-8, one after the other
 
-The schema id is a CRC of the view's name and its columns' names and types: a row of another schema is never served.
+The schema id is a CRC of the entity's and the view's name and its columns' names and types: a row of another schema is
+never served.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ LAYOUT: Final = 1
 FLAG_NULLS: Final = 1
 """Some column of the row is null."""
 
+EVENT_BYTE: Final = 16
+WRITTEN_BYTE: Final = 24
 HEADER_BYTES: Final = 32
 STAMP, ENTITY, EVENT, WRITTEN, NULLS = "$stamp", "$entity", "$event", "$written", "$nulls"
-_HEADER: Final = {STAMP: ("<u8", 0), ENTITY: ("<i8", 8), EVENT: ("<i8", 16), WRITTEN: ("<i8", 24)}
+_HEADER: Final = {STAMP: ("<u8", 0), ENTITY: ("<i8", 8), EVENT: ("<i8", EVENT_BYTE), WRITTEN: ("<i8", WRITTEN_BYTE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def row_layout(spec: ViewSpec) -> RowLayout:
             "itemsize": -(-end // 8) * 8,
         }
     )
-    return RowLayout(dtype, tuple(blocks), texts, lengths, _schema_id(spec))
+    return RowLayout(dtype, tuple(blocks), texts, lengths, crc32(schema_text(spec).encode()))
 
 
 def _columns_by_type(spec: ViewSpec) -> list[tuple[np.dtype[Any], tuple[str, ...]]]:
@@ -94,6 +97,7 @@ def _columns_by_type(spec: ViewSpec) -> list[tuple[np.dtype[Any], tuple[str, ...
     return [(dtype, tuple(names)) for dtype, names in ordered]
 
 
-def _schema_id(spec: ViewSpec) -> int:
+def schema_text(spec: ViewSpec) -> str:
+    """Return what a view's schema id is made of: `customer.CustomerProfile(amount:<f8,…)`."""
     columns = ",".join(f"{column.name}:{column.dtype.str}" for column in spec.columns)
-    return crc32(f"{spec.name}({columns})".encode())
+    return f"{spec.entity.name}.{spec.name}({columns})"

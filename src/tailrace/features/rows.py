@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tailrace.batch import Degraded, Provenance
-from tailrace.features.keys import EntityId, KeyFormat, entity_checks
+from tailrace.features.keys import EntityId, KeyFormat, entity_checks, row_name
 from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, NULLS, STAMP, WRITTEN, row_layout
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.views import STRING_BYTES_MAX, ViewSpec
@@ -37,7 +37,7 @@ class RowCodec:
         self.dtype = layout.dtype
         self.blocks = layout.blocks
         self.schema_id = layout.schema_id
-        self._format = KeyFormat(spec.entity.name, spec.name)
+        self._format = KeyFormat(spec.entity.name, row_name(spec.name, layout.schema_id))
         self.key = self._format.key
         self.keys = self._format.keys
         self._size = layout.dtype.itemsize

@@ -1,46 +1,82 @@
 """Materialisation: the latest row of every entity of a view, from its source into the online store.
 
+    lease -> catalogue: is the view ours? -> run -> source -> pages, with progress -> sweep -> catalogue: it is whole
+
 Rows are written by key, a batch at a time, and with each batch how far it has come; so a run that is killed goes on
-where it stopped, as long as the source is the same. Rows of entities that the source no longer has are left to age.
+where it stopped, as long as the source is the same and it was not long ago. A row never takes the place of a newer one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tailrace.errors import CompileError, SourceError
-from tailrace.features.rows import RowCodec
-from tailrace.features.stores.opening import open_writer, resolve_url
-from tailrace.features.stores.protocol import StoreWriter
-from tailrace.features.views import ViewSpec
-from tailrace.offline.database import DatabaseLimits
-from tailrace.offline.progress import Progress, fingerprint, progress_row, read_progress
-from tailrace.offline.source_rows import BadRow, Page, SourceRows
-from tailrace.pipeline import Pipeline
-from tailrace.request.schema import field_specs
+import msgspec
 
-BATCH_ROWS: Final = 10_000
+from tailrace.deadline import NS_PER_S
+from tailrace.errors import CompileError, LeaseError, SourceError
+from tailrace.features.catalogue import (
+    OLD_LAYOUT,
+    SchemaRecord,
+    catalogue_key,
+    old_progress_key,
+    read_record,
+    schema_name,
+)
+from tailrace.features.keys import TOMBSTONE, KeyFormat
+from tailrace.features.row_layout import schema_text
+from tailrace.features.rows import RowCodec
+from tailrace.features.stores.lease import Lease
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.stores.runs import PageCounts, PageRow
+from tailrace.features.views import ViewSpec
+from tailrace.offline.options import MaterializeOptions
+from tailrace.offline.ownership import claim, with_old_layout, with_schema
+from tailrace.offline.progress import (
+    Progress,
+    check_unchanged,
+    fingerprint,
+    progress_row,
+    read_progress,
+    source_files,
+)
+from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
+from tailrace.offline.sweeping import KnownKeys, outdated, prune, remove_schema
+
+LEASE_LOOK_S: Final = 0.1
+"""How often a run that waits for a lease asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaterializeReport:
     """What one run did. Counts are rows.
 
-    read: in the source; written: by this run; bad: left out, with the first of them in `examples`; later: true only
-    after now, and left out; resumed: written by the interrupted run that this one continued.
+    run: its number in the store; holder, since: of its lease. read: in the source; bad: left out, with the first of
+    them in `examples`; later: true only after now, and left out; resumed: dealt with by the interrupted run that this
+    one continued. Of the entities' latest rows: written; unchanged, and so not written again; older than the stored
+    ones, which stayed; forgotten, and left out. pruned: removed, since the source no longer has the entity; retired:
+    removed, of another schema.
     """
 
     view: str
+    schema: str
+    run: int
+    holder: str
+    since: str
     read: int
     written: int
+    unchanged: int
+    older: int
     bad: int
     later: int
+    forgotten: int
     resumed: int
+    pruned: int
+    retired: int
     seconds: float
     examples: tuple[BadRow, ...]
 
@@ -50,116 +86,227 @@ def materialize(
     base_dir: Path,
     writer: StoreWriter,
     *,
-    batch_rows: int = BATCH_ROWS,
+    pipeline: str = "",
+    options: MaterializeOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    now_ns: int | None = None,
+    clock: Callable[[], int] = time.time_ns,
     key_type: type | None = None,
-    limits: DatabaseLimits | None = None,
 ) -> MaterializeReport:
     """Write a view's latest rows to the online store.
 
-    base_dir: what the source's relative path is relative to. on_progress: called with the rows in the store and the
-    rows there will be. now_ns: since the epoch. key_type: int or str, as the request has the entity's id; None takes
-    it as the source has it. limits: what reading the source may take.
-    Raises CompileError for a mistaken view, SourceError for a source that cannot be read or has no good row, and
-    StoreError from the writer.
+    base_dir: what the source's relative path is relative to. pipeline: whose view it is. on_progress: called with the
+    rows dealt with and the rows there are. clock: since the epoch. key_type: int or str, as the request has the
+    entity's id; None takes it as the source has it.
+    Raises CompileError for a mistaken view, SourceError for a source that cannot be read or of which nothing can be
+    written, LeaseError while another run writes the view, and StoreError for a store that cannot be written or has the
+    view from elsewhere.
     """
     if spec.problems:
         raise CompileError(spec.name, spec.problems)
-    if batch_rows < 1:
-        raise SourceError(f"batches of {batch_rows} rows cannot be written", where=spec.name, next="use 1 or more")
-    began = time.monotonic()
-    codec = RowCodec(spec)
-    source = fingerprint(spec, base_dir, codec.schema_id, key_type.__name__ if key_type else "")
-    written_ns = time.time_ns() if now_ns is None else now_ns
-    interrupted = _to_go_on_with(read_progress(writer, spec.name, source), spec, written_ns)
-    resumed = interrupted.written if interrupted else 0
-    began_ns = interrupted.now_ns if interrupted else written_ns
-    # A run has one now, by which its rows are due. Without a time column every row is of when it is written itself.
-    due_ns = began_ns if spec.source.time is not None else written_ns
-    with SourceRows(spec, base_dir, key_type, due_ns, limits=limits) as rows:
-        counts = rows.counts()
-        examples = rows.bad_rows() if counts.bad else ()
-        if counts.bad and counts.bad == counts.read:
+    options = options or MaterializeOptions()
+    began_s = time.monotonic()
+    with _leased(writer, spec.name, options.wait_ns) as lease:
+        run = _ViewRun(spec, base_dir, writer, pipeline, options, clock, lease)
+        return run.report(on_progress, key_type, began_s)
+
+
+@contextmanager
+def _leased(writer: StoreWriter, view: str, wait_ns: int) -> Iterator[Lease]:
+    """Hold the lease of a view. Raises LeaseError where another run holds it still after the wait."""
+    end_ns = time.monotonic_ns() + wait_ns
+    while True:
+        try:
+            lease = writer.lease(view)
+            break
+        except LeaseError:
+            left_s = (end_ns - time.monotonic_ns()) / NS_PER_S
+            if left_s <= 0:
+                raise
+            time.sleep(min(LEASE_LOOK_S, left_s))
+    try:
+        yield lease
+    finally:
+        lease.close()
+
+
+class _ViewRun:
+    """One run over one view, its lease held."""
+
+    def __init__(
+        self, spec: ViewSpec, base_dir: Path, writer: StoreWriter, pipeline: str, options: MaterializeOptions,
+        clock: Callable[[], int], lease: Lease,
+    ) -> None:  # fmt: skip
+        self._spec = spec
+        self._base_dir = base_dir
+        self._writer = writer
+        self._options = options
+        self._clock = clock
+        self._lease = lease
+        self._codec = RowCodec(spec)
+        self._schema = schema_name(self._codec.schema_id)
+        self._tombstones = KeyFormat(spec.entity.name, TOMBSTONE)
+        # Begun before the source is read: what a run that began later has read is never overwritten by this one.
+        self._run = writer.begin_run(spec.name)
+        found = read_record(writer.get, spec.name)
+        self._record = claim(found, self._codec, pipeline, base_dir, take_over=options.take_over)
+        if found is None and writer.get(old_progress_key(spec.name)) is not None:
+            self._record = with_old_layout(self._record, spec.entity.name, clock())
+
+    def report(
+        self, on_progress: Callable[[int, int], None] | None, key_type: type | None, began_s: float
+    ) -> MaterializeReport:
+        """Read the source, write it, and tell of it."""
+        spec, options = self._spec, self._options
+        files = source_files(spec, self._base_dir)
+        kind = key_type.__name__ if key_type else ""
+        source = fingerprint(spec, files, self._codec.schema_id, kind, self._record)
+        interrupted = read_progress(self._writer.get, spec.name, source, self._clock(), self._resume_ns())
+        with self._source_rows(key_type) as rows:
+            counts = rows.counts()
+            examples = rows.bad_rows() if counts.bad else ()
+            self._refuse_nothing(counts, examples)
+            known = KnownKeys(self._codec, rows.ids(options.batch_rows)) if self._prunes(counts) else None
+            total = rows.prepare(interrupted.last_key if interrupted else None)
+            check_unchanged(spec, self._base_dir, files)
+            began = Progress(source=source, last_key=None, written=0, began_ns=rows.now_ns, done=False)
+            self._note_schema(began=rows.now_ns)
+            written = self._write_pages(rows, interrupted or began, total, on_progress)
+            now_ns = rows.now_ns
+        if not interrupted and written.older and not written.written + written.unchanged:
+            raise SourceError(
+                f"nothing is written: of all {written.older:,} entities the store has newer rows",
+                where=self._where, next="see whether the source is of today; if it is right, --take-over",
+            )  # fmt: skip
+        pruned = self._prune(known)
+        retired = self._finish(counts, total + (interrupted.written if interrupted else 0), now_ns)
+        return MaterializeReport(
+            view=spec.name, schema=self._schema, run=self._run.number, holder=self._lease.holder.who,
+            since=self._lease.holder.since, read=counts.read, **written._asdict(), bad=counts.bad, later=counts.later,
+            resumed=interrupted.written if interrupted else 0, pruned=pruned, retired=retired,
+            seconds=time.monotonic() - began_s, examples=examples,
+        )  # fmt: skip
+
+    def _source_rows(self, key_type: type | None) -> SourceRows:
+        """Open the source."""
+        options = self._options
+        return SourceRows(
+            self._spec, self._base_dir, key_type, self._clock, skew_ns=options.skew_ns, limits=options.limits
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"features.{self._spec.name}.source"
+
+    def _resume_ns(self) -> int:
+        """Return how old a run may be that this one goes on with: without a time column its rows age with it."""
+        limits = [self._options.resume_ns]
+        if self._spec.source.time is None and self._spec.max_staleness_ns is not None:
+            limits.append(self._spec.max_staleness_ns)
+        return min(limits)
+
+    def _refuse_nothing(self, counts: SourceCounts, examples: tuple[BadRow, ...]) -> None:
+        """Raise SourceError for a source of which nothing can be written, or no prune can be told."""
+        if not counts.read:
+            if self._record.is_mixed:
+                raise SourceError("the source has no rows to take over with", where=self._where, next="see why")
+            if not self._options.allow_empty:
+                raise SourceError("the source has no rows", where=self._where,
+                                  next="see why; if it is right, --allow-empty leaves the store as it is")  # fmt: skip
+        elif counts.bad == counts.read:
             raise SourceError(f"all {counts.read} rows are bad; the first: {examples[0].why}",
                               where=examples[0].where, next="compare the view's columns with the source's")  # fmt: skip
-        total = resumed + rows.prepare(interrupted.last_key if interrupted else None)
-        done = resumed
-        progress = interrupted
-        if on_progress:
-            on_progress(done, total)
-        for page in rows.pages(batch_rows):
-            done += len(page.ids)
-            progress = Progress(source=source, last_key=page.ids[-1], written=done, now_ns=began_ns, done=done == total)
-            _write(codec, page, written_ns, writer, progress)
-            if on_progress:
-                on_progress(done, total)
-    return MaterializeReport(
-        view=spec.name,
-        read=counts.read,
-        written=done - resumed,
-        bad=counts.bad,
-        later=counts.later,
-        resumed=resumed,
-        seconds=time.monotonic() - began,
-        examples=examples,
-    )
-
-
-def materialize_pipeline(
-    pipeline: Pipeline,
-    *,
-    store: str | None = None,
-    views: Collection[str] = (),
-    batch_rows: int = BATCH_ROWS,
-    on_progress: Callable[[str, int, int], None] | None = None,
-    limits: DatabaseLimits | None = None,
-) -> list[MaterializeReport]:
-    """Write the latest rows of a pipeline's views to its online store, and return a report for each view.
-
-    store: a URL or path in place of the pipeline's own. views: the names of those to write; none means all.
-    on_progress: called with the view's name, the rows in the store and the rows there will be. limits: what reading a
-    source may take.
-    Raises as `materialize` does, and CompileError for the mistakes of all views at once.
-    """
-    specs = [view.spec for view in pipeline.views if not views or view.__name__ in views]
-    problems = [problem for spec in specs for problem in spec.problems]
-    if problems:
-        raise CompileError(pipeline.name, problems)
-    types = _key_types(pipeline)
-    writer = open_writer(store if store is not None else resolve_url(pipeline.store, pipeline.base_dir))
-    try:
-        return [
-            materialize(
-                spec,
-                pipeline.base_dir,
-                writer,
-                batch_rows=batch_rows,
-                on_progress=partial(on_progress, spec.name) if on_progress else None,
-                key_type=types.get(spec.entity.key),
-                limits=limits,
+        elif counts.bad + counts.later == counts.read:
+            bad = f" and {counts.bad} are bad" if counts.bad else ""
+            raise SourceError(
+                f"nothing can be written: {counts.later} of {counts.read} rows are true only later than now{bad}",
+                where=self._where,
+                next="compare the clocks of the source and of this machine; --clock-skew says how far they may differ",
             )
-            for spec in specs
-        ]
-    finally:
-        writer.close()
+        if counts.nameless and self._prunes(counts):
+            raise SourceError(
+                f"{counts.nameless} rows have no id that can be read, so it cannot be told which entities are gone",
+                where=self._where, next="mend these rows, or run without --prune",
+            )  # fmt: skip
 
+    def _prunes(self, counts: SourceCounts) -> bool:
+        """Return whether entities that the source does not have are removed; an empty one removes none."""
+        return bool(counts.read) and (self._options.prune or self._record.is_mixed)
 
-def _to_go_on_with(interrupted: Progress | None, spec: ViewSpec, now_ns: int) -> Progress | None:
-    """Return the interrupted run, or None where the rows that it wrote, of when it wrote them, are stale by now."""
-    if interrupted is None or spec.source.time is not None or spec.max_staleness_ns is None:
-        return interrupted
-    return interrupted if now_ns - interrupted.now_ns <= spec.max_staleness_ns else None
+    def _note_schema(self, began: int) -> None:
+        """Note that a run has begun: before its rows, so that they are always found by the catalogue."""
+        known = self._record.schemas.get(self._schema)
+        schema = known or SchemaRecord(entity=self._spec.entity.name, text=schema_text(self._spec))
+        self._record = with_schema(self._record, self._schema, msgspec.structs.replace(schema, at_ns=began))
+        self._write((), self._record_row())
 
+    def _write_pages(
+        self, rows: SourceRows, progress: Progress, total: int, on_progress: Callable[[int, int], None] | None
+    ) -> PageCounts:
+        """Write every page, and with each how far that brings the run; at last that it is done."""
+        counts, end = PageCounts(), progress.written + total
+        if on_progress:
+            on_progress(progress.written, end)
+        for page in rows.pages(self._options.batch_rows):
+            done = progress.written + len(page.ids)
+            progress = msgspec.structs.replace(progress, last_key=page.ids[-1], written=done, done=done == end)
+            counts = counts.plus(self._write(self._packed(page, rows.now_ns), self._progress_row(progress)))
+            if on_progress:
+                on_progress(done, end)
+        if not progress.done:  # no page was left to write
+            self._write((), self._progress_row(msgspec.structs.replace(progress, done=True)))
+        return counts
 
-def _key_types(pipeline: Pipeline) -> dict[str, type]:
-    """Return the type of the ids in each field of the request: the store's keys must be of the same."""
-    kinds = {name: spec.dtype.kind for name, spec in field_specs(pipeline.request).items()}
-    return {name: int if kind == "i" else str for name, kind in kinds.items() if kind in "iO"}
+    def _packed(self, page: Page, written_ns: int) -> list[PageRow]:
+        packed = self._codec.pack(page.ids, page.columns, page.event_ns, written_ns)
+        keys, tombstones = self._codec.keys(page.ids), self._tombstones.keys(page.ids)
+        return list(map(PageRow, keys, tombstones, packed))
 
+    def _write(self, rows: list[PageRow] | tuple[()], note: tuple[bytes, bytes]) -> PageCounts:
+        """Write rows and a note under the lease and the run.
 
-def _write(codec: RowCodec, page: Page, written_ns: int, writer: StoreWriter, progress: Progress) -> None:
-    """Write one page, and how far that brings the run."""
-    packed = codec.pack(page.ids, page.columns, page.event_ns, written_ns)
-    pairs = list(zip(codec.keys(page.ids), packed, strict=True))
-    writer.put([*pairs, progress_row(codec.spec.name, progress)])
+        By event time where the view has one; else the run's own number keeps the order, since the store takes no row
+        of a run that is not the last. What a source before has left is overwritten whatever its time.
+        """
+        self._lease.check()
+        newer_only = self._spec.source.time is not None and not self._record.is_mixed
+        return self._writer.write(self._run, rows, [note], newer_only=newer_only)
+
+    def _prune(self, known: KnownKeys | None) -> int:
+        """Remove what the source does not have."""
+        if known is None:
+            return 0
+        share_max = 1.0 if self._record.is_mixed else self._options.prune_max
+        return prune(self._writer, self._run, self._codec, known, share_max)
+
+    def _finish(self, counts: SourceCounts, entities: int, now_ns: int) -> int:
+        """Note that the view is whole, then remove schemas of before; return how many rows these had.
+
+        An empty source does neither beside another schema that is whole: its entities would be left without rows.
+        """
+        before = self._record.schemas[self._schema]
+        others = [schema for name, schema in self._record.schemas.items() if name != self._schema]
+        is_whole = before.is_whole or bool(counts.read) or not any(each.is_whole for each in others)
+        whole = msgspec.structs.replace(
+            before, is_whole=is_whole, at_ns=now_ns, run=self._run.number,
+            read=counts.read, entities=entities, bad=counts.bad, later=counts.later,
+        )  # fmt: skip
+        self._record = msgspec.structs.replace(with_schema(self._record, self._schema, whole), is_mixed=False)
+        self._write((), self._record_row())
+        if not counts.read:
+            return 0
+        retired = 0
+        for name in outdated(self._record, self._schema, now_ns, self._options.keep_old_ns):
+            self._lease.check()
+            retired += remove_schema(self._writer, self._run, name, self._record.schemas[name])
+            if name == OLD_LAYOUT:
+                self._writer.remove(self._run, [old_progress_key(self._spec.name)])
+            schemas = {each: schema for each, schema in self._record.schemas.items() if each != name}
+            self._record = msgspec.structs.replace(self._record, schemas=schemas)
+            self._write((), self._record_row())
+        return retired
+
+    def _record_row(self) -> tuple[bytes, bytes]:
+        return catalogue_key(self._spec.name), msgspec.json.encode(self._record)
+
+    def _progress_row(self, progress: Progress) -> tuple[bytes, bytes]:
+        return progress_row(self._spec.name, progress)

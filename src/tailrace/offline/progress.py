@@ -5,44 +5,57 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
+from tailrace.errors import SourceError
+from tailrace.features.catalogue import ViewRecord
 from tailrace.features.sources import SQL
-from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.views import ViewSpec
+
+FileStates = Mapping[str, tuple[int, int]]
+"""The files of a source: their sizes and times."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One view's last run. source: the fingerprint of what it read. last_key: of the last entity written.
 
-    now_ns: when the run began; one that goes on with it keeps this. done: nothing is left to write.
+    began_ns: when the run began, since the epoch; one that goes on with it keeps this. done: nothing is left to write.
     """
 
     source: str
-    last_key: int | str
+    last_key: int | str | None
     written: int
-    now_ns: int
+    began_ns: int
     done: bool
 
 
 def progress_key(view: str) -> bytes:
     """Return the key that a view's progress is kept under; no entity's key begins so."""
-    return b"tailrace:materialize:%b" % view.encode()
+    return b"tailrace:progress:%b" % view.encode()
 
 
-def read_progress(writer: StoreWriter, view: str, source: str) -> Progress | None:
-    """Return the progress of a run that was interrupted and read the same source; None to start from the beginning."""
-    stored = writer.get(progress_key(view))
+def read_progress(
+    get: Callable[[bytes], bytes | None], view: str, source: str, now_ns: int, expires_ns: int
+) -> Progress | None:
+    """Return the progress of a run that was interrupted and read the same source; None to start from the beginning.
+
+    expires_ns: how old it may be, for a query may read what no fingerprint shows. A run of the future is none that can
+    be gone on with either: the clock was set back.
+    """
+    stored = get(progress_key(view))
     if stored is None:
         return None
     try:
         progress = msgspec.json.decode(stored, type=Progress)
     except msgspec.DecodeError:
         return None
-    return progress if progress.source == source and not progress.done else None
+    is_fresh = 0 <= now_ns - progress.began_ns <= expires_ns
+    return progress if progress.source == source and is_fresh and not progress.done else None
 
 
 def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
@@ -50,21 +63,41 @@ def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
     return progress_key(view), msgspec.json.encode(progress)
 
 
-def fingerprint(spec: ViewSpec, base_dir: Path, schema_id: int, key_type: str) -> str:
-    """Return a text that changes with the source, its files' sizes and times, and the view's entity and columns.
+def source_files(spec: ViewSpec, base_dir: Path) -> FileStates:
+    """Return the state of the files that a source reads. Of a SQL file, those that it names in quotes count too.
 
-    Of a SQL file, the files that it names in quotes count too. What it reads from elsewhere is not known.
+    What a query reads from elsewhere is not known.
     """
     source = spec.source
-    digest = sha256(f"{source!r} {spec.entity!r} {schema_id} {key_type}".encode())
     patterns = [source.path]
     if isinstance(source, SQL):
         path = base_dir / source.path
         text = path.read_text("utf-8", "replace") if path.is_file() else ""
         # What is between any two quotes: an apostrophe in a comment must not turn names and gaps about.
         patterns += filter(None, re.split("['\"]", text))
+    states = {}
     for pattern in patterns:
         for found in sorted(glob.glob(str(base_dir / pattern), recursive=True)):
             status = os.stat(found)
-            digest.update(f"{found} {status.st_size} {status.st_mtime_ns}".encode())
+            if stat.S_ISREG(status.st_mode):
+                states[found] = (status.st_size, status.st_mtime_ns)
+    return states
+
+
+def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, record: ViewRecord) -> str:
+    """Return a text that changes with the source, its files, the view's entity and columns, and whose it is."""
+    parts = (spec.source, spec.entity, schema_id, key_type, record.pipelines, record.is_mixed, dict(files))
+    digest = sha256(repr(parts).encode())
     return digest.hexdigest()
+
+
+def check_unchanged(spec: ViewSpec, base_dir: Path, before: FileStates) -> None:
+    """Raise SourceError where a file has changed since: a row may have been read before it was whole.
+
+    Files that have come since are left to the next run.
+    """
+    after = source_files(spec, base_dir)
+    for path, state in before.items():
+        if after.get(path) != state:
+            raise SourceError("changed while it was read, so nothing of it is written", where=path,
+                              next="write it under another name, then rename it; or run again")  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,10 +46,15 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """What a source holds. read: all of its rows; bad: left out; later: true only after now, and so left out too."""
+    """What a source holds.
+
+    read: all of its rows; bad: left out; nameless: of these, the ones whose id cannot be read; later: true only after
+    now, and so left out too.
+    """
 
     read: int
     bad: int
+    nameless: int
     later: int
 
 
@@ -66,8 +71,9 @@ class SourceRows:
     """One view's source, opened. A context manager: it holds a DuckDB database in memory, and a folder to spill to.
 
     key_type: int or str, of the ids in the store; None takes them as the source has them (of a CSV, whose values are
-    all text: int, where most are). now_ns: since the epoch; later rows are left out, and without a time column every
-    row is of now. limits: of the database. Raises SourceError.
+    all text: int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for
+    the time itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then.
+    limits: of the database. Raises SourceError.
     """
 
     def __init__(
@@ -75,21 +81,23 @@ class SourceRows:
         spec: ViewSpec,
         base_dir: Path,
         key_type: type | None,
-        now_ns: int,
+        clock: Callable[[], int],
         *,
+        skew_ns: int = 0,
         limits: DatabaseLimits | None = None,
     ) -> None:
         self._ibis, self._errors = _import_ibis()
         self._spec = spec
         self._source = spec.source
         self._path = str(base_dir / spec.source.path)
-        self._now_ns = now_ns
+        self._skew_ns = skew_ns
         self._limits = limits or DatabaseLimits()
         self._spill = tempfile.TemporaryDirectory(prefix="tailrace-")
         self._connection: Any = None
         try:
             self._connection = open_database(self._ibis, self._limits, self._spill.name, base_dir)
             self._rows = self._read()
+            self.now_ns = clock()
             self._check_columns()
             self._key_type = key_type or self._key_type_of_source()
             self._checked = self._check()
@@ -119,11 +127,24 @@ class SourceRows:
         counted = checked.aggregate(
             read=checked.count(),
             bad=(~checked["$good"]).sum(),
+            nameless=checked["$key"].isnull().sum(),
             later=(checked["$good"] & ~checked["$due"]).sum(),
         ).to_pyarrow()
-        read, bad, later = (counted[name][0].as_py() or 0 for name in ("read", "bad", "later"))
+        read, bad, nameless, later = (counted[name][0].as_py() or 0 for name in ("read", "bad", "nameless", "later"))
         rejected = self._rejected_lines()
-        return SourceCounts(read + rejected, bad + rejected, later)
+        return SourceCounts(read + rejected, bad + rejected, nameless + rejected, later)
+
+    def ids(self, rows_max: int) -> Iterator[list[Any]]:
+        """Yield the ids of every row, good or bad, due or later, at most `rows_max` at a time."""
+        named = self._checked.filter(self._checked["$key"].notnull())
+        ids = self._connection.create_table(
+            "ids", named.mutate(**{"$place": self._ibis.row_number()}).select("$place", "$key"), temp=True
+        )
+        begin = 0
+        while found := ids.filter((ids["$place"] >= begin) & (ids["$place"] < begin + rows_max)).to_pyarrow():
+            yield found["$key"].to_pylist()
+            begin += rows_max
+        self._connection.raw_sql("DROP TABLE ids")
 
     def prepare(self, after: Any) -> int:
         """Make the rows ready for `pages`: one per entity, by key, those after a key (None: all). Return how many."""
@@ -241,7 +262,10 @@ class SourceRows:
         """Return the rows with their values cast, and which of them are good."""
         ibis, rows, source = self._ibis, self._rows, self._source
         key = rows[source.key or self._spec.entity.key]
-        now = ibis.literal(np.datetime64(self._now_ns // 1_000, "us").item()).cast("timestamp('UTC')")
+        now, latest = (
+            ibis.literal(np.datetime64(each // 1_000, "us").item()).cast("timestamp('UTC')")
+            for each in (self.now_ns, self.now_ns + self._skew_ns)
+        )
         made: dict[str, Any] = {
             "$key": _text_key(key) if self._key_type is str else _whole(key, "int64"),
             "$time": now if source.time is None else rows[source.time].try_cast("timestamp('UTC')"),
@@ -260,7 +284,7 @@ class SourceRows:
             fits = raw.isnull() | fits.fill_null(False)
             made |= {_cast_name(column): cast, f"$good:{column.name}": fits}
             good &= fits
-        return checked.mutate(**made, **{"$good": good, "$due": checked["$time"] <= now})
+        return checked.mutate(**made, **{"$good": good, "$due": checked["$time"] <= latest})
 
     def _rejected_lines(self) -> int:
         if not isinstance(self._source, CSV):

@@ -22,6 +22,7 @@ import uvloop
 from tailrace.codecs.json import JsonCodec
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
+from tailrace.compile.materialised import unknown_views
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import MonotonicClock
@@ -198,6 +199,8 @@ class Worker:
             store = stores.setdefault(store_identity(url), open_store(url, self._clock))
             plan = compile_plan(pipeline, store, clock=self._clock, array_max=self._options.array_max, kernels=kernels)
             await plan.open()
+            for view in await unknown_views(plan, self._clock):
+                self._log.warning("view has never been materialised", pipeline=pipeline.name, view=view)
             plan, times = await warm_up(plan, self._clock)
             recorder = BatchRecorder(block, pipeline.name)
             plan.features.retrieval.observe_fetch = recorder.count_fetch

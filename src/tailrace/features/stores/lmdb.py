@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain, compress, repeat, starmap, takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,7 @@ costs less than defaults, and a batch that comes late, or a loop that was kept b
 KEYS_A_LOOK: Final = 4
 """Keys read for one look at the clock. A look before each took 40% of a fetch, which was a fiftieth of a request."""
 _IN_TIME: Final = (True,) * KEYS_A_LOOK
-_DATA_FILE: Final = "data.mdb"
+DATA_FILE: Final = "data.mdb"
 _MATERIALIZE: Final = "write it with `tailrace materialize FILE`"
 
 
@@ -55,7 +55,7 @@ class LmdbStore:
     def __init__(self, path: str | Path, clock: Clock, *, map_bytes: int = MAP_BYTES) -> None:
         self._map_bytes = map_bytes
         self._path = str(path)
-        self._file = os.path.join(self._path, _DATA_FILE)
+        self._file = os.path.join(self._path, DATA_FILE)
         self._clock = clock
         self._now_ns = clock.now_ns
         self._ticks = starmap(clock.now_ns, repeat(()))
@@ -211,7 +211,7 @@ class LmdbStore:
                 max_readers=READERS_MAX, max_spare_txns=1,
             )  # fmt: skip
             self._environment.reader_check()
-            needed = _bytes_used(self._environment)
+            needed = bytes_used(self._environment)
             status = os.stat(self._file)  # only now: a writer makes the file longer before it says so
             if status.st_size < needed:
                 raise lmdb.CorruptedError("it is cut short")
@@ -240,63 +240,6 @@ class LmdbStore:
                 environment.close()
 
 
-def _bytes_used(environment: Any) -> int:
+def bytes_used(environment: Any) -> int:
     """Return how long the file must be to hold every page that is in use."""
     return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]  # type: ignore[no-any-return]
-
-
-class LmdbWriter:
-    """Writes one LMDB directory, which it makes. One writer at a time; a second waits for it.
-
-    Raises StoreError where the files cannot be made or written.
-    """
-
-    def __init__(self, path: str | Path, *, map_bytes: int = MAP_BYTES) -> None:
-        self._path = str(path)
-        try:
-            os.makedirs(self._path, exist_ok=True)
-            self._environment = lmdb.open(self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX)
-            self._environment.reader_check()
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(f"cannot be written: {error}", where=self._path,
-                             next="choose a directory of its own, or remove it to start afresh") from None  # fmt: skip
-
-    def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs in one transaction: all of them, or none."""
-        pairs = list(rows)
-        while True:
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    for key, value in pairs:
-                        transaction.put(key, value)
-                self._fill_up()
-                return
-            except lmdb.MapFullError:
-                self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
-            except lmdb.MapResizedError:
-                self._environment.set_mapsize(0)
-            except (lmdb.Error, OSError) as error:
-                raise StoreError(f"cannot be written: {error}", where=self._path,
-                                 next="see that the disk has room and the directory is yours") from None  # fmt: skip
-
-    def _fill_up(self) -> None:
-        """Make the file as long as its last page says: LMDB may leave one unwritten, and readers would call it cut."""
-        file = os.path.join(self._path, _DATA_FILE)
-        if os.stat(file).st_size < _bytes_used(self._environment):
-            with self._environment.begin(write=True):  # no other writer makes it longer meanwhile
-                if os.stat(file).st_size < (needed := _bytes_used(self._environment)):
-                    os.truncate(file, needed)
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return one value."""
-        with self._environment.begin() as transaction:
-            return transaction.get(key)
-
-    def delete(self, key: bytes) -> None:
-        """Remove one key, if it is there."""
-        with self._environment.begin(write=True) as transaction:
-            transaction.delete(key)
-
-    def close(self) -> None:
-        """Flush and let go."""
-        self._environment.close()

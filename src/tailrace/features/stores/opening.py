@@ -9,7 +9,8 @@ from typing import Final
 
 from tailrace.deadline import Clock
 from tailrace.errors import StoreError
-from tailrace.features.stores.lmdb import LmdbStore, LmdbWriter
+from tailrace.features.stores.lmdb import LmdbStore
+from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
 from tailrace.features.stores.protocol import OnlineStore, StoreWriter
 
@@ -35,7 +36,7 @@ def open_writer(url: str) -> StoreWriter:
     """Return the writer of the store that a URL names. Raises StoreError where it cannot be written."""
     scheme, rest = _parse(url)
     if scheme in _REDIS:
-        from tailrace.features.stores.redis import RedisWriter
+        from tailrace.features.stores.redis_writer import RedisWriter
 
         return RedisWriter(url)
     if scheme == "memory":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
+
+from tailrace.features.stores.lease import Lease
+from tailrace.features.stores.runs import PageCounts, PageRow, Run
 
 
 class OnlineStore(Protocol):
@@ -35,10 +38,44 @@ class OnlineStore(Protocol):
 
 
 class StoreWriter(Protocol):
-    """Writes packed rows, offline."""
+    """Writes packed rows, offline. Every method raises StoreError where the store cannot be written.
+
+    A materialisation takes the view's lease, begins a run, and writes and removes under that run alone.
+    """
+
+    def lease(self, view: str) -> Lease:
+        """Return the lease of a view. Raises LeaseError where another run holds it."""
+        ...
+
+    def begin_run(self, view: str) -> Run:
+        """Return a new run of a view, numbered in the store; what earlier runs write from now on is refused."""
+        ...
+
+    def write(
+        self, run: Run, rows: Sequence[PageRow], notes: Sequence[tuple[bytes, bytes]] = (), *, newer_only: bool = False
+    ) -> PageCounts:
+        """Write a run's rows, then its notes, key and value pairs; leave out rows of entities that are forgotten.
+
+        newer_only: leave out a row whose event time is before the stored one's, too. LMDB writes all of a call's or
+        none, Redis some hundred at a time; each row is whole, and the call may be made again. Raises LeaseError, and
+        writes nothing, once a later run has begun.
+        """
+        ...
+
+    def remove(self, run: Run, keys: Sequence[bytes]) -> int:
+        """Remove keys for a run; return how many were there. Raises as `write` does."""
+        ...
+
+    def scan(self, begin: bytes, end: bytes) -> Iterator[bytes]:
+        """Yield the keys that begin and end so. Those that come or go meanwhile may be among them or not."""
+        ...
+
+    def forget(self, tombstones: Sequence[tuple[bytes, bytes]], keys: Sequence[bytes]) -> int:
+        """Write tombstones, key and value, and remove keys, all at once; return how many keys were there."""
+        ...
 
     def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs. After an error the call may be made again: the same rows, the same keys.
+        """Write key and value pairs as they are. After an error the call may be made again: the same rows and keys.
 
         LMDB writes all of a call's or none, Redis a thousand at a time.
         """

@@ -7,10 +7,9 @@ its reply, when it comes, is read and dropped in its place: never another caller
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,10 +28,7 @@ OUTSTANDING_MAX: Final = 256
 STALL_NS_MAX: Final = 500 * NS_PER_MS
 """A connection that has owed a reply this long is dropped: its peer may be gone without a word."""
 
-KEYS_PER_COMMAND_MAX: Final = 1_000
-"""Of one write, so that readers never wait long behind it."""
-
-_NEXT: Final = "see that Redis answers there: redis-cli -u URL ping"
+NEXT: Final = "see that Redis answers there: redis-cli -u URL ping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +187,7 @@ class RedisStore:
         finally:
             timer.cancel()
         if type(reply) is not list or len(reply) != len(keys):
-            raise StoreError(f"Redis answered {str(reply)[:100]!r}", where=self._address.url, next=_NEXT)
+            raise StoreError(f"Redis answered {str(reply)[:100]!r}", where=self._address.url, next=NEXT)
         return reply
 
     def _usable_connection(self) -> _Connection:
@@ -242,7 +238,7 @@ class RedisStore:
                     connection.send(command, future, self._now_ns())
                     reply = await future
                     if isinstance(reply, Exception):
-                        raise StoreError(f"Redis refused {command[0]}: {reply}", where=address.url, next=_NEXT)
+                        raise StoreError(f"Redis refused {command[0]}: {reply}", where=address.url, next=NEXT)
         except BaseException:
             connection.abort()
             raise
@@ -252,45 +248,3 @@ class RedisStore:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(TimeoutError("Redis did not answer in time"))
-
-
-class RedisWriter:
-    """Writes Redis, a thousand rows a command.
-
-    Each command is all or nothing. An error may leave earlier commands of a `put` in place; writing it again is safe.
-    Raises StoreError when Redis cannot be reached or refuses.
-    """
-
-    def __init__(self, url: str) -> None:
-        import redis
-
-        self._where = RedisAddress.parse(url).url
-        self._errors = redis.RedisError
-        self._client: Any = redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30)
-        self._ask("PING")
-
-    def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs, in order."""
-        flat = [part for row in rows for part in row]
-        step = 2 * KEYS_PER_COMMAND_MAX
-        for begin in range(0, len(flat), step):
-            self._ask("MSET", *flat[begin : begin + step])
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return one value."""
-        return self._ask("GET", key)  # type: ignore[no-any-return]
-
-    def delete(self, key: bytes) -> None:
-        """Remove one key, if it is there."""
-        self._ask("DEL", key)
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        with contextlib.suppress(self._errors):
-            self._client.close()
-
-    def _ask(self, *command: Any) -> Any:
-        try:
-            return self._client.execute_command(*command)
-        except self._errors as error:
-            raise StoreError(f"Redis refused {command[0]}: {error}", where=self._where, next=_NEXT) from None

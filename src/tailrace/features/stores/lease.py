@@ -1,0 +1,95 @@
+"""Leases: one run at a time writes a view of a store. A second one is told who holds it, and since when."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from tailrace.errors import LeaseError, StoreError
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a lease. who: host and process id. since_ns: since the epoch. token: of this lease alone."""
+
+    who: str
+    since_ns: int
+    token: str
+
+    @staticmethod
+    def here() -> Holder:
+        """Return this process as the holder of a new lease."""
+        return Holder(who=f"{socket.gethostname()}:{os.getpid()}", since_ns=time.time_ns(), token=secrets.token_hex(8))
+
+    @property
+    def since(self) -> str:
+        """Since when, as ISO 8601 in UTC."""
+        return datetime.fromtimestamp(self.since_ns // 10**9, UTC).isoformat()
+
+
+class Lease(Protocol):
+    """The right to write a view. A run that dies without a word loses it: at once with files, later on Redis."""
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds it: this process."""
+        ...
+
+    def check(self) -> None:
+        """Raise LeaseError where another run is known to hold it by now."""
+        ...
+
+    def close(self) -> None:
+        """Let the next run have it."""
+        ...
+
+
+def held_error(view: str, held: bytes, where: str) -> LeaseError:
+    """Return the error of a second run. held: what the holder wrote of itself, maybe nothing yet."""
+    try:
+        holder = msgspec.json.decode(held, type=Holder)
+        by = f"{holder.who} since {holder.since}"
+    except msgspec.DecodeError:
+        by = "a run that has just begun"
+    return LeaseError(f"{view} is being written by {by}", where=where,
+                      next="wait until it has ended, or let --wait 10m do so; see what it does there")  # fmt: skip
+
+
+class FileLease:
+    """A lock on a file beside the store's own: the kernel releases it when the process ends, however that is.
+
+    Raises LeaseError where another run holds it, StoreError where the file cannot be made.
+    """
+
+    def __init__(self, folder: str | Path, view: str) -> None:
+        self.holder = Holder.here()
+        path = os.path.join(folder, f"{view}.lease")
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"no lease can be had: {error.strerror}", where=path,
+                             next="see that the directory is yours") from None  # fmt: skip
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held = os.pread(self._file, 4_096, 0)
+            os.close(self._file)
+            raise held_error(view, held, str(folder)) from None
+        with contextlib.suppress(OSError):  # a full disk: then nobody is told who holds it
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, msgspec.json.encode(self.holder), 0)
+
+    def check(self) -> None:
+        """Do nothing: the kernel takes no lock from a process that lives."""
+
+    def close(self) -> None:
+        """Let the next run have it. The file stays: to remove it would let two runs lock two files of one name."""
+        os.close(self._file)

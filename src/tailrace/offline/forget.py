@@ -1,0 +1,66 @@
+"""Forgetting: an entity is removed from a store, every view and schema of it, and no source brings it back.
+
+The tombstone and the removal are one transaction, and whoever writes a row looks for the tombstone in the transaction
+of that row: so a materialisation that runs at the same time brings nothing back either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tailrace.features.catalogue import OLD_LAYOUT, catalogue_key, key_end, read_record, schema_name
+from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat
+from tailrace.features.row_layout import row_layout
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.views import ViewSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReport:
+    """What was done in one store. views: of the entity, in which it was looked for; removed: rows."""
+
+    entity: str
+    views: tuple[str, ...]
+    removed: int
+
+
+def ids_of(text: str) -> list[EntityId]:
+    """Return the ids that a text may stand for: a store may hold 4021 as a number, as a text, or both."""
+    try:
+        number = int(text)
+    except ValueError:
+        return [text]
+    return [text, number] if str(number) == text else [text]
+
+
+def forget(
+    writer: StoreWriter, entity: str, ids: Iterable[EntityId], specs: Iterable[ViewSpec], now_ns: int
+) -> ForgetReport:
+    """Remove an entity, and note that it stays away. Raises StoreError for a store that cannot be written.
+
+    ids: all that mean the entity. specs: views to look in beside those that the store's catalogue knows.
+    """
+    ids = list(ids)
+    tombstones = [(KeyFormat(entity, TOMBSTONE).key(each), b"%d" % now_ns) for each in ids]
+    writer.forget(tombstones, ())  # before the catalogue is read: a schema that comes later has no row of it
+    rows = {
+        (spec.name, name)
+        for spec in specs
+        if spec.entity.name == entity
+        for name in (schema_name(row_layout(spec).schema_id), OLD_LAYOUT)
+    }
+    begin = catalogue_key("")
+    for view in (key.removeprefix(begin).decode() for key in writer.scan(begin, b"")):
+        record = read_record(writer.get, view)
+        schemas = record.schemas.items() if record is not None else ()
+        rows |= {(view, name) for name, schema in schemas if schema.entity == entity}
+    formats = [KeyFormat(entity, key_end(view, name)) for view, name in rows]
+    removed = writer.forget(tombstones, [each.key(entity_id) for each in formats for entity_id in ids])
+    return ForgetReport(entity, tuple(sorted({view for view, _ in rows})), removed)
+
+
+def unforget(writer: StoreWriter, entity: str, ids: Iterable[EntityId]) -> bool:
+    """Let sources bring an entity back; return whether it was forgotten."""
+    keys = [KeyFormat(entity, TOMBSTONE).key(each) for each in ids]
+    return bool(writer.forget((), keys))

@@ -1,0 +1,60 @@
+"""Whose a view in a store is: the same name from another source would serve another's values unseen, so it is refused.
+
+A pipeline owns a view with the source it declares. Another pipeline may share it where the source is the same file and
+the schema the same; a pipeline that moved to another folder stays the owner.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from tailrace.errors import StoreError
+from tailrace.features.catalogue import OLD_LAYOUT, SchemaRecord, ViewRecord, schema_name
+from tailrace.features.rows import RowCodec
+
+
+def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: Path, *, take_over: bool) -> ViewRecord:
+    """Return the record of a view that this pipeline may write. Raises StoreError where it is another's.
+
+    take_over: then the record says that rows of the source before are there yet, also where that was this one: so a
+    source that was set back on purpose can be told to be right.
+    """
+    spec = codec.spec
+    source = f"{spec.source!r} by {spec.source.key or spec.entity.key!r}"
+    place = os.path.realpath(base_dir / spec.source.path)
+    if record is None:
+        return ViewRecord(source=source, place=place, pipelines=(pipeline,))
+    schema = record.schemas.get(schema_name(codec.schema_id))
+    is_own = pipeline in record.pipelines and record.source == source
+    is_shared = record.source == source and record.place == place and schema is not None
+    if is_own:
+        return msgspec.structs.replace(record, place=place, is_mixed=record.is_mixed or take_over)
+    if is_shared and not take_over:
+        return msgspec.structs.replace(record, pipelines=(*record.pipelines, pipeline))
+    if take_over:
+        is_stranger = pipeline not in record.pipelines
+        schemas = {
+            name: msgspec.structs.replace(each, is_whole=each.is_whole and not is_stranger)
+            for name, each in record.schemas.items()
+        }
+        return ViewRecord(source=source, place=place, pipelines=(pipeline,), is_mixed=True, schemas=schemas)
+    owners = " and ".join(map(repr, record.pipelines))
+    raise StoreError(
+        f"the store's {spec.name} is of pipeline {owners}, from {record.source} ({record.place}); this one is of "
+        f"pipeline {pipeline!r}, from {source}",
+        where=f"features.{spec.name}",
+        next="give the pipeline a store of its own, or rename the view; where the source was replaced, --take-over",
+    )
+
+
+def with_schema(record: ViewRecord, name: str, schema: SchemaRecord) -> ViewRecord:
+    """Return the record with one schema noted anew."""
+    return msgspec.structs.replace(record, schemas={**record.schemas, name: schema})
+
+
+def with_old_layout(record: ViewRecord, entity: str, now_ns: int) -> ViewRecord:
+    """Return the record with the rows of the layout before, to be removed as those of any other schema."""
+    return with_schema(record, OLD_LAYOUT, SchemaRecord(entity=entity, is_whole=True, at_ns=now_ns))

@@ -1,0 +1,81 @@
+"""Sweeping: what a run removes from the store, entities that the source no longer has and schemas of before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import SourceError
+from tailrace.features.catalogue import SchemaRecord, ViewRecord, key_end
+from tailrace.features.keys import KeyFormat
+from tailrace.features.rows import RowCodec
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.stores.runs import Run
+
+KEYS_PER_STEP: Final = 10_000
+SCHEMAS_MAX: Final = 4
+"""Of one view in a store, its own among them; the oldest above that is removed whatever its age."""
+
+
+class KnownKeys:
+    """The keys of every entity of a source, as a number of 64 bits each: 8 MB for a million.
+
+    Two keys of one number would keep an entity that is gone, never remove one that is not.
+    """
+
+    def __init__(self, codec: RowCodec, pages: Iterable[list[Any]]) -> None:
+        numbers = [_numbers(codec.keys(ids)) for ids in pages]
+        self._numbers = np.unique(np.concatenate(numbers)) if numbers else np.empty(0, np.int64)
+
+    def lacking(self, keys: list[bytes]) -> list[bytes]:
+        """Return those of some keys that the source does not have."""
+        known = np.isin(_numbers(keys), self._numbers)
+        return [key for key, is_known in zip(keys, known.tolist(), strict=True) if not is_known]
+
+
+def prune(writer: StoreWriter, run: Run, codec: RowCodec, known: KnownKeys, share_max: float) -> int:
+    """Remove the entities that the source no longer has; return how many. Raises SourceError for more than a share."""
+    keys = KeyFormat(codec.spec.entity.name, key_end(codec.spec.name, f"{codec.schema_id:08x}"))
+    stored = gone = 0
+    for step in _steps(writer.scan(keys.begin, keys.end)):
+        stored += len(step)
+        gone += len(known.lacking(step))
+    if gone > share_max * stored:
+        raise SourceError(
+            f"{gone:,} of {stored:,} stored entities are gone from the source, more than a share of {share_max:g}: "
+            "none of them is removed",
+            where=f"features.{codec.spec.name}",
+            next=f"see whether the source is whole; if it is, --prune-max {min(1.0, gone / stored + 0.01):.2f}",
+        )
+    if not gone:
+        return 0
+    return sum(writer.remove(run, known.lacking(step)) for step in _steps(writer.scan(keys.begin, keys.end)))
+
+
+def outdated(record: ViewRecord, own: str, now_ns: int, keep_ns: int) -> list[str]:
+    """Return the schemas of a view that are to be removed: those not run for `keep_ns`, and the oldest of too many."""
+    others = sorted((name for name in record.schemas if name != own), key=lambda name: -record.schemas[name].at_ns)
+    return [
+        name
+        for place, name in enumerate(others, start=2)
+        if place > SCHEMAS_MAX or now_ns - record.schemas[name].at_ns > keep_ns
+    ]
+
+
+def remove_schema(writer: StoreWriter, run: Run, name: str, schema: SchemaRecord) -> int:
+    """Remove every row of one schema of a view; return how many."""
+    keys = KeyFormat(schema.entity, key_end(run.view, name))
+    return sum(writer.remove(run, step) for step in _steps(writer.scan(keys.begin, keys.end)))
+
+
+def _steps(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while step := list(islice(keys, KEYS_PER_STEP)):
+        yield step
+
+
+def _numbers(keys: list[bytes]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, keys), np.int64, len(keys))

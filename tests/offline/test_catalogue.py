@@ -1,0 +1,231 @@
+"""The catalogue: whose a view in a store is, which schemas it has, and when those of before go."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from customer_runs import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profiles, spec_of, write_parquet
+
+from tailrace.errors import SourceError, StoreError
+from tailrace.features.catalogue import OLD_LAYOUT, ViewRecord, catalogue_key, read_record
+from tailrace.features.rows import RowCodec
+from tailrace.features.sources import CSV, Parquet
+from tailrace.features.stores.memory import MemoryWriter
+from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
+from tailrace.offline.sweeping import SCHEMAS_MAX
+
+# Ibis 12 calls what DuckDB 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+
+SOURCE = Parquet("profile.parquet", time="as_of")
+SPEC = spec_of(SOURCE)
+
+
+def changed_spec(**columns: Any) -> ViewSpec:
+    """Return the spec of the view after its columns were changed."""
+    body: dict[str, Any] = {"entity": Entity("customer", key="customer_id"), "source": SOURCE, **columns}
+    annotations = {name: type(default) for name, default in columns.items()}
+    return type("Profile", (BatchFeatureView,), body | {"__annotations__": annotations}).spec  # type: ignore[attr-defined,no-any-return]
+
+
+CHANGED = changed_spec(amount=-2.0)
+
+
+@pytest.fixture
+def filled(folder: Folder) -> Folder:
+    """Return a folder whose view has been materialised."""
+    write_parquet(folder.path / "profile.parquet", profiles(1))
+    folder.run(SOURCE)
+    return folder
+
+
+def record_of(folder: Folder) -> ViewRecord:
+    """Return what the store notes of the view."""
+    record = read_record(folder.writer.get, "Profile")
+    assert record is not None
+    return record
+
+
+def schema_of(spec: ViewSpec) -> str:
+    """Return the name of a view's schema."""
+    return f"{RowCodec(spec).schema_id:08x}"
+
+
+def amounts(folder: Folder, spec: ViewSpec) -> list[float]:
+    """Return the amounts that are served under a schema."""
+    codec = RowCodec(spec)
+    rows = [folder.writer.get(codec.key(each)) for each in range(ROWS)]
+    return codec.unpack(list(range(ROWS)), rows, NOW_NS).column("amount").tolist()  # type: ignore[no-any-return]
+
+
+def test_catalogue_notes_source_schema_run_counts_and_times(filled: Folder) -> None:
+    """One row a view says all of it."""
+    record = record_of(filled)
+    assert record.source == f"{SOURCE!r} by 'customer_id'"
+    assert record.place == str((filled.path / "profile.parquet").resolve())
+    assert record.pipelines == ("visits",)
+    schema = record.schemas[schema_of(SPEC)]
+    assert (schema.is_whole, schema.run, schema.at_ns) == (True, 1, NOW_NS)
+    assert (schema.read, schema.entities, schema.bad, schema.later) == (ROWS, ROWS, 0, 0)
+    assert schema.text == "customer.Profile(amount:<f8,edition:<i8,city:|O)"
+
+
+@pytest.mark.parametrize(
+    ("other", "pipeline"),
+    [
+        (Parquet("other.parquet", time="as_of"), "visits"),
+        (Parquet("other.parquet", time="as_of"), "orders"),
+        (Parquet("profile.parquet", time="as_of", key="edition"), "visits"),
+        (Parquet("profile.parquet"), "visits"),
+    ],
+)
+def test_view_of_another_source_under_the_same_name_is_refused(filled: Folder, other: Parquet, pipeline: str) -> None:
+    """Its rows would be served as this one's: it is told whose the view is, and nothing is written."""
+    write_parquet(filled.path / "other.parquet", profiles(2))
+    with pytest.raises(StoreError, match="the store's Profile is of pipeline 'visits'") as caught:
+        filled.run(other, pipeline=pipeline)
+    assert "a store of its own" in caught.value.next
+    assert "--take-over" in caught.value.next
+    assert filled.editions() == [1] * ROWS
+
+
+def test_view_of_another_pipeline_with_other_columns_is_refused(filled: Folder) -> None:
+    """The same source does not make it the same view."""
+    with pytest.raises(StoreError, match="of pipeline 'orders'"):
+        filled.run(spec=CHANGED, pipeline="orders")
+
+
+def test_view_of_another_folder_is_refused_unless_the_pipeline_moved(filled: Folder, tmp_path: Path) -> None:
+    """Two pipelines may name their files alike; one that is deployed to a new folder stays the owner."""
+    write_parquet(tmp_path / "other" / "profile.parquet", profiles(2))
+    elsewhere = Folder(tmp_path / "other", filled.writer)
+    with pytest.raises(StoreError, match="of pipeline 'orders'"):
+        elsewhere.run(SOURCE, pipeline="orders")
+    assert elsewhere.run(SOURCE).written == ROWS
+    assert record_of(filled).place == str((tmp_path / "other" / "profile.parquet").resolve())
+
+
+def test_pipelines_share_a_view_of_one_source(filled: Folder) -> None:
+    """Two that import the same view own it together."""
+    assert filled.run(SOURCE, pipeline="orders").unchanged == ROWS
+    assert record_of(filled).pipelines == ("visits", "orders")
+    assert filled.run(SOURCE).unchanged == ROWS
+
+
+def test_take_over_overwrites_newer_rows_and_removes_what_the_new_source_lacks(filled: Folder) -> None:
+    """Of the source before nothing is left, whatever its times; interrupted, it goes on as a take-over."""
+    new = CSV("new.csv", time="as_of")
+    columns = profiles(2, range(30), as_of=NOW - days(100))
+    lines = [",".join(columns), *(",".join(map(str, each)) for each in zip(*columns.values(), strict=True))]
+    (filled.path / "new.csv").write_text("\n".join(lines) + "\n")
+    filled.interrupt(PAGE, new, take_over=True)
+    assert record_of(filled).is_mixed
+    report = filled.run(new)
+    assert (report.resumed, report.written, report.pruned) == (PAGE, 20, 10)
+    assert filled.editions() == [2] * 30 + [None] * 10
+    assert not record_of(filled).is_mixed
+    with pytest.raises(StoreError, match="of pipeline 'visits', from CSV"):
+        filled.run(SOURCE)
+
+
+def test_take_over_by_an_empty_source_is_refused(filled: Folder) -> None:
+    """It would remove everything."""
+    (filled.path / "new.csv").write_text("customer_id,amount,edition,city\n")
+    with pytest.raises(SourceError, match="no rows to take over with"):
+        filled.run(CSV("new.csv"), take_over=True, allow_empty=True)
+    assert filled.editions() == [1] * ROWS
+
+
+def test_changed_view_is_filled_beside_the_old_one(filled: Folder) -> None:
+    """Readers of the old schema read on; the new one is whole only when its last page is written."""
+    filled.interrupt(PAGE, spec=CHANGED)
+    schemas = record_of(filled).schemas
+    assert {name: each.is_whole for name, each in schemas.items()} == {schema_of(SPEC): True, schema_of(CHANGED): False}
+    assert filled.editions() == [1] * ROWS
+    filled.run(spec=CHANGED)
+    assert record_of(filled).schemas[schema_of(CHANGED)].is_whole
+    assert filled.editions() == [1] * ROWS
+    assert amounts(filled, CHANGED) == amounts(filled, SPEC)
+
+
+def test_old_schema_is_removed_by_a_later_run(filled: Folder) -> None:
+    """Once it has not been run for as long as old ones are kept: not before, and nothing else with it."""
+    filled.run(spec=CHANGED, now_ns=NOW_NS + DAY_NS)
+    assert filled.run(spec=CHANGED, now_ns=NOW_NS + 2 * DAY_NS).retired == 0
+    assert filled.editions() == [1] * ROWS
+    report = filled.run(spec=CHANGED, now_ns=NOW_NS + 3 * DAY_NS)
+    assert report.retired == ROWS
+    assert filled.editions() == [None] * ROWS
+    assert amounts(filled, CHANGED) == [each + 1 / 8 for each in range(ROWS)]
+    assert list(record_of(filled).schemas) == [schema_of(CHANGED)]
+
+
+def test_old_schema_that_is_still_run_is_kept(filled: Folder) -> None:
+    """After a roll-back the old file is materialised again, and both stay."""
+    for day in range(1, 5):
+        filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS)
+        filled.run(SOURCE, now_ns=NOW_NS + day * DAY_NS)
+    assert filled.editions() == [1] * ROWS
+    assert amounts(filled, CHANGED) == amounts(filled, SPEC)
+
+
+def test_schemas_of_a_view_are_bounded(filled: Folder) -> None:
+    """Whoever changes a view every hour does not fill the store with it: the oldest go first."""
+    defaults = {"amount": -1.0, "edition": -1, "city": "?"}
+    specs = [changed_spec(**{name: defaults[name] for name in names}) for names in permutations(defaults)]
+    for index, spec in enumerate(specs):
+        filled.run(spec=spec, now_ns=NOW_NS + index)
+    assert list(record_of(filled).schemas) == [schema_of(each) for each in specs[-SCHEMAS_MAX:]]
+    assert filled.editions(specs[-1]) == filled.editions(specs[-SCHEMAS_MAX]) == [1] * ROWS
+    assert filled.editions(specs[-SCHEMAS_MAX - 1]) == [None] * ROWS
+
+
+def test_rows_of_the_layout_before_are_removed_as_an_old_schema(tmp_path: Path) -> None:
+    """Old servers read on, until they are not kept any longer."""
+    rows = {b"{customer:%d}Profile" % each: b"an old row" for each in range(ROWS)}
+    rows[b"tailrace:materialize:Profile"] = b"{}"
+    folder = Folder(tmp_path, MemoryWriter(rows))
+    write_parquet(tmp_path / "profile.parquet", profiles(1))
+    folder.run(SOURCE)
+    assert OLD_LAYOUT in record_of(folder).schemas
+    assert rows[b"{customer:0}Profile"] == b"an old row"
+    assert folder.run(SOURCE, now_ns=NOW_NS + 3 * DAY_NS).retired == ROWS
+    assert b"{customer:0}Profile" not in rows
+    assert b"tailrace:materialize:Profile" not in rows
+    assert folder.editions() == [1] * ROWS
+
+
+def test_catalogue_row_of_another_version_is_refused(filled: Folder) -> None:
+    """What cannot be read is not overwritten."""
+    filled.writer.put([(catalogue_key("Profile"), b'{"source": 1}')])
+    with pytest.raises(StoreError, match="the catalogue's row of Profile cannot be read"):
+        filled.run(SOURCE)
+
+
+def test_take_over_does_not_go_on_with_a_run_that_was_none(filled: Folder) -> None:
+    """What that run left, since it was older than the store's, is overwritten too."""
+    older = profiles(2, as_of=NOW - days(1))
+    write_parquet(filled.path / "profile.parquet", older)
+    filled.interrupt(PAGE, SOURCE)
+    assert filled.editions() == [1] * ROWS
+    report = filled.run(SOURCE, take_over=True)
+    assert (report.resumed, report.written) == (0, ROWS)
+    assert filled.editions() == [2] * ROWS
+
+
+def test_empty_source_makes_no_schema_whole_beside_another(filled: Folder) -> None:
+    """It would switch servers to a view without rows, and let the rows of the other go; a first view it may be."""
+    empty = pa.table({"customer_id": pa.array([], pa.int64()), "amount": pa.array([], pa.float64())})
+    pq.write_table(empty.append_column("as_of", pa.array([], pa.timestamp("us"))), filled.path / "profile.parquet")
+    for day in (1, 5, 9):
+        assert filled.run(spec=CHANGED, allow_empty=True, now_ns=NOW_NS + day * DAY_NS).retired == 0
+    assert not record_of(filled).schemas[schema_of(CHANGED)].is_whole
+    assert filled.editions() == [1] * ROWS
+    first = Folder(filled.path, MemoryWriter({}))
+    first.run(spec=CHANGED, allow_empty=True)
+    assert record_of(first).schemas[schema_of(CHANGED)].is_whole
