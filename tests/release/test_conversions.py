@@ -186,11 +186,9 @@ def without_baseline(model: Any) -> None:
 
 
 def with_other_nodes(model: Any) -> None:
-    """Rename a field of the first tree's nodes."""
+    """Leave a field out of the first tree's nodes: in a copy, since all trees share one dtype."""
     predictor = model._predictors[0][0]
-    names = ["split" if name == "num_threshold" else name for name in predictor.nodes.dtype.names]
-    predictor.nodes = predictor.nodes.copy()
-    predictor.nodes.dtype.names = tuple(names)
+    predictor.nodes = predictor.nodes[[name for name in predictor.nodes.dtype.names if name != "num_threshold"]].copy()
 
 
 @pytest.mark.parametrize("change", [without_predictors, without_baseline, with_other_nodes])

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, RandomForestRegressor
 
+import tailrace
 from inference.tree_models import Forest, draw_forest, package_forest, signature_of
 from tailrace.inference.bitvector import LIBRARY, BitvectorKernel
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import TREES_FILE
+from tailrace.inference.manifest import TREES_FILE, read_manifest
 from tailrace.inference.onnx import OnnxModel, open_session
 from tailrace.inference.tree_tables import expand_tables
 from tailrace.release import tabulation
@@ -66,6 +74,26 @@ def test_packaging_without_the_library_writes_the_same_tables(forest: Forest, ro
     assert (there.reason, missing.reason) == ("", "")
     assert there.times is not None
     assert missing.times is None
+
+
+def test_model_packaged_where_there_is_no_compiler_is_served_by_bit_vectors(forest: Forest, tmp_path: Path) -> None:
+    """A package made by an installation without the library is computed by it where it is served."""
+    pure = shutil.copytree(Path(tailrace.__file__).parent, tmp_path / "pure" / "tailrace",
+                           ignore=shutil.ignore_patterns(LIBRARY.name, "__pycache__"))  # fmt: skip
+    (tmp_path / "forest.onnx").write_bytes(forest.graph("Sigmoid"))
+    draws = np.random.default_rng(1).normal(size=(300, 4))
+    pq.write_table(pa.table({f"f{index}": draws[:, index] for index in range(4)}), tmp_path / "rows.parquet")
+    command = ["package", "forest.onnx", "--data", "rows.parquet", "--name", "m", "--out", "m", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tailrace.cli.main", *command],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(pure.parent)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kernel"] == "ONNX Runtime"
+    assert "was not compiled" in told["kernel_reason"]
+    assert read_manifest(tmp_path / "m").kernel_times is None
+    assert load_model(tmp_path / "m").kernel == "bit vectors"
 
 
 @pytest.mark.parametrize("library", [LIBRARY, Path("none.so")], ids=["kernel", "NumPy"])
