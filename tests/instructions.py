@@ -29,7 +29,7 @@ from tailrace.server.endpoint import Endpoint, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.options import ServeOptions
-from tailrace.server.worker import shape_of
+from tailrace.server.served import shape_of
 from tailrace.testing import TestClient, Turns
 
 CALLS_MAX = 64

@@ -20,7 +20,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.release.pin import Pin, pin, pin_again
 from tailrace.release.settle import settle, with_pinned_models
 from tailrace.release.shelf import MODELS, SERVERS, SOURCES
-from tailrace.server.worker import load_all
+from tailrace.server.served import load_all
 
 WEIGHTS = {"amount": 0.001}
 PIPELINE = """

@@ -35,7 +35,7 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.http.shared import Shared
 from tailrace.server.options import ServeOptions
-from tailrace.server.worker import shape_of
+from tailrace.server.served import shape_of
 
 PATIENCE_S = 20.0
 """A bound for what must happen; nothing is expected to take so long."""

@@ -24,8 +24,10 @@ from tailrace.loadtest.processes import is_running
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
+from tailrace.server.collection import BUSY_SWEEPS_MAX, COLLECTION_SWEEPS, Collection
+from tailrace.server.fault_log import QUIET_S, FaultLog
 from tailrace.server.logging import logger
-from tailrace.server.worker import BUSY_SWEEPS_MAX, COLLECTION_SWEEPS, QUIET_S, Collection, FaultLog, shape_of
+from tailrace.server.served import shape_of
 
 MARKS_NS = [0, 1, 2, 3, 4, 5]
 

@@ -1,0 +1,156 @@
+"""The pipelines of a worker at work: each with its plan, engine, counters and fault log, on the stores they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailrace.codecs.json import JsonCodec
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.loading import load_pipelines
+from tailrace.compile.materialised import unknown_views
+from tailrace.compile.pinned_modules import PinnedFolder
+from tailrace.compile.warm_up import LayerTimes, warm_up
+from tailrace.deadline import Clock
+from tailrace.engine import Engine
+from tailrace.errors import SetupError
+from tailrace.features.stores.opening import open_store, resolve_url, store_identity
+from tailrace.features.stores.protocol import OnlineStore
+from tailrace.loop_load import LoopLoad
+from tailrace.monitor.layout import PipelineShape
+from tailrace.monitor.recorder import BatchRecorder
+from tailrace.monitor.shared import MetricBlock
+from tailrace.pipeline import Pipeline
+from tailrace.plan import Plan
+from tailrace.release.pin import Pin, Release
+from tailrace.release.settle import chosen_kernels, with_pinned_models
+from tailrace.server.control import LayerCost, ModelReady, PipelineReady
+from tailrace.server.endpoint import Endpoint
+from tailrace.server.fault_log import FaultLog
+from tailrace.server.options import ServeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One pipeline at work. ready: what the supervisor is told of it."""
+
+    plan: Plan
+    engine: Engine
+    recorder: BatchRecorder
+    faults: FaultLog
+    ready: PipelineReady
+
+    def endpoint(self, array_max: int) -> Endpoint:
+        """Return what takes its calls. array_max: requests in one of them."""
+        return Endpoint(self.engine, JsonCodec(self.plan.pipeline.request, array_max=array_max))
+
+
+class ServedPipelines:
+    """All pipelines that a worker serves, of one release.
+
+    block: of its metrics. load: of the loop that they share.
+    """
+
+    def __init__(
+        self, release: Release, options: ServeOptions, block: MetricBlock, load: LoopLoad, clock: Clock, log: Any
+    ) -> None:
+        self._release = release
+        self._kernels = chosen_kernels(release)
+        self._options = options
+        self._block = block
+        self._load = load
+        self._clock = clock
+        self._log = log
+        self._stores: dict[str, OnlineStore] = {}
+        self._served: list[Served] = []
+
+    async def add(self, declared: Pipeline) -> Served:
+        """Compile and warm up a pipeline, and serve it. Raises TailraceError."""
+        pipeline = with_pinned_models(declared, self._release)
+        plan = compile_plan(
+            pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max, kernels=self._kernels
+        )
+        await plan.open()
+        for view in await unknown_views(plan, self._clock):
+            self._log.warning("view has never been materialised", pipeline=pipeline.name, view=view)
+        plan, times = await warm_up(plan, self._clock)
+        recorder = BatchRecorder(self._block, pipeline.name)
+        plan.features.retrieval.observe_fetch = recorder.count_fetch
+        engine = Engine(plan, self._load, [recorder], self._clock)
+        faults = FaultLog(plan, recorder, self._log)
+        served = Served(plan, engine, recorder, faults, ready_of(plan, times, self._release))
+        self._served.append(served)
+        return served
+
+    @property
+    def ready(self) -> tuple[PipelineReady, ...]:
+        """What the supervisor is told of them."""
+        return tuple(served.ready for served in self._served)
+
+    @property
+    def calls_waiting(self) -> int:
+        """Calls taken and not yet answered."""
+        return sum(served.engine.calls_waiting for served in self._served)
+
+    def take_calls_most(self) -> int:
+        """Return how many calls were in flight at most since this was last asked."""
+        return max(sum(served.recorder.take_calls_most() for served in self._served), self.calls_waiting)
+
+    def look(self) -> None:
+        """Log what has begun to degrade answers, once a second."""
+        for served in self._served:
+            served.faults.look()
+
+    def close(self) -> None:
+        """Let go of threads and stores."""
+        for served in self._served:
+            served.plan.close()
+
+    def _store(self, pipeline: Pipeline) -> OnlineStore:
+        """Return the store of a pipeline, which others may share."""
+        url = store_url(pipeline, self._options.store)
+        identity = store_identity(url)
+        if identity not in self._stores:
+            self._stores[identity] = open_store(url, self._clock)
+        return self._stores[identity]
+
+
+def load_all(pin: Pin) -> list[Pipeline]:
+    """Return the pipelines of all files, from their pinned sources.
+
+    Raises SetupError for two of one name, or a file that cannot be loaded.
+    """
+    found: dict[str, str] = {}
+    pipelines = []
+    for file in pin.files:
+        for pipeline in load_pipelines(Path(file), PinnedFolder(Path(file).parent, Path(pin.copy_of(file)))):
+            if pipeline.name in found:
+                what = f"two pipelines are called {pipeline.name!r}: in {found[pipeline.name]} and here"
+                raise SetupError(what, where=file, next="give each its own name, and each file once")
+            found[pipeline.name] = file
+            pipelines.append(pipeline)
+    return pipelines
+
+
+def shape_of(pipeline: Pipeline) -> PipelineShape:
+    """Return what the metrics of a pipeline need to know of it."""
+    return PipelineShape(pipeline.name, pipeline.budget, tuple(view.__name__ for view in pipeline.views))
+
+
+def store_url(pipeline: Pipeline, override: str | None) -> str:
+    """Return the store of a pipeline, its relative path made one beside its file. Without views it needs none."""
+    if not pipeline.views:
+        return "memory:"
+    return override or resolve_url(pipeline.store, pipeline.base_dir)
+
+
+def ready_of(plan: Plan, times: tuple[LayerTimes, ...], release: Release) -> PipelineReady:
+    """Return a pipeline's budget table and models as the control channel carries them."""
+    models = tuple(
+        ModelReady(model.name, model.version, model.kernel, model.kernel_reason)
+        for model in release.models
+        if model.pipeline == plan.name
+    )
+    layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
+    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers, models)
