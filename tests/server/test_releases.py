@@ -139,6 +139,16 @@ def test_folder_that_cannot_be_written_is_served(tmp_path: Path, file: Path) -> 
         assert str(file.parent) in told["cause"]
 
 
+def test_model_that_is_not_there_is_told_with_the_other_mistakes(tmp_path: Path, file: Path) -> None:
+    """All mistakes of a pipeline are reported together, whatever the release is in want of."""
+    shutil.rmtree(file.parent / "models")
+    file.write_text(PIPELINE.replace('name="pay", request', 'name="p/y", request'))
+    missing = pytest.raises(AssertionError, match="there is no such model directory")
+    with missing as caught, serving(tmp_path / "log", file):
+        pass
+    assert "'p/y' cannot stand in a URL" in str(caught.value)
+
+
 def test_module_that_the_release_has_not_is_an_error(tmp_path: Path, file: Path) -> None:
     """An import whose name nobody can read in the file is not found, and the error says which."""
     (file.parent / "hidden.py").write_text("")

@@ -14,7 +14,8 @@ from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import Clock
 from tailrace.engine import Engine
-from tailrace.errors import SetupError
+from tailrace.errors import ModelPackageError, SetupError
+from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.loop_load import LoopLoad
@@ -24,7 +25,7 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.release.pin import Pin, Release
-from tailrace.release.settle import chosen_kernels, with_pinned_models
+from tailrace.release.settle import chosen_kernels, settle, with_pinned_models
 from tailrace.server.control import LayerCost, ModelReady, PipelineReady
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.fault_log import FaultLog
@@ -114,6 +115,20 @@ class ServedPipelines:
         if identity not in self._stores:
             self._stores[identity] = open_store(url, self._clock)
         return self._stores[identity]
+
+
+def load_release(pin: Pin) -> tuple[list[Pipeline], Release]:
+    """Return the pipelines of a pin as they are declared, and their release.
+
+    Raises TailraceError; for a model that cannot be had, with the other mistakes of its pipeline.
+    """
+    declared = load_all(pin)
+    try:
+        return declared, settle(pin, declared)
+    except ModelPackageError:
+        for pipeline in declared:
+            compile_plan(pipeline, MemoryStore({}))
+        raise
 
 
 def load_all(pin: Pin) -> list[Pipeline]:

@@ -24,7 +24,6 @@ from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.release.settle import settle
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -43,7 +42,7 @@ from tailrace.server.endpoint import Answer, Endpoint, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import configure_logging
-from tailrace.server.served import ServedPipelines, load_all, shape_of
+from tailrace.server.served import ServedPipelines, load_release, shape_of
 from tailrace.server.slots import BACKLOG, shut_listener, turn_away
 
 SWEEP_S: Final = 1.0
@@ -101,8 +100,8 @@ class Worker:
 
     async def _prepare(self) -> None:
         """Load, compile and warm up every pipeline."""
-        declared = load_all(self._start.pin)
-        self._release = release = settle(self._start.pin, declared)
+        declared, release = load_release(self._start.pin)
+        self._release = release
         layout = worker_layout([shape_of(pipeline) for pipeline in declared], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
