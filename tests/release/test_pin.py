@@ -17,7 +17,8 @@ from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MANIFEST_FILE
 from tailrace.pipeline import Pipeline
-from tailrace.release.pin import Pin, pin, pin_again
+from tailrace.release.pin import let_go, pin, pin_again
+from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
 from tailrace.release.shelf import MODELS, SERVERS, SOURCES
 from tailrace.server.served import load_all
@@ -108,6 +109,24 @@ def test_copies_go_when_no_server_holds_them(file: Path, tmp_path: Path) -> None
             assert kept() == [2, 1, 2]
     with pin([str(file)], str(root)):
         assert kept() == [1, 0, 1]
+
+
+def test_numbers_of_releases_are_given_once(file: Path, tmp_path: Path) -> None:
+    """A second release that was given up leaves nothing that a third could be taken for, nor copies."""
+    root = tmp_path / "kept"
+    with pin([str(file)], str(root)) as first:
+        ids = [settle(first, load(first)).id]
+        (file.parent / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
+        second = pin_again(first)
+        ids.append(settle(second, load(second)).id)
+        let_go(second)
+        assert not Path(second.copy_of(str(file))).exists()
+        (file.parent / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("70ms")\n')
+        third = pin_again(first)
+        ids.append(settle(third, load(third)).id)
+        assert (second.number, third.number) == (2, 3)
+        assert len(set(ids)) == 3
+        assert Path(first.copy_of(str(file))).exists()
 
 
 def test_server_that_was_killed_holds_nothing(file: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from stand_in_observer import observer
 
 from tailrace.loadtest.processes import births_of, children_of, kill_left
-from tailrace.release.pin import Pin
+from tailrace.release.pinned import Pin
 from tailrace.server.options import ServeOptions
 from tailrace.server.supervisor import Addresses, Supervisor
 
@@ -139,7 +139,7 @@ if __name__ == "__main__":
     serve_options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
     supervisor = Supervisor(
         serve_options,
-        Pin(),
+        Pin(root="/nowhere", folder="/nowhere", number=1, files=(), folders=()),
         worker_command=(sys.executable, sys.argv[2]),
         companions=[observer(**json.loads(role)) for role in sys.argv[3:]],
         announce=announce,

@@ -16,7 +16,8 @@ import pytest
 from serving import Answer, Server, fetch, load, serving, wait_for
 
 from pipelines.model_graphs import linear
-from tailrace.release.pin import Pin, pin, pin_again
+from tailrace.release.pin import pin, pin_again
+from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
 from tailrace.server.options import ServeOptions
 from tailrace.server.slots import Slot, open_slots, url_of
@@ -109,8 +110,10 @@ def test_release_is_told(tmp_path: Path, file: Path) -> None:
         assert "x-release" not in server.ask("pay", {"amount": 400.0}).headers
         status = json.loads(fetch(f"{server.admin}/status")[2])
         assert [worker["release"] for worker in status["workers"]] == [release]
-        ((model,),) = [pipeline["models"] for pipeline in status["warm_up"]]
+        ((model,),) = [pipeline["models"] for each in status["releases"] for pipeline in each["pipelines"]]
         assert model["name"] == "pay"
+        assert [(each["id"], each["workers"]) for each in status["releases"]] == [(release, [0])]
+        assert [event["models"] for event in server.events("worker ready")] == [{"pay.pay": model["version"]}]
         assert model["kernel"]
         assert [event["release"] for event in server.events("worker ready")] == [release]
         labels = [f'release="{release}"', 'pipeline="pay"', 'model="pay"', f'version="{model["version"]}"']

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tailrace.release.pinned import Pin
 from tailrace.server.control import (
     MESSAGE_BYTES_MAX,
     Assignment,
@@ -21,7 +22,12 @@ from tailrace.server.control import (
 )
 from tailrace.server.options import ServeOptions
 
-ASSIGNMENT = Assignment(slot=1, metrics_fd=7, options=ServeOptions(files=("a.py",), store="redis://x"))
+ASSIGNMENT = Assignment(
+    slot=1,
+    metrics_fd=7,
+    options=ServeOptions(files=("a.py",), store="redis://x"),
+    pin=Pin(root="/r", folder="/r/servers/1", number=1, files=("/a.py",), folders=(("/", "/r/sources/d"),)),
+)
 
 
 @pytest.fixture

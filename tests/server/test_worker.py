@@ -110,7 +110,8 @@ def test_status_names_the_kernel_of_each_model(tmp_path: Path, pipelines_dir: Pa
     (tmp_path / "trees.py").write_text(TREES)
     with serving(tmp_path / "log", tmp_path / "trees.py", str(pipelines_dir / "log.py")) as server:
         status = json.loads(fetch(f"{server.admin}/status")[2])
-    warm_up = {model["name"]: model for each in status["warm_up"] for model in each["models"]}
+    (release,) = status["releases"]
+    warm_up = {model["name"]: model for each in release["pipelines"] for model in each["models"]}
     assert (warm_up["trees"]["kernel"], warm_up["trees"]["kernel_reason"]) == ("bit vectors", "")
     assert warm_up["log"]["kernel"] == "ONNX Runtime"
     assert "does not fit" in warm_up["log"]["kernel_reason"]

@@ -70,6 +70,11 @@ class Model:
         """What answers where no model does: the model's own constant, or its second model's; None without one."""
         return self.fallback.constant if isinstance(self.fallback, Model) else self.fallback
 
+    @property
+    def chain(self) -> tuple[Model, ...]:
+        """The model, and the one that it falls back to, if that is a model too."""
+        return (self, *self.fallback.chain) if isinstance(self.fallback, Model) else (self,)
+
     def directory(self, beside: Path) -> Path:
         """Return the model's directory for a pipeline declared in the folder `beside`."""
         return beside / (self.path if self.path is not None else Path("models") / self.name)

@@ -17,66 +17,11 @@ import msgspec
 
 from tailrace.errors import SetupError
 from tailrace.release.modules import find_modules
+from tailrace.release.pinned import PIN, Pin, Release, write_whole
 from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, hold
 
-ID_CHARACTERS: Final = 12
 DEFAULT_FOLDER: Final = ".tailrace/releases"
 """Beside the first file that is served, as the default store is."""
-_PIN: Final = "pin-"
-
-
-class Pin(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server has pinned before its workers run: where from, and where the copies are. All paths are absolute.
-
-    root: the shelf's. place: the server's own folder there. number: of the release, among the server's own. files: that
-    declare pipelines. folders: theirs, with the copies of their modules.
-    """
-
-    root: str = ""
-    place: str = ""
-    number: int = 1
-    files: tuple[str, ...] = ()
-    folders: tuple[tuple[str, str], ...] = ()
-
-    def copy_of(self, file: str) -> str:
-        """Return the copy of a file's folder."""
-        return dict(self.folders)[os.path.dirname(file)]
-
-    @property
-    def pin_file(self) -> Path:
-        """Where the pin itself is written."""
-        return Path(self.place) / f"{_PIN}{self.number}.json"
-
-    @property
-    def release_file(self) -> Path:
-        """Where the release is written, once it is settled."""
-        return Path(self.place) / f"release-{self.number}.json"
-
-
-class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of a release. directory: where it was declared; copy: where it is served from.
-
-    kernel: computes it, as was chosen when the release was made; kernel_reason: why it is not the bit vectors.
-    """
-
-    pipeline: str
-    name: str
-    version: str
-    directory: str
-    copy: str
-    kernel: str
-    kernel_reason: str
-
-
-class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server serves. id: the digest of its sources and models, and of Tailrace's version.
-
-    schemas: the digest of each pipeline's request, response and views.
-    """
-
-    id: str
-    models: tuple[PinnedModel, ...]
-    schemas: dict[str, str]
 
 
 @contextmanager
@@ -95,10 +40,12 @@ def pin(
     descriptor = -1
     try:
         with shelf.locked():
-            place = shelf.make_folder(SERVERS)
-            descriptor = hold(place / HELD)
-            folders = _copy_sources(shelf, modules)
-            pinned = Pin(root=str(shelf.root), place=str(place), files=tuple(map(str, paths)), folders=folders)
+            folder = shelf.make_folder(SERVERS)
+            descriptor = hold(folder / HELD)
+            pinned = Pin(
+                root=str(shelf.root), folder=str(folder), number=1, files=tuple(map(str, paths)),
+                folders=_copy_sources(shelf, modules),
+            )  # fmt: skip
             write_whole(pinned.pin_file, pinned)
             shelf.sweep(_holds_of)
         yield pinned
@@ -109,15 +56,34 @@ def pin(
 
 
 def pin_again(pinned: Pin) -> Pin:
-    """Copy the modules as they are now, for a second release of the server that holds a pin; it holds this one too."""
+    """Copy the modules as they are now, for another release of the server that holds a pin; it holds this one too."""
     modules = {Path(file): find_modules(Path(file)) for file in pinned.files}
+    with shelf_of(pinned) as shelf, shelf.locked():
+        numbers = [int(file.stem.removeprefix(PIN)) for file in Path(pinned.folder).glob(f"{PIN}*.json")]
+        again = msgspec.structs.replace(
+            pinned, number=max(numbers, default=0) + 1, folders=_copy_sources(shelf, modules)
+        )
+        write_whole(again.pin_file, again)
+        return again
+
+
+def let_go(pinned: Pin) -> None:
+    """Hold a pin no more, and its release: for one that is served no longer by a server that goes on with another.
+
+    Its number is not given again: the pin's file stays, without copies.
+    """
+    with shelf_of(pinned) as shelf, shelf.locked():
+        pinned.release_file.unlink(missing_ok=True)
+        write_whole(pinned.pin_file, msgspec.structs.replace(pinned, folders=()))
+        shelf.sweep(_holds_of)
+
+
+@contextmanager
+def shelf_of(pinned: Pin) -> Iterator[Shelf]:
+    """Open the shelf of a pin."""
     shelf = Shelf(Path(pinned.root))
     try:
-        with shelf.locked():
-            folders = _copy_sources(shelf, modules)
-            again = msgspec.structs.replace(pinned, number=pinned.number + 1, folders=folders)
-            write_whole(again.pin_file, again)
-            return again
+        yield shelf
     finally:
         shelf.close()
 
@@ -178,15 +144,8 @@ def _holds_of(server: Path) -> Iterator[Path]:
     """Give the copies that a server holds, by its files."""
     for file in server.glob("*.json"):
         with suppress(OSError, msgspec.DecodeError):
-            if file.name.startswith(_PIN):
+            if file.name.startswith(PIN):
                 yield from (Path(copy) for _, copy in msgspec.json.decode(file.read_bytes(), type=Pin).folders)
             else:
                 release = msgspec.json.decode(file.read_bytes(), type=Release)
                 yield from (Path(model.copy) for model in release.models)
-
-
-def write_whole(file: Path, value: msgspec.Struct) -> None:
-    """Write a file whole, or not at all."""
-    draft = file.with_name(f".{file.name}")
-    draft.write_bytes(msgspec.json.encode(value))
-    draft.rename(file)

@@ -15,7 +15,8 @@ from tailrace.inference.declaration import Model
 from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
-from tailrace.release.pin import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
+from tailrace.release.pin import shelf_of
+from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
 from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
 from tailrace.version import VERSION
 
@@ -25,23 +26,19 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
 
     Raises ModelPackageError for a model that is not there, or not whole.
     """
-    shelf = Shelf(Path(pinned.root))
-    try:
-        with shelf.locked():
-            if pinned.release_file.is_file():
-                return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
-            models = tuple(_pin_models(shelf, pipelines))
-            sources = [os.path.basename(copy) for _, copy in pinned.folders]
-            content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
-            release = Release(
-                id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
-                models=models,
-                schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
-            )
-            write_whole(pinned.release_file, release)
-            return release
-    finally:
-        shelf.close()
+    with shelf_of(pinned) as shelf, shelf.locked():
+        if pinned.release_file.is_file():
+            return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
+        models = tuple(_pin_models(shelf, pipelines))
+        sources = [os.path.basename(copy) for _, copy in pinned.folders]
+        content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
+        release = Release(
+            id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
+            models=models,
+            schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
+        )
+        write_whole(pinned.release_file, release)
+        return release
 
 
 def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
@@ -61,8 +58,7 @@ def chosen_kernels(release: Release) -> dict[Path, KernelChoice]:
 def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
     """Keep the models of pipelines; give each, as it was declared."""
     for pipeline in pipelines:
-        model: object = pipeline.model
-        while isinstance(model, Model):
+        for model in pipeline.model.chain:
             directory = model.directory(pipeline.base_dir)
             copy = _keep_model(shelf, directory)
             kernel = choose_kernel(copy)
@@ -75,14 +71,13 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedM
                 kernel=kernel.name,
                 kernel_reason=kernel.reason,
             )
-            model = model.fallback
 
 
 def _keep_model(shelf: Shelf, directory: Path) -> Path:
     """Keep one model directory; return where. One that is there already is not copied again."""
     with suppress(OSError):
-        if (place := shelf.place(MODELS, _manifest_digest(directory))).is_dir():
-            return place
+        if (kept := shelf.path_of(MODELS, _manifest_digest(directory))).is_dir():
+            return kept
     return shelf.add(MODELS, lambda draft: copy_model(directory, draft))
 
 
@@ -116,7 +111,7 @@ def _with_copies(model: Model, base_dir: Path, copies: Mapping[str, str]) -> Mod
     fallback = model.fallback
     if isinstance(fallback, Model):
         fallback = _with_copies(fallback, base_dir, copies)
-    return Model(model.name, path=copies[str(model.directory(base_dir))], fallback=fallback)
+    return replace(model, path=Path(copies[str(model.directory(base_dir))]), fallback=fallback)
 
 
 def _schema_of(pipeline: Pipeline) -> str:

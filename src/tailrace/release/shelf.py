@@ -67,7 +67,7 @@ class Shelf:
             what = f"the release cannot be kept: {error.strerror or error}"
             raise SetupError(what, where=str(self.root), next=NAME_ANOTHER) from error
 
-    def place(self, kind: str, digest: str) -> Path:
+    def path_of(self, kind: str, digest: str) -> Path:
         """Return where the copy of that content is, or would be."""
         return self.root / kind / digest
 
@@ -78,12 +78,12 @@ class Shelf:
         """
         draft = self.make_folder(kind, ".")
         try:
-            place = self.place(kind, fill(draft))
-            if not place.is_dir():
-                draft.rename(place)
+            path = self.path_of(kind, fill(draft))
+            if not path.is_dir():
+                draft.rename(path)
         finally:
             _remove(draft)
-        return place
+        return path
 
     def make_folder(self, kind: str, prefix: str = "") -> Path:
         """Make a folder of a name that no other has."""
@@ -104,9 +104,9 @@ class Shelf:
                 _remove(server)
         removed = 0
         for kind in (SOURCES, MODELS):
-            for place in (self.root / kind).iterdir():
-                if place not in held:
-                    _remove(place)
+            for copy in (self.root / kind).iterdir():
+                if copy not in held:
+                    _remove(copy)
                     removed += 1
         return removed
 

@@ -14,7 +14,7 @@ from tailrace.codecs.json import CONTENT_TYPE as JSON
 from tailrace.errors import ServingError, SetupError, UnauthorizedError, UnavailableError
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.snapshot import PipelineSnapshot
-from tailrace.server.control import PipelineReady
+from tailrace.server.control import PipelineReady, ReleasedPipeline
 from tailrace.server.endpoint import Answer, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.outgoing import HttpCall
@@ -47,6 +47,14 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     adopted_by: int | None
 
 
+class ReleaseStatus(msgspec.Struct, frozen=True):
+    """One release that is served now. workers: the slots of those that serve it."""
+
+    id: str
+    workers: tuple[int, ...]
+    pipelines: tuple[ReleasedPipeline, ...]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then."""
 
@@ -55,6 +63,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     ready: bool
     address: str
+    releases: list[ReleaseStatus]
     workers: list[WorkerStatus]
     pipelines: tuple[PipelineSnapshot, ...]
     recent_s: float

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -176,8 +176,7 @@ class Child:
             process.drain()
             return
         ready_s = round(time.monotonic() - process.started_s, 3)
-        release = {"release": process.ready.release} if process.ready is not None and process.ready.release else {}
-        self._log.info(f"{self.role.name} ready", **self._pid_of(process), ready_s=ready_s, **release)
+        self._log.info(f"{self.role.name} ready", **self._pid_of(process), ready_s=ready_s, **_served_by(process))
         watcher.on_ready(self)
 
     def _on_death(self, process: ChildProcess, code: int, watcher: ChildWatcher) -> None:
@@ -216,3 +215,14 @@ def _cause_of(code: int) -> str:
         return f"signal {signal.Signals(number).name}"
     except ValueError:  # of the real-time signals only the first and the last have a name
         return f"signal SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
+
+
+def _served_by(process: ChildProcess) -> dict[str, Any]:
+    """Return what a worker serves, as the log names it: the release, and each model's version."""
+    ready = process.ready
+    if ready is None or not ready.release:
+        return {}
+    models = {
+        f"{pipeline.name}.{model.name}": model.version for pipeline in ready.released for model in pipeline.models
+    }
+    return {"release": ready.release, "models": models}

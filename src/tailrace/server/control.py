@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tailrace.release.pin import Pin
+from tailrace.release.pinned import Pin
 from tailrace.server.options import ServeOptions
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
@@ -35,7 +35,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     slot: int
     metrics_fd: int
     options: ServeOptions
-    pin: Pin = Pin()
+    pin: Pin
 
 
 class PreDrain(msgspec.Struct, frozen=True, tag=True):
@@ -69,8 +69,8 @@ class LayerCost(msgspec.Struct, frozen=True):
     p99_ns: int
 
 
-class ModelReady(msgspec.Struct, frozen=True):
-    """One model of a pipeline that a worker serves. kernel: computes it; kernel_reason: why not the bit vectors."""
+class ReleasedModel(msgspec.Struct, frozen=True):
+    """One model of a release. kernel: computes it; kernel_reason: why not the bit vectors."""
 
     name: str
     version: str
@@ -78,14 +78,21 @@ class ModelReady(msgspec.Struct, frozen=True):
     kernel_reason: str
 
 
+class ReleasedPipeline(msgspec.Struct, frozen=True):
+    """One pipeline of a release. schema: the digest of its request, response and views."""
+
+    name: str
+    schema: str
+    models: tuple[ReleasedModel, ...]
+
+
 class PipelineReady(msgspec.Struct, frozen=True):
-    """One pipeline that a worker serves."""
+    """What one pipeline that a worker serves costs."""
 
     name: str
     budget_ns: int = 0
     buffer_ns: int = 0
     layers: tuple[LayerCost, ...] = ()
-    models: tuple[ModelReady, ...] = ()
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True):
@@ -93,12 +100,16 @@ class Warm(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Child → supervisor: at work. ready_s: since the process began. release, pipelines: what a worker serves."""
+    """Child → supervisor: at work. ready_s: since the process began.
+
+    Of a worker: release: the id of what it serves; released: its pipelines; pipelines: what these cost.
+    """
 
     pid: int
     ready_s: float = 0.0
     rss_bytes: int = 0
     release: str = ""
+    released: tuple[ReleasedPipeline, ...] = ()
     pipelines: tuple[PipelineReady, ...] = ()
 
 

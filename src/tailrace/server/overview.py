@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
-from tailrace.server.admin import Status, WorkerStatus
+from tailrace.server.admin import ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
+from tailrace.server.control import Ready
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 from tailrace.version import VERSION
@@ -61,10 +62,10 @@ class Overview:
             restarts[str(slot.index)] += worker.restarts
             rss_bytes[str(slot.index)] += worker.process.rss_bytes if worker.process and worker.is_ready else 0
         values: dict[Key, float] = {("tailrace_build_info", (VERSION, platform.python_version())): 1}
-        for ready in {process.ready for process in self._started() if process.state == "ready" and process.ready}:
-            for pipeline in ready.pipelines:
+        for release in self._releases():
+            for pipeline in release.pipelines:
                 for model in pipeline.models:
-                    labels = (ready.release, pipeline.name, model.name, model.version, model.kernel)
+                    labels = (release.id, pipeline.name, model.name, model.version, model.kernel)
                     values["tailrace_release_info", labels] = 1
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]
@@ -82,6 +83,7 @@ class Overview:
             uptime_s=round(self.uptime_s, 3),
             ready=self.is_ready(),
             address=self._url,
+            releases=self._releases(),
             workers=[self._worker_status(slot, worker) for slot, worker in self._workers],
             pipelines=pipeline_snapshots(metrics),
             recent_s=round(recent.span_s, 3),
@@ -94,6 +96,16 @@ class Overview:
         while True:
             self._samples.append(self._merge())
             await asyncio.sleep(_SAMPLE_S)
+
+    def _releases(self) -> list[ReleaseStatus]:
+        """Return the releases that workers serve now, each with the slots of these."""
+        slots: dict[str, list[int]] = {}
+        found: dict[str, Ready] = {}
+        for slot, worker in self._workers:
+            if worker.is_ready and worker.process is not None and (ready := worker.process.ready) is not None:
+                slots.setdefault(ready.release, []).append(slot.index)
+                found[ready.release] = ready
+        return [ReleaseStatus(name, tuple(slots[name]), ready.released) for name, ready in found.items()]
 
     def _started(self) -> list[ChildProcess]:
         """Return the workers' processes, the last of each."""

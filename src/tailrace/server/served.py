@@ -24,9 +24,9 @@ from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
-from tailrace.release.pin import Pin, Release
+from tailrace.release.pinned import Pin, Release
 from tailrace.release.settle import chosen_kernels, settle, with_pinned_models
-from tailrace.server.control import LayerCost, ModelReady, PipelineReady
+from tailrace.server.control import LayerCost, PipelineReady, ReleasedModel, ReleasedPipeline
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.fault_log import FaultLog
 from tailrace.server.options import ServeOptions
@@ -80,7 +80,7 @@ class ServedPipelines:
         plan.features.retrieval.observe_fetch = recorder.count_fetch
         engine = Engine(plan, self._load, [recorder], self._clock)
         faults = FaultLog(plan, recorder, self._log)
-        served = Served(plan, engine, recorder, faults, ready_of(plan, times, self._release))
+        served = Served(plan, engine, recorder, faults, ready_of(plan, times))
         self._served.append(served)
         return served
 
@@ -160,12 +160,15 @@ def store_url(pipeline: Pipeline, override: str | None) -> str:
     return override or resolve_url(pipeline.store, pipeline.base_dir)
 
 
-def ready_of(plan: Plan, times: tuple[LayerTimes, ...], release: Release) -> PipelineReady:
-    """Return a pipeline's budget table and models as the control channel carries them."""
-    models = tuple(
-        ModelReady(model.name, model.version, model.kernel, model.kernel_reason)
-        for model in release.models
-        if model.pipeline == plan.name
-    )
+def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
+    """Return a pipeline's budget table as the control channel carries it."""
     layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
-    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers, models)
+    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
+
+
+def released_pipelines(release: Release) -> tuple[ReleasedPipeline, ...]:
+    """Return the pipelines of a release as the control channel carries them."""
+    models: dict[str, list[ReleasedModel]] = {name: [] for name in release.schemas}
+    for model in release.models:
+        models[model.pipeline].append(ReleasedModel(model.name, model.version, model.kernel, model.kernel_reason))
+    return tuple(ReleasedPipeline(name, release.schemas[name], tuple(found)) for name, found in models.items())

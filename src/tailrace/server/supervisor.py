@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import uvloop
 
-from tailrace.release.pin import Pin, pin
+from tailrace.release.pin import pin
+from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
@@ -129,11 +130,16 @@ class Supervisor:
         return overview.uptime_s
 
     async def _wait_for_end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        """Wait for the stop, or until a task ends that should not: without it no child would be replaced."""
+        """Wait for the stop, or until a task fails: without it no child would be replaced.
+
+        The task of a child that was stopped, for another release say, ends without an error.
+        """
         stopping = asyncio.create_task(self._stopping.wait())
-        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        pending = {stopping, *tasks}
+        while not stopping.done() and self._failure is None:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            self._blame([task for task in tasks if task in done])
         stopping.cancel()
-        self._blame([task for task in tasks if task in done])
 
     async def _pre_drain(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Say that the server is not ready, and serve on: balancers send requests until they have seen it.

@@ -42,7 +42,7 @@ from tailrace.server.endpoint import Answer, Endpoint, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import configure_logging
-from tailrace.server.served import ServedPipelines, load_release, shape_of
+from tailrace.server.served import ServedPipelines, load_release, released_pipelines, shape_of
 from tailrace.server.slots import BACKLOG, shut_listener, turn_away
 
 SWEEP_S: Final = 1.0
@@ -124,7 +124,8 @@ class Worker:
         self._servers[slot] = await loop.create_server(self._http, sock=listener, backlog=BACKLOG)
         if slot == self._start.slot:
             self._set_ready(not self._is_pre_draining)
-            ready = Ready(os.getpid(), self._warm_s, rss_bytes(), self._release.id, self._served.ready)
+            released = released_pipelines(self._release)
+            ready = Ready(os.getpid(), self._warm_s, rss_bytes(), self._release.id, released, self._served.ready)
             self._channel.send(ready)
 
     async def _obey(self) -> bool:

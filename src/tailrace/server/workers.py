@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tailrace.monitor.shared import OwnedBlock
-from tailrace.release.pin import Pin
+from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
 from tailrace.server.control import Assignment
 from tailrace.server.options import ServeOptions

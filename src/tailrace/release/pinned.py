@@ -1,0 +1,82 @@
+"""What a server has pinned: its sources, and the release that comes of them. Written beside the copies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+ID_CHARACTERS: Final = 12
+PIN: Final = "pin-"
+RELEASE: Final = "release-"
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """The sources of a release: where they are from, and where their copies are. All paths are absolute.
+
+    root: the shelf's. folder: the server's own there. number: of the release, among the server's own. files: that
+    declare pipelines. folders: theirs, with the copies of their modules.
+    """
+
+    root: str
+    folder: str
+    number: int
+    files: tuple[str, ...]
+    folders: tuple[tuple[str, str], ...]
+
+    def copy_of(self, file: str) -> str:
+        """Return the copy of a file's folder."""
+        return dict(self.folders)[os.path.dirname(file)]
+
+    @property
+    def pin_file(self) -> Path:
+        """Where the pin itself is written."""
+        return self._file(f"{PIN}{self.number}.json")
+
+    @property
+    def release_file(self) -> Path:
+        """Where the release is written, once it is settled."""
+        return self._file(f"{RELEASE}{self.number}.json")
+
+    @property
+    def served_file(self) -> Path:
+        """What is there once a worker has been warm: a later one is a successor."""
+        return self._file(f"served-{self.number}")
+
+    def _file(self, name: str) -> Path:
+        return Path(self.folder) / name
+
+
+class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of a release. directory: where it was declared; copy: where it is served from.
+
+    kernel: computes it, as was chosen when the release was made; kernel_reason: why it is not the bit vectors.
+    """
+
+    pipeline: str
+    name: str
+    version: str
+    directory: str
+    copy: str
+    kernel: str
+    kernel_reason: str
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server serves. id: the digest of its sources and models, and of Tailrace's version.
+
+    schemas: the digest of each pipeline's request, response and views, by its name.
+    """
+
+    id: str
+    models: tuple[PinnedModel, ...]
+    schemas: dict[str, str]
+
+
+def write_whole(file: Path, value: msgspec.Struct) -> None:
+    """Write a file whole, or not at all."""
+    draft = file.with_name(f".{file.name}")
+    draft.write_bytes(msgspec.json.encode(value))
+    draft.rename(file)
