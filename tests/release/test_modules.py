@@ -19,7 +19,7 @@ from lib import one
 def late():
     import later
     from importlib import import_module
-    return import_module("named"), later
+    return import_module("named"), import_module(".two", "extra"), later
 """
 FOLDER = {
     "pipeline.py": FILE,
@@ -29,6 +29,9 @@ FOLDER = {
     "rules/other.py": "",
     "rules/inner/more.py": "",
     "rules/data.json": "{}",
+    "rules/.#limits.py": "an editor's",
+    "extra/__init__.py": "",
+    "extra/two.py": "",
     "rules/__pycache__/limits.cpython-311.pyc": "",
     "lib/one.py": "",
     "lib/two.py": "",
@@ -54,6 +57,7 @@ def test_modules_are_those_that_the_file_imports(tmp_path: Path) -> None:
     assert found == {
         "pipeline.py", "shapes.py", "rules/__init__.py", "rules/limits.py", "rules/other.py", "rules/inner/more.py",
         "lib/one.py", "deep/below.py", "later.py", "named.py",
+        "extra/__init__.py", "extra/two.py",
     }  # fmt: skip
 
 

@@ -111,6 +111,65 @@ def test_copies_go_when_no_server_holds_them(file: Path, tmp_path: Path) -> None
         assert kept() == [1, 0, 1]
 
 
+def test_package_has_what_it_had(file: Path, tmp_path: Path) -> None:
+    """A package that looks for its own parts finds those of the release, and its data where it was."""
+    package = file.parent / "parts"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import importlib, pkgutil\nfrom importlib.resources import files\nfrom pathlib import Path\n"
+        "NAMES = sorted(each.name for each in pkgutil.iter_modules(__path__))\n"
+        "FOUND = [importlib.import_module(f'parts.{name}').VALUE for name in NAMES]\n"
+        "TEXT = files('parts').joinpath('a.txt').read_text() + Path(__file__).with_name('a.txt').read_text()\n"
+    )
+    (package / "one.py").write_text("VALUE = 1\n")
+    (package / "a.txt").write_text("a")
+    file.write_text("import parts\nassert (parts.NAMES, parts.FOUND, parts.TEXT) == (['one'], [1], 'aa')\n" + PIPELINE)
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        load(pinned)
+        (package / "two.py").write_text("raise RuntimeError('not of this release')\n")
+        (package / "one.py").write_text("VALUE = 2\n")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "parts"]:
+            del sys.modules[name]
+        load(pinned)
+
+
+def test_two_modules_of_one_name_are_refused(file: Path, tmp_path: Path) -> None:
+    """One process has one module of a name: the second file would be served with the first one's."""
+    other = tmp_path / "other"
+    shutil.copytree(file.parent, other, ignore=shutil.ignore_patterns("__pycache__"))
+    files = [str(file), str(other / "pipeline.py")]
+    with pin(files, str(tmp_path / "kept")):  # of the same content, so that it does not matter
+        pass
+    (other / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
+    with pytest.raises(SetupError, match="another 'beside'") as caught, pin(files, str(tmp_path / "kept")):
+        pass
+    assert caught.value.where == files[1]
+
+
+def test_copies_are_as_readable_as_the_originals(file: Path, tmp_path: Path) -> None:
+    """A module that only its owner may read is copied so, and nobody may write a copy."""
+    (file.parent / "beside.py").chmod(0o600)
+    file.chmod(0o644)
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        copy = Path(pinned.copy_of(str(file)))
+        assert (copy / "beside.py").stat().st_mode & 0o777 == 0o400
+        assert (copy / "pipeline.py").stat().st_mode & 0o777 == 0o444
+        assert Path(pinned.root).stat().st_mode & 0o777 == 0o700
+
+
+def test_nothing_is_removed_beside_a_server_of_another_version(file: Path, tmp_path: Path) -> None:
+    """What a living server holds and this version cannot read is left alone."""
+    root = tmp_path / "kept"
+    with pin([str(file)], str(root)) as first:
+        kept = first.copy_of(str(file))
+        first.pin_file.write_text('{"held": "in another way"}')
+        (file.parent / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
+        with pin([str(file)], str(root)):
+            assert Path(kept).exists()
+    with pin([str(file)], str(root)):
+        assert not Path(kept).exists()
+
+
 def test_numbers_of_releases_are_given_once(file: Path, tmp_path: Path) -> None:
     """A second release that was given up leaves nothing that a third could be taken for, nor copies."""
     root = tmp_path / "kept"

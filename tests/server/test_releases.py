@@ -142,6 +142,31 @@ def test_folder_that_cannot_be_written_is_served(tmp_path: Path, file: Path) -> 
         assert str(file.parent) in told["cause"]
 
 
+def test_file_that_picks_its_model_itself_is_served_as_it_was(tmp_path: Path, file: Path) -> None:
+    """A successor of a worker gets the models of the release, though its file names another one by now."""
+    pick = 'path=sorted(Path(__file__).parent.glob("models/*"))[-1]'
+    file.write_text("from pathlib import Path\n" + PIPELINE.replace('tr.Model("pay")', f'tr.Model("pay", {pick})'))
+    with serving(tmp_path / "log", file) as server:
+        first = ask(server)
+        shutil.copytree(file.parent / "models" / "pay", file.parent / "models" / "pay-v2")
+        replace_all(server)
+        shutil.rmtree(file.parent / "models")
+        (file.parent / "models" / "none").mkdir(parents=True)
+        replace_all(server)
+        again = ask(server)
+        assert (again.body, again.headers["x-release"]) == (first.body, first.headers["x-release"])
+
+
+def test_modules_from_elsewhere_are_told(tmp_path: Path, file: Path) -> None:
+    """What the code finds by a path of its own is not pinned, and the log names it."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rates.py").write_text("")
+    file.write_text(f"import sys\nsys.path.insert(0, {str(tmp_path / 'elsewhere')!r})\nimport rates\n" + PIPELINE)
+    with serving(tmp_path / "log", file) as server:
+        (told,) = server.events("modules are no part of the release")
+    assert told["modules"] == ["rates"]
+
+
 def test_model_that_is_not_there_is_told_with_the_other_mistakes(tmp_path: Path, file: Path) -> None:
     """All mistakes of a pipeline are reported together, whatever the release is in want of."""
     shutil.rmtree(file.parent / "models")

@@ -36,6 +36,8 @@ def load_pipelines(path: Path, pinned: PinnedFolder | None = None) -> list[Pipel
 def _run(path: Path, pinned: PinnedFolder | None) -> ModuleType:
     """Import the file as a module of its own name, with its folder on the path for the files beside it."""
     copy = path if pinned is None else pinned.copy_of(path.resolve())
+    if pinned is not None and copy is not None and not copy.is_file():
+        raise SetupError("the release's copy of it is gone", where=str(copy), next="start the server again")
     if copy is None or not copy.is_file():
         raise SetupError("no such file", where=str(path), next="name a Python file that declares a tr.Pipeline")
     path = path.resolve()

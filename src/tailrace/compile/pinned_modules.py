@@ -1,12 +1,15 @@
 """Modules of a folder, read from a copy of it: what is served stays as it was when the release was made.
 
-A module keeps the place it was copied from as its `__file__`, so that data beside it is found there; only its code is
-the copy's. What is no part of the copy is not found at all, however the folder has changed meanwhile.
+A module keeps the place it was copied from as its `__file__`, so that data beside it is found there; its code is the
+copy's, and so is a package's `__path__`: what the folder has gained meanwhile is not found. Modules that come from
+elsewhere, by a path that the code itself has added say, are no part of it (`unpinned_modules`).
 """
 
 from __future__ import annotations
 
+import site
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -24,6 +27,10 @@ class PinnedFolder(NamedTuple):
     def copy_of(self, path: Path) -> Path | None:
         """Return where a path of the folder is in the copy; None for a path elsewhere."""
         return self.copy / path.relative_to(self.original) if path.is_relative_to(self.original) else None
+
+    def original_of(self, path: Path) -> Path | None:
+        """Return where a path of the copy was copied from; None for a path elsewhere."""
+        return self.original / path.relative_to(self.copy) if path.is_relative_to(self.copy) else None
 
 
 class PinnedLoader(SourceFileLoader):
@@ -53,10 +60,10 @@ class PinnedFinder:
     ) -> ModuleSpec | None:
         """Return the spec of a module that the copy has; None for any other."""
         name = fullname.rpartition(".")[2]
-        parents = [self.folder.original] if path is None else [Path(entry) for entry in path]
+        parents = [self.folder.copy] if path is None else [Path(entry) for entry in path]
         for parent in parents:
-            copy = self.folder.copy_of(parent)
-            if copy is not None and (spec := self._spec(fullname, parent / name, copy / name, path)) is not None:
+            original = self.folder.original_of(parent)
+            if original is not None and (spec := self._spec(fullname, original / name, parent / name, path)):
                 return spec
         return None
 
@@ -65,7 +72,7 @@ class PinnedFinder:
         if (copy / "__init__.py").is_file():
             loader = PinnedLoader(fullname, original / "__init__.py", copy / "__init__.py")
             return spec_from_file_location(
-                fullname, original / "__init__.py", loader=loader, submodule_search_locations=[str(original)]
+                fullname, original / "__init__.py", loader=loader, submodule_search_locations=[str(copy)]
             )
         if copy.with_suffix(".py").is_file():
             file = original.with_suffix(".py")
@@ -75,7 +82,7 @@ class PinnedFinder:
                 return spec_from_file_location(fullname, compiled)
         if copy.is_dir() and PathFinder.find_spec(fullname, path) is None:
             spec = ModuleSpec(fullname, None, is_package=True)
-            spec.submodule_search_locations = [str(original)]
+            spec.submodule_search_locations = [str(copy)]
             return spec
         return None
 
@@ -86,3 +93,21 @@ def read_from_copy(folder: PinnedFolder) -> None:
         return
     places = [place for place, finder in enumerate(sys.meta_path) if finder is PathFinder]
     sys.meta_path.insert(places[0] if places else len(sys.meta_path), PinnedFinder(folder))
+
+
+def unpinned_modules() -> list[str]:
+    """Return the modules that this process has loaded which are neither pinned nor installed, by name.
+
+    A worker that is replaced reads these as they are then.
+    """
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed += [Path(__file__).parents[1], *map(Path, site.getsitepackages()), Path(site.getusersitepackages())]
+    return sorted(name for name, module in list(sys.modules.items()) if _is_unpinned(module, installed))
+
+
+def _is_unpinned(module: ModuleType, installed: Sequence[Path]) -> bool:
+    """Say whether a module is the team's own, and not read from a copy."""
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    if spec is None or file is None or isinstance(spec.loader, PinnedLoader) or module.__name__ == "__main__":
+        return False
+    return not any(Path(file).is_relative_to(folder) for folder in installed)

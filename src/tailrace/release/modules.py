@@ -62,9 +62,10 @@ def _imported_names(path: Path, folder: Path) -> Iterator[str]:
             yield parent
             yield from (f"{parent}.{alias.name}" if parent else alias.name for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and _is_import(node.func):
-            name = node.args[0]
-            if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                yield name.value
+            named = [each.value for each in node.args[:2] if isinstance(each, ast.Constant)]
+            names = [name for name in named if isinstance(name, str)]
+            if names:
+                yield names[0] if not names[0].startswith(".") else f"{names[-1]}.{names[0].lstrip('.')}"
 
 
 def _is_import(function: ast.expr) -> bool:
@@ -98,5 +99,5 @@ def _package_files(package: Path) -> Iterator[Path]:
         if path.is_dir():
             if path.name not in _SKIPPED and not path.name.startswith("."):
                 yield from _package_files(path)
-        elif path.suffix in {".py", ".so"}:
+        elif path.suffix in {".py", ".so"} and not path.name.startswith("."):
             yield path

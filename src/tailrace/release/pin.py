@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,7 @@ def pin(
     """
     paths = [Path(file).resolve() for file in files]
     modules = {path: find_modules(path) for path in paths}
+    _check_names(modules)
     shelf = _open_shelf(paths[0], root, store, warn)
     descriptor = -1
     try:
@@ -141,11 +142,31 @@ def _copy_folder(shelf: Shelf, folder: Path, files: Sequence[Path]) -> Path:
 
 
 def _holds_of(server: Path) -> Iterator[Path]:
-    """Give the copies that a server holds, by its files."""
+    """Give the copies that a server holds, by its files. Raises ValueError for a file that another version wrote."""
     for file in server.glob("*.json"):
-        with suppress(OSError, msgspec.DecodeError):
+        try:
+            content = file.read_bytes()
             if file.name.startswith(PIN):
-                yield from (Path(copy) for _, copy in msgspec.json.decode(file.read_bytes(), type=Pin).folders)
+                yield from (Path(copy) for _, copy in msgspec.json.decode(content, type=Pin).folders)
             else:
-                release = msgspec.json.decode(file.read_bytes(), type=Release)
-                yield from (Path(model.copy) for model in release.models)
+                yield from (Path(model.copy) for model in msgspec.json.decode(content, type=Release).models)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ValueError(f"{file} cannot be read") from error
+
+
+def _check_names(modules: Mapping[Path, Sequence[Path]]) -> None:
+    """Raise SetupError where files of two folders import different modules by one name: a process has one of them."""
+    found: dict[str, tuple[Path, dict[str, bytes]]] = {}
+    for file, paths in modules.items():
+        packages: dict[str, dict[str, bytes]] = {}
+        for path in paths:
+            relative = path.relative_to(file.parent)
+            if path not in modules:
+                packages.setdefault(relative.parts[0], {})[str(relative)] = path.read_bytes()
+        for name, content in packages.items():
+            folder, known = found.setdefault(name, (file.parent, content))
+            if folder != file.parent and known != content:
+                raise SetupError(
+                    f"it imports another {Path(name).stem!r} than a file of {folder}", where=str(file),
+                    next="give one of the modules another name, or serve the files by servers of their own",
+                )  # fmt: skip

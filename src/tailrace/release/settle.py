@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from tailrace.errors import SetupError
 from tailrace.features.row_layout import row_layout
-from tailrace.inference.declaration import Model
+from tailrace.inference.declaration import Constant, Model
 from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
@@ -26,6 +27,8 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
 
     Raises ModelPackageError for a model that is not there, or not whole.
     """
+    if pinned.release_file.is_file():  # a successor needs no more than to read
+        return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
     with shelf_of(pinned) as shelf, shelf.locked():
         if pinned.release_file.is_file():
             return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
@@ -42,9 +45,19 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
 
 
 def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
-    """Return a pipeline whose models are those of its release."""
-    copies = {model.directory: model.copy for model in release.models}
-    return replace(pipeline, model=_with_copies(pipeline.model, pipeline.base_dir, copies))
+    """Return a pipeline whose models are those of its release, whatever directories it declares by now.
+
+    Raises SetupError where it declares more models than it did, or fewer.
+    """
+    pinned = [model for model in release.models if model.pipeline == pipeline.name]
+    if len(pinned) != len(pipeline.model.chain):
+        raise SetupError(f"it declares {len(pipeline.model.chain)} models, its release has {len(pinned)}",
+                         where=f"pipeline {pipeline.name!r}", next="start the server again")  # fmt: skip
+    fallback: Constant | Model | None = pipeline.model.constant
+    for model, kept in zip(reversed(pipeline.model.chain), reversed(pinned), strict=True):
+        fallback = replace(model, path=Path(kept.copy), fallback=fallback)
+    assert isinstance(fallback, Model)
+    return replace(pipeline, model=fallback)
 
 
 def chosen_kernels(release: Release) -> dict[Path, KernelChoice]:
@@ -104,14 +117,6 @@ def copy_model(directory: Path, draft: Path) -> str:
 def _manifest_digest(directory: Path) -> str:
     """Return the digest of a model directory: that of its manifest, which has those of its other files."""
     return digest_of((directory / MANIFEST_FILE).read_text("utf-8", "replace"))
-
-
-def _with_copies(model: Model, base_dir: Path, copies: Mapping[str, str]) -> Model:
-    """Return a model, and the one that it falls back to, with their copies for directories."""
-    fallback = model.fallback
-    if isinstance(fallback, Model):
-        fallback = _with_copies(fallback, base_dir, copies)
-    return replace(model, path=Path(copies[str(model.directory(base_dir))]), fallback=fallback)
 
 
 def _schema_of(pipeline: Pipeline) -> str:

@@ -10,6 +10,7 @@ A copy is written beside its place, and renamed when it is whole; nothing writes
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,7 +18,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ SERVERS: Final = "servers"
 HELD: Final = "held"
 DIGEST_CHARACTERS: Final = 32
 NAME_ANOTHER: Final = "see that the disk has room, or name another directory: --releases DIR"
+_READABLE: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _COPIED_BYTES: Final = 1 << 20
 
 
@@ -37,9 +39,12 @@ class Shelf:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)  # a module may hold a secret
         for name in (SOURCES, MODELS, SERVERS):
-            (root / name).mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            (root / name).mkdir(exist_ok=True)
+            if not os.access(root / name, os.W_OK):
+                raise PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)}: {root / name}")
+        self._lock = os.open(root / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_SH)  # some network file systems have no locks
             fcntl.flock(self._lock, fcntl.LOCK_UN)
@@ -94,12 +99,15 @@ class Shelf:
     def sweep(self, holds_of: Callable[[Path], Iterable[Path]]) -> int:
         """Remove the copies that no living server holds, and what is left of servers that are gone; return how many.
 
-        holds_of: says of a server's folder which copies it holds.
+        holds_of: says of a server's folder which copies it holds; nothing is removed where it raises ValueError.
         """
         held: set[Path] = set()
         for server in (self.root / SERVERS).iterdir():
             if _is_held(server / HELD):
-                held.update(holds_of(server))
+                try:
+                    held.update(holds_of(server))
+                except ValueError:
+                    return 0
             else:
                 _remove(server)
         removed = 0
@@ -135,7 +143,7 @@ def copy_stream(source: int, path: Path) -> str:
         while chunk := os.read(source, _COPIED_BYTES):
             digest.update(chunk)
             copy.write(chunk)
-    path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+    path.chmod(os.fstat(source).st_mode & _READABLE | stat.S_IRUSR)
     return digest.hexdigest()
 
 
@@ -162,12 +170,16 @@ def hold(file: Path) -> int:
 
 def _is_held(file: Path) -> bool:
     """Say whether a living process holds a file."""
-    with suppress(FileNotFoundError):
-        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:  # another user's: it is left to that user's servers
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False

@@ -39,8 +39,9 @@ class Adoption:
                 continue
             self._adopters.pop(index, None)
             if ready:
-                self._adopters[index] = adopter = ready[index % len(ready)]
-                adopter.process.send(Listen(index), listening[index].listener.fileno())
+                adopter = ready[index % len(ready)]
+                if adopter.process.send(Listen(index), listening[index].listener.fileno()):
+                    self._adopters[index] = adopter
 
     def hand_back(self, slot: int) -> None:
         """Have the adopter of a slot, if there is one, leave it to the slot's own worker."""

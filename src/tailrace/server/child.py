@@ -167,7 +167,9 @@ class Child:
     def _on_warm(self, process: ChildProcess) -> None:
         """Give a process that could serve its socket, if it may."""
         if self._admitted and self.slot is not None:
-            process.send(Listen(self.slot.index), self.slot.listener.fileno())
+            is_sent = process.send(Listen(self.slot.index), self.slot.listener.fileno())
+            if not is_sent:
+                process.kill()  # for a successor: it would wait for its socket for ever
 
     def _on_ready(self, process: ChildProcess, watcher: ChildWatcher) -> None:
         """Note that the process is ready."""

@@ -24,9 +24,7 @@ def claim_address(host: str, port: int) -> socket.socket:
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         claim.bind(f"\0{_name(host, port)}")
-        if _overlapping(
-            host, port
-        ):  # looked for once the own name is held: of two that start at once, one or both see it
+        if _overlapping(host, port):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     except OSError:
         claim.close()

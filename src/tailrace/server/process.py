@@ -87,9 +87,9 @@ class ChildProcess:
             self._channel.close()
         return code
 
-    def send(self, message: msgspec.Struct, descriptor: int | None = None) -> None:
-        """Send the process a message, and a descriptor along with it; its death is noticed elsewhere."""
-        self._channel.send(message, descriptor)
+    def send(self, message: msgspec.Struct, descriptor: int | None = None) -> bool:
+        """Send the process a message, and a descriptor along with it; return False where it does not read."""
+        return self._channel.send(message, descriptor)
 
     def drain(self) -> None:
         """Ask the process to finish; one that is not ready yet has nothing to finish and is killed."""

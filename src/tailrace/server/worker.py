@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from tailrace.compile.pinned_modules import unpinned_modules
 from tailrace.deadline import MonotonicClock
 from tailrace.errors import TailraceError, UnavailableError
 from tailrace.loop_load import LoopLoad
@@ -74,6 +75,10 @@ class Worker:
         except TailraceError as error:
             self._channel.send(Failed(str(error)))
             return 1
+        except Exception as error:  # of what a user's file does in a successor, say: the supervisor is to know of it
+            self._channel.send(Failed(f"{type(error).__name__}: {error}"))
+            self._log.error("worker cannot start", error=repr(error), exc_info=error)
+            return 1
         gc.collect()
         gc.freeze()
         gc.disable()  # collected by the sweep, when nothing is in flight
@@ -102,6 +107,8 @@ class Worker:
         """Load, compile and warm up every pipeline."""
         declared, release = load_release(self._start.pin)
         self._release = release
+        if unpinned := unpinned_modules():
+            self._log.warning("modules are no part of the release", modules=unpinned[:10], count=len(unpinned))
         layout = worker_layout([shape_of(pipeline) for pipeline in declared], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
