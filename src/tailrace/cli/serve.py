@@ -18,9 +18,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     ] = None,
     releases: Annotated[
         str | None,
-        typer.Option(
-            envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: beside FILE, or --store."
-        ),
+        typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
     ] = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
