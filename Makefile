@@ -3,7 +3,8 @@ SHELL := /bin/bash
 # PYTHON=3.13, or a program: another Python, in a venv of its own, .venv-3.13.
 PYTHONS := 3.11 3.12 3.13
 INTERPRETER := $(shell sh tools/find_python.sh $(or $(PYTHON),$(PYTHONS)))
-VENV := .venv$(if $(PYTHON),$(if $(INTERPRETER),-$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')))
+VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),absent)
+VENV := .venv$(if $(PYTHON),-$(VERSION))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -46,8 +47,8 @@ servers:
 demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
 	@$(BIN)/python examples/fraud/demo.py
 
-test: $(STAMP) servers ## run the tests
-	@$(BIN)/pytest
+test: $(STAMP) servers ## run the tests; TESTS=tests/cli: some. PYTHON=3.13
+	@$(BIN)/pytest $(TESTS)
 
 check: $(STAMP) ## lint and types
 	@$(BIN)/ruff check
