@@ -49,14 +49,14 @@ def test_short_form_takes_the_newest_python_that_is_here(monkeypatch: pytest.Mon
 def test_cell_without_its_python_is_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A Python that is not here is said to be so, and is no failure."""
     monkeypatch.setattr(matrix, "find_python", lambda version: None)
-    assert matrix.try_cell(SERVE, "key", tmp_path, tmp_path) == Result("absent", "key")
+    assert matrix.try_cell(SERVE, "key", "2026-01-01", tmp_path, tmp_path) == Result("absent", "key", "2026-01-01")
 
 
 def test_cell_that_fails_leaves_its_log_and_no_venv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A command that fails makes its cell fail, with what it said in the log."""
     monkeypatch.setattr(matrix, "find_python", lambda version: Path("/bin/sh"))
     monkeypatch.setattr(matrix, "UV", Path("/bin/ls"))
-    assert matrix.try_cell(SERVE, "key", tmp_path, tmp_path).status == "failed"
+    assert matrix.try_cell(SERVE, "key", "2026-01-01", tmp_path, tmp_path).status == "failed"
     assert "venv --quiet" in (matrix.BUILD / f"{SERVE.name}.log").read_text()
     assert not (matrix.BUILD / SERVE.name).exists()
 
@@ -68,9 +68,11 @@ def test_run_goes_on_where_it_was_cut_short(
     tried: list[str] = []
     fails = {"3.12-lowest-serve"}
 
-    def try_cell(cell: Cell, key: str, *_: Path) -> Result:
+    def try_cell(cell: Cell, key: str, today: str, *_: Path) -> Result:
         tried.append(cell.name)
-        return Result("failed" if cell.name in fails else "passed", key, 1.0, f"{cell.python}.7", {"numpy": "2.1.0"})
+        return Result(
+            "failed" if cell.name in fails else "passed", key, today, 1.0, f"{cell.python}.7", {"numpy": "2.1.0"}
+        )
 
     monkeypatch.setattr(matrix, "try_cell", try_cell)
     monkeypatch.setattr(matrix, "prepare", lambda: (Path(), Path()))
@@ -85,7 +87,7 @@ def test_run_goes_on_where_it_was_cut_short(
     assert matrix.main(["--only", "3.11-lowest-serve"]) == 0
     assert tried == ["3.11-lowest-serve"]
     page = matrix.PAGE.read_text()
-    assert page.startswith("before\n<!-- matrix -->\nRun on 20")
+    assert page.startswith("before\n<!-- matrix -->\nRun 20")
     assert page.endswith("<!-- end -->\nafter\n")
     assert "| 3.11.7 | lowest | ✓ |  |" in page
     assert "| numpy | 2.1.0 |" in page

@@ -65,6 +65,7 @@ class Result:
 
     status: str
     key: str
+    date: str = ""
     seconds: float = 0.0
     python: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -89,7 +90,9 @@ def short_cells() -> list[str]:
 
 def key_of(cell: Cell, today: str) -> str:
     """Return the digest of what a cell tries; the newest are those of a day."""
-    folders = ("src", "tools", "tests", "bench", "examples", "docs") if cell.extra == SUITE else ("src", "tools")
+    folders = ("src", "tools/smoke")
+    if cell.extra == SUITE:
+        folders += ("tests", "tools", "bench", "examples", "docs")
     files = [ROOT / "pyproject.toml", ROOT / "hatch_build.py"]
     for folder in folders:
         files += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".c", ".h", ".md"})
@@ -144,11 +147,11 @@ def versions_of(python: Path) -> dict[str, str]:
     return versions
 
 
-def try_cell(cell: Cell, key: str, wheel: Path, prepared: Path) -> Result:
+def try_cell(cell: Cell, key: str, today: str, wheel: Path, prepared: Path) -> Result:
     """Run one cell in a folder of its own, which is gone afterwards but for its log."""
     interpreter = find_python(cell.python)
     if interpreter is None:
-        return Result("absent", key)
+        return Result("absent", key, today)
     folder, log = BUILD / cell.name, BUILD / f"{cell.name}.log"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -166,7 +169,7 @@ def try_cell(cell: Cell, key: str, wheel: Path, prepared: Path) -> Result:
         status = "failed"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Result(status, key, round(time.monotonic() - began_s, 1), versions.pop("python", ""), versions)
+    return Result(status, key, today, round(time.monotonic() - began_s, 1), versions.pop("python", ""), versions)
 
 
 def prepare() -> tuple[Path, Path]:
@@ -198,17 +201,18 @@ def read_results() -> dict[str, Result]:
     return {name: Result(**each) for name, each in json.loads(RESULTS.read_text())["cells"].items()}
 
 
-def write_results(results: dict[str, Result], today: str) -> None:
+def write_results(results: dict[str, Result]) -> None:
     """Keep what was found so far."""
     RESULTS.parent.mkdir(exist_ok=True)
-    told = {"date": today, "cells": {name: asdict(results[name]) for name in sorted(results)}}
+    told = {"cells": {name: asdict(results[name]) for name in sorted(results)}}
     RESULTS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
-def table(results: dict[str, Result], today: str) -> str:
+def table(results: dict[str, Result]) -> str:
     """Return the Markdown of both tables: the cells, and the versions that were tried."""
-    heads = [*SMOKES, SUITE]
-    lines = [f"Run on {today}, on Linux x86-64.\n", f"| Python | dependencies | {' | '.join(heads)} |",
+    heads, days = [*SMOKES, SUITE], sorted({each.date for each in results.values()})
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    lines = [f"Run {when}, on Linux x86-64.\n", f"| Python | dependencies | {' | '.join(heads)} |",
              "| --- | --- |" + " --- |" * len(heads)]  # fmt: skip
     for python in PYTHONS:
         for versions in VERSIONS:
@@ -226,12 +230,17 @@ def tried(results: dict[str, Result]) -> Iterable[tuple[str, str, str]]:
     low: dict[str, str] = {}
     new: dict[str, str] = {}
     for extra in SMOKES:
-        low |= (results.get(Cell(PYTHONS[0], "lowest", extra).name) or Result("", "")).versions
-        new |= (results.get(Cell(PYTHONS[-1], "newest", extra).name) or Result("", "")).versions
+        low |= versions_in(results, Cell(PYTHONS[0], "lowest", extra))
+        new |= versions_in(results, Cell(PYTHONS[-1], "newest", extra))
     text = (ROOT / "pyproject.toml").read_text()
     for name in sorted(set(re.findall(r'"([a-z0-9-]+)(?:\[[a-z]+\])?>=', text))):
         if name in low or name in new:
             yield name, low.get(name, ""), new.get(name, "")
+
+
+def versions_in(results: dict[str, Result], cell: Cell) -> dict[str, str]:
+    """Return the versions that were tried in a cell; none where it has no result."""
+    return results[cell.name].versions if cell.name in results else {}
 
 
 def main(arguments: list[str]) -> int:
@@ -252,14 +261,14 @@ def main(arguments: list[str]) -> int:
     wheel, prepared = prepare() if left else (BUILD, BUILD)
     for cell in left:
         print(f"{cell.name:<22}", end="", flush=True)
-        result = results[cell.name] = try_cell(cell, keys[cell], wheel, prepared)
-        write_results(results, today)
+        result = results[cell.name] = try_cell(cell, keys[cell], today, wheel, prepared)
+        write_results(results)
         print(f"{result.status} in {result.seconds:.0f} s" if result.python else SIGNS[result.status])
         if result.status == "failed":
             print(tail(BUILD / f"{cell.name}.log"))
     if not options.short:
-        PAGE.write_text(MARKED.sub(lambda found: found[1] + table(results, today) + found[2], PAGE.read_text()))
-    print(table({cell.name: results[cell.name] for cell in chosen}, today) if options.short else table(results, today))
+        PAGE.write_text(MARKED.sub(lambda found: found[1] + table(results) + found[2], PAGE.read_text()))
+    print(table({cell.name: results[cell.name] for cell in chosen}) if options.short else table(results))
     return int(any(results[cell.name].status == "failed" for cell in chosen))
 
 
