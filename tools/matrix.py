@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -81,6 +82,11 @@ def cells() -> list[Cell]:
     return smokes + [Cell(python, "lowest" if python == PYTHONS[0] else "newest", SUITE) for python in PYTHONS]
 
 
+def extras_of(cell: Cell) -> tuple[str, ...]:
+    """Return the extras that a cell installs."""
+    return EXTRAS.get(cell.extra, (cell.extra,))
+
+
 def short_cells() -> list[str]:
     """Return the lowest on the lowest Python, and the newest on the newest one that is here."""
     here = [python for python in PYTHONS if find_python(python)]
@@ -93,10 +99,12 @@ def key_of(cell: Cell, today: str) -> str:
     folders = ("src", "tools/smoke")
     if cell.extra == SUITE:
         folders += ("tests", "tools", "bench", "examples", "docs")
-    files = [ROOT / "pyproject.toml", ROOT / "hatch_build.py"]
+    files = [ROOT / "hatch_build.py"]
     for folder in folders:
         files += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".c", ".h", ".md"})
-    digest = hashlib.sha256((today if cell.versions == "newest" else "").encode())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras_of(cell))]
+    digest = hashlib.sha256(repr((bounds, today if cell.versions == "newest" else "")).encode())
     for path in files:
         digest.update(path.read_bytes() if path != PAGE else b"")
     return digest.hexdigest()[:16]
@@ -126,9 +134,10 @@ def install(cell: Cell, interpreter: Path, folder: Path, wheel: Path, log: Path)
     """Make the cell's venv; return its interpreter."""
     venv, locked = folder / "venv", folder / "requirements.txt"
     python = venv / "bin" / "python"
-    extras = [f"--extra={extra}" for extra in EXTRAS.get(cell.extra, (cell.extra,))]
+    extras = [f"--extra={extra}" for extra in extras_of(cell)]
     resolution = "lowest-direct" if cell.versions == "lowest" else "highest"
-    run(log, UV, "venv", "--quiet", "--python", interpreter, venv)
+    seed = ("--seed",) if cell.extra == SUITE else ()  # its tests of the wheel want pip
+    run(log, UV, "venv", "--quiet", *seed, "--python", interpreter, venv)
     run(log, UV, "pip", "compile", "--quiet", "--python", python, "--resolution", resolution, *extras,
         "--no-header", "--output-file", locked, "pyproject.toml")  # fmt: skip
     run(log, UV, "pip", "install", "--quiet", "--python", python, "--requirements", locked)

@@ -173,7 +173,11 @@ def try_dev(folder: Path) -> None:
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     run(BIN / "python", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", source, cwd=folder)
-    assert list((folder / "dist").glob("*.whl"))
+    (wheel,) = (folder / "dist").glob("*.whl")
+    if not wheel.name.endswith("-any.whl"):  # there was a compiler
+        programs = f"{BIN}:{os.environ['PATH']}"
+        run(BIN / "auditwheel", "repair", "--wheel-dir", folder / "linux", wheel, cwd=folder, PATH=programs)
+        assert list((folder / "linux").glob("*-py3-none-manylinux_*.whl"))
 
 
 SMOKES: Final[dict[str, Callable[[Path], None]]] = {
