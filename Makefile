@@ -77,18 +77,19 @@ wheel: $(STAMP) ## build two wheels into dist/: with the tree kernel for manylin
 	  { cat build/wheel/log >&2; exit 1; }
 	@ls dist/*.whl
 
-matrix: $(STAMP) ## every Python, lowest and newest dependencies, each extra alone; ONLY=3.12-lowest-package, SHORT=1, FRESH=1
+matrix: $(STAMP) ## each Python, lowest and newest dependencies, each extra; ONLY=3.12-lowest-package, SHORT=1, FRESH=1
 	@$(BIN)/python tools/matrix.py $(if $(ONLY),--only '$(ONLY)') $(if $(SHORT),--short) $(if $(FRESH),--fresh)
 
 lock: $(STAMP) ## write requirements.lock anew: what the image installs, by hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
+# OCI's own format has no HEALTHCHECK: podman and buildah are asked for docker's.
 BUILDER = $(shell for each in podman buildah docker; do $$each info >/dev/null 2>&1 && echo $$each && break; done)
 image: ## build the container image from the wheel, with podman, buildah or docker; IMAGE=name:tag
 	@test -n "$(BUILDER)" || { echo "no image builder answers: install podman or buildah, or start docker" >&2; exit 1; }
 	@$(MAKE) --no-print-directory wheel
-	@$(BUILDER) build --file Containerfile --tag '$(or $(IMAGE),tailrace)' .
+	@$(BUILDER) build $(if $(filter docker,$(BUILDER)),,--format docker) --file Containerfile --tag '$(or $(IMAGE),tailrace)' .
 
 clean: ## remove what the targets made, but for the venv
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

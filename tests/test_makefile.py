@@ -120,15 +120,29 @@ def test_python_that_is_not_here_is_told() -> None:
     assert "PYTHON=/path/to/python" in done.stderr
 
 
+def make_image(folder: Path, answers: str) -> subprocess.CompletedProcess[str]:
+    """Make the image where only one builder answers, or none; nothing is built, what would be is printed."""
+    for name in ("podman", "buildah", "docker"):
+        replace_program(folder, name, f"exit {int(name != answers)}")
+    environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    command = ["make", "image", *(["-n"] if answers else [])]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_image_without_a_builder_is_told(folder: Path) -> None:
     """Where podman, buildah and docker are not there, or do not answer, `make image` says so and fails."""
-    for name in ("podman", "buildah", "docker"):
-        replace_program(folder, name, "exit 1")
-    environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-    done = subprocess.run(["make", "image"], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60,
-                          check=False)  # fmt: skip
+    done = make_image(folder, "")
     assert done.returncode != 0
     assert "no image builder answers: install podman or buildah, or start docker" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("builder", "form"), [("podman", "--format docker"), ("buildah", "--format docker"), ("docker", "")]
+)
+def test_image_is_built_by_the_builder_that_answers(folder: Path, builder: str, form: str) -> None:
+    """The first one that answers builds, in the format that keeps the check of health."""
+    told = " ".join(make_image(folder, builder).stdout.split())
+    assert " ".join(f"{builder} build {form} --file Containerfile --tag 'tailrace' .".split()) in told
 
 
 @pytest.fixture
