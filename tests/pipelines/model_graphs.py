@@ -145,7 +145,8 @@ def heavy(folder: Path, name: str, *, level: float, share: float = 1.0) -> None:
     ]
     constants = [constant("zero", [0.0]), constant("level", [level]), constant("share", share)]
     path = save(folder / f"{name}.onnx", nodes, {"work": FLOAT}, 1, constants)
-    package(path, pa.table({"work": np.full(50, 2_000.0)}), name=name, out=folder / name)
+    work = np.full(50, 6_000.0)  # 3 ms where a turn takes half a microsecond: far above what runs on the loop
+    package(path, pa.table({"work": work}), name=name, out=folder / name)
 
 
 def costly(folder: Path, name: str, turns: int) -> None:
