@@ -1,31 +1,41 @@
 # The targets do all of their own set-up, once: a venv, packages, and the servers the tests need.
 SHELL := /bin/bash
-# The system's interpreter where it is whole: it is built with profile-guided optimisation, and 10 to 20% faster.
-PYTHON ?= $(shell /usr/bin/python3.11 -c 'import ensurepip, venv' 2>/dev/null && echo /usr/bin/python3.11 || echo python3.11)
-VENV := .venv
+# PYTHON=3.13, or a program: another Python, in a venv of its own, .venv-3.13.
+PYTHONS := 3.11 3.12 3.13
+INTERPRETER := $(shell sh tools/find_python.sh $(or $(PYTHON),$(PYTHONS)))
+VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),absent)
+VENV := .venv$(if $(PYTHON),-$(VERSION))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check bench hotspots soak fuzz wheel clean servers
+.PHONY: help demo test check bench hotspots soak fuzz wheel matrix lock image clean servers
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 $(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/inference/*.c src/tailrace/inference/*.h)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -n "$(INTERPRETER)" || { echo "there is no Python $(or $(PYTHON),$(PYTHONS)) here that makes venvs: apt-get install \
+	python3-venv, or pyenv install 3.13; or name one, PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || $(INTERPRETER) -m venv $(VENV)
 	@echo "installing packages into $(VENV) (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,bench,dev]'
 	@touch $@
 
 # Debian's servers, where they are missing; quiet, and not started by their packages: invoke-rc.d asks policy-rc.d, and
-# 101 means no. A policy that is there already is the machine's own, and stays.
+# 101 means no. A policy that is there already is the machine's own, and stays. Only root installs, or sudo that asks no
+# password: else what is missing is told, and the tests that need it say that they are skipped.
 POLICY := /usr/sbin/policy-rc.d
 define need
-	@command -v $(1) >/dev/null 2>&1 || test -x /usr/sbin/$(1) || { echo "installing $(2) with apt-get (once)"; \
-	  $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive sh -ec ' \
-	    if ! test -e $(POLICY); then trap "rm -f $(POLICY)" EXIT; trap "exit 1" HUP INT TERM; \
-	      printf "#!/bin/sh\nexit 101\n" >$(POLICY); chmod 755 $(POLICY); fi; \
-	    apt-get update -qq; apt-get install -qq -y --no-install-recommends $(2) >/dev/null'; }
+	@command -v $(1) >/dev/null 2>&1 || test -x /usr/sbin/$(1) || { become=; test "$$(id -u)" = 0 || become=sudo; \
+	  if test -n "$$become" && ! $$become -n true 2>/dev/null; then \
+	    echo "$(1) is missing, and only root can install it: apt-get install $(2)" >&2; \
+	  else \
+	    echo "installing $(2) with apt-get (once)"; \
+	    $$become env DEBIAN_FRONTEND=noninteractive sh -ec ' \
+	      if ! test -e $(POLICY); then trap "rm -f $(POLICY)" EXIT; trap "exit 1" HUP INT TERM; \
+	        printf "#!/bin/sh\nexit 101\n" >$(POLICY); chmod 755 $(POLICY); fi; \
+	      apt-get update -qq; apt-get install -qq -y --no-install-recommends $(2) >/dev/null'; \
+	  fi; }
 endef
 
 servers:
@@ -38,8 +48,8 @@ servers:
 demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
 	@$(BIN)/python examples/fraud/demo.py
 
-test: $(STAMP) servers ## run the tests
-	@$(BIN)/pytest
+test: $(STAMP) servers ## run the tests; TESTS=tests/cli: some. PYTHON=3.13
+	@$(BIN)/pytest $(TESTS)
 
 check: $(STAMP) ## lint and types
 	@$(BIN)/ruff check
@@ -59,8 +69,28 @@ soak: $(STAMP) servers ## overload at 2x, 5x and 10x the peak: what is answered 
 fuzz: $(STAMP) ## the property tests with many more examples
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800
 
-wheel: $(STAMP) ## build the wheel into dist/
-	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null && ls dist/*.whl
+wheel: $(STAMP) ## build two wheels into dist/: with the tree kernel for manylinux, and without it for any machine
+	$(call need,gcc,gcc libc6-dev)
+	@rm -rf dist build/wheel && mkdir -p build/wheel
+	@{ $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . && \
+	  PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl && \
+	  TAILRACE_NO_COMPILE=1 $(BIN)/python -m build --wheel --no-isolation --outdir dist .; } >build/wheel/log 2>&1 || \
+	  { cat build/wheel/log >&2; exit 1; }
+	@ls dist/*.whl
+
+matrix: $(STAMP) ## each Python, lowest and newest dependencies, each extra; ONLY=3.12-lowest-package, SHORT=1, FRESH=1
+	@$(BIN)/python tools/matrix.py $(if $(ONLY),--only '$(ONLY)') $(if $(SHORT),--short) $(if $(FRESH),--fresh)
+
+lock: $(STAMP) ## write requirements.lock anew: what the image installs, by hashes
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+
+# OCI's own format has no HEALTHCHECK: podman and buildah are asked for docker's.
+BUILDER = $(shell for each in podman buildah docker; do $$each info >/dev/null 2>&1 && echo $$each && break; done)
+image: ## build the container image from the wheel, with podman, buildah or docker; IMAGE=name:tag
+	@test -n "$(BUILDER)" || { echo "no image builder answers: install podman or buildah, or start docker" >&2; exit 1; }
+	@$(MAKE) --no-print-directory wheel
+	@$(BUILDER) build $(if $(filter docker,$(BUILDER)),,--format docker) --file Containerfile --tag '$(or $(IMAGE),tailrace)' .
 
 clean: ## remove what the targets made, but for the venv
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

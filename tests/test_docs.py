@@ -23,6 +23,7 @@ import pytest
 
 import tailrace
 from doc_pages import DOCS, PAGES, ROOT, TEXTS, Block, anchors, blocks, links, name, plain, prose
+from programs import find_program
 from tailrace import errors
 from tailrace.compile.loading import load_pipelines
 from tailrace.compile.resolve import wire
@@ -333,8 +334,7 @@ def test_page_after_the_tutorial_works_as_it_stands(page: Path, tutorial_dir: Pa
 
 def test_nginx_block_is_taken(tmp_path: Path) -> None:
     """Nginx reads the configuration that is shown, its certificate and port aside."""
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert nginx is not None, "nginx is missing: `make test` installs it"
+    nginx = find_program("nginx", "nginx-light")
     (block,) = (found for page in PAGES for found in blocks(page) if found.language == "nginx")
     server = re.sub(r"ssl_certificate\S*\s+\S+;", "", block.text).replace("443 ssl", f"unix:{tmp_path}/socket")
     folders = "".join(

@@ -2,82 +2,45 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import signal
-import subprocess
+import shutil
 import sys
-import urllib.request
-import venv
 import zipfile
-from collections.abc import Iterable
-from email import message_from_string
-from importlib.metadata import distribution
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 import tailrace
+from fresh_venv import ROOT, build_wheel, install_wheel, run
 
-ROOT = Path(__file__).parents[1]
-BUILD_S_MAX = 110.0
+SMOKE = ROOT / "tools" / "smoke"
+ALONE = {
+    "serve": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
+    "offline": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
+    "package": ("ibis", "duckdb", "fastapi", "pytest"),
+    "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest"),
+}
+"""What each extra does not bring, so that its test proves something. "serve" is no extra at all."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a wheel of the working tree. Without isolation where the build's own packages are here already."""
-    folder = tmp_path_factory.mktemp("wheel")
-    here = ["--no-isolation"] if importlib.util.find_spec("hatchling") else []
-    command = [sys.executable, "-m", "build", "--wheel", *here, "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S_MAX, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = folder.glob("*.whl")
-    return found
-
-
-def run(*command: str) -> str:
-    """Return what a command prints, with nothing of this checkout on its path."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd="/", check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """Return a wheel of the working tree."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of programs of a fresh venv with the wheel and what it depends on, borrowed from ours."""
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=False, symlinks=True)
-    (library,) = folder.glob("lib/python*/site-packages")
-    run(sys.executable, "-m", "pip", f"--python={folder / 'bin' / 'python'}", "install", "--quiet", "--no-deps",
-        "--no-index", "--disable-pip-version-check", str(wheel))  # fmt: skip
-    (metadata,) = library.glob("tailrace-*.dist-info/METADATA")
-    borrow(message_from_string(metadata.read_text()).get_all("Requires-Dist") or (), library)
-    return folder / "bin"
+    """Return the folder of programs of a fresh venv with the wheel and what it depends on."""
+    return install_wheel(wheel, tmp_path_factory.mktemp("venv"))
 
 
-def borrow(requirements: Iterable[str], library: Path) -> None:
-    """Link what is required, and what that requires, into a library; nothing of an extra that is not asked for."""
-    wanted, seen = [Requirement(each) for each in requirements], set()
-    wanted = [each for each in wanted if is_needed(each, [""])]
-    while wanted:
-        requirement = wanted.pop()
-        extras = ["", *requirement.extras]
-        if (key := (requirement.name.lower(), *extras)) in seen:
-            continue
-        seen.add(key)
-        found = distribution(requirement.name)
-        for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
-            if not (library / top).exists():
-                (library / top).symlink_to(str(found.locate_file(top)))
-        wanted += [each for text in found.requires or () if is_needed(each := Requirement(text), extras)]
-
-
-def is_needed(requirement: Requirement, extras: list[str]) -> bool:
-    """Say whether a requirement holds here, with these extras."""
-    return requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the smokes start from."""
+    folder = tmp_path_factory.mktemp("prepared")
+    run(sys.executable, str(SMOKE / "prepare.py"), str(folder))
+    return folder
 
 
 def test_wheel_holds_types_and_license_and_no_tests(wheel: Path) -> None:
@@ -110,32 +73,19 @@ def test_installed_command_line_works(installed: Path) -> None:
         assert command in told
 
 
-def test_installed_wheel_has_no_extra(installed: Path) -> None:
-    """What the fresh venv lacks is what only extras bring, so that the tests beside this one prove something."""
-    extras = ["pyarrow", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "hypothesis", "pytest"]
-    told = run(str(installed / "python"), "-c", "import importlib.util as u; "
-               f"print([name for name in {extras} if u.find_spec(name)])")  # fmt: skip
+def test_extras_are_those_that_are_tried(wheel: Path) -> None:
+    """No extra is declared and not tried; `dev`, which brings programs, by `make matrix`."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        declared = message_from_bytes(archive.read(metadata)).get_all("Provides-Extra", [])
+    assert {"serve", *declared} == {*ALONE, "dev"}
+
+
+@pytest.mark.parametrize("extra", ALONE)
+def test_extra_alone_does_what_it_is_for(extra: str, wheel: Path, prepared: Path, tmp_path: Path) -> None:
+    """The smoke of an extra passes where nothing is installed but what the wheel says that it needs."""
+    folder, venv = shutil.copytree(prepared, tmp_path / "work"), tmp_path / "venv"
+    python = str(install_wheel(wheel, venv, "" if extra == "serve" else extra) / "python")
+    told = run(python, "-c", f"import importlib.util as u; print([n for n in {ALONE[extra]} if u.find_spec(n)])")
     assert told.strip() == "[]"
-
-
-def test_installed_wheel_serves_without_extras(installed: Path, pipelines_dir: Path) -> None:
-    """With the core dependencies alone a pipeline is checked, served, asked, watched, loaded and stopped."""
-    file = str(pipelines_dir / "log.py")
-    assert "log" in run(str(installed / "tailrace"), "check", file)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    command = [str(installed / "tailrace"), "serve", file, "--port", "0", "--admin-port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd="/") as server:
-        try:
-            assert server.stderr is not None
-            ready = next(event for line in server.stderr if (event := json.loads(line))["event"] == "ready")
-            url = f"{ready['address']}/v1/pipelines/log/predict"
-            with urllib.request.urlopen(url, b'{"amount": 1.0}', timeout=10) as answer:
-                assert json.load(answer)["score"] == 0.0
-            with urllib.request.urlopen(f"{ready['admin']}/metrics", timeout=10) as answer:
-                assert b"tailrace_requests_total" in answer.read()
-            load = ("--rate", "50", "--duration", "1s", "--data", '{"amount": 1.0}', "--budget", "60s", "--json")
-            assert json.loads(run(str(installed / "tailrace"), "bench", url, *load))["statuses"] == {"200": 50}
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(20) == 0
-        finally:
-            server.kill()
+    run(python, str(SMOKE / "smoke.py"), extra, str(folder))

@@ -129,8 +129,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     show_decisions(console, decided)
     show_fraud(console, decided)
     show_budget(console, status)
-    pipeline = Path(os.path.relpath(HERE / "pipeline.py"))
-    console.print(f"Serve it yourself:  tailrace serve {pipeline} --port 8080 --admin-port 8081", highlight=False)
+    command = f"{os.path.relpath(TAILRACE)} serve {os.path.relpath(HERE / 'pipeline.py')}"
+    console.print(f"Serve it yourself:  {command} --port 8080 --admin-port 8081", highlight=False, soft_wrap=True)
 
 
 def main(arguments: list[str]) -> int:

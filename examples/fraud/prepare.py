@@ -217,7 +217,7 @@ def main(arguments: list[str]) -> int:
     """Prepare and tell."""
     parser = argparse.ArgumentParser(
         description="Prepare the fraud example under build/fraud: profiles, model, store, replay.",
-        epilog="then: tailrace serve examples/fraud/pipeline.py --port 8080 --admin-port 8081",
+        epilog="then: .venv/bin/tailrace serve examples/fraud/pipeline.py --port 8080 --admin-port 8081",
     )
     add_options(parser)
     options = parser.parse_args(arguments)

@@ -104,6 +104,10 @@ def test_demo_serves_what_was_trained(home: Path) -> None:
     for heading in ("Decisions", "Fraud by amount", "hourly batch", "The budget", "inference"):
         assert heading in shown.stdout
     assert processes_of(home) == []
+    tailrace, command, pipeline, *_ = shown.stdout.partition("Serve it yourself:")[2].split()
+    assert command == "serve"
+    checked = subprocess.run([tailrace, "check", pipeline], capture_output=True, timeout=60, check=False, cwd=home)
+    assert checked.returncode == 0, "the command that is shown works where it was shown"
 
 
 def test_demo_of_broken_model(home: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from programs import find_program
 from tailrace.loadtest.processes import free_port
 
-REDIS_SERVER = shutil.which("redis-server")
 READY_S_MAX = 10.0
 
 
@@ -34,10 +33,10 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it on its port and wait until it accepts connections."""
-        assert REDIS_SERVER, "redis-server is not installed"
+        program = find_program("redis-server", "redis-server")
         ports = ["--port", "0", "--tls-port", str(self.port)] if self._tls else ["--port", str(self.port)]
         self._process = subprocess.Popen(
-            [REDIS_SERVER, "--bind", "127.0.0.1", *ports, "--save", "", "--appendonly", "no",
+            [program, "--bind", "127.0.0.1", *ports, "--save", "", "--appendonly", "no",
              "--dir", str(self._folder), *self._options],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip

@@ -101,6 +101,7 @@ def test_warm_store_pays_for_its_deadline_in_no_instruction_a_key(store: LmdbSto
     store.close()
     run_now(fast.open())
     with closing(fast):
+        instructions(fast, KEYS[:1])  # from 3.12 on the first look at a frame misses what came before it
         few, many = instructions(fast, KEYS[:1]), instructions(fast, KEYS * 200)
         assert few == many < 160
         assert fast.warming is not None

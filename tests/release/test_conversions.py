@@ -79,7 +79,9 @@ CONVERTED: dict[str, Callable[[pd.DataFrame], Any]] = {
     "lightgbm forest regression": lambda f: boost(f, "loss", objective="regression", **FOREST),
     "lightgbm forest of 3": lambda f: boost(f, "kind", objective="multiclass", num_class=3, **FOREST),
     "xgboost stopped early": stop_early,
-    "xgboost forest": lambda f: xgboost.XGBRFClassifier(n_estimators=20).fit(f[NAMES], f["fraud"]),
+    "xgboost forest": lambda f: xgboost.XGBClassifier(
+        n_estimators=1, num_parallel_tree=20, learning_rate=1, subsample=0.8, colsample_bynode=0.8
+    ).fit(f[NAMES], f["fraud"]),
     "histogram trees of 3": lambda f: HistGradientBoostingClassifier(max_iter=20).fit(f[NAMES], f["kind"]),
     "histogram trees regression": lambda f: HistGradientBoostingRegressor(max_iter=20).fit(f[NAMES], f["loss"]),
     "histogram trees poisson": lambda f: HistGradientBoostingRegressor(loss="poisson", max_iter=20).fit(

@@ -102,7 +102,8 @@ def test_columns_equal_the_values_of_the_requests(requests: list[Everything]) ->
         if spec.dtype == np.dtype("datetime64[us]"):
             expected = np.array([utc(value) for value in values], "datetime64[us]")
         elif spec.dtype.kind == "M":
-            expected = np.array([np.datetime64("NaT") if value is None else value for value in values], "datetime64[D]")
+            days = ["NaT" if value is None else value.isoformat() for value in values]
+            expected = np.array(days, "datetime64[D]")
         elif spec.dtype.kind == "O" or spec.many:
             assert list(column) == ["" if value is None else plain(value) for value in values], name
             continue

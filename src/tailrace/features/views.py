@@ -219,10 +219,9 @@ def _dtype_of(annotation: Any) -> np.dtype[Any] | None:
         return _BUILTIN_DTYPES[annotation]
     if not isinstance(annotation, type) or not issubclass(annotation, np.bool_ | np.integer | np.floating):
         return None
-    try:
-        dtype = np.dtype(annotation).newbyteorder("<")
-    except TypeError:  # an abstract type such as np.floating
+    if annotation not in np.sctypeDict.values():  # an abstract type such as np.floating
         return None
+    dtype = np.dtype(annotation).newbyteorder("<")
     return dtype if dtype.itemsize <= 8 and dtype != np.float16 else None
 
 

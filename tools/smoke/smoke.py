@@ -1,0 +1,192 @@
+"""Tries one extra, alone: `python smoke.py serve|offline|package|bench|dev FOLDER`, in a venv that has no other.
+
+The folder is a copy of what prepare.py wrote. "serve" is no extra at all. It ends with 0 where all went well. Needs
+nothing but tailrace and that extra itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+BIN: Final = Path(sys.executable).parent
+COMMAND_S_MAX: Final = 300.0
+READY_S_MAX: Final = 60.0
+SCORE_DIFFERENCE_MAX: Final = 1e-5
+LOAD: Final = ("--rate", "50", "--duration", "1s", "--budget", "30s", "--json")
+
+
+def run(*command: str | Path, cwd: Path, **settings: str) -> str:
+    """Return what a command prints. Raises CalledProcessError where it fails, and tells all that it printed."""
+    environment = {**os.environ, **settings}
+    done = subprocess.run(command, cwd=cwd, env=environment, timeout=COMMAND_S_MAX, check=False, stdout=subprocess.PIPE,
+                          text=True)  # fmt: skip
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+    done.check_returncode()
+    return done.stdout
+
+
+def tailrace(folder: Path, *words: str | Path) -> str:
+    """Return what a command of tailrace prints."""
+    return run(BIN / "tailrace", *words, cwd=folder)
+
+
+def post(url: str, body: bytes) -> Any:
+    """Return the JSON that a URL answers."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def started(
+    *command: str | Path, cwd: Path, ends: tuple[int, ...] = (0,), **settings: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Yield a running process whose standard error is read; it is ended, and must end with one of these codes."""
+    environment = {**os.environ, **settings}
+    with subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            yield server
+            server.terminate()
+            code = server.wait(READY_S_MAX)
+            assert code in ends, f"{command[0]} ended with {code}"
+        finally:
+            server.kill()
+
+
+def try_serve(folder: Path) -> None:
+    """Check, serve, ask, watch, load and stop the pipeline; each score is the one of the model's framework."""
+    assert "smoke" in tailrace(folder, "check", "pipeline.py")
+    command = (BIN / "tailrace", "serve", "pipeline.py", "--port", "0", "--admin-port", "0")
+    with started(*command, cwd=folder) as server:
+        assert server.stderr is not None
+        ready: dict[str, str] = {}
+        for line in server.stderr:
+            sys.stderr.write(line)
+            if (event := json.loads(line))["event"] == "ready":
+                ready = event
+                break
+        assert ready, "the server ended before it was ready"
+        url = f"{ready['address']}/v1/pipelines/smoke/predict"
+        requests = json.loads((folder / "requests.json").read_text())
+        for request in requests:
+            answer = post(url, json.dumps(request["body"]).encode())
+            assert abs(answer["score"] - request["score"]) <= SCORE_DIFFERENCE_MAX, (request, answer)
+            assert answer["decision"] == ("block" if answer["score"] >= 0.5 else "allow")
+        with urllib.request.urlopen(f"{ready['admin']}/metrics", timeout=10) as told:
+            assert b"tailrace_requests_total" in told.read()
+        report = json.loads(tailrace(folder, "bench", url, "--data", json.dumps(requests[0]["body"]), *LOAD))
+        assert report["statuses"] == {"200": 50}, report["statuses"]
+
+
+def try_offline(folder: Path) -> None:
+    """Materialise from Parquet, CSV and SQL into a new store, and serve from it."""
+    shutil.rmtree(folder / ".tailrace")
+    tailrace(folder, "materialize", "pipeline.py")
+    try_serve(folder)
+
+
+def try_package(folder: Path) -> None:
+    """Train and package a model of each framework, from Parquet, CSV and a frame, and serve the last one."""
+    import lightgbm
+    import pandas
+    import xgboost
+    from sklearn.linear_model import LogisticRegression
+
+    from tailrace.release.package import package
+
+    rows = pandas.read_csv(folder / "rows.csv")
+    x, y = rows.drop(columns="blocked"), rows["blocked"]
+    options = {"objective": "binary", "verbosity": -1, "num_threads": 1}
+    light = lightgbm.train(options, lightgbm.Dataset(x, y), 20)
+    light.save_model(folder / "model.txt")
+    xgboost.XGBClassifier(n_estimators=10, n_jobs=1).fit(x, y).save_model(folder / "model.json")
+    for file, data in (("model.txt", "rows.parquet"), ("model.json", "rows.csv")):
+        out = f"models/{Path(file).suffix[1:]}"
+        tailrace(folder, "package", file, "--data", data, "--target", "blocked", "--name", "smoke", "--out", out)
+    package(LogisticRegression(max_iter=1_000).fit(x, y), rows, name="linear", out=folder / "models" / "linear")
+
+    shutil.rmtree(folder / "models" / "smoke")
+    (folder / "models" / "txt").rename(folder / "models" / "smoke")
+    requests = json.loads((folder / "requests.json").read_text())
+    for request, score in zip(requests, light.predict(x[: len(requests)]), strict=True):
+        request["score"] = score
+    (folder / "requests.json").write_text(json.dumps(requests))
+    try_serve(folder)
+
+
+def try_bench(folder: Path) -> None:
+    """Ask the benchmark's peer for a decision."""
+    import lmdb
+
+    from tailrace.loadtest.processes import free_port
+
+    lmdb.open(str(folder / "peer")).close()
+    port = free_port()
+    command = (BIN / "python", "-m", "uvicorn", "fastapi_app:app", "--http", "httptools", "--port", str(port))
+    settings = {"FRAUD_STORE": str(folder / "peer"), "FRAUD_MODEL": str(folder / "models" / "fraud" / "model.onnx")}
+    payment = {"transaction_id": "t", "customer_id": 1, "terminal_id": 2, "amount": 5, "time": "2026-01-05T03:12:00Z"}
+    ends = (0, -signal.SIGTERM)  # uvicorn drains, and then some of its versions end as if they had not
+    with started(*command, cwd=ROOT / "bench", ends=ends, **settings) as server:
+        wait_open(f"http://127.0.0.1:{port}/readyz", server)
+        answer = post(f"http://127.0.0.1:{port}/predict", json.dumps(payment).encode())
+        assert answer["reasons"] == ["small_amount"], answer
+
+
+def wait_open(url: str, server: subprocess.Popen[str]) -> None:
+    """Wait until a URL answers."""
+    end_s = time.monotonic() + READY_S_MAX
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None, "the server ended before it was ready"
+            assert time.monotonic() < end_s, "the server was not ready in time"
+            time.sleep(0.05)
+
+
+def try_dev(folder: Path) -> None:
+    """Lint, check types, run some tests, and build a wheel."""
+    run(BIN / "ruff", "check", "--no-cache", cwd=ROOT)
+    # Two files that use nothing but Python: what NumPy says of its types changes from version to version.
+    typed = ("src/tailrace/errors.py", "src/tailrace/deadline.py")
+    run(BIN / "mypy", "--cache-dir", folder / "mypy", *typed, cwd=ROOT)
+    tests = ("tests/test_architecture.py", "tests/test_deadline.py")
+    run(BIN / "python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", *tests, cwd=ROOT, PYTHONPATH="src")
+    source = folder / "source"
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    run(BIN / "python", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", source, cwd=folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    if not wheel.name.endswith("-any.whl"):  # there was a compiler
+        programs = f"{BIN}:{os.environ['PATH']}"
+        run(BIN / "auditwheel", "repair", "--wheel-dir", folder / "linux", wheel, cwd=folder, PATH=programs)
+        assert list((folder / "linux").glob("*-py3-none-manylinux_*.whl"))
+
+
+SMOKES: Final[dict[str, Callable[[Path], None]]] = {
+    "serve": try_serve,
+    "offline": try_offline,
+    "package": try_package,
+    "bench": try_bench,
+    "dev": try_dev,
+}
+
+if __name__ == "__main__":
+    SMOKES[sys.argv[1]](Path(sys.argv[2]).resolve())
