@@ -22,18 +22,25 @@ SCAN_KEYS: Final = 10_000
 
 
 class LmdbWriter:
-    """Writes one LMDB directory, which it makes. One writer at a time; a second waits for it.
+    """Writes one LMDB directory. One writer at a time; a second waits for it.
 
-    Raises StoreError where the files cannot be made or written.
+    create: make the directory and its files where they are missing. Raises StoreError where they are, or cannot be
+    made or written.
     """
 
-    def __init__(self, path: str | Path, *, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(self, path: str | Path, *, map_bytes: int = MAP_BYTES, create: bool = True) -> None:
         self._path = str(path)
+        self._file = os.path.join(self._path, DATA_FILE)
+        if not create and not os.path.isfile(self._file):
+            raise StoreError("there is no store", where=self._path,
+                             next="name the one that is served, or write it: tailrace materialize FILE")  # fmt: skip
         try:
-            os.makedirs(self._path, exist_ok=True)
-            self._environment = lmdb.open(self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX)
+            if create:
+                os.makedirs(self._path, exist_ok=True)
+            self._environment = lmdb.open(
+                self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX, create=create
+            )
             self._environment.reader_check()
-            self._file = os.path.join(self._path, DATA_FILE)
             self._identity = _identity(os.stat(self._file))
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot be written: {error}", where=self._path,
