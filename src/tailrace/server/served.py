@@ -9,7 +9,7 @@ from typing import Any
 from tailrace.codecs.json import JsonCodec
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
-from tailrace.compile.materialised import unknown_views
+from tailrace.compile.materialised import check_views
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import Clock
@@ -73,7 +73,8 @@ class ServedPipelines:
             pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max, kernels=self._kernels
         )
         await plan.open()
-        for view in await unknown_views(plan, self._clock):
+        checked = await check_views(plan, self._clock, refuse=True)
+        for view in checked.unknown:
             self._log.warning("view has never been materialised", pipeline=pipeline.name, view=view)
         plan, times = await warm_up(plan, self._clock)
         recorder = BatchRecorder(self._block, pipeline.name)
