@@ -242,7 +242,7 @@ def test_rows_of_the_layout_before_are_removed_as_an_old_schema(tmp_path: Path) 
 
 def test_catalogue_row_of_another_version_is_refused(filled: Folder) -> None:
     """What cannot be read is not overwritten."""
-    filled.writer.put([(catalogue_key("Profile"), b'{"source": 1}')])
+    filled.writer.exchange([(catalogue_key("Profile"), b'{"source": 1}')], ())
     with pytest.raises(StoreError, match="the catalogue's row of Profile cannot be read"):
         filled.run(SOURCE)
 

@@ -54,10 +54,10 @@ def test_forget_removes_every_view_and_schema(tmp_path: Path, url: str) -> None:
         folder.run(spec=Changed.spec)
         old, neighbour = b"{customer:7}Profile", b"{customer:70}Profile"
         record = b'{"source":"","place":"","pipelines":[],"schemas":{"0badcafe":{"entity":"customer"}}}'
-        writer.put([(old, b"x"), (neighbour, b"x"), (b"tailrace:catalogue:Gone", record)])
+        writer.exchange([(old, b"x"), (neighbour, b"x"), (b"tailrace:catalogue:Gone", record)], ())
         keys = KeyFormat("customer", key_end("Gone", "0badcafe"))
         number, text = keys.key(7), keys.key("7")
-        writer.put([(number, b"x"), (text, b"x")])
+        writer.exchange([(number, b"x"), (text, b"x")], ())
         report = forget(writer, "customer", ids_of("7", {int}), [SPEC], NOW_NS)
         assert report.views == ("Changed", "Gone", "Profile")
         assert report.removed == 5

@@ -90,7 +90,7 @@ def test_changed_view_is_served_once_it_is_whole(tmp_path: Path, file: Path, url
 def test_store_of_the_layout_before_is_refused(tmp_path: Path, file: Path, url: str) -> None:
     """It says to materialise again, and once that is done the server starts."""
     writer = open_writer(url)
-    writer.put([(b"{customer:7}CustomerSpend", b"an old row"), (b"tailrace:materialize:CustomerSpend", b"{}")])
+    writer.exchange([(b"{customer:7}CustomerSpend", b"an old row"), (b"tailrace:materialize:CustomerSpend", b"{}")], ())
     writer.close()
     told = refusal(tmp_path / "refused.log", file, url)
     assert "layout of an earlier version" in told

@@ -57,7 +57,7 @@ def forget(
     """
     ids = list(ids)
     tombstones = [(KeyFormat(entity, TOMBSTONE).key(each), b"%d" % now_ns) for each in ids]
-    writer.forget(tombstones, ())  # before the catalogue is read: a schema that comes later has no row of it
+    writer.exchange(tombstones, ())  # before the catalogue is read: a schema that comes later has no row of it
     rows = {
         (spec.name, name)
         for spec in specs
@@ -70,11 +70,11 @@ def forget(
         schemas = record.schemas.items() if record is not None else ()
         rows |= {(view, name) for name, schema in schemas if schema.entity == entity}
     formats = [KeyFormat(entity, key_end(view, name)) for view, name in rows]
-    removed = writer.forget(tombstones, [each.key(entity_id) for each in formats for entity_id in ids])
+    removed = writer.exchange(tombstones, [each.key(entity_id) for each in formats for entity_id in ids])
     return ForgetReport(entity, tuple(sorted({view for view, _ in rows})), removed)
 
 
 def unforget(writer: StoreWriter, entity: str, ids: Iterable[EntityId]) -> bool:
     """Let sources bring an entity back; return whether it was forgotten."""
     keys = [KeyFormat(entity, TOMBSTONE).key(each) for each in ids]
-    return bool(writer.forget((), keys))
+    return bool(writer.exchange((), keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice, takewhile
 from operator import methodcaller
 from pathlib import Path
@@ -100,34 +100,20 @@ class LmdbWriter:
 
         return self._transact(read, write=False)
 
-    def forget(self, tombstones: Sequence[tuple[bytes, bytes]], keys: Sequence[bytes]) -> int:
-        """Write tombstones and remove keys: all of them, or none."""
+    def exchange(self, puts: Collection[tuple[bytes, bytes]], removes: Collection[bytes]) -> int:
+        """Write key and value pairs and remove keys: all of them, or none."""
 
-        def exchange(transaction: Any) -> int:
-            for key, value in tombstones:
+        def exchange_all(transaction: Any) -> int:
+            for key, value in puts:
                 transaction.put(key, value)
-            return sum(map(transaction.delete, keys))
+            return sum(map(transaction.delete, removes))
 
-        return self._transact(exchange)
-
-    def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs in one transaction: all of them, or none."""
-        pairs = list(rows)
-
-        def put_all(transaction: Any) -> None:
-            for key, value in pairs:
-                transaction.put(key, value)
-
-        self._transact(put_all)
+        return self._transact(exchange_all)
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""
         value: bytes | None = self._transact(lambda transaction: transaction.get(key), write=False)
         return value
-
-    def delete(self, key: bytes) -> None:
-        """Remove one key, if it is there."""
-        self._transact(lambda transaction: transaction.delete(key))
 
     def close(self) -> None:
         """Flush and let go."""
