@@ -10,11 +10,13 @@ import contextlib
 import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from string import Template
 from typing import Any, Final
 
 import msgspec
 
 from tailrace.errors import StoreError
+from tailrace.features.row_layout import EVENT_BYTE, HEADER_BYTES, WRITTEN_BYTE
 from tailrace.features.stores.lease import Holder, held_error
 from tailrace.features.stores.redis import NEXT, RedisAddress
 from tailrace.features.stores.runs import PageCounts, PageRow, Run, lost_run, next_run, run_key
@@ -34,8 +36,8 @@ redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
 # KEYS: the mark's, then each row's and its tombstone's. ARGV: the mark, whether only newer rows are written, the rows.
-# A time is compared by its halves: a number of Lua holds 53 bits.
-_WRITE: Final = """
+# A time is compared by its halves: a number of Lua holds 53 bits. Lua counts bytes from 1.
+_WRITE: Final = Template("""
 local mark = redis.call('GET', KEYS[1])
 if mark ~= ARGV[1] then return {mark} end
 local newer_only = ARGV[2] == '1'
@@ -47,12 +49,13 @@ for i = 1, #ARGV - 2 do
   else
     local stored = redis.call('GET', key)
     local keep = false
-    if stored and #stored >= 32 then
-      if stored:sub(1, 24) == row:sub(1, 24) and stored:sub(33) == row:sub(33) then
+    if stored and #stored >= $header_bytes then
+      if stored:sub(1, $written_byte) == row:sub(1, $written_byte)
+        and stored:sub($header_bytes + 1) == row:sub($header_bytes + 1) then
         keep, unchanged = true, unchanged + 1
       elseif newer_only then
-        local low, high = struct.unpack('<I4i4', row, 17)
-        local stored_low, stored_high = struct.unpack('<I4i4', stored, 17)
+        local low, high = struct.unpack('<I4i4', row, $event_byte + 1)
+        local stored_low, stored_high = struct.unpack('<I4i4', stored, $event_byte + 1)
         if stored_high > high or (stored_high == high and stored_low > low) then
           keep, older = true, older + 1
         end
@@ -65,7 +68,7 @@ for i = 1, #ARGV - 2 do
   end
 end
 return {mark, written, unchanged, older, forgotten}
-"""
+""").substitute(header_bytes=HEADER_BYTES, written_byte=WRITTEN_BYTE, event_byte=EVENT_BYTE)
 _REMOVE: Final = """
 local mark = redis.call('GET', KEYS[1])
 if mark ~= ARGV[1] then return {mark} end
