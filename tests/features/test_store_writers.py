@@ -285,6 +285,6 @@ def wait_for(condition: Callable[[], object], limit_s: float = 10.0) -> None:
 def test_lmdb_lease_where_no_file_can_be_made_says_so(tmp_path: Path) -> None:
     """A name that the file system does not take is an error of the store."""
     writer = LmdbWriter(tmp_path / "store")
-    with pytest.raises(StoreError, match="no lease can be had"):
+    with pytest.raises(StoreError, match="the lease cannot be taken"):
         writer.lease("V" * 300)
     writer.close()
