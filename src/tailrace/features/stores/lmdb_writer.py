@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
-from tailrace.errors import StoreError
+from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.lease import FileLease
 from tailrace.features.stores.lmdb import DATA_FILE, MAP_BYTES, READERS_MAX, bytes_used
 from tailrace.features.stores.runs import PageCounts, PageRow, Run, lost_run, next_run, run_key, write_page
@@ -32,8 +32,8 @@ class LmdbWriter:
         self._path = str(path)
         self._file = os.path.join(self._path, DATA_FILE)
         if not create and not os.path.isfile(self._file):
-            raise StoreError("there is no store", where=self._path,
-                             next="name the one that is served, or write it: tailrace materialize FILE")  # fmt: skip
+            raise NoStoreError("there is no store", where=self._path,
+                               next="name the one that is served, or write it: tailrace materialize FILE")  # fmt: skip
         try:
             if create:
                 os.makedirs(self._path, exist_ok=True)

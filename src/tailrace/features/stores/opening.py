@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.deadline import Clock
-from tailrace.errors import StoreError
+from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.lmdb import LmdbStore
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
@@ -44,7 +44,7 @@ def open_writer(url: str, *, create: bool = True) -> StoreWriter:
         return RedisWriter(url)
     if scheme == "memory":
         if not create and rest not in _memory:
-            raise StoreError("no such store in this process", where=url, next="name the store that serves the rows")
+            raise NoStoreError("no such store in this process", where=url, next="name the store that serves the rows")
         return MemoryWriter(_memory.setdefault(rest, {}))
     return LmdbWriter(rest, create=create)
 
