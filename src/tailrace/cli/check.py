@@ -31,7 +31,7 @@ def check(
         typer.Argument(metavar="FILE", help="Python files that declare pipelines.", show_default=False),
     ],
     store: Annotated[
-        str | None, typer.Option(help="Online store in place of the declared ones, whose views are looked at.")
+        str | None, typer.Option(help="Online store to look at in place of the declared: lmdb:PATH, redis://…")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array, a report a pipeline, in place of the tables.")
@@ -42,7 +42,7 @@ def check(
     Prints the budget table (what each layer may take, what one call took at warm-up, the buffer) and the model's
     inputs beside the features that fill them; or every mistake at once, each with what, where and what next. Exit
     code 1 for a mistake. Features are read from an empty store, so no data need be materialised. Where the pipeline's
-    store is there, a view that it has not whole, which `serve` would refuse, is a warning.
+    store is there, each of its views with which `serve` would not start is a warning.
 
     For example:
 
