@@ -1,4 +1,4 @@
-"""What the tests share: the small pipelines of tests/pipelines, beside their packaged models."""
+"""What the tests share: the small pipelines of tests/pipelines, beside their packaged models; a Redis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from features.redis_server import RedisServer
 from pipelines.model_graphs import write_models
 from tailrace.compile.loading import load_pipelines
 from tailrace.pipeline import Pipeline
@@ -17,6 +18,17 @@ from tailrace.testing import TestClient
 settings.register_profile("fuzz", max_examples=3_000, deadline=None)  # make fuzz
 
 PIPELINES = Path(__file__).parent / "pipelines"
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Yield a running Redis of this test's own."""
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

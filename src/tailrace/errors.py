@@ -77,6 +77,10 @@ class StoreError(SetupError):
     """An online store that cannot be opened, or holds rows of another layout."""
 
 
+class NoStoreError(StoreError):
+    """An online store that is not there yet, or not any more."""
+
+
 class LeaseError(StoreError):
     """A view that another run is writing, or has written since this one began."""
 

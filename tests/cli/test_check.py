@@ -71,3 +71,60 @@ def test_check_warns_of_a_buffer_under_a_tenth(pipelines_dir: Path, tmp_path: Pa
     code, out, _ = run_check(str(tmp_path / "heavy.py"))
     assert code == 0
     assert ("the buffer is" in out) is warned
+
+
+@pytest.fixture
+def declared(pipelines_dir: Path, tmp_path: Path) -> Path:
+    """Return the file of a pipeline of two views, one of which has its source beside it."""
+    (tmp_path / "models").symlink_to(pipelines_dir / "models")
+    file = tmp_path / "faulted.py"
+    file.write_text(
+        (pipelines_dir / "faulted.py").read_text().replace("tr.Parquet", "tr.CSV").replace("parquet", "csv")
+    )
+    (tmp_path / "customers.csv").write_text("customer_id,spend\n7,1.5\n")
+    return file
+
+
+def warnings_of(file: Path, *options: str) -> list[str]:
+    """Return what is warned of in the only pipeline of a file, which is fit to be served but for that."""
+    code, out, _ = run_check(str(file), *options, "--json")
+    (report,) = json.loads(out)
+    assert (code, report["ok"]) == (0, True)
+    return report["warnings"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+def test_check_warns_of_a_view_that_a_server_would_refuse(declared: Path, tmp_path: Path) -> None:
+    """In the declared store and in another; the exit code stays 0, since the file itself is right."""
+    other = f"lmdb:{tmp_path / 'other'}"
+    for options in ([], ["--store", other]):
+        wrote = CliRunner().invoke(app, ["materialize", str(declared), "--view", "CustomerSpend", *options])
+        assert wrote.exit_code == 0, wrote.output
+        (unknown,) = warnings_of(declared, *options)
+        assert "features.ShopRank: has never been materialised" in unknown
+    text = declared.read_text().replace("    spend: float = -1.0\n", "    spend: np.float32 = -1.0\n")
+    declared.write_text(text.replace("import tailrace as tr\n", "import numpy as np\nimport tailrace as tr\n"))
+    for options in ([], ["--store", other]):
+        refused, _ = warnings_of(declared, *options)
+        assert "features.CustomerSpend: the view as it is declared now has not been materialised" in refused
+        assert "tailrace materialize FILE" in refused
+    code, out, _ = run_check(str(declared))
+    assert code == 0
+    assert "warning: features.CustomerSpend: the view as it is declared now" in out
+
+
+@pytest.mark.parametrize("store", ["lmdb:nowhere", "redis://127.0.0.1:1/0"])
+def test_check_needs_no_store(declared: Path, tmp_path: Path, store: str) -> None:
+    """One that is not there yet, or does not answer, is no warning, and is not made."""
+    assert warnings_of(declared) == []
+    assert warnings_of(declared, "--store", store.replace("nowhere", str(tmp_path / "nowhere"))) == []
+    assert not (tmp_path / "nowhere").exists()
+    assert not (tmp_path / "visits").exists()
+
+
+def test_check_warns_of_a_store_that_cannot_be_read(declared: Path, tmp_path: Path) -> None:
+    """A server would not start on it."""
+    (tmp_path / "visits").mkdir()
+    (tmp_path / "visits" / "data.mdb").write_bytes(b"no store" * 1_000)
+    (warning,) = warnings_of(declared)
+    assert "not a store that can be read" in warning

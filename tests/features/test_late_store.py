@@ -56,7 +56,7 @@ def clock() -> TickingClock:
 def store(tmp_path: Path, clock: TickingClock) -> Iterator[LmdbStore]:
     """Yield a store with three profiles and two addresses, open."""
     writer = LmdbWriter(tmp_path / "store")
-    writer.put((profile_rows(IDS) | address_rows(NAMES)).items())
+    writer.exchange((profile_rows(IDS) | address_rows(NAMES)).items(), ())
     writer.close()
     store = LmdbStore(tmp_path / "store", clock)
     run_now(store.open())

@@ -26,7 +26,7 @@ WRITE = """
 import sys
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 writer = LmdbWriter(sys.argv[1])
-writer.put((bytes.fromhex(key), bytes.fromhex(value)) for key, value in map(str.split, sys.stdin))
+writer.exchange([(bytes.fromhex(key), bytes.fromhex(value)) for key, value in map(str.split, sys.stdin)], ())
 writer.close()
 """
 CUT_SHORT = """
@@ -69,7 +69,7 @@ def clock() -> ManualClock:
 def path(tmp_path: Path) -> Path:
     """Return a store with the profiles of 1 and 2."""
     writer = LmdbWriter(tmp_path / "store")
-    writer.put(profile_rows([1, 2]).items())
+    writer.exchange(profile_rows([1, 2]).items(), ())
     writer.close()
     return tmp_path / "store"
 
@@ -186,7 +186,7 @@ def test_lmdb_writer_grows_its_map(tmp_path: Path) -> None:
     """A full map is doubled until the rows fit."""
     writer = LmdbWriter(tmp_path / "store", map_bytes=1 << 20)
     rows = {b"%d" % index: bytes([index]) * 100_000 for index in range(50)}
-    writer.put(rows.items())
+    writer.exchange(rows.items(), ())
     assert [writer.get(key) for key in rows] == list(rows.values())
     writer.close()
 
@@ -195,7 +195,7 @@ def test_lmdb_writer_puts_all_or_nothing(tmp_path: Path) -> None:
     """A row that cannot be written takes back the rows before it."""
     writer = LmdbWriter(tmp_path / "store")
     with pytest.raises(StoreError):
-        writer.put([(b"a", b"1"), (b"k" * 600, b"2")])
+        writer.exchange([(b"a", b"1"), (b"k" * 600, b"2")], ())
     assert writer.get(b"a") is None
     writer.close()
 

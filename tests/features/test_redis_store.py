@@ -55,7 +55,7 @@ def after_ms(milliseconds: float) -> int:
 def fill(url: str, rows: dict[bytes, bytes]) -> None:
     """Write rows."""
     writer = RedisWriter(url)
-    writer.put(rows.items())
+    writer.exchange(rows.items(), ())
     writer.close()
 
 

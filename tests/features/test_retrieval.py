@@ -64,7 +64,7 @@ def test_retrieval_of_two_views_of_one_entity_keeps_them_apart() -> None:
 def test_retrieval_on_lmdb_never_suspends(tmp_path: Path) -> None:
     """The embedded store's path has no await that waits."""
     writer = LmdbWriter(tmp_path / "store")
-    writer.put(profile_rows([1]).items())
+    writer.exchange(profile_rows([1]).items(), ())
     writer.close()
     clock = ManualClock(wall_ns=WALL_NS)
     store = LmdbStore(tmp_path / "store", clock)

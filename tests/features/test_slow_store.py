@@ -38,7 +38,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the file of a store that holds `ROWS`."""
     folder = tmp_path_factory.mktemp("rows")
     writer = LmdbWriter(folder)
-    writer.put(ROWS.items())
+    writer.exchange(ROWS.items(), ())
     writer.close()
     return folder / "data.mdb"
 

@@ -79,7 +79,7 @@ def test_writer_leaves_newer_rows(writer: StoreWriter) -> None:
 
 def test_writer_overwrites_what_is_no_row(writer: StoreWriter) -> None:
     """A value that is cut short has no time that could be newer."""
-    writer.put([(b"k", b"short")])
+    writer.exchange([(b"k", b"short")], ())
     assert writer.write(writer.begin_run("Profile"), page(k=row(1)), newer_only=True).written == 1
 
 
@@ -128,7 +128,7 @@ def test_writer_refuses_a_run_that_is_not_the_last(writer: StoreWriter) -> None:
 def test_writer_refuses_a_run_from_before_the_store_was_emptied(writer: StoreWriter) -> None:
     """A number that is given again is not the same run."""
     first = writer.begin_run("Profile")
-    writer.delete(first.key)
+    writer.exchange((), [first.key])
     with pytest.raises(LeaseError, match="has been emptied"):
         writer.write(first, page(k=row(1)))
     assert writer.begin_run("Profile").number == first.number
@@ -141,10 +141,10 @@ def test_writer_leaves_forgotten_entities_out(writer: StoreWriter) -> None:
     """A tombstone keeps every row of its entity out, until it is gone."""
     run = writer.begin_run("Profile")
     writer.write(run, page(k=row(1), other=row(1)))
-    assert writer.forget([(b"tombstone of k", b"1")], [b"k", b"never there"]) == 1
+    assert writer.exchange([(b"tombstone of k", b"1")], [b"k", b"never there"]) == 1
     assert writer.write(run, page(k=row(2), other=row(2))) == PageCounts(written=1, forgotten=1)
     assert writer.get(b"k") is None
-    assert writer.forget([], [b"tombstone of k"]) == 1
+    assert writer.exchange([], [b"tombstone of k"]) == 1
     assert writer.write(run, page(k=row(2))).written == 1
 
 
@@ -152,7 +152,7 @@ def test_writer_scans_and_removes(writer: StoreWriter) -> None:
     """A scan gives the keys of one beginning and end, also with characters that a pattern would take for others."""
     names = [b"{c:%d}V:1" % index for index in range(25)]
     others = [b"{c:1}V:2", b"{c:1}W:1", b"{d:1}V:1", b"{c:[*?]\\}V:2", b"a", b"z", b"{c:\xff}V:3"]
-    writer.put([(key, b"x") for key in [*names, *others]])
+    writer.exchange([(key, b"x") for key in [*names, *others]], ())
     assert sorted(set(writer.scan(b"{c:", b"}V:1"))) == sorted(names)
     assert set(writer.scan(b"{c:[*?]", b"")) == {b"{c:[*?]\\}V:2"}
     assert list(writer.scan(b"none", b"")) == []
@@ -167,11 +167,11 @@ def test_lmdb_scan_goes_on_over_many_transactions(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tailrace.features.stores.lmdb_writer.SCAN_KEYS", 4)
     writer = LmdbWriter(tmp_path / "store")
     keys = [b"{c:%02d}V" % index for index in range(20)]
-    writer.put([(key, b"x") for key in keys] + [(b"{d:1}V", b"x")])
+    writer.exchange([(key, b"x") for key in keys] + [(b"{d:1}V", b"x")], ())
     found = []
     for key in writer.scan(b"{c:", b"}V"):
         found.append(key)
-        writer.delete(key)
+        writer.exchange((), [key])
     assert found == keys
     writer.close()
 
@@ -248,8 +248,8 @@ def test_redis_lease_that_another_has_is_not_taken_back(redis_server: RedisServe
     """Whoever lost it is told so, and its release leaves the second's alone."""
     first, second = RedisWriter(redis_server.url, lease_ms=300), RedisWriter(redis_server.url)
     lease = first.lease("Profile")
-    second.delete(b"tailrace:lease:Profile")
-    second.put([(b"tailrace:lease:Profile", b"another's")])
+    second.exchange((), [b"tailrace:lease:Profile"])
+    second.exchange([(b"tailrace:lease:Profile", b"another's")], ())
     wait_for(lambda: is_lost(lease))
     lease.close()
     assert second.get(b"tailrace:lease:Profile") == b"another's"
@@ -259,7 +259,7 @@ def test_redis_lease_that_nobody_has_is_taken_back(redis_server: RedisServer) ->
     """A Redis that was emptied, or kept its holder from renewing, gives it to the holder again."""
     first, second = RedisWriter(redis_server.url, lease_ms=300), RedisWriter(redis_server.url)
     lease = first.lease("Profile")
-    second.delete(b"tailrace:lease:Profile")
+    second.exchange((), [b"tailrace:lease:Profile"])
     wait_for(lambda: second.get(b"tailrace:lease:Profile"))
     assert not is_lost(lease)
     lease.close()
@@ -285,6 +285,6 @@ def wait_for(condition: Callable[[], object], limit_s: float = 10.0) -> None:
 def test_lmdb_lease_where_no_file_can_be_made_says_so(tmp_path: Path) -> None:
     """A name that the file system does not take is an error of the store."""
     writer = LmdbWriter(tmp_path / "store")
-    with pytest.raises(StoreError, match="no lease can be had"):
+    with pytest.raises(StoreError, match="the lease cannot be taken"):
         writer.lease("V" * 300)
     writer.close()

@@ -21,7 +21,7 @@ WRITE = """
 import sys
 from tailrace.features.stores.opening import open_writer
 writer = open_writer(sys.argv[1])
-writer.put([(bytes.fromhex(key), bytes.fromhex(value)) for key, value in map(str.split, sys.stdin)])
+writer.exchange([(bytes.fromhex(key), bytes.fromhex(value)) for key, value in map(str.split, sys.stdin)], ())
 writer.close()
 """
 
@@ -36,7 +36,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 def put(url: str, rows: dict[bytes, bytes]) -> None:
     """Write rows and let go of the store."""
     writer = open_writer(url)
-    writer.put(rows.items())
+    writer.exchange(rows.items(), ())
     writer.close()
 
 
@@ -131,10 +131,10 @@ def test_store_can_be_opened_again_after_it_was_closed(url: str, runner: asyncio
 def test_store_writer_gets_and_deletes(url: str) -> None:
     """A writer reads back what it wrote, and removes what is there or not."""
     writer = open_writer(url)
-    writer.put([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])
-    writer.put([])
-    writer.delete(b"b")
-    writer.delete(b"never there")
+    writer.exchange([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], ())
+    writer.exchange([], ())
+    writer.exchange((), [b"b"])
+    writer.exchange((), [b"never there"])
     found = [writer.get(key) for key in (b"a", b"b", b"c")]
     writer.close()
     assert found == [b"3", None, None]

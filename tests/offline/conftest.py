@@ -12,17 +12,6 @@ from features.redis_server import RedisServer
 from tailrace.features.stores.opening import open_writer
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """Yield a running Redis of this test's own."""
-    server = RedisServer(tmp_path)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
-
-
 @pytest.fixture(params=["lmdb", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty store of each kind that a process can share."""

@@ -14,7 +14,7 @@ from customer_runs import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profile
 from tailrace.errors import SourceError, StoreError
 from tailrace.features.catalogue import OLD_LAYOUT, ViewRecord, catalogue_key, read_record
 from tailrace.features.rows import RowCodec
-from tailrace.features.sources import CSV, Parquet
+from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
 from tailrace.offline.sweeping import SCHEMAS_MAX
@@ -38,10 +38,11 @@ CHANGED = changed_spec(amount=-2.0)
 
 @pytest.fixture
 def filled(folder: Folder) -> Folder:
-    """Return a folder whose view has been materialised."""
-    write_parquet(folder.path / "profile.parquet", profiles(1))
-    folder.run(SOURCE)
-    return folder
+    """Return a folder, beside its store, whose view has been materialised."""
+    filled = Folder(folder.path / "first", folder.writer)
+    write_parquet(filled.path / "profile.parquet", profiles(1))
+    filled.run(SOURCE)
+    return filled
 
 
 def record_of(folder: Folder) -> ViewRecord:
@@ -100,14 +101,53 @@ def test_view_of_another_pipeline_with_other_columns_is_refused(filled: Folder) 
         filled.run(spec=CHANGED, pipeline="orders")
 
 
-def test_view_of_another_folder_is_refused_unless_the_pipeline_moved(filled: Folder, tmp_path: Path) -> None:
-    """Two pipelines may name their files alike; one that is deployed to a new folder stays the owner."""
+def test_view_of_another_folder_is_refused(filled: Folder, tmp_path: Path) -> None:
+    """Two pipelines may name their files alike, and one may have two checkouts: neither serves the other's values."""
     write_parquet(tmp_path / "other" / "profile.parquet", profiles(2))
     elsewhere = Folder(tmp_path / "other", filled.writer)
-    with pytest.raises(StoreError, match="of pipeline 'orders'"):
-        elsewhere.run(SOURCE, pipeline="orders")
-    assert elsewhere.run(SOURCE).written == ROWS
-    assert record_of(filled).place == str((tmp_path / "other" / "profile.parquet").resolve())
+    for pipeline in ("orders", "visits"):
+        with pytest.raises(StoreError, match=f"{tmp_path}/other/profile.parquet") as caught:
+            elsewhere.run(SOURCE, pipeline=pipeline)
+        assert f"({tmp_path}/first/profile.parquet)" in caught.value.what
+    assert filled.editions() == [1] * ROWS
+    assert filled.run(SOURCE).unchanged == ROWS
+    assert elsewhere.run(SOURCE, take_over=True).written == ROWS
+    assert filled.editions() == [2] * ROWS
+    with pytest.raises(StoreError, match="--take-over"):
+        filled.run(SOURCE)
+
+
+def test_pipeline_that_moved_stays_the_owner(filled: Folder, tmp_path: Path) -> None:
+    """A deployment puts it into a new folder, and the one before is gone: the next run goes on by itself."""
+    new = tmp_path / "new"
+    filled.path.rename(new)
+    moved = Folder(new, filled.writer)
+    assert moved.run(SOURCE).unchanged == ROWS
+    assert record_of(filled).place == str((new / "profile.parquet").resolve())
+    assert record_of(filled).folder == str(new.resolve())
+    write_parquet(new / "profile.parquet", profiles(2))
+    assert moved.run(SOURCE).written == ROWS
+
+
+def test_pipeline_in_two_folders_goes_on_where_the_source_is_one_file(filled: Folder, tmp_path: Path) -> None:
+    """Releases that stay side by side name it by its absolute path: there is no other's value to serve."""
+    source = Parquet(str(filled.path / "profile.parquet"), time="as_of")
+    filled.run(source, take_over=True)
+    (tmp_path / "next").mkdir()
+    assert Folder(tmp_path / "next", filled.writer).run(source).unchanged == ROWS
+    assert filled.run(source).unchanged == ROWS
+
+
+def test_query_of_one_file_run_in_two_folders_is_refused(filled: Folder, tmp_path: Path) -> None:
+    """What it reads is relative to the folder, so it is another source."""
+    (tmp_path / "profile.sql").write_text("SELECT * FROM 'profile.parquet'")
+    source = SQL(str(tmp_path / "profile.sql"), time="as_of")
+    filled.run(source, take_over=True)
+    write_parquet(tmp_path / "next" / "profile.parquet", profiles(2))
+    for pipeline in ("visits", "orders"):
+        with pytest.raises(StoreError, match="--take-over"):
+            Folder(tmp_path / "next", filled.writer).run(source, pipeline=pipeline)
+    assert filled.editions() == [1] * ROWS
 
 
 def test_pipelines_share_a_view_of_one_source(filled: Folder) -> None:
@@ -202,7 +242,7 @@ def test_rows_of_the_layout_before_are_removed_as_an_old_schema(tmp_path: Path) 
 
 def test_catalogue_row_of_another_version_is_refused(filled: Folder) -> None:
     """What cannot be read is not overwritten."""
-    filled.writer.put([(catalogue_key("Profile"), b'{"source": 1}')])
+    filled.writer.exchange([(catalogue_key("Profile"), b'{"source": 1}')], ())
     with pytest.raises(StoreError, match="the catalogue's row of Profile cannot be read"):
         filled.run(SOURCE)
 

@@ -21,6 +21,7 @@ from customer_runs import (
     write_pipeline,
 )
 
+from tailrace.errors import SetupError
 from tailrace.features.catalogue import key_end
 from tailrace.features.keys import KeyFormat
 from tailrace.features.sources import Parquet
@@ -53,11 +54,11 @@ def test_forget_removes_every_view_and_schema(tmp_path: Path, url: str) -> None:
         folder.run(spec=Changed.spec)
         old, neighbour = b"{customer:7}Profile", b"{customer:70}Profile"
         record = b'{"source":"","place":"","pipelines":[],"schemas":{"0badcafe":{"entity":"customer"}}}'
-        writer.put([(old, b"x"), (neighbour, b"x"), (b"tailrace:catalogue:Gone", record)])
+        writer.exchange([(old, b"x"), (neighbour, b"x"), (b"tailrace:catalogue:Gone", record)], ())
         keys = KeyFormat("customer", key_end("Gone", "0badcafe"))
         number, text = keys.key(7), keys.key("7")
-        writer.put([(number, b"x"), (text, b"x")])
-        report = forget(writer, "customer", ids_of("7"), [SPEC], NOW_NS)
+        writer.exchange([(number, b"x"), (text, b"x")], ())
+        report = forget(writer, "customer", ids_of("7", {int}), [SPEC], NOW_NS)
         assert report.views == ("Changed", "Gone", "Profile")
         assert report.removed == 5
         assert [writer.get(key) for key in (old, number, text, neighbour)] == [None, None, None, b"x"]
@@ -71,13 +72,13 @@ def test_forgotten_entity_does_not_come_back_until_it_is_unforgotten(tmp_path: P
         folder = Folder(tmp_path, writer)
         write_parquet(tmp_path / "profile.parquet", profiles(1))
         folder.run(SOURCE)
-        forget(writer, "customer", ids_of("7"), [SPEC], NOW_NS)
+        forget(writer, "customer", ids_of("7", {int}), [SPEC], NOW_NS)
         report = folder.run(SOURCE)
         assert (report.unchanged, report.forgotten) == (ROWS - 1, 1)
         assert folder.run(spec=Changed.spec).forgotten == 1
         assert folder.editions() == WITHOUT_7
-        assert unforget(writer, "customer", ids_of("7"))
-        assert not unforget(writer, "customer", ids_of("7"))
+        assert unforget(writer, "customer", ids_of("7", {int}))
+        assert not unforget(writer, "customer", ids_of("7", {int}))
         assert folder.run(SOURCE).written == 1
         assert folder.editions() == [1] * ROWS
 
@@ -105,6 +106,7 @@ def test_forget_command_removes_and_brings_back(tmp_path: Path) -> None:
     assert json.loads(command("forget", file, "customer", "7", "--json").stdout) == {
         "store": f"lmdb:{tmp_path / 'store'}", "entity": "customer", "id": "7", "views": ["Profile"], "removed": 0,
     }  # fmt: skip
+    assert command("forget", file, "customer", "7").stdout == "customer 7: nothing was stored of it; it stays away\n"
     assert "1 left out, since they are forgotten" in command("materialize", file).stdout
     assert "may be brought back" in command("forget", file, "customer", "7", "--unforget").stdout
     assert "1 rows written" in command("materialize", file).stdout
@@ -113,10 +115,74 @@ def test_forget_command_removes_and_brings_back(tmp_path: Path) -> None:
     assert "choose from customer" in wrong.stderr
 
 
+def test_forget_command_takes_the_id_as_the_request_declares_it(tmp_path: Path) -> None:
+    """007 is the number 7, whose row goes; a text that is no number is an error, and nothing is told forgotten."""
+    write_parquet(tmp_path / "profile.parquet", profiles(1))
+    file = write_pipeline(tmp_path / "visits_pipeline.py")
+    assert command("materialize", file).returncode == 0
+    assert command("forget", file, "customer", "007").stdout == "customer 7: forgotten; 1 rows removed, of Profile\n"
+    wrong = command("forget", file, "customer", "c-8")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "'c-8' is no id: the request declares an integer" in wrong.stderr
+    with closing(open_writer(f"lmdb:{tmp_path / 'store'}")) as writer:
+        assert editions(writer, SPEC) == WITHOUT_7
+        assert list(writer.scan(b'{customer:"c-8"', b"")) == []
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_forget_makes_no_store(tmp_path: Path, is_folder: bool) -> None:
+    """A mistyped path is an error; no empty store is left there to say that the entity is forgotten."""
+    file = write_pipeline(tmp_path / "visits_pipeline.py")
+    typo = tmp_path / "typo"
+    if is_folder:
+        typo.mkdir()
+    for options in ((), ("--unforget",)):
+        told = command("forget", file, "customer", "7", "--store", f"lmdb:{typo}", *options)
+        assert (told.returncode, told.stdout) == (1, "")
+        assert f"{typo}: there is no store" in told.stderr
+    assert typo.exists() == is_folder
+    assert not list(tmp_path.glob("typo/*"))
+
+
+def test_forget_goes_on_where_one_store_is_missing(tmp_path: Path) -> None:
+    """Of two pipelines' stores the other one's rows go; the exit code tells of the first."""
+    write_parquet(tmp_path / "profile.parquet", profiles(1))
+    file = write_pipeline(tmp_path / "visits_pipeline.py")
+    assert command("materialize", file).returncode == 0
+    both = tmp_path / "both.py"
+    missing = file.read_text().replace('"lmdb:store"', '"lmdb:missing"').replace("visits = ", "orders = ")
+    pipeline = file.read_text().partition("visits = ")
+    both.write_text(missing.replace('name="visits"', 'name="orders"') + "\n" + pipeline[1] + pipeline[2])
+    told = command("forget", both, "customer", "7", "--json")
+    assert told.returncode == 1
+    lines = {Path(line["store"]).name: line for line in map(json.loads, told.stdout.splitlines())}
+    assert lines["missing"]["error"] == "there is no store"
+    assert lines["store"]["removed"] == 1
+
+
 @pytest.mark.parametrize(
-    ("text", "ids"),
-    [("7", ["7", 7]), ("-7", ["-7", -7]), ("007", ["007"]), ("c-7", ["c-7"]), ("7 ", ["7 "]), ("", [""])],
+    ("text", "types", "ids"),
+    [
+        ("7", {int}, [7, "7"]),
+        ("007", {int}, [7, "7"]),
+        ("-7", {int}, [-7, "-7"]),
+        ("7", {str}, ["7", 7]),
+        ("007", {str}, ["007"]),
+        ("007", {int, str}, ["007", 7]),
+        ("c-7", {int, str}, ["c-7"]),
+        ("c-7", {str}, ["c-7"]),
+        ("7 ", {str}, ["7 "]),
+        ("", {str}, [""]),
+        ("7", {None}, ["7", 7]),
+    ],
 )
-def test_ids_of_a_text_are_what_it_may_stand_for(text: str, ids: list[object]) -> None:
-    """007 is no number that a request could hold."""
-    assert ids_of(text) == ids
+def test_ids_of_a_text_are_what_it_stands_for(text: str, types: set[type | None], ids: list[object]) -> None:
+    """As the request declares it, and as another pipeline of the store may."""
+    assert ids_of(text, types) == ids
+
+
+@pytest.mark.parametrize("text", ["c-7", "", "7 ", "1_000", "7.0", "٧", str(2**63), "9" * 5_000])
+def test_text_that_is_no_number_is_no_id_where_ids_are_numbers(text: str) -> None:
+    """No request could hold it."""
+    with pytest.raises(SetupError, match="is no id"):
+        ids_of(text, {int})

@@ -40,7 +40,7 @@ def test_prune_removes_what_the_source_no_longer_has(tmp_path: Path, url: str) -
         write_parquet(tmp_path / "profile.parquet", profiles(1))
         folder.run(SOURCE)
         other = RowCodec(spec_of(SOURCE, entity="shop")).key(39)
-        writer.put([(other, b"of another entity"), (b"{customer:39}Other:00000000", b"of another view")])
+        writer.exchange([(other, b"of another entity"), (b"{customer:39}Other:00000000", b"of another view")], ())
         write_parquet(tmp_path / "profile.parquet", profiles(1, range(35)))
         assert folder.run(SOURCE).pruned == 0
         assert folder.editions() == [1] * ROWS

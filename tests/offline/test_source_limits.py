@@ -1,4 +1,4 @@
-"""A source is read within its memory and threads, and a query that does not run is told with its place in the file."""
+"""A source is read within its memory and threads, and the error of a query that does not run names the line."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from serving import COMMAND, END_S_MAX, serving, start_serve
+from serving import COMMAND, END_S_MAX, serving, start_serve, wait_for
 
 from features.redis_server import RedisServer
 from tailrace.features.stores.opening import open_writer
@@ -90,7 +91,7 @@ def test_changed_view_is_served_once_it_is_whole(tmp_path: Path, file: Path, url
 def test_store_of_the_layout_before_is_refused(tmp_path: Path, file: Path, url: str) -> None:
     """It says to materialise again, and once that is done the server starts."""
     writer = open_writer(url)
-    writer.put([(b"{customer:7}CustomerSpend", b"an old row"), (b"tailrace:materialize:CustomerSpend", b"{}")])
+    writer.exchange([(b"{customer:7}CustomerSpend", b"an old row"), (b"tailrace:materialize:CustomerSpend", b"{}")], ())
     writer.close()
     told = refusal(tmp_path / "refused.log", file, url)
     assert "layout of an earlier version" in told
@@ -115,3 +116,20 @@ def test_view_that_was_never_materialised_is_served_with_defaults(tmp_path: Path
         assert server.ask("faulted", {"customer_id": 7, "shop_id": "b"}).body["spend"] == -1.0
         told = server.events("view has never been materialised")
         assert [event["view"] for event in told] == ["CustomerSpend", "ShopRank"]
+
+
+def test_worker_comes_back_though_its_view_is_another_pipelines_by_now(tmp_path: Path, file: Path, url: str) -> None:
+    """A server that has served goes on as it was: its successor logs what a first start would refuse."""
+    assert materialize(file, url).returncode == 0
+    with serving(tmp_path / "log", file, "--store", url) as server:
+        pid = server.workers()[0]["pid"]
+        other = tmp_path / "other" / file.name
+        shutil.copytree(file.parent, other.parent)
+        other.write_text(file.read_text().replace('name="faulted"', 'name="other"', 1))
+        ended = materialize(other, url, "--take-over")
+        assert ended.returncode == 0, ended.stderr
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: server.workers()[0]["state"] == "ready" and server.workers()[0]["pid"] != pid, 60)
+        assert server.ask("faulted", {"customer_id": 7, "shop_id": "b"}).status == 200
+        told = server.events("view cannot be served as it should")
+        assert any("is of pipeline 'other'" in event["fault"] for event in told)

@@ -48,7 +48,9 @@ def write(
     now_ns = time.time_ns()
     writer = open_writer(url)
     try:
-        writer.put(zip((under or codec).keys(ids), codec.pack(ids, columns, now_ns, now_ns), strict=True))
+        writer.exchange(
+            list(zip((under or codec).keys(ids), codec.pack(ids, columns, now_ns, now_ns), strict=True)), ()
+        )
     finally:
         writer.close()
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
+from tailrace.errors import NoStoreError, StoreError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tailrace.compile.warm_up import LayerTimes
+    from tailrace.deadline import Clock
     from tailrace.pipeline import Pipeline
     from tailrace.plan import Plan
 
 BUFFER_PART_MIN = 0.1
+_MATERIALIZE = "tailrace materialize FILE"
 
 
 def check(
@@ -25,6 +30,9 @@ def check(
         list[Path],
         typer.Argument(metavar="FILE", help="Python files that declare pipelines.", show_default=False),
     ],
+    store: Annotated[
+        str | None, typer.Option(help="Online store to look at in place of the declared: lmdb:PATH, redis://…")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array, a report a pipeline, in place of the tables.")
     ] = False,
@@ -33,7 +41,8 @@ def check(
 
     Prints the budget table (what each layer may take, what one call took at warm-up, the buffer) and the model's
     inputs beside the features that fill them; or every mistake at once, each with what, where and what next. Exit
-    code 1 for a mistake. Features are read from an empty store, so no data need be materialised.
+    code 1 for a mistake. Features are read from an empty store, so no data need be materialised. Where the pipeline's
+    store is there, each of its views with which `serve` would not start is a warning.
 
     For example:
 
@@ -46,7 +55,7 @@ def check(
     for file in files:
         for pipeline in load_pipelines(file):
             try:
-                plan, times = asyncio.run(_measure(pipeline))
+                plan, times, warnings = asyncio.run(_measure(pipeline, store))
             except CompileError as error:
                 reports.append(
                     {"pipeline": pipeline.name, "ok": False, "problems": [p._asdict() for p in error.problems]}
@@ -54,16 +63,17 @@ def check(
                 if not as_json:
                     print(f"error: {error}", file=sys.stderr)
                 continue
-            reports.append(_report(plan, times))
+            reports.append(_report(plan, times, warnings))
             if not as_json:
-                _show(plan, times)
+                _show(plan, times, warnings)
             plan.close()
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(reports)).decode() + "\n")
     raise typer.Exit(0 if all(report["ok"] for report in reports) else 1)
 
 
-async def _measure(pipeline: Pipeline) -> tuple[Plan, tuple[LayerTimes, ...]]:
+async def _measure(pipeline: Pipeline, store: str | None) -> tuple[Plan, tuple[LayerTimes, ...], list[str]]:
+    """Return the plan with its measured cost, each layer's times, and what to be warned of."""
     from tailrace.compile.compiler import compile_plan
     from tailrace.compile.warm_up import warm_up
     from tailrace.deadline import MonotonicClock
@@ -72,10 +82,42 @@ async def _measure(pipeline: Pipeline) -> tuple[Plan, tuple[LayerTimes, ...]]:
     clock = MonotonicClock()
     plan = compile_plan(pipeline, MemoryStore(), clock=clock)
     await plan.open()
-    return await warm_up(plan, clock)
+    plan, times = await warm_up(plan, clock)
+    return plan, times, [*_budget_warnings(plan), *await _store_warnings(plan, store, clock)]
 
 
-def _report(plan: Plan, times: tuple[LayerTimes, ...]) -> dict[str, Any]:
+def _budget_warnings(plan: Plan) -> list[str]:
+    buffer, whole = plan.budget.buffer_ns, plan.budget.total_ns
+    if buffer >= whole * BUFFER_PART_MIN:
+        return []
+    what = f"the buffer is {buffer / whole:.0%} of the budget; under 10% a busy moment has nowhere to go"
+    return [f"budget: {what}\n    next: give a layer less, or the whole more"]
+
+
+async def _store_warnings(plan: Plan, url: str | None, clock: Clock) -> list[str]:
+    """Return what a server would refuse, or warn of, in the pipeline's store; nothing where that is not there yet."""
+    from tailrace.compile.materialised import check_views
+    from tailrace.features.stores.opening import open_store, resolve_url
+
+    pipeline = plan.pipeline
+    if not pipeline.views:
+        return []
+    try:
+        store = open_store(url or resolve_url(pipeline.store, pipeline.base_dir), clock)
+        await store.open()
+    except NoStoreError:
+        return []
+    except StoreError as error:
+        return [str(error)]
+    try:
+        checked = await check_views(replace(plan, store=store), clock, refuse=False)
+    finally:
+        store.close()
+    unknown = (f"features.{view}: has never been materialised\n    next: {_MATERIALIZE}" for view in checked.unknown)
+    return [*checked.unfit, *unknown]
+
+
+def _report(plan: Plan, times: tuple[LayerTimes, ...], warnings: list[str]) -> dict[str, Any]:
     (stage,) = plan.inference.stages
     return {
         "pipeline": plan.name,
@@ -91,6 +133,7 @@ def _report(plan: Plan, times: tuple[LayerTimes, ...]) -> dict[str, Any]:
         "rows_best": stage.rows_best,
         "kernel": stage.kernel,
         "kernel_reason": stage.kernel_reason,
+        "warnings": warnings,
     }
 
 
@@ -108,17 +151,14 @@ def _inputs(plan: Plan) -> list[tuple[str, str, str]]:
     ]
 
 
-def _show(plan: Plan, times: tuple[LayerTimes, ...]) -> None:
+def _show(plan: Plan, times: tuple[LayerTimes, ...], warnings: list[str]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console()
     console.print(_budget_table(plan, times))
-    buffer = plan.budget.buffer_ns
-    if buffer < plan.budget.total_ns * BUFFER_PART_MIN:
-        console.print(
-            f"[yellow]warning[/]: the buffer is {buffer / plan.budget.total_ns:.0%} of the budget; "
-            "under 10% a busy moment has nowhere to go\n    next: give a layer less, or the whole more"
-        )
+    for warning in warnings:
+        console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False)
     console.print(_inputs_table(plan))
     (stage,) = plan.inference.stages
     where = "the inference thread" if stage.is_threaded else "the event loop"

@@ -14,13 +14,19 @@ import typer
 from tailrace.cli.durations import duration_ns
 from tailrace.errors import SetupError, TailraceError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
+from tailrace.offline.options import (
+    BATCH_ROWS,
+    CLOCK_SKEW,
+    KEEP_OLD,
+    PRUNE_MAX,
+    RESUME_WITHIN,
+    WAIT,
+    MaterializeOptions,
+)
 
 if TYPE_CHECKING:
     from tailrace.offline.materialize import MaterializeReport
-    from tailrace.offline.options import MaterializeOptions
     from tailrace.pipeline import Pipeline
-
-BATCH_ROWS = 10_000
 
 
 def materialize(  # noqa: PLR0917 - one parameter an option
@@ -41,19 +47,23 @@ def materialize(  # noqa: PLR0917 - one parameter an option
     ] = MEMORY_MB,
     threads: Annotated[int, typer.Option(help="Threads that read a source.")] = THREADS,
     prune: Annotated[bool, typer.Option("--prune", help="Remove entities that the source no longer has.")] = False,
-    prune_max: Annotated[float, typer.Option(help="Largest share of the stored entities that --prune removes.")] = 0.2,
+    prune_max: Annotated[float, typer.Option(help="Largest share of the stored entities that --prune removes.")] = (
+        PRUNE_MAX
+    ),
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="A source without rows is no error; the store stays as it is.")
     ] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Overwrite rows of another source or pipeline, and newer ones.")
     ] = False,
-    wait: Annotated[str, typer.Option(help="How long to wait while another run writes the view.")] = "0s",
+    wait: Annotated[str, typer.Option(help="How long to wait while another run writes the view.")] = WAIT,
     resume_within: Annotated[
-        str, typer.Option(help="How old an interrupted run may be that this one goes on with.")
-    ] = "1h",
-    clock_skew: Annotated[str, typer.Option(help="How far the source's clock may be ahead of this one.")] = "10s",
-    keep_old: Annotated[str, typer.Option(help="How long rows of another schema stay after their last run.")] = "2d",
+        str, typer.Option(help="How old an interrupted run may be to be resumed.")
+    ] = RESUME_WITHIN,
+    clock_skew: Annotated[str, typer.Option(help="How far the source's clock may be ahead of this one.")] = CLOCK_SKEW,
+    keep_old: Annotated[
+        str, typer.Option(help="How long rows of another schema stay after their last run.")
+    ] = KEEP_OLD,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each view.")] = False,
 ) -> None:
     """Write the views of a pipeline from their sources into the online store.
@@ -67,12 +77,12 @@ def materialize(  # noqa: PLR0917 - one parameter an option
         tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
     """
     from tailrace.compile.loading import load_pipelines
-    from tailrace.offline.options import MaterializeOptions
 
     options = MaterializeOptions(
-        batch_rows, duration_ns(wait, "--wait"), duration_ns(resume_within, "--resume-within"),
-        duration_ns(clock_skew, "--clock-skew"), duration_ns(keep_old, "--keep-old"), allow_empty, prune, prune_max,
-        take_over, DatabaseLimits(memory_mb, threads),
+        batch_rows=batch_rows, wait_ns=duration_ns(wait, "--wait"),
+        resume_ns=duration_ns(resume_within, "--resume-within"), skew_ns=duration_ns(clock_skew, "--clock-skew"),
+        keep_old_ns=duration_ns(keep_old, "--keep-old"), allow_empty=allow_empty, prune=prune, prune_max=prune_max,
+        take_over=take_over, limits=DatabaseLimits(memory_mb, threads),
     )  # fmt: skip
     pipelines = load_pipelines(file)
     chosen = _chosen(file, pipelines, view or ())

@@ -39,12 +39,14 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ViewRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a store notes of one view.
 
-    source: as it is declared. place: the source's path, absolute. pipelines: that share the view, all on this source.
+    source: as it is declared. place: the source's path, absolute. folder: of the pipeline's file that last wrote it.
+    pipelines: that share the view, all on this source.
     is_mixed: rows of the source before are there yet, since a run that takes over from it has not ended.
     """
 
     source: str
     place: str
+    folder: str = ""
     pipelines: tuple[str, ...]
     is_mixed: bool = False
     schemas: dict[str, SchemaRecord] = {}

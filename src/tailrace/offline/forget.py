@@ -6,14 +6,19 @@ of that row: so a materialisation that runs at the same time brings nothing back
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Final
 
+from tailrace.errors import SetupError
 from tailrace.features.catalogue import OLD_LAYOUT, catalogue_key, key_end, read_record, schema_name
 from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat
 from tailrace.features.row_layout import row_layout
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.views import ViewSpec
+
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,30}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +30,22 @@ class ForgetReport:
     removed: int
 
 
-def ids_of(text: str) -> list[EntityId]:
-    """Return the ids that a text may stand for: a store may hold 4021 as a number, as a text, or both."""
-    try:
-        number = int(text)
-    except ValueError:
-        return [text]
-    return [text, number] if str(number) == text else [text]
+def ids_of(text: str, types: Collection[type | None]) -> list[EntityId]:
+    """Return the ids that a text stands for, the declared one first.
+
+    types: of the ids as the requests declare them; None for one that declares none. A number is a text too, and a text
+    that reads as one a number: another pipeline of the store may hold the entity so. Raises SetupError for a text that
+    is no number where only numbers are ids.
+    """
+    number = int(text) if _NUMBER.fullmatch(text) else None
+    if number is not None and not -(1 << 63) <= number < 1 << 63:
+        number = None
+    if set(types) == {int}:
+        if number is None:
+            raise SetupError(f"{text!r} is no id: the request declares an integer of 64 bits", where="ID",
+                             next="give the id as requests hold it, as in 4021")  # fmt: skip
+        return [number, str(number)]
+    return [text] if number is None or (int not in types and str(number) != text) else [text, number]
 
 
 def forget(
@@ -43,7 +57,7 @@ def forget(
     """
     ids = list(ids)
     tombstones = [(KeyFormat(entity, TOMBSTONE).key(each), b"%d" % now_ns) for each in ids]
-    writer.forget(tombstones, ())  # before the catalogue is read: a schema that comes later has no row of it
+    writer.exchange(tombstones, ())  # before the catalogue is read: a schema that comes later has no row of it
     rows = {
         (spec.name, name)
         for spec in specs
@@ -56,11 +70,11 @@ def forget(
         schemas = record.schemas.items() if record is not None else ()
         rows |= {(view, name) for name, schema in schemas if schema.entity == entity}
     formats = [KeyFormat(entity, key_end(view, name)) for view, name in rows]
-    removed = writer.forget(tombstones, [each.key(entity_id) for each in formats for entity_id in ids])
+    removed = writer.exchange(tombstones, [each.key(entity_id) for each in formats for entity_id in ids])
     return ForgetReport(entity, tuple(sorted({view for view, _ in rows})), removed)
 
 
 def unforget(writer: StoreWriter, entity: str, ids: Iterable[EntityId]) -> bool:
     """Let sources bring an entity back; return whether it was forgotten."""
     keys = [KeyFormat(entity, TOMBSTONE).key(each) for each in ids]
-    return bool(writer.forget((), keys))
+    return bool(writer.exchange((), keys))

@@ -198,14 +198,14 @@ class _ViewRun:
         return f"features.{self._spec.name}.source"
 
     def _resume_ns(self) -> int:
-        """Return how old a run may be that this one goes on with: without a time column its rows age with it."""
+        """Return how old a run may be that this one resumes: without a time column its rows age with it."""
         limits = [self._options.resume_ns]
         if self._spec.source.time is None and self._spec.max_staleness_ns is not None:
             limits.append(self._spec.max_staleness_ns)
         return min(limits)
 
     def _refuse_nothing(self, counts: SourceCounts, examples: tuple[BadRow, ...]) -> None:
-        """Raise SourceError for a source of which nothing can be written, or no prune can be told."""
+        """Raise SourceError for a source of which nothing can be written, or for which pruning cannot be decided."""
         if not counts.read:
             if self._record.is_mixed:
                 raise SourceError("the source has no rows to take over with", where=self._where, next="see why")

@@ -1,7 +1,8 @@
 """Whose a view in a store is: the same name from another source would serve another's values unseen, so it is refused.
 
 A pipeline owns a view with the source it declares. Another pipeline may share it where the source is the same file and
-the schema the same; a pipeline that moved to another folder stays the owner.
+the schema the same. A pipeline that moved to another folder stays the owner; while the folder before is still there,
+it is taken for a second copy, which would serve the other's values.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 from tailrace.errors import StoreError
 from tailrace.features.catalogue import OLD_LAYOUT, SchemaRecord, ViewRecord, schema_name
 from tailrace.features.rows import RowCodec
+from tailrace.features.sources import SQL
 
 
 def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: Path, *, take_over: bool) -> ViewRecord:
@@ -25,13 +27,17 @@ def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: P
     spec = codec.spec
     source = f"{spec.source!r} by {spec.source.key or spec.entity.key!r}"
     place = os.path.realpath(base_dir / spec.source.path)
+    folder = os.path.realpath(base_dir)
     if record is None:
-        return ViewRecord(source=source, place=place, pipelines=(pipeline,))
+        return ViewRecord(source=source, place=place, folder=folder, pipelines=(pipeline,))
     schema = record.schemas.get(schema_name(codec.schema_id))
-    is_own = pipeline in record.pipelines and record.source == source
-    is_shared = record.source == source and record.place == place and schema is not None
+    # A query names its files relative to the folder, so that the same SQL file reads others from another one.
+    is_elsewhere = record.folder != folder and (record.place != place or isinstance(spec.source, SQL))
+    is_copy = is_elsewhere and os.path.isdir(record.folder)
+    is_own = pipeline in record.pipelines and record.source == source and (take_over or not is_copy)
+    is_shared = record.source == source and record.place == place and schema is not None and not is_copy
     if is_own:
-        return msgspec.structs.replace(record, place=place, is_mixed=record.is_mixed or take_over)
+        return msgspec.structs.replace(record, place=place, folder=folder, is_mixed=record.is_mixed or take_over)
     if is_shared and not take_over:
         return msgspec.structs.replace(record, pipelines=(*record.pipelines, pipeline))
     if take_over:
@@ -40,13 +46,16 @@ def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: P
             name: msgspec.structs.replace(each, is_whole=each.is_whole and not is_stranger)
             for name, each in record.schemas.items()
         }
-        return ViewRecord(source=source, place=place, pipelines=(pipeline,), is_mixed=True, schemas=schemas)
+        return ViewRecord(
+            source=source, place=place, folder=folder, pipelines=(pipeline,), is_mixed=True, schemas=schemas
+        )
     owners = " and ".join(map(repr, record.pipelines))
     raise StoreError(
         f"the store's {spec.name} is of pipeline {owners}, from {record.source} ({record.place}); this one is of "
-        f"pipeline {pipeline!r}, from {source}",
+        f"pipeline {pipeline!r}, from {source} ({place})",
         where=f"features.{spec.name}",
-        next="give the pipeline a store of its own, or rename the view; where the source was replaced, --take-over",
+        next="give the pipeline a store of its own, or rename the view; where this source takes the other's place, "
+        "--take-over",
     )
 
 

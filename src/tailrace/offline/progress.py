@@ -24,7 +24,7 @@ FileStates = Mapping[str, tuple[int, int]]
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One view's last run. source: the fingerprint of what it read. last_key: of the last entity written.
 
-    began_ns: when the run began, since the epoch; one that goes on with it keeps this. done: nothing is left to write.
+    began_ns: when the run began, since the epoch; one that resumes it keeps this. done: nothing is left to write.
     """
 
     source: str
@@ -44,8 +44,8 @@ def read_progress(
 ) -> Progress | None:
     """Return the progress of a run that was interrupted and read the same source; None to start from the beginning.
 
-    expires_ns: how old it may be, for a query may read what no fingerprint shows. A run of the future is none that can
-    be gone on with either: the clock was set back.
+    expires_ns: how old it may be, for a query may read what no fingerprint shows. A run of the future is not
+    resumed either: the clock was set back.
     """
     stored = get(progress_key(view))
     if stored is None:

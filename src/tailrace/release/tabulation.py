@@ -55,7 +55,7 @@ def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path =
     try:
         tables = tabulate_graph(chosen.converted.graph, signature)
         arrays = expand_tables(tables)
-    except (NoTablesError, ValueError, LookupError) as error:  # LookupError: a graph that refers to what it has not
+    except (NoTablesError, ValueError, LookupError) as error:  # LookupError: a graph that refers to something missing
         return Tabulated(b"", f"the bit-vector kernel does not fit it: {error}")
     name = signature.inputs[0].name
     rows = feeds[name]

@@ -9,7 +9,7 @@ from typing import Any
 from tailrace.codecs.json import JsonCodec
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
-from tailrace.compile.materialised import unknown_views
+from tailrace.compile.materialised import check_views
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import Clock
@@ -50,13 +50,23 @@ class Served:
 class ServedPipelines:
     """All pipelines that a worker serves, of one release.
 
-    block: of its metrics. load: of the loop that they share.
+    block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
+    before; it must come back, whatever has become of the store's views.
     """
 
     def __init__(
-        self, release: Release, options: ServeOptions, block: MetricBlock, load: LoopLoad, clock: Clock, log: Any
+        self,
+        release: Release,
+        options: ServeOptions,
+        block: MetricBlock,
+        load: LoopLoad,
+        clock: Clock,
+        log: Any,
+        *,
+        is_successor: bool,
     ) -> None:
         self._release = release
+        self._is_successor = is_successor
         self._kernels = chosen_kernels(release)
         self._options = options
         self._block = block
@@ -73,8 +83,11 @@ class ServedPipelines:
             pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max, kernels=self._kernels
         )
         await plan.open()
-        for view in await unknown_views(plan, self._clock):
+        checked = await check_views(plan, self._clock, refuse=not self._is_successor)
+        for view in checked.unknown:
             self._log.warning("view has never been materialised", pipeline=pipeline.name, view=view)
+        for fault in checked.unfit:
+            self._log.warning("view cannot be served as it should", pipeline=pipeline.name, fault=fault)
         plan, times = await warm_up(plan, self._clock)
         recorder = BatchRecorder(self._block, pipeline.name)
         plan.features.retrieval.observe_fetch = recorder.count_fetch

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -118,11 +119,17 @@ class Worker:
         }
         limits = HttpLimits.of(self._options)
         self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
-        self._served = ServedPipelines(release, self._options, block, self._load, MonotonicClock(), self._log)
+        was_served = self._start.pin.served_file.exists()
+        self._served = ServedPipelines(
+            release, self._options, block, self._load, MonotonicClock(), self._log, is_successor=was_served
+        )
         for pipeline in declared:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
             routes[path] = {b"POST": served.endpoint(self._options.array_max)}
+        if not was_served:
+            with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
+                self._start.pin.served_file.touch()
 
     async def _listen(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket: a copy of it, since the supervisor's must stay open. Its own makes it ready."""

@@ -75,7 +75,7 @@ class FileLease:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"no lease can be had: {error.strerror}", where=path,
+            raise StoreError(f"the lease cannot be taken: {error.strerror}", where=path,
                              next="see that the directory is yours") from None  # fmt: skip
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ from typing import Any, Final
 import lmdb
 
 from tailrace.deadline import NS_PER_MS, Clock
-from tailrace.errors import StoreError
+from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.late import LateError
 from tailrace.features.stores.probe import Probe, page_faults
 from tailrace.features.stores.warming import Warming
@@ -204,7 +204,7 @@ class LmdbStore:
         try:
             status = os.stat(self._file)
         except OSError as error:
-            raise StoreError(f"no store: {error.strerror}", where=self._path, next=_MATERIALIZE) from None
+            raise NoStoreError(f"no store: {error.strerror}", where=self._path, next=_MATERIALIZE) from None
         try:
             self._environment = lmdb.open(
                 self._path, map_size=self._map_bytes, readonly=True, create=False, readahead=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice, takewhile
 from operator import methodcaller
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
-from tailrace.errors import StoreError
+from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.lease import FileLease
 from tailrace.features.stores.lmdb import DATA_FILE, MAP_BYTES, READERS_MAX, bytes_used
 from tailrace.features.stores.runs import PageCounts, PageRow, Run, lost_run, next_run, run_key, write_page
@@ -22,18 +22,25 @@ SCAN_KEYS: Final = 10_000
 
 
 class LmdbWriter:
-    """Writes one LMDB directory, which it makes. One writer at a time; a second waits for it.
+    """Writes one LMDB directory. One writer at a time; a second waits for it.
 
-    Raises StoreError where the files cannot be made or written.
+    create: make the directory and its files where they are missing. Raises StoreError where they are, or cannot be
+    made or written.
     """
 
-    def __init__(self, path: str | Path, *, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(self, path: str | Path, *, map_bytes: int = MAP_BYTES, create: bool = True) -> None:
         self._path = str(path)
+        self._file = os.path.join(self._path, DATA_FILE)
+        if not create and not os.path.isfile(self._file):
+            raise NoStoreError("there is no store", where=self._path,
+                               next="name the one that is served, or write it: tailrace materialize FILE")  # fmt: skip
         try:
-            os.makedirs(self._path, exist_ok=True)
-            self._environment = lmdb.open(self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX)
+            if create:
+                os.makedirs(self._path, exist_ok=True)
+            self._environment = lmdb.open(
+                self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX, create=create
+            )
             self._environment.reader_check()
-            self._file = os.path.join(self._path, DATA_FILE)
             self._identity = _identity(os.stat(self._file))
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot be written: {error}", where=self._path,
@@ -93,34 +100,20 @@ class LmdbWriter:
 
         return self._transact(read, write=False)
 
-    def forget(self, tombstones: Sequence[tuple[bytes, bytes]], keys: Sequence[bytes]) -> int:
-        """Write tombstones and remove keys: all of them, or none."""
+    def exchange(self, puts: Collection[tuple[bytes, bytes]], removes: Collection[bytes]) -> int:
+        """Write key and value pairs and remove keys: all of them, or none."""
 
-        def exchange(transaction: Any) -> int:
-            for key, value in tombstones:
+        def exchange_all(transaction: Any) -> int:
+            for key, value in puts:
                 transaction.put(key, value)
-            return sum(map(transaction.delete, keys))
+            return sum(map(transaction.delete, removes))
 
-        return self._transact(exchange)
-
-    def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs in one transaction: all of them, or none."""
-        pairs = list(rows)
-
-        def put_all(transaction: Any) -> None:
-            for key, value in pairs:
-                transaction.put(key, value)
-
-        self._transact(put_all)
+        return self._transact(exchange_all)
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""
         value: bytes | None = self._transact(lambda transaction: transaction.get(key), write=False)
         return value
-
-    def delete(self, key: bytes) -> None:
-        """Remove one key, if it is there."""
-        self._transact(lambda transaction: transaction.delete(key))
 
     def close(self) -> None:
         """Flush and let go."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -78,28 +78,20 @@ class MemoryWriter:
     def remove(self, run: Run, keys: Sequence[bytes]) -> int:
         """Remove keys for a run."""
         self._check_run(run)
-        return self.forget((), keys)
+        return self.exchange((), keys)
 
     def scan(self, begin: bytes, end: bytes) -> Iterator[bytes]:
         """Yield the keys that begin and end so."""
         yield from [key for key in self._rows if key.startswith(begin) and key.endswith(end)]
 
-    def forget(self, tombstones: Sequence[tuple[bytes, bytes]], keys: Sequence[bytes]) -> int:
-        """Write tombstones and remove keys."""
-        self._rows |= dict(tombstones)
-        return sum(self._rows.pop(key, None) is not None for key in keys)
-
-    def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs, all of them or none."""
-        self._rows |= dict(rows)
+    def exchange(self, puts: Collection[tuple[bytes, bytes]], removes: Collection[bytes]) -> int:
+        """Write key and value pairs and remove keys."""
+        self._rows |= dict(puts)
+        return sum(self._rows.pop(key, None) is not None for key in removes)
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""
         return self._rows.get(key)
-
-    def delete(self, key: bytes) -> None:
-        """Remove one key, if it is there."""
-        self._rows.pop(key, None)
 
     def close(self) -> None:
         """Do nothing: every write has happened."""

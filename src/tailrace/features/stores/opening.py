@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.deadline import Clock
-from tailrace.errors import StoreError
+from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.lmdb import LmdbStore
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
@@ -32,16 +32,21 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
     return LmdbStore(rest, clock)
 
 
-def open_writer(url: str) -> StoreWriter:
-    """Return the writer of the store that a URL names. Raises StoreError where it cannot be written."""
+def open_writer(url: str, *, create: bool = True) -> StoreWriter:
+    """Return the writer of the store that a URL names.
+
+    create: make an embedded store that is not there yet. Raises StoreError where it is not, or cannot be written.
+    """
     scheme, rest = _parse(url)
     if scheme in _REDIS:
         from tailrace.features.stores.redis_writer import RedisWriter
 
         return RedisWriter(url)
     if scheme == "memory":
+        if not create and rest not in _memory:
+            raise NoStoreError("no such store in this process", where=url, next="name the store that serves the rows")
         return MemoryWriter(_memory.setdefault(rest, {}))
-    return LmdbWriter(rest)
+    return LmdbWriter(rest, create=create)
 
 
 def resolve_url(url: str, base_dir: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from tailrace.features.stores.lease import Lease
@@ -70,23 +70,15 @@ class StoreWriter(Protocol):
         """Yield the keys that begin and end so. Those that come or go meanwhile may be among them or not."""
         ...
 
-    def forget(self, tombstones: Sequence[tuple[bytes, bytes]], keys: Sequence[bytes]) -> int:
-        """Write tombstones, key and value, and remove keys, all at once; return how many keys were there."""
-        ...
+    def exchange(self, puts: Collection[tuple[bytes, bytes]], removes: Collection[bytes]) -> int:
+        """Write key and value pairs as they are, under no run, and remove keys: all at once.
 
-    def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write key and value pairs as they are. After an error the call may be made again: the same rows and keys.
-
-        LMDB writes all of a call's or none, Redis a thousand at a time.
+        Return how many of the removed keys were there. After an error the call may be made again.
         """
         ...
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""
-        ...
-
-    def delete(self, key: bytes) -> None:
-        """Remove one key, if it is there."""
         ...
 
     def close(self) -> None:
