@@ -165,24 +165,26 @@ class _ViewRun:
             counts = rows.counts()
             examples = rows.bad_rows() if counts.bad else ()
             self._refuse_nothing(counts, examples)
-            known = KnownKeys(self._codec, rows.ids(options.batch_rows)) if self._prunes(counts) else None
+            ids = rows.ids(options.batch_rows, due_only=self._record.is_mixed)
+            known = KnownKeys(self._codec, ids) if self._prunes(counts) else None
             total = rows.prepare(interrupted.last_key if interrupted else None)
             check_unchanged(spec, self._base_dir, files)
             began = Progress(source=source, last_key=None, written=0, began_ns=rows.now_ns, done=False)
             self._note_schema(began=rows.now_ns)
-            written = self._write_pages(rows, interrupted or began, total, on_progress)
+            written, ended = self._write_pages(rows, interrupted or began, total, on_progress)
             now_ns = rows.now_ns
-        if not interrupted and written.older and not written.written + written.unchanged:
+        resumed = interrupted.written if interrupted else 0
+        if not ended.is_useful and written.older + resumed:
             raise SourceError(
-                f"nothing is written: of all {written.older:,} entities the store has newer rows",
+                f"nothing is written: of all {written.older + resumed:,} entities the store has newer rows",
                 where=self._where, next="see whether the source is of today; if it is right, --take-over",
             )  # fmt: skip
         pruned = self._prune(known)
-        retired = self._finish(counts, total + (interrupted.written if interrupted else 0), now_ns)
+        retired = self._finish(counts, total + resumed, now_ns)
         return MaterializeReport(
             view=spec.name, schema=self._schema, run=self._run.number, holder=self._lease.holder.who,
             since=self._lease.holder.since, read=counts.read, **written._asdict(), bad=counts.bad, later=counts.later,
-            resumed=interrupted.written if interrupted else 0, pruned=pruned, retired=retired,
+            resumed=resumed, pruned=pruned, retired=retired,
             seconds=time.monotonic() - began_s, examples=examples,
         )  # fmt: skip
 
@@ -241,7 +243,7 @@ class _ViewRun:
 
     def _write_pages(
         self, rows: SourceRows, progress: Progress, total: int, on_progress: Callable[[int, int], None] | None
-    ) -> PageCounts:
+    ) -> tuple[PageCounts, Progress]:
         """Write every page, and with each how far that brings the run; at last that it is done."""
         counts, end = PageCounts(), progress.written + total
         if on_progress:
@@ -249,12 +251,17 @@ class _ViewRun:
         for page in rows.pages(self._options.batch_rows):
             done = progress.written + len(page.ids)
             progress = msgspec.structs.replace(progress, last_key=page.ids[-1], written=done, done=done == end)
-            counts = counts.plus(self._write(self._packed(page, rows.now_ns), self._progress_row(progress)))
+            wrote = self._write(self._packed(page, rows.now_ns), self._progress_row(progress))
+            counts = counts.plus(wrote)
+            if not progress.is_useful and wrote.written + wrote.unchanged:
+                progress = msgspec.structs.replace(progress, is_useful=True)
+                if not progress.done:  # one write more a run: what became of a page is known behind its own
+                    self._write((), self._progress_row(progress))
             if on_progress:
                 on_progress(done, end)
         if not progress.done:  # no page was left to write
             self._write((), self._progress_row(msgspec.structs.replace(progress, done=True)))
-        return counts
+        return counts, progress
 
     def _packed(self, page: Page, written_ns: int) -> list[PageRow]:
         packed = self._codec.pack(page.ids, page.columns, page.event_ns, written_ns)
