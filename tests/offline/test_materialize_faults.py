@@ -267,7 +267,7 @@ def test_source_that_goes_back_leaves_newer_rows(folder: Folder) -> None:
 
 
 def test_older_rows_of_a_run_that_goes_on_are_told_as_of_one_that_does_not(folder: Folder) -> None:
-    """Killed behind its first page, a run of older rows alone still ends with 1 in the next; one row written is enough."""
+    """Killed behind its first page, a run of older rows ends with 1 in the next; one row that was written is enough."""
     write_parquet(folder.path / "profile.parquet", profiles(2))
     folder.run()
     older = profiles(1, as_of=NOW - days(1))

@@ -45,7 +45,7 @@ from tailrace.offline.progress import (
     source_files,
 )
 from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
-from tailrace.offline.sweeping import KnownKeys, outdated, prune, remove_schema
+from tailrace.offline.sweeping import KnownKeys, check_room, is_settled, outdated, prune, remove_schema
 
 LEASE_LOOK_S: Final = 0.1
 """How often a run that waits for a lease asks for it."""
@@ -151,6 +151,8 @@ class _ViewRun:
         self._record = claim(found, self._codec, pipeline, base_dir, take_over=options.take_over)
         if found is None and writer.get(old_progress_key(spec.name)) is not None:
             self._record = with_old_layout(self._record, spec.entity.name, clock())
+        check_room(self._record, self._schema)
+        self._outdated: list[str] = []
 
     def report(
         self, on_progress: Callable[[int, int], None] | None, key_type: type | None, began_s: float
@@ -236,9 +238,13 @@ class _ViewRun:
 
     def _note_schema(self, began: int) -> None:
         """Note that a run has begun: before its rows, so that they are always found by the catalogue."""
-        known = self._record.schemas.get(self._schema)
-        schema = known or SchemaRecord(entity=self._spec.entity.name, text=schema_text(self._spec))
-        self._record = with_schema(self._record, self._schema, msgspec.structs.replace(schema, at_ns=began))
+        record = self._record
+        self._outdated = outdated(record, self._schema, began, self._options.keep_old_ns)
+        schema = record.schemas.get(self._schema)
+        schema = schema or SchemaRecord(entity=self._spec.entity.name, text=schema_text(self._spec))
+        whole_ns = schema.whole_ns if is_settled(record, self._schema, began) else 0
+        schema = msgspec.structs.replace(schema, at_ns=began, whole_ns=whole_ns)
+        self._record = with_schema(record, self._schema, schema)
         self._write((), self._record_row())
 
     def _write_pages(
@@ -294,7 +300,8 @@ class _ViewRun:
         others = [schema for name, schema in self._record.schemas.items() if name != self._schema]
         is_whole = before.is_whole or bool(counts.read) or not any(each.is_whole for each in others)
         whole = msgspec.structs.replace(
-            before, is_whole=is_whole, at_ns=now_ns, run=self._run.number,
+            before, is_whole=is_whole, at_ns=now_ns, whole_ns=before.whole_ns or (now_ns if is_whole else 0),
+            run=self._run.number,
             read=counts.read, entities=entities, bad=counts.bad, later=counts.later,
         )  # fmt: skip
         self._record = msgspec.structs.replace(with_schema(self._record, self._schema, whole), is_mixed=False)
@@ -302,7 +309,7 @@ class _ViewRun:
         if not counts.read:
             return 0
         retired = 0
-        for name in outdated(self._record, self._schema, now_ns, self._options.keep_old_ns):
+        for name in self._outdated:
             self._lease.check()
             retired += remove_schema(self._writer, self._run, name, self._record.schemas[name])
             if name == OLD_LAYOUT:

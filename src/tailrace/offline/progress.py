@@ -1,4 +1,4 @@
-"""How far a materialisation has come: kept in the store itself, in the same write as the rows that it counts."""
+"""How far a materialisation has come: kept in the store itself, never before the rows that it counts."""
 
 from __future__ import annotations
 
