@@ -226,7 +226,7 @@ class _ViewRun:
                 where=self._where,
                 next="compare the clocks of the source and of this machine; --clock-skew says how far they may differ",
             )
-        if counts.nameless and self._prunes(counts):
+        if counts.nameless and self._prunes(counts) and not self._record.is_mixed:
             raise SourceError(
                 f"{counts.nameless} rows have no id that can be read, so it cannot be told which entities are gone",
                 where=self._where, next="mend these rows, or run without --prune",
