@@ -206,6 +206,7 @@ def test_schemas_of_a_view_are_bounded(filled: Folder) -> None:
     later_ns = NOW_NS + 100 * DAY_NS
     with pytest.raises(StoreError, match=f"the store has {SCHEMAS_MAX} schemas of the view") as caught:
         filled.run(spec=specs[SCHEMAS_MAX], now_ns=later_ns)
+    assert caught.value.where == "features.Profile"
     assert "twice with --keep-old 0s" in caught.value.next
     assert list(record_of(filled).schemas) == [schema_of(each) for each in specs[:SCHEMAS_MAX]]
     assert all(filled.writer.get(RowCodec(each).key(0)) for each in specs[:SCHEMAS_MAX])

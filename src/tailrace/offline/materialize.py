@@ -151,7 +151,7 @@ class _ViewRun:
         self._record = claim(found, self._codec, pipeline, base_dir, take_over=options.take_over)
         if found is None and writer.get(old_progress_key(spec.name)) is not None:
             self._record = with_old_layout(self._record, spec.entity.name, clock())
-        check_room(self._record, self._schema)
+        check_room(self._record, self._schema, spec.name)
         self._outdated: list[str] = []
 
     def report(

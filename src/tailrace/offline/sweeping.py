@@ -56,13 +56,13 @@ def prune(writer: StoreWriter, run: Run, codec: RowCodec, known: KnownKeys, shar
     return sum(writer.remove(run, known.lacking(step)) for step in _steps(writer.scan(keys.begin, keys.end)))
 
 
-def check_room(record: ViewRecord, own: str) -> None:
+def check_room(record: ViewRecord, own: str, view: str) -> None:
     """Raise StoreError where a view would have too many schemas with this one."""
     if own in record.schemas or len(record.schemas) < SCHEMAS_MAX:
         return
     raise StoreError(
         f"the store has {len(record.schemas)} schemas of the view, and servers may read each: no other is added",
-        where=record.place,
+        where=f"features.{view}",
         next="once no server reads the others, materialise the pipeline that is served, twice with --keep-old 0s: that "
         "removes them; or give this one a store of its own",
     )
