@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from redis_server import RedisServer
 
 from tailrace.errors import LeaseError, StoreError
 from tailrace.features.row_layout import EVENT_BYTE, HEADER_BYTES, WRITTEN_BYTE
-from tailrace.features.stores.lease import Lease
+from tailrace.features.stores.lease import FileLease, Lease
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.stores.opening import open_writer
@@ -210,6 +212,44 @@ def test_lease_of_a_killed_process_ends_with_it(tmp_path: Path, number: int) -> 
         process.wait()
         writer.lease("Profile").close()
     writer.close()
+
+
+AS_A_USER = """
+import os, sys
+from pathlib import Path
+from tailrace.errors import LeaseError, StoreError
+from tailrace.features.stores.lease import FileLease
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    FileLease(sys.argv[1], "Profile").close()
+    print("had")
+except (LeaseError, StoreError) as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user's and become that user")
+def test_lease_file_of_another_user_is_locked_if_it_can_be_read() -> None:
+    """A run by root leaves its file to the service user's runs; one that cannot be read is told with its owner."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own cannot be entered by others
+        os.chown(folder, 65534, 65534)
+
+        def tell_as_a_user() -> str:
+            done = subprocess.run([sys.executable, "-c", AS_A_USER, folder], capture_output=True, text=True, check=True)
+            return done.stdout
+
+        file = Path(folder, "Profile.lease")
+        lease = FileLease(folder, "Profile")
+        file.chmod(0o444)
+        assert f"is being written by {lease.holder.who} since" in tell_as_a_user()
+        lease.close()
+        assert tell_as_a_user() == "had\n"
+        file.chmod(0o400)
+        told = tell_as_a_user()
+        assert f"{file}: the lease cannot be taken: Permission denied; the file is of root (uid 0)" in told
+        assert "remove the file while no run writes the view" in told
 
 
 def test_redis_lease_is_renewed_while_its_holder_lives(redis_server: RedisServer) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 import msgspec
@@ -67,13 +67,21 @@ def test_package_records_what_both_kernels_take(name: str, request: pytest.Fixtu
     assert (directory / TREES_FILE).is_file()
 
 
-def test_times_clearly_apart_are_taken_from_the_record(narrow: Path, tmp_path: Path) -> None:
-    """A record is believed, even one that a measurement here would not give; the reason tells both times."""
-    choice = choose_kernel(record(narrow, tmp_path, times_of(500, 100)))
+def test_record_that_is_clear_for_bit_vectors_is_believed(wide: Path, tmp_path: Path) -> None:
+    """Even one that a measurement here would not give: nothing is timed."""
+    assert choose_kernel(record(wide, tmp_path, times_of(100, 500))) == BIT_VECTORS
+
+
+def test_record_that_is_clear_for_onnx_runtime_is_measured(narrow: Path, wide: Path, tmp_path: Path) -> None:
+    """The processor that packaged a model does not decide for this one; the reason tells what both take here."""
+    assert choose_kernel(record(narrow, tmp_path / "narrow", times_of(500, 100))) == BIT_VECTORS
+    choice = choose_kernel(record(wide, tmp_path / "wide", times_of(500_000, 100_000)))
     assert choice.name == "ONNX Runtime"
-    assert "1 row 100 µs, by bit vectors 500 µs; 16 rows" in choice.reason
-    model = load_model(tmp_path / "model")
-    assert (model.kernel, model.kernel_reason) == (choice.name, choice.reason)
+    assert choice.reason.startswith("it is faster: 1 row")
+    assert "by bit vectors 500 ms" not in choice.reason
+    model = load_model(tmp_path / "wide" / "model")
+    assert model.kernel == choice.name
+    assert model.kernel_reason.startswith("it is faster: 1 row")
 
 
 @pytest.mark.parametrize("times", [None, times_of(110, 100), times_of(100, 110)], ids=["none", "near", "near, other"])
@@ -108,13 +116,23 @@ def test_graph_that_onnxruntime_refuses_is_left_to_bit_vectors(narrow: Path, tmp
     manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes())
     manifest["sha256"] = hashlib.sha256(b"no graph").hexdigest()
     (directory / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
-    assert choose_kernel(directory) == BIT_VECTORS
+    choice = choose_kernel(directory)
+    assert choice.name == "bit vectors"
+    assert choice.reason.startswith(f"the kernels could not be timed here: {directory / MODEL_FILE}: ")
+    assert "\n" not in choice.reason
 
 
-def test_measurement_that_hangs_is_given_up(narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that does not come back in time is ended, and the bit vectors compute the model."""
-    monkeypatch.setattr(kernels, "MEASURE_S_MAX", 0.01)
-    assert choose_kernel(record(narrow, tmp_path, None)) == BIT_VECTORS
+def test_measurement_that_hangs_is_given_up(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not come back is ended in three seconds; the bit vectors compute the model, and say why."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    directory = record(wide, tmp_path, None)
+    start_s = monotonic()
+    choice = choose_kernel(directory)
+    assert kernels.MEASURE_S_MAX <= monotonic() - start_s < kernels.MEASURE_S_MAX + 2
+    assert choice == KernelChoice("bit vectors", "the kernels could not be timed here: it took more than 3 s")
 
 
 def test_choice_is_honoured(narrow: Path) -> None:

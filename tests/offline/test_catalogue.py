@@ -194,11 +194,11 @@ def test_changed_view_is_filled_beside_the_old_one(filled: Folder) -> None:
 
 
 def test_old_schema_is_removed_by_a_later_run(filled: Folder) -> None:
-    """Once it has not been run for as long as old ones are kept: not before, and nothing else with it."""
-    filled.run(spec=CHANGED, now_ns=NOW_NS + DAY_NS)
-    assert filled.run(spec=CHANGED, now_ns=NOW_NS + 2 * DAY_NS).retired == 0
-    assert filled.editions() == [1] * ROWS
-    report = filled.run(spec=CHANGED, now_ns=NOW_NS + 3 * DAY_NS)
+    """Once the new one has been whole for as long as old ones are kept: not before, and nothing else with it."""
+    for day in (10, 11, 12):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS).retired == 0
+        assert filled.editions() == [1] * ROWS
+    report = filled.run(spec=CHANGED, now_ns=NOW_NS + 13 * DAY_NS)
     assert report.retired == ROWS
     assert filled.editions() == [None] * ROWS
     assert amounts(filled, CHANGED) == [each + 1 / 8 for each in range(ROWS)]
@@ -214,15 +214,46 @@ def test_old_schema_that_is_still_run_is_kept(filled: Folder) -> None:
     assert amounts(filled, CHANGED) == amounts(filled, SPEC)
 
 
+@pytest.mark.parametrize("day", [1, 365])
+def test_old_schema_survives_a_run_whose_clock_is_ahead(filled: Folder, day: int) -> None:
+    """By one clock alone it is not old, whether that run is the new schema's first or a later one."""
+    for moment in (day, 1.1, 1.2, 400, 1.3, 1.4):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(moment * DAY_NS)).retired == 0
+    assert filled.editions() == [1] * ROWS
+    for moment in (2.0, 3.4, 3.5):
+        retired = filled.run(spec=CHANGED, now_ns=NOW_NS + int(moment * DAY_NS)).retired
+    assert retired == ROWS, "once two clocks that agree say so"
+
+
+def test_schema_that_was_gone_back_from_is_kept_as_long_as_any(filled: Folder) -> None:
+    """Servers read it until they are replaced, though the one that is run again was whole long before."""
+    for day in (0, 1, 10):
+        filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS)
+        filled.run(SOURCE, now_ns=NOW_NS + day * DAY_NS)
+    for day in (20, 21, 22):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS).retired == 0
+        assert filled.editions() == [1] * ROWS
+    assert filled.run(spec=CHANGED, now_ns=NOW_NS + 23 * DAY_NS).retired == ROWS
+
+
 def test_schemas_of_a_view_are_bounded(filled: Folder) -> None:
-    """Whoever changes a view every hour does not fill the store with it: the oldest go first."""
+    """Whoever tries many is refused, and told how to make room: those that are there may be read by servers."""
     defaults = {"amount": -1.0, "edition": -1, "city": "?"}
-    specs = [changed_spec(**{name: defaults[name] for name in names}) for names in permutations(defaults)]
-    for index, spec in enumerate(specs):
-        filled.run(spec=spec, now_ns=NOW_NS + index)
-    assert list(record_of(filled).schemas) == [schema_of(each) for each in specs[-SCHEMAS_MAX:]]
-    assert filled.editions(specs[-1]) == filled.editions(specs[-SCHEMAS_MAX]) == [1] * ROWS
-    assert filled.editions(specs[-SCHEMAS_MAX - 1]) == [None] * ROWS
+    orders = [names for length in (3, 2) for names in permutations(defaults, length)]
+    specs = [changed_spec(**{name: defaults[name] for name in names}) for names in orders]
+    for index, spec in enumerate(specs[:SCHEMAS_MAX]):
+        assert filled.run(spec=spec, now_ns=NOW_NS + index * 10 * DAY_NS).retired == 0
+    later_ns = NOW_NS + 100 * DAY_NS
+    with pytest.raises(StoreError, match=f"the store has {SCHEMAS_MAX} schemas of the view") as caught:
+        filled.run(spec=specs[SCHEMAS_MAX], now_ns=later_ns)
+    assert caught.value.where == "features.Profile"
+    assert "twice with --keep-old 0s" in caught.value.next
+    assert list(record_of(filled).schemas) == [schema_of(each) for each in specs[:SCHEMAS_MAX]]
+    assert all(filled.writer.get(RowCodec(each).key(0)) for each in specs[:SCHEMAS_MAX])
+    assert filled.run(SOURCE, now_ns=later_ns, keep_old_ns=0).retired == 0
+    assert filled.run(SOURCE, now_ns=later_ns, keep_old_ns=0).retired == ROWS * (SCHEMAS_MAX - 1)
+    assert filled.run(spec=specs[SCHEMAS_MAX], now_ns=later_ns).written == ROWS
+    assert filled.editions() == [1] * ROWS
 
 
 def test_rows_of_the_layout_before_are_removed_as_an_old_schema(tmp_path: Path) -> None:
@@ -234,7 +265,8 @@ def test_rows_of_the_layout_before_are_removed_as_an_old_schema(tmp_path: Path) 
     folder.run(SOURCE)
     assert OLD_LAYOUT in record_of(folder).schemas
     assert rows[b"{customer:0}Profile"] == b"an old row"
-    assert folder.run(SOURCE, now_ns=NOW_NS + 3 * DAY_NS).retired == ROWS
+    assert folder.run(SOURCE, now_ns=NOW_NS + 3 * DAY_NS).retired == 0
+    assert folder.run(SOURCE, now_ns=NOW_NS + 4 * DAY_NS).retired == ROWS
     assert b"{customer:0}Profile" not in rows
     assert b"tailrace:materialize:Profile" not in rows
     assert folder.editions() == [1] * ROWS

@@ -266,6 +266,24 @@ def test_source_that_goes_back_leaves_newer_rows(folder: Folder) -> None:
     assert folder.run().unchanged == ROWS
 
 
+def test_older_rows_of_a_run_that_goes_on_are_told_as_of_one_that_does_not(folder: Folder) -> None:
+    """Killed behind its first page, a run of older rows ends with 1 in the next; one row that was written is enough."""
+    write_parquet(folder.path / "profile.parquet", profiles(2))
+    folder.run()
+    older = profiles(1, as_of=NOW - days(1))
+    write_parquet(folder.path / "profile.parquet", older)
+    folder.interrupt(PAGE)
+    with pytest.raises(SourceError, match=f"of all {ROWS} entities the store has newer rows"):
+        folder.run()
+    assert folder.editions() == [2] * ROWS
+    mixed = profiles(3, range(1)), profiles(1, range(1, ROWS), as_of=NOW - days(1))
+    write_parquet(folder.path / "profile.parquet", {name: mixed[0][name] + mixed[1][name] for name in older})
+    folder.interrupt(PAGE)
+    report = folder.run()
+    assert (report.resumed, report.written, report.older) == (PAGE, 0, ROWS - PAGE)
+    assert folder.editions() == [3] + [2] * (ROWS - 1)
+
+
 # -- sources with nothing to write ------------------------------------------------------------------------------------
 
 

@@ -103,3 +103,17 @@ def test_prune_of_a_run_that_goes_on_knows_the_whole_source(folder: Folder) -> N
     report = folder.run(SOURCE, prune=True, now_ns=NOW_NS + 1)
     assert (report.resumed, report.pruned) == (20, 0)
     assert folder.editions() == [1] * ROWS
+
+
+def test_take_over_removes_entities_whose_rows_are_bad_or_later(folder: Folder) -> None:
+    """What is not written is of the source before and goes, whether or not its row has an id that can be read."""
+    write_csv(folder.path / "old.csv", profiles(1, as_of=None) | {"as_of": ["2025-06-01"] * ROWS})
+    folder.run(CSV("old.csv", time="as_of"))
+    columns: dict[str, list[Any]] = profiles(2, as_of=None) | {"as_of": ["2025-06-01"] * ROWS}
+    columns["amount"][0] = "x"
+    columns["as_of"][1] = "2100-01-01"
+    columns["customer_id"][2] = "?"
+    write_csv(folder.path / "new.csv", columns)
+    report = folder.run(CSV("new.csv", time="as_of"), take_over=True)
+    assert (report.bad, report.later, report.written, report.pruned) == (2, 1, ROWS - 3, 3)
+    assert folder.editions() == [None] * 3 + [2] * (ROWS - 3)

@@ -62,7 +62,7 @@ def materialize(  # noqa: PLR0917 - one parameter an option
     ] = RESUME_WITHIN,
     clock_skew: Annotated[str, typer.Option(help="How far the source's clock may be ahead of this one.")] = CLOCK_SKEW,
     keep_old: Annotated[
-        str, typer.Option(help="How long rows of another schema stay after their last run.")
+        str, typer.Option(help="How long rows of another schema stay after the new one is whole.")
     ] = KEEP_OLD,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each view.")] = False,
 ) -> None:

@@ -22,13 +22,14 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One schema of a view in a store. Counts are of its last whole run.
 
     text: what its id is made of. is_whole: a run has reached its end. at_ns: when a run last began or ended with it,
-    since the epoch.
+    since the epoch. whole_ns: since when it is whole and no other schema was run in between; 0 where it is not so.
     """
 
     entity: str
     text: str = ""
     is_whole: bool = False
     at_ns: int = 0
+    whole_ns: int = 0
     run: int = 0
     read: int = 0
     entities: int = 0

@@ -28,7 +28,7 @@ BIT_VECTORS: Final = "bit vectors"
 ONNX_RUNTIME: Final = "ONNX Runtime"
 
 GAIN_CLEAR: Final = 1.25
-"""Recorded times decide where one kernel is so many times as fast as the other, whatever the rows."""
+"""Recorded times decide where the bit vectors are so many times as fast as ONNX Runtime, whatever the rows."""
 GAIN_TIED: Final = 1.05
 """Measured times that are closer are equal; the bit vectors, which need no ONNX Runtime, get it."""
 
@@ -36,9 +36,11 @@ ROWS_TIMED: Final = (1, 16, 64)
 TURNS_MIN: Final = 9
 TURNS_MAX: Final = 200
 BATCHES: Final = 8
-SIZE_NS_MAX: Final = NS_PER_S // 2
+SIZE_NS_MAX: Final = NS_PER_S // 4
 """What the turns at one number of rows may take, once there were TURNS_MIN."""
-MEASURE_S_MAX: Final = 30.0
+MEASURE_S_MAX: Final = 3.0
+"""What timing one model may take, the imports too; it takes about one second."""
+REASON_CHARACTERS_MAX: Final = 200
 
 Predict = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
 Draw = Callable[[int, int], Mapping[str, NDArray[Any]]]
@@ -46,7 +48,7 @@ Draw = Callable[[int, int], Mapping[str, NDArray[Any]]]
 
 
 class KernelChoice(msgspec.Struct, frozen=True):
-    """The kernel of a model. reason: why it is not the faster one, or not the bit vectors; empty where it is both."""
+    """The kernel of a model. reason: why it is not the bit vectors, or why these are not known to be the faster one."""
 
     name: Literal["bit vectors", "ONNX Runtime"]
     reason: str = ""
@@ -55,8 +57,10 @@ class KernelChoice(msgspec.Struct, frozen=True):
 def choose_kernel(directory: Path, *, library: Path = LIBRARY) -> KernelChoice:
     """Return the fastest kernel that gives a packaged model's golden scores on this machine.
 
-    The times in the manifest decide where they are clearly apart. Where they are near, or were not measured, both
-    kernels are timed in a process of their own, in a second or two; a tie goes to the bit vectors.
+    The bit vectors do where the times in the manifest, which are of the machine that packaged it, say that they are
+    clearly faster. Otherwise both kernels are timed here, in a process of their own, in about a second: the machine
+    that packaged it has no say in what ONNX Runtime computes here. A tie goes to the bit vectors, and so does a failure
+    to time them.
     library: the compiled bit-vector library.
     Raises ModelPackageError unless the directory is whole.
     """
@@ -68,9 +72,13 @@ def choose_kernel(directory: Path, *, library: Path = LIBRARY) -> KernelChoice:
     except OSError as error:
         return KernelChoice(ONNX_RUNTIME, f"the bit-vector library cannot be used: {error}")
     times = manifest.kernel_times
-    if times is None or not _are_clear(times):
+    if times is not None and min(_gains(times)) >= GAIN_CLEAR:
+        return KernelChoice(BIT_VECTORS)
+    try:
         times = _measure_apart(directory, library)
-    if times is None or _mean_gain(times) * GAIN_TIED >= 1:
+    except _MeasureError as error:
+        return KernelChoice(BIT_VECTORS, f"the kernels could not be timed here: {error}")
+    if _mean_gain(times) * GAIN_TIED >= 1:
         return KernelChoice(BIT_VECTORS)
     return KernelChoice(ONNX_RUNTIME, f"it is faster: {tell_times(times)}")
 
@@ -99,11 +107,6 @@ def _gains(times: KernelTimes) -> list[float]:
     return [onnx / bits for bits, onnx in zip(times.bit_vectors_ns, times.onnx_ns, strict=True)]
 
 
-def _are_clear(times: KernelTimes) -> bool:
-    gains = _gains(times)
-    return min(gains) >= GAIN_CLEAR or max(gains) * GAIN_CLEAR <= 1
-
-
 def _mean_gain(times: KernelTimes) -> float:
     gains = _gains(times)
     return float(prod(gains) ** (1 / len(gains)))
@@ -126,14 +129,23 @@ def _time_both(bit_vectors: Predict, onnx: Predict, batches: list[Mapping[str, N
     return int(np.median(times_ns[0])), int(np.median(times_ns[1]))
 
 
-def _measure_apart(directory: Path, library: Path) -> KernelTimes | None:
-    """Return what both kernels take, timed in a process of their own; None where that cannot be had."""
+class _MeasureError(Exception):
+    """The kernels cannot be timed, for a reason in words."""
+
+
+def _measure_apart(directory: Path, library: Path) -> KernelTimes:
+    """Return what both kernels take, timed in a process of their own. Raises _MeasureError where that cannot be had."""
     command = (sys.executable, "-P", "-m", "tailrace.inference.kernels", str(directory), str(library))
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=MEASURE_S_MAX, check=True)
         return msgspec.json.decode(done.stdout, type=KernelTimes)
-    except (OSError, subprocess.SubprocessError, msgspec.DecodeError):
-        return None  # ONNX Runtime may be missing or refuse the graph: the bit vectors do without it
+    except subprocess.TimeoutExpired:
+        raise _MeasureError(f"it took more than {MEASURE_S_MAX:g} s") from None
+    except subprocess.CalledProcessError as error:  # ONNX Runtime is missing or refuses the graph, for instance
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        raise _MeasureError(lines[-1][:REASON_CHARACTERS_MAX] if lines else str(error)) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise _MeasureError(str(error)) from None
 
 
 def main(arguments: list[str]) -> int:
@@ -146,7 +158,7 @@ def main(arguments: list[str]) -> int:
             lambda rows, seed: bit_vectors.sample_feeds(rows, seed=seed),
         )
     except (TailraceError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{str(error).splitlines()[0]}\n")
         return 1
     sys.stdout.write(msgspec.json.encode(times).decode() + "\n")
     return 0

@@ -45,7 +45,7 @@ from tailrace.offline.progress import (
     source_files,
 )
 from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
-from tailrace.offline.sweeping import KnownKeys, outdated, prune, remove_schema
+from tailrace.offline.sweeping import KnownKeys, check_room, is_settled, outdated, prune, remove_schema
 
 LEASE_LOOK_S: Final = 0.1
 """How often a run that waits for a lease asks for it."""
@@ -151,6 +151,8 @@ class _ViewRun:
         self._record = claim(found, self._codec, pipeline, base_dir, take_over=options.take_over)
         if found is None and writer.get(old_progress_key(spec.name)) is not None:
             self._record = with_old_layout(self._record, spec.entity.name, clock())
+        check_room(self._record, self._schema, spec.name)
+        self._outdated: list[str] = []
 
     def report(
         self, on_progress: Callable[[int, int], None] | None, key_type: type | None, began_s: float
@@ -165,24 +167,26 @@ class _ViewRun:
             counts = rows.counts()
             examples = rows.bad_rows() if counts.bad else ()
             self._refuse_nothing(counts, examples)
-            known = KnownKeys(self._codec, rows.ids(options.batch_rows)) if self._prunes(counts) else None
+            ids = rows.ids(options.batch_rows, due_only=self._record.is_mixed)
+            known = KnownKeys(self._codec, ids) if self._prunes(counts) else None
             total = rows.prepare(interrupted.last_key if interrupted else None)
             check_unchanged(spec, self._base_dir, files)
             began = Progress(source=source, last_key=None, written=0, began_ns=rows.now_ns, done=False)
             self._note_schema(began=rows.now_ns)
-            written = self._write_pages(rows, interrupted or began, total, on_progress)
+            written, ended = self._write_pages(rows, interrupted or began, total, on_progress)
             now_ns = rows.now_ns
-        if not interrupted and written.older and not written.written + written.unchanged:
+        resumed = interrupted.written if interrupted else 0
+        if not ended.is_useful and written.older + resumed:
             raise SourceError(
-                f"nothing is written: of all {written.older:,} entities the store has newer rows",
+                f"nothing is written: of all {written.older + resumed:,} entities the store has newer rows",
                 where=self._where, next="see whether the source is of today; if it is right, --take-over",
             )  # fmt: skip
         pruned = self._prune(known)
-        retired = self._finish(counts, total + (interrupted.written if interrupted else 0), now_ns)
+        retired = self._finish(counts, total + resumed, now_ns)
         return MaterializeReport(
             view=spec.name, schema=self._schema, run=self._run.number, holder=self._lease.holder.who,
             since=self._lease.holder.since, read=counts.read, **written._asdict(), bad=counts.bad, later=counts.later,
-            resumed=interrupted.written if interrupted else 0, pruned=pruned, retired=retired,
+            resumed=resumed, pruned=pruned, retired=retired,
             seconds=time.monotonic() - began_s, examples=examples,
         )  # fmt: skip
 
@@ -222,7 +226,7 @@ class _ViewRun:
                 where=self._where,
                 next="compare the clocks of the source and of this machine; --clock-skew says how far they may differ",
             )
-        if counts.nameless and self._prunes(counts):
+        if counts.nameless and self._prunes(counts) and not self._record.is_mixed:
             raise SourceError(
                 f"{counts.nameless} rows have no id that can be read, so it cannot be told which entities are gone",
                 where=self._where, next="mend these rows, or run without --prune",
@@ -234,14 +238,18 @@ class _ViewRun:
 
     def _note_schema(self, began: int) -> None:
         """Note that a run has begun: before its rows, so that they are always found by the catalogue."""
-        known = self._record.schemas.get(self._schema)
-        schema = known or SchemaRecord(entity=self._spec.entity.name, text=schema_text(self._spec))
-        self._record = with_schema(self._record, self._schema, msgspec.structs.replace(schema, at_ns=began))
+        record = self._record
+        self._outdated = outdated(record, self._schema, began, self._options.keep_old_ns)
+        schema = record.schemas.get(self._schema)
+        schema = schema or SchemaRecord(entity=self._spec.entity.name, text=schema_text(self._spec))
+        whole_ns = schema.whole_ns if is_settled(record, self._schema, began) else 0
+        schema = msgspec.structs.replace(schema, at_ns=began, whole_ns=whole_ns)
+        self._record = with_schema(record, self._schema, schema)
         self._write((), self._record_row())
 
     def _write_pages(
         self, rows: SourceRows, progress: Progress, total: int, on_progress: Callable[[int, int], None] | None
-    ) -> PageCounts:
+    ) -> tuple[PageCounts, Progress]:
         """Write every page, and with each how far that brings the run; at last that it is done."""
         counts, end = PageCounts(), progress.written + total
         if on_progress:
@@ -249,12 +257,17 @@ class _ViewRun:
         for page in rows.pages(self._options.batch_rows):
             done = progress.written + len(page.ids)
             progress = msgspec.structs.replace(progress, last_key=page.ids[-1], written=done, done=done == end)
-            counts = counts.plus(self._write(self._packed(page, rows.now_ns), self._progress_row(progress)))
+            wrote = self._write(self._packed(page, rows.now_ns), self._progress_row(progress))
+            counts = counts.plus(wrote)
+            if not progress.is_useful and wrote.written + wrote.unchanged:
+                progress = msgspec.structs.replace(progress, is_useful=True)
+                if not progress.done:  # one write more a run: what became of a page is known behind its own
+                    self._write((), self._progress_row(progress))
             if on_progress:
                 on_progress(done, end)
         if not progress.done:  # no page was left to write
             self._write((), self._progress_row(msgspec.structs.replace(progress, done=True)))
-        return counts
+        return counts, progress
 
     def _packed(self, page: Page, written_ns: int) -> list[PageRow]:
         packed = self._codec.pack(page.ids, page.columns, page.event_ns, written_ns)
@@ -287,7 +300,8 @@ class _ViewRun:
         others = [schema for name, schema in self._record.schemas.items() if name != self._schema]
         is_whole = before.is_whole or bool(counts.read) or not any(each.is_whole for each in others)
         whole = msgspec.structs.replace(
-            before, is_whole=is_whole, at_ns=now_ns, run=self._run.number,
+            before, is_whole=is_whole, at_ns=now_ns, whole_ns=before.whole_ns or (now_ns if is_whole else 0),
+            run=self._run.number,
             read=counts.read, entities=entities, bad=counts.bad, later=counts.later,
         )  # fmt: skip
         self._record = msgspec.structs.replace(with_schema(self._record, self._schema, whole), is_mixed=False)
@@ -295,7 +309,7 @@ class _ViewRun:
         if not counts.read:
             return 0
         retired = 0
-        for name in outdated(self._record, self._schema, now_ns, self._options.keep_old_ns):
+        for name in self._outdated:
             self._lease.check()
             retired += remove_schema(self._writer, self._run, name, self._record.schemas[name])
             if name == OLD_LAYOUT:

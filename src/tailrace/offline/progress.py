@@ -1,4 +1,4 @@
-"""How far a materialisation has come: kept in the store itself, in the same write as the rows that it counts."""
+"""How far a materialisation has come: kept in the store itself, never before the rows that it counts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One view's last run. source: the fingerprint of what it read. last_key: of the last entity written.
 
     began_ns: when the run began, since the epoch; one that resumes it keeps this. done: nothing is left to write.
+    is_useful: the store has a row of the source, written or unchanged; so far it had newer ones else.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     written: int
     began_ns: int
     done: bool
+    is_useful: bool = False
 
 
 def progress_key(view: str) -> bytes:

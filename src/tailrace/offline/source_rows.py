@@ -134,9 +134,10 @@ class SourceRows:
         rejected = self._rejected_lines()
         return SourceCounts(read + rejected, bad + rejected, nameless + rejected, later)
 
-    def ids(self, rows_max: int) -> Iterator[list[Any]]:
-        """Yield the ids of every row, good or bad, due or later, at most `rows_max` at a time."""
-        named = self._checked.filter(self._checked["$key"].notnull())
+    def ids(self, rows_max: int, *, due_only: bool = False) -> Iterator[list[Any]]:
+        """Yield the ids of the rows, at most `rows_max` at a time: of every row, or of those that are good and due."""
+        checked = self._checked
+        named = checked.filter(checked["$good"] & checked["$due"] if due_only else checked["$key"].notnull())
         ids = self._connection.create_table(
             "ids", named.mutate(**{"$place": self._ibis.row_number()}).select("$place", "$key"), temp=True
         )

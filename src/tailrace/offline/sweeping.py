@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.errors import SourceError
+from tailrace.errors import SourceError, StoreError
 from tailrace.features.catalogue import SchemaRecord, ViewRecord, key_end
 from tailrace.features.keys import KeyFormat
 from tailrace.features.rows import RowCodec
@@ -17,8 +17,8 @@ from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.stores.runs import Run
 
 KEYS_PER_STEP: Final = 10_000
-SCHEMAS_MAX: Final = 4
-"""Of one view in a store, its own among them; the oldest above that is removed whatever its age."""
+SCHEMAS_MAX: Final = 8
+"""Of one view in a store. A run that would add one more is refused: a server may read any of those that are there."""
 
 
 class KnownKeys:
@@ -56,13 +56,45 @@ def prune(writer: StoreWriter, run: Run, codec: RowCodec, known: KnownKeys, shar
     return sum(writer.remove(run, known.lacking(step)) for step in _steps(writer.scan(keys.begin, keys.end)))
 
 
+def check_room(record: ViewRecord, own: str, view: str) -> None:
+    """Raise StoreError where a view would have too many schemas with this one."""
+    if own in record.schemas or len(record.schemas) < SCHEMAS_MAX:
+        return
+    raise StoreError(
+        f"the store has {len(record.schemas)} schemas of the view, and servers may read each: no other is added",
+        where=f"features.{view}",
+        next="once no server reads the others, materialise the pipeline that is served, twice with --keep-old 0s: that "
+        "removes them; or give this one a store of its own",
+    )
+
+
+def is_settled(record: ViewRecord, own: str, now_ns: int) -> bool:
+    """Return whether a schema is whole and the last that was run, since a moment that can be believed."""
+    schema = record.schemas.get(own)
+    if schema is None or not schema.is_whole or not schema.whole_ns:
+        return False
+    # A run later than now: its clock was ahead, or this one is behind. Then it is not known when anything was.
+    is_past = schema.whole_ns <= schema.at_ns <= now_ns
+    return is_past and all(each.run <= schema.run for each in record.schemas.values())
+
+
 def outdated(record: ViewRecord, own: str, now_ns: int, keep_ns: int) -> list[str]:
-    """Return the schemas of a view that are to be removed: those not run for `keep_ns`, and the oldest of too many."""
-    others = sorted((name for name in record.schemas if name != own), key=lambda name: -record.schemas[name].at_ns)
+    """Return the schemas that a run of another may remove, once it has ended.
+
+    Servers that have yet to be replaced read them, so both have been so for `keep_ns`: they were not run, and the own
+    one was whole.
+    record: as it was before the run.
+    """
+    if not is_settled(record, own, now_ns):
+        return []
+    schema = record.schemas[own]
+    # By the clock of this run and by that of the run before: one run whose clock is ahead removes nothing, and the one
+    # behind it finds a run of the future and begins to count anew. Only two such runs in turn would be believed.
+    agreed_ns = min(now_ns, schema.at_ns)
     return [
         name
-        for place, name in enumerate(others, start=2)
-        if place > SCHEMAS_MAX or now_ns - record.schemas[name].at_ns > keep_ns
+        for name, each in record.schemas.items()
+        if name != own and agreed_ns - max(schema.whole_ns, each.at_ns) >= keep_ns
     ]
 
 

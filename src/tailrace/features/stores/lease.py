@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import secrets
 import socket
 import time
@@ -58,7 +59,7 @@ def held_error(view: str, held: bytes, where: str) -> LeaseError:
         holder = msgspec.json.decode(held, type=Holder)
         by = f"{holder.who} since {holder.since}"
     except msgspec.DecodeError:
-        by = "a run that has just begun"
+        by = "a run that has not said who it is"
     return LeaseError(f"{view} is being written by {by}", where=where,
                       next="wait until it has ended, or let --wait 10m do so; see what it does there")  # fmt: skip
 
@@ -66,24 +67,30 @@ def held_error(view: str, held: bytes, where: str) -> LeaseError:
 class FileLease:
     """A lock on a file beside the store's own: the kernel releases it when the process ends, however that is.
 
-    Raises LeaseError where another run holds it, StoreError where the file cannot be made.
+    Raises LeaseError where another run holds it, StoreError where the file can be neither made nor read.
     """
 
     def __init__(self, folder: str | Path, view: str) -> None:
         self.holder = Holder.here()
         path = os.path.join(folder, f"{view}.lease")
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = _open(path)
         except OSError as error:
-            raise StoreError(f"the lease cannot be taken: {error.strerror}", where=path,
-                             next="see that the directory is yours") from None  # fmt: skip
+            owner = _owner_of(path)
+            whose = f"the file is of {owner}" if owner else "there is no file"
+            way = "remove the file while no run writes the view, or run as its owner"
+            raise StoreError(
+                f"the lease cannot be taken: {error.strerror}; {whose}",
+                where=path,
+                next=way if owner else "see that the directory is yours",
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             held = os.pread(self._file, 4_096, 0)
             os.close(self._file)
             raise held_error(view, held, str(folder)) from None
-        with contextlib.suppress(OSError):  # a full disk: then nobody is told who holds it
+        with contextlib.suppress(OSError):  # a full disk, or another user's file: then nobody is told who holds it
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, msgspec.json.encode(self.holder), 0)
 
@@ -91,5 +98,33 @@ class FileLease:
         """Do nothing: the kernel takes no lock from a process that lives."""
 
     def close(self) -> None:
-        """Let the next run have it. The file stays: to remove it would let two runs lock two files of one name."""
+        """Let the next run have it. The file stays: to remove it would let two runs lock two files of one name.
+
+        It is emptied: the next one may be a user's who cannot write into it, and would be told as this one.
+        """
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, 0)
         os.close(self._file)
+
+
+def _open(path: str) -> int:
+    """Return a lease's file, opened; only to read where it is another user's, which is enough for a lock."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError as error:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise error from None
+
+
+def _owner_of(path: str) -> str:
+    """Return who owns a file, by name where there is one; nothing where there is no file that can be seen."""
+    try:
+        number = os.stat(path).st_uid
+    except OSError:
+        return ""
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (uid {number})"
+    except KeyError:
+        return f"uid {number}"

@@ -1,7 +1,7 @@
 """Runs and their pages: how a materialisation's rows meet what a store holds, and why they never go back in time.
 
 Each run of a view has a number, kept in the store, and a mark: the number and a random text. A store takes a run's page
-only while its mark is the last, and looks in the same transaction or script that writes the page. So a run that has
+only while its mark is the last, and looks in the same transaction or script that writes its rows. So a run that has
 lost its lease in the middle, without knowing it, writes nothing from the moment at which the next run has begun.
 """
 
