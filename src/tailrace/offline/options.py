@@ -25,9 +25,9 @@ class MaterializeOptions:
     batch_rows: rows written at a time. wait_ns: how long to wait for another run's lease. resume_ns: how old a run may
     be that is resumed. skew_ns: how far the source's clock may be ahead of this machine's. keep_old_ns: how long
     the rows of another schema stay after the new one is whole. allow_empty: a source without rows is success. prune:
-    remove entities that the source no longer has, `prune_max` of the stored ones at most. take_over: the view's rows are
-    from another source or pipeline, and become this one's. limits: what reading the source may take. Raises SetupError for
-    a value out of range.
+    remove entities that the source no longer has, `prune_max` of the stored ones at most. take_over: the view's rows
+    are from another source or pipeline, and become this one's. limits: what reading the source may take. Raises
+    SetupError for a value out of range.
     """
 
     batch_rows: int = BATCH_ROWS
