@@ -212,7 +212,7 @@ def test_scikit_learn_is_pinned_to_the_versions_that_are_read() -> None:
         if requirement.name == "scikit-learn"
     )
     assert sklearn.__version__ in pin
-    assert "1.6.0" in pin
+    assert "1.7.2" in pin
     assert "1.10.0" not in pin
 
 

@@ -137,7 +137,11 @@ def try_bench(folder: Path) -> None:
     lmdb.open(str(folder / "peer")).close()
     port = free_port()
     command = (BIN / "python", "-m", "uvicorn", "fastapi_app:app", "--http", "httptools", "--port", str(port))
-    settings = {"FRAUD_STORE": str(folder / "peer"), "FRAUD_MODEL": str(folder / "models" / "fraud" / "model.onnx")}
+    settings = {
+        "FRAUD_STORE": str(folder / "peer"),
+        "FRAUD_MODEL": str(folder / "models" / "fraud" / "model.onnx"),
+        "FRAUD_KEYS": "{customer:%d}C {terminal:%d}T",  # of a store that holds nothing
+    }
     payment = {"transaction_id": "t", "customer_id": 1, "terminal_id": 2, "amount": 5, "time": "2026-01-05T03:12:00Z"}
     ends = (0, -signal.SIGTERM)  # uvicorn drains, and then some of its versions end as if they had not
     with started(*command, cwd=ROOT / "bench", ends=ends, **settings) as server:
