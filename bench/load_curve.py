@@ -12,7 +12,7 @@ from peers import WORKPLACE
 from tailrace.loadtest.report import LoadReport
 
 SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0)
-REPEATS: Final = 7
+REPEATS: Final = 5
 REPEAT_S: Final = 2.0
 PROBE_S: Final = 1.5
 

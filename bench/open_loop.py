@@ -19,7 +19,7 @@ SECONDS: Final = 20.0
 WORKERS: Final = 1
 """On two cores that the load shares; a second worker made the p99 two to three times as long (docs/performance.md)."""
 LOW, HIGH = 0.2, 0.8
-REPEATS: Final = 15
+REPEATS: Final = 11
 REPEAT_S: Final = 2.0
 """Many short ones: a shared machine is slow for half a second now and then, and a long one always has such a time."""
 PROBE_S: Final = 1.5
