@@ -87,6 +87,12 @@ def of_another_schema(rows: dict[bytes, bytes]) -> None:
     note(rows, SPEND, **{"0badcafe": SchemaRecord(entity="customer", text="another", is_whole=True)})
 
 
+def taken_over_in_part(rows: dict[bytes, bytes]) -> None:
+    """Leave a whole schema whose rows are of two sources."""
+    record = msgspec.json.decode(rows[catalogue_key(SPEND)], type=ViewRecord)
+    rows[catalogue_key(SPEND)] = msgspec.json.encode(msgspec.structs.replace(record, is_mixed=True))
+
+
 def written_in_part(rows: dict[bytes, bytes]) -> None:
     """Leave a schema of which no run has reached its end."""
     record = msgspec.json.decode(rows[catalogue_key(SPEND)], type=ViewRecord)
@@ -102,6 +108,7 @@ def written_in_part(rows: dict[bytes, bytes]) -> None:
         (of_another_pipeline, "is of pipeline 'other', not of 'faulted'"),
         (of_another_schema, "has not been materialised; whole is another"),
         (written_in_part, "has only been materialised in part"),
+        (taken_over_in_part, "rows of two sources"),
     ],
 )
 def test_unfit_view_is_refused_at_a_start_and_told_in_a_successor(

@@ -156,6 +156,8 @@ def _holds_of(server: Path) -> Iterator[Path]:
 
 def _check_names(modules: Mapping[Path, Sequence[Path]]) -> None:
     """Raise SetupError where files of two folders import different modules by one name: a process has one of them."""
+    if len({file.parent for file in modules}) == 1:  # as nearly always: no module need be read for this
+        return
     found: dict[str, tuple[Path, dict[str, bytes]]] = {}
     for file, paths in modules.items():
         packages: dict[str, dict[str, bytes]] = {}

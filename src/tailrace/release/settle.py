@@ -14,7 +14,7 @@ from tailrace.errors import SetupError
 from tailrace.features.row_layout import row_layout
 from tailrace.inference.declaration import Constant, Model
 from tailrace.inference.kernels import KernelChoice, choose_kernel
-from tailrace.inference.manifest import MANIFEST_FILE, read_manifest, read_while_replaced
+from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
 from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
@@ -78,7 +78,7 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedM
             yield PinnedModel(
                 pipeline=pipeline.name,
                 name=model.name,
-                version=read_manifest(copy).sha256[:ID_CHARACTERS],
+                version=decode_manifest(copy / MANIFEST_FILE).sha256[:ID_CHARACTERS],
                 directory=str(directory),
                 copy=str(copy),
                 kernel=kernel.name,
