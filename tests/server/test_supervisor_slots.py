@@ -71,3 +71,13 @@ def test_slots_that_do_not_listen_yet_hold_their_address(first: str, second: str
         slot.shut()
         with opened(first, port, 1):  # one that is shut is free for a successor, while its server still drains
             pass
+
+
+def test_name_that_is_no_address_claims_nothing() -> None:
+    """Any program of the machine may hold a name that begins as a claim does."""
+    with opened("127.0.0.1", 0, 1) as [slot]:
+        port = slot.listener.getsockname()[1]
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(f"\0tailrace/{port}/nonsense")
+        with opened("127.0.0.1", port, 1):
+            pass

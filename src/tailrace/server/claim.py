@@ -47,4 +47,7 @@ def _name(host: str, port: int) -> str:
 
 def _is_any(host: str) -> bool:
     """Say whether a host stands for every address of the machine."""
-    return ip_address(host.partition("%")[0]).is_unspecified
+    try:
+        return ip_address(host.partition("%")[0]).is_unspecified
+    except ValueError:  # any program may hold a name that begins as ours do
+        return False
