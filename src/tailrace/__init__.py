@@ -4,9 +4,10 @@ import tailrace as tr
 """
 
 from tailrace.deadline import Budget
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.on_demand import on_demand
 from tailrace.features.sources import CSV, SQL, Parquet, every
-from tailrace.features.views import BatchFeatureView, Entity
+from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels

@@ -16,14 +16,15 @@ from typing import Any, get_type_hints
 from tailrace.deadline import Budget
 from tailrace.errors import CompileError, Problem
 from tailrace.features.on_demand import OnDemandView
-from tailrace.features.views import BatchFeatureView, Column
+from tailrace.features.view_spec import Column
+from tailrace.features.views import FeatureView
 from tailrace.inference.declaration import Model
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Request
 from tailrace.response.schema import Response
 
-Feature = MemberDescriptorType | type[BatchFeatureView] | Column | OnDemandView
+Feature = MemberDescriptorType | type[FeatureView] | Column | OnDemandView
 """What a pipeline's features may be: a request field (`Payment.amount`), a view, one column of a view
 (`CustomerProfile.avg_amount_90d`), or an on-demand feature."""
 
@@ -55,9 +56,9 @@ class Pipeline:
             raise CompileError(str(self.name), problems)
 
     @property
-    def views(self) -> tuple[type[BatchFeatureView], ...]:
+    def views(self) -> tuple[type[FeatureView], ...]:
         """The batch views among the features, and those that on-demand features or rules take by annotation."""
-        found: dict[type[BatchFeatureView], None] = {}
+        found: dict[type[FeatureView], None] = {}
         for feature in self.features:
             taken = feature.parameters.values() if isinstance(feature, OnDemandView) else (feature,)
             found |= dict.fromkeys(filter(None, map(_view_of, taken)))
@@ -97,14 +98,14 @@ def _kind_of(value: Any) -> str:
     return f"{reprlib.repr(value)} is of type {type(value).__name__}"
 
 
-def _view_of(item: Any) -> type[BatchFeatureView] | None:
+def _view_of(item: Any) -> type[FeatureView] | None:
     """Return the view that an item is, or is a column of; None for anything else."""
     if isinstance(item, Column):
-        return next((view for view in _subclasses(BatchFeatureView) if vars(view).get(item.name) is item), None)
-    return item if isinstance(item, type) and issubclass(item, BatchFeatureView) else None
+        return next((view for view in _subclasses(FeatureView) if vars(view).get(item.name) is item), None)
+    return item if isinstance(item, type) and issubclass(item, FeatureView) else None
 
 
-def _subclasses(view: type[BatchFeatureView]) -> Iterator[type[BatchFeatureView]]:
+def _subclasses(view: type[FeatureView]) -> Iterator[type[FeatureView]]:
     for subclass in view.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

@@ -21,7 +21,6 @@ from tailrace.deadline import INFERENCE, NS_PER_MS, Clock, LayerLimit, Monotonic
 from tailrace.engine import Engine
 from tailrace.errors import ServingError, SetupError
 from tailrace.features.keys import EntityId
-from tailrace.features.rows import RowCodec
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.inference.curve import SIZES, CostCurve
 from tailrace.inference.stage import INLINE_NS_MAX, OVERHEAD_NS
@@ -173,7 +172,7 @@ class TestClient:
         """
         if not isinstance(entity_id, str):
             entity_id = index(entity_id)  # of NumPy too
-        codec = RowCodec(view.spec)
+        codec = view.spec.codec()
         if unknown := columns.keys() - {column.name for column in view.spec.columns}:
             raise TypeError(f"{view.__name__} has no column {', '.join(sorted(unknown))}")
         values: dict[str, Any] = {column.name: [columns.get(column.name)] for column in view.spec.columns}

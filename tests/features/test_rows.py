@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from view_samples import DAY_NS, WALL_NS, Address, Profile, address_rows, profile_rows
 
 from tailrace.batch import Degraded, Provenance
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Parquet
-from tailrace.features.views import STRING_BYTES_MAX, BatchFeatureView, Entity
+from tailrace.features.view_spec import STRING_BYTES_MAX, Entity
 
 _TEXTS = st.text(max_size=40)
 _VALUES: dict[str, st.SearchStrategy[Any]] = {

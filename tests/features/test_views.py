@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.sources import CSV, Parquet, every
-from tailrace.features.views import BatchFeatureView, Column, Entity
+from tailrace.features.view_spec import Column, Entity
 
 customer = Entity("customer", key="customer_id")
 

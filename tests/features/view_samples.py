@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Parquet
-from tailrace.features.views import BatchFeatureView, Entity
+from tailrace.features.view_spec import Entity
 
 Answer = TypeVar("Answer")
 DAY_NS = 86_400 * 10**9

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailrace.batch import Provenance
+from tailrace.features.batch_views import BatchFeatureView, BatchViewSpec
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Parquet, Source
 from tailrace.features.stores.protocol import StoreWriter
-from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
+from tailrace.features.view_spec import Entity
 from tailrace.offline.materialize import MaterializeReport, materialize
 from tailrace.offline.options import MaterializeOptions
 
@@ -76,7 +77,7 @@ materialize(
 """
 
 
-def spec_of(source: Source, entity: str = "customer", **attributes: Any) -> ViewSpec:
+def spec_of(source: Source, entity: str = "customer", **attributes: Any) -> BatchViewSpec:
     """Return the spec of the view, as it is in `PIPELINE`; attributes: more of them."""
 
     class Profile(BatchFeatureView):
@@ -125,7 +126,7 @@ def write_pipeline(
     return path
 
 
-def editions(writer: StoreWriter, spec: ViewSpec, ids: range = range(ROWS)) -> list[int | None]:
+def editions(writer: StoreWriter, spec: BatchViewSpec, ids: range = range(ROWS)) -> list[int | None]:
     """Return which edition of each customer a store holds, None where it holds none. Fails for a mixed row."""
     codec = RowCodec(spec)
     found = codec.unpack(list(ids), [writer.get(codec.key(each)) for each in ids], NOW_NS)
@@ -151,7 +152,7 @@ class Folder:
         self,
         source: Source | None = None,
         *,
-        spec: ViewSpec | None = None,
+        spec: BatchViewSpec | None = None,
         now_ns: int = NOW_NS,
         clock: Callable[[], int] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -183,7 +184,7 @@ class Folder:
             return
         raise AssertionError(f"it went on behind row {rows}")
 
-    def editions(self, spec: ViewSpec | None = None, ids: range = range(ROWS)) -> list[int | None]:
+    def editions(self, spec: BatchViewSpec | None = None, ids: range = range(ROWS)) -> list[int | None]:
         """Return which edition of each customer the store holds."""
         return editions(self.writer, spec or spec_of(Parquet("profile.parquet")), ids)
 

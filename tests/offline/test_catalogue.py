@@ -12,11 +12,12 @@ import pytest
 from customer_runs import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profiles, spec_of, write_parquet
 
 from tailrace.errors import SourceError, StoreError
+from tailrace.features.batch_views import BatchFeatureView, BatchViewSpec
 from tailrace.features.catalogue import OLD_LAYOUT, ViewRecord, catalogue_key, read_record
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.stores.memory import MemoryWriter
-from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
+from tailrace.features.view_spec import Entity
 from tailrace.offline.sweeping import SCHEMAS_MAX
 
 # Ibis 12 calls what DuckDB 2 deprecates.
@@ -26,7 +27,7 @@ SOURCE = Parquet("profile.parquet", time="as_of")
 SPEC = spec_of(SOURCE)
 
 
-def changed_spec(**columns: Any) -> ViewSpec:
+def changed_spec(**columns: Any) -> BatchViewSpec:
     """Return the spec of the view after its columns were changed."""
     body: dict[str, Any] = {"entity": Entity("customer", key="customer_id"), "source": SOURCE, **columns}
     annotations = {name: type(default) for name, default in columns.items()}
@@ -52,12 +53,12 @@ def record_of(folder: Folder) -> ViewRecord:
     return record
 
 
-def schema_of(spec: ViewSpec) -> str:
+def schema_of(spec: BatchViewSpec) -> str:
     """Return the name of a view's schema."""
     return f"{RowCodec(spec).schema_id:08x}"
 
 
-def amounts(folder: Folder, spec: ViewSpec) -> list[float]:
+def amounts(folder: Folder, spec: BatchViewSpec) -> list[float]:
     """Return the amounts that are served under a schema."""
     codec = RowCodec(spec)
     rows = [folder.writer.get(codec.key(each)) for each in range(ROWS)]

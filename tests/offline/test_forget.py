@@ -22,11 +22,12 @@ from customer_runs import (
 )
 
 from tailrace.errors import SetupError
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.catalogue import key_end
 from tailrace.features.keys import KeyFormat
 from tailrace.features.sources import Parquet
 from tailrace.features.stores.opening import open_writer
-from tailrace.features.views import BatchFeatureView, Entity
+from tailrace.features.view_spec import Entity
 from tailrace.offline.forget import forget, ids_of, unforget
 
 # Ibis 12 calls what DuckDB 2 deprecates.

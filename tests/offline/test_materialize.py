@@ -17,12 +17,13 @@ import pytest
 
 from tailrace.batch import Provenance
 from tailrace.errors import CompileError, SourceError
+from tailrace.features.batch_views import BatchFeatureView, BatchViewSpec
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import CSV, SQL, Parquet, Source
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
+from tailrace.features.view_spec import Entity
 from tailrace.offline.materialize import MaterializeReport, materialize
 from tailrace.offline.options import MaterializeOptions
 
@@ -37,7 +38,8 @@ import sys
 from pathlib import Path
 from tailrace.features.sources import Parquet
 from tailrace.features.stores.lmdb_writer import LmdbWriter
-from tailrace.features.views import BatchFeatureView, Entity
+from tailrace.features.batch_views import BatchFeatureView
+from tailrace.features.view_spec import Entity
 from tailrace.offline.materialize import materialize
 from tailrace.offline.options import MaterializeOptions
 
@@ -59,7 +61,7 @@ materialize(Profile.spec, folder, LmdbWriter(folder / "store"), options=Material
 """
 
 
-def spec_of(source: Source) -> ViewSpec:
+def spec_of(source: Source) -> BatchViewSpec:
     """Return the spec of a view on a source."""
 
     class Profile(BatchFeatureView):

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tailrace.features.batch_views import BatchFeatureView, BatchViewSpec
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import SQL, Parquet, Source
 from tailrace.features.stores.memory import MemoryWriter
-from tailrace.features.views import BatchFeatureView, Entity, ViewSpec
+from tailrace.features.view_spec import Entity
 from tailrace.offline.materialize import MaterializeReport, materialize
 from tailrace.offline.options import MaterializeOptions
 
@@ -24,7 +25,7 @@ NOW_NS = 20_000 * DAY_NS
 CUSTOMER = Entity("customer", key="customer_id")
 
 
-def spec_of(source: Source, entity: Entity = CUSTOMER, max_staleness: str | None = None) -> ViewSpec:
+def spec_of(source: Source, entity: Entity = CUSTOMER, max_staleness: str | None = None) -> BatchViewSpec:
     """Return the spec of a view on a source."""
 
     class Profile(BatchFeatureView):
@@ -54,12 +55,12 @@ class Runs:
         (self._folder / "profile.sql").write_text(text)
         return SQL("profile.sql")
 
-    def go_on(self, spec: ViewSpec, now_ns: int = NOW_NS, **options: Any) -> MaterializeReport:
+    def go_on(self, spec: BatchViewSpec, now_ns: int = NOW_NS, **options: Any) -> MaterializeReport:
         """Run to the end."""
         chosen = MaterializeOptions(batch_rows=10, **options)
         return materialize(spec, self._folder, MemoryWriter(self.rows), options=chosen, clock=lambda: now_ns)
 
-    def interrupt(self, spec: ViewSpec) -> None:
+    def interrupt(self, spec: BatchViewSpec) -> None:
         """Run until 20 rows are written."""
 
         def fail(done: int, total: int) -> None:
@@ -72,7 +73,7 @@ class Runs:
                 clock=lambda: NOW_NS, on_progress=fail,
             )  # fmt: skip
 
-    def event_days(self, spec: ViewSpec) -> list[int]:
+    def event_days(self, spec: BatchViewSpec) -> list[int]:
         """Return the days of the rows, by id."""
         codec = RowCodec(spec)
         found = codec.unpack(list(range(30)), [self.rows[codec.key(each)] for each in range(30)], NOW_NS)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import SourceError
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.sources import SQL
 from tailrace.features.stores.memory import MemoryWriter
-from tailrace.features.views import BatchFeatureView, Entity
+from tailrace.features.view_spec import Entity
 from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.materialize import MaterializeReport, materialize
 from tailrace.offline.options import MaterializeOptions

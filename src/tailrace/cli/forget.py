@@ -17,7 +17,7 @@ from tailrace.errors import SetupError, StoreError
 
 if TYPE_CHECKING:
     from tailrace.features.keys import EntityId
-    from tailrace.features.views import ViewSpec
+    from tailrace.features.view_spec import ViewSpec
     from tailrace.pipeline import Pipeline
 
 

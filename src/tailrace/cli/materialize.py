@@ -95,7 +95,9 @@ def _write(
     pipeline: Pipeline, store: str | None, chosen: set[str], options: MaterializeOptions, *, as_json: bool
 ) -> bool:
     """Write the chosen views of a pipeline, and print what came of each; return whether none has failed."""
-    views, succeeded = chosen & {each.__name__ for each in pipeline.views}, True
+    from tailrace.offline.pipeline_views import batch_views
+
+    views, succeeded = chosen & {each.__name__ for each in batch_views(pipeline)}, True
     for name, found in _run(pipeline, store, views, options) if views else ():
         if isinstance(found, TailraceError):
             succeeded = False
@@ -107,9 +109,11 @@ def _write(
 
 def _chosen(file: Path, pipelines: Sequence[Pipeline], names: Sequence[str]) -> set[str]:
     """Return the views to be written: those named, or all. Raises SetupError for a name of none."""
-    known = {each.__name__ for pipeline in pipelines for each in pipeline.views}
+    from tailrace.offline.pipeline_views import batch_views
+
+    known = {each.__name__ for pipeline in pipelines for each in batch_views(pipeline)}
     if unknown := set(names) - known:
-        choice = f"choose from {', '.join(sorted(known))}" if known else "the file declares no view"
+        choice = f"choose from {', '.join(sorted(known))}" if known else "the file declares no batch view"
         raise SetupError(f"no view is called {min(unknown)!r}", where=str(file), next=choice)
     return set(names) or known
 

@@ -20,9 +20,9 @@ from tailrace.batch import (
 from tailrace.compile.wiring import Origin, Wire, Wiring
 from tailrace.deadline import FEATURES, Clock, LayerLimit
 from tailrace.features.retrieval import Retrieval
-from tailrace.features.rows import RowCodec
 from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead, view_columns_type
 from tailrace.features.stores.protocol import OnlineStore
+from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
@@ -40,7 +40,7 @@ def request_step(pipeline: Pipeline, wiring: Wiring, array_max: int) -> RequestS
 
 
 def features_step(
-    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock
+    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], store: OnlineStore, clock: Clock
 ) -> FeaturesStep:
     """Return layer 2."""
     budget = pipeline.budget
@@ -56,7 +56,7 @@ def features_step(
     return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock))
 
 
-def assemblers(wiring: Wiring, signature: Signature, codecs: Sequence[RowCodec]) -> list[Assembler]:
+def assemblers(wiring: Wiring, signature: Signature, codecs: Sequence[ViewCodec]) -> list[Assembler]:
     """Return what fills each input of a model."""
     return [
         Assembler(tensor.name, tensor.numpy_dtype, input_parts(wiring, tensor.features, codecs))
@@ -105,7 +105,7 @@ def field_values(wire: Wire, wiring: Wiring) -> FieldValues:
     return RowValues(reader) if wiring.expanded is None else RowLists(reader)
 
 
-def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[RowCodec]) -> list[tuple[int, Reader]]:
+def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[ViewCodec]) -> list[tuple[int, Reader]]:
     """Group a tensor's inputs into runs that one copy can fill: how many each has, and what reads it."""
     parts: list[tuple[int, Reader]] = []
     wires = [wiring.features[name] for name in names]
@@ -126,7 +126,7 @@ def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[RowCodec]
     return parts
 
 
-def _block_reader(view: int, names: Sequence[str], codec: RowCodec, *, repeats: bool) -> ReadViewBlock:
+def _block_reader(view: int, names: Sequence[str], codec: ViewCodec, *, repeats: bool) -> ReadViewBlock:
     """Return what reads columns that are side by side in a view's rows, as one matrix."""
     block = next(block for block in codec.blocks if names[0] in block.columns)
     first = block.columns.index(names[0])
@@ -134,7 +134,7 @@ def _block_reader(view: int, names: Sequence[str], codec: RowCodec, *, repeats: 
     return ReadViewBlock(view, block.field, part, repeats=repeats)
 
 
-def _is_next(wire: Wire, other: Wire, codec: RowCodec) -> bool:
+def _is_next(wire: Wire, other: Wire, codec: ViewCodec) -> bool:
     """Say whether a column comes right after another in the packed row, with the same type."""
     if other.origin is not Origin.VIEW or other.view != wire.view or other.is_text:
         return False

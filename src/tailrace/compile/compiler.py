@@ -15,8 +15,8 @@ from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
 from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
 from tailrace.errors import CompileError, ModelPackageError, Problem
-from tailrace.features.rows import RowCodec
 from tailrace.features.stores.protocol import OnlineStore
+from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.curve import measure_curve
 from tailrace.inference.declaration import Model
 from tailrace.inference.kernels import KernelChoice
@@ -53,7 +53,7 @@ def compile_plan(
     problems = [*wiring.problems, *problems]
     if problems or model is None:
         raise CompileError(pipeline.name, problems)
-    codecs = [RowCodec(view.spec) for view in wiring.views]
+    codecs = [view.spec.codec() for view in wiring.views]
     stage = _stage(pipeline, wiring, codecs, model, second, clock)
     plan = Plan(
         pipeline=pipeline,
@@ -73,7 +73,7 @@ def compile_plan(
 def _stage(
     pipeline: Pipeline,
     wiring: Wiring,
-    codecs: list[RowCodec],
+    codecs: list[ViewCodec],
     model: PackagedModel,
     second: PackagedModel | None,
     clock: Clock,

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
 from tailrace.features.catalogue import catalogue_key, decode_record, old_progress_key, schema_name
-from tailrace.features.rows import RowCodec
+from tailrace.features.view_spec import ViewCodec
 from tailrace.plan import Plan
 
 ASK_NS_MAX: Final = 1 * NS_PER_S
@@ -52,7 +52,7 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
     return CheckedViews(tuple(unknown), tuple(unfit))
 
 
-def _fault(pipeline: str, codec: RowCodec, stored: bytes | None) -> StoreError | None:
+def _fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError | None:
     """Return why a view must not be served, None where it may. stored: None is the layout before."""
     view = codec.spec.name
     where = f"features.{view}"

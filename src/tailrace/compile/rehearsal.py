@@ -14,13 +14,13 @@ from tailrace.compile.samples import Samples
 from tailrace.compile.wire_model import dtype_problem
 from tailrace.compile.wiring import Wiring
 from tailrace.errors import Problem, SetupError
-from tailrace.features.rows import RowCodec
 from tailrace.features.view_rows import ViewRows
+from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.signature import Signature
 from tailrace.plan import Plan
 
 
-def rehearse(plan: Plan, wiring: Wiring, codecs: Sequence[RowCodec]) -> list[Problem]:
+def rehearse(plan: Plan, wiring: Wiring, codecs: Sequence[ViewCodec]) -> list[Problem]:
     """Run what the user wrote once, on sample requests with default features; return what it does wrong."""
     try:
         samples = Samples(plan)
@@ -68,7 +68,7 @@ def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
 
 def _sample_batch(
     plan: Plan,
-    codecs: Sequence[RowCodec],
+    codecs: Sequence[ViewCodec],
     samples: Samples,
     requests: Sequence[Any],
     before: Sequence[ViewRows] = (),

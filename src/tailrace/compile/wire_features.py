@@ -8,7 +8,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from tailrace.compile.wiring import Origin, Wire, Wiring, snake_case, suggest
 from tailrace.errors import Problem
 from tailrace.features.on_demand import OnDemandView
-from tailrace.features.views import BatchFeatureView, Column
+from tailrace.features.view_spec import Column
+from tailrace.features.views import FeatureView
 from tailrace.pipeline import Pipeline
 from tailrace.request.schema import Request
 
@@ -74,7 +75,7 @@ def wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
         where = f"features[{position}]"
         if isinstance(feature, MemberDescriptorType):
             _wire_field(pipeline, wiring, feature, where)
-        elif isinstance(feature, type) and issubclass(feature, BatchFeatureView):
+        elif isinstance(feature, type) and issubclass(feature, FeatureView):
             index = wiring.views.index(feature)
             for column in feature.spec.columns:
                 source = Wire(Origin.VIEW, column.name, index, column.dtype)

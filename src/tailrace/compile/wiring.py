@@ -13,7 +13,7 @@ import numpy as np
 
 from tailrace.errors import Problem
 from tailrace.features.on_demand import OnDemandView
-from tailrace.features.views import BatchFeatureView
+from tailrace.features.views import FeatureView
 from tailrace.request.schema import FieldSpec
 
 _WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -58,7 +58,7 @@ class Wiring:
     """
 
     fields: dict[str, FieldSpec]
-    views: tuple[type[BatchFeatureView], ...]
+    views: tuple[type[FeatureView], ...]
     keys: list[str] = field(default_factory=list)
     expanded: str | None = None
     features: dict[str, Wire] = field(default_factory=dict)

@@ -11,9 +11,9 @@ from tailrace.errors import StoreError
 from tailrace.features.breaker import Breaker
 from tailrace.features.keys import EntityId, entity_checks
 from tailrace.features.late import LateError
-from tailrace.features.rows import RowCodec
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.view_rows import ViewRows
+from tailrace.features.view_spec import CurrentEvents, ViewCodec
 
 LATE_NS_MIN: Final = 1 * NS_PER_MS
 """A fetch that took less than this was not late, however late its batch came to it."""
@@ -28,8 +28,9 @@ class Retrieval:
     open the breaker for all. observe_fetch: is called for each fetch with how long it took, and whether it was late.
     """
 
-    def __init__(self, codecs: Sequence[RowCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
+    def __init__(self, codecs: Sequence[ViewCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
         self.codecs = tuple(codecs)
+        self._no_events = (None,) * len(self.codecs)
         self._fetch = store.fetch
         self._fair_ns = fair_ns
         self._now_ns = clock.now_ns
@@ -39,15 +40,18 @@ class Retrieval:
         self.failure: Exception | None = None
         self.observe_fetch: Callable[[int, bool], None] = _observe_nothing
 
-    async def read(self, ids: Sequence[Sequence[EntityId]], deadline_ns: int) -> list[ViewRows]:
+    async def read(
+        self, ids: Sequence[Sequence[EntityId]], deadline_ns: int, current: Sequence[CurrentEvents | None] = ()
+    ) -> list[ViewRows]:
         """Return the values of each view; `ids[i]` are the entities asked of `codecs[i]`.
 
         Two views of one entity may be given the same list, whose checks are then made once. deadline_ns: monotonic.
+        current: for each view, the events that its rows are asked for; none where no view looks back from one.
         A store that is late or gone gives defaults with the provenance TIMEOUT; nothing of the store's is raised.
         """
         codecs, breaker = self.codecs, self.breaker
         if not any(ids):
-            return self._unpack(ids, [])
+            return self._unpack(ids, [], current)
         if breaker is not None and not breaker.allows():
             return self._defaults(ids, _reason(self.failure))
         keys: list[bytes] = []
@@ -59,13 +63,13 @@ class Retrieval:
         except (TimeoutError, ConnectionError, StoreError) as error:
             self._note_failure(error, began_ns, deadline_ns)
             if isinstance(error, LateError) and error.rows:
-                return self._unpack_some(ids, error.rows)
+                return self._unpack_some(ids, error.rows, current)
             return self._defaults(ids, _reason(error))
         if breaker is not None:
             breaker.succeeded()
         ended_ns = self._now_ns()
         self.observe_fetch(ended_ns - began_ns, ended_ns > deadline_ns and ended_ns - began_ns > LATE_NS_MIN)
-        return self._unpack(ids, rows)
+        return self._unpack(ids, rows, current)
 
     def _note_failure(self, error: Exception, began_ns: int, deadline_ns: int) -> None:
         """Note a fetch that failed, for the breaker, the metrics and the log."""
@@ -78,22 +82,26 @@ class Retrieval:
         if not (isinstance(error, LateError) and error.is_cold):
             self.failure = error
 
-    def _unpack(self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None]) -> list[ViewRows]:
+    def _unpack(
+        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[CurrentEvents | None]
+    ) -> list[ViewRows]:
         wall_ns = self._wall_ns()
         found = []
         begin, last, checks = 0, None, None
-        for codec, codec_ids in zip(self.codecs, ids, strict=True):
+        for codec, codec_ids, events in zip(self.codecs, ids, current or self._no_events, strict=True):
             if codec_ids is not last:
                 last, checks = codec_ids, entity_checks(codec_ids)
             end = begin + len(codec_ids)
-            found.append(codec.unpack(codec_ids, rows[begin:end], wall_ns, checks))
+            found.append(codec.unpack(codec_ids, rows[begin:end], wall_ns, checks, events))
             begin = end
         return found
 
-    def _unpack_some(self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None]) -> list[ViewRows]:
+    def _unpack_some(
+        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[CurrentEvents | None]
+    ) -> list[ViewRows]:
         """Return the values of the first keys, which were read in time, and defaults for the others."""
         in_time = len(rows)
-        found = self._unpack(ids, rows + [None] * (sum(map(len, ids)) - in_time))
+        found = self._unpack(ids, rows + [None] * (sum(map(len, ids)) - in_time), current)
         for view_rows in found:
             if in_time < len(view_rows):
                 view_rows.mark_late(in_time)

@@ -19,7 +19,7 @@ from zlib import crc32
 
 import numpy as np
 
-from tailrace.features.views import Column, ViewSpec
+from tailrace.features.view_spec import Block, Column, ViewSpec
 
 LAYOUT: Final = 1
 FLAG_NULLS: Final = 1
@@ -30,15 +30,6 @@ WRITTEN_BYTE: Final = 24
 HEADER_BYTES: Final = 32
 STAMP, ENTITY, EVENT, WRITTEN, NULLS = "$stamp", "$entity", "$event", "$written", "$nulls"
 _HEADER: Final = {STAMP: ("<u8", 0), ENTITY: ("<i8", 8), EVENT: ("<i8", EVENT_BYTE), WRITTEN: ("<i8", WRITTEN_BYTE)}
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Columns of one type side by side: `data[field]` is their matrix, shape (rows, columns), without a copy."""
-
-    field: str
-    dtype: np.dtype[Any]
-    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tailrace.batch import Degraded, Provenance
 from tailrace.features.keys import EntityId, KeyFormat, entity_checks, row_name
 from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, NULLS, STAMP, WRITTEN, row_layout
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.views import STRING_BYTES_MAX, ViewSpec
+from tailrace.features.view_spec import STRING_BYTES_MAX, CurrentEvents, ViewSpec
 
 _UINT8: Final = np.dtype("u1")
 _STAMP_WITHOUT_FLAGS: Final = np.uint64(0xFFFF_FFFF_FFFF_00FF)
@@ -61,10 +61,11 @@ class RowCodec:
         rows: Sequence[bytes | None],
         wall_ns: int,
         checks: list[int] | None = None,
+        current: CurrentEvents | None = None,
     ) -> ViewRows:
-        """Return the values of each id from the row found under its key. Raises nothing for what a row holds.
+        """Return the values of each id from the row found under its key; see `ViewCodec`.
 
-        wall_ns: now, since the epoch, for staleness. checks: what `entity_checks` gives for the ids, if it is at hand.
+        A row is as it was written whatever event it is asked for.
         """
         if checks is None:
             checks = entity_checks(ids)

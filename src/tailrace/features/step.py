@@ -14,7 +14,7 @@ from tailrace.batch import Batch, LazyColumn, Reader
 from tailrace.deadline import LayerLimit
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.views import ViewSpec
+from tailrace.features.view_spec import ViewSpec
 
 
 class ViewColumns(msgspec.Struct, frozen=True, dict=True, eq=False):

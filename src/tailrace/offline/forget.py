@@ -16,7 +16,7 @@ from tailrace.features.catalogue import OLD_LAYOUT, catalogue_key, key_end, read
 from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat
 from tailrace.features.row_layout import row_layout
 from tailrace.features.stores.protocol import StoreWriter
-from tailrace.features.views import ViewSpec
+from tailrace.features.view_spec import ViewSpec
 
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,30}", re.ASCII)
 

@@ -19,6 +19,7 @@ import msgspec
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import CompileError, LeaseError, SourceError
+from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.catalogue import (
     OLD_LAYOUT,
     SchemaRecord,
@@ -29,11 +30,9 @@ from tailrace.features.catalogue import (
 )
 from tailrace.features.keys import TOMBSTONE, KeyFormat
 from tailrace.features.row_layout import schema_text
-from tailrace.features.rows import RowCodec
 from tailrace.features.stores.lease import Lease
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.stores.runs import PageCounts, PageRow
-from tailrace.features.views import ViewSpec
 from tailrace.offline.options import MaterializeOptions
 from tailrace.offline.ownership import claim, with_old_layout, with_schema
 from tailrace.offline.progress import (
@@ -82,7 +81,7 @@ class MaterializeReport:
 
 
 def materialize(
-    spec: ViewSpec,
+    spec: BatchViewSpec,
     base_dir: Path,
     writer: StoreWriter,
     *,
@@ -133,7 +132,7 @@ class _ViewRun:
     """One run over one view, its lease held."""
 
     def __init__(
-        self, spec: ViewSpec, base_dir: Path, writer: StoreWriter, pipeline: str, options: MaterializeOptions,
+        self, spec: BatchViewSpec, base_dir: Path, writer: StoreWriter, pipeline: str, options: MaterializeOptions,
         clock: Callable[[], int], lease: Lease,
     ) -> None:  # fmt: skip
         self._spec = spec
@@ -142,13 +141,13 @@ class _ViewRun:
         self._options = options
         self._clock = clock
         self._lease = lease
-        self._codec = RowCodec(spec)
+        self._codec = spec.codec()
         self._schema = schema_name(self._codec.schema_id)
         self._tombstones = KeyFormat(spec.entity.name, TOMBSTONE)
         # Begun before the source is read: what a run that began later has read is never overwritten by this one.
         self._run = writer.begin_run(spec.name)
         found = read_record(writer.get, spec.name)
-        self._record = claim(found, self._codec, pipeline, base_dir, take_over=options.take_over)
+        self._record = claim(found, spec, self._schema, pipeline, base_dir, take_over=options.take_over)
         if found is None and writer.get(old_progress_key(spec.name)) is not None:
             self._record = with_old_layout(self._record, spec.entity.name, clock())
         check_room(self._record, self._schema, spec.name)

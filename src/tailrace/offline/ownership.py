@@ -13,29 +13,29 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import StoreError
-from tailrace.features.catalogue import OLD_LAYOUT, SchemaRecord, ViewRecord, schema_name
-from tailrace.features.rows import RowCodec
+from tailrace.features.batch_views import BatchViewSpec
+from tailrace.features.catalogue import OLD_LAYOUT, SchemaRecord, ViewRecord
 from tailrace.features.sources import SQL
 
 
-def claim(record: ViewRecord | None, codec: RowCodec, pipeline: str, base_dir: Path, *, take_over: bool) -> ViewRecord:
+def claim(
+    record: ViewRecord | None, spec: BatchViewSpec, schema: str, pipeline: str, base_dir: Path, *, take_over: bool
+) -> ViewRecord:
     """Return the record of a view that this pipeline may write. Raises StoreError where it is another's.
 
-    take_over: then the record says that rows of the source before are there yet, also where that was this one: so a
-    source that was set back on purpose can be told to be right.
+    schema: the name of the one it is declared with. take_over: then the record says that rows of the source before are
+    there yet, also where that was this one: so a source that was set back on purpose can be told to be right.
     """
-    spec = codec.spec
     source = f"{spec.source!r} by {spec.source.key or spec.entity.key!r}"
     place = os.path.realpath(base_dir / spec.source.path)
     folder = os.path.realpath(base_dir)
     if record is None:
         return ViewRecord(source=source, place=place, folder=folder, pipelines=(pipeline,))
-    schema = record.schemas.get(schema_name(codec.schema_id))
     # A query names its files relative to the folder, so that the same SQL file reads others from another one.
     is_elsewhere = record.folder != folder and (record.place != place or isinstance(spec.source, SQL))
     is_copy = is_elsewhere and os.path.isdir(record.folder)
     is_own = pipeline in record.pipelines and record.source == source and (take_over or not is_copy)
-    is_shared = record.source == source and record.place == place and schema is not None and not is_copy
+    is_shared = record.source == source and record.place == place and schema in record.schemas and not is_copy
     if is_own:
         return msgspec.structs.replace(record, place=place, folder=folder, is_mixed=record.is_mixed or take_over)
     if is_shared and not take_over:

@@ -1,4 +1,4 @@
-"""The views of a pipeline, each materialised on its own: one that fails keeps no other from being written."""
+"""The batch views of a pipeline, each materialised on its own: one that fails keeps no other from being written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from tailrace.errors import CompileError, TailraceError
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.stores.opening import open_writer, resolve_url
 from tailrace.offline.materialize import MaterializeReport, materialize
 from tailrace.offline.options import MaterializeOptions
@@ -27,7 +28,7 @@ def materialize_pipeline(
     on_progress: called with the view's name, the rows dealt with and the rows there are.
     Raises CompileError for the mistakes of all views at once, and StoreError for a store that cannot be opened.
     """
-    specs = [view.spec for view in pipeline.views if not views or view.__name__ in views]
+    specs = [view.spec for view in batch_views(pipeline) if not views or view.__name__ in views]
     problems = [problem for spec in specs for problem in spec.problems]
     if problems:
         raise CompileError(pipeline.name, problems)
@@ -50,6 +51,11 @@ def materialize_pipeline(
             yield spec.name, found
     finally:
         writer.close()
+
+
+def batch_views(pipeline: Pipeline) -> list[type[BatchFeatureView]]:
+    """Return the views of a pipeline that are materialised."""
+    return [view for view in pipeline.views if issubclass(view, BatchFeatureView)]
 
 
 def key_types(pipeline: Pipeline) -> dict[str, type]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import SourceError
+from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.catalogue import ViewRecord
 from tailrace.features.sources import SQL
-from tailrace.features.views import ViewSpec
 
 FileStates = Mapping[str, tuple[int, int]]
 """The files of a source: their sizes and times."""
@@ -65,7 +65,7 @@ def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
     return progress_key(view), msgspec.json.encode(progress)
 
 
-def source_files(spec: ViewSpec, base_dir: Path) -> FileStates:
+def source_files(spec: BatchViewSpec, base_dir: Path) -> FileStates:
     """Return the state of the files that a source reads. Of a SQL file, those that it names in quotes count too.
 
     What a query reads from elsewhere is not known.
@@ -86,14 +86,14 @@ def source_files(spec: ViewSpec, base_dir: Path) -> FileStates:
     return states
 
 
-def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, record: ViewRecord) -> str:
+def fingerprint(spec: BatchViewSpec, files: FileStates, schema_id: int, key_type: str, record: ViewRecord) -> str:
     """Return a text that changes with the source, its files, the view's entity and columns, and whose it is."""
     parts = (spec.source, spec.entity, schema_id, key_type, record.pipelines, record.is_mixed, dict(files))
     digest = sha256(repr(parts).encode())
     return digest.hexdigest()
 
 
-def check_unchanged(spec: ViewSpec, base_dir: Path, before: FileStates) -> None:
+def check_unchanged(spec: BatchViewSpec, base_dir: Path, before: FileStates) -> None:
     """Raise SourceError where a file has changed since: a row may have been read before it was whole.
 
     Files that have come since are left to the next run.

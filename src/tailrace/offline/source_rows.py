@@ -18,8 +18,9 @@ from typing import Any, Final, Self
 import numpy as np
 
 from tailrace.errors import SourceError
+from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.sources import CSV, SQL, Parquet
-from tailrace.features.views import STRING_BYTES_MAX, Column, ViewSpec
+from tailrace.features.view_spec import STRING_BYTES_MAX, Column
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
 
 EXAMPLES_MAX: Final = 5
@@ -78,7 +79,7 @@ class SourceRows:
 
     def __init__(
         self,
-        spec: ViewSpec,
+        spec: BatchViewSpec,
         base_dir: Path,
         key_type: type | None,
         clock: Callable[[], int],

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tailrace.errors import SourceError, StoreError
 from tailrace.features.catalogue import SchemaRecord, ViewRecord, key_end
 from tailrace.features.keys import KeyFormat
-from tailrace.features.rows import RowCodec
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.stores.runs import Run
+from tailrace.features.view_spec import ViewCodec
 
 KEYS_PER_STEP: Final = 10_000
 SCHEMAS_MAX: Final = 8
@@ -27,7 +27,7 @@ class KnownKeys:
     Two keys of one number would keep an entity that is gone, never remove one that is not.
     """
 
-    def __init__(self, codec: RowCodec, pages: Iterable[list[Any]]) -> None:
+    def __init__(self, codec: ViewCodec, pages: Iterable[list[Any]]) -> None:
         numbers = [_numbers(codec.keys(ids)) for ids in pages]
         self._numbers = np.unique(np.concatenate(numbers)) if numbers else np.empty(0, np.int64)
 
@@ -37,7 +37,7 @@ class KnownKeys:
         return [key for key, is_known in zip(keys, known.tolist(), strict=True) if not is_known]
 
 
-def prune(writer: StoreWriter, run: Run, codec: RowCodec, known: KnownKeys, share_max: float) -> int:
+def prune(writer: StoreWriter, run: Run, codec: ViewCodec, known: KnownKeys, share_max: float) -> int:
     """Remove the entities that the source no longer has; return how many. Raises SourceError for more than a share."""
     keys = KeyFormat(codec.spec.entity.name, key_end(codec.spec.name, f"{codec.schema_id:08x}"))
     stored = gone = 0

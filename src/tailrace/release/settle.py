@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import SetupError
-from tailrace.features.row_layout import row_layout
 from tailrace.inference.declaration import Constant, Model
 from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
@@ -122,5 +121,5 @@ def _manifest_digest(directory: Path) -> str:
 def _schema_of(pipeline: Pipeline) -> str:
     """Return the digest of what a caller and a store see of a pipeline: request, response, views."""
     types = [msgspec.json.schema(declared) for declared in (pipeline.request, pipeline.response)]
-    views = {view.__name__: row_layout(view.spec).schema_id for view in pipeline.views}
+    views = {view.__name__: view.spec.codec().schema_id for view in pipeline.views}
     return digest_of([types, views])[:ID_CHARACTERS]

@@ -1,0 +1,91 @@
+"""Batch feature views: what is known beforehand, materialised from a source and looked up while serving. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from tailrace.features.rows import RowCodec
+from tailrace.features.sources import Every, Parquet, Source
+from tailrace.features.view_spec import ViewSpec
+from tailrace.features.views import FeatureView, Reading
+
+_SETTINGS: Final = frozenset({"entity", "source", "refresh", "max_staleness", "spec"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchViewSpec(ViewSpec):
+    """A batch view: where its rows come from, and how often."""
+
+    source: Source
+    refresh_ns: int
+
+    def codec(self) -> RowCodec:
+        """Return the codec of its packed rows."""
+        return RowCodec(self)
+
+
+class BatchFeatureView(FeatureView, is_kind=True):
+    """Base of views that are computed in batches and looked up while serving.
+
+    A subclass sets `entity` and `source`, may set `refresh` and `max_staleness`, and annotates its columns, each with
+    the default that answers for an unknown entity or a null. Types: float, int, bool, str, and NumPy's own number
+    types. A value is stale once its source's time (or, without one, the time it was materialised) is older than
+    `max_staleness`; it is served all the same, and counted as stale. On the class, a column's name is its `Column`.
+    """
+
+    source: ClassVar[Source]
+    refresh: ClassVar[Every] = Every("1d")
+    spec: ClassVar[BatchViewSpec]
+
+    @classmethod
+    def _read(cls) -> BatchViewSpec:
+        """Return what the class declares, with its mistakes."""
+        return _BatchReading(cls, _SETTINGS).spec()
+
+
+class _BatchReading(Reading):
+    """A batch view's declaration while it is read."""
+
+    _view: type[BatchFeatureView]
+
+    def spec(self) -> BatchViewSpec:
+        """Return the view's spec, with its problems."""
+        entity, source = self.entity(), self.source()
+        refresh_ns, max_staleness_ns = self.refresh_ns(), self.max_staleness_ns()
+        return BatchViewSpec(
+            name=self._view.__name__,
+            entity=entity,
+            columns=self.columns(),
+            source=source,
+            refresh_ns=refresh_ns,
+            max_staleness_ns=max_staleness_ns,
+            problems=tuple(self.problems),
+        )
+
+    def source(self) -> Source:
+        """Return the source."""
+        source = getattr(self._view, "source", None)
+        if isinstance(source, Source) and type(source) is not Source:
+            self._renames(source)
+            return source
+        what = "the view names no source" if source is None else f"{source!r} is not a source"
+        self.report(what, ".source", 'write `source = tr.Parquet("data/…", time="…")`, tr.CSV(…) or tr.SQL(…)')
+        return Parquet("")
+
+    def _renames(self, source: Source) -> None:
+        known = self.annotations()
+        for name in source.columns:
+            if name not in known:
+                self.report(f"the source renames {name!r}, which the view does not declare", ".source",
+                             f"declare it as a column, or take it out of columns={{{name!r}: …}}")  # fmt: skip
+
+    def refresh_ns(self) -> int:
+        """Return how often it is to be materialised."""
+        refresh = self._view.refresh
+        try:
+            return refresh.duration_ns
+        except (ValueError, AttributeError) as error:
+            what = str(error) if isinstance(refresh, Every) else f"{refresh!r} is not an interval"
+            self.report(what, ".refresh", 'write `refresh = tr.every("1h")`')
+            return 0

@@ -1,0 +1,136 @@
+"""A feature view as the rest of Tailrace sees it: what it says, read and checked, and how its values are stored.
+
+Every kind of view has a spec of its own, which gives the codec of its values. Retrieval knows the codec alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.batch import Provenance
+from tailrace.errors import Problem
+from tailrace.features.keys import EntityId
+from tailrace.features.view_rows import ViewRows
+
+STRING_BYTES_MAX: Final = 4_096
+"""The longest text a view's column holds, in UTF-8 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What features are about: a customer, a terminal.
+
+    name: an identifier; part of every key in the online store. key: the field of the request that carries the id: an
+    int or a str, or a list of them where a request is about many.
+    """
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One feature of a view.
+
+    dtype: NumPy's, little-endian; object for text. default: answers where nothing is known.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    default: Any
+    view: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds text."""
+        return self.dtype.kind == "O"
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSpec:
+    """A view as the rest of Tailrace sees it. Only of use where `problems` is empty."""
+
+    name: str
+    entity: Entity
+    columns: tuple[Column, ...]
+    max_staleness_ns: int | None
+    problems: tuple[Problem, ...] = ()
+
+    def codec(self) -> ViewCodec:
+        """Return what turns the view's values in the store into columns."""
+        raise NotImplementedError
+
+
+class CurrentEvents(msgspec.Struct, eq=False):
+    """The events that the rows of a batch are: what a window looks back from.
+
+    times: int64 ns since the epoch, (rows,). ids: by which events of one time are in order; None where they have none.
+    field: gives a field of the events as a column, (rows,).
+    """
+
+    times: NDArray[np.int64]
+    ids: Sequence[Any] | None
+    field: Callable[[str], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Columns of one type side by side: `data[field]` is their matrix, shape (rows, columns), without a copy."""
+
+    field: str
+    dtype: np.dtype[Any]
+    columns: tuple[str, ...]
+
+
+class ViewCodec(Protocol):
+    """The values of one view in the store: under which keys they are, and how they are read.
+
+    blocks: its columns of one type, which are side by side in `ViewRows.data`. schema_id: part of the keys.
+    """
+
+    @property
+    def spec(self) -> ViewSpec:
+        """What the view says."""
+        ...
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The columns that can be copied together."""
+        ...
+
+    @property
+    def schema_id(self) -> int:
+        """By which a changed view is told from the one before."""
+        ...
+
+    def keys(self, ids: Sequence[EntityId]) -> list[bytes]:
+        """Return the keys of many entities, in order."""
+        ...
+
+    def unpack(
+        self,
+        ids: Sequence[EntityId],
+        rows: Sequence[bytes | None],
+        wall_ns: int,
+        checks: list[int] | None = None,
+        current: CurrentEvents | None = None,
+    ) -> ViewRows:
+        """Return the values of each id from what was found under its key. Raises nothing for what that holds.
+
+        wall_ns: now, since the epoch, for staleness. checks: what `entity_checks` gives for the ids, if it is at hand.
+        current: the event that each row is asked for; None where the request has no time.
+        """
+        ...
+
+    def defaults(self, rows_count: int, provenance: Provenance, degraded: int = 0) -> ViewRows:
+        """Return the view's defaults, for entities that are unknown or a store that did not answer.
+
+        degraded: `Degraded` bits of every row.
+        """
+        ...
