@@ -9,11 +9,12 @@ from tailrace.batch import Degraded, Provenance
 from tailrace.deadline import NS_PER_MS, Clock
 from tailrace.errors import StoreError
 from tailrace.features.breaker import Breaker
+from tailrace.features.events import Events
 from tailrace.features.keys import EntityId, entity_checks
 from tailrace.features.late import LateError
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.view_spec import CurrentEvents, ViewCodec
+from tailrace.features.view_spec import ViewCodec
 
 LATE_NS_MIN: Final = 1 * NS_PER_MS
 """A fetch that took less than this was not late, however late its batch came to it."""
@@ -41,7 +42,7 @@ class Retrieval:
         self.observe_fetch: Callable[[int, bool], None] = _observe_nothing
 
     async def read(
-        self, ids: Sequence[Sequence[EntityId]], deadline_ns: int, current: Sequence[CurrentEvents | None] = ()
+        self, ids: Sequence[Sequence[EntityId]], deadline_ns: int, current: Sequence[Events | None] = ()
     ) -> list[ViewRows]:
         """Return the values of each view; `ids[i]` are the entities asked of `codecs[i]`.
 
@@ -83,7 +84,7 @@ class Retrieval:
             self.failure = error
 
     def _unpack(
-        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[CurrentEvents | None]
+        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[Events | None]
     ) -> list[ViewRows]:
         wall_ns = self._wall_ns()
         found = []
@@ -97,7 +98,7 @@ class Retrieval:
         return found
 
     def _unpack_some(
-        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[CurrentEvents | None]
+        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[Events | None]
     ) -> list[ViewRows]:
         """Return the values of the first keys, which were read in time, and defaults for the others."""
         in_time = len(rows)

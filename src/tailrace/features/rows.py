@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tailrace.batch import Degraded, Provenance
+from tailrace.features.events import Events
 from tailrace.features.keys import EntityId, KeyFormat, entity_checks, row_name
 from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, NULLS, STAMP, WRITTEN, row_layout
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.view_spec import STRING_BYTES_MAX, CurrentEvents, ViewSpec
+from tailrace.features.view_spec import STRING_BYTES_MAX, ViewSpec
 
 _UINT8: Final = np.dtype("u1")
 _STAMP_WITHOUT_FLAGS: Final = np.uint64(0xFFFF_FFFF_FFFF_00FF)
@@ -61,7 +62,7 @@ class RowCodec:
         rows: Sequence[bytes | None],
         wall_ns: int,
         checks: list[int] | None = None,
-        current: CurrentEvents | None = None,
+        current: Events | None = None,
     ) -> ViewRows:
         """Return the values of each id from the row found under its key; see `ViewCodec`.
 

@@ -5,16 +5,15 @@ Every kind of view has a spec of its own, which gives the codec of its values. R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from tailrace.batch import Provenance
 from tailrace.errors import Problem
+from tailrace.features.events import Events
 from tailrace.features.keys import EntityId
 from tailrace.features.view_rows import ViewRows
 
@@ -67,18 +66,6 @@ class ViewSpec:
         raise NotImplementedError
 
 
-class CurrentEvents(msgspec.Struct, eq=False):
-    """The events that the rows of a batch are: what a window looks back from.
-
-    times: int64 ns since the epoch, (rows,). ids: by which events of one time are in order; None where they have none.
-    field: gives a field of the events as a column, (rows,).
-    """
-
-    times: NDArray[np.int64]
-    ids: Sequence[Any] | None
-    field: Callable[[str], NDArray[Any]]
-
-
 @dataclass(frozen=True, slots=True)
 class Block:
     """Columns of one type side by side: `data[field]` is their matrix, shape (rows, columns), without a copy."""
@@ -119,7 +106,7 @@ class ViewCodec(Protocol):
         rows: Sequence[bytes | None],
         wall_ns: int,
         checks: list[int] | None = None,
-        current: CurrentEvents | None = None,
+        current: Events | None = None,
     ) -> ViewRows:
         """Return the values of each id from what was found under its key. Raises nothing for what that holds.
 

@@ -19,7 +19,7 @@ from tailrace.features.view_spec import STRING_BYTES_MAX, Column, Entity, ViewSp
 COLUMNS_MAX: Final = 1_000
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NO_DEFAULT: Final = object()
+NO_DEFAULT: Final = object()
 _BUILTIN_DTYPES: Final = {float: np.dtype("<f8"), int: np.dtype("<i8"), bool: np.dtype("?"), str: np.dtype(object)}
 
 
@@ -50,8 +50,10 @@ class FeatureView:
 class Reading:
     """One view's declaration while it is read: what it says, and every mistake found on the way.
 
-    reserved: the names of the kind's settings, which no column may have.
+    reserved: the names of the kind's settings, which no column may have. advice: for a column without a default.
     """
+
+    advice = "give the value that answers for an unknown entity, as in `= 0.0`"
 
     def __init__(self, view: type[FeatureView], reserved: frozenset[str]) -> None:
         self._view = view
@@ -110,6 +112,11 @@ class Reading:
             self.report(f"{len(columns)} columns are more than {COLUMNS_MAX}", "", "split the view in two")
         return columns
 
+    def default_of(self, name: str) -> Any:
+        """Return the default that is declared for a column, `NO_DEFAULT` where there is none."""
+        default = getattr(self._view, name, NO_DEFAULT)
+        return default.default if isinstance(default, Column) else default  # declared by a view that this one extends
+
     def _column(self, name: str, annotation: Any) -> Column | None:
         where = f".{name}"
         if name in self._reserved or name.startswith("_"):
@@ -120,12 +127,9 @@ class Reading:
             self.report(f"{_type_name(annotation)} is not a type a column may have", where,
                          "use float, int, bool, str, or a number type of NumPy such as np.float32")  # fmt: skip
             return None
-        default = getattr(self._view, name, _NO_DEFAULT)
-        if isinstance(default, Column):  # declared by a view that this one extends
-            default = default.default
-        if default is _NO_DEFAULT:
-            self.report("the column has no default", where,
-                         "give the value that answers for an unknown entity, as in `= 0.0`")  # fmt: skip
+        default = self.default_of(name)
+        if default is NO_DEFAULT:
+            self.report("the column has no default", where, self.advice)
             return None
         mistake = _default_mistake(dtype, default)
         if mistake:

@@ -1,0 +1,212 @@
+"""Windows: where they are computed, for serving, replay and training alike.
+
+What is kept of an entity is a row of entries in the order of their events. Young events have an entry each, which
+carries the event's time and id. Once no older event is accepted any more, entries are merged, in tiles that no window
+will ever begin within:
+
+      tiles (sealed)                                   events
+    |··········|·····|··|··|··|·|·|·|·|·|·|·|·|·|·|  | | || |    | |  <- now: the event asked for
+    |<- hop of the longest ->|<- of a shorter one ->|
+                              [                                  )    a window: floor(now - W, hop) <= t < now
+
+A window begins at a multiple of its hop, a sixtieth of it, and ends right before the event asked for, by (time, id).
+So a tile is as wide as the shortest hop of all windows that may still begin within it; an entry older than all windows
+is dropped. Nothing is decided when an event comes: a window decays as time passes, without any event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import NS_PER_S
+from tailrace.features.aggregates import KINDS
+from tailrace.features.events import EventIds, Events
+from tailrace.features.expressions import Expression
+from tailrace.features.lanes import Columns, Lane
+from tailrace.features.ranges import Places, search
+
+HOPS: Final = 60
+"""Of one window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which events count for a row: those from `begin` on. length_ns: None for a window without a beginning."""
+
+    length_ns: int | None
+    delay_ns: int = 0
+
+    @property
+    def hop_ns(self) -> int:
+        """What its beginning is a multiple of: a sixtieth, in whole seconds, at least one."""
+        length_s = (self.length_ns or 0) // NS_PER_S
+        return max(1, -(-length_s // HOPS)) * NS_PER_S
+
+    def begin(self, now_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return when the window of each row begins."""
+        if self.length_ns is None:
+            return np.full(len(now_ns), np.iinfo(np.int64).min)
+        hop_ns = self.hop_ns
+        return (now_ns - self.delay_ns - self.length_ns) // hop_ns * hop_ns
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUse:
+    """A lane of a view: of which expression, and of which events."""
+
+    lane: Lane
+    value: Expression | None
+    where: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFeature:
+    """One column of a view. window, lanes: their places in the view's."""
+
+    name: str
+    kind: str
+    window: int
+    lanes: tuple[int, ...]
+    include_current: bool
+    default: Any
+    decimals: int | None
+
+
+class Entries(msgspec.Struct, eq=False):
+    """Entries of some entities, each one's side by side, in the order of their events.
+
+    begins, ends: where each entity's are. at: the time of each entry's event, or of some event of its tile, int64 ns.
+    ids: of the events; None for tiles. lanes: the columns of every lane.
+    """
+
+    begins: Places
+    ends: Places
+    at: NDArray[np.int64]
+    ids: EventIds | None
+    lanes: Sequence[Columns]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def entities(self) -> NDArray[np.intp]:
+        """The entity of each entry."""
+        return np.repeat(np.arange(len(self.begins)), self.ends - self.begins)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSet:
+    """The windows of one view: what is kept of its events, and what its columns are computed from."""
+
+    windows: tuple[Window, ...]
+    lanes: tuple[LaneUse, ...]
+    features: tuple[WindowFeature, ...]
+
+    def prepare(self, events: Events) -> list[Columns]:
+        """Return the columns of every lane, with an entry for each event."""
+        rows = len(events)
+        return [_prepare(use, events, rows) for use in self.lanes]
+
+    def values(
+        self, blocks: Sequence[Entries], now_ns: NDArray[np.int64], ids: EventIds | None, current: Events | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the value of every column for each row, (rows,): of row i from the entries of entity i.
+
+        blocks: the entries, older ones first; a row's windows reach over all of them. now_ns, ids: of the event that
+        each row is asked for; without an id its window ends before its time. current: that event, for columns that
+        it counts for itself; None where there is none.
+        """
+        merged = self._merged(blocks, now_ns, ids)
+        with_current = merged
+        if current is not None and any(feature.include_current for feature in self.features):
+            own = [_spread(columns, len(self.windows)) for columns in self.prepare(current)]
+            with_current = [
+                _join(use.lane, [one, other]) for use, one, other in zip(self.lanes, merged, own, strict=True)
+            ]
+        rows = len(now_ns)
+        found = {}
+        for feature in self.features:
+            kind, part = KINDS[feature.kind], slice(feature.window * rows, (feature.window + 1) * rows)
+            lanes = with_current if feature.include_current else merged
+            columns = [[column[part] for column in lanes[lane]] for lane in feature.lanes]
+            values, is_nothing = kind.finalize(columns, feature.decimals, now_ns)
+            found[feature.name] = np.where(is_nothing, feature.default, values)
+        return found
+
+    def _merged(self, blocks: Sequence[Entries], now_ns: NDArray[np.int64], ids: EventIds | None) -> list[Columns]:
+        """Return one entry for each window and row, windows outermost."""
+        parts = []
+        for block in blocks:
+            ranges = [self._range(window, block, now_ns, ids) for window in self.windows]
+            begins, ends = (np.concatenate(each) for each in zip(*ranges, strict=True))
+            parts.append([use.lane.merge(columns, begins, ends)
+                          for use, columns in zip(self.lanes, block.lanes, strict=True)])  # fmt: skip
+        if len(parts) == 1:
+            return parts[0]
+        return [_join(use.lane, columns) for use, columns in zip(self.lanes, zip(*parts, strict=True), strict=True)]
+
+    def _range(
+        self, window: Window, block: Entries, now_ns: NDArray[np.int64], ids: EventIds | None
+    ) -> tuple[Places, Places]:
+        """Return where the entries of a window begin and end in each row."""
+        end_ns = now_ns - window.delay_ns
+        ends = search(block.at, block.begins, block.ends, end_ns)
+        if ids is not None and block.ids is not None and len(block):
+            ties = search(block.at, ends, block.ends, end_ns + 1)  # of the same time: their ids decide
+            if np.any(ties > ends):
+                ends = search(block.ids, ends, ties, ids)
+        if window.length_ns is None:
+            return block.begins, ends
+        return np.minimum(search(block.at, block.begins, block.ends, window.begin(now_ns)), ends), ends
+
+    def seal(self, entries: Entries, horizon_ns: NDArray[np.int64]) -> Entries:
+        """Return entries merged to tiles as far as no window that is yet to be read begins within them.
+
+        horizon_ns: for each entity, the earliest time that windows look back from. Entries beyond all windows go.
+        """
+        entities = entries.entities
+        if not len(entries):
+            return entries
+        is_first = np.empty(len(entries), np.bool_)
+        is_first[0], is_first[1:] = True, entities[1:] != entities[:-1]
+        oldest_ns = np.full(len(horizon_ns), np.iinfo(np.int64).max)
+        for window in set(self.windows):
+            begin_ns = window.begin(horizon_ns)
+            oldest_ns = np.minimum(oldest_ns, begin_ns)
+            if window.length_ns is not None:
+                hop = np.maximum(entries.at, begin_ns[entities] - 1) // window.hop_ns
+                is_first[1:] |= hop[1:] != hop[:-1]
+        firsts = np.flatnonzero(is_first)
+        ends = np.append(firsts[1:], len(entries))
+        at = entries.at[firsts]
+        lanes = [use.lane.merge(columns, firsts, ends) for use, columns in zip(self.lanes, entries.lanes, strict=True)]
+        kept = entries.at[ends - 1] >= oldest_ns[entities[firsts]]
+        counts = np.bincount(entities[firsts][kept], minlength=len(horizon_ns))
+        bounds = np.concatenate(([0], np.cumsum(counts)))
+        return Entries(bounds[:-1], bounds[1:], at[kept], None, [[each[kept] for each in lane] for lane in lanes])
+
+
+def _prepare(use: LaneUse, events: Events, rows: int) -> Columns:
+    counted = np.ones(rows, np.bool_) if use.where is None else use.where.column(events.field, rows).astype(np.bool_)
+    values = np.zeros(rows)
+    if use.value is not None:
+        values = use.value.column(events.field, rows).astype(np.float64)
+        counted = counted & np.isfinite(values)
+    return use.lane.prepare(values, counted, events.times)
+
+
+def _spread(columns: Columns, times: int) -> Columns:
+    return [np.tile(column, times) for column in columns]
+
+
+def _join(lane: Lane, parts: Sequence[Columns]) -> Columns:
+    """Merge entries that follow each other: the first of every part, the second of every part, and so on."""
+    columns = [np.stack(each, axis=1).reshape(-1) for each in zip(*parts, strict=True)]
+    begins = np.arange(0, len(columns[0]), len(parts))
+    return lane.merge(columns, begins, begins + len(parts))
