@@ -17,7 +17,7 @@ FLOORS = (
     {"plan"},
     {"engine"},
     {"compile"},
-    {"monitor", "release"},
+    {"monitor", "release", "ingest"},
     {"server", "offline", "loadtest"},
     {"deploy", "testing"},
     {"cli"},

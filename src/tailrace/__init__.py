@@ -4,9 +4,14 @@ import tailrace as tr
 """
 
 from tailrace.deadline import Budget
+from tailrace.features.aggregates import LIFETIME, count, first, last, mean, since_last, stddev
+from tailrace.features.aggregates import max_ as max  # noqa: A004 - `tr.max`, as SQL has it
+from tailrace.features.aggregates import min_ as min  # noqa: A004
+from tailrace.features.aggregates import sum_ as sum  # noqa: A004
 from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.on_demand import on_demand
 from tailrace.features.sources import CSV, SQL, Parquet, every
+from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
 from tailrace.pipeline import Pipeline
@@ -20,6 +25,7 @@ __version__ = VERSION
 
 __all__ = [
     "CSV",
+    "LIFETIME",
     "SQL",
     "BatchFeatureView",
     "Budget",
@@ -32,8 +38,19 @@ __all__ = [
     "Request",
     "Response",
     "Rule",
+    "Stream",
+    "StreamFeatureView",
     "bands",
+    "count",
     "every",
+    "first",
     "labels",
+    "last",
+    "max",
+    "mean",
+    "min",
     "on_demand",
+    "since_last",
+    "stddev",
+    "sum",
 ]

@@ -36,6 +36,8 @@ class Degraded(IntFlag):
     STORE_ERROR = 4
     MODEL_ERROR = 8
     MODEL_TIMEOUT = 16
+    EVENT_LOST = 32
+    """The request is an event, and was refused as one, or is not known to be counted."""
 
 
 class Transport(Protocol):

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 from tailrace.deadline import Budget
 from tailrace.errors import CompileError, Problem
 from tailrace.features.on_demand import OnDemandView
+from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Column
 from tailrace.features.views import FeatureView
 from tailrace.inference.declaration import Model
@@ -35,7 +36,10 @@ class Pipeline:
 
     features: in the order of the model's inputs. rules: what holds whatever the score. store: where materialised rows
     lie, a path or a URL (`lmdb:PATH`, `redis://HOST`); `--store` replaces it. rows_max: of one request with a
-    list-valued entity key. Relative paths are relative to the file that is loaded, whatever file declares it.
+    list-valued entity key. time: the field of the request that says when it happened, a datetime or seconds since the
+    epoch: windows look back from there; without it, from when the request came. record_requests: whether each request
+    is an event itself, of every stream whose schema it is, that the next one sees. Relative paths are relative to the
+    file that is loaded, whatever file declares it.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -49,6 +53,8 @@ class Pipeline:
     rules: Sequence[Rule] = ()
     store: str = "lmdb:.tailrace/store"
     rows_max: int = 1_000
+    time: str | None = None
+    record_requests: bool = False
     base_dir: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +73,16 @@ class Pipeline:
         return tuple(found)
 
 
+def stream_views(pipeline: Pipeline) -> list[type[StreamFeatureView]]:
+    """Return the views of a pipeline that look back over a stream."""
+    return [view for view in pipeline.views if issubclass(view, StreamFeatureView)]
+
+
+def is_event_of(pipeline: Pipeline, stream: Stream) -> bool:
+    """Return whether a request of the pipeline is an event of a stream: of its schema, or one that extends it."""
+    return isinstance(stream.schema, type) and issubclass(pipeline.request, stream.schema)
+
+
 def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
     """Give a problem for each argument that is not of its kind: what nobody who reads it could go on with."""
     kinds: list[tuple[str, Any, str]] = [
@@ -78,6 +94,8 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("rules", Sequence, "rules=[tr.Rule(…)]"),
         ("store", str, 'store="lmdb:PATH"'),
         ("rows_max", int, "rows_max=1_000"),
+        ("time", str | None, 'time="time", a field of the request'),
+        ("record_requests", bool, "record_requests=True"),
     ]
     for name, kind, example in kinds:
         value = getattr(pipeline, name)

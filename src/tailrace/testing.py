@@ -19,12 +19,16 @@ from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.deadline import INFERENCE, NS_PER_MS, Clock, LayerLimit, MonotonicClock
 from tailrace.engine import Engine
-from tailrace.errors import ServingError, SetupError
+from tailrace.errors import InvalidRequestError, ServingError, SetupError
+from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.keys import EntityId
-from tailrace.features.stores.memory import MemoryStore
+from tailrace.features.stores.memory import MemoryStore, MemoryWriter
+from tailrace.features.streams import Stream
+from tailrace.features.updates import Fate
 from tailrace.inference.curve import SIZES, CostCurve
 from tailrace.inference.stage import INLINE_NS_MAX, OVERHEAD_NS
 from tailrace.inference.step import InferenceStep
+from tailrace.ingest.local import LocalEvents
 from tailrace.loop_load import LoopLoad
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Cost, Plan
@@ -129,7 +133,8 @@ class TestClient:
     def __init__(self, pipeline: Pipeline, *, clock: Clock | None = None, cost: Cost | None = None) -> None:
         self._clock = clock or MonotonicClock()
         self._rows: dict[bytes, bytes] = {}
-        plan = compile_plan(pipeline, MemoryStore(self._rows), clock=self._clock)
+        self._events = LocalEvents(pipeline, MemoryWriter(self._rows), self._clock)
+        plan = compile_plan(pipeline, MemoryStore(self._rows), clock=self._clock, events=self._events)
         if cost is not None:
             if not isinstance(self._clock, ManualClock):
                 raise TypeError("a given cost needs a clock that it can move: clock=ManualClock()")
@@ -172,6 +177,8 @@ class TestClient:
         """
         if not isinstance(entity_id, str):
             entity_id = index(entity_id)  # of NumPy too
+        if not issubclass(view, BatchFeatureView):
+            raise TypeError(f"{view.__name__} has no rows to be written: send events, with client.push(stream, …)")
         codec = view.spec.codec()
         if unknown := columns.keys() - {column.name for column in view.spec.columns}:
             raise TypeError(f"{view.__name__} has no column {', '.join(sorted(unknown))}")
@@ -179,6 +186,18 @@ class TestClient:
         now_ns = self._clock.wall_ns()
         (row,) = codec.pack([entity_id], values, now_ns, now_ns)
         self._rows[codec.key(entity_id)] = row
+
+    def push(self, stream: Stream, *events: Any) -> list[Fate]:
+        """Send events (dicts) of a stream; return what became of each.
+
+        Raises InvalidRequestError for an event that the stream's schema does not take, KeyError for a stream of which
+        the pipeline has no view.
+        """
+        try:
+            decoded = [msgspec.convert(event, stream.schema, strict=False) for event in events]
+        except msgspec.ValidationError as error:
+            raise InvalidRequestError(str(error), where=f"streams.{stream.name}") from None
+        return list(map(Fate, self._events.apply(stream, decoded).tolist()))
 
     def submit(self, request: Any, *, budget_ms: float | None = None) -> TestCall:
         """Send one request (a dict), or a list of them; its answer is there after a `turn`, a refusal at once.

@@ -35,6 +35,12 @@ RANKING_WEIGHTS = {
     "price_fit": 0.125,
 }
 FAULTED_WEIGHTS = {"CustomerSpend.spend": 0.001, "ShopRank.rank": 0.01}
+WINDOWS = ("5m", "1h", "1d", "7d", "30d")
+_CUSTOMER = [f"CustomerActivity.{kind}_{window}" for window in WINDOWS for kind in ("count", "mean")]
+ACTIVITY_WEIGHTS = dict.fromkeys(
+    ["amount", *_CUSTOMER, "CustomerActivity.spent_1d", "TerminalActivity.seen_1d", "TerminalActivity.seen_7d",
+     "TerminalFrauds.fraud_share_7d"], 0.001,
+)  # fmt: skip
 COSTLY_INLINE_TURNS = 400
 COSTLY_THREADED_TURNS = 3_200
 COUNTRIES = ("DE", "FR", "IT")
@@ -46,6 +52,7 @@ def write_models(folder: Path) -> None:
     linear(folder, "payment", PAYMENT_WEIGHTS)
     linear(folder, "payment_second", dict.fromkeys(PAYMENT_WEIGHTS, 0.0), bias=0.125)
     linear(folder, "ranking", RANKING_WEIGHTS)
+    linear(folder, "activity", ACTIVITY_WEIGHTS)
     graph = save(folder / "log.onnx", [helper.make_node("Log", ["x"], ["score"])], {"x": FLOAT}, 1)
     package(graph, pa.table({"amount": np.linspace(0.5, 2, 50)}), name="log", out=folder / "log")
     topics(folder)

@@ -19,13 +19,15 @@ from tailrace.batch import (
 )
 from tailrace.compile.wiring import Origin, Wire, Wiring
 from tailrace.deadline import FEATURES, Clock, LayerLimit
+from tailrace.features.current import CurrentEvents, EventSink
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead, view_columns_type
 from tailrace.features.stores.protocol import OnlineStore
-from tailrace.features.view_spec import ViewCodec
+from tailrace.features.streams import StreamViewSpec
+from tailrace.features.view_spec import ViewCodec, ViewSpec
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.signature import Signature
-from tailrace.pipeline import Pipeline
+from tailrace.pipeline import Pipeline, is_event_of
 from tailrace.postprocess.step import PostprocessStep
 from tailrace.request.columns import columns_type
 from tailrace.request.rows import RowCount
@@ -40,20 +42,50 @@ def request_step(pipeline: Pipeline, wiring: Wiring, array_max: int) -> RequestS
 
 
 def features_step(
-    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], store: OnlineStore, clock: Clock
+    pipeline: Pipeline,
+    wiring: Wiring,
+    codecs: Sequence[ViewCodec],
+    store: OnlineStore,
+    clock: Clock,
+    events: EventSink | None,
 ) -> FeaturesStep:
     """Return layer 2."""
     budget = pipeline.budget
     retrieval = Retrieval(codecs, store, clock, fair_ns=(budget.features_ns or budget.total_ns // 2) // 2)
+    readers = _EventReaders(pipeline, wiring, clock)
     views = [
-        ViewRead(key, view_columns_type(view.spec), expands=key == wiring.expanded)
+        ViewRead(
+            key, view_columns_type(view.spec), expands=key == wiring.expanded,
+            current=readers.reader(view.spec, expands=key == wiring.expanded),
+        )
         for key, view in zip(wiring.keys, wiring.views, strict=True)
-    ]
+    ]  # fmt: skip
     on_demand = [
         OnDemandFeature(name, feature.function, list(map(reader_of, wires)))
         for name, (feature, wires) in wiring.on_demand.items()
     ]
-    return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock))
+    return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock), events)
+
+
+class _EventReaders:
+    """What reads the events that views look back from: one for all views that look back from the same."""
+
+    def __init__(self, pipeline: Pipeline, wiring: Wiring, clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._clock = clock
+        self._columns = None if wiring.expanded is None else columns_type(pipeline.request, None)
+        self._found: dict[tuple[str | None, bool], CurrentEvents] = {}
+
+    def reader(self, spec: ViewSpec, *, expands: bool) -> CurrentEvents | None:
+        """Return what reads them for a view; None for one that looks back from none."""
+        if not isinstance(spec, StreamViewSpec):
+            return None
+        event_id = spec.stream.id if is_event_of(self._pipeline, spec.stream) else None
+        if (event_id, expands) not in self._found:
+            self._found[event_id, expands] = CurrentEvents(
+                self._pipeline.time, event_id, self._clock, self._columns, expands=expands
+            )
+        return self._found[event_id, expands]
 
 
 def assemblers(wiring: Wiring, signature: Signature, codecs: Sequence[ViewCodec]) -> list[Assembler]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from tailrace.compile.wire_events import wire_events
 from tailrace.compile.wire_fallback import check_constant
 from tailrace.compile.wire_features import wire_features, wire_views
 from tailrace.compile.wire_model import check_signature
@@ -29,6 +30,7 @@ def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
         return wiring  # without fields no name resolves, and none of that would be the mistake
     wire_views(pipeline, wiring)
     wire_features(pipeline, wiring)
+    wire_events(pipeline, wiring)
     if signature is not None:
         check_signature(pipeline, wiring, signature)
     wire_decision(pipeline, wiring, signature)

@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, LazyColumn, Reader
+from tailrace.batch import Batch, Degraded, LazyColumn, Reader
 from tailrace.deadline import LayerLimit
+from tailrace.features.current import CurrentEvents, EventSink
+from tailrace.features.events import Events
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewSpec
@@ -49,12 +51,16 @@ class ViewRead:
     """One view of a pipeline: the key field its ids are read from, and the class of its columns.
 
     expands: whether the key is the list that makes the rows, so that a row of the view is a row of the batch.
+    current: reads the events that its rows are asked for; None for a view that looks back from none.
     """
 
-    def __init__(self, key: str, columns: type[ViewColumns], *, expands: bool) -> None:
+    def __init__(
+        self, key: str, columns: type[ViewColumns], *, expands: bool, current: CurrentEvents | None = None
+    ) -> None:
         self.key = key
         self.columns = columns
         self.expands = expands
+        self.current = current
 
 
 class EntityIds:
@@ -97,7 +103,8 @@ class OnDemandFeature:
 class FeaturesStep:
     """Reads the views of a batch and computes its on-demand features. Waits only where the store does.
 
-    in_flight_max: how many batches may wait for the store at once.
+    in_flight_max: how many batches may wait for the store at once. events: takes the requests as events before the
+    views are read, so that each is seen by all that come later; None where they are none.
     """
 
     def __init__(
@@ -106,13 +113,18 @@ class FeaturesStep:
         views: Sequence[ViewRead],
         on_demand: Sequence[OnDemandFeature],
         limit: LayerLimit,
+        events: EventSink | None = None,
     ) -> None:
         self.retrieval = retrieval
         self.views = tuple(views)
         self.on_demand = tuple(on_demand)
-        self.suspends = bool(views) and retrieval.network
+        self.events = events
+        self.suspends = (bool(views) and retrieval.network) or (events is not None and events.suspends)
         self.in_flight_max = 2 if self.suspends else 1
         self._limit = limit
+        self._readers = tuple(dict.fromkeys(view.current for view in views if view.current is not None))
+        self._reader_places = [-1 if view.current is None else self._readers.index(view.current) for view in views]
+        self._looks_back = bool(self._readers)
         keys = {view.key: view.expands for view in views}
         self._ids = tuple(EntityIds(key, expands=expands) for key, expands in keys.items())
         self._key_places = None if len(keys) == len(views) else [list(keys).index(view.key) for view in views]
@@ -120,7 +132,11 @@ class FeaturesStep:
     async def run(self, batch: Batch) -> None:
         """Fill `view_rows`, `views` and `on_demand`; note in `degraded` what is stale or could not be read."""
         if self.views:
-            self.take_views(batch, await self.retrieval.read(self.ids(batch), self._limit.at_ns(batch.deadline_ns)))
+            limit_ns = self._limit.at_ns(batch.deadline_ns)
+            current: Sequence[Events | None] = ()
+            if self._looks_back:
+                current = await self._current(batch, limit_ns)
+            self.take_views(batch, await self.retrieval.read(self.ids(batch), limit_ns, current))
         for feature in self.on_demand:
             batch.on_demand[feature.name] = feature.column(batch)
 
@@ -128,6 +144,20 @@ class FeaturesStep:
         """Return the entity ids that each view is asked for; views of one key share a list."""
         found = [ids.read(batch) for ids in self._ids]
         return found if self._key_places is None else [found[place] for place in self._key_places]
+
+    async def _current(self, batch: Batch, limit_ns: int) -> Sequence[Events | None]:
+        """Return the events that the rows of each view are asked for; counted first, where requests are events."""
+        if self.events is not None:
+            await self._record(self.events, batch, limit_ns)
+        found = [*(reader.read(batch) for reader in self._readers), None]
+        return [found[place] for place in self._reader_places]
+
+    async def _record(self, events: EventSink, batch: Batch, limit_ns: int) -> None:
+        """Have the requests counted as events; note for which that is not known."""
+        lost = await events.record(batch.requests, limit_ns)
+        if lost is not None:
+            rows = lost if batch.row_request is None else lost[batch.row_request]
+            batch.add_degraded(rows * np.uint8(Degraded.EVENT_LOST))
 
     def take_views(self, batch: Batch, found: list[ViewRows]) -> None:
         """Open the columns of the views, and note why rows are degraded: values stale, or a store late or gone."""

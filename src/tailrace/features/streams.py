@@ -13,6 +13,7 @@ import numpy as np
 from tailrace.deadline import NS_PER_S, parse_duration
 from tailrace.features.aggregates import DECIMALS_MAX, KINDS, LIFETIME, Aggregate
 from tailrace.features.expressions import Expression, parse_expression
+from tailrace.features.sources import Source
 from tailrace.features.stream_codec import StreamCodec
 from tailrace.features.view_spec import Column, ViewSpec
 from tailrace.features.views import NO_DEFAULT, FeatureView, Reading
@@ -31,7 +32,8 @@ class Stream:
     name: stands in the path of its endpoint. schema: the type of an event, as a request type is declared. time: the
     field that says when it happened: a datetime, or seconds since the epoch. id: the field that tells it from all
     others, an int or a str; an event that comes again is counted once. lateness: how much older than the newest an
-    event may be; a window's delay may not be longer.
+    event may be; a window's delay may not be longer. source: the history of its events, for training sets and for views
+    that are declared later; its `columns` name the fields that are called otherwise there.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Stream:
     time: str = field(kw_only=True)
     id: str = field(kw_only=True)
     lateness: str = field(default="10m", kw_only=True)
+    source: Source | None = field(default=None, kw_only=True)
 
     @property
     def lateness_ns(self) -> int:

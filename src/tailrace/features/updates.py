@@ -24,7 +24,9 @@ class Fate(IntEnum):
     """An event of its id is counted already."""
     LATE = 2
     """It is older than the entity's horizon."""
-    FORGOTTEN = 3
+    FUTURE = 3
+    """Its time is ahead of the clock."""
+    FORGOTTEN = 4
     """Its entity is forgotten."""
 
 

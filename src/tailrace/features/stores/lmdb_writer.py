@@ -14,6 +14,7 @@ import lmdb
 from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.lease import FileLease
 from tailrace.features.stores.lmdb import DATA_FILE, MAP_BYTES, READERS_MAX, bytes_used
+from tailrace.features.stores.protocol import Changes
 from tailrace.features.stores.runs import PageCounts, PageRow, Run, lost_run, next_run, run_key, write_page
 
 Answer = TypeVar("Answer")
@@ -24,11 +25,14 @@ SCAN_KEYS: Final = 10_000
 class LmdbWriter:
     """Writes one LMDB directory. One writer at a time; a second waits for it.
 
-    create: make the directory and its files where they are missing. Raises StoreError where they are, or cannot be
-    made or written.
+    create: make the directory and its files where they are missing. syncs: wait for the disk with every call; without,
+    a power failure may take back the last calls. Raises StoreError where the files are missing, or cannot be made or
+    written.
     """
 
-    def __init__(self, path: str | Path, *, map_bytes: int = MAP_BYTES, create: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, *, map_bytes: int = MAP_BYTES, create: bool = True, syncs: bool = True
+    ) -> None:
         self._path = str(path)
         self._file = os.path.join(self._path, DATA_FILE)
         if not create and not os.path.isfile(self._file):
@@ -38,8 +42,9 @@ class LmdbWriter:
             if create:
                 os.makedirs(self._path, exist_ok=True)
             self._environment = lmdb.open(
-                self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX, create=create
-            )
+                self._path, map_size=map_bytes, readahead=False, max_readers=READERS_MAX, create=create,
+                sync=syncs,
+            )  # fmt: skip
             self._environment.reader_check()
             self._identity = _identity(os.stat(self._file))
         except (lmdb.Error, OSError) as error:
@@ -109,6 +114,21 @@ class LmdbWriter:
             return sum(map(transaction.delete, removes))
 
         return self._transact(exchange_all)
+
+    def update(self, changes: Changes, notes: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Change values by what they are, and write notes: all of them, or none."""
+
+        def change_all(transaction: Any) -> None:
+            before = list(map(transaction.get, changes.keys))
+            forgotten = [transaction.get(key) is not None for key in changes.tombstones]
+            after = changes.values(range(len(before)), before, forgotten)
+            for key, value in zip(changes.keys, after, strict=True):
+                if value is not None:
+                    transaction.put(key, value)
+            for key, value in notes:
+                transaction.put(key, value)
+
+        self._transact(change_all)
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""

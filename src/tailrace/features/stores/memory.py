@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from tailrace.features.stores.lease import Holder, held_error
+from tailrace.features.stores.protocol import Changes
 from tailrace.features.stores.runs import PageCounts, PageRow, Run, lost_run, next_run, run_key, write_page
 
 
@@ -88,6 +89,13 @@ class MemoryWriter:
         """Write key and value pairs and remove keys."""
         self._rows |= dict(puts)
         return sum(self._rows.pop(key, None) is not None for key in removes)
+
+    def update(self, changes: Changes, notes: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Change values by what they are, and write notes."""
+        before = list(map(self._rows.get, changes.keys))
+        after = changes.values(range(len(before)), before, [key in self._rows for key in changes.tombstones])
+        self._rows |= {key: value for key, value in zip(changes.keys, after, strict=True) if value is not None}
+        self._rows |= dict(notes)
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""

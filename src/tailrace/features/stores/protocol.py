@@ -37,6 +37,33 @@ class OnlineStore(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """What an update makes of the values under some keys.
+
+    keys: no key stands twice. tombstones: for each key, the one under which the store notes that its entity is
+    forgotten.
+    """
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """Whose values are changed."""
+        ...
+
+    @property
+    def tombstones(self) -> Sequence[bytes]:
+        """For each key."""
+        ...
+
+    def values(
+        self, places: Sequence[int], before: Sequence[bytes | None], forgotten: Sequence[bool]
+    ) -> Sequence[bytes | None]:
+        """Return the new values of the keys at some places, in ascending order; None leaves one as it is.
+
+        before: what the store holds. forgotten: whether there is a tombstone. It may be called more than once.
+        """
+        ...
+
+
 class StoreWriter(Protocol):
     """Writes packed rows, offline. Every method raises StoreError where the store cannot be written.
 
@@ -74,6 +101,15 @@ class StoreWriter(Protocol):
         """Write key and value pairs as they are, under no run, and remove keys: all at once.
 
         Return how many of the removed keys were there. After an error the call may be made again.
+        """
+        ...
+
+    def update(self, changes: Changes, notes: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Change values by what they are: each is read and written as if nobody else wrote meanwhile.
+
+        LMDB writes all values and the notes, or none. A network store writes each value at once, and the notes when
+        all are written; it may ask for the new value of a key again, where another has changed it meanwhile. An error
+        may then leave some values changed, and no note: a change that comes again must come to the same.
         """
         ...
 

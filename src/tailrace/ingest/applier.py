@@ -1,0 +1,150 @@
+"""From events to states: one update of the store for all views and entities that a batch of events is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import NS_PER_S, Clock
+from tailrace.features.events import Events
+from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat, entity_checks
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.streams import Stream, StreamViewSpec
+from tailrace.features.updates import Fate, update_states
+from tailrace.ingest.watermark import read_watermark, watermark_key
+
+FUTURE_NS: Final = 60 * NS_PER_S
+"""How far an event's time may be ahead of this machine's clock."""
+
+
+class Applier:
+    """Counts the events of one stream in, in all of its views in one store. One thread at a time.
+
+    Raises StoreError where the store cannot be read or written; then no event is answered for, and may come again.
+    """
+
+    def __init__(self, stream: Stream, views: Sequence[StreamViewSpec], writer: StoreWriter, clock: Clock) -> None:
+        self.stream = stream
+        self._views = [_View(spec) for spec in views]
+        self._writer = writer
+        self._wall_ns = clock.wall_ns
+        self._lateness_ns = stream.lateness_ns
+        self._key = watermark_key(stream.name)
+        self.watermark = read_watermark(writer.get(self._key))
+
+    def apply(self, events: Events) -> NDArray[np.uint8]:
+        """Count events in; return the fate of each, of `Fate`. What is counted is in the store when this returns."""
+        now_ns = self._wall_ns()
+        fates = np.full(len(events), Fate.COUNTED, np.uint8)
+        fates[events.times < self.watermark.at_ns - self._lateness_ns] = Fate.LATE
+        fates[events.times > now_ns + FUTURE_NS] = Fate.FUTURE
+        taken = np.flatnonzero(fates == Fate.COUNTED)
+        if not len(taken):
+            return fates
+        watermark = self.watermark.advanced(events.times[taken].tolist())
+        changes = _StateChanges(self._views, _chosen(events, taken), watermark.at_ns - self._lateness_ns, now_ns)
+        self._writer.update(changes, [(self._key, msgspec.json.encode(watermark))])
+        self.watermark = watermark
+        fates[taken] = changes.fates
+        return fates
+
+
+class _View:
+    """One view, and where its states are."""
+
+    def __init__(self, spec: StreamViewSpec) -> None:
+        codec = spec.codec()
+        self.key = spec.key
+        self.layout = codec.states
+        self.keys = codec.keys
+        self.tombstones = KeyFormat(spec.entity.name, TOMBSTONE).keys
+
+
+class _Part(NamedTuple):
+    """A view's part of an update. begin: of its keys among all. checks: of its entities. rows: each event's entity."""
+
+    view: _View
+    begin: int
+    checks: NDArray[np.int64]
+    rows: NDArray[np.intp]
+
+
+class _StateChanges:
+    """What some events change in all views of their stream; see `Changes`."""
+
+    def __init__(self, views: Sequence[_View], events: Events, horizon_ns: int, now_ns: int) -> None:
+        self.keys: list[bytes] = []
+        self.tombstones: list[bytes] = []
+        self._events = events
+        self._horizon_ns = horizon_ns
+        self._now_ns = now_ns
+        self._parts: list[_Part] = []
+        for view in views:
+            ids, rows = _entities(events.field(view.key))
+            self._parts.append(_Part(view, len(self.keys), np.array(entity_checks(ids), np.int64), rows))
+            self.keys += view.keys(ids)
+            self.tombstones += view.tombstones(ids)
+        self._fates = np.full((len(views), len(events)), Fate.COUNTED, np.uint8)
+
+    @property
+    def fates(self) -> NDArray[np.uint8]:
+        """The fate of each event: refused where one view has, else counted where one view has."""
+        worst, best = self._fates.max(axis=0), self._fates.min(axis=0)
+        fates: NDArray[np.uint8] = np.where(worst > Fate.DUPLICATE, worst, best)
+        return fates
+
+    def values(
+        self, places: Sequence[int], before: Sequence[bytes | None], forgotten: Sequence[bool]
+    ) -> list[bytes | None]:
+        """Return the new states at some places."""
+        after: list[bytes | None] = [None] * len(places)
+        asked, is_forgotten = np.asarray(places), np.asarray(forgotten, np.bool_)
+        for number, part in enumerate(self._parts):
+            own = np.flatnonzero((asked >= part.begin) & (asked < part.begin + len(part.checks)))
+            row_of = np.full(len(part.checks), -1, np.intp)
+            alive = own[~is_forgotten[own]]
+            self._forget(number, part, asked[own[is_forgotten[own]]])
+            if not len(alive):
+                continue
+            row_of[asked[alive] - part.begin] = np.arange(len(alive))
+            rows = row_of[part.rows]
+            taken = np.flatnonzero(rows >= 0)
+            update = update_states(
+                part.view.layout,
+                part.checks[asked[alive] - part.begin].tolist(),
+                [before[place] for place in alive.tolist()],
+                rows[taken],
+                _chosen(self._events, taken),
+                horizon_ns=self._horizon_ns,
+                written_ns=self._now_ns,
+            )
+            self._fates[number, taken] = update.fates
+            for place, value in zip(alive.tolist(), update.values, strict=True):
+                after[place] = value
+        return after
+
+    def _forget(self, number: int, part: _Part, places: NDArray[np.intp]) -> None:
+        if len(places):
+            self._fates[number, np.isin(part.rows, places - part.begin)] = Fate.FORGOTTEN
+
+
+def _entities(column: NDArray[Any]) -> tuple[list[EntityId], NDArray[np.intp]]:
+    """Return the entities in a column, each once, and which of them each event is of."""
+    if column.dtype.kind in "iu":
+        ids, rows = np.unique(column, return_inverse=True)
+        return ids.tolist(), rows
+    places: dict[Any, int] = {}
+    rows = np.array([places.setdefault(each, len(places)) for each in column.tolist()], np.intp)
+    return list(places), rows
+
+
+def _chosen(events: Events, places: NDArray[np.intp]) -> Events:
+    """Return the events at some places."""
+    if len(places) == len(events):
+        return events
+    assert events.ids is not None
+    return Events(events.times[places], events.ids[places], lambda name: events.field(name)[places])
