@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import SourceError
-from tailrace.features.catalogue import ViewRecord
 from tailrace.features.sources import SQL
 from tailrace.features.views import ViewSpec
 
@@ -86,9 +85,9 @@ def source_files(spec: ViewSpec, base_dir: Path) -> FileStates:
     return states
 
 
-def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, record: ViewRecord) -> str:
+def fingerprint(spec: ViewSpec, files: FileStates, schema_id: int, key_type: str, pipelines: tuple[str, ...]) -> str:
     """Return a text that changes with the source, its files, the view's entity and columns, and whose it is."""
-    parts = (spec.source, spec.entity, schema_id, key_type, record.pipelines, record.is_mixed, dict(files))
+    parts = (spec.source, spec.entity, schema_id, key_type, pipelines, dict(files))
     digest = sha256(repr(parts).encode())
     return digest.hexdigest()
 

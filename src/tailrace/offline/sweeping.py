@@ -69,9 +69,9 @@ def check_room(record: ViewRecord, own: str, view: str) -> None:
 
 
 def is_settled(record: ViewRecord, own: str, now_ns: int) -> bool:
-    """Return whether a schema is whole and the last that was run, since a moment that can be believed."""
+    """Return whether a schema is fit and the last that was run, since a moment that can be believed."""
     schema = record.schemas.get(own)
-    if schema is None or not schema.is_whole or not schema.whole_ns:
+    if schema is None or not schema.is_fit or not schema.whole_ns:
         return False
     # A run later than now: its clock was ahead, or this one is behind. Then it is not known when anything was.
     is_past = schema.whole_ns <= schema.at_ns <= now_ns
