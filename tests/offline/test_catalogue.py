@@ -175,6 +175,31 @@ def test_old_schema_survives_a_run_whose_clock_is_ahead(filled: Folder, day: int
     assert retired == ROWS, "once two clocks that agree say so"
 
 
+def test_old_schema_that_was_run_by_a_clock_ahead_goes_as_any_other(filled: Folder) -> None:
+    """It would stay until that date. Two runs of another schema agree that it is still to come: from then it is old."""
+    filled.run(SOURCE, now_ns=NOW_NS + 365 * DAY_NS)
+    for day in (1.0, 1.1, 3.0):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(day * DAY_NS)).retired == 0
+        assert filled.editions() == [1] * ROWS
+    assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(3.1 * DAY_NS)).retired == ROWS
+
+
+def test_old_schema_that_was_run_by_a_clock_ahead_is_removed_by_two_runs_that_keep_none(filled: Folder) -> None:
+    """As whoever is told that there are too many schemas is promised."""
+    filled.run(SOURCE, now_ns=NOW_NS + 365 * DAY_NS)
+    retired = [filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS, keep_old_ns=0).retired for day in (1, 2)]
+    assert retired == [0, ROWS]
+
+
+def test_old_schema_survives_a_run_whose_clock_is_behind(filled: Folder) -> None:
+    """By that clock the last run of the other is still to come; it is not taken for older than it is."""
+    filled.run(spec=CHANGED, now_ns=NOW_NS + 10 * DAY_NS)
+    filled.run(SOURCE, now_ns=NOW_NS + 11 * DAY_NS)
+    for day in (11.1, 1.0, 11.2, 11.3, 12.9, 13.0):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(day * DAY_NS)).retired == 0
+        assert filled.editions() == [1] * ROWS
+
+
 def test_schema_that_was_gone_back_from_is_kept_as_long_as_any(filled: Folder) -> None:
     """Servers read it until they are replaced, though the one that is run again was whole long before."""
     for day in (0, 1, 10):

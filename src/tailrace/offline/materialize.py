@@ -46,7 +46,7 @@ from tailrace.offline.progress import (
     source_files,
 )
 from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
-from tailrace.offline.sweeping import KnownKeys, check_room, is_settled, outdated, prune, remove_schema
+from tailrace.offline.sweeping import KnownKeys, check_room, corrected, is_settled, outdated, prune, remove_schema
 
 LEASE_LOOK_S: Final = 0.1
 """How often a run that waits for a lease asks for it."""
@@ -251,7 +251,7 @@ class _ViewRun:
 
     def _note_schema(self, began: int) -> None:
         """Note that a run has begun: before its rows, so that they are always found by the catalogue."""
-        record = self._record
+        record = corrected(self._record, self._schema, began)
         self._outdated = outdated(record, self._schema, began, self._options.keep_old_ns)
         schema = record.schemas.get(self._schema)
         text = schema_text(self._spec)
