@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailrace.batch import Provenance
+from tailrace.features.catalogue import ViewRecord, read_record, schema_name
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Parquet, Source
 from tailrace.features.stores.protocol import StoreWriter
@@ -27,6 +28,7 @@ NOW_NS = int(NOW.timestamp()) * 10**9
 DAY_NS = 86_400 * 10**9
 ROWS = 40
 PAGE = 10
+SOURCE = Parquet("profile.parquet", time="as_of")
 
 PIPELINE = """
 import tailrace as tr
@@ -88,6 +90,18 @@ def spec_of(source: Source, entity: str = "customer", **attributes: Any) -> View
     return type("Profile", (Profile,), body).spec  # type: ignore[attr-defined,no-any-return]
 
 
+def changed_spec(source: Source = SOURCE, **columns: Any) -> ViewSpec:
+    """Return the spec of the view after its columns were changed to these, given with their defaults."""
+    body: dict[str, Any] = {"entity": Entity("customer", key="customer_id"), "source": source, **columns}
+    annotations = {name: type(default) for name, default in columns.items()}
+    return type("Profile", (BatchFeatureView,), body | {"__annotations__": annotations}).spec  # type: ignore[attr-defined,no-any-return]
+
+
+def schema_of(spec: ViewSpec) -> str:
+    """Return the name of a view's schema."""
+    return schema_name(RowCodec(spec).schema_id)
+
+
 def profiles(edition: int, ids: range = range(ROWS), as_of: datetime | None = NOW) -> dict[str, list[Any]]:
     """Return an edition of the customers' columns. as_of: None leaves the time out."""
     columns: dict[str, list[Any]] = {
@@ -140,6 +154,13 @@ def editions(writer: StoreWriter, spec: ViewSpec, ids: range = range(ROWS)) -> l
     return held
 
 
+def amounts(writer: StoreWriter, spec: ViewSpec) -> list[float]:
+    """Return the amounts that are served under a schema."""
+    codec = RowCodec(spec)
+    rows = [writer.get(codec.key(each)) for each in range(ROWS)]
+    return codec.unpack(list(range(ROWS)), rows, NOW_NS).column("amount").tolist()  # type: ignore[no-any-return]
+
+
 class Folder:
     """Runs over sources in one folder, into one store, in this process."""
 
@@ -160,7 +181,7 @@ class Folder:
     ) -> MaterializeReport:
         """Materialise the view from a source, as of a moment."""
         return materialize(
-            spec or spec_of(source or Parquet("profile.parquet", time="as_of")),
+            spec or spec_of(source or SOURCE),
             self.path,
             self.writer,
             pipeline=pipeline,
@@ -186,6 +207,13 @@ class Folder:
     def editions(self, spec: ViewSpec | None = None, ids: range = range(ROWS)) -> list[int | None]:
         """Return which edition of each customer the store holds."""
         return editions(self.writer, spec or spec_of(Parquet("profile.parquet")), ids)
+
+
+def record_of(folder: Folder) -> ViewRecord:
+    """Return what the store notes of the view."""
+    record = read_record(folder.writer.get, "Profile")
+    assert record is not None
+    return record
 
 
 @contextmanager
