@@ -29,6 +29,7 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.compile.resolve import wire
 from tailrace.compile.samples import Samples
 from tailrace.deadline import LAYERS
+from tailrace.features import catalogue
 from tailrace.inference import manifest
 from tailrace.loadtest.processes import free_ports, start, wait_ready
 from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
@@ -138,7 +139,8 @@ def test_public_name_is_documented(public: str) -> None:
     ("page", "struct"),
     [("http.md", ProblemDetails), ("http.md", Status), ("http.md", PipelineSnapshot), ("http.md", Timing),
      ("model-directory.md", manifest.Manifest), ("model-directory.md", manifest.ModelSource),
-     ("model-directory.md", manifest.NumberProfile), ("model-directory.md", manifest.TextProfile)],
+     ("model-directory.md", manifest.NumberProfile), ("model-directory.md", manifest.TextProfile),
+     ("packed-row.md", catalogue.ViewRecord), ("packed-row.md", catalogue.SchemaRecord)],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )  # fmt: skip
 def test_members_are_documented(page: str, struct: Any) -> None:

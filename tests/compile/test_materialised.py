@@ -90,7 +90,8 @@ def of_another_schema(rows: dict[bytes, bytes]) -> None:
 def taken_over_in_part(rows: dict[bytes, bytes]) -> None:
     """Leave a whole schema whose rows are of two sources."""
     record = msgspec.json.decode(rows[catalogue_key(SPEND)], type=ViewRecord)
-    rows[catalogue_key(SPEND)] = msgspec.json.encode(msgspec.structs.replace(record, is_mixed=True))
+    ((name, schema),) = record.schemas.items()
+    note(rows, SPEND, **{name: msgspec.structs.replace(schema, is_mixed=True)})
 
 
 def written_in_part(rows: dict[bytes, bytes]) -> None:
@@ -123,6 +124,23 @@ def test_unfit_view_is_refused_at_a_start_and_told_in_a_successor(
     (text,) = found.unfit
     assert told in text
     assert "next: " in text
+
+
+def test_other_schema_that_is_not_fit_is_not_told_as_whole(plan: Plan, rows: dict[bytes, bytes]) -> None:
+    """A take-over has left it with rows of two sources: nobody should go back to it."""
+    mixed = SchemaRecord(entity="customer", text="another", is_whole=True, is_mixed=True)
+    note(rows, SPEND, **{"0badcafe": mixed})
+    (text,) = checked(plan, refuse=False).unfit
+    assert "has not been materialised" in text
+    assert "another" not in text
+
+
+def test_fit_schema_is_served_beside_one_that_is_not(plan: Plan, rows: dict[bytes, bytes]) -> None:
+    """Only the schema that the plan reads counts."""
+    record = msgspec.json.decode(rows[catalogue_key(SPEND)], type=ViewRecord)
+    mixed = SchemaRecord(entity="customer", text="another", is_whole=True, is_mixed=True)
+    note(rows, SPEND, **record.schemas, **{"0badcafe": mixed})
+    assert checked(plan, refuse=True) == CheckedViews()
 
 
 def test_every_unfit_view_is_told(plan: Plan, rows: dict[bytes, bytes]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from customer_runs import Folder
+from customer_runs import Folder, profiles, write_parquet
 
 from features.redis_server import RedisServer
 from tailrace.features.stores.opening import open_writer
@@ -27,3 +27,12 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     writer = open_writer(f"lmdb:{tmp_path / 'store'}")
     yield Folder(tmp_path, writer)
     writer.close()
+
+
+@pytest.fixture
+def filled(folder: Folder) -> Folder:
+    """Return a folder, beside its store, whose view has been materialised."""
+    filled = Folder(folder.path / "first", folder.writer)
+    write_parquet(filled.path / "profile.parquet", profiles(1))
+    filled.run()
+    return filled

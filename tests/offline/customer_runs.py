@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from tailrace.batch import Provenance
 from tailrace.features.batch_views import BatchFeatureView, BatchViewSpec
+from tailrace.features.catalogue import ViewRecord, read_record, schema_name
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Parquet, Source
 from tailrace.features.stores.protocol import StoreWriter
@@ -28,6 +29,7 @@ NOW_NS = int(NOW.timestamp()) * 10**9
 DAY_NS = 86_400 * 10**9
 ROWS = 40
 PAGE = 10
+SOURCE = Parquet("profile.parquet", time="as_of")
 
 PIPELINE = """
 import tailrace as tr
@@ -89,6 +91,18 @@ def spec_of(source: Source, entity: str = "customer", **attributes: Any) -> Batc
     return type("Profile", (Profile,), body).spec  # type: ignore[attr-defined,no-any-return]
 
 
+def changed_spec(source: Source = SOURCE, **columns: Any) -> BatchViewSpec:
+    """Return the spec of the view after its columns were changed to these, given with their defaults."""
+    body: dict[str, Any] = {"entity": Entity("customer", key="customer_id"), "source": source, **columns}
+    annotations = {name: type(default) for name, default in columns.items()}
+    return type("Profile", (BatchFeatureView,), body | {"__annotations__": annotations}).spec  # type: ignore[attr-defined,no-any-return]
+
+
+def schema_of(spec: BatchViewSpec) -> str:
+    """Return the name of a view's schema."""
+    return schema_name(RowCodec(spec).schema_id)
+
+
 def profiles(edition: int, ids: range = range(ROWS), as_of: datetime | None = NOW) -> dict[str, list[Any]]:
     """Return an edition of the customers' columns. as_of: None leaves the time out."""
     columns: dict[str, list[Any]] = {
@@ -141,6 +155,13 @@ def editions(writer: StoreWriter, spec: BatchViewSpec, ids: range = range(ROWS))
     return held
 
 
+def amounts(writer: StoreWriter, spec: BatchViewSpec) -> list[float]:
+    """Return the amounts that are served under a schema."""
+    codec = RowCodec(spec)
+    rows = [writer.get(codec.key(each)) for each in range(ROWS)]
+    return codec.unpack(list(range(ROWS)), rows, NOW_NS).column("amount").tolist()  # type: ignore[no-any-return]
+
+
 class Folder:
     """Runs over sources in one folder, into one store, in this process."""
 
@@ -161,7 +182,7 @@ class Folder:
     ) -> MaterializeReport:
         """Materialise the view from a source, as of a moment."""
         return materialize(
-            spec or spec_of(source or Parquet("profile.parquet", time="as_of")),
+            spec or spec_of(source or SOURCE),
             self.path,
             self.writer,
             pipeline=pipeline,
@@ -187,6 +208,13 @@ class Folder:
     def editions(self, spec: BatchViewSpec | None = None, ids: range = range(ROWS)) -> list[int | None]:
         """Return which edition of each customer the store holds."""
         return editions(self.writer, spec or spec_of(Parquet("profile.parquet")), ids)
+
+
+def record_of(folder: Folder) -> ViewRecord:
+    """Return what the store notes of the view."""
+    record = read_record(folder.writer.get, "Profile")
+    assert record is not None
+    return record
 
 
 @contextmanager

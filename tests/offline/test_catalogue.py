@@ -4,65 +4,38 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from customer_runs import DAY_NS, NOW, NOW_NS, PAGE, ROWS, Folder, days, profiles, spec_of, write_parquet
+from customer_runs import (
+    DAY_NS,
+    NOW_NS,
+    PAGE,
+    ROWS,
+    SOURCE,
+    Folder,
+    amounts,
+    changed_spec,
+    profiles,
+    record_of,
+    schema_of,
+    spec_of,
+    write_parquet,
+)
 
-from tailrace.errors import SourceError, StoreError
-from tailrace.features.batch_views import BatchFeatureView, BatchViewSpec
-from tailrace.features.catalogue import OLD_LAYOUT, ViewRecord, catalogue_key, read_record
+from tailrace.errors import StoreError
+from tailrace.features.catalogue import OLD_LAYOUT, catalogue_key
 from tailrace.features.rows import RowCodec
-from tailrace.features.sources import CSV, SQL, Parquet
+from tailrace.features.sources import SQL, Parquet
 from tailrace.features.stores.memory import MemoryWriter
-from tailrace.features.view_spec import Entity
 from tailrace.offline.sweeping import SCHEMAS_MAX
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
 
-SOURCE = Parquet("profile.parquet", time="as_of")
 SPEC = spec_of(SOURCE)
-
-
-def changed_spec(**columns: Any) -> BatchViewSpec:
-    """Return the spec of the view after its columns were changed."""
-    body: dict[str, Any] = {"entity": Entity("customer", key="customer_id"), "source": SOURCE, **columns}
-    annotations = {name: type(default) for name, default in columns.items()}
-    return type("Profile", (BatchFeatureView,), body | {"__annotations__": annotations}).spec  # type: ignore[attr-defined,no-any-return]
-
-
 CHANGED = changed_spec(amount=-2.0)
-
-
-@pytest.fixture
-def filled(folder: Folder) -> Folder:
-    """Return a folder, beside its store, whose view has been materialised."""
-    filled = Folder(folder.path / "first", folder.writer)
-    write_parquet(filled.path / "profile.parquet", profiles(1))
-    filled.run(SOURCE)
-    return filled
-
-
-def record_of(folder: Folder) -> ViewRecord:
-    """Return what the store notes of the view."""
-    record = read_record(folder.writer.get, "Profile")
-    assert record is not None
-    return record
-
-
-def schema_of(spec: BatchViewSpec) -> str:
-    """Return the name of a view's schema."""
-    return f"{RowCodec(spec).schema_id:08x}"
-
-
-def amounts(folder: Folder, spec: BatchViewSpec) -> list[float]:
-    """Return the amounts that are served under a schema."""
-    codec = RowCodec(spec)
-    rows = [folder.writer.get(codec.key(each)) for each in range(ROWS)]
-    return codec.unpack(list(range(ROWS)), rows, NOW_NS).column("amount").tolist()  # type: ignore[no-any-return]
 
 
 def test_catalogue_notes_source_schema_run_counts_and_times(filled: Folder) -> None:
@@ -158,30 +131,6 @@ def test_pipelines_share_a_view_of_one_source(filled: Folder) -> None:
     assert filled.run(SOURCE).unchanged == ROWS
 
 
-def test_take_over_overwrites_newer_rows_and_removes_what_the_new_source_lacks(filled: Folder) -> None:
-    """Of the source before nothing is left, whatever its times; interrupted, it goes on as a take-over."""
-    new = CSV("new.csv", time="as_of")
-    columns = profiles(2, range(30), as_of=NOW - days(100))
-    lines = [",".join(columns), *(",".join(map(str, each)) for each in zip(*columns.values(), strict=True))]
-    (filled.path / "new.csv").write_text("\n".join(lines) + "\n")
-    filled.interrupt(PAGE, new, take_over=True)
-    assert record_of(filled).is_mixed
-    report = filled.run(new)
-    assert (report.resumed, report.written, report.pruned) == (PAGE, 20, 10)
-    assert filled.editions() == [2] * 30 + [None] * 10
-    assert not record_of(filled).is_mixed
-    with pytest.raises(StoreError, match="of pipeline 'visits', from CSV"):
-        filled.run(SOURCE)
-
-
-def test_take_over_by_an_empty_source_is_refused(filled: Folder) -> None:
-    """It would remove everything."""
-    (filled.path / "new.csv").write_text("customer_id,amount,edition,city\n")
-    with pytest.raises(SourceError, match="no rows to take over with"):
-        filled.run(CSV("new.csv"), take_over=True, allow_empty=True)
-    assert filled.editions() == [1] * ROWS
-
-
 def test_changed_view_is_filled_beside_the_old_one(filled: Folder) -> None:
     """Readers of the old schema read on; the new one is whole only when its last page is written."""
     filled.interrupt(PAGE, spec=CHANGED)
@@ -191,7 +140,7 @@ def test_changed_view_is_filled_beside_the_old_one(filled: Folder) -> None:
     filled.run(spec=CHANGED)
     assert record_of(filled).schemas[schema_of(CHANGED)].is_whole
     assert filled.editions() == [1] * ROWS
-    assert amounts(filled, CHANGED) == amounts(filled, SPEC)
+    assert amounts(filled.writer, CHANGED) == amounts(filled.writer, SPEC)
 
 
 def test_old_schema_is_removed_by_a_later_run(filled: Folder) -> None:
@@ -202,7 +151,7 @@ def test_old_schema_is_removed_by_a_later_run(filled: Folder) -> None:
     report = filled.run(spec=CHANGED, now_ns=NOW_NS + 13 * DAY_NS)
     assert report.retired == ROWS
     assert filled.editions() == [None] * ROWS
-    assert amounts(filled, CHANGED) == [each + 1 / 8 for each in range(ROWS)]
+    assert amounts(filled.writer, CHANGED) == [each + 1 / 8 for each in range(ROWS)]
     assert list(record_of(filled).schemas) == [schema_of(CHANGED)]
 
 
@@ -212,7 +161,7 @@ def test_old_schema_that_is_still_run_is_kept(filled: Folder) -> None:
         filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS)
         filled.run(SOURCE, now_ns=NOW_NS + day * DAY_NS)
     assert filled.editions() == [1] * ROWS
-    assert amounts(filled, CHANGED) == amounts(filled, SPEC)
+    assert amounts(filled.writer, CHANGED) == amounts(filled.writer, SPEC)
 
 
 @pytest.mark.parametrize("day", [1, 365])
@@ -224,6 +173,31 @@ def test_old_schema_survives_a_run_whose_clock_is_ahead(filled: Folder, day: int
     for moment in (2.0, 3.4, 3.5):
         retired = filled.run(spec=CHANGED, now_ns=NOW_NS + int(moment * DAY_NS)).retired
     assert retired == ROWS, "once two clocks that agree say so"
+
+
+def test_old_schema_that_was_run_by_a_clock_ahead_goes_as_any_other(filled: Folder) -> None:
+    """It would stay until that date. Two runs of another schema agree that it is still to come: from then it is old."""
+    filled.run(SOURCE, now_ns=NOW_NS + 365 * DAY_NS)
+    for day in (1.0, 1.1, 3.0):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(day * DAY_NS)).retired == 0
+        assert filled.editions() == [1] * ROWS
+    assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(3.1 * DAY_NS)).retired == ROWS
+
+
+def test_old_schema_that_was_run_by_a_clock_ahead_is_removed_by_two_runs_that_keep_none(filled: Folder) -> None:
+    """As whoever is told that there are too many schemas is promised."""
+    filled.run(SOURCE, now_ns=NOW_NS + 365 * DAY_NS)
+    retired = [filled.run(spec=CHANGED, now_ns=NOW_NS + day * DAY_NS, keep_old_ns=0).retired for day in (1, 2)]
+    assert retired == [0, ROWS]
+
+
+def test_old_schema_survives_a_run_whose_clock_is_behind(filled: Folder) -> None:
+    """By that clock the last run of the other is still to come; it is not taken for older than it is."""
+    filled.run(spec=CHANGED, now_ns=NOW_NS + 10 * DAY_NS)
+    filled.run(SOURCE, now_ns=NOW_NS + 11 * DAY_NS)
+    for day in (11.1, 1.0, 11.2, 11.3, 12.9, 13.0):
+        assert filled.run(spec=CHANGED, now_ns=NOW_NS + int(day * DAY_NS)).retired == 0
+        assert filled.editions() == [1] * ROWS
 
 
 def test_schema_that_was_gone_back_from_is_kept_as_long_as_any(filled: Folder) -> None:
@@ -278,17 +252,6 @@ def test_catalogue_row_of_another_version_is_refused(filled: Folder) -> None:
     filled.writer.exchange([(catalogue_key("Profile"), b'{"source": 1}')], ())
     with pytest.raises(StoreError, match="the catalogue's row of Profile cannot be read"):
         filled.run(SOURCE)
-
-
-def test_take_over_does_not_go_on_with_a_run_that_was_none(filled: Folder) -> None:
-    """What that run left, since it was older than the store's, is overwritten too."""
-    older = profiles(2, as_of=NOW - days(1))
-    write_parquet(filled.path / "profile.parquet", older)
-    filled.interrupt(PAGE, SOURCE)
-    assert filled.editions() == [1] * ROWS
-    report = filled.run(SOURCE, take_over=True)
-    assert (report.resumed, report.written) == (0, ROWS)
-    assert filled.editions() == [2] * ROWS
 
 
 def test_empty_source_makes_no_schema_whole_beside_another(filled: Folder) -> None:

@@ -27,11 +27,10 @@ class CheckedViews(NamedTuple):
 async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews:
     """Ask a plan's store whether it holds every view whole, under the schema that the plan reads.
 
-    A view is unfit that is another pipeline's, is of the layout before, whose schema is not whole, or that a take-over
-    has left with rows of two sources. Of one that is
-    unknown defaults are served: a Redis that was emptied must not keep a server from coming back, nor does a store that
-    does not answer. refuse: raise StoreError for the first unfit view. A server does so when it starts, not when it
-    replaces a worker, whose siblings serve on.
+    A view is unfit that is another pipeline's, is of the layout before, whose schema is not whole, or whose schema a
+    take-over has left with rows of another source. Of one that is unknown defaults are served: a Redis that was emptied
+    must not keep a server from coming back, nor does a store that does not answer. refuse: raise StoreError for the
+    first unfit view. A server does so when it starts, not when it replaces a worker, whose siblings serve on.
     """
     codecs = plan.features.retrieval.codecs
     keys = [key for each in codecs for key in (catalogue_key(each.spec.name), old_progress_key(each.spec.name))]
@@ -67,13 +66,13 @@ def _fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError 
         owners = " and ".join(map(repr, record.pipelines))
         return StoreError(f"the store's {view} is of pipeline {owners}, not of {pipeline!r}", where=where,
                           next=f"{_NEXT}; or give the pipeline a store of its own")  # fmt: skip
-    if record.is_mixed:
-        return StoreError("the view has rows of two sources: a run with --take-over has not ended", where=where,
-                          next=f"run it again: {_NEXT}")  # fmt: skip
     schema = record.schemas.get(schema_name(codec.schema_id))
-    if schema is None or not schema.is_whole:
+    if schema is not None and schema.is_mixed:
+        return StoreError("the view as it is declared now has rows of two sources: no run of it has ended since "
+                          "--take-over", where=where, next=_NEXT)  # fmt: skip
+    if schema is None or not schema.is_fit:
         state = "not been materialised" if schema is None else "only been materialised in part"
-        others = [each.text for each in record.schemas.values() if each.is_whole and each.text]
+        others = [each.text for each in record.schemas.values() if each.is_fit and each.text]
         whole = f"; whole is {' and '.join(others)}" if others else ""
         return StoreError(f"the view as it is declared now has {state}{whole}", where=where, next=_NEXT)
     return None

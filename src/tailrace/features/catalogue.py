@@ -23,11 +23,13 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     text: what its id is made of. is_whole: a run has reached its end. at_ns: when a run last began or ended with it,
     since the epoch. whole_ns: since when it is whole and no other schema was run in between; 0 where it is not so.
+    is_mixed: rows of the source before may be there, since no run of it has ended after a take-over.
     """
 
     entity: str
     text: str = ""
     is_whole: bool = False
+    is_mixed: bool = False
     at_ns: int = 0
     whole_ns: int = 0
     run: int = 0
@@ -36,20 +38,23 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
     bad: int = 0
     later: int = 0
 
+    @property
+    def is_fit(self) -> bool:
+        """Whether a server may read it: it has every row, and of one source."""
+        return self.is_whole and not self.is_mixed
+
 
 class ViewRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a store notes of one view.
 
     source: as it is declared. place: the source's path, absolute. folder: of the pipeline's file that last wrote it.
     pipelines: that share the view, all on this source.
-    is_mixed: rows of the source before are there yet, since a run that takes over from it has not ended.
     """
 
     source: str
     place: str
     folder: str = ""
     pipelines: tuple[str, ...]
-    is_mixed: bool = False
     schemas: dict[str, SchemaRecord] = {}
 
 

@@ -166,6 +166,12 @@ class _StreamReading(Reading):
             self.report(what, ".stream", 'write `stream = payments`, with payments = tr.Stream("payments", …)')
             return None
         count = len(self.problems)
+        try:
+            get_type_hints(stream.schema)
+        except Exception as error:  # an annotation may be any expression
+            self.report(f"an annotation of {stream.schema!r} cannot be read: {error}", ".stream.schema",
+                        "import the name it uses at the file's top")  # fmt: skip
+            return None
         for name, kinds in (("time", "a datetime or a number"), ("id", "an int or a str")):
             place = getattr(stream, name)
             if place not in stream.fields:

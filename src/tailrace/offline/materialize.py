@@ -4,6 +4,7 @@
 
 Rows are written by key, a batch at a time, and with each batch how far it has come; so a run that is killed goes on
 where it stopped, as long as the source is the same and it was not long ago. A row never takes the place of a newer one.
+Under a schema that has rows of the source before, after a take-over, a run begins anew and overwrites every row.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from tailrace.offline.progress import (
     source_files,
 )
 from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
-from tailrace.offline.sweeping import KnownKeys, check_room, is_settled, outdated, prune, remove_schema
+from tailrace.offline.sweeping import KnownKeys, check_room, corrected, is_settled, outdated, prune, remove_schema
 
 LEASE_LOOK_S: Final = 0.1
 """How often a run that waits for a lease asks for it."""
@@ -151,6 +152,8 @@ class _ViewRun:
         if found is None and writer.get(old_progress_key(spec.name)) is not None:
             self._record = with_old_layout(self._record, spec.entity.name, clock())
         check_room(self._record, self._schema, spec.name)
+        own = self._record.schemas.get(self._schema)
+        self._is_mixed = own.is_mixed if own is not None else options.take_over and found is not None
         self._outdated: list[str] = []
 
     def report(
@@ -160,13 +163,13 @@ class _ViewRun:
         spec, options = self._spec, self._options
         files = source_files(spec, self._base_dir)
         kind = key_type.__name__ if key_type else ""
-        source = fingerprint(spec, files, self._codec.schema_id, kind, self._record)
-        interrupted = read_progress(self._writer.get, spec.name, source, self._clock(), self._resume_ns())
+        source = fingerprint(spec, files, self._codec.schema_id, kind, self._record.pipelines)
+        interrupted = self._interrupted(source)
         with self._source_rows(key_type) as rows:
             counts = rows.counts()
             examples = rows.bad_rows() if counts.bad else ()
             self._refuse_nothing(counts, examples)
-            ids = rows.ids(options.batch_rows, due_only=self._record.is_mixed)
+            ids = rows.ids(options.batch_rows, due_only=self._is_mixed)
             known = KnownKeys(self._codec, ids) if self._prunes(counts) else None
             total = rows.prepare(interrupted.last_key if interrupted else None)
             check_unchanged(spec, self._base_dir, files)
@@ -200,6 +203,16 @@ class _ViewRun:
     def _where(self) -> str:
         return f"features.{self._spec.name}.source"
 
+    def _interrupted(self, source: str) -> Progress | None:
+        """Return how far a run has come that this one continues, None where it begins anew.
+
+        A take-over always does: an entity that came due since, behind the last row written, has a row of the source
+        before, which would neither be overwritten nor pruned.
+        """
+        if self._is_mixed:
+            return None
+        return read_progress(self._writer.get, self._spec.name, source, self._clock(), self._resume_ns())
+
     def _resume_ns(self) -> int:
         """Return how old a run may be that this one resumes: without a time column its rows age with it."""
         limits = [self._options.resume_ns]
@@ -210,7 +223,7 @@ class _ViewRun:
     def _refuse_nothing(self, counts: SourceCounts, examples: tuple[BadRow, ...]) -> None:
         """Raise SourceError for a source of which nothing can be written, or for which pruning cannot be decided."""
         if not counts.read:
-            if self._record.is_mixed:
+            if self._is_mixed:
                 raise SourceError("the source has no rows to take over with", where=self._where, next="see why")
             if not self._options.allow_empty:
                 raise SourceError("the source has no rows", where=self._where,
@@ -225,7 +238,7 @@ class _ViewRun:
                 where=self._where,
                 next="compare the clocks of the source and of this machine; --clock-skew says how far they may differ",
             )
-        if counts.nameless and self._prunes(counts) and not self._record.is_mixed:
+        if counts.nameless and self._prunes(counts) and not self._is_mixed:
             raise SourceError(
                 f"{counts.nameless} rows have no id that can be read, so it cannot be told which entities are gone",
                 where=self._where, next="mend these rows, or run without --prune",
@@ -233,14 +246,15 @@ class _ViewRun:
 
     def _prunes(self, counts: SourceCounts) -> bool:
         """Return whether entities that the source does not have are removed; an empty one removes none."""
-        return bool(counts.read) and (self._options.prune or self._record.is_mixed)
+        return bool(counts.read) and (self._options.prune or self._is_mixed)
 
     def _note_schema(self, began: int) -> None:
         """Note that a run has begun: before its rows, so that they are always found by the catalogue."""
-        record = self._record
+        record = corrected(self._record, self._schema, began)
         self._outdated = outdated(record, self._schema, began, self._options.keep_old_ns)
         schema = record.schemas.get(self._schema)
-        schema = schema or SchemaRecord(entity=self._spec.entity.name, text=schema_text(self._spec))
+        text = schema_text(self._spec)
+        schema = schema or SchemaRecord(entity=self._spec.entity.name, text=text, is_mixed=self._is_mixed)
         whole_ns = schema.whole_ns if is_settled(record, self._schema, began) else 0
         schema = msgspec.structs.replace(schema, at_ns=began, whole_ns=whole_ns)
         self._record = with_schema(record, self._schema, schema)
@@ -280,14 +294,14 @@ class _ViewRun:
         of a run that is not the last. What a source before has left is overwritten whatever its time.
         """
         self._lease.check()
-        newer_only = self._spec.source.time is not None and not self._record.is_mixed
+        newer_only = self._spec.source.time is not None and not self._is_mixed
         return self._writer.write(self._run, rows, [note], newer_only=newer_only)
 
     def _prune(self, known: KnownKeys | None) -> int:
         """Remove what the source does not have."""
         if known is None:
             return 0
-        share_max = 1.0 if self._record.is_mixed else self._options.prune_max
+        share_max = 1.0 if self._is_mixed else self._options.prune_max
         return prune(self._writer, self._run, self._codec, known, share_max)
 
     def _finish(self, counts: SourceCounts, entities: int, now_ns: int) -> int:
@@ -299,11 +313,11 @@ class _ViewRun:
         others = [schema for name, schema in self._record.schemas.items() if name != self._schema]
         is_whole = before.is_whole or bool(counts.read) or not any(each.is_whole for each in others)
         whole = msgspec.structs.replace(
-            before, is_whole=is_whole, at_ns=now_ns, whole_ns=before.whole_ns or (now_ns if is_whole else 0),
-            run=self._run.number,
+            before, is_whole=is_whole, is_mixed=False, at_ns=now_ns,
+            whole_ns=before.whole_ns or (now_ns if is_whole else 0), run=self._run.number,
             read=counts.read, entities=entities, bad=counts.bad, later=counts.later,
         )  # fmt: skip
-        self._record = msgspec.structs.replace(with_schema(self._record, self._schema, whole), is_mixed=False)
+        self._record = with_schema(self._record, self._schema, whole)
         self._write((), self._record_row())
         if not counts.read:
             return 0

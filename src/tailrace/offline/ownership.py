@@ -23,8 +23,9 @@ def claim(
 ) -> ViewRecord:
     """Return the record of a view that this pipeline may write. Raises StoreError where it is another's.
 
-    schema: the name of the one it is declared with. take_over: then the record says that rows of the source before are
-    there yet, also where that was this one: so a source that was set back on purpose can be told to be right.
+    schema: the name of the one it is declared with. take_over: then the record says of every schema that it has rows
+    of the source before, also where that was this one: so a source that was set back on purpose can be told to be
+    right.
     """
     source = f"{spec.source!r} by {spec.source.key or spec.entity.key!r}"
     place = os.path.realpath(base_dir / spec.source.path)
@@ -36,19 +37,14 @@ def claim(
     is_copy = is_elsewhere and os.path.isdir(record.folder)
     is_own = pipeline in record.pipelines and record.source == source and (take_over or not is_copy)
     is_shared = record.source == source and record.place == place and schema in record.schemas and not is_copy
-    if is_own:
-        return msgspec.structs.replace(record, place=place, folder=folder, is_mixed=record.is_mixed or take_over)
-    if is_shared and not take_over:
-        return msgspec.structs.replace(record, pipelines=(*record.pipelines, pipeline))
     if take_over:
-        is_stranger = pipeline not in record.pipelines
-        schemas = {
-            name: msgspec.structs.replace(each, is_whole=each.is_whole and not is_stranger)
-            for name, each in record.schemas.items()
-        }
-        return ViewRecord(
-            source=source, place=place, folder=folder, pipelines=(pipeline,), is_mixed=True, schemas=schemas
-        )
+        schemas = {name: msgspec.structs.replace(each, is_mixed=True) for name, each in record.schemas.items()}
+        pipelines = record.pipelines if is_own else (pipeline,)
+        return ViewRecord(source=source, place=place, folder=folder, pipelines=pipelines, schemas=schemas)
+    if is_own:
+        return msgspec.structs.replace(record, place=place, folder=folder)
+    if is_shared:
+        return msgspec.structs.replace(record, pipelines=(*record.pipelines, pipeline))
     owners = " and ".join(map(repr, record.pipelines))
     raise StoreError(
         f"the store's {spec.name} is of pipeline {owners}, from {record.source} ({record.place}); this one is of "

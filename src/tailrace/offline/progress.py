@@ -14,7 +14,6 @@ import msgspec
 
 from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
-from tailrace.features.catalogue import ViewRecord
 from tailrace.features.sources import SQL
 
 FileStates = Mapping[str, tuple[int, int]]
@@ -68,27 +67,48 @@ def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
 def source_files(spec: BatchViewSpec, base_dir: Path) -> FileStates:
     """Return the state of the files that a source reads. Of a SQL file, those that it names in quotes count too.
 
-    What a query reads from elsewhere is not known.
+    What a query reads from elsewhere is not known. Raises SourceError for a SQL file that cannot be read.
     """
     source = spec.source
     patterns = [source.path]
     if isinstance(source, SQL):
-        path = base_dir / source.path
-        text = path.read_text("utf-8", "replace") if path.is_file() else ""
-        # What is between any two quotes: an apostrophe in a comment must not turn names and gaps about.
-        patterns += filter(None, re.split("['\"]", text))
+        patterns += _quoted(base_dir / source.path, spec.name)
     states = {}
     for pattern in patterns:
         for found in sorted(glob.glob(str(base_dir / pattern), recursive=True)):
-            status = os.stat(found)
-            if stat.S_ISREG(status.st_mode):
-                states[found] = (status.st_size, status.st_mtime_ns)
+            state = _state(found)
+            if state is not None:
+                states[found] = state
     return states
 
 
-def fingerprint(spec: BatchViewSpec, files: FileStates, schema_id: int, key_type: str, record: ViewRecord) -> str:
+def _quoted(path: Path, view: str) -> list[str]:
+    """Return what stands between any two quotes of a SQL file.
+
+    Any two: an apostrophe in a comment must not turn names and gaps about.
+    """
+    try:
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}", where=f"features.{view}.source ({path})",
+                          next="see that the file is there and may be read") from None  # fmt: skip
+    return [each for each in re.split("['\"]", text) if each]
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Return the size and time of a file; None for a folder, and for what is absent, such as the target of a link."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def fingerprint(
+    spec: BatchViewSpec, files: FileStates, schema_id: int, key_type: str, pipelines: tuple[str, ...]
+) -> str:
     """Return a text that changes with the source, its files, the view's entity and columns, and whose it is."""
-    parts = (spec.source, spec.entity, schema_id, key_type, record.pipelines, record.is_mixed, dict(files))
+    parts = (spec.source, spec.entity, schema_id, key_type, pipelines, dict(files))
     digest = sha256(repr(parts).encode())
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,13 +70,30 @@ def check_room(record: ViewRecord, own: str, view: str) -> None:
 
 
 def is_settled(record: ViewRecord, own: str, now_ns: int) -> bool:
-    """Return whether a schema is whole and the last that was run, since a moment that can be believed."""
+    """Return whether a schema is fit and the last that was run, since a moment that can be believed."""
     schema = record.schemas.get(own)
-    if schema is None or not schema.is_whole or not schema.whole_ns:
+    if schema is None or not schema.is_fit or not schema.whole_ns:
         return False
     # A run later than now: its clock was ahead, or this one is behind. Then it is not known when anything was.
     is_past = schema.whole_ns <= schema.at_ns <= now_ns
     return is_past and all(each.run <= schema.run for each in record.schemas.values())
+
+
+def corrected(record: ViewRecord, own: str, now_ns: int) -> ViewRecord:
+    """Return the record without times of other schemas that are later than now, where two runs agree that they are.
+
+    Such a schema was run by a clock that was ahead, and would stay until that date. It counts as run when the last run
+    of the own one was, which came after it. By one run alone nothing is corrected: its clock may be behind.
+    record: as it was before the run.
+    """
+    if not is_settled(record, own, now_ns):
+        return record
+    agreed_ns = record.schemas[own].at_ns
+    schemas = {
+        name: msgspec.structs.replace(each, at_ns=agreed_ns) if each.at_ns > now_ns else each
+        for name, each in record.schemas.items()
+    }
+    return msgspec.structs.replace(record, schemas=schemas)
 
 
 def outdated(record: ViewRecord, own: str, now_ns: int, keep_ns: int) -> list[str]:
@@ -83,7 +101,7 @@ def outdated(record: ViewRecord, own: str, now_ns: int, keep_ns: int) -> list[st
 
     Servers that have yet to be replaced read them, so both have been so for `keep_ns`: they were not run, and the own
     one was whole.
-    record: as it was before the run.
+    record: as it was before the run, corrected.
     """
     if not is_settled(record, own, now_ns):
         return []
