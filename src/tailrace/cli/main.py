@@ -12,7 +12,9 @@ import typer
 
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
+from tailrace.cli.features import features
 from tailrace.cli.forget import forget
+from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
@@ -56,7 +58,7 @@ def tailrace(
 
 
 app.callback(help=help_of(tailrace))(tailrace)
-for command in (package, check, materialize, forget, serve, bench):
+for command in (package, check, materialize, ingest, features, forget, serve, bench):
     app.command(help=help_of(command))(command)
 
 

@@ -113,13 +113,12 @@ class FeaturesStep:
         views: Sequence[ViewRead],
         on_demand: Sequence[OnDemandFeature],
         limit: LayerLimit,
-        events: EventSink | None = None,
     ) -> None:
         self.retrieval = retrieval
         self.views = tuple(views)
         self.on_demand = tuple(on_demand)
-        self.events = events
-        self.suspends = (bool(views) and retrieval.network) or (events is not None and events.suspends)
+        self.events: EventSink | None = None
+        self.suspends = bool(views) and retrieval.network
         self.in_flight_max = 2 if self.suspends else 1
         self._limit = limit
         self._readers = tuple(dict.fromkeys(view.current for view in views if view.current is not None))
@@ -128,6 +127,12 @@ class FeaturesStep:
         keys = {view.key: view.expands for view in views}
         self._ids = tuple(EntityIds(key, expands=expands) for key, expands in keys.items())
         self._key_places = None if len(keys) == len(views) else [list(keys).index(view.key) for view in views]
+
+    def record_to(self, events: EventSink) -> None:
+        """Have requests counted as events from now on: what was sent to warm up was none."""
+        self.events = events
+        self.suspends = self.suspends or events.suspends
+        self.in_flight_max = 2 if self.suspends else 1
 
     async def run(self, batch: Batch) -> None:
         """Fill `view_rows`, `views` and `on_demand`; note in `degraded` what is stale or could not be read."""

@@ -9,7 +9,7 @@ import msgspec
 
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
-from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.metrics import DEGRADED_REASONS, FATES, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
 
 ROWS_EDGES: Final = tuple(2**power for power in range(13))
 """Edges of the batch size: 1 to 4,096 rows."""
@@ -73,6 +73,15 @@ def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: st
     for pipeline in pipelines:
         builder.add_pipeline(pipeline)
     return SeriesLayout(tuple(builder.series), release)
+
+
+def ingester_layout(streams: Sequence[str]) -> SeriesLayout:
+    """Return the layout of the ingester: what became of each stream's events."""
+    builder = _LayoutBuilder("")
+    for stream in streams:
+        for fate in FATES:
+            builder.add("tailrace_events_total", stream, fate)
+    return SeriesLayout(tuple(builder.series))
 
 
 class _LayoutBuilder:

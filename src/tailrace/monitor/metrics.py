@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from tailrace.batch import Degraded, Provenance
 from tailrace.errors import ServingError
+from tailrace.features.updates import Fate
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "ns"]
@@ -17,7 +18,7 @@ Unit = Literal["", "ns"]
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker in its shared block or the supervisor itself.
+    owner: who counts it, each worker or the ingester in its shared block, or the supervisor itself.
     """
 
     name: str
@@ -25,7 +26,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "supervisor"] = "worker"
+    owner: Literal["worker", "ingester", "supervisor"] = "worker"
 
 
 _TABLE: Final = (
@@ -43,6 +44,10 @@ _TABLE: Final = (
     Metric(
         "tailrace_feature_values_total", "counter", "View rows served, by where they came from.",
         ("pipeline", "view", "provenance"),
+    ),
+    Metric(
+        "tailrace_events_total", "counter", "Events of a stream, by what became of them.", ("stream", "fate"),
+        owner="ingester",
     ),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
@@ -63,6 +68,7 @@ SHED_REASONS: Final = ("deadline", "queue_full", "expired")
 """Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
 
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
+FATES: Final = tuple(fate.name.lower() for fate in Fate)
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
 
 

@@ -18,6 +18,7 @@ from tailrace.errors import ModelPackageError, SetupError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
+from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import PipelineShape
 from tailrace.monitor.recorder import BatchRecorder
@@ -51,7 +52,8 @@ class ServedPipelines:
     """All pipelines that a worker serves, of one release.
 
     block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
-    before; it must come back, whatever has become of the store's views.
+    before; it must come back, whatever has become of the store's views. link: counts the requests of pipelines that
+    record them.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class ServedPipelines:
         log: Any,
         *,
         is_successor: bool,
+        link: EventLink | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor
+        self._link = link
         self._kernels = chosen_kernels(release)
         self._options = options
         self._block = block
@@ -80,8 +84,9 @@ class ServedPipelines:
         """Compile and warm up a pipeline, and serve it. Raises TailraceError."""
         pipeline = with_pinned_models(declared, self._release)
         plan = compile_plan(
-            pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max, kernels=self._kernels
-        )
+            pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max,
+            kernels=self._kernels,
+        )  # fmt: skip
         await plan.open()
         checked = await check_views(plan, self._clock, refuse=not self._is_successor)
         for view in checked.unknown:
@@ -89,6 +94,8 @@ class ServedPipelines:
         for fault in checked.unfit:
             self._log.warning("view cannot be served as it should", pipeline=pipeline.name, fault=fault)
         plan, times = await warm_up(plan, self._clock)
+        if pipeline.record_requests and self._link is not None:
+            plan.features.record_to(LinkedEvents(self._link, pipeline.name, self._clock))
         recorder = BatchRecorder(self._block, pipeline.name)
         plan.features.retrieval.observe_fetch = recorder.count_fetch
         engine = Engine(plan, self._load, [recorder], self._clock)

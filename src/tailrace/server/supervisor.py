@@ -20,6 +20,7 @@ from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
 from tailrace.server.draining import drain
+from tailrace.server.event_links import EventLinks, open_ingester
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -36,7 +37,7 @@ def serve(options: ServeOptions) -> int:
         options.files, options.releases, options.store,
         warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
     ) as pinned:  # fmt: skip
-        return Supervisor(options, pinned).run()
+        return Supervisor(options, pinned, companions=[open_ingester(options, pinned)]).run()
 
 
 class Addresses(NamedTuple):
@@ -73,6 +74,7 @@ class Supervisor:
         self._announce = announce
         self._children: tuple[Child, ...] = ()
         self._adoption = Adoption(())
+        self._links = EventLinks(())
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._was_ready = False
@@ -108,6 +110,7 @@ class Supervisor:
         options = self.options
         host, port = slots[0].listener.getsockname()[:2]
         self._adoption = Adoption(self._children)
+        self._links = EventLinks(self._children)
         overview = Overview(self._children, self._adoption, url=url_of((host, port)), is_open=self._is_open)
         admin = AdminServer(overview, options.admin_token)
         try:
@@ -163,6 +166,7 @@ class Supervisor:
 
     def on_ready(self, child: Child) -> None:
         """See to the slot of a worker that is ready; the first time that all awaited children are, say so."""
+        self._links.on_ready(child)
         if child.slot is not None:
             self._adoption.hand_back(child.slot.index)
             self._adoption.cover()
@@ -173,6 +177,10 @@ class Supervisor:
             self._log.info("ready", address=url_of((host, port)), admin=url_of((admin_host, admin_port)))
             if self._announce is not None:
                 self._announce(self._addresses)
+
+    def on_wants_events(self, child: Child) -> None:
+        """Link a worker that has streams to the ingester."""
+        self._links.on_wanted(child)
 
     def on_death(self, child: Child) -> None:
         """Have a sibling accept for a worker that is gone."""
