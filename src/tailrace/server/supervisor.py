@@ -87,7 +87,10 @@ class Supervisor:
     async def serve(self) -> int:
         """Do the work of `run` on the running loop."""
         self.options = fit_open_files(self.options)
-        slots = open_slots(self.options.host, self.options.port, self.options.workers)
+        slots = open_slots(
+            self.options.host, self.options.port, self.options.workers,
+            warn=lambda text: self._log.warning("a second server on the port may not be noticed", cause=text),
+        )  # fmt: skip
         try:
             workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
             self._children = (*workers, *self._companions)
