@@ -134,17 +134,21 @@ def test_package_has_what_it_had(file: Path, tmp_path: Path) -> None:
         load(pinned)
 
 
-def test_two_modules_of_one_name_are_refused(file: Path, tmp_path: Path) -> None:
-    """One process has one module of a name: the second file would be served with the first one's."""
+@pytest.mark.parametrize("name", ["beside.py", "beside/__init__.py"])
+def test_two_modules_of_one_name_are_refused(name: str, file: Path, tmp_path: Path) -> None:
+    """One process has one module of a name: of equal ones too, which find other data beside their files."""
     other = tmp_path / "other"
     shutil.copytree(file.parent, other, ignore=shutil.ignore_patterns("__pycache__"))
+    (other / name).parent.mkdir(exist_ok=True)
+    (other / "beside.py").rename(other / name)
     files = [str(file), str(other / "pipeline.py")]
-    with pin(files, str(tmp_path / "kept")):  # of the same content, so that it does not matter
-        pass
-    (other / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
-    with pytest.raises(SetupError, match="another 'beside'") as caught, pin(files, str(tmp_path / "kept")):
+    with pytest.raises(SetupError, match="a module 'beside'") as caught, pin(files, str(tmp_path / "kept")):
         pass
     assert caught.value.where == files[1]
+    (other / name).rename(other / "aside.py")
+    (other / "pipeline.py").write_text(PIPELINE.replace("from beside", "from aside"))
+    with pin(files, str(tmp_path / "kept")) as pinned:
+        assert len(pinned.folders) == 2
 
 
 def test_copies_are_as_readable_as_the_originals(file: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def pin(
 def pin_again(pinned: Pin) -> Pin:
     """Copy the modules as they are now, for another release of the server that holds a pin; it holds this one too."""
     modules = {Path(file): find_modules(Path(file)) for file in pinned.files}
+    _check_names(modules)
     with shelf_of(pinned) as shelf, shelf.locked():
         numbers = [int(file.stem.removeprefix(PIN)) for file in Path(pinned.folder).glob(f"{PIN}*.json")]
         again = msgspec.structs.replace(
@@ -155,20 +156,19 @@ def _holds_of(server: Path) -> Iterator[Path]:
 
 
 def _check_names(modules: Mapping[Path, Sequence[Path]]) -> None:
-    """Raise SetupError where files of two folders import different modules by one name: a process has one of them."""
-    if len({file.parent for file in modules}) == 1:  # as nearly always: no module need be read for this
-        return
-    found: dict[str, tuple[Path, dict[str, bytes]]] = {}
+    """Raise SetupError where files of two folders import modules of one name: a process has one of them.
+
+    Of equal ones too: each finds data beside its own `__file__`, and the second file would be served with the first's.
+    """
+    found: dict[str, Path] = {}
     for file, paths in modules.items():
-        packages: dict[str, dict[str, bytes]] = {}
         for path in paths:
-            relative = path.relative_to(file.parent)
-            if path not in modules:
-                packages.setdefault(relative.parts[0], {})[str(relative)] = path.read_bytes()
-        for name, content in packages.items():
-            folder, known = found.setdefault(name, (file.parent, content))
-            if folder != file.parent and known != content:
+            name = path.relative_to(file.parent).parts[0].partition(".")[0]
+            folder = found.setdefault(name, file.parent) if path not in modules else file.parent
+            if folder != file.parent:
                 raise SetupError(
-                    f"it imports another {Path(name).stem!r} than a file of {folder}", where=str(file),
-                    next="give one of the modules another name, or serve the files by servers of their own",
-                )  # fmt: skip
+                    f"it imports a module {name!r}, as a file of {folder} does: a process has one of a name",
+                    where=str(file),
+                    next="give one of them another name, install the one that both need, put the files into one "
+                    "folder, or serve them by servers of their own",
+                )
