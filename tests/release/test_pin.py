@@ -17,7 +17,7 @@ from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MANIFEST_FILE
 from tailrace.pipeline import Pipeline
-from tailrace.release.package import _replace
+from tailrace.release.exchange import replace_directory
 from tailrace.release.pin import let_go, pin, pin_again
 from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
@@ -280,7 +280,7 @@ def test_model_replaced_while_it_is_copied_is_one_or_the_other(file: Path, tmp_p
             turn = len(replaced)
             draft = tmp_path / f"draft-{turn}"
             shutil.copytree(copies[turn % 2] / "pay", draft)
-            _replace(draft, directory)
+            replace_directory(draft, directory)
             replaced.append(turn)
             time.sleep(0.005)  # a reader needs to come to an end once
 
