@@ -18,7 +18,7 @@ import msgspec
 from tailrace.errors import SetupError
 from tailrace.release.modules import find_modules
 from tailrace.release.pinned import PIN, Pin, Release, write_whole
-from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, hold
+from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, folder_digest, hold
 
 DEFAULT_FOLDER: Final = ".tailrace/releases"
 """Beside the first file that is served, as the default store is."""
@@ -139,7 +139,8 @@ def _copy_sources(shelf: Shelf, modules: Mapping[Path, Sequence[Path]]) -> tuple
 
 def _copy_folder(shelf: Shelf, folder: Path, files: Sequence[Path]) -> Path:
     """Keep files of a folder; return where."""
-    return shelf.add(SOURCES, lambda draft: copy_files({str(path.relative_to(folder)): path for path in files}, draft))
+    named = {str(path.relative_to(folder)): path for path in files}
+    return shelf.add(SOURCES, lambda draft: copy_files(named, draft), folder_digest)
 
 
 def _holds_of(server: Path) -> Iterator[Path]:

@@ -5,7 +5,8 @@
     servers/PID-TIME/         of one server: `held` is locked while it lives, the other files say what it holds
     lock                      is held by whoever adds or removes
 
-A copy is written beside its place, and renamed when it is whole; nothing writes to it after that.
+A copy is written beside its place, and renamed when it is whole and on the disk; nothing writes to it after that. One
+that is found damaged (some systems empty /tmp) is exchanged for a whole one.
 """
 
 from __future__ import annotations
@@ -76,16 +77,22 @@ class Shelf:
         """Return where the copy of that content is, or would be."""
         return self.root / kind / digest
 
-    def add(self, kind: str, fill: Callable[[Path], str]) -> Path:
+    def add(self, kind: str, fill: Callable[[Path], str], digest: Callable[[Path], str]) -> Path:
         """Keep what `fill` writes into a directory, under the digest that it returns; return its place.
 
-        What is there already stays, and the new one goes.
+        What is there already stays, and the new one goes, unless it is damaged. digest: computes that of a copy.
         """
         draft = self.make_folder(kind, ".")
         try:
             path = self.path_of(kind, fill(draft))
             if not path.is_dir():
+                _flush(draft)
                 draft.rename(path)
+            elif digest(path) != path.name:
+                from tailrace.release.exchange import replace_directory  # only now: it is hardly ever needed
+
+                _flush(draft)
+                replace_directory(draft, path)  # in one step: a living server may hold it
         finally:
             _remove(draft)
         return path
@@ -135,6 +142,14 @@ def copy_files(files: Mapping[str, Path], folder: Path) -> str:
     return digest_of(digests)
 
 
+def folder_digest(folder: Path) -> str:
+    """Return the digest of a folder's files, as `copy_files` does; nothing where one cannot be read."""
+    try:
+        return digest_of({str(path.relative_to(folder)): _sha256(path) for path in _files_in(folder)})
+    except OSError:
+        return ""
+
+
 def copy_stream(source: int, path: Path) -> str:
     """Copy what a descriptor gives to a file that nobody may write to; return the sha256 of it, in hex."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +166,30 @@ def digest_of(value: object) -> str:
     """Return the digest of a value that JSON can hold."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Give the files of a folder and of those within it."""
+    return (path for path in folder.rglob("*") if not path.is_dir())
+
+
+def _flush(folder: Path) -> None:
+    """Have a folder and all in it on the disk, since a rename may come there before what is renamed."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            if not path.is_dir():  # not every file system does this for a folder
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def _remove(folder: Path) -> None:
