@@ -40,6 +40,27 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "app" / "pipeline.py"
 
 
+def test_copies_are_held_whatever_the_directory_is_called(file: Path, tmp_path: Path) -> None:
+    """A server that knows it by another name, of a bind mount say, keeps what it holds when the next one starts."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    with pin([str(file)], str(one)) as first:
+        (model,) = settle(first, load_all(first)).models
+        one.rename(other)
+        file.write_text(PIPELINE.replace("50ms", "60ms"))
+        with pin([str(file)], str(other)) as second:
+            assert Path(second.folders[0][1]).parent == other / SOURCES
+            assert len(list((other / SOURCES).iterdir())) == 2
+            assert (other / Path(model.copy).relative_to(one) / MODEL_FILE).is_file()
+
+
+def test_directory_has_one_name(file: Path, tmp_path: Path) -> None:
+    """A link on the way to it is followed, also to the one that is beside the file."""
+    (tmp_path / "disk").mkdir()
+    (file.parent / ".tailrace").symlink_to(tmp_path / "disk")
+    with pin([str(file)], None) as pinned:
+        assert pinned.root == str(tmp_path / "disk" / "releases")
+
+
 def empty(path: Path) -> None:
     """Leave a file without content, as a power failure may."""
     path.chmod(0o600)

@@ -92,7 +92,7 @@ def shelf_of(pinned: Pin) -> Iterator[Shelf]:
 
 def _open_shelf(file: Path, root: str | None, store: str | None, warn: Callable[[str], None]) -> Shelf:
     """Return the shelf: at `root`, or beside the store or the file, or in the temporary directory."""
-    place = _beside(file, store) if root is None else Path(root).resolve()
+    place = Path(os.path.realpath(_beside(file, store) if root is None else root))
     try:
         return Shelf(place)
     except OSError as error:
@@ -100,7 +100,7 @@ def _open_shelf(file: Path, root: str | None, store: str | None, warn: Callable[
         if root is not None:
             raise SetupError(what, where=root, next=NAME_ANOTHER) from error
     try:
-        shelf = Shelf(_own_temporary())
+        shelf = Shelf(Path(os.path.realpath(_own_temporary())))
     except OSError as error:
         raise SetupError(what, where=str(place), next=NAME_ANOTHER) from error
     warn(f"{place}: {what}; they are kept in {shelf.root}")

@@ -106,13 +106,14 @@ class Shelf:
     def sweep(self, holds_of: Callable[[Path], Iterable[Path]]) -> int:
         """Remove the copies that no living server holds, and what is left of servers that are gone; return how many.
 
-        holds_of: says of a server's folder which copies it holds; nothing is removed where it raises ValueError.
+        holds_of: says of a server's folder which copies it holds; nothing is removed where it raises ValueError. The
+        server may know this directory by another name (of a container, say): only the last two parts of a path count.
         """
-        held: set[Path] = set()
+        held: set[tuple[str, ...]] = set()
         for server in (self.root / SERVERS).iterdir():
             if _is_held(server / HELD):
                 try:
-                    held.update(holds_of(server))
+                    held.update(copy.parts[-2:] for copy in holds_of(server))
                 except ValueError:
                     return 0
             else:
@@ -120,7 +121,7 @@ class Shelf:
         removed = 0
         for kind in (SOURCES, MODELS):
             for copy in (self.root / kind).iterdir():
-                if copy not in held:
+                if copy.parts[-2:] not in held:
                     _remove(copy)
                     removed += 1
         return removed
