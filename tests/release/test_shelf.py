@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ class Decision(tr.Response):
 pay = tr.Pipeline(name="pay", request=Payment, response=Decision, features=[Payment.amount],
                   model=tr.Model("pay"), budget=tr.Budget("50ms"))
 """
+Lock = Callable[[int, int], None]
 
 
 @pytest.fixture
@@ -121,3 +124,50 @@ def test_copies_are_on_the_disk_before_they_have_their_names(
     names = {path.name for path in synced}
     assert names > {"pipeline.py", MODEL_FILE, MANIFEST_FILE, ".pin-1.json", ".release-1.json"}
     assert not [path for path in synced if path.exists()]  # it was synced by the name of its draft
+
+
+def locks_of(folder: Path, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the files in a folder locked as another file system does."""
+    flock = fcntl.flock
+
+    def chosen(descriptor: int, operation: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_relative_to(folder):
+            lock(descriptor, operation)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", chosen)
+
+
+def nfs(descriptor: int, operation: int) -> None:
+    """Refuse a lock for one alone on a file that is open only to read, as flock(2) says of NFS."""
+    if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def without_locks(descriptor: int, operation: int) -> None:
+    """Refuse all locks for one alone."""
+    if operation & fcntl.LOCK_EX:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_releases_are_kept_on_nfs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a living server holds stays there too, and what a dead one held goes."""
+    root = tmp_path / "kept"
+    locks_of(root, nfs, monkeypatch)
+    with pin([str(file)], str(root)):
+        file.write_text(PIPELINE.replace("50ms", "60ms"))
+        with pin([str(file)], str(root)):
+            assert len(list((root / SOURCES).iterdir())) == 2
+    with pin([str(file)], str(root)):
+        assert len(list((root / SOURCES).iterdir())) == 1
+
+
+def test_directory_without_locks_gives_way(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock for one alone can be had, releases are kept in the temporary directory, and that is said."""
+    locks_of(file.parent, without_locks, monkeypatch)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told: list[str] = []
+    with pin([str(file)], None, warn=told.append) as pinned:
+        assert pinned.root.startswith(str(tmp_path / "tailrace-"))
+    assert "No locks available" in told[0]

@@ -45,10 +45,12 @@ class Shelf:
             (root / name).mkdir(exist_ok=True)
             if not os.access(root / name, os.W_OK):
                 raise PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)}: {root / name}")
-        self._lock = os.open(root / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock = _open_lock(root / "lock")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)  # some network file systems have no locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # some network file systems have no locks
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except BlockingIOError:  # another has it
+            pass
         except OSError:
             os.close(self._lock)
             raise
@@ -208,8 +210,16 @@ def hold(file: Path) -> int:
     return descriptor
 
 
+def _open_lock(file: Path) -> int:
+    """Return a file opened to be locked: to write, without which NFS locks none for one alone, or else to read."""
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError:  # another user's
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _is_held(file: Path) -> bool:
-    """Say whether a living process holds a file."""
+    """Say whether a living process holds a file, or may."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -217,8 +227,8 @@ def _is_held(file: Path) -> bool:
     except OSError:  # another user's: it is left to that user's servers
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # all that NFS gives to one who only reads
+    except OSError:
         return True
     finally:
         os.close(descriptor)
