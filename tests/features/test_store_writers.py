@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -328,3 +330,20 @@ def test_lmdb_lease_where_no_file_can_be_made_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the lease cannot be taken"):
         writer.lease("V" * 300)
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "way"), [(errno.EBADF, "or run as its owner"), (errno.ENOLCK, "a file system that has locks")]
+)
+def test_lease_file_that_cannot_be_locked_says_so(
+    number: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS locks no file that is open only to read (EBADF), others have no locks: neither means that a run holds it."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match=f"the lease cannot be taken: {os.strerror(number)}") as caught:
+        FileLease(tmp_path, "Profile")
+    assert way in str(caught.value)

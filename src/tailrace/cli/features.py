@@ -116,7 +116,7 @@ def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_
         console.print(table)
         for each in view.explanations if why else ():
             for line in _parts(each):
-                console.print(line, highlight=False)
+                console.print(line, highlight=False, soft_wrap=True)
 
 
 def _origin(view: InspectedView) -> str:
@@ -128,8 +128,8 @@ def _origin(view: InspectedView) -> str:
 def _window(explanation: Explanation | None) -> tuple[str, str]:
     if explanation is None:
         return "", ""
-    begin = "the beginning" if explanation.begin_ns is None else _clock(explanation.begin_ns)
-    return f"from {begin}", sparkline(explanation.counts)
+    begin = "all of it" if explanation.begin_ns is None else f"from {_clock(explanation.begin_ns, seconds=False)}"
+    return begin, sparkline(explanation.counts)
 
 
 def _parts(explanation: Explanation) -> Iterator[str]:
@@ -138,9 +138,9 @@ def _parts(explanation: Explanation) -> Iterator[str]:
         return
     yield f"\n[bold]{explanation.name}[/]"
     for part in explanation.parts[: -_PARTS_MAX - 1 : -1]:
-        what = "tile " if part.event_id is None else f"event {part.event_id}"
+        what = "tile" if part.event_id is None else f"event {part.event_id}"
         leaves = "stays" if part.leaves_ns is None else f"until {_clock(part.leaves_ns)}"
-        yield f"  {_clock(part.at_ns)}  {what:<20}  {_shown(part.value):>12}  [dim]{leaves}[/]"
+        yield f"  {_clock(part.at_ns)}  {what:<14} {_shown(part.value):>10}  [dim]{leaves}[/]"
     if len(explanation.parts) > _PARTS_MAX:
         yield f"  [dim]and {len(explanation.parts) - _PARTS_MAX:,} earlier[/]"
 
@@ -151,8 +151,8 @@ def sparkline(counts: Sequence[int]) -> str:
     return "".join(_SPARKS[(count * len(_SPARKS) - 1) // most] if count else " " for count in counts)
 
 
-def _clock(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def _clock(time_ns: int, *, seconds: bool = True) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
 
 
 def _shown(value: Any) -> str:

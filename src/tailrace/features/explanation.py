@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from tailrace.features.states import States
 from tailrace.features.stream_codec import StreamCodec
 from tailrace.features.windows import Entries, Window, WindowFeature
 
-SPARKS_MAX = 30
+SPARKS_MAX: Final = 20
 """Bars of one sparkline."""
 
 

@@ -89,7 +89,10 @@ class Supervisor:
     async def serve(self) -> int:
         """Do the work of `run` on the running loop."""
         self.options = fit_open_files(self.options)
-        slots = open_slots(self.options.host, self.options.port, self.options.workers)
+        slots = open_slots(
+            self.options.host, self.options.port, self.options.workers,
+            warn=lambda text: self._log.warning("a second server on the port may not be noticed", cause=text),
+        )  # fmt: skip
         try:
             workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
             self._children = (*workers, *self._companions)
@@ -147,14 +150,16 @@ class Supervisor:
     async def _pre_drain(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Say that the server is not ready, and serve on: balancers send requests until they have seen it.
 
-        Ends sooner where a task ends: a child's does, once all are killed by a second signal.
+        Ends sooner where a task ends: a child's does, once all are killed by a second signal. Those that have ended
+        before, of a child that was stopped for another release say, tell nothing.
         """
         if self._failure is not None or not self._was_ready or not self.options.pre_drain_s:
             return
         for child in self._children:
             if child.slot is not None:
                 child.pre_drain()
-        done, _ = await asyncio.wait(tasks, timeout=self.options.pre_drain_s, return_when=asyncio.FIRST_COMPLETED)
+        running = [task for task in tasks if not task.done()]
+        done, _ = await asyncio.wait(running, timeout=self.options.pre_drain_s, return_when=asyncio.FIRST_COMPLETED)
         self._blame(list(done))
         self._log.info("draining", drain_s=self.options.drain_s)
 
