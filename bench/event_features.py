@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
@@ -214,9 +215,12 @@ def pouring(server: Server, payments: list[dict[str, Any]], rate: int) -> Iterat
     def pour() -> None:
         connection = HTTPConnection(target.hostname or "", target.port, timeout=5)
         began_s, number = time.perf_counter(), 0
+        last = datetime.fromisoformat(payments[-1]["time"])
         while not ended.is_set():
-            chosen = [payments[(number + place) % len(payments)] for place in range(PER_CALL)]
-            events = [{**each, "transaction_id": 3 * 10**9 + number + place} for place, each in enumerate(chosen)]
+            events = []
+            for place in range(number, number + PER_CALL):
+                moment = (last + timedelta(milliseconds=place / 10)).isoformat()
+                events.append({**payments[place % len(payments)], "transaction_id": 3 * 10**9 + place, "time": moment})
             ask(connection, "/v1/streams/payments/events", events)
             number += PER_CALL
             told[:] = [number, time.perf_counter() - began_s]

@@ -73,7 +73,7 @@ async def predict(payment: Payment, request: Request) -> Decision:
             pipeline.zrangebyscore(key, begins[-1], f"({now_s}", withscores=True)
         members = await pipeline.execute()
     customer, terminal = (windows(found, begins) for found in members)
-    features: Any = [payment.amount, payment.amount / max(customer[9], 1.0), now.hour, now.toordinal() % 7]
+    features: Any = [payment.amount, payment.amount / max(customer[9], 1.0), now.hour, now_s // 86_400 % 7]
     matrix = np.array([[*features, *customer, *terminal]], dtype=np.float32)
     score = float(request.app.state.session.run(["score"], {"features": matrix})[0].ravel()[0])
     decision = "block" if score >= 0.9 else "review" if score >= 0.5 else "allow"

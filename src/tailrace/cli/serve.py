@@ -16,6 +16,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
     store: Annotated[
         str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Materialise batch views again as often as their refresh says.")
+    ] = False,
     releases: Annotated[
         str | None,
         typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),

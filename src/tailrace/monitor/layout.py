@@ -9,7 +9,16 @@ import msgspec
 
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
-from tailrace.monitor.metrics import DEGRADED_REASONS, FATES, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.metrics import (
+    DEGRADED_REASONS,
+    FATES,
+    METRICS,
+    PROVENANCES,
+    REFRESH_OUTCOMES,
+    SHED_REASONS,
+    error_kinds,
+    slug,
+)
 
 ROWS_EDGES: Final = tuple(2**power for power in range(13))
 """Edges of the batch size: 1 to 4,096 rows."""
@@ -81,6 +90,16 @@ def ingester_layout(streams: Sequence[str]) -> SeriesLayout:
     for stream in streams:
         for fate in FATES:
             builder.add("tailrace_events_total", stream, fate)
+    return SeriesLayout(tuple(builder.series))
+
+
+def refresher_layout(views: Sequence[tuple[str, str]]) -> SeriesLayout:
+    """Return the layout of the refresher. views: the pipeline and the name of each."""
+    builder = _LayoutBuilder("")
+    for pipeline, view in views:
+        builder.add("tailrace_view_refreshed_seconds", pipeline, view)
+        for outcome in REFRESH_OUTCOMES:
+            builder.add("tailrace_refreshes_total", pipeline, view, outcome)
     return SeriesLayout(tuple(builder.series))
 
 

@@ -18,7 +18,7 @@ Unit = Literal["", "ns"]
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker or the ingester in its shared block, or the supervisor itself.
+    owner: who counts it, each worker, the ingester or the refresher in its shared block, or the supervisor itself.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "ingester", "supervisor"] = "worker"
+    owner: Literal["worker", "ingester", "refresher", "supervisor"] = "worker"
 
 
 _TABLE: Final = (
@@ -49,6 +49,14 @@ _TABLE: Final = (
         "tailrace_events_total", "counter", "Events of a stream, by what became of them.", ("stream", "fate"),
         owner="ingester",
     ),
+    Metric(
+        "tailrace_refreshes_total", "counter", "Refreshes of a batch view, by what became of them.",
+        ("pipeline", "view", "outcome"), owner="refresher",
+    ),
+    Metric(
+        "tailrace_view_refreshed_seconds", "gauge", "When a batch view was last whole, since the epoch.",
+        ("pipeline", "view"), owner="refresher",
+    ),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
     Metric("tailrace_ready", "gauge", "1 while the worker is ready, as /readyz says.", ("worker",)),
@@ -68,6 +76,8 @@ SHED_REASONS: Final = ("deadline", "queue_full", "expired")
 """Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
 
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
+REFRESH_OUTCOMES: Final = ("done", "failed", "held")
+"""What becomes of a refresh; held: another run writes the view."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
 

@@ -242,3 +242,18 @@ class EventRecorder:
         """Count the fates of some events."""
         for fate, count in enumerate(np.bincount(fates, minlength=len(FATES)).tolist()):
             self._cells[self._places[stream, FATES[fate]]] += count
+
+
+class RefreshRecorder:
+    """Counts what becomes of refreshes, in the refresher's block. It alone writes there."""
+
+    def __init__(self, block: MetricBlock) -> None:
+        self._cells = block.cells
+        self._places = {(series.name, series.labels): series.offset for series in block.layout.series}
+
+    def count(self, pipeline: str, view: str, outcome: str | None, whole_s: int | None = None) -> None:
+        """Count a refresh, where there was one. whole_s: since when the view is whole, since the epoch."""
+        if outcome is not None:
+            self._cells[self._places["tailrace_refreshes_total", (pipeline, view, outcome)]] += 1
+        if whole_s is not None:
+            self._cells[self._places["tailrace_view_refreshed_seconds", (pipeline, view)]] = whole_s

@@ -38,8 +38,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pin: Pin
 
 
-class IngesterAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Supervisor → ingester, first of all: whose events to count. The members mean what they do in `Assignment`."""
+class CompanionAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Supervisor → ingester or refresher, first of all: what is served. Members mean what they do in `Assignment`."""
 
     metrics_fd: int
     options: ServeOptions
@@ -148,7 +148,7 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Assignment | PreDrain | Drain | Listen | HandBack | Link
-ToIngester = IngesterAssignment | Drain | Link
+ToCompanion = CompanionAssignment | Drain | Link
 FromChild = WantsEvents | Warm | Ready | Failed | Heartbeat | Draining
 
 _encode = msgspec.json.Encoder().encode

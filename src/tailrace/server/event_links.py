@@ -7,39 +7,12 @@ for the ingester, which is a child that sleeps until then.
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterable
-from typing import Final
 
-from tailrace.monitor.shared import OwnedBlock
-from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
-from tailrace.server.control import IngesterAssignment, Link
-from tailrace.server.options import ServeOptions
+from tailrace.server.companions import INGESTER
+from tailrace.server.control import Link
 from tailrace.server.process import ChildProcess
-from tailrace.server.role import ChildRole
-from tailrace.server.workers import WORKERS_DRAIN
-
-INGESTER_COMMAND: Final = (sys.executable, "-P", "-m", "tailrace.server.ingester")
-INGESTER: Final = "ingester"
-
-
-def open_ingester(options: ServeOptions, pin: Pin) -> Child:
-    """Return the ingester of a server, asleep. It outlives the workers, which feed it."""
-    role = ChildRole(
-        name=INGESTER,
-        command=INGESTER_COMMAND,
-        is_awaited=False,
-        ends_server=True,
-        start_s=options.start_s,
-        heartbeat_s=options.heartbeat_s,
-        frozen_s=options.frozen_s,
-        drain_s=options.drain_s,
-        drain_order=WORKERS_DRAIN + 1,
-    )
-    block = OwnedBlock(INGESTER)
-    assignment = IngesterAssignment(metrics_fd=block.fd, options=options, pin=pin)
-    return Child(role, assignment, fds=(block.fd,), block=block, asleep=True)
 
 
 class EventLinks:

@@ -28,13 +28,13 @@ from tailrace.monitor.recorder import EventRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.control import (
     ChildChannel,
+    CompanionAssignment,
     Drain,
     Draining,
     Failed,
-    IngesterAssignment,
     Link,
     Ready,
-    ToIngester,
+    ToCompanion,
     rss_bytes,
 )
 from tailrace.server.logging import configure_logging
@@ -48,7 +48,7 @@ COLLECT_S: Final = 1.0
 class Ingester:
     """Counts events in until it is to drain."""
 
-    def __init__(self, start: IngesterAssignment, channel: ChildChannel, began_s: float) -> None:
+    def __init__(self, start: CompanionAssignment, channel: ChildChannel, began_s: float) -> None:
         self._start = start
         self._channel = channel
         self._began_s = began_s
@@ -156,7 +156,7 @@ class _WorkerLink(asyncio.Protocol):
         self._transport.close()
 
 
-async def _work(start: IngesterAssignment, channel: ChildChannel, began_s: float) -> int:
+async def _work(start: CompanionAssignment, channel: ChildChannel, began_s: float) -> int:
     """Run an ingester on the running loop."""
     return await Ingester(start, channel, began_s).run()
 
@@ -164,9 +164,9 @@ async def _work(start: IngesterAssignment, channel: ChildChannel, began_s: float
 def main(arguments: list[str]) -> int:
     """Run an ingester on the control channel whose descriptor is the last argument."""
     began_s = time.monotonic()
-    channel = ChildChannel(int(arguments[-1]), ToIngester)
+    channel = ChildChannel(int(arguments[-1]), ToCompanion)
     start: Any = channel.receive_blocking(30.0)
-    if not isinstance(start, IngesterAssignment):
+    if not isinstance(start, CompanionAssignment):
         return 1
     configure_logging()
     return uvloop.run(_work(start, channel, began_s))

@@ -28,6 +28,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: int = 8081
     admin_token: str | None = None
     workers: int = 1
+    refresh: bool = False
+    """Whether a process materialises batch views again as often as they say."""
     store: str | None = None
     releases: str | None = None
 

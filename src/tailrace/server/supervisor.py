@@ -19,8 +19,9 @@ from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
+from tailrace.server.companions import open_companions
 from tailrace.server.draining import drain
-from tailrace.server.event_links import EventLinks, open_ingester
+from tailrace.server.event_links import EventLinks
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -37,7 +38,7 @@ def serve(options: ServeOptions) -> int:
         options.files, options.releases, options.store,
         warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
     ) as pinned:  # fmt: skip
-        return Supervisor(options, pinned, companions=[open_ingester(options, pinned)]).run()
+        return Supervisor(options, pinned, companions=open_companions(options, pinned)).run()
 
 
 class Addresses(NamedTuple):
