@@ -8,6 +8,7 @@
         events: time i64 ns, the id's check i64, then the fields of every lane
         ids that are texts: a length u16 for each event, then the texts, UTF-8
 
+Times in seconds are before the horizon, by less than 2^32 s, and stored without what is over 32 bits.
 Nothing of it is a value that is served: that depends on the event it is asked for (windows.py).
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S
+from tailrace.features.events import TIME_NS_MAX
 from tailrace.features.lanes import Columns
 from tailrace.features.windows import Entries, WindowSet
 
@@ -35,6 +37,8 @@ HEAD_BYTES: Final = HEAD.itemsize
 EVENTS_MAX: Final = 4_096
 """Events of one entity that are kept apart; of more, the oldest go into tiles before their time, and an event that
 comes later than that is refused as late."""
+
+_SECONDS_MAX: Final = 2**32 - 1
 
 
 class States(msgspec.Struct, eq=False):
@@ -65,6 +69,8 @@ class StateLayout:
             for name, dtype in zip(own, use.lane.fields, strict=True)
         ]
         self._names = names
+        self._unknown = np.zeros(1, HEAD)
+        self._unknown["horizon"] = -TIME_NS_MAX
         self._tile = np.dtype([("at", "<u4"), *fields])
         self._event = np.dtype([("at", "<i8"), ("check", "<i8"), *fields])
 
@@ -81,7 +87,7 @@ class StateLayout:
         event_ends = wanted.tolist()
         is_known = np.array([value is not None for value in stored], np.bool_)
         found = (heads["stamp"] == self.stamp) & (heads["entity"] == checks) & (lengths == wanted + heads["id_bytes"])
-        heads[~found] = np.zeros(1, HEAD)[0]
+        heads[~found] = self._unknown[0]
         rows = zip(stored, tile_ends, event_ends, found.tolist(), strict=True)
         known = [
             (value, tile_end, event_end) for value, tile_end, event_end, each in rows if each and value is not None
@@ -91,9 +97,10 @@ class StateLayout:
         ids: NDArray[Any] = events["check"]
         if self.has_text_ids:
             ids = _unpack_texts([value[end:] for value, _, end in known], heads["events"][found].tolist())
+        tiles_at = _times(tiles["at"], np.repeat(heads["horizon"], heads["tiles"]))
         return States(
             heads,
-            self._entries(heads["tiles"], tiles["at"].astype(np.int64) * NS_PER_S, None, tiles),
+            self._entries(heads["tiles"], tiles_at, None, tiles),
             self._entries(heads["events"], events["at"], ids, events),
             events["check"],
             found,
@@ -116,7 +123,8 @@ class StateLayout:
             texts = [_pack_texts(ids[begin:end])
                      for begin, end in zip(events.begins.tolist(), events.ends.tolist(), strict=True)]  # fmt: skip
             heads["id_bytes"] = list(map(len, texts))
-        packed_tiles = self._records(self._tile, tiles.at // NS_PER_S, tiles.lanes)
+        seconds = _seconds(tiles.at, np.repeat(heads["horizon"], heads["tiles"]))
+        packed_tiles = self._records(self._tile, seconds, tiles.lanes)
         packed_events = self._records(self._event, events.at, events.lanes, checks)
         bounds = [
             (each * size).tolist()
@@ -134,7 +142,7 @@ class StateLayout:
         return list(map(b"".join, zip(*slices, texts, strict=True)))
 
     def _records(
-        self, dtype: np.dtype[Any], at: NDArray[np.int64], lanes: Sequence[Columns],
+        self, dtype: np.dtype[Any], at: NDArray[Any], lanes: Sequence[Columns],
         checks: NDArray[np.int64] | None = None,
     ) -> bytes:  # fmt: skip
         data = np.zeros(len(at), dtype)
@@ -145,6 +153,18 @@ class StateLayout:
             for name, column in zip(names, columns, strict=True):
                 data[name] = column
         return data.tobytes()
+
+
+def _seconds(at_ns: NDArray[np.int64], horizons_ns: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Return times before a horizon as they are stored."""
+    seconds = np.maximum(at_ns // NS_PER_S, horizons_ns // NS_PER_S - _SECONDS_MAX)
+    return (seconds & _SECONDS_MAX).astype(np.uint32)
+
+
+def _times(seconds: NDArray[np.uint32], horizons_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return stored times in ns since the epoch."""
+    horizons_s = horizons_ns // NS_PER_S
+    return (horizons_s - ((horizons_s - seconds) & _SECONDS_MAX)) * NS_PER_S
 
 
 def _pack_texts(ids: list[bytes]) -> bytes:

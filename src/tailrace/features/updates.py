@@ -122,8 +122,9 @@ def _crowded(events: Entries) -> NDArray[np.int64]:
     for row in np.flatnonzero(counts > EVENTS_MAX).tolist():
         begin, end = events.begins[row], events.ends[row]
         at = events.at[begin:end]
-        cut = int(at[-EVENTS_MAX])
-        horizon_ns[row] = (cut // NS_PER_S + (np.count_nonzero(at >= cut) > EVENTS_MAX)) * NS_PER_S
+        cut_ns = int(at[-EVENTS_MAX]) // NS_PER_S * NS_PER_S
+        is_over = np.count_nonzero(at >= cut_ns) > EVENTS_MAX  # with those of the same second
+        horizon_ns[row] = cut_ns + is_over * NS_PER_S
     return horizon_ns
 
 

@@ -108,6 +108,11 @@ class WindowSet:
     lanes: tuple[LaneUse, ...]
     features: tuple[WindowFeature, ...]
 
+    @property
+    def delay_ns(self) -> int:
+        """The longest delay. What looks back from as much behind the horizon, or later, has every tile whole."""
+        return max((window.delay_ns for window in self.windows), default=0)
+
     def prepare(self, events: Events) -> list[Columns]:
         """Return the columns of every lane, with an entry for each event."""
         rows = len(events)
