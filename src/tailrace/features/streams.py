@@ -13,6 +13,7 @@ import numpy as np
 
 from tailrace.deadline import NS_PER_S, parse_duration
 from tailrace.features.aggregates import DECIMALS_MAX, KINDS, LIFETIME, Aggregate
+from tailrace.features.distinct import hashed
 from tailrace.features.expressions import Expression, parse_expression
 from tailrace.features.sources import Source
 from tailrace.features.stream_codec import StreamCodec
@@ -271,6 +272,8 @@ def _identity(aggregate: Aggregate) -> str:
 def _lane_uses(aggregate: Aggregate) -> list[LaneUse]:
     """Return the lanes that an aggregate is computed from."""
     kind, value = KINDS[aggregate.kind], _expression(aggregate.value)
+    if kind.takes_any and value is not None:
+        value = hashed(value)
     where = _expression(aggregate.where)
     return [LaneUse(lane, value, where) for lane in kind.lanes(aggregate.decimals)]
 

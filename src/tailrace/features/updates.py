@@ -142,7 +142,12 @@ def _seal(layout: StateLayout, tiles: Entries, young: _Young, horizon_ns: NDArra
         [np.concatenate((one, other[is_old]))[order] for one, other in zip(columns, own, strict=True)]
         for columns, own in zip(tiles.lanes, events.lanes, strict=True)
     ]
-    sealed = layout.windows.seal(_entries(all_rows[order], len(horizon_ns), at, None, lanes), horizon_ns)
+    windows = layout.windows
+    sealed = windows.seal(_entries(all_rows[order], len(horizon_ns), at, None, lanes), horizon_ns)
+    if windows.distincts:
+        old_lanes = [[column[is_old] for column in columns] for columns in events.lanes]
+        old = _entries(entities[is_old], len(horizon_ns), events.at[is_old], None, old_lanes)
+        sealed.ledgers = windows.seal_values(tiles.ledgers, old, horizon_ns)
     left = ~is_old
     own_lanes = [[column[left] for column in columns] for columns in events.lanes]
     kept = _entries(entities[left], len(horizon_ns), events.at[left], ids[left], own_lanes)
