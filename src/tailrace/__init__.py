@@ -4,7 +4,7 @@ import tailrace as tr
 """
 
 from tailrace.deadline import Budget
-from tailrace.features.aggregates import LIFETIME, count, first, last, mean, since_last, stddev
+from tailrace.features.aggregates import LIFETIME, count, distinct, first, last, mean, since_last, stddev
 from tailrace.features.aggregates import max_ as max  # noqa: A004 - `tr.max`, as SQL has it
 from tailrace.features.aggregates import min_ as min  # noqa: A004
 from tailrace.features.aggregates import sum_ as sum  # noqa: A004
@@ -42,6 +42,7 @@ __all__ = [
     "StreamFeatureView",
     "bands",
     "count",
+    "distinct",
     "every",
     "first",
     "labels",

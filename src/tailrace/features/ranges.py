@@ -62,3 +62,10 @@ def search(values: NDArray[Any], begins: Places, ends: Places, limits: NDArray[A
         low = np.where(is_below, middle + 1, low)
         high = np.where(is_below | ~is_open, high, middle)
     return low
+
+
+def spread(begins: Places, ends: Places) -> tuple[Places, Places]:
+    """Return every place of every range, and before it which range it is of."""
+    lengths = ends - begins
+    groups = np.repeat(np.arange(len(begins)), lengths)
+    return groups, np.arange(len(groups)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + begins[groups]

@@ -31,6 +31,7 @@ class StreamCodec:
         format_ = KeyFormat(spec.entity.name, row_name(spec.name, schema_id))
         self.key, self.keys = format_.key, format_.keys
         self._dtype = layout.dtype
+        self._delay_ns = windows.delay_ns
         self._default = np.zeros(1, self._dtype)
         for column in spec.columns:
             self._default[column.name] = column.default
@@ -45,7 +46,7 @@ class StreamCodec:
     ) -> ViewRows:
         """Return the values of each id for the event it is asked for; without one, for what comes at `wall_ns`.
 
-        An event before the entity's horizon is answered by whole tiles, and said to be stale.
+        One with a window that ends before the entity's horizon is answered by whole tiles, and said to be stale.
         """
         count = len(rows)
         if not count:
@@ -57,7 +58,8 @@ class StreamCodec:
         data = np.zeros(count, self._dtype)
         for name, column in values.items():
             data[name] = column
-        return ViewRows(data, {}, *self._noted(states.found, states.errors, states.heads["horizon"] > now_ns))
+        is_late = states.found & (states.heads["horizon"] > now_ns - self._delay_ns)
+        return ViewRows(data, {}, *self._noted(states.found, states.errors, is_late))
 
     def _noted(
         self, found: NDArray[np.bool_], errors: NDArray[np.bool_], is_late: NDArray[np.bool_]

@@ -107,6 +107,7 @@ class StoreWriter(Protocol):
     def update(self, changes: Changes, notes: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Change values by what they are: each is read and written as if nobody else wrote meanwhile.
 
+        notes: key and value pairs; read when `changes.values` has given its values, so that it may fill them in.
         LMDB writes all values and the notes, or none. A network store writes each value at once, and the notes when
         all are written; it may ask for the new value of a key again, where another has changed it meanwhile. An error
         may then leave some values changed, and no note: a change that comes again must come to the same.
