@@ -68,6 +68,22 @@ class StateLayout:
         self._tile = np.dtype([("at", "<u4"), *fields])
         self._event = np.dtype([("at", "<i8"), ("check", "<i8"), *fields])
 
+    @property
+    def tile_bytes(self) -> int:
+        """Of one tile."""
+        return self._tile.itemsize
+
+    @property
+    def event_bytes(self) -> int:
+        """Of one event, without its id's text."""
+        return self._event.itemsize
+
+    @property
+    def lane_offsets(self) -> list[int]:
+        """Where the fields of each lane begin, behind a tile's time, or an event's time and check."""
+        first = np.dtype("<u4").itemsize
+        return [self._tile.fields[names[0]][1] - first for names in self._names]  # type: ignore[index]
+
     def unpack(self, checks: Sequence[int], stored: Sequence[bytes | None]) -> States:
         """Return the states of some entities from what is stored. Raises nothing for what that holds."""
         right = [value is not None and len(value) >= HEAD_BYTES for value in stored]
