@@ -97,6 +97,7 @@ class StateLayout:
         event_ends = wanted.tolist()
         is_known = np.array([value is not None for value in stored], np.bool_)
         found = (heads["stamp"] == self.stamp) & (heads["entity"] == checks) & (lengths == wanted + heads["id_bytes"])
+        found &= self._has_ids(stored, event_ends, heads, found)
         heads[~found] = np.zeros(1, HEAD)[0]
         rows = zip(stored, tile_ends, event_ends, found.tolist(), strict=True)
         known = [
@@ -115,6 +116,25 @@ class StateLayout:
             found,
             is_known & ~found,
         )
+
+    def _has_ids(
+        self, stored: Sequence[bytes | None], ends: Sequence[int], heads: NDArray[Any], found: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Return which values have an id for each event where ids are texts, and none where they are not.
+
+        ends: where each value's ids begin; only where `found` is a value's length what its head says.
+        """
+        whole: NDArray[np.bool_] = heads["id_bytes"] == 0
+        if not self.has_text_ids:
+            return whole
+        counts, id_bytes = heads["events"].tolist(), heads["id_bytes"].tolist()
+        whole = np.zeros(len(heads), np.bool_)
+        for row in np.flatnonzero(found).tolist():
+            value, end = stored[row], 2 * counts[row]
+            if value is not None and end <= id_bytes[row]:
+                lengths = np.frombuffer(value, "<u2", counts[row], ends[row]) if end else np.zeros(0)
+                whole[row] = end + int(lengths.sum()) == id_bytes[row]
+        return whole
 
     def _entries(self, counts: NDArray[Any], at: NDArray[Any], ids: NDArray[Any] | None, data: NDArray[Any]) -> Entries:
         bounds = np.concatenate(([0], np.cumsum(counts, dtype=np.intp)))
