@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.features.aggregates import KINDS
+from tailrace.features.lanes import MomentLane
 from tailrace.features.view_spec import Block
 from tailrace.features.windows import WindowFeature, WindowSet
 
@@ -21,6 +22,7 @@ from tailrace.features.windows import WindowFeature, WindowSet
 class Cell(NamedTuple):
     """What stands in one slot: a field of a lane, merged over a window. window, lane: their places in the view's.
 
+    is_real: whether it is there as a float, whatever the field is: NumPy would convert it in every calculation.
     has_current: whether the event that the row is asked for counts in it.
     """
 
@@ -28,6 +30,7 @@ class Cell(NamedTuple):
     window: int
     lane: int
     field: int
+    is_real: bool
     has_current: bool
 
 
@@ -40,17 +43,21 @@ class ColumnGroup:
         self._fields: list[list[tuple[bool, slice]]] = []
         for place, lane in enumerate(features[0].lanes):
             fields = []
-            for field, dtype in enumerate(windows.lanes[lane].lane.fields):
+            merged = windows.lanes[lane].lane
+            for field, dtype in enumerate(merged.fields):
                 begin = slot + len(self.cells)
+                is_time = isinstance(merged, MomentLane) and field == 0
+                is_real = np.dtype(dtype).kind == "f" or (kind.dtype == "<f8" and not is_time)
                 self.cells += [
-                    Cell(begin + column, each.window, each.lanes[place], field, each.include_current)
+                    Cell(begin + column, each.window, each.lanes[place], field, is_real, each.include_current)
                     for column, each in enumerate(features)
                 ]
-                fields.append((np.dtype(dtype).kind == "f", slice(begin, begin + len(features))))
+                fields.append((is_real, slice(begin, begin + len(features))))
             self._fields.append(fields)
         self._finalize = kind.finalize
         self._decimals = features[0].decimals
         self._defaults = np.array([[each.default] for each in features])
+        self._puts_defaults = kind.of_nothing is None or any(each.default != kind.of_nothing for each in features)
         self._block = block.field
         self._places = _slice_of([block.columns.index(each.name) for each in features])
 
@@ -60,7 +67,7 @@ class ColumnGroup:
         """Put the columns into `ViewRows.data`. whole, real: the cells, as either. now_ns: of each row."""
         lanes = [[(real if is_real else whole)[slots] for is_real, slots in fields] for fields in self._fields]
         values, is_nothing = self._finalize(lanes, self._decimals, now_ns)
-        if np.count_nonzero(is_nothing):
+        if self._puts_defaults and np.count_nonzero(is_nothing):
             values = np.where(is_nothing, self._defaults, values)
         data[self._block][:, self._places] = values.T
 

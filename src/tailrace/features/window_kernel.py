@@ -94,16 +94,16 @@ class WindowKernel:
         first_cells = [0, *accumulate(map(len, by_window))]
         counts = [len(use.lane.fields) for use in uses]
         first_fields = [0, *accumulate(counts)]
-        self._arrays = tuple(
-            np.array(rows, np.int64)
-            for rows in (
-                [*(_window(windows[place], first) for place, first in zip(order, first_cells, strict=False)),
-                 (0, 1, 0, first_cells[-1])],
-                [(_code(use.lane), offset, first)
-                 for use, offset, first in zip(uses, layout.lane_offsets, first_fields, strict=False)],
-                [(cell.lane, cell.field, cell.slot, cell.has_current) for part in by_window for cell in part],
-            )
-        )  # fmt: skip
+        window_rows = [_window(windows[place], first) for place, first in zip(order, first_cells, strict=False)]
+        lane_rows = [
+            (_code(use.lane), offset, first)
+            for use, offset, first in zip(uses, layout.lane_offsets, first_fields, strict=False)
+        ]
+        cell_rows = [
+            (cell.lane, cell.field, cell.slot, cell.is_real, cell.has_current) for part in by_window for cell in part
+        ]
+        tables = ([*window_rows, (0, 1, 0, first_cells[-1])], lane_rows, cell_rows)
+        self._arrays = tuple(np.array(table, np.int64) for table in tables)
         self._fields = first_fields[-1]
         self._slots = len(cells)
         self._id_kind, self._id_bytes = ("S", 1) if layout.has_text_ids else ("i", 8)

@@ -52,6 +52,7 @@ typedef struct {
     int64_t lane;
     int64_t field;
     int64_t slot;        /* where it goes */
+    int64_t is_real;     /* as a float, if it is a whole number */
     int64_t has_current; /* whether the event that the row is asked for counts in it */
 } tailrace_cell;
 
@@ -329,14 +330,14 @@ static void add_own(lane_total *total, int64_t kind, const int64_t *own, int64_t
 }
 
 /* A field of what a lane comes to, as the eight bytes of its cell. */
-static int64_t field_of(const lane_total *total, int64_t kind, int64_t field)
+static int64_t field_of(const lane_total *total, int64_t kind, const tailrace_cell *cell)
 {
-    if (kind == COUNT || kind == WHOLE_SUM)
-        return total->whole;
-    if (kind == MOMENTS && field != 0)
-        return bits_of(field == 1 ? total->shift + total->value : total->square);
-    if (kind == MOMENTS || ((kind == LATEST || kind == EARLIEST) && field == 0))
-        return total->whole;
+    if (kind == FLOAT_SUM || kind == LEAST || kind == GREATEST)
+        return bits_of(total->value);
+    if (cell->field == 0)
+        return cell->is_real ? bits_of((double)total->whole) : total->whole;
+    if (kind == MOMENTS)
+        return bits_of(cell->field == 1 ? total->shift + total->value : total->square);
     return bits_of(total->value);
 }
 
@@ -350,7 +351,7 @@ static void write_cells(const tailrace_plan *plan, const tailrace_window *window
         lane_total total = totals[cell->lane];
         if (cell->has_current && current->own != NULL)
             add_own(&total, lane->kind, current->own + lane->first_field * current->stride, current->stride);
-        cells[cell->slot * rows] = field_of(&total, lane->kind, cell->field);
+        cells[cell->slot * rows] = field_of(&total, lane->kind, cell);
     }
 }
 
