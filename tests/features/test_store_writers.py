@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -328,3 +328,31 @@ def test_lmdb_lease_where_no_file_can_be_made_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the lease cannot be taken"):
         writer.lease("V" * 300)
     writer.close()
+
+
+class Overtaken:
+    """Adds one to a number that another sets in between, the first time that it is asked."""
+
+    keys = (b"{c:1}V",)
+    tombstones = (b"{c:1}:forgotten",)
+
+    def __init__(self, other: StoreWriter, value: bytes) -> None:
+        self._others = [(other, value)]
+
+    def values(
+        self, places: Sequence[int], before: Sequence[bytes | None], forgotten: Sequence[bool]
+    ) -> list[bytes | None]:
+        """Return the next number, of a value that is old by then."""
+        for other, value in self._others:
+            other.exchange([(self.keys[0], value)], ())
+        self._others = []
+        return [b"%d" % (int(before[0] or 0) + 1)]
+
+
+@pytest.mark.parametrize("value", [b"70", b"8", b"712345", b""])
+def test_redis_update_that_is_overtaken_is_made_again(redis_server: RedisServer, value: bytes) -> None:
+    """Also where the value in between begins as the one before, and only got longer or shorter."""
+    one, other = RedisWriter(redis_server.url), RedisWriter(redis_server.url)
+    other.exchange([(b"{c:1}V", b"7")], ())
+    one.update(Overtaken(other, value))
+    assert one.get(b"{c:1}V") == b"%d" % (int(value or 0) + 1)

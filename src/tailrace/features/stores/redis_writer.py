@@ -29,7 +29,8 @@ ROWS_PER_SCRIPT_MAX: Final = 250
 """So that a script keeps readers waiting no longer than a plain write of 1,000 rows: 2.4 ms, where that took 3.9."""
 
 VERSION_BYTES: Final = 48
-"""Of a value's beginning, by which it is known whether another has changed it: a state's head counts its changes."""
+"""Of a value's beginning. By it and the length it is known whether another has changed the value: a state counts its
+changes there."""
 SWAPS_MAX: Final = 50
 """How often a value is asked anew that others change meanwhile."""
 
@@ -97,15 +98,17 @@ return ARGV[1]
 _RELEASE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
-# KEYS: each value's and its tombstone's. ARGV: for each, the first bytes of what it was ("" where it was not there),
+# KEYS: each value's and its tombstone's. ARGV: for each, how long it was (-1 where it was not there), its first bytes,
 # and what it is to be. Tells for each whether it was written: not where another has changed it, or it is forgotten.
 _SWAP: Final = """
 local told = {}
 for i = 1, #KEYS / 2 do
-  local key, before = KEYS[2 * i - 1], ARGV[2 * i - 1]
-  if redis.call('GETRANGE', key, 0, math.max(#before - 1, 0)) == before
-    and (before ~= '' or redis.call('EXISTS', key) == 0) and redis.call('EXISTS', KEYS[2 * i]) == 0 then
-    redis.call('SET', key, ARGV[2 * i])
+  local key, length, before = KEYS[2 * i - 1], tonumber(ARGV[3 * i - 2]), ARGV[3 * i - 1]
+  local is_same = redis.call('EXISTS', key) == (length < 0 and 0 or 1)
+    and (length <= 0 or redis.call('GETRANGE', key, 0, #before - 1) == before)
+    and redis.call('STRLEN', key) == math.max(length, 0)
+  if is_same and redis.call('EXISTS', KEYS[2 * i]) == 0 then
+    redis.call('SET', key, ARGV[3 * i])
     told[i] = 1
   else
     told[i] = 0
@@ -244,7 +247,7 @@ class RedisWriter:
         before, forgotten = found[::2], [each is not None for each in found[1::2]]
         after = changes.values(places, before, forgotten)
         swaps = [
-            (place, pair, (old or b"")[:VERSION_BYTES], new)
+            (place, pair, -1 if old is None else len(old), (old or b"")[:VERSION_BYTES], new)
             for place, pair, old, new in zip(places, keys, before, after, strict=True)
             if new is not None
         ]
