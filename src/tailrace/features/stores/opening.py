@@ -1,4 +1,4 @@
-"""Opening a store by its URL: `lmdb:PATH` or a plain path, `redis://…`, `memory:`."""
+"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, `memory:`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from tailrace.features.stores.lmdb import LmdbStore
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
 from tailrace.features.stores.protocol import OnlineStore, StoreWriter
+from tailrace.features.stores.redis_address import RedisAddress, RedisHosts, without_password
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL | re.IGNORECASE)
-_REDIS: Final = frozenset({"redis", "rediss"})
+_SINGLE: Final = frozenset({"redis", "rediss"})
+_SENTINEL: Final = frozenset({"redis+sentinel", "rediss+sentinel"})
+_CLUSTER: Final = frozenset({"redis+cluster", "rediss+cluster"})
+_REDIS: Final = _SINGLE | _SENTINEL | _CLUSTER
+_WRITE_AS: Final = (
+    "write lmdb:PATH, a plain path, redis://host:port, redis+sentinel://host:port/service, redis+cluster://host:port, "
+    "or memory:"
+)
 _memory: dict[str, dict[bytes, bytes]] = {}
 """This process's in-memory stores, by name: `memory:`, `memory:other`."""
 
@@ -24,12 +32,20 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
     """Return the store that a URL names, yet to be opened. Raises StoreError for a URL of no known store."""
     scheme, rest = _parse(url)
     if scheme in _REDIS:
-        from tailrace.features.stores.redis import RedisStore
-
-        return RedisStore(url, clock)
+        return _open_redis(scheme, url, clock)
     if scheme == "memory":
         return MemoryStore(_memory.setdefault(rest, {}))
     return LmdbStore(rest, clock)
+
+
+def _open_redis(scheme: str, url: str, clock: Clock) -> OnlineStore:
+    if scheme in _CLUSTER:
+        from tailrace.features.stores.redis_cluster import RedisClusterStore
+
+        return RedisClusterStore(url, clock)
+    from tailrace.features.stores.redis import RedisStore
+
+    return RedisStore(url, clock)
 
 
 def open_writer(url: str, *, create: bool = True) -> StoreWriter:
@@ -56,18 +72,29 @@ def resolve_url(url: str, base_dir: Path) -> str:
 
 
 def store_identity(url: str) -> str:
-    """Return what is the same for two URLs of one store: LMDB's files may be opened only once by a process."""
+    """Return what is the same for two URLs of one store: LMDB's files may be opened only once by a process.
+
+    Of a cluster, or a service of sentinels, it is the hosts that the URL names: others may be of the same one.
+    """
     scheme, rest = _parse(url)
-    return f"lmdb:{os.path.realpath(rest)}" if scheme == "lmdb" else url
+    if scheme == "lmdb":
+        return f"lmdb:{os.path.realpath(rest)}"
+    if scheme in _SINGLE:
+        address = RedisAddress.parse(url)
+        return f"{scheme}://{address.host}:{address.port}/{address.database}"
+    if scheme in _REDIS:
+        found = RedisHosts.of_cluster(url) if scheme in _CLUSTER else RedisHosts.of_sentinels(url)
+        hosts = ",".join(sorted(f"{host}:{port}" for host, port in found.hosts))
+        return f"{scheme}://{hosts}/{found.service}/{found.entry.database}"
+    return url
 
 
 def _parse(url: str) -> tuple[str, str]:
     """Return the scheme and what follows it."""
     match = _SCHEME.fullmatch(url)
     scheme, rest = (match[1].lower(), match[2]) if match else ("lmdb", url)
-    if scheme not in {"lmdb", "memory", *_REDIS}:
-        raise StoreError(f"no store is called {scheme!r}", where=url.rpartition("@")[2],
-                         next="write lmdb:PATH, a plain path, redis://host:port or memory:")  # fmt: skip
+    if scheme not in {"lmdb", "memory"} | _REDIS:
+        raise StoreError(f"no store is called {scheme!r}", where=without_password(url), next=_WRITE_AS)
     if scheme == "lmdb" and not rest:
         raise StoreError("the store's path is empty", where=url, next="write lmdb:PATH")
     return scheme, rest
