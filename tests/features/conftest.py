@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dynamodb_server import KEYS, DynamoServer
 from redis_cluster import RedisCluster
 from redis_sentinels import RedisSentinels
 from redis_server import RedisServer
 
-KINDS = ["lmdb", "redis", "memory", "sentinel", "cluster"]
+KINDS = ["lmdb", "redis", "memory", "sentinel", "cluster", "dynamodb"]
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,25 @@ def redis_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisS
         sentinels.kill()
 
 
+@pytest.fixture(scope="session")
+def shared_dynamodb() -> Iterator[DynamoServer]:
+    """Yield a DynamoDB, started once."""
+    server = DynamoServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def dynamodb(shared_dynamodb: DynamoServer, monkeypatch: pytest.MonkeyPatch) -> DynamoServer:
+    """Return a DynamoDB, with keys for it in the environment."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    return shared_dynamodb
+
+
 @pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty store of each kind."""
@@ -44,6 +64,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if kind == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         return server.url
+    if kind == "dynamodb":
+        dynamodb: DynamoServer = request.getfixturevalue("dynamodb")
+        return dynamodb.url()
     shared: RedisCluster | RedisSentinels = request.getfixturevalue(
         {"cluster": "redis_cluster", "sentinel": "redis_sentinels"}[kind]
     )

@@ -1,4 +1,4 @@
-"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, `memory:`."""
+"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, DynamoDB, `memory:`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLUSTER: Final = frozenset({"redis+cluster", "rediss+cluster"})
 _REDIS: Final = _SINGLE | _SENTINEL | _CLUSTER
 _WRITE_AS: Final = (
     "write lmdb:PATH, a plain path, redis://host:port, redis+sentinel://host:port/service, redis+cluster://host:port, "
-    "or memory:"
+    "dynamodb://table or memory:"
 )
 _memory: dict[str, dict[bytes, bytes]] = {}
 """This process's in-memory stores, by name: `memory:`, `memory:other`."""
@@ -33,6 +33,10 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
     scheme, rest = _parse(url)
     if scheme in _REDIS:
         return _open_redis(scheme, url, clock)
+    if scheme == "dynamodb":
+        from tailrace.features.stores.dynamodb import DynamoStore
+
+        return DynamoStore(url, clock)
     if scheme == "memory":
         return MemoryStore(_memory.setdefault(rest, {}))
     return LmdbStore(rest, clock)
@@ -51,13 +55,18 @@ def _open_redis(scheme: str, url: str, clock: Clock) -> OnlineStore:
 def open_writer(url: str, *, create: bool = True) -> StoreWriter:
     """Return the writer of the store that a URL names.
 
-    create: make an embedded store that is not there yet. Raises StoreError where it is not, or cannot be written.
+    create: make an embedded store, or a table, that is not there yet. Raises StoreError where it is not, or cannot be
+    written.
     """
     scheme, rest = _parse(url)
     if scheme in _REDIS:
         from tailrace.features.stores.redis_writer import RedisWriter
 
         return RedisWriter(url)
+    if scheme == "dynamodb":
+        from tailrace.features.stores.dynamodb_writer import DynamoWriter
+
+        return DynamoWriter(url, create=create)
     if scheme == "memory":
         if not create and rest not in _memory:
             raise NoStoreError("no such store in this process", where=url, next="name the store that serves the rows")
@@ -79,6 +88,11 @@ def store_identity(url: str) -> str:
     scheme, rest = _parse(url)
     if scheme == "lmdb":
         return f"lmdb:{os.path.realpath(rest)}"
+    if scheme == "dynamodb":
+        from tailrace.features.stores.dynamodb_table import DynamoTable
+
+        table = DynamoTable.parse(url)
+        return f"{table.where}?region={table.region}&endpoint={table.endpoint}&consistent={table.is_consistent}"
     if scheme in _SINGLE:
         address = RedisAddress.parse(url)
         return f"{scheme}://{address.host}:{address.port}/{address.database}"
@@ -93,7 +107,7 @@ def _parse(url: str) -> tuple[str, str]:
     """Return the scheme and what follows it."""
     match = _SCHEME.fullmatch(url)
     scheme, rest = (match[1].lower(), match[2]) if match else ("lmdb", url)
-    if scheme not in {"lmdb", "memory"} | _REDIS:
+    if scheme not in {"lmdb", "memory", "dynamodb"} | _REDIS:
         raise StoreError(f"no store is called {scheme!r}", where=without_password(url), next=_WRITE_AS)
     if scheme == "lmdb" and not rest:
         raise StoreError("the store's path is empty", where=url, next="write lmdb:PATH")
