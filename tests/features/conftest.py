@@ -11,7 +11,7 @@ from redis_cluster import RedisCluster
 from redis_sentinels import RedisSentinels
 from redis_server import RedisServer
 
-KINDS = ["lmdb", "redis", "memory", "sentinel", "cluster", "dynamodb"]
+KINDS = ["lmdb", "redis", "memory", "sentinel", "cluster", "dynamodb", "tier"]
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +61,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     kind: str = request.param
     if kind in {"lmdb", "memory"}:
         return f"{kind}:{tmp_path / 'store'}"
-    if kind == "redis":
+    if kind in {"redis", "tier"}:
         server: RedisServer = request.getfixturevalue("redis_server")
-        return server.url
+        return server.url if kind == "redis" else f"tier:{server.url}|redis://127.0.0.1:{server.port}/1"
     if kind == "dynamodb":
         dynamodb: DynamoServer = request.getfixturevalue("dynamodb")
         return dynamodb.url()

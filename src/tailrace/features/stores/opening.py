@@ -1,9 +1,10 @@
-"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, DynamoDB, `memory:`."""
+"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, DynamoDB, a tier of two, `memory:`."""
 
 from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ _CLUSTER: Final = frozenset({"redis+cluster", "rediss+cluster"})
 _REDIS: Final = _SINGLE | _SENTINEL | _CLUSTER
 _WRITE_AS: Final = (
     "write lmdb:PATH, a plain path, redis://host:port, redis+sentinel://host:port/service, redis+cluster://host:port, "
-    "dynamodb://table or memory:"
+    "dynamodb://table, tier:HOT|SLOWER or memory:"
 )
 _memory: dict[str, dict[bytes, bytes]] = {}
 """This process's in-memory stores, by name: `memory:`, `memory:other`."""
@@ -37,6 +38,11 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
         from tailrace.features.stores.dynamodb import DynamoStore
 
         return DynamoStore(url, clock)
+    if scheme == "tier":
+        from tailrace.features.stores.tier import TierStore
+
+        hot, slower = _parse_tier(url, rest)
+        return TierStore(open_store(hot, clock), open_store(slower, clock), partial(open_writer, hot), clock)
     if scheme == "memory":
         return MemoryStore(_memory.setdefault(rest, {}))
     return LmdbStore(rest, clock)
@@ -67,6 +73,11 @@ def open_writer(url: str, *, create: bool = True) -> StoreWriter:
         from tailrace.features.stores.dynamodb_writer import DynamoWriter
 
         return DynamoWriter(url, create=create)
+    if scheme == "tier":
+        from tailrace.features.stores.tier_writer import TierWriter
+
+        hot, slower = _parse_tier(url, rest)
+        return TierWriter(open_writer(hot), open_writer(slower, create=create))
     if scheme == "memory":
         if not create and rest not in _memory:
             raise NoStoreError("no such store in this process", where=url, next="name the store that serves the rows")
@@ -77,6 +88,9 @@ def open_writer(url: str, *, create: bool = True) -> StoreWriter:
 def resolve_url(url: str, base_dir: Path) -> str:
     """Return the URL with its path, if it has a relative one, made one of `base_dir`'s. Raises as `open_store`."""
     scheme, rest = _parse(url)
+    if scheme == "tier":
+        hot, slower = _parse_tier(url, rest)
+        return f"tier:{hot}|{resolve_url(slower, base_dir)}"
     return f"lmdb:{base_dir / rest}" if scheme == "lmdb" else url
 
 
@@ -88,6 +102,8 @@ def store_identity(url: str) -> str:
     scheme, rest = _parse(url)
     if scheme == "lmdb":
         return f"lmdb:{os.path.realpath(rest)}"
+    if scheme == "tier":
+        return f"tier:{'|'.join(map(store_identity, _parse_tier(url, rest)))}"
     if scheme == "dynamodb":
         from tailrace.features.stores.dynamodb_table import DynamoTable
 
@@ -107,8 +123,21 @@ def _parse(url: str) -> tuple[str, str]:
     """Return the scheme and what follows it."""
     match = _SCHEME.fullmatch(url)
     scheme, rest = (match[1].lower(), match[2]) if match else ("lmdb", url)
-    if scheme not in {"lmdb", "memory", "dynamodb"} | _REDIS:
+    if scheme not in {"lmdb", "memory", "dynamodb", "tier"} | _REDIS:
         raise StoreError(f"no store is called {scheme!r}", where=without_password(url), next=_WRITE_AS)
     if scheme == "lmdb" and not rest:
         raise StoreError("the store's path is empty", where=url, next="write lmdb:PATH")
     return scheme, rest
+
+
+def _parse_tier(url: str, rest: str) -> tuple[str, str]:
+    """Return the URLs of the hot and of the slower store. Raises StoreError where they are no two that fit."""
+    hot, bar, slower = rest.partition("|")
+    shown = "|".join(map(without_password, url.split("|")))
+    if not bar or not hot or not slower or "|" in slower:
+        raise StoreError("a tier is two stores", where=shown, next="write tier:redis://host:port|dynamodb://table")
+    if _parse(hot)[0] in {"lmdb", "tier"} or _parse(slower)[0] == "tier":
+        # The hot one is written while it is read, and a process may open LMDB's files only once.
+        raise StoreError("this store cannot be the hot one, nor a tier in a tier", where=shown,
+                         next="take Redis as the hot one: tier:redis://host:port|dynamodb://table")  # fmt: skip
+    return hot, slower
