@@ -15,6 +15,7 @@ from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
 from tailrace.features.stores.protocol import OnlineStore, StoreWriter
 from tailrace.features.stores.redis_address import RedisAddress, RedisHosts, without_password
+from tailrace.features.stores.registry import OWN_SCHEMES, registered_store
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL | re.IGNORECASE)
 _SINGLE: Final = frozenset({"redis", "rediss"})
@@ -23,7 +24,7 @@ _CLUSTER: Final = frozenset({"redis+cluster", "rediss+cluster"})
 _REDIS: Final = _SINGLE | _SENTINEL | _CLUSTER
 _WRITE_AS: Final = (
     "write lmdb:PATH, a plain path, redis://host:port, redis+sentinel://host:port/service, redis+cluster://host:port, "
-    "dynamodb://table, tier:HOT|SLOWER or memory:"
+    "dynamodb://table, tier:HOT|SLOWER or memory:; or tr.register_store it"
 )
 _memory: dict[str, dict[bytes, bytes]] = {}
 """This process's in-memory stores, by name: `memory:`, `memory:other`."""
@@ -43,6 +44,8 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
 
         hot, slower = _parse_tier(url, rest)
         return TierStore(open_store(hot, clock), open_store(slower, clock), partial(open_writer, hot), clock)
+    if (opens := registered_store(scheme)) is not None:
+        return opens(url, clock)
     if scheme == "memory":
         return MemoryStore(_memory.setdefault(rest, {}))
     return LmdbStore(rest, clock)
@@ -78,6 +81,9 @@ def open_writer(url: str, *, create: bool = True) -> StoreWriter:
 
         hot, slower = _parse_tier(url, rest)
         return TierWriter(open_writer(hot), open_writer(slower, create=create))
+    if registered_store(scheme) is not None:
+        raise StoreError("this store is filled elsewhere", where=without_password(url),
+                         next="write into one of Tailrace's own, or serve from what is there")  # fmt: skip
     if scheme == "memory":
         if not create and rest not in _memory:
             raise NoStoreError("no such store in this process", where=url, next="name the store that serves the rows")
@@ -123,7 +129,7 @@ def _parse(url: str) -> tuple[str, str]:
     """Return the scheme and what follows it."""
     match = _SCHEME.fullmatch(url)
     scheme, rest = (match[1].lower(), match[2]) if match else ("lmdb", url)
-    if scheme not in {"lmdb", "memory", "dynamodb", "tier"} | _REDIS:
+    if scheme not in OWN_SCHEMES and registered_store(scheme) is None:
         raise StoreError(f"no store is called {scheme!r}", where=without_password(url), next=_WRITE_AS)
     if scheme == "lmdb" and not rest:
         raise StoreError("the store's path is empty", where=url, next="write lmdb:PATH")
