@@ -9,7 +9,15 @@ import msgspec
 
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
-from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.metrics import (
+    DEGRADED_REASONS,
+    METRICS,
+    PROVENANCES,
+    RETRIEVAL_METRICS,
+    SHED_REASONS,
+    error_kinds,
+    slug,
+)
 
 ROWS_EDGES: Final = tuple(2**power for power in range(13))
 """Edges of the batch size: 1 to 4,096 rows."""
@@ -117,6 +125,8 @@ class _LayoutBuilder:
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
         self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)
+        for metric in RETRIEVAL_METRICS:
+            self.add(metric, name)
         self.add("tailrace_rows_total", name)
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():
