@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded, LazyColumn, Reader
 from tailrace.deadline import LayerLimit
+from tailrace.features.cache import CacheLimits
+from tailrace.features.cached_retrieval import CachedRetrieval, ttl_ns_of
 from tailrace.features.current import CurrentEvents, EventSink
 from tailrace.features.events import Events
 from tailrace.features.retrieval import Retrieval
@@ -144,6 +146,15 @@ class FeaturesStep:
             self.take_views(batch, await self.retrieval.read(self.ids(batch), limit_ns, current))
         for feature in self.on_demand:
             batch.on_demand[feature.name] = feature.column(batch)
+
+    def keep_rows(self, limits: CacheLimits) -> None:
+        """Keep what is read from now on in memory; before traffic.
+
+        Nothing is kept of an embedded store, nor of a stream view that does not say how stale it may be.
+        """
+        retrieval = self.retrieval
+        if retrieval.network and any(ttl_ns_of(codec.spec, limits) for codec in retrieval.codecs):
+            self.retrieval = CachedRetrieval(retrieval, limits)
 
     def ids(self, batch: Batch) -> list[list[Any]]:
         """Return the entity ids that each view is asked for; views of one key share a list."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.errors import SourceError
-from tailrace.features.stores.redis import RedisAddress
+from tailrace.features.stores.redis_address import RedisAddress
 from tailrace.ingest.consumer import Arrived
 
 ENTRIES_MAX: Final = 4_096

@@ -15,6 +15,7 @@ from tailrace.monitor.metrics import (
     METRICS,
     PROVENANCES,
     REFRESH_OUTCOMES,
+    RETRIEVAL_METRICS,
     SHED_REASONS,
     error_kinds,
     slug,
@@ -145,6 +146,8 @@ class _LayoutBuilder:
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
         self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)
+        for metric in RETRIEVAL_METRICS:
+            self.add(metric, name)
         self.add("tailrace_rows_total", name)
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():

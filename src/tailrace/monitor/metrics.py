@@ -36,6 +36,11 @@ _TABLE: Final = (
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took, a batch.", ("pipeline",), "ns"),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
+    Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
+    Metric("tailrace_store_breaker_openings_total", "counter", "Times a breaker has opened.", ("pipeline",)),
+    Metric("tailrace_cache_hits_total", "counter", "View rows that the cache held.", ("pipeline",)),
+    Metric("tailrace_cache_misses_total", "counter", "View rows that had to be waited for.", ("pipeline",)),
+    Metric("tailrace_cache_bytes", "gauge", "Memory that cached rows take, all workers.", ("pipeline",)),
     Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code", "release")),
     Metric("tailrace_rows_total", "counter", "Rows scored.", ("pipeline",)),
     Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
@@ -71,6 +76,12 @@ _TABLE: Final = (
 
 METRICS: Final = {metric.name: metric for metric in _TABLE}
 """Every metric by its name, in the order of the export."""
+
+RETRIEVAL_METRICS: Final = (
+    "tailrace_store_breaker_open", "tailrace_store_breaker_openings_total",
+    "tailrace_cache_hits_total", "tailrace_cache_misses_total", "tailrace_cache_bytes",
+)  # fmt: skip
+"""What a network store's retrieval says of its breaker and its cache, a pipeline."""
 
 SHED_REASONS: Final = ("deadline", "queue_full", "expired")
 """Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
