@@ -13,7 +13,7 @@ from tailrace.compile.materialised import check_views
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import Clock
-from tailrace.engine import Engine
+from tailrace.engine import Engine, Recorder
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
@@ -21,6 +21,8 @@ from tailrace.features.stores.protocol import OnlineStore
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import PipelineShape
 from tailrace.monitor.recorder import BatchRecorder
+from tailrace.monitor.sampler import Sampler
+from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
@@ -51,7 +53,7 @@ class ServedPipelines:
     """All pipelines that a worker serves, of one release.
 
     block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
-    before; it must come back, whatever has become of the store's views.
+    before; it must come back, whatever has become of the store's views. samples: takes a sample of what is served.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ServedPipelines:
         log: Any,
         *,
         is_successor: bool,
+        samples: SampleWriter | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor
@@ -73,6 +76,7 @@ class ServedPipelines:
         self._load = load
         self._clock = clock
         self._log = log
+        self._samples = samples
         self._stores: dict[str, OnlineStore] = {}
         self._served: list[Served] = []
 
@@ -91,7 +95,10 @@ class ServedPipelines:
         plan, times = await warm_up(plan, self._clock)
         recorder = BatchRecorder(self._block, pipeline.name)
         plan.features.retrieval.observe_fetch = recorder.count_fetch
-        engine = Engine(plan, self._load, [recorder], self._clock)
+        recorders: list[Recorder] = [recorder]
+        if self._samples is not None:
+            recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
+        engine = Engine(plan, self._load, recorders, self._clock)
         faults = FaultLog(plan, recorder, self._log)
         served = Served(plan, engine, recorder, faults, ready_of(plan, times))
         self._served.append(served)
@@ -117,9 +124,11 @@ class ServedPipelines:
             served.faults.look()
 
     def close(self) -> None:
-        """Let go of threads and stores."""
+        """Let go of threads, stores and the sample."""
         for served in self._served:
             served.plan.close()
+        if self._samples is not None:
+            self._samples.close()
 
     def _store(self, pipeline: Pipeline) -> OnlineStore:
         """Return the store of a pipeline, which others may share."""

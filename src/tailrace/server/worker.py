@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -25,6 +26,7 @@ from tailrace.errors import TailraceError, UnavailableError
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import WorkerRecorder
+from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
@@ -121,8 +123,9 @@ class Worker:
         self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
         was_served = self._start.pin.served_file.exists()
         self._served = ServedPipelines(
-            release, self._options, block, self._load, MonotonicClock(), self._log, is_successor=was_served
-        )
+            release, self._options, block, self._load, MonotonicClock(), self._log, is_successor=was_served,
+            samples=self._samples(refuse=not was_served),
+        )  # fmt: skip
         for pipeline in declared:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
@@ -130,6 +133,11 @@ class Worker:
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
+
+    def _samples(self, *, refuse: bool) -> SampleWriter | None:
+        """Return what takes the sample of this worker's slot, if one is wanted."""
+        path = self._options.sample_requests
+        return None if path is None else SampleWriter(Path(f"{path}.{self._start.slot}"), self._log, refuse=refuse)
 
     async def _listen(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket: a copy of it, since the supervisor's must stay open. Its own makes it ready."""
