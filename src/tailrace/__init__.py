@@ -14,6 +14,7 @@ from tailrace.features.sources import CSV, SQL, Parquet, every
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
+from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
@@ -42,6 +43,7 @@ __all__ = [
     "StreamFeatureView",
     "bands",
     "count",
+    "dataset",
     "every",
     "first",
     "labels",
