@@ -129,6 +129,20 @@ def test_dataset_equals_what_was_served(tmp_path: Path) -> None:
     assert_equal(table, served, ADDED)
 
 
+def test_request_of_an_entity_that_history_lacks_has_defaults(own: Payments) -> None:
+    """And counts itself where a column counts the event that is scored, as it would have been served."""
+    first = own.payments.slice(0, 1).to_pylist()[0] | {"customer_id": 999, "terminal_id": 999, "amount": 8.0}
+    table = tr.dataset(own.pipeline, pa.Table.from_pylist([first], own.payments.schema))
+    (row,) = table.select(list(FEATURES)).to_pylist()
+    with TestClient.of_file(own.file) as client:
+        batch = client.run([msgspec.json.encode(first)])
+        readers = wire(client.plan.pipeline, None).features
+        served = {name: reader_of(each).read(batch).tolist()[0] for name, each in readers.items()}
+    assert row == served
+    assert row["Activity.count_1d"] == 1
+    assert (row["Activity.mean_5m"], row["Profile.age"], row["Frauds.share_1d"]) == (-1.0, -1.0, -1.0)
+
+
 def replay(payments: Payments) -> dict[str, list[Any]]:
     """Serve the payments in order, their labels and profiles as they come; return the features that were served."""
     profiles = sorted(payments.profiles.to_pylist(), key=lambda row: row["as_of"])

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,15 +205,21 @@ def _write(tables: Iterator[pa.Table], out: Path) -> int:
     rows = 0
     writer = None
     draft = ""
+    pending: Future[None] | None = None
+    thread = ThreadPoolExecutor(1, "write")
     try:
         for table in tables:
             if writer is None:
                 descriptor, draft = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
                 os.close(descriptor)
-                writer = parquet.ParquetWriter(draft, table.schema)
-            writer.write_table(table)
+                writer = parquet.ParquetWriter(draft, table.schema, use_dictionary=_repeating(table.schema))
+            if pending is not None:
+                pending.result()
+            pending = thread.submit(writer.write_table, table)  # while the next page is computed
             rows += table.num_rows
-        assert writer is not None  # of no rows there is an error before
+        assert pending is not None  # of no rows there is an error before
+        assert writer is not None
+        pending.result()
         writer.close()
         Path(draft).chmod(0o644)
         Path(draft).replace(out)
@@ -220,12 +227,20 @@ def _write(tables: Iterator[pa.Table], out: Path) -> int:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceError(f"cannot be written: {reason}", where=str(out), next="give --out a place with room") from None
     finally:
+        thread.shutdown()
         if writer is not None:
             with suppress(Exception):
                 writer.close()
         if draft:
             Path(draft).unlink(missing_ok=True)
     return rows
+
+
+def _repeating(schema: Any) -> list[str]:
+    """Return the columns whose values repeat, so that a dictionary of them pays: floats, mostly, are all different."""
+    import pyarrow as pa
+
+    return [each.name for each in schema if not pa.types.is_floating(each.type)]
 
 
 def _tell_nothing(what: str, done: int, total: int) -> None:

@@ -84,6 +84,8 @@ class History:
 
     def counts(self) -> HistoryCounts:
         """Count its rows."""
+        if self._source.count_read() == self._rows:  # sooner known than how many are bad
+            return HistoryCounts(self._rows, 0, 0, ())
         found = self._source.counts()
         left = found.read - found.bad - self._rows
         return HistoryCounts(self._rows, found.bad, left, self._source.bad_rows() if found.bad else ())

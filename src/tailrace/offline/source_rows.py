@@ -125,6 +125,13 @@ class SourceRows:
             self._connection.disconnect()
         self._spill.cleanup()
 
+    def count_read(self) -> int:
+        """Count the source's rows, whatever they hold."""
+        try:
+            return int(self._rows.count().to_pyarrow().as_py()) + self._rejected_lines()
+        except self._errors as error:
+            raise self._cannot_read(error) from None
+
     def counts(self) -> SourceCounts:
         """Count the source's rows."""
         checked = self._checked
@@ -215,8 +222,9 @@ class SourceRows:
         """Return some of the sorted rows as a pyarrow table: `$key`, `$time`, and `$cast:NAME` of each column."""
         ready = self._ready
         try:
-            page = ready.filter((ready["$place"] >= begin) & (ready["$place"] < begin + rows_max))
-            return page.order_by("$place").to_pyarrow()
+            page = ready.filter((ready["$place"] >= begin) & (ready["$place"] < begin + rows_max)).to_pyarrow()
+            places = page["$place"].to_numpy()
+            return page if np.all(places[1:] > places[:-1]) else page.take(np.argsort(places))  # it is, mostly
         except self._errors as error:
             raise self._cannot_read(error) from None
 

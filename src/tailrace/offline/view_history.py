@@ -28,7 +28,7 @@ from tailrace.offline.history import PART_ROWS, History, HistoryPart
 from tailrace.offline.request_pages import RequestPage
 from tailrace.request.schema import FieldSpec, field_specs
 
-ROWS_TOGETHER: Final = 262_144
+ROWS_TOGETHER: Final = 65_536
 """Rows of requests whose windows are computed together."""
 
 Values = dict[str, NDArray[Any]]
@@ -66,15 +66,17 @@ class BatchHistory:
 
     def columns(self, page: RequestPage) -> Values:
         """Return the value of each column for each request of a page."""
-        found = _defaults(self._spec, page.rows)
+        found, is_known = _empty(self._spec, page.rows), np.zeros(page.rows, np.bool_)
         for part, rows, places in _matches(self.history, page, self._spec.entity.key):
             begins, ends = part.begins[places], part.ends[places]
             if self._has_times:
                 ends = Searcher(part.times, begins, ends).places(page.times_ns[rows] + 1)
             known = ends > begins
             rows, latest = rows[known], ends[known] - 1  # noqa: PLW2901
+            is_known[rows] = True
             for column in self._spec.columns:
                 found[column.name][rows] = _values(part.column(column.name), column)[latest]
+        _put_defaults(self._spec, found, ~is_known)
         return found
 
 
@@ -108,7 +110,7 @@ class StreamHistory:
 
     def columns(self, page: RequestPage) -> Values:
         """Return the value of each column for each request of a page."""
-        found = _defaults(self._spec, page.rows)
+        found = _empty(self._spec, page.rows)
         ids = None if self._event_id is None else event_ids(getattr(page.columns, self._event_id))
         has_events = np.zeros(page.rows, np.bool_)
         for part, rows, places in _matches(self.history, page, self._spec.entity.key):
@@ -118,6 +120,8 @@ class StreamHistory:
         if any(feature.include_current for feature in self._windows.features):
             rows = np.flatnonzero(~has_events)
             self._put(found, page, ids, self._no_entries(), rows, np.zeros(len(rows), np.intp))
+        else:
+            _put_defaults(self._spec, found, ~has_events)
         return found
 
     def _entries(self, part: HistoryPart) -> Entries:
@@ -170,8 +174,14 @@ def _matches(history: History, page: RequestPage, key: str) -> Iterator[tuple[Hi
             yield part, rows, places
 
 
-def _defaults(spec: ViewSpec, rows: int) -> Values:
-    return {column.name: np.full(rows, column.default, column.dtype) for column in spec.columns}
+def _empty(spec: ViewSpec, rows: int) -> Values:
+    return {column.name: np.empty(rows, column.dtype) for column in spec.columns}
+
+
+def _put_defaults(spec: ViewSpec, values: Values, rows: NDArray[np.bool_]) -> None:
+    if rows.any():
+        for column in spec.columns:
+            values[column.name][rows] = column.default
 
 
 def _values(column: Any, declared: Column) -> NDArray[Any]:
