@@ -15,6 +15,7 @@ from tailrace.features.stores.registry import register_store
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
+from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
@@ -43,6 +44,7 @@ __all__ = [
     "StreamFeatureView",
     "bands",
     "count",
+    "dataset",
     "distinct",
     "every",
     "first",

@@ -23,6 +23,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
         str | None,
         typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
     ] = None,
+    sample_requests: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Append a sample of what is served to FILE.SLOT, as JSON lines.")
+    ] = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
     admin_token: Annotated[

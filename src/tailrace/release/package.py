@@ -36,7 +36,7 @@ from tailrace.release.metrics import measure_quality
 from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import Rows, read_rows
-from tailrace.release.table import read_table, spread_rows
+from tailrace.release.table import feature_columns, read_table, spread_rows
 from tailrace.release.tabulation import tabulate
 
 ROWS_SCORED_MAX: Final = 100_000
@@ -98,6 +98,7 @@ def package(
     table = read_table(data)
     if target is not None and target not in table.column_names:
         raise ModelPackageError(f"the data has no column {target!r}", where="target", next="name a column of the data")
+    table = feature_columns(table, target)
     on_step("convert")
     candidates = convert(original, table, target)
     on_step("compare")

@@ -37,7 +37,7 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
         release = Release(
             id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
             models=models,
-            schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
+            schemas={pipeline.name: schema_of(pipeline) for pipeline in pipelines},
         )
         write_whole(pinned.release_file, release)
         return release
@@ -128,7 +128,7 @@ def _manifest_digest(directory: Path) -> str:
     return digest_of((directory / MANIFEST_FILE).read_text("utf-8", "replace"))
 
 
-def _schema_of(pipeline: Pipeline) -> str:
+def schema_of(pipeline: Pipeline) -> str:
     """Return the digest of what a caller and a store see of a pipeline: request, response, views."""
     types = [msgspec.json.schema(declared) for declared in (pipeline.request, pipeline.response)]
     views = {view.__name__: view.spec.codec().schema_id for view in pipeline.views}

@@ -17,8 +17,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     files: Python files that declare pipelines. port, admin_port: 0 takes a free one. store: replaces the store of the
     declarations. releases: the directory that releases are kept in; None takes one beside the store, or beside the
-    first file. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin port is
-    not on loopback. Raises SetupError for a value out of range.
+    first file. sample_requests: the file that a sample of what is served is appended to; each worker has its own, with
+    its slot behind the name. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the
+    admin port is not on loopback. Raises SetupError for a value out of range.
     """
 
     files: tuple[str, ...]
@@ -32,6 +33,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a process materialises batch views again as often as they say."""
     store: str | None = None
     releases: str | None = None
+    sample_requests: str | None = None
 
     body_bytes_max: int = 1 << 20
     header_bytes_max: int = 16 << 10

@@ -14,7 +14,7 @@ from tailrace.compile.materialised import check_views
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import NS_PER_S, Clock
-from tailrace.engine import Engine
+from tailrace.engine import Engine, Recorder
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval
@@ -26,6 +26,8 @@ from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.layout import PipelineShape
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.retrieval_counts import RetrievalCounts
+from tailrace.monitor.sampler import Sampler
+from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
@@ -59,7 +61,7 @@ class ServedPipelines:
 
     block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
     before; it must come back, whatever has become of the store's views. link: counts the requests of pipelines that
-    record them.
+    record them. samples: takes a sample of what is served.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ServedPipelines:
         *,
         is_successor: bool,
         link: EventLink | None = None,
+        samples: SampleWriter | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor
@@ -83,6 +86,7 @@ class ServedPipelines:
         self._load = load
         self._clock = clock
         self._log = log
+        self._samples = samples
         self._stores: dict[str, OnlineStore] = {}
         self._served: list[Served] = []
 
@@ -107,7 +111,10 @@ class ServedPipelines:
         retrieval = plan.features.retrieval
         recorder = BatchRecorder(self._block, pipeline.name)
         retrieval.observe_fetch = recorder.count_fetch
-        engine = Engine(plan, self._load, [recorder], self._clock, _loop_for(plan))
+        recorders: list[Recorder] = [recorder]
+        if self._samples is not None:
+            recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
+        engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
         counts = RetrievalCounts(self._block, pipeline.name, retrieval)
         served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
@@ -135,10 +142,12 @@ class ServedPipelines:
             served.counts.look()
 
     def close(self) -> None:
-        """Let go of threads and stores."""
+        """Let go of threads, stores and the sample."""
         for served in self._served:
             served.counts.look()
             served.plan.close()
+        if self._samples is not None:
+            self._samples.close()
 
     def _store(self, pipeline: Pipeline) -> OnlineStore:
         """Return the store of a pipeline, which others may share."""

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -27,6 +28,7 @@ from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import WorkerRecorder
+from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
@@ -135,8 +137,9 @@ class Worker:
         self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
         clock = MonotonicClock()
         self._served = ServedPipelines(
-            release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link
-        )
+            release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
+            samples=self._samples(refuse=not was_served),
+        )  # fmt: skip
         for pipeline in declared:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
@@ -157,6 +160,11 @@ class Worker:
             await asyncio.wait_for(self._link.attached.wait(), wait_s)
         if not self._link.attached.is_set():
             self._log.warning("there is no ingester yet: events are refused until it is there")
+
+    def _samples(self, *, refuse: bool) -> SampleWriter | None:
+        """Return what takes the sample of this worker's slot, if one is wanted."""
+        path = self._options.sample_requests
+        return None if path is None else SampleWriter(Path(f"{path}.{self._start.slot}"), self._log, refuse=refuse)
 
     async def _listen(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket: a copy of it, since the supervisor's must stay open. Its own makes it ready."""
