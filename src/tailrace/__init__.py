@@ -11,9 +11,11 @@ from tailrace.features.aggregates import sum_ as sum  # noqa: A004
 from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.on_demand import on_demand
 from tailrace.features.sources import CSV, SQL, Parquet, every
+from tailrace.features.stores.registry import register_store
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
+from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
@@ -42,6 +44,7 @@ __all__ = [
     "StreamFeatureView",
     "bands",
     "count",
+    "dataset",
     "distinct",
     "every",
     "first",
@@ -51,6 +54,7 @@ __all__ = [
     "mean",
     "min",
     "on_demand",
+    "register_store",
     "since_last",
     "stddev",
     "sum",

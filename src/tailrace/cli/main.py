@@ -12,7 +12,11 @@ import typer
 
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
+from tailrace.cli.consistency import consistency
+from tailrace.cli.dataset import dataset
+from tailrace.cli.features import features
 from tailrace.cli.forget import forget
+from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
@@ -50,13 +54,14 @@ def tailrace(
 ) -> None:
     """Serve machine-learning decisions in real time, inside a latency budget.
 
-    From a trained model to a served decision: package the model, declare a pipeline in a Python file, check it,
-    materialize its features, serve it, and put a load on it with bench.
+    From labelled requests to a served decision: declare a pipeline in a Python file, make a training set, package the
+    model that was trained on it, check, materialize the features, serve, compare what was served with what training
+    would have, and put a load on it with bench.
     """
 
 
 app.callback(help=help_of(tailrace))(tailrace)
-for command in (package, check, materialize, forget, serve, bench):
+for command in (dataset, package, check, materialize, ingest, features, forget, serve, consistency, bench):
     app.command(help=help_of(command))(command)
 
 

@@ -49,6 +49,7 @@ class AggregateKind:
     lanes: given the decimals, the lanes that it needs. finalize: given the columns of these lanes for each window, the
     decimals, and the time in ns that each window looks back from, returns the values, and where there is none.
     takes_any: whether its values may be of any type, and it takes their hash.
+    of_nothing: the value that it gives there in any case; None where it may be any.
     """
 
     lanes: Callable[[int | None], tuple[Lane, ...]]
@@ -56,6 +57,7 @@ class AggregateKind:
     dtype: str = "<f8"
     takes_value: bool = True
     takes_any: bool = False
+    of_nothing: float | None = None
 
 
 def _unit(decimals: int | None) -> float:
@@ -99,9 +101,9 @@ def _since(lanes: Sequence[Columns], decimals: int | None, now_ns: NDArray[np.in
 
 
 KINDS: Final[Mapping[str, AggregateKind]] = {
-    "count": AggregateKind(lambda _: (CountLane(),), _count, "<i8", takes_value=False),
-    "sum": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _sum),
-    "mean": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _mean),
+    "count": AggregateKind(lambda _: (CountLane(),), _count, "<i8", takes_value=False, of_nothing=0),
+    "sum": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _sum, of_nothing=0.0),
+    "mean": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _mean, of_nothing=0.0),
     "min": AggregateKind(lambda _: (ExtremeLane(is_max=False),), _extreme),
     "max": AggregateKind(lambda _: (ExtremeLane(is_max=True),), _extreme),
     "stddev": AggregateKind(lambda _: (MomentsLane(),), _stddev),

@@ -74,6 +74,7 @@ def event_times(column: NDArray[Any]) -> NDArray[np.int64]:
     else:
         seconds = column.astype(np.float64)
         limit_s = _TIME_US_MAX / 1e6
-        seconds = np.clip(np.where(np.isnan(seconds), -limit_s, seconds), -limit_s, limit_s)
+        seconds = np.minimum(np.maximum(np.where(np.isnan(seconds), -limit_s, seconds), -limit_s), limit_s)
         micros = np.rint(seconds * 1e6).astype(np.int64)
-    return np.clip(micros, -_TIME_US_MAX, _TIME_US_MAX) * 1_000
+    bounded: NDArray[np.int64] = np.minimum(np.maximum(micros, -_TIME_US_MAX), _TIME_US_MAX)  # np.clip takes 2 µs more
+    return bounded * 1_000

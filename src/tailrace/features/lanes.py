@@ -13,7 +13,15 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.features.ranges import Places, add_whole, first_places, last_places, reduce_ranges, spread
+from tailrace.features.ranges import (
+    Places,
+    add_whole,
+    first_places,
+    last_places,
+    reduce_by_halves,
+    reduce_ranges,
+    spread,
+)
 
 Columns = Sequence[NDArray[Any]]
 """The columns of a lane's entries, one for each of its fields."""
@@ -21,6 +29,8 @@ Columns = Sequence[NDArray[Any]]
 NEVER_NS: Final = np.iinfo(np.int64).min
 WHOLE_MAX: Final = 1 << 53
 """Of the last decimal, one value of an exact sum at most: beyond, a float is no more exact, and taken as that."""
+TOGETHER_MAX: Final = 1 << 22
+"""Entries that ranges are spread to at once: of more, `MomentsLane` merges by halves."""
 
 
 class Lane(Protocol):
@@ -123,6 +133,9 @@ class MomentsLane:
 
     def merge(self, columns: Columns, begins: Places, ends: Places) -> Columns:
         """Merge counts, means and squares, each range about its own mean."""
+        if int((ends - begins).sum()) > TOGETHER_MAX:
+            total, mean, square = reduce_by_halves(_join_moments, columns, begins, ends, (np.uint32(0), 0.0, 0.0))
+            return total.astype(np.int64), mean, square
         counts, means, squares = columns
         group, places = spread(begins, ends)
         weights, rows = counts[places].astype(np.float64), len(begins)
@@ -155,3 +168,11 @@ class MomentLane:
         places = (last_places if self.is_latest else first_places)(times != NEVER_NS, begins, ends)
         is_found = places >= 0
         return np.where(is_found, times[places], NEVER_NS), np.where(is_found, values[places], 0.0)
+
+
+def _join_moments(one: Columns, other: Columns) -> Columns:
+    """Merge entries of `MomentsLane` with those right after them."""
+    counts = one[0] + other[0]
+    share = other[0] / np.maximum(counts, 1)
+    apart = other[1] - one[1]
+    return counts, one[1] + apart * share, one[2] + other[2] + apart**2 * one[0] * share

@@ -81,6 +81,22 @@ class StateLayout:
         self._unknown = np.zeros(1, self._head)
         self._unknown["horizon"] = -TIME_NS_MAX
 
+    @property
+    def tile_bytes(self) -> int:
+        """Of one tile."""
+        return self._tile.itemsize
+
+    @property
+    def event_bytes(self) -> int:
+        """Of one event, without its id's text."""
+        return self._event.itemsize
+
+    @property
+    def lane_offsets(self) -> list[int]:
+        """Where the fields of each lane begin, behind a tile's time, or an event's time and check."""
+        first = np.dtype("<u4").itemsize
+        return [self._tile.fields[names[0]][1] - first if names else 0 for names in self._tile_names]  # type: ignore[index]
+
     def unpack(self, checks: Sequence[int], stored: Sequence[bytes | None]) -> States:
         """Return the states of some entities from what is stored. Raises nothing for what that holds."""
         head_bytes = self._head.itemsize
@@ -96,8 +112,7 @@ class StateLayout:
             wanted = wanted + heads["values"].sum(axis=1, dtype=np.int64) * _VALUE.itemsize
         is_known = np.array([value is not None for value in stored], np.bool_)
         found = (heads["stamp"] == self.stamp) & (heads["entity"] == checks) & (lengths == wanted)
-        if self.has_text_ids:
-            found &= heads["id_bytes"] >= 2 * heads["events"].astype(np.int64)
+        found &= self._has_ids(stored, event_ends.tolist(), heads, found)
         heads[~found] = self._unknown[0]
         rows = zip(stored, tile_ends.tolist(), event_ends.tolist(), found.tolist(), strict=True)
         known = [
@@ -144,6 +159,25 @@ class StateLayout:
             ledgers.append(Ledger(bounds[:-1], bounds[1:], at, data["hash"], data["depth"]))
             begins = ends
         return ledgers
+
+    def _has_ids(
+        self, stored: Sequence[bytes | None], ends: Sequence[int], heads: NDArray[Any], found: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Return which values have an id for each event where ids are texts, and none where they are not.
+
+        ends: where each value's ids begin; only where `found` is a value's length what its head says.
+        """
+        whole: NDArray[np.bool_] = heads["id_bytes"] == 0
+        if not self.has_text_ids:
+            return whole
+        counts, id_bytes = heads["events"].tolist(), heads["id_bytes"].tolist()
+        whole = np.zeros(len(heads), np.bool_)
+        for row in np.flatnonzero(found).tolist():
+            value, end = stored[row], 2 * counts[row]
+            if value is not None and end <= id_bytes[row]:
+                lengths = np.frombuffer(value, "<u2", counts[row], ends[row]) if end else np.zeros(0)
+                whole[row] = end + int(lengths.sum()) == id_bytes[row]
+        return whole
 
     def pack(self, heads: NDArray[Any], tiles: Entries, events: Entries, checks: NDArray[np.int64]) -> list[bytes]:
         """Return the value of each entity. heads: with horizon, entity and changes; the counts are put in here."""

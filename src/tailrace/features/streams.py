@@ -70,6 +70,11 @@ class StreamViewSpec(ViewSpec):
     key: str
     aggregates: Mapping[str, Aggregate] = field(hash=False)
 
+    @property
+    def kept_ns_max(self) -> int:
+        """How old a state may be that a worker keeps, though it lacks the events since; 0 without `max_staleness`."""
+        return self.max_staleness_ns or 0
+
     def codec(self) -> StreamCodec:
         """Return the codec of its states."""
         return StreamCodec(self, self.windows, self.schema_id, has_text_ids=self.stream.has_text_ids)

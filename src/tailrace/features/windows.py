@@ -12,6 +12,9 @@ will ever begin within:
 A window begins at a multiple of its hop, a sixtieth of it, and ends right before the event asked for, by (time, id).
 So a tile is as wide as the shortest hop of all windows that may still begin within it; an entry older than all windows
 is dropped. Nothing is decided when an event comes: a window decays as time passes, without any event.
+
+The rule is `WindowSet`'s here. windows.c is the same rule compiled, for serving (window_kernel.py), where NumPy's fixed
+cost would be most of what a small batch takes; a test compares the two.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from tailrace.features.distinct import DistinctLane, Ledger, count_distinct
 from tailrace.features.events import EventIds, Events
 from tailrace.features.expressions import Expression
 from tailrace.features.lanes import Columns, Lane
-from tailrace.features.ranges import Places, search, spread
+from tailrace.features.ranges import Places, Searcher, gallop, spread
 
 HOPS: Final = 60
 """Of one window."""
@@ -204,24 +207,17 @@ class WindowSet:
     def _ranges(
         self, block: Entries | Ledger, now_ns: NDArray[np.int64], ids: EventIds | None
     ) -> tuple[Places, Places]:
-        """Return where the entries of each window and row begin and end, windows outermost."""
-        ranges = [self._range(window, block, now_ns, ids) for window in self.windows]
-        begins, ends = (np.concatenate(each) for each in zip(*ranges, strict=True))
-        return begins, ends
-
-    def _range(
-        self, window: Window, block: Entries | Ledger, now_ns: NDArray[np.int64], ids: EventIds | None
-    ) -> tuple[Places, Places]:
-        """Return where the entries of a window begin and end in each row."""
-        end_ns = now_ns - window.delay_ns
-        ends = search(block.at, block.begins, block.ends, end_ns)
-        if ids is not None and block.ids is not None and len(block):
-            ties = search(block.at, ends, block.ends, end_ns + 1)  # of the same time: their ids decide
-            if np.any(ties > ends):
-                ends = search(block.ids, ends, ties, ids)
-        if window.length_ns is None:
-            return block.begins, ends
-        return np.minimum(search(block.at, block.begins, block.ends, window.begin(now_ns)), ends), ends
+        """Return where the entries of each window begin and end in each row, windows outermost."""
+        searcher = Searcher(block.at, block.begins, block.ends)
+        delays = dict.fromkeys(window.delay_ns for window in self.windows)
+        ends = {delay_ns: _ends(searcher, block, now_ns - delay_ns, ids) for delay_ns in delays}
+        begins = [
+            block.begins
+            if window.length_ns is None
+            else np.minimum(searcher.places(window.begin(now_ns)), ends[window.delay_ns])
+            for window in self.windows
+        ]
+        return np.concatenate(begins), np.concatenate([ends[window.delay_ns] for window in self.windows])
 
     def seal(self, entries: Entries, horizon_ns: NDArray[np.int64]) -> Entries:
         """Return entries merged to tiles as far as no window that is yet to be read begins within them.
@@ -257,6 +253,16 @@ class WindowSet:
             hashes = entries.lanes[distinct.lane][0]
             sealed.append(ledger.extended(entries.entities, entries.at, hashes, oldest_ns))
         return sealed
+
+
+def _ends(searcher: Searcher, block: Entries | Ledger, end_ns: NDArray[np.int64], ids: EventIds | None) -> Places:
+    """Return where the entries before an event are at an end in each row. end_ns, ids: of the event."""
+    ends = searcher.places(end_ns)
+    if ids is not None and block.ids is not None and len(block):
+        ties = gallop(block.at, ends, block.ends, end_ns + 1)  # of the same time: their ids decide
+        if np.any(ties > ends):
+            ends = gallop(block.ids, ends, ties, ids)
+    return ends
 
 
 def _prepare(use: LaneUse, events: Events, rows: int) -> Columns:

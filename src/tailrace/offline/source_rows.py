@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
+from tailrace.offline.casts import cast_column, cast_text_key, cast_time, cast_whole, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
 
 EXAMPLES_MAX: Final = 5
@@ -28,7 +29,6 @@ EXAMPLES_MAX: Final = 5
 
 CONTENT_CHARACTERS_MAX: Final = 200
 _TIME_MIN: Final = "1700-01-01T00:00:00+00:00"  # int64 nanoseconds begin in 1677
-_IBIS_TYPES: Final = {"float64": "float64", "float32": "float32", "bool": "boolean", "object": "string"}
 _NEXT_MEMORY: Final = (
     "give it more by --memory-mb, or fewer --threads, or gather less at once: sorts, joins and groups spill to a "
     "temporary folder, but not a list or a text that is gathered whole"
@@ -74,7 +74,8 @@ class SourceRows:
     key_type: int or str, of the ids in the store; None takes them as the source has them (of a CSV, whose values are
     all text: int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for
     the time itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then.
-    limits: of the database. Raises SourceError.
+    limits: of the database. takes_seconds: whether a time may be a number, of seconds since the epoch. Raises
+    SourceError.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class SourceRows:
         *,
         skew_ns: int = 0,
         limits: DatabaseLimits | None = None,
+        takes_seconds: bool = False,
     ) -> None:
         self._ibis, self._errors = _import_ibis()
         self._spec = spec
         self._source = spec.source
         self._path = str(base_dir / spec.source.path)
         self._skew_ns = skew_ns
+        self._takes_seconds = takes_seconds
         self._limits = limits or DatabaseLimits()
         self._spill = tempfile.TemporaryDirectory(prefix="tailrace-")
         self._connection: Any = None
@@ -121,6 +124,13 @@ class SourceRows:
         if self._connection is not None:
             self._connection.disconnect()
         self._spill.cleanup()
+
+    def count_read(self) -> int:
+        """Count the source's rows, whatever they hold."""
+        try:
+            return int(self._rows.count().to_pyarrow().as_py()) + self._rejected_lines()
+        except self._errors as error:
+            raise self._cannot_read(error) from None
 
     def counts(self) -> SourceCounts:
         """Count the source's rows."""
@@ -175,6 +185,48 @@ class SourceRows:
             times = table["$time"].cast("int64").to_numpy() * 1_000
             yield Page(table["$key"].to_pylist(), columns, times)
             begin += rows_max
+
+    def sort_history(self, required: Sequence[str] = (), unique: str | None = None) -> int:
+        """Make every good row ready for `history_page`, whatever its time: by key and time. Return how many.
+
+        required: columns without whose value a row is left out. unique: the column that tells rows of one key apart. It
+        comes before the place; of rows with the same value the first is kept.
+        """
+        checked = self._checked
+        good = checked["$good"]
+        for name in required:
+            good &= checked[f"$cast:{name}"].notnull()
+        names = ["$key", "$time", *(_cast_name(column) for column in self._spec.columns), "$row"]
+        order = ", ".join(f'"{name}"' for name in ("$key", "$time", *([f"$cast:{unique}"] if unique else []), "$row"))
+        placed = f'SELECT *, row_number() OVER () - 1 AS "$place" FROM (FROM {{}} ORDER BY {order})'
+        try:
+            good_rows = self._connection.compile(checked.filter(good).select(*names))
+            self._connection.raw_sql(f"CREATE TEMP TABLE ready AS {placed.format(f'({good_rows})')}")
+            if unique is not None:
+                rows, values = self._connection.raw_sql(
+                    f'SELECT count(*), count(DISTINCT "$cast:{unique}") FROM ready'
+                ).fetchall()[0]
+                if rows != values:
+                    first = f'"$key", "$cast:{unique}" ORDER BY "$row"'
+                    kept = (
+                        f'(SELECT * EXCLUDE "$place" FROM ready QUALIFY row_number() OVER (PARTITION BY {first}) = 1)'
+                    )
+                    self._connection.raw_sql(f"CREATE TEMP TABLE kept AS {placed.format(kept)}")
+                    self._connection.raw_sql("DROP TABLE ready; ALTER TABLE kept RENAME TO ready")
+            self._ready = self._connection.table("ready")
+            return int(self._ready.count().to_pyarrow().as_py())
+        except self._errors as error:
+            raise self._cannot_read(error) from None
+
+    def history_page(self, begin: int, rows_max: int) -> Any:
+        """Return some of the sorted rows as a pyarrow table: `$key`, `$time`, and `$cast:NAME` of each column."""
+        ready = self._ready
+        try:
+            page = ready.filter((ready["$place"] >= begin) & (ready["$place"] < begin + rows_max)).to_pyarrow()
+            places = page["$place"].to_numpy()
+            return page if np.all(places[1:] > places[:-1]) else page.take(np.argsort(places))  # it is, mostly
+        except self._errors as error:
+            raise self._cannot_read(error) from None
 
     def bad_rows(self) -> tuple[BadRow, ...]:
         """Return the first bad rows."""
@@ -242,6 +294,7 @@ class SourceRows:
             found = schema[name]
             if kind == "time":
                 right = found.is_timestamp() or found.is_date() or found.is_string()
+                right |= self._takes_seconds and found.is_numeric()
             else:
                 right = found.is_numeric() or found.is_boolean() or found.is_string()
                 right = right or (kind == "object" and not found.is_nested())
@@ -256,7 +309,7 @@ class SourceRows:
         if not isinstance(self._source, CSV):
             return str
         whole, there = self._connection.create_table(
-            "keys", self._rows.aggregate(whole=_whole(key, "int64").count(), there=key.count()), temp=True
+            "keys", self._rows.aggregate(whole=cast_whole(key, "int64").count(), there=key.count()), temp=True
         ).to_pyarrow().to_pylist()[0].values()  # fmt: skip
         return int if 2 * whole > there else str
 
@@ -269,18 +322,18 @@ class SourceRows:
             for each in (self.now_ns, self.now_ns + self._skew_ns)
         )
         made: dict[str, Any] = {
-            "$key": _text_key(key) if self._key_type is str else _whole(key, "int64"),
-            "$time": now if source.time is None else rows[source.time].try_cast("timestamp('UTC')"),
+            "$key": cast_text_key(key) if self._key_type is str else cast_whole(key, "int64"),
+            "$time": now if source.time is None else cast_time(ibis, rows[source.time]),
         }
         checked = rows.mutate(**made)
         made = {"$time_good": (checked["$time"] >= ibis.literal(_TIME_MIN).cast("timestamp('UTC')")).fill_null(False)}
         good = checked["$key"].notnull() & made["$time_good"]
         for column in self._spec.columns:
             raw = rows[source.column(column.name)]
-            cast = _cast(raw, column)
+            cast = cast_column(raw, column)
             fits = cast.notnull()
             if column.is_text:
-                fits = _text_bytes(ibis)(cast) <= STRING_BYTES_MAX
+                fits = text_bytes(ibis)(cast) <= STRING_BYTES_MAX
             elif column.dtype.name == "float32":  # a number too large for it becomes infinite
                 fits &= ~cast.isinf() | raw.try_cast("float64").isinf()
             fits = raw.isnull() | fits.fill_null(False)
@@ -320,42 +373,6 @@ def _import_ibis() -> tuple[Any, tuple[type[BaseException], ...]]:
 
 def _cast_name(column: Column) -> str:
     return f"$cast:{column.name}"
-
-
-def _cast(raw: Any, column: Column) -> Any:
-    """Return the values of a column as its type, null where a value is none of that type."""
-    name = column.dtype.name
-    if column.dtype.kind in "iu":
-        return _whole(raw, name)
-    cast = raw.try_cast(_IBIS_TYPES[name])
-    if column.dtype.kind == "b" and raw.type().is_numeric():  # a cast alone would take 2 and 0.5 for true
-        return raw.isin([0, 1]).ifelse(cast, None)
-    return cast
-
-
-def _text_key(key: Any) -> Any:
-    """Return ids as text. Whole numbers are written without a point: pandas makes floats of integers with nulls."""
-    kind = key.type()
-    return (_whole(key, "int64") if kind.is_floating() or kind.is_decimal() else key).cast("string")
-
-
-def _whole(raw: Any, name: str) -> Any:
-    """Return integers, null where a value is none: a cast alone would round 1.5 to 2."""
-    cast = raw.try_cast(name)
-    if raw.type().is_integer() or raw.type().is_boolean():
-        return cast
-    number = raw.try_cast("float64")
-    return (number % 1 == 0).ifelse(cast, None)
-
-
-def _text_bytes(ibis: Any) -> Any:
-    """Return DuckDB's function for the bytes of a text."""
-
-    def strlen(text: str) -> int:  # type: ignore[empty-body]
-        ...
-
-    strlen.__annotations__ = {"text": str, "return": int}
-    return ibis.udf.scalar.builtin(strlen)
 
 
 def _values(column: Any, declared: Column) -> Any:

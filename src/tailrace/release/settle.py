@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.errors import SetupError
+from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.declaration import Constant, Model
 from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
@@ -37,7 +37,7 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
         release = Release(
             id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
             models=models,
-            schemas={pipeline.name: _schema_of(pipeline) for pipeline in pipelines},
+            schemas={pipeline.name: schema_of(pipeline) for pipeline in pipelines},
         )
         write_whole(pinned.release_file, release)
         return release
@@ -86,11 +86,21 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedM
 
 
 def _keep_model(shelf: Shelf, directory: Path) -> Path:
-    """Keep one model directory; return where. One that is there already is not copied again."""
+    """Keep one model directory; return where. One that is there already, and whole, is not copied again."""
     with suppress(OSError):
-        if (kept := shelf.path_of(MODELS, _manifest_digest(directory))).is_dir():
+        kept = shelf.path_of(MODELS, _manifest_digest(directory))
+        if _copy_digest(kept) == kept.name:
             return kept
-    return shelf.add(MODELS, lambda draft: copy_model(directory, draft))
+    return shelf.add(MODELS, lambda draft: copy_model(directory, draft), _copy_digest)
+
+
+def _copy_digest(copy: Path) -> str:
+    """Return the digest of a model directory that is kept; nothing where it is not whole."""
+    try:
+        read_manifest(copy)
+        return _manifest_digest(copy)
+    except (ModelPackageError, OSError):
+        return ""
 
 
 def copy_model(directory: Path, draft: Path) -> str:
@@ -118,7 +128,7 @@ def _manifest_digest(directory: Path) -> str:
     return digest_of((directory / MANIFEST_FILE).read_text("utf-8", "replace"))
 
 
-def _schema_of(pipeline: Pipeline) -> str:
+def schema_of(pipeline: Pipeline) -> str:
     """Return the digest of what a caller and a store see of a pipeline: request, response, views."""
     types = [msgspec.json.schema(declared) for declared in (pipeline.request, pipeline.response)]
     views = {view.__name__: view.spec.codec().schema_id for view in pipeline.views}

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+
+_TRAINING_SET: Final = b"tailrace"
+"""The key of a training set's metadata; see offline/dataset.py."""
+
+
+class _Features(msgspec.Struct):
+    """What is read of it."""
+
+    features: tuple[str, ...]
 
 
 def read_table(data: Any) -> Any:
@@ -106,3 +116,20 @@ def _read_file(path: Path) -> Any:
         raise ModelPackageError(
             f"the file cannot be read: {error}", where=str(path), next="give a Parquet (.parquet) or CSV (.csv) file"
         ) from error
+
+
+def feature_columns(table: Any, target: str | None) -> Any:
+    """Return a training set without what is neither feature nor target; any other table as it is.
+
+    A training set names its features in its metadata (`tailrace dataset`). Labels and times that go along must not be
+    taken for a model's input.
+    """
+    stored = (table.schema.metadata or {}).get(_TRAINING_SET)
+    if stored is None:
+        return table
+    try:
+        features = msgspec.json.decode(stored, type=_Features).features
+    except msgspec.DecodeError:
+        return table
+    kept = [name for name in table.column_names if name in features or name == target]
+    return table.select(kept)

@@ -1,0 +1,88 @@
+"""Arrow columns as the arrays that requests and events are while serving: of the field's type, nulls as there.
+
+pyarrow is imported where it is used: a pipeline is declared without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import SourceError
+from tailrace.request.schema import FieldSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def arrow_type(spec: FieldSpec) -> Any:
+    """Return the Arrow type of a field's column; None for one that holds other than numbers, times and texts."""
+    import pyarrow as pa
+
+    types = {"f": pa.float64(), "i": pa.int64(), "b": pa.bool_(), "O": pa.string()}
+    if spec.dtype.kind == "M":
+        return pa.date32() if spec.dtype == np.dtype("datetime64[D]") else pa.timestamp("us", tz="UTC")
+    return types.get(spec.dtype.kind)
+
+
+def cast_field(column: pa.ChunkedArray, name: str, spec: FieldSpec, where: str) -> pa.ChunkedArray:
+    """Return a column as the type of its field; times without a zone are UTC. Raises SourceError where it is none."""
+    import pyarrow as pa
+
+    wanted, kind = arrow_type(spec), column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    try:
+        if spec.dtype.kind == "M" and pa.types.is_timestamp(wanted):
+            return _cast_times(column, wanted)
+        if spec.dtype.kind != "O":
+            return column.cast(wanted)
+        if pa.types.is_floating(kind):  # pandas makes floats of whole numbers with nulls
+            column = column.cast(pa.int64())
+        is_simple = any(test(column.type) for test in (pa.types.is_integer, pa.types.is_large_string, pa.types.is_null))
+        return column.cast(wanted) if is_simple else column
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        what = f"the column {name!r}, {kind}, cannot be the request's {spec.dtype.name}: {reason}"
+        raise SourceError(what, where=where, next="cast it where the file is made") from None
+
+
+def to_array(column: Any, spec: FieldSpec) -> NDArray[Any]:
+    """Return a column, cast to its field, as an array: (rows,), read-only; NaN, NaT and "" where it is null."""
+    if spec.dtype.kind == "O":
+        array = text_array(column)
+    elif spec.dtype.kind == "f":
+        array = np.asarray(column.to_numpy(), np.float64)
+    else:
+        array = np.asarray(column.to_numpy()).astype(spec.dtype, copy=False)
+    array.flags.writeable = False
+    return array
+
+
+def text_array(column: Any) -> NDArray[Any]:
+    """Return a column of texts, or of other objects, as an array of objects; "" where it is null."""
+    values = column.to_pylist()
+    array = np.empty(len(values), object)
+    array[:] = ["" if value is None else value for value in values] if column.null_count else values
+    return array
+
+
+def times_ns(column: Any) -> NDArray[np.int64]:
+    """Return a column of times in ns since the epoch."""
+    import pyarrow as pa
+
+    micros = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    return np.asarray(micros, np.int64) * 1_000
+
+
+def _cast_times(column: Any, wanted: Any) -> Any:
+    import pyarrow as pa
+
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return column.cast(wanted, safe=False)
+    try:
+        return column.cast(wanted)
+    except pa.ArrowInvalid:  # a text without a zone
+        return column.cast(pa.timestamp("us")).cast(wanted)
