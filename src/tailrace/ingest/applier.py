@@ -144,12 +144,15 @@ class _StateChanges:
         return after
 
     def _advance(self, stored: Watermark) -> None:
-        """Take the watermark from the store; see which events it makes late, and how far the others bring it."""
+        """Take the watermark from the store; see which events it makes late, and how far the others bring it.
+
+        They move the horizon of the next update: requests that are events look back from within their own batch.
+        """
         times = self._events.times
         known = self._known.advanced(stored.newest_ns)
-        self._is_late = times < known.at_ns - self._lateness_ns
+        self._horizon_ns = known.at_ns - self._lateness_ns
+        self._is_late = times < self._horizon_ns
         self.watermark = known.advanced(times[~self._is_late].tolist())
-        self._horizon_ns = self.watermark.at_ns - self._lateness_ns
         self.notes[:] = [(self.keys[-1], msgspec.json.encode(self.watermark))]
 
     def _forget(self, number: int, part: _Part, places: NDArray[np.intp]) -> None:
