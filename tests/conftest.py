@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from feast_repository import FeastPython, FeastRepository
 from features.redis_server import RedisServer
 from pipelines.model_graphs import write_models
 from tailrace.compile.loading import load_pipelines
@@ -36,6 +37,33 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     try:
         yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def feast_python(tmp_path_factory: pytest.TempPathFactory) -> FeastPython:
+    """Return a Python that Feast is installed for, or skip where it cannot be."""
+    return FeastPython(tmp_path_factory.mktemp("feast") / "venv")
+
+
+@pytest.fixture(scope="session")
+def feast_on_sqlite(feast_python: FeastPython, tmp_path_factory: pytest.TempPathFactory) -> FeastRepository:
+    """Return a repository of Feast's, materialised into SQLite."""
+    folder = tmp_path_factory.mktemp("feast_sqlite") / "repository"
+    return FeastRepository(feast_python, folder, "  type: sqlite\n  path: data/online.db\n")
+
+
+@pytest.fixture(scope="session")
+def feast_on_redis(
+    feast_python: FeastPython, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[FeastRepository, RedisServer]]:
+    """Yield a repository of Feast's, materialised into Redis, and that Redis; a test leaves both as they are."""
+    server = RedisServer(tmp_path_factory.mktemp("feast_redis_server"))
+    server.start()
+    try:
+        place = f"  type: redis\n  connection_string: 127.0.0.1:{server.port},db=0\n"
+        yield FeastRepository(feast_python, tmp_path_factory.mktemp("feast_redis") / "repository", place), server
     finally:
         server.kill()
 

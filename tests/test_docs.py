@@ -188,11 +188,11 @@ def test_command_line_is_read(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":
             continue
-        for line in re.findall(r"(?:^\$ |[/ ])tailrace ([a-z]+ [^|&>\n]*)", block.text, re.MULTILINE):
+        for line in re.findall(r"(?:^\$ |[/ ])tailrace ([a-z][a-z-]* [^|&>\n]*)", block.text, re.MULTILINE):
             words = shlex.split(line.replace("…", ""))
             command = COMMANDS[words[0]]
             command.make_context(words[0], words[1:] if words[1:] != ["--help"] else ["FILE"])
-    for line in re.findall(r"`tailrace ([a-z]+)", prose(page)):
+    for line in re.findall(r"`tailrace ([a-z][a-z-]*)", prose(page)):
         assert line in COMMANDS
 
 

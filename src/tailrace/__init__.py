@@ -9,6 +9,7 @@ from tailrace.features.aggregates import max_ as max  # noqa: A004 - `tr.max`, a
 from tailrace.features.aggregates import min_ as min  # noqa: A004
 from tailrace.features.aggregates import sum_ as sum  # noqa: A004
 from tailrace.features.batch_views import BatchFeatureView
+from tailrace.features.feast.declaration import FeastView
 from tailrace.features.on_demand import on_demand
 from tailrace.features.sources import CSV, SQL, Parquet, every
 from tailrace.features.stores.registry import register_store
@@ -33,6 +34,7 @@ __all__ = [
     "Budget",
     "Constant",
     "Entity",
+    "FeastView",
     "Field",
     "Model",
     "Parquet",

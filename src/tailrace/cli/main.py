@@ -16,6 +16,7 @@ from tailrace.cli.consistency import consistency
 from tailrace.cli.dataset import dataset
 from tailrace.cli.features import features
 from tailrace.cli.forget import forget
+from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
 from tailrace.cli.package import package
@@ -61,7 +62,19 @@ def tailrace(
 
 
 app.callback(help=help_of(tailrace))(tailrace)
-for command in (dataset, package, check, materialize, ingest, features, forget, serve, consistency, bench):
+for command in (
+    dataset,
+    package,
+    check,
+    materialize,
+    ingest,
+    features,
+    forget,
+    serve,
+    consistency,
+    bench,
+    import_feast,
+):
     app.command(help=help_of(command))(command)
 
 

@@ -14,8 +14,8 @@ from tailrace.compile.resolve import wire
 from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
 from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
-from tailrace.errors import CompileError, ModelPackageError, Problem
-from tailrace.features.stores.protocol import OnlineStore
+from tailrace.errors import CompileError, ModelPackageError, Problem, StoreError
+from tailrace.features.stores.protocol import OnlineStore, codec_of
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.curve import measure_curve
 from tailrace.inference.declaration import Model
@@ -53,7 +53,7 @@ def compile_plan(
     problems = [*wiring.problems, *problems]
     if problems or model is None:
         raise CompileError(pipeline.name, problems)
-    codecs = [view.spec.codec() for view in wiring.views]
+    codecs = _codecs(pipeline, wiring, store)
     stage = _stage(pipeline, wiring, codecs, model, second, clock)
     plan = Plan(
         pipeline=pipeline,
@@ -68,6 +68,19 @@ def compile_plan(
     if problems:
         raise CompileError(pipeline.name, problems)
     return plan
+
+
+def _codecs(pipeline: Pipeline, wiring: Wiring, store: OnlineStore) -> list[ViewCodec]:
+    """Return how each view is read from the store. Raises CompileError for the views that it cannot hold."""
+    codecs, problems = [], []
+    for view in wiring.views:
+        try:
+            codecs.append(codec_of(store, view.spec))
+        except StoreError as error:
+            problems.append(Problem(error.what, error.where or f"features.{view.__name__}", error.next))
+    if problems:
+        raise CompileError(pipeline.name, problems)
+    return codecs
 
 
 def _stage(

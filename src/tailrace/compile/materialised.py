@@ -8,6 +8,7 @@ from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.catalogue import catalogue_key, decode_record, old_progress_key, schema_name
+from tailrace.features.stores.protocol import ForeignStore
 from tailrace.features.view_spec import ViewCodec
 from tailrace.plan import Plan
 
@@ -31,8 +32,11 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
     A view is unfit that is another pipeline's, is of the layout before, whose schema is not whole, or whose schema a
     take-over has left with rows of another source. Of one that is unknown defaults are served: a Redis that was emptied
     must not keep a server from coming back, nor does a store that does not answer. refuse: raise StoreError for the
-    first unfit view. A server does so when it starts, not when it replaces a worker, whose siblings serve on.
+    first unfit view. A server does so when it starts, not when it replaces a worker, whose siblings serve on. A store
+    that another system fills has no record of a view: those are unfit that it cannot hold.
     """
+    if isinstance(plan.store, ForeignStore):
+        return _check_foreign(plan, plan.store, refuse=refuse)
     codecs = [codec for codec in plan.features.retrieval.codecs if isinstance(codec.spec, BatchViewSpec)]
     keys = [key for each in codecs for key in (catalogue_key(each.spec.name), old_progress_key(each.spec.name))]
     if not keys:
@@ -50,6 +54,18 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
                 raise fault
             unfit.append(str(fault))
     return CheckedViews(tuple(unknown), tuple(unfit))
+
+
+def _check_foreign(plan: Plan, store: ForeignStore, *, refuse: bool) -> CheckedViews:
+    unfit = []
+    for codec in plan.features.retrieval.codecs:
+        try:
+            store.codec(codec.spec)
+        except StoreError as error:
+            if refuse:
+                raise
+            unfit.append(str(error))
+    return CheckedViews(unfit=tuple(unfit))
 
 
 def _fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError | None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
+from tailrace.features.feast.declaration import KEY_TYPES, FeastView
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Every, Parquet, Source
 from tailrace.features.view_spec import ViewSpec
 from tailrace.features.views import FeatureView, Reading
 
-_SETTINGS: Final = frozenset({"entity", "source", "refresh", "max_staleness", "spec"})
+_SETTINGS: Final = frozenset({"entity", "source", "refresh", "max_staleness", "feast", "spec"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchViewSpec(ViewSpec):
-    """A batch view: where its rows come from, and how often."""
+    """A batch view: where its rows come from, and how often; and how Feast calls it, where it is read from there."""
 
     source: Source
     refresh_ns: int
+    feast: FeastView | None = None
 
     def codec(self) -> RowCodec:
         """Return the codec of its packed rows."""
@@ -32,10 +34,12 @@ class BatchFeatureView(FeatureView, is_kind=True):
     the default that answers for an unknown entity or a null. Types: float, int, bool, str, and NumPy's own number
     types. A value is stale once its source's time (or, without one, the time it was materialised) is older than
     `max_staleness`; it is served all the same, and counted as stale. On the class, a column's name is its `Column`.
+    `feast` says how the view is called in Feast, where the pipeline's store is Feast's own.
     """
 
     source: ClassVar[Source]
     refresh: ClassVar[Every] = Every("1d")
+    feast: ClassVar[FeastView | None] = None
     spec: ClassVar[BatchViewSpec]
 
     @classmethod
@@ -52,13 +56,14 @@ class _BatchReading(Reading):
     def spec(self) -> BatchViewSpec:
         """Return the view's spec, with its problems."""
         entity, source = self.entity(), self.source()
-        refresh_ns, max_staleness_ns = self.refresh_ns(), self.max_staleness_ns()
+        refresh_ns, max_staleness_ns, feast = self.refresh_ns(), self.max_staleness_ns(), self.feast()
         return BatchViewSpec(
             name=self._view.__name__,
             entity=entity,
             columns=self.columns(),
             source=source,
             refresh_ns=refresh_ns,
+            feast=feast,
             max_staleness_ns=max_staleness_ns,
             problems=tuple(self.problems),
         )
@@ -90,3 +95,28 @@ class _BatchReading(Reading):
             what = str(error) if isinstance(refresh, Every) else f"{refresh!r} is not an interval"
             self.report(what, ".refresh", 'write `refresh = tr.every("1h")`')
             return 0
+
+    def feast(self) -> FeastView | None:
+        """Return how Feast calls the view; None where it does not say."""
+        view: Any = self._view.feast
+        if view is None:
+            return None
+        write_as = 'write `feast = tr.FeastView("NAME", join_key="…")`'
+        if not isinstance(view, FeastView):
+            self.report(f"{view!r} is not a FeastView", ".feast", write_as)
+            return None
+        join_key: Any = view.join_key
+        if not isinstance(join_key, str):
+            self.report(f"a view of more than one join key, {join_key!r}, cannot be read from Feast yet", ".feast",
+                        "materialise the view from its source, under one key made of them")  # fmt: skip
+        elif not join_key or not view.name:
+            self.report("Feast's name of the view, or of its join key, is empty", ".feast", write_as)
+        if view.key_type not in KEY_TYPES:
+            self.report(f"{view.key_type!r} is not a type that an entity's ids have in Feast", ".feast",
+                        'give key_type="int32", "int64" or "string", or leave it out')  # fmt: skip
+        known = self.annotations()
+        for name in view.features:
+            if name not in known:
+                self.report(f"features= names {name!r}, which the view does not declare", ".feast",
+                            f"declare it as a column, or take it out of features={{{name!r}: …}}")  # fmt: skip
+        return view

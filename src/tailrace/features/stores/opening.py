@@ -1,4 +1,4 @@
-"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, DynamoDB, a tier of two, `memory:`."""
+"""Opening a store by its URL: LMDB by its path, Redis, Sentinel, Cluster, DynamoDB, Feast, a tier of two, `memory:`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL | re.IGNORECA
 _SINGLE: Final = frozenset({"redis", "rediss"})
 _SENTINEL: Final = frozenset({"redis+sentinel", "rediss+sentinel"})
 _CLUSTER: Final = frozenset({"redis+cluster", "rediss+cluster"})
+_FEAST: Final = frozenset({"feast+redis", "feast+rediss", "feast+sqlite"})
 _REDIS: Final = _SINGLE | _SENTINEL | _CLUSTER
 _WRITE_AS: Final = (
     "write lmdb:PATH, a plain path, redis://host:port, redis+sentinel://host:port/service, redis+cluster://host:port, "
-    "dynamodb://table, tier:HOT|SLOWER or memory:; or tr.register_store it"
+    "dynamodb://table, tier:HOT|SLOWER, feast+redis://…, feast+sqlite:… or memory:; or tr.register_store it"
 )
 _memory: dict[str, dict[bytes, bytes]] = {}
 """This process's in-memory stores, by name: `memory:`, `memory:other`."""
@@ -35,6 +36,8 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
     scheme, rest = _parse(url)
     if scheme in _REDIS:
         return _open_redis(scheme, url, clock)
+    if scheme in _FEAST:
+        return _open_feast(scheme, url, clock)
     if scheme == "dynamodb":
         from tailrace.features.stores.dynamodb import DynamoStore
 
@@ -46,9 +49,7 @@ def open_store(url: str, clock: Clock) -> OnlineStore:
         return TierStore(open_store(hot, clock), open_store(slower, clock), partial(open_writer, hot), clock)
     if (opens := registered_store(scheme)) is not None:
         return opens(url, clock)
-    if scheme == "memory":
-        return MemoryStore(_memory.setdefault(rest, {}))
-    return LmdbStore(rest, clock)
+    return MemoryStore(_memory.setdefault(rest, {})) if scheme == "memory" else LmdbStore(rest, clock)
 
 
 def _open_redis(scheme: str, url: str, clock: Clock) -> OnlineStore:
@@ -59,6 +60,16 @@ def _open_redis(scheme: str, url: str, clock: Clock) -> OnlineStore:
     from tailrace.features.stores.redis import RedisStore
 
     return RedisStore(url, clock)
+
+
+def _open_feast(scheme: str, url: str, clock: Clock) -> OnlineStore:
+    if scheme == "feast+sqlite":
+        from tailrace.features.stores.feast_sqlite import FeastSqliteStore
+
+        return FeastSqliteStore(url, clock)
+    from tailrace.features.stores.feast_redis import FeastRedisStore
+
+    return FeastRedisStore(url, clock)
 
 
 def open_writer(url: str, *, create: bool = True) -> StoreWriter:
@@ -81,7 +92,7 @@ def open_writer(url: str, *, create: bool = True) -> StoreWriter:
 
         hot, slower = _parse_tier(url, rest)
         return TierWriter(open_writer(hot), open_writer(slower, create=create))
-    if registered_store(scheme) is not None:
+    if scheme in _FEAST or registered_store(scheme) is not None:
         raise StoreError("this store is filled elsewhere", where=without_password(url),
                          next="write into one of Tailrace's own, or serve from what is there")  # fmt: skip
     if scheme == "memory":
@@ -97,7 +108,7 @@ def resolve_url(url: str, base_dir: Path) -> str:
     if scheme == "tier":
         hot, slower = _parse_tier(url, rest)
         return f"tier:{hot}|{resolve_url(slower, base_dir)}"
-    return f"lmdb:{base_dir / rest}" if scheme == "lmdb" else url
+    return f"{scheme}:{base_dir / rest}" if scheme in {"lmdb", "feast+sqlite"} else url
 
 
 def store_identity(url: str) -> str:
@@ -142,7 +153,7 @@ def _parse_tier(url: str, rest: str) -> tuple[str, str]:
     shown = "|".join(map(without_password, url.split("|")))
     if not bar or not hot or not slower or "|" in slower:
         raise StoreError("a tier is two stores", where=shown, next="write tier:redis://host:port|dynamodb://table")
-    if _parse(hot)[0] in {"lmdb", "tier"} or _parse(slower)[0] == "tier":
+    if _parse(hot)[0] in {"lmdb", "tier", *_FEAST} or _parse(slower)[0] in {"tier", *_FEAST}:
         # The hot one is written while it is read, and a process may open LMDB's files only once.
         raise StoreError("this store cannot be the hot one, nor a tier in a tier", where=shown,
                          next="take Redis as the hot one: tier:redis://host:port|dynamodb://table")  # fmt: skip

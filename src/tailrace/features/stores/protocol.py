@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tailrace.features.stores.lease import Lease
 from tailrace.features.stores.runs import PageCounts, PageRow, Run
+from tailrace.features.view_spec import ViewCodec, ViewSpec
 
 
 class OnlineStore(Protocol):
@@ -35,6 +36,20 @@ class OnlineStore(Protocol):
     def close(self) -> None:
         """Let go of files and sockets."""
         ...
+
+
+@runtime_checkable
+class ForeignStore(OnlineStore, Protocol):
+    """A store that another system fills, in a format of its own: so it says itself how a view's values are read."""
+
+    def codec(self, spec: ViewSpec) -> ViewCodec:
+        """Return the codec of a view in this store. Raises StoreError where the store cannot hold it."""
+        ...
+
+
+def codec_of(store: OnlineStore, spec: ViewSpec) -> ViewCodec:
+    """Return the codec of a view in a store. Raises StoreError where the store cannot hold it."""
+    return store.codec(spec) if isinstance(store, ForeignStore) else spec.codec()
 
 
 class Changes(Protocol):

@@ -16,7 +16,7 @@ OpenStore = Callable[[str, Clock], "OnlineStore"]
 
 OWN_SCHEMES: Final = frozenset({
     "lmdb", "memory", "dynamodb", "tier", "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster",
-    "rediss+cluster",
+    "rediss+cluster", "feast+redis", "feast+rediss", "feast+sqlite",
 })  # fmt: skip
 
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+")
