@@ -49,9 +49,9 @@ def feast_python(tmp_path_factory: pytest.TempPathFactory) -> FeastPython:
 
 @pytest.fixture(scope="session")
 def feast_on_sqlite(feast_python: FeastPython, tmp_path_factory: pytest.TempPathFactory) -> FeastRepository:
-    """Return a repository of Feast's, materialised into SQLite."""
+    """Return a repository of Feast's, materialised into SQLite, with entity keys as earlier versions wrote them."""
     folder = tmp_path_factory.mktemp("feast_sqlite") / "repository"
-    return FeastRepository(feast_python, folder, "  type: sqlite\n  path: data/online.db\n")
+    return FeastRepository(feast_python, folder, "  type: sqlite\n  path: data/online.db\n", key_version=2)
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def told(rows: ViewRows, spec: ViewSpec) -> dict[str, list[Any]]:
 
 
 def test_every_feature_is_what_feast_says(repository: FeastRepository, runner: asyncio.Runner) -> None:
-    """Of every type, null or not, known or not, on either store: what `get_online_features` answers."""
+    """Of every type, null or not, known or not, on either store and of either key version, as Feast answers it."""
     module = repository.imported
     asked = {"CustomerStats": CUSTOMERS, "CustomerLists": CUSTOMERS, "ShopStats": SHOPS, "BranchStats": BRANCHES}
     specs = {name: getattr(module, name).spec for name in asked}
@@ -275,7 +275,7 @@ def test_sqlite_of_many_entities_is_read_in_parts(
     feast_on_sqlite: FeastRepository, runner: asyncio.Runner
 ) -> None:  # fmt: skip
     """More keys than one statement takes, each found, and twice where it is asked for twice."""
-    store = open_store(f"feast+sqlite:{feast_on_sqlite.folder}/data/online.db?project=shop", MonotonicClock())
+    store = open_store(feast_on_sqlite.imported.STORE, MonotonicClock())
     ids: list[EntityId] = [*range(100, 1_600), 1, 2, 1]
     rows = runner.run(read(store, CustomerStats.spec, ids))
     assert rows.column("payments").tolist()[-4:] == [-1, 8, 0, 8]

@@ -62,7 +62,7 @@ def test_command_prints_the_views_and_says_what_is_left_out(feast_on_sqlite: Fea
     assert issubclass(stats, tr.BatchFeatureView)
     assert stats.spec.max_staleness_ns == 7 * 86_400 * 10**9
     assert Path(stats.spec.source.path).is_file()
-    assert names["STORE"] == f"feast+sqlite:{feast_on_sqlite.folder}/data/online.db?project=shop"
+    assert names["STORE"] == f"feast+sqlite:{feast_on_sqlite.folder}/data/online.db?project=shop&key_version=2"
 
 
 @pytest.mark.timeout(600)

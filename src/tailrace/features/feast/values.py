@@ -24,6 +24,8 @@ _NO_TIME: Final = bytes([_TIME, *[0x80] * 9, 0x01])
 _WHOLE: Final = frozenset({_INT32, _INT64, _TIME})
 _SECONDS, _NANOS = 0x08, 0x10
 _TIME_NS_MAX: Final = 1 << 63
+_unpack_double: Final = struct.Struct("<d").unpack_from
+_unpack_float: Final = struct.Struct("<f").unpack_from
 
 ReadValue = Callable[[bytes], Any]
 """Returns what a column holds, None for null. Raises ValueError for a value that the column cannot hold."""
@@ -49,13 +51,14 @@ def read_time(data: bytes) -> int:
 
 
 def _read_real(data: bytes) -> float | None:
+    length = len(data)
+    if length == 9 and data[0] == _DOUBLE:
+        return _unpack_double(data, 1)[0]  # type: ignore[no-any-return]
+    if length == 5 and data[0] == _FLOAT:
+        return _unpack_float(data, 1)[0]  # type: ignore[no-any-return]
     kind = _kind_of(data)
     if kind is None:
         return None
-    if kind == _DOUBLE and len(data) == 9:
-        return struct.unpack_from("<d", data, 1)[0]  # type: ignore[no-any-return]
-    if kind == _FLOAT and len(data) == 5:
-        return struct.unpack_from("<f", data, 1)[0]  # type: ignore[no-any-return]
     whole = _whole(data, kind, _WHOLE)
     if int(real := float(whole)) != whole:
         raise ValueError(f"{whole} is no float")
@@ -109,6 +112,8 @@ def _whole(data: bytes, kind: int, kinds: frozenset[int]) -> int:
 
 def _signed_at(data: bytes, begin: int) -> tuple[int, int]:
     """Return the varint that begins somewhere, as an int64, and where it ends."""
+    if begin < len(data) and data[begin] < 0x80:
+        return data[begin], begin + 1
     number = 0
     for place in range(begin, min(begin + 10, len(data))):
         number |= (data[place] & 0x7F) << 7 * (place - begin)
