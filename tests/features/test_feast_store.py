@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.errors import CompileError, NoStoreError, StoreError
 from tailrace.features.feast.keys import FeastKeys
 from tailrace.features.keys import EntityId
+from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, open_writer, resolve_url
 from tailrace.features.stores.protocol import OnlineStore, codec_of
 from tailrace.features.stores.redis_link import RedisConnection
@@ -165,6 +167,18 @@ def test_view_that_feast_cannot_hold_is_a_compile_error(pipeline_of: Callable[[s
         compile_plan(replace(pipeline_of("activity"), record_requests=False), store)
 
 
+def test_check_tells_the_views_that_the_store_cannot_hold(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A plan that was compiled beside the store, as `tailrace check` does, is held to it all the same."""
+    clock = MonotonicClock()
+    plan = compile_plan(pipeline_of("payment"), MemoryStore(), clock=clock)
+    store = open_store("feast+redis://127.0.0.1:1/0?project=shop", clock)
+    unfit = asyncio.run(check_views(replace(plan, store=store), clock, refuse=False)).unfit
+    assert ["features.CustomerProfile" in unfit[0], "features.TerminalProfile" in unfit[1]] == [True, True]
+    with pytest.raises(StoreError, match="does not say how Feast calls it"):
+        asyncio.run(check_views(replace(plan, store=store), clock, refuse=True))
+    plan.close()
+
+
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +238,41 @@ def _field(feature: str) -> bytes:
     from tailrace.features.feast.murmur import murmur3
 
     return murmur3(f"customer_stats:{feature}".encode()).to_bytes(4, "little")
+
+
+def test_reads_that_are_cancelled_give_nobody_anothers_values(
+    redis_server: RedisServer, on_redis: OnlineStore, runner: asyncio.Runner
+) -> None:
+    """Replies are matched by their order: what nobody waits for any more is dropped in its place."""
+    view = CustomerStats.spec.feast
+    assert view is not None
+    ids: list[EntityId] = list(range(100))
+    with redis.Redis(port=redis_server.port) as client:
+        for each, key in zip(ids, FeastKeys(view, 0, 3).keys(ids), strict=True):
+            client.hset(
+                key[2:] + b"shop", mapping={b"_ts:customer_stats": b"", _field("payments"): bytes([0x20, int(each)])}
+            )
+    codec, random = codec_of(on_redis, CustomerStats.spec), Random(9)
+
+    async def one(some: list[EntityId]) -> bool:
+        rows = codec.unpack(some, await on_redis.fetch(codec.keys(some), later_ns()), 0)
+        return rows.column("payments").tolist() == some and not rows.errors
+
+    async def many() -> list[bool | BaseException]:
+        await on_redis.open()
+        found: list[bool | BaseException] = []
+        for _ in range(60):
+            tasks = [asyncio.create_task(one(random.sample(ids, random.randint(1, 9)))) for _ in range(20)]
+            await asyncio.sleep(0)
+            for task in random.sample(tasks, 10):
+                task.cancel()
+            found += await asyncio.gather(*tasks, return_exceptions=True)
+        on_redis.close()
+        return found
+
+    found = runner.run(many())
+    assert found.count(True) == 600
+    assert sum(isinstance(each, asyncio.CancelledError) for each in found) == 600
 
 
 def test_redis_that_is_gone_or_late_is_told(
