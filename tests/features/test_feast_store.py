@@ -330,14 +330,24 @@ def test_sqlite_of_many_entities_is_read_in_parts(
     assert rows.column("payments").tolist()[-4:] == [-1, 8, 0, 8]
 
 
-def test_sqlite_that_feast_holds_fails_at_once(runner: asyncio.Runner, tmp_path: Path) -> None:
+def test_sqlite_that_feast_holds_fails_at_once(
+    runner: asyncio.Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A lock is never waited for on the loop."""
     path = tmp_path / "online.db"
+    connect, opened = sqlite3.connect, []
+
+    def noting(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*arguments, **options))
+        return opened[-1]  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", noting)
     with sqlite3.connect(path, isolation_level=None) as writer:
         writer.execute("CREATE TABLE shop_customer_stats (entity_key, feature_name, value, event_ts)")
         store = open_store(f"feast+sqlite:{path}?project=shop", MonotonicClock())
         codec = codec_of(store, CustomerStats.spec)
         runner.run(store.open())
+        assert opened[-1].execute("PRAGMA busy_timeout").fetchone() == (0,)
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreError, match="locked"):
             runner.run(store.fetch(codec.keys([1]), later_ns()))  # type: ignore[arg-type]

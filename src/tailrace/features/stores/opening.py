@@ -153,7 +153,11 @@ def _parse_tier(url: str, rest: str) -> tuple[str, str]:
     shown = "|".join(map(without_password, url.split("|")))
     if not bar or not hot or not slower or "|" in slower:
         raise StoreError("a tier is two stores", where=shown, next="write tier:redis://host:port|dynamodb://table")
-    if _parse(hot)[0] in {"lmdb", "tier", *_FEAST} or _parse(slower)[0] in {"tier", *_FEAST}:
+    schemes = {_parse(hot)[0], _parse(slower)[0]}
+    if schemes & _FEAST:
+        raise StoreError("a store of Feast's is no part of a tier", where=shown,
+                         next="serve from it alone; `serve --cache-bytes-max` keeps rows in memory")  # fmt: skip
+    if _parse(hot)[0] in {"lmdb", "tier"} or _parse(slower)[0] == "tier":
         # The hot one is written while it is read, and a process may open LMDB's files only once.
         raise StoreError("this store cannot be the hot one, nor a tier in a tier", where=shown,
                          next="take Redis as the hot one: tier:redis://host:port|dynamodb://table")  # fmt: skip
