@@ -25,7 +25,7 @@ from tailrace.features.stores.feast_address import FeastAddress, FeastFields, Fe
 from tailrace.features.stores.redis import give_up
 from tailrace.features.stores.redis_address import NEXT
 from tailrace.features.stores.redis_link import OUTSTANDING_MAX, RedisLink
-from tailrace.features.stores.redis_round import Reply, Round
+from tailrace.features.stores.redis_replies import Replies
 from tailrace.features.stores.redis_sentinel import find_place
 from tailrace.features.view_spec import ViewSpec
 
@@ -87,14 +87,14 @@ class FeastRedisStore:
         connection, now_ns = self._link.usable_connection(), self._now_ns()
         if now_ns >= deadline_ns:
             raise TimeoutError("no time left to ask Redis")
-        round_ = Round(len(keys), self._loop.create_future())
-        connection.send_packed(commands, [Reply(round_, place) for place in range(len(keys))], now_ns)
-        timer = self._loop.call_later((deadline_ns - now_ns) / NS_PER_S, give_up, round_.future)
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        connection.send_packed(commands, [Replies(len(keys), future)] * len(keys), now_ns)
+        timer = self._loop.call_later((deadline_ns - now_ns) / NS_PER_S, give_up, future)
         try:
-            await round_.future
+            replies = await future
         finally:
             timer.cancel()
-        return [self._frame(*each) for each in zip(questions, keys, round_.replies, strict=True)]
+        return [self._frame(*each) for each in zip(questions, keys, replies, strict=True)]
 
     def _command(self, question: _Question, key: bytes) -> bytes:
         """Return the packed HMGET for a key: hiredis would pack the view's fields anew each time."""

@@ -23,7 +23,6 @@ from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
 from tailrace.features.stores.redis import give_up
 from tailrace.features.stores.redis_address import NEXT, Node
-from tailrace.features.stores.redis_round import Reply, Round
 from tailrace.features.stores.redis_slots import parse_redirect, slot_of
 from tailrace.features.stores.redis_topology import Topology
 
@@ -39,6 +38,42 @@ class _Question(NamedTuple):
     node: Node
     places: list[int]
     is_asking: bool = False
+
+
+class _Round:
+    """The replies to some questions; the future is done with the last. A connection that is lost is a reply, too."""
+
+    def __init__(self, count: int, future: asyncio.Future[None]) -> None:
+        self.replies: list[Any] = [None] * count
+        self.future = future
+        self._left = count
+
+    def take(self, index: int, reply: Any) -> None:
+        """Put the reply to a question in its place."""
+        self.replies[index] = reply
+        self._left -= 1
+        if not self._left and not self.future.done():
+            self.future.set_result(None)
+
+
+class _Reply:
+    """What waits for the reply to one question."""
+
+    __slots__ = ("_index", "_round")
+
+    def __init__(self, round_: _Round, index: int) -> None:
+        self._round = round_
+        self._index = index
+
+    def done(self) -> bool:
+        """Whether the round has ended without it."""
+        return self._round.future.done()
+
+    def set_result(self, reply: Any, /) -> None:
+        """Take the reply."""
+        self._round.take(self._index, reply)
+
+    set_exception = set_result
 
 
 class _Nobody:
@@ -115,10 +150,10 @@ class RedisClusterStore:
         now_ns = self._now_ns()
         if now_ns >= deadline_ns:
             raise TimeoutError("no time left to ask Redis")
-        round_ = Round(len(questions), self._loop.create_future())
+        round_ = _Round(len(questions), self._loop.create_future())
         for node, indexes in by_node.items():
             commands: list[bytes] = []
-            waiters: list[Reply | _Nobody] = []
+            waiters: list[_Reply | _Nobody] = []
             for index in indexes:
                 question = questions[index]
                 if question.is_asking:
@@ -126,7 +161,7 @@ class RedisClusterStore:
                     waiters.append(_NOBODY)
                 command: tuple[Any, ...] = ("MGET", *[keys[place] for place in question.places])
                 commands.append(hiredis.pack_command(command))
-                waiters.append(Reply(round_, index))
+                waiters.append(_Reply(round_, index))
             connections[node].send_packed(commands, waiters, now_ns)
         timer = self._loop.call_later((deadline_ns - now_ns) / NS_PER_S, give_up, round_.future)
         try:

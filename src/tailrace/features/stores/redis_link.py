@@ -31,7 +31,7 @@ FAILURES: Final = (OSError, StoreError, ValueError)
 
 
 class Waiter(Protocol):
-    """What waits for a reply: a future, or a place among the replies of a round (redis_round.py)."""
+    """What waits for a reply: a future, or a place among the replies of a round (redis_cluster.py)."""
 
     def done(self) -> bool:
         """Whether it has given up: then the reply is dropped."""
