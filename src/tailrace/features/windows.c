@@ -254,8 +254,6 @@ static inline void set_moment(lane_total *total, const unsigned char *field)
 static void add_entries(lane_total *merged, const tailrace_lane *lane, const entry_list *list, int64_t begin,
                         int64_t end)
 {
-    if (begin == end)
-        return;
     lane_total total = *merged;
     const int64_t bytes = list->bytes;
     const unsigned char *field = list->entries + list->head_bytes + lane->offset + begin * bytes;
@@ -384,10 +382,12 @@ static void merge_row(const tailrace_plan *plan, const entity_state *state, int6
             event--;
         while (tile > 0 && time_of(&state->tiles, tile - 1) >= begin)
             tile--;
-        for (int64_t l = 0; l < plan->lanes_count; l++) {
-            add_entries(totals + l, plan->lanes + l, &state->events, event, event_before);
-            add_entries(totals + l, plan->lanes + l, &state->tiles, tile, tile_before);
-        }
+        if (event != event_before)
+            for (int64_t l = 0; l < plan->lanes_count; l++)
+                add_entries(totals + l, plan->lanes + l, &state->events, event, event_before);
+        if (tile != tile_before)
+            for (int64_t l = 0; l < plan->lanes_count; l++)
+                add_entries(totals + l, plan->lanes + l, &state->tiles, tile, tile_before);
         write_cells(plan, window, totals, current, cells, rows);
     }
 }
