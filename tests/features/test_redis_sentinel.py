@@ -7,16 +7,18 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from pathlib import Path
 
 import counting
 import pytest
 import uvloop
-from redis_sentinels import SERVICE, RedisSentinels
-from redis_server import wait_until
+from redis_sentinels import SERVICE, RedisSentinels, Sentinel
+from redis_server import RedisServer, wait_until
 
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.stores.redis import RedisStore
+from tailrace.features.stores.redis_sentinel import LOOK_S
 from tailrace.features.stores.redis_writer import RedisWriter
 from tailrace.loadtest.processes import free_port
 
@@ -169,3 +171,32 @@ def test_sentinel_database_is_the_one_of_the_url(service: RedisSentinels, runner
             assert await store.fetch([b"a"], after_ms(10_000)) == [None]
 
     runner.run(scenario())
+
+
+def test_sentinel_that_names_another_master_is_believed(tmp_path: Path, runner: asyncio.Runner) -> None:
+    """A master that is cut off from its sentinels, and not from us, is left though it answers."""
+    folders = [tmp_path / name for name in ("old", "new", "sentinel")]
+    for folder in folders:
+        folder.mkdir()
+    old, new = RedisServer(folders[0]), RedisServer(folders[1])
+    sentinel = Sentinel(folders[2], old)
+    key = KEYS[0]
+
+    async def scenario() -> None:
+        async with opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}") as store:
+            await wait_for(store, {key: b"old"})
+            sentinel.ask("SENTINEL", "REMOVE", SERVICE)
+            await asyncio.sleep(1.5 * LOOK_S)
+            await wait_for(store, {key: b"old"})  # that nobody names one is no reason to leave it
+            sentinel.ask("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", new.port, 1)
+            await wait_for(store, {key: b"new"}, 5 * LOOK_S)
+
+    try:
+        for each in (old, new, sentinel):
+            each.start()
+        old.ask("SET", key, "old")
+        new.ask("SET", key, "new")
+        runner.run(scenario())
+    finally:
+        for each in (sentinel, old, new):
+            each.kill()
