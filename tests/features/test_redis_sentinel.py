@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -200,3 +201,29 @@ def test_sentinel_that_names_another_master_is_believed(tmp_path: Path, runner: 
     finally:
         for each in (sentinel, old, new):
             each.kill()
+
+
+def test_sentinel_that_names_a_replica_is_not_believed(service: RedisSentinels, runner: asyncio.Runner) -> None:
+    """In the middle of a failover a sentinel may be behind: a server that says it is a replica is not read."""
+    master = service.master()
+    replica = next(server for server in service.servers if server is not master)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"+PONG\r\n")
+            await reader.read(1_000)
+            writer.write(b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(replica.port)), replica.port))
+            await reader.read(1)
+        writer.close()
+
+    async def scenario() -> None:
+        behind = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = behind.sockets[0].getsockname()[1]
+        async with opened(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}") as store:
+            with pytest.raises(ConnectionError, match="no master"):
+                await store.fetch(KEYS, after_ms(1_000))
+        behind.close()
+        await asyncio.sleep(0.05)  # its connections end
+
+    runner.run(scenario())

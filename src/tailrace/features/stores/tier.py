@@ -4,7 +4,7 @@ The hot store holds copies of values, nothing else: what is not in it is asked o
 there is put into the hot one, off the path:
 
     keys ──> hot ──missing──> slower ──found──> answered
-                                        └─ later: put where still absent, then read the slower one once more;
+                                        └─ later: put, then read the slower one once more;
                                            what differs there by then is removed from the hot one
 
 A writer writes the slower one first, then removes the hot one's copies (tier_writer.py). A value that is put and then
@@ -37,21 +37,6 @@ HOT_SHARE: Final = 2
 """The hot store has half of the time that is left: the slower one needs some, too, where it does not answer."""
 
 _FAILURES: Final = (TimeoutError, ConnectionError, StoreError)
-
-
-class Copies:
-    """Values that are put under keys where nothing is yet; see `Changes`. The hot store has no tombstones."""
-
-    def __init__(self, values: dict[bytes, bytes]) -> None:
-        self.keys = list(values)
-        self.tombstones = [b"{%b}:forgotten" % _tag(key) for key in self.keys]
-        self._values = list(values.values())
-
-    def values(
-        self, places: Sequence[int], before: Sequence[bytes | None], forgotten: Sequence[bool]
-    ) -> list[bytes | None]:
-        """Return the value of each key that has none."""
-        return [self._values[place] if old is None else None for place, old in zip(places, before, strict=True)]
 
 
 class TierStore:
@@ -127,7 +112,7 @@ class TierStore:
             self._filling = None
 
     async def _copy(self, part: dict[bytes, bytes]) -> None:
-        """Put some values where nothing is yet, and remove again what the slower store has otherwise by then."""
+        """Put some values, and remove again what the slower store has otherwise by then."""
         keys = self._in_doubt = list(part)
         try:
             await self._on_thread(partial(_put_copies, part))
@@ -157,14 +142,8 @@ class TierStore:
 
 
 def _put_copies(part: dict[bytes, bytes], writer: StoreWriter) -> None:
-    writer.update(Copies(part))
+    writer.exchange(part.items(), ())
 
 
 def _remove_copies(keys: Sequence[bytes], writer: StoreWriter) -> None:
     writer.exchange((), keys)
-
-
-def _tag(key: bytes) -> bytes:
-    """Return by what a cluster chooses a key's slot: what stands between its first braces, else all of it."""
-    tag, brace, _ = key.partition(b"{")[2].partition(b"}")
-    return tag if brace and tag else key
