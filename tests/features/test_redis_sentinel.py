@@ -36,17 +36,29 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def service(redis_sentinels: RedisSentinels) -> Iterator[RedisSentinels]:
-    """Yield a service with `ROWS`, and leave it whole behind."""
+def service(redis_sentinels: RedisSentinels) -> RedisSentinels:
+    """Return a service with `ROWS`."""
     redis_sentinels.empty()
-    with closing(RedisWriter(redis_sentinels.url)) as writer:
+    return filled(redis_sentinels)
+
+
+@pytest.fixture
+def own_service(tmp_path: Path) -> Iterator[RedisSentinels]:
+    """Yield a service of the test's own with `ROWS`: sentinels take ten seconds to see that a server is back."""
+    service = RedisSentinels(tmp_path / "service")
+    try:
+        service.start()
+        yield filled(service)
+    finally:
+        service.kill()
+
+
+def filled(service: RedisSentinels) -> RedisSentinels:
+    """Return a service whose servers both have `ROWS`."""
+    with closing(RedisWriter(service.url)) as writer:
         writer.exchange(ROWS.items(), ())
-    redis_sentinels.master().ask("WAIT", 1, 5_000)
-    yield redis_sentinels
-    for each in [*redis_sentinels.servers, *redis_sentinels.sentinels]:
-        if not each.is_running:
-            each.start()
-    redis_sentinels.wait_until_whole()
+    service.master().ask("WAIT", 1, 5_000)
+    return service
 
 
 def after_ms(milliseconds: float) -> int:
@@ -82,14 +94,14 @@ async def wait_for(store: RedisStore, rows: dict[bytes, bytes], limit_s: float =
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", "asked to"])
-def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.Runner, fault: str) -> None:
+def test_sentinel_failover_is_followed(own_service: RedisSentinels, runner: asyncio.Runner, fault: str) -> None:
     """Killed, stopped without a word, or asked to step back: the other server is read and written, with all rows."""
-    master = service.master()
+    master = own_service.master()
 
     async def scenario() -> None:
-        async with opened(service.url) as store:
+        async with opened(own_service.url) as store:
             await wait_for(store, ROWS)
-            with closing(RedisWriter(service.url)) as writer:
+            with closing(RedisWriter(own_service.url)) as writer:
                 counting.count(writer, 1, "a")
                 master.ask("WAIT", 1, 5_000)
                 if fault == "killed":
@@ -97,7 +109,7 @@ def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.
                 elif fault == "stopped":
                     master.pause()
                 else:
-                    ask = partial(service.sentinels[0].ask, "SENTINEL", "FAILOVER", SERVICE)
+                    ask = partial(own_service.sentinels[0].ask, "SENTINEL", "FAILOVER", SERVICE)
                     await asyncio.to_thread(wait_until, ask, "the sentinel does not take it")
                 await wait_for_another_master()
                 await asyncio.to_thread(counting.count, writer, 1, "a")
@@ -107,7 +119,7 @@ def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.
 
     async def wait_for_another_master() -> None:
         end_s = time.monotonic() + FAILOVER_S_MAX
-        while await asyncio.to_thread(service.master) is master:
+        while await asyncio.to_thread(own_service.master) is master:
             assert time.monotonic() < end_s, "the sentinels name no other"
             await asyncio.sleep(0.05)
 
@@ -118,16 +130,16 @@ def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.
             master.resume()
 
 
-def test_sentinel_that_is_gone_is_passed_over(service: RedisSentinels, runner: asyncio.Runner) -> None:
+def test_sentinel_that_is_gone_is_passed_over(own_service: RedisSentinels, runner: asyncio.Runner) -> None:
     """Two of three are enough, in whatever order the URL names them."""
-    service.sentinels[0].kill()
+    own_service.sentinels[0].kill()
 
     async def scenario() -> None:
-        async with opened(service.url) as store:
+        async with opened(own_service.url) as store:
             await wait_for(store, ROWS)
 
     runner.run(scenario())
-    with closing(RedisWriter(service.url)) as writer:
+    with closing(RedisWriter(own_service.url)) as writer:
         assert writer.get(KEYS[0]) == ROWS[KEYS[0]]
 
 

@@ -18,6 +18,7 @@ from redis_server import RedisServer
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
+from tailrace.features.late import LateError
 from tailrace.features.stores.opening import open_store, open_writer
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.stores.tier import AGE_NS_MAX, TierStore
@@ -255,5 +256,26 @@ def test_tier_puts_no_value_that_was_read_long_ago(tier: str, runner: asyncio.Ru
             await wait_until_filled(store)
             with closing(open_writer(hot)) as writer:
                 assert [writer.get(key) for key in KEYS] == list(ROWS.values())
+
+    runner.run(scenario())
+
+
+def test_tier_over_a_store_that_was_late_gives_the_first_keys(tier: str, runner: asyncio.Runner) -> None:
+    """What the slower store had read by the deadline stands in its places, among what is hot; nothing is shifted."""
+
+    async def scenario() -> None:
+        async with opened(tier) as (store, asked):
+            await store.fetch([KEYS[1], KEYS[4]], after_ms(10_000))
+            await wait_until_filled(store)
+            whole = asked.fetch
+
+            async def late(keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
+                raise LateError("late", (await whole(keys, deadline_ns))[:2], is_cold=False)
+
+            asked.fetch = late  # type: ignore[method-assign]
+            with pytest.raises(LateError) as caught:
+                await store.fetch(KEYS[:6], after_ms(10_000))
+            assert caught.value.rows == [ROWS[key] for key in KEYS[:3]], "0 and 2 are the slower one's, 1 is hot"
+            asked.fetch = whole  # type: ignore[method-assign]
 
     runner.run(scenario())

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.errors import StoreError
+from tailrace.features.late import LateError
 from tailrace.features.stores.protocol import OnlineStore, StoreWriter
 
 FILL_KEYS_MAX: Final = 10_000
@@ -90,7 +91,10 @@ class TierStore:
         missing = [place for place, value in enumerate(found) if value is None]
         if not missing:
             return found
-        values = await self._slower.fetch([keys[place] for place in missing], deadline_ns)
+        try:
+            values = await self._slower.fetch([keys[place] for place in missing], deadline_ns)
+        except LateError as error:
+            raise _late(error, found, missing) from None
         for place, value in zip(missing, values, strict=True):
             found[place] = value
             if is_hot_well and value is not None and len(self._missing) < FILL_KEYS_MAX:
@@ -139,6 +143,13 @@ class TierStore:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+
+
+def _late(error: LateError, found: list[bytes | None], missing: Sequence[int]) -> LateError:
+    """Return a late slower store's error for all keys: its rows are those of the first keys that were missing."""
+    for place, value in zip(missing, error.rows, strict=False):
+        found[place] = value
+    return LateError(str(error), found[: missing[len(error.rows)]], is_cold=error.is_cold)
 
 
 def _put_copies(part: dict[bytes, bytes], writer: StoreWriter) -> None:
