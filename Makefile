@@ -13,12 +13,12 @@ STAMP := $(VENV)/.installed
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-$(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/inference/*.c src/tailrace/inference/*.h)
+$(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/*/*.c src/tailrace/*/*.h)
 	@test -n "$(INTERPRETER)" || { echo "there is no Python $(or $(PYTHON),$(PYTHONS)) here that makes venvs: apt-get install \
 	python3-venv, or pyenv install 3.13; or name one, PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || $(INTERPRETER) -m venv $(VENV)
 	@echo "installing packages into $(VENV) (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,bench,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,dynamodb,bench,dev]'
 	@touch $@
 
 # Debian's servers, where they are missing; quiet, and not started by their packages: invoke-rc.d asks policy-rc.d, and
@@ -69,7 +69,7 @@ soak: $(STAMP) servers ## overload at 2x, 5x and 10x the peak: what is answered 
 fuzz: $(STAMP) ## the property tests with many more examples
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800
 
-wheel: $(STAMP) ## build two wheels into dist/: with the tree kernel for manylinux, and without it for any machine
+wheel: $(STAMP) ## build two wheels into dist/: with the compiled kernels for manylinux, and without it for any machine
 	$(call need,gcc,gcc libc6-dev)
 	@rm -rf dist build/wheel && mkdir -p build/wheel
 	@{ $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . && \

@@ -1,7 +1,7 @@
-"""The build hook of the wheel: compiles the bit-vector kernel where there is a C compiler.
+"""The build hook of the wheel: compiles the kernels of trees and of windows where there is a C compiler.
 
-With one, the wheel is for this platform and any Python 3; without one, or with TAILRACE_NO_COMPILE=1, it is pure and
-trees are computed by ONNX Runtime. An editable installation gets the library beside its source.
+With one, the wheel is for this platform and any Python 3; without one, or with TAILRACE_NO_COMPILE=1, it is pure, and
+trees are computed by ONNX Runtime, windows by NumPy. An editable installation gets the libraries beside their sources.
 """
 
 from __future__ import annotations
@@ -14,13 +14,24 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("src/tailrace/inference")
-SOURCE = FOLDER / "bitvector.c"
-LIBRARY = FOLDER / "libbitvector.so"
+
+class Kernel(NamedTuple):
+    """A library that is compiled. instead: what happens where it is not."""
+
+    source: Path
+    library: Path
+    instead: str
+
+
+SRC = Path("src/tailrace")
+KERNELS = (
+    Kernel(SRC / "inference/bitvector.c", SRC / "inference/libbitvector.so", "ONNX Runtime will compute trees"),
+    Kernel(SRC / "features/windows.c", SRC / "features/libwindows.so", "NumPy will compute windows"),
+)
 FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden")
 # A copy for each kind of processor needs a recent GCC or Clang, and a C library that can choose at load.
 VARIANTS = (("-DTAILRACE_CLONES",), ())
@@ -28,19 +39,24 @@ TIMEOUT_S = 120
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """Adds the compiled library to the wheel, best effort."""
+    """Adds the compiled libraries to the wheel, best effort."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; on success mark the wheel as this platform's."""
         root = Path(self.root)
-        reason = compile_library(root / SOURCE, root / LIBRARY)
-        if reason:
-            self.app.display_warning(f"bitvector.c is not compiled, ONNX Runtime will compute trees: {reason}")
+        compiled = []
+        for kernel in KERNELS:
+            reason = compile_library(root / kernel.source, root / kernel.library)
+            if reason:
+                self.app.display_warning(f"{kernel.source.name} is not compiled, {kernel.instead}: {reason}")
+            else:
+                compiled.append(kernel.library.as_posix())
+        if not compiled:
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"  # it knows nothing of Python, so it fits every version
-        build_data["artifacts"].append(LIBRARY.as_posix())
+        build_data["artifacts"].extend(compiled)
 
 
 def compile_library(source: Path, library: Path) -> str:
@@ -51,7 +67,7 @@ def compile_library(source: Path, library: Path) -> str:
     if shutil.which(command[0]) is None:
         return f"there is no C compiler {command[0]!r} (Debian: apt-get install gcc libc6-dev)"
     reason = ""
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".bitvector-") as folder:
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-") as folder:
         draft = Path(folder) / library.name
         for variant in VARIANTS:
             arguments = [*command, *FLAGS, *variant, "-o", str(draft), str(source), "-lm"]
@@ -66,5 +82,7 @@ def compile_library(source: Path, library: Path) -> str:
     return reason
 
 
-if __name__ == "__main__":  # by hand, after bitvector.c was changed in an editable installation
-    sys.exit(compile_library(Path(__file__).parent / SOURCE, Path(__file__).parent / LIBRARY) or None)
+if __name__ == "__main__":  # by hand, after a kernel was changed in an editable installation
+    root = Path(__file__).parent
+    reasons = [compile_library(root / kernel.source, root / kernel.library) for kernel in KERNELS]
+    sys.exit("\n".join(dict.fromkeys(filter(None, reasons))) or None)

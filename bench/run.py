@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import before
 import counts
+import event_features
 import hot_path
 import idle
 import load_curve
@@ -41,7 +42,19 @@ BUSY_SHARE_MAX: Final = 0.05
 """Of both cores, at work before anything is started; above it the table says that the machine was not quiet."""
 PARTS: Final = {
     module.PART.name: module.PART
-    for module in (hot_path, real_clients, idle, open_loop, load_curve, start, counts, before, trust, trust_balancers)
+    for module in (
+        hot_path,
+        real_clients,
+        idle,
+        open_loop,
+        load_curve,
+        start,
+        counts,
+        before,
+        trust,
+        trust_balancers,
+        event_features,
+    )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"
 

@@ -18,6 +18,15 @@ from tailrace.testing import TestClient
 settings.register_profile("fuzz", max_examples=3_000, deadline=None)  # make fuzz
 
 PIPELINES = Path(__file__).parent / "pipelines"
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "card-transactions.parquet"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the Handbook's own transactions, or skip where they are absent."""
+    if not SHARED_DATA.is_file():
+        pytest.skip(f"{SHARED_DATA.name} is not beside the repository")
+    return SHARED_DATA
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = "tailrace/inference/libbitvector.so"
+LIBRARIES = ("tailrace/inference/libbitvector.so", "tailrace/features/libwindows.so")
+SOURCES = ("inference/bitvector.c", "features/windows.c")
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -38,18 +39,18 @@ def build_wheel(tmp_path: Path) -> Callable[..., Path]:
     return build
 
 
-def test_wheel_with_a_compiler_holds_the_library(build_wheel: Callable[..., Path], tmp_path: Path) -> None:
-    """It is of this platform and of every Python 3, and the library in it is one that opens and scores."""
+def test_wheel_with_a_compiler_holds_the_libraries(build_wheel: Callable[..., Path], tmp_path: Path) -> None:
+    """It is of this platform and of every Python 3, and the libraries in it are ones that open."""
     wheel = build_wheel(TAILRACE_NO_COMPILE="0")
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     with ZipFile(wheel) as archive:
-        archive.extract(LIBRARY, tmp_path)
-    program = "import sys, pathlib; from tailrace.inference.bitvector import open_library; \
-        open_library(pathlib.Path(sys.argv[1])); print('opened')"
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / LIBRARY], capture_output=True, text=True, check=True
-    )
+        archive.extractall(tmp_path, LIBRARIES)
+    program = "import sys, pathlib; from tailrace.inference import bitvector; from tailrace.features import \
+        window_kernel; trees, windows = map(pathlib.Path, sys.argv[1:]); bitvector.open_library(trees); \
+        window_kernel.open_library(windows); print('opened')"
+    libraries = [str(tmp_path / library) for library in LIBRARIES]
+    done = subprocess.run([sys.executable, "-c", program, *libraries], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "opened"
 
 
@@ -59,13 +60,23 @@ def test_wheel_without_a_compiler_is_pure(build_wheel: Callable[..., Path], sett
     wheel = build_wheel(**{"TAILRACE_NO_COMPILE": "", **settings})
     assert wheel.name.endswith("-py3-none-any.whl")
     with ZipFile(wheel) as archive:
-        assert LIBRARY not in archive.namelist()
+        assert not {*LIBRARIES} & {*archive.namelist()}
         assert "tailrace/inference/loading.py" in archive.namelist()
 
 
-def test_library_compiles_without_a_warning(tmp_path: Path) -> None:
+def test_kernel_that_does_not_compile_leaves_the_other(build_wheel: Callable[..., Path], tmp_path: Path) -> None:
+    """A compiler that refuses one source: the wheel holds the other library, and is this platform's."""
+    (tmp_path / "source/src/tailrace/inference/bitvector.c").write_text("#error no\n")
+    wheel = build_wheel(TAILRACE_NO_COMPILE="0")
+    assert not wheel.name.endswith("-any.whl")
+    with ZipFile(wheel) as archive:
+        assert {*LIBRARIES} & {*archive.namelist()} == {LIBRARIES[1]}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_library_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     """The C is plain C99 under the strictest warnings, with and without copies for kinds of processors."""
-    source = ROOT / "src/tailrace/inference/bitvector.c"
+    source = ROOT / "src/tailrace" / name
     flags = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-O3", "-fPIC", "-shared"]
     command = ["cc", *flags, "-o", str(tmp_path / "plain.so"), str(source), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

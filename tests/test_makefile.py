@@ -162,20 +162,23 @@ def dist(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_wheels_have_tags_that_an_index_accepts(dist: Path) -> None:
-    """One wheel holds the tree kernel and is for manylinux; the other has none and is for any machine."""
+    """One wheel holds the compiled kernels and is for manylinux; the other has none and is for any machine."""
     names = {path.name.rsplit("-", maxsplit=1)[1]: path for path in dist.iterdir()}
     (pure,) = (path for tag, path in names.items() if tag == "any.whl")
     (linux,) = (path for tag, path in names.items() if re.fullmatch(r"manylinux_2_\d+_\w+\.whl", tag))
     assert len(names) == 2
     assert "-py3-none-" in pure.name
     assert "-py3-none-" in linux.name
-    assert "tailrace/inference/libbitvector.so" in ZipFile(linux).namelist()
-    assert "tailrace/inference/libbitvector.so" not in ZipFile(pure).namelist()
+    for library in ("tailrace/inference/libbitvector.so", "tailrace/features/libwindows.so"):
+        assert library in ZipFile(linux).namelist()
+        assert library not in ZipFile(pure).namelist()
 
 
 @pytest.mark.parametrize(
-    "edited", ["", "src/tailrace/inference/bitvector.c", "src/tailrace/inference/bitvector_block.h", "hatch_build.py"]
-)
+    "edited",
+    ["", "src/tailrace/inference/bitvector.c", "src/tailrace/inference/bitvector_block.h",
+     "src/tailrace/features/windows.c", "hatch_build.py"],
+)  # fmt: skip
 def test_kernel_that_was_edited_is_compiled_anew(tmp_path: Path, edited: str) -> None:
     """An installation older than the kernel, its header or its hook is made again, and no other."""
     stamp = tmp_path / "installed"

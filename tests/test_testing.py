@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import tailrace as tr
-from tailrace.batch import Provenance
+from tailrace.batch import Degraded, Provenance
 from tailrace.errors import InvalidRequestError, SetupError
-from tailrace.pipeline import Pipeline
+from tailrace.features.updates import Fate
+from tailrace.pipeline import Pipeline, stream_views
 from tailrace.testing import ManualClock, TestClient
 
 PAYMENT: dict[str, Any] = {
@@ -151,3 +153,89 @@ def test_client_puts_rows_from_a_data_frame(pipelines_dir: Path) -> None:
         assert client.predict(PAYMENT)["avg_amount"] == 200.0
         with pytest.raises(ValueError, match="chargebacks"):
             client.put(profile, 4021, chargebacks=3.7)
+
+
+def activity_payment(number: int, at_s: int, **fields: Any) -> dict[str, Any]:
+    """Return a payment of the activity pipeline, so many seconds into 2018-08-01."""
+    time = datetime(2018, 8, 1, tzinfo=UTC) + timedelta(seconds=at_s)
+    event = {"transaction_id": number, "customer_id": 7, "terminal_id": 3, "amount": 10.25, "time": time.isoformat()}
+    return event | fields
+
+
+def stream_of(client: TestClient, name: str) -> Any:
+    """Return a stream of a client's pipeline."""
+    return next(view.spec.stream for view in stream_views(client.plan.pipeline) if view.spec.stream.name == name)
+
+
+def test_client_counts_each_request_for_the_next(pipelines_dir: Path) -> None:
+    """A request that is an event does not see itself, unless a column says so; the very next one does."""
+    with TestClient.of_file(pipelines_dir / "activity.py", clock=ManualClock()) as client:
+        first = client.predict(activity_payment(1, 0))
+        second = client.predict(activity_payment(2, 60, amount=20.5))
+        assert [first[name] for name in ("count_5m", "seen_1d", "mean_5m", "spent_1d")] == [0, 0, 0.0, 10.25]
+        assert [second[name] for name in ("count_5m", "seen_1d", "mean_5m", "spent_1d")] == [1, 1, 10.25, 30.75]
+        third = client.predict(activity_payment(3, 60, customer_id=8))
+        assert [third[name] for name in ("count_5m", "seen_1d", "spent_1d")] == [0, 2, 10.25]
+        assert client.predict(activity_payment(4, 400))["count_5m"] == 0
+
+
+def test_client_counts_requests_of_one_batch_for_each_other(pipelines_dir: Path) -> None:
+    """By time and id, in whatever order they stand in the batch; one that comes again is counted once."""
+    with TestClient.of_file(pipelines_dir / "activity.py", clock=ManualClock()) as client:
+        batch = [activity_payment(number, at_s) for number, at_s in ((3, 20), (1, 10), (2, 10), (3, 20), (9, 10))]
+        assert [answer["count_5m"] for answer in client.predict(batch)] == [3, 0, 1, 3, 2]
+        assert client.predict(activity_payment(10, 30))["count_5m"] == 4
+
+
+def test_client_says_which_request_was_lost_as_an_event(pipelines_dir: Path) -> None:
+    """One that is too old is answered, degraded, and counted nowhere."""
+    with TestClient.of_file(pipelines_dir / "activity.py", clock=ManualClock()) as client:
+        client.predict([activity_payment(number, 5_000 + number) for number in range(3)])
+        batch = client.run(
+            [json.dumps(activity_payment(number, at_s)).encode() for number, at_s in ((8, 10), (9, 5_010))]
+        )
+        assert batch.degraded is not None
+        assert [bool(each & Degraded.EVENT_LOST) for each in batch.degraded.tolist()] == [True, False]
+        assert client.predict(activity_payment(10, 5_020))["count_1d"] == 4
+
+
+def test_client_pushes_events(pipelines_dir: Path) -> None:
+    """Events of a stream come beside the requests; what became of each is told in order."""
+    with TestClient.of_file(pipelines_dir / "activity.py", clock=ManualClock()) as client:
+        labels = stream_of(client, "labels")
+        events = [
+            {"transaction_id": number, "terminal_id": 3, "is_fraud": number % 2, "time": f"2018-07-2{number}T00:00:00Z"}
+            for number in range(4)
+        ]
+        assert client.push(labels) == []
+        assert client.push(labels, *events, events[3]) == [Fate.COUNTED] * 4 + [Fate.DUPLICATE]
+        assert client.push(labels, events[0] | {"transaction_id": 99, "time": "2018-07-01T00:00:00Z"}) == [Fate.LATE]
+        asked = activity_payment(1, 0)
+        assert client.predict(asked)["fraud_share_7d"] == 0.5  # 2018-07-18 to 25, a week after
+        assert client.predict(asked | {"terminal_id": 4})["fraud_share_7d"] == 0.0
+        assert client.predict(asked)["count_1d"] == 0
+
+
+def test_client_pushes_what_it_does_not_score(pipelines_dir: Path, pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A pipeline that does not record its requests has what is pushed, and nothing else."""
+    pipeline = replace(pipeline_of("activity"), record_requests=False)
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        payments = stream_of(client, "payments")
+        for _ in range(2):
+            assert client.predict(activity_payment(5, 50))["count_5m"] == 0
+        assert client.push(payments, activity_payment(1, 0), activity_payment(5, 50)) == [Fate.COUNTED] * 2
+        for _ in range(2):
+            assert client.predict(activity_payment(5, 50))["count_5m"] == 1
+
+
+def test_client_refuses_an_event_that_is_none(pipelines_dir: Path) -> None:
+    """An event of another shape is the error with its path, and nothing of the call is counted."""
+    with TestClient.of_file(pipelines_dir / "activity.py", clock=ManualClock()) as client:
+        payments = stream_of(client, "payments")
+        with pytest.raises(InvalidRequestError) as caught:
+            client.push(payments, activity_payment(1, 0), activity_payment(2, 1, amount="much"))
+        assert caught.value.where == "streams.payments"
+        assert "$.amount" in caught.value.what
+        assert client.predict(activity_payment(3, 10))["count_5m"] == 0
+        with pytest.raises(KeyError):
+            client.push(replace(payments, name="refunds"), activity_payment(1, 0))

@@ -15,10 +15,23 @@ from fresh_venv import ROOT, build_wheel, install_wheel, run
 
 SMOKE = ROOT / "tools" / "smoke"
 ALONE = {
-    "serve": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
+    "serve": (
+        "pyarrow",
+        "pandas",
+        "ibis",
+        "duckdb",
+        "onnx",
+        "sklearn",
+        "lightgbm",
+        "xgboost",
+        "fastapi",
+        "boto3",
+        "pytest",
+    ),
     "offline": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
-    "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest"),
+    "dynamodb": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "pytest"),
+    "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),
 }
 """What each extra does not bring, so that its test proves something. "serve" is no extra at all."""
 

@@ -4,13 +4,14 @@ import tailrace as tr
 """
 
 from tailrace.deadline import Budget
-from tailrace.features.aggregates import LIFETIME, count, first, last, mean, since_last, stddev
+from tailrace.features.aggregates import LIFETIME, count, distinct, first, last, mean, since_last, stddev
 from tailrace.features.aggregates import max_ as max  # noqa: A004 - `tr.max`, as SQL has it
 from tailrace.features.aggregates import min_ as min  # noqa: A004
 from tailrace.features.aggregates import sum_ as sum  # noqa: A004
 from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.on_demand import on_demand
 from tailrace.features.sources import CSV, SQL, Parquet, every
+from tailrace.features.stores.registry import register_store
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
@@ -44,6 +45,7 @@ __all__ = [
     "bands",
     "count",
     "dataset",
+    "distinct",
     "every",
     "first",
     "labels",
@@ -52,6 +54,7 @@ __all__ = [
     "mean",
     "min",
     "on_demand",
+    "register_store",
     "since_last",
     "stddev",
     "sum",

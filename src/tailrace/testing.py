@@ -134,7 +134,9 @@ class TestClient:
         self._clock = clock or MonotonicClock()
         self._rows: dict[bytes, bytes] = {}
         self._events = LocalEvents(pipeline, MemoryWriter(self._rows), self._clock)
-        plan = compile_plan(pipeline, MemoryStore(self._rows), clock=self._clock, events=self._events)
+        plan = compile_plan(pipeline, MemoryStore(self._rows), clock=self._clock)
+        if pipeline.record_requests:
+            plan.features.record_to(self._events)
         if cost is not None:
             if not isinstance(self._clock, ManualClock):
                 raise TypeError("a given cost needs a clock that it can move: clock=ManualClock()")

@@ -11,16 +11,6 @@ ROOT = Path(__file__).parents[2]
 FRAUD = ROOT / "examples" / "fraud"
 sys.path.insert(0, str(FRAUD))
 
-SHARED_DATA = ROOT.parent / "shared" / "data" / "card-transactions.parquet"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Return the Handbook's own transactions, or skip where they are absent."""
-    if not SHARED_DATA.is_file():
-        pytest.skip(f"{SHARED_DATA.name} is not beside the repository")
-    return SHARED_DATA
-
 
 @pytest.fixture(scope="session")
 def transactions_path(tmp_path_factory: pytest.TempPathFactory) -> Path:

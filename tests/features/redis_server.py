@@ -7,8 +7,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import redis
 
 from programs import find_program
 from tailrace.loadtest.processes import free_port
@@ -31,15 +34,16 @@ class RedisServer:
         """Where it listens."""
         return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and not killed since."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start it on its port and wait until it accepts connections."""
-        program = find_program("redis-server", "redis-server")
-        ports = ["--port", "0", "--tls-port", str(self.port)] if self._tls else ["--port", str(self.port)]
         self._process = subprocess.Popen(
-            [program, "--bind", "127.0.0.1", *ports, "--save", "", "--appendonly", "no",
-             "--dir", str(self._folder), *self._options],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            [find_program("redis-server", "redis-server"), *self.arguments()], stdout=subprocess.DEVNULL
+        )
         end_s = time.monotonic() + READY_S_MAX
         while True:
             try:
@@ -49,6 +53,17 @@ class RedisServer:
                 assert self._process.poll() is None, "redis-server ended"
                 assert time.monotonic() < end_s, "redis-server did not start"
                 time.sleep(0.01)
+
+    def arguments(self) -> list[str]:
+        """Return what the program is started with."""
+        ports = ["--port", "0", "--tls-port", str(self.port)] if self._tls else ["--port", str(self.port)]
+        return ["--bind", "127.0.0.1", *ports, "--save", "", "--appendonly", "no", "--dir", str(self._folder),
+                *self._options]  # fmt: skip
+
+    def ask(self, *command: Any) -> Any:
+        """Return what it answers to a command."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            return client.execute_command(*command)
 
     def pause(self) -> None:
         """Stop it in its tracks, its connections open."""
@@ -68,3 +83,16 @@ class RedisServer:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
+
+
+def wait_until(condition: Callable[[], object], what: str, limit_s: float = 30.0) -> None:
+    """Wait until a condition holds; a server that does not answer yet is waited for, too."""
+    end_s = time.monotonic() + limit_s
+    while True:
+        try:
+            if condition():
+                return
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < end_s, what
+        time.sleep(0.05)

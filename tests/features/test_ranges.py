@@ -1,93 +1,95 @@
-"""Ranges: searched and reduced together, they give what they give one by one."""
+"""Sums, extremes and searches over ranges, against plain Python."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from tailrace.features import lanes, ranges
-from tailrace.features.lanes import MomentsLane
-from tailrace.features.ranges import Searcher, gallop, reduce_by_halves, search
+from tailrace.features.ranges import add_whole, first_places, last_places, reduce_ranges, search, spread
 
-LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=8)
+VALUES = st.lists(st.integers(-(2**40), 2**40), max_size=30)
 
 
-def sorted_ranges(lengths: list[int], seed: int, top: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return values, and ranges of them that are sorted, side by side with gaps."""
-    random = np.random.default_rng(seed)
-    bounds = np.concatenate(([0], np.cumsum(lengths)))
-    values = np.concatenate([np.sort(random.integers(-top, top + 1, length)) for length in lengths])
-    return values.astype(np.int64), bounds[:-1], bounds[1:]
+@st.composite
+def values_and_ranges(draw: st.DrawFn) -> tuple[list[int], Any, Any]:
+    """Give values and ranges of them, which may be empty, overlap, and lie anywhere."""
+    values = draw(VALUES)
+    pairs = draw(st.lists(st.tuples(st.integers(0, len(values)), st.integers(0, len(values))), max_size=8))
+    return values, np.array([min(each) for each in pairs], np.intp), np.array([max(each) for each in pairs], np.intp)
 
 
-@given(lengths=LENGTHS, seed=st.integers(0, 10**6), top=st.sampled_from([3, 10**6, 2**59]))
-@settings(max_examples=150, deadline=None)
-def test_searcher_finds_what_a_search_finds(lengths: list[int], seed: int, top: int) -> None:
-    """Of many rows that ask of few ranges, some of which nobody asks of, and of limits beyond all values."""
-    values, begins, ends = sorted_ranges(lengths, seed, top)
-    random = np.random.default_rng(seed + 1)
-    asked = np.flatnonzero((ends > begins) & (random.random(len(ends)) < 0.7))
-    if not len(asked):
-        return
-    rows = np.sort(random.choice(asked, ranges.MANY + 10))
-    limits = random.choice(np.concatenate((values, values + 1, [-(2**62), 2**62])), len(rows))
-    searcher = Searcher(values, begins[rows], ends[rows])
-    assert searcher._keys is not None
-    expected = search(values, begins[rows], ends[rows], limits)
-    assert searcher.places(limits).tolist() == expected.tolist()
+@given(values_and_ranges())
+def test_ranges_are_added_exactly(given: tuple[list[int], Any, Any]) -> None:
+    """Whole numbers are added without a rounding."""
+    values, begins, ends = given
+    expected = [sum(values[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+    assert add_whole(np.array(values, np.int64), begins, ends).tolist() == expected
 
 
-@given(lengths=LENGTHS, seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
-def test_searcher_of_ranges_in_no_order_finds_what_a_search_finds(lengths: list[int], seed: int) -> None:
-    """Ranges that overlap, or come in another order, are searched one by one."""
-    values, begins, ends = sorted_ranges(lengths, seed, 20)
-    random = np.random.default_rng(seed)
-    rows = random.integers(0, len(lengths), ranges.MANY + 10)
-    limits = random.integers(-22, 22, len(rows))
-    expected = search(values, begins[rows], ends[rows], limits)
-    assert Searcher(values, begins[rows], ends[rows]).places(limits).tolist() == expected.tolist()
+def test_whole_sum_does_not_lose_a_range_to_another() -> None:
+    """Sums of the ranges before may pass 64 bits: each range that fits them is right."""
+    values = np.array([2**62, 2**62, 2**62, 7], np.int64)
+    assert add_whole(values, np.array([3, 0]), np.array([4, 1])).tolist() == [7, 2**62]
 
 
-@given(lengths=LENGTHS, seed=st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
-def test_gallop_finds_what_a_search_finds(lengths: list[int], seed: int) -> None:
-    """Also where the place is far, at an end, or there is nothing."""
-    values, begins, ends = sorted_ranges(lengths, seed, 6)
-    limits = np.random.default_rng(seed).integers(-8, 9, len(begins))
-    assert gallop(values, begins, ends, limits).tolist() == search(values, begins, ends, limits).tolist()
+@given(values_and_ranges())
+def test_ranges_are_reduced_each_by_itself(given: tuple[list[int], Any, Any]) -> None:
+    """The least, the greatest and the sum of each range; of an empty one what was given for it."""
+    values, begins, ends = given
+    parts = [values[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    array = np.array(values, np.float64)
+    for function, plain in ((np.minimum, min), (np.maximum, max), (np.add, sum)):
+        expected = [float(plain(part)) if part else -9.0 for part in parts]
+        assert reduce_ranges(function, array, begins, ends, -9.0).tolist() == expected
 
 
-@given(count=st.integers(1, 40), seed=st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
-def test_reduction_by_halves_is_the_reduction_of_each_range(count: int, seed: int) -> None:
-    """Whole numbers of any overlapping ranges, empty ones among them."""
-    random = np.random.default_rng(seed)
-    values = random.integers(-100, 100, count).astype(np.float64)
-    begins = random.integers(0, count + 1, 30)
-    ends = np.minimum(begins + random.integers(0, count + 1, 30), count)
-    for function, nothing in ((np.add, 0.0), (np.maximum, -np.inf)):
-        found = reduce_by_halves(lambda a, b, f=function: [f(a[0], b[0])], [values], begins, ends, [nothing])[0]
-        expected = [function.reduce(values[b:e], initial=nothing) for b, e in zip(begins, ends, strict=True)]
-        assert found.tolist() == expected
+def test_huge_value_costs_no_precision_in_another_range() -> None:
+    """A float sum is not the difference of two cumulative sums."""
+    values = np.array([1e300, 0.1, 0.2])
+    assert reduce_ranges(np.add, values, np.array([1]), np.array([3]), 0.0).tolist() == [0.1 + 0.2]
 
 
-def test_moments_by_halves_are_those_of_each_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many entries overlap, and whether some of them count nothing."""
-    random = np.random.default_rng(4)
-    lane = MomentsLane()
-    counted = random.random(200) < 0.8
-    columns = lane.prepare(random.normal(1e6, 1, 200), counted, np.arange(200))
-    begins = random.integers(0, 200, 500)
-    ends = np.minimum(begins + random.integers(0, 200, 500), 200)
-    expected = lane.merge(columns, begins, ends)
-    monkeypatch.setattr(lanes, "TOGETHER_MAX", 0)
-    found = lane.merge(columns, begins, ends)
-    assert found[0].tolist() == expected[0].tolist()
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
-    np.testing.assert_allclose(found[2], expected[2], rtol=1e-8, atol=1e-8)
+@given(values_and_ranges())
+def test_chosen_places_are_found(given: tuple[list[int], Any, Any]) -> None:
+    """The first and the last chosen place of each range, -1 where it has none."""
+    values, begins, ends = given
+    chosen = np.array([value % 3 == 0 for value in values], np.bool_)
+    places = [[place for place in range(begin, end) if chosen[place]] for begin, end in zip(begins, ends, strict=True)]
+    assert first_places(chosen, begins, ends).tolist() == [each[0] if each else -1 for each in places]
+    assert last_places(chosen, begins, ends).tolist() == [each[-1] if each else -1 for each in places]
+
+
+@given(values_and_ranges(), st.integers(-(2**40), 2**40))
+def test_search_finds_the_first_value_not_below(given: tuple[list[int], Any, Any], limit: int) -> None:
+    """As `bisect_left` does in each range, which is sorted in itself."""
+    values, begins, ends = given
+    values = sorted(values)
+    limits = np.full(len(begins), limit)
+    expected = [
+        next((place for place in range(begin, end) if values[place] >= limit), end)
+        for begin, end in zip(begins, ends, strict=True)
+    ]
+    assert search(np.array(values, np.int64), begins, ends, limits).tolist() == expected
+
+
+def test_search_compares_texts() -> None:
+    """Ids that are texts are searched by their bytes, whatever their lengths."""
+    ids = np.array([b"a", b"ab", b"b"])
+    begins, ends = np.array([0, 0, 0]), np.array([3, 3, 3])
+    assert search(ids, begins, ends, np.array([b"aa", b"abc", b"a"])).tolist() == [1, 2, 0]
+
+
+@given(values_and_ranges())
+def test_ranges_are_spread(given: tuple[list[int], Any, Any]) -> None:
+    """Every place of every range, beside the number of the range."""
+    _, begins, ends = given
+    groups, places = spread(begins, ends)
+    expected = [
+        (number, place)
+        for number, (begin, end) in enumerate(zip(begins, ends, strict=True))
+        for place in range(begin, end)
+    ]
+    assert list(zip(groups.tolist(), places.tolist(), strict=True)) == expected

@@ -22,7 +22,9 @@ from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.redis import OUTSTANDING_MAX, RedisStore
+from tailrace.features.stores.redis import RedisStore
+from tailrace.features.stores.redis_address import RedisAddress
+from tailrace.features.stores.redis_link import OUTSTANDING_MAX, FixedPlace, RedisLink
 from tailrace.features.stores.redis_writer import RedisWriter
 from tailrace.loadtest.processes import free_port
 
@@ -319,11 +321,11 @@ def test_redis_nonsense_is_never_served(reply: bytes, error: type[Exception] | N
         async with serving(answer) as url, opened(url) as store:
             if error is None:
                 assert await store.fetch([b"a", b"b"], after_ms(10_000)) == [b"x", b"y"]
-                first = store._connection
+                first = store._link._connection
                 end_s = time.monotonic() + 5
-                while store._connection is first and time.monotonic() < end_s:
+                while store._link._connection is first and time.monotonic() < end_s:
                     await asyncio.sleep(0.001)
-                assert store._connection is not first
+                assert store._link._connection is not first
                 return
             with pytest.raises(error):
                 await store.fetch([b"a", b"b"], after_ms(10_000))
@@ -416,7 +418,8 @@ def test_redis_host_that_cannot_be_asked_for_is_as_one_that_is_down(runner: asyn
 
     async def scenario() -> None:
         store = RedisStore("redis://localhost", FrozenWallClock())
-        store._address = replace(store._address, host="a..b")
+        address = replace(RedisAddress.parse("redis://localhost"), host="a..b")
+        store._link = RedisLink(FixedPlace(address), address.url, FrozenWallClock())
         await asyncio.wait_for(store.open(), 5)
         with pytest.raises(ConnectionError, match="label"):
             await store.fetch([b"a"], after_ms(1_000))

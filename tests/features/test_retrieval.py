@@ -108,7 +108,7 @@ def test_retrieval_leaves_a_failing_network_store_alone() -> None:
         assert profile.provenance.tolist() == [Provenance.TIMEOUT]
     assert store.fetches == 3
     store.failure = None
-    clock.advance(100)
+    clock.advance(300)
     profile, _ = run_now(retrieval.read([[1], []], 0))
     assert profile.provenance.tolist() == [Provenance.FRESH]
     assert retrieval.breaker is not None

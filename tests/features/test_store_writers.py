@@ -1,7 +1,9 @@
-"""The conformance suite of the writers: leases, runs, and rows that never go back, the same in every store."""
+"""What the writer of one kind of store does beside what every one promises (test_store_conformance.py): its leases."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,17 +16,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from page_samples import key_of, page, row
 from redis_server import RedisServer
 
 from tailrace.errors import LeaseError, StoreError
-from tailrace.features.row_layout import EVENT_BYTE, HEADER_BYTES, WRITTEN_BYTE
 from tailrace.features.stores.lease import FileLease, Lease
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.stores.opening import open_writer
-from tailrace.features.stores.protocol import StoreWriter
-from tailrace.features.stores.redis_writer import ROWS_PER_SCRIPT_MAX, RedisWriter
-from tailrace.features.stores.runs import PageCounts, PageRow
+from tailrace.features.stores.redis_writer import RedisWriter
 
 TIMES = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2) | st.integers(2**32 - 2, 2**32 + 2)
 HOLD = """
@@ -34,55 +34,6 @@ lease = open_writer(sys.argv[1]).lease("Profile")
 print(lease.holder.who, flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture
-def writer(url: str) -> Iterator[StoreWriter]:
-    """Yield a writer of an empty store of each kind."""
-    writer = open_writer(url)
-    yield writer
-    writer.close()
-
-
-def row(event: int, body: bytes = b"body", written: int = 0) -> bytes:
-    """Return a packed row of an event time."""
-    header = bytearray(HEADER_BYTES)
-    header[EVENT_BYTE:WRITTEN_BYTE] = event.to_bytes(8, "little", signed=True)
-    header[WRITTEN_BYTE:HEADER_BYTES] = written.to_bytes(8, "little")
-    return bytes(header) + body
-
-
-def page(**rows: bytes) -> list[PageRow]:
-    """Return the rows of a page, by key."""
-    return [PageRow(key.encode(), b"tombstone of " + key.encode(), value) for key, value in rows.items()]
-
-
-def test_writer_writes_rows_and_notes(writer: StoreWriter) -> None:
-    """All are there afterwards, however many."""
-    run = writer.begin_run("Profile")
-    rows = page(**{f"k{index}": row(index) for index in range(2 * ROWS_PER_SCRIPT_MAX + 1)})
-    assert writer.write(run, rows, [(b"note", b"1")]) == PageCounts(written=len(rows))
-    assert [writer.get(each.key) for each in rows] == [each.row for each in rows]
-    assert writer.get(b"note") == b"1"
-
-
-def test_writer_leaves_newer_rows(writer: StoreWriter) -> None:
-    """By event time an older row is left out, an equal one overwrites, an unchanged one is not written again."""
-    run = writer.begin_run("Profile")
-    writer.write(run, page(older=row(5), equal=row(5), newer=row(5), same=row(5, written=1)))
-    rows = page(older=row(4), equal=row(5, b"other"), newer=row(6), same=row(5, written=2), new=row(-1))
-    assert writer.write(run, rows, newer_only=True) == PageCounts(written=3, unchanged=1, older=1)
-    found = {name: writer.get(name.encode()) for name in ("older", "equal", "newer", "same", "new")}
-    assert found == {
-        "older": row(5), "equal": row(5, b"other"), "newer": row(6), "same": row(5, written=1), "new": row(-1),
-    }  # fmt: skip
-    assert writer.write(run, page(newer=row(1))) == PageCounts(written=1), "without newer_only any time overwrites"
-
-
-def test_writer_overwrites_what_is_no_row(writer: StoreWriter) -> None:
-    """A value that is cut short has no time that could be newer."""
-    writer.exchange([(b"k", b"short")], ())
-    assert writer.write(writer.begin_run("Profile"), page(k=row(1)), newer_only=True).written == 1
 
 
 @pytest.fixture(scope="module")
@@ -107,61 +58,8 @@ def test_redis_script_compares_times_as_python_does(
         writer.write(run, page(k=row(stored)))
         counts.append(writer.write(run, page(k=row(given_time, body)), newer_only=True))
     assert counts[0] == counts[1]
-    assert redis.get(b"k") == memory.get(b"k")
+    assert redis.get(key_of("k")) == memory.get(key_of("k"))
     redis.close()
-
-
-def test_writer_refuses_a_run_that_is_not_the_last(writer: StoreWriter) -> None:
-    """Once a later run has begun, an earlier one writes, notes and removes nothing; a run of another view may."""
-    first, other = writer.begin_run("Profile"), writer.begin_run("Other")
-    writer.write(first, page(k=row(1)))
-    second = writer.begin_run("Profile")
-    assert second.number == first.number + 1
-    with pytest.raises(LeaseError, match=f"run {second.number} has begun since"):
-        writer.write(first, page(k=row(9)))
-    with pytest.raises(LeaseError):
-        writer.write(first, (), [(b"note", b"1")])
-    with pytest.raises(LeaseError):
-        writer.remove(first, [b"k"])
-    assert (writer.get(b"k"), writer.get(b"note")) == (row(1), None)
-    assert writer.write(other, page(o=row(1))).written == 1
-
-
-def test_writer_refuses_a_run_from_before_the_store_was_emptied(writer: StoreWriter) -> None:
-    """A number that is given again is not the same run."""
-    first = writer.begin_run("Profile")
-    writer.exchange((), [first.key])
-    with pytest.raises(LeaseError, match="has been emptied"):
-        writer.write(first, page(k=row(1)))
-    assert writer.begin_run("Profile").number == first.number
-    with pytest.raises(LeaseError):
-        writer.write(first, page(k=row(1)))
-    assert writer.get(b"k") is None
-
-
-def test_writer_leaves_forgotten_entities_out(writer: StoreWriter) -> None:
-    """A tombstone keeps every row of its entity out, until it is gone."""
-    run = writer.begin_run("Profile")
-    writer.write(run, page(k=row(1), other=row(1)))
-    assert writer.exchange([(b"tombstone of k", b"1")], [b"k", b"never there"]) == 1
-    assert writer.write(run, page(k=row(2), other=row(2))) == PageCounts(written=1, forgotten=1)
-    assert writer.get(b"k") is None
-    assert writer.exchange([], [b"tombstone of k"]) == 1
-    assert writer.write(run, page(k=row(2))).written == 1
-
-
-def test_writer_scans_and_removes(writer: StoreWriter) -> None:
-    """A scan gives the keys of one beginning and end, also with characters that a pattern would take for others."""
-    names = [b"{c:%d}V:1" % index for index in range(25)]
-    others = [b"{c:1}V:2", b"{c:1}W:1", b"{d:1}V:1", b"{c:[*?]\\}V:2", b"a", b"z", b"{c:\xff}V:3"]
-    writer.exchange([(key, b"x") for key in [*names, *others]], ())
-    assert sorted(set(writer.scan(b"{c:", b"}V:1"))) == sorted(names)
-    assert set(writer.scan(b"{c:[*?]", b"")) == {b"{c:[*?]\\}V:2"}
-    assert list(writer.scan(b"none", b"")) == []
-    run = writer.begin_run("Profile")
-    assert writer.remove(run, [*names, b"never there"]) == len(names)
-    assert list(writer.scan(b"{c:", b"}V:1")) == []
-    assert all(writer.get(key) == b"x" for key in others)
 
 
 def test_lmdb_scan_goes_on_over_many_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,23 +74,6 @@ def test_lmdb_scan_goes_on_over_many_transactions(tmp_path: Path, monkeypatch: p
         writer.exchange((), [key])
     assert found == keys
     writer.close()
-
-
-def test_lease_is_held_by_one(url: str) -> None:
-    """A second run is told who holds it and since when; another view is free, and so is this one afterwards."""
-    one, other = open_writer(url), open_writer(url) if not url.startswith("lmdb:") else None
-    lease = one.lease("Profile")
-    second = other or one  # LMDB's files may be opened only once by a process
-    with pytest.raises(
-        LeaseError, match=f"being written by {lease.holder.who} since {lease.holder.since[:10]}"
-    ) as held:
-        second.lease("Profile")
-    assert "--wait" in held.value.next
-    second.lease("Other").close()
-    lease.check()
-    lease.close()
-    second.lease("Profile").close()
-    one.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -328,3 +209,20 @@ def test_lmdb_lease_where_no_file_can_be_made_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the lease cannot be taken"):
         writer.lease("V" * 300)
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "way"), [(errno.EBADF, "or run as its owner"), (errno.ENOLCK, "a file system that has locks")]
+)
+def test_lease_file_that_cannot_be_locked_says_so(
+    number: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS locks no file that is open only to read (EBADF), others have no locks: neither means that a run holds it."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match=f"the lease cannot be taken: {os.strerror(number)}") as caught:
+        FileLease(tmp_path, "Profile")
+    assert way in str(caught.value)

@@ -77,7 +77,7 @@ activity = tr.Pipeline(
     response=Decision,
     features=[Payment.amount, CustomerActivity, TerminalActivity, TerminalFrauds],
     model=tr.Model("activity"),
-    budget=tr.Budget("50ms", features="20ms"),
+    budget=tr.Budget("500ms", features="250ms"),
     time="time",
     record_requests=True,
 )

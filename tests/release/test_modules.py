@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,20 @@ def test_folder_that_holds_an_installation_is_refused(tmp_path: Path, monkeypatc
     write(tmp_path, {"pipeline.py": "import big\n", "big/__init__.py": ""} | {f"big/m{n}.py": "" for n in range(5)})
     with pytest.raises(SetupError, match="over 5 files"):
         find_modules(tmp_path / "pipeline.py")
+
+
+def test_package_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of a package's own modules import each other, its folders are listed once each."""
+    walked: list[Path] = []
+    walk = modules._package_files
+
+    def counted(package: Path) -> Iterator[Path]:
+        walked.append(package)
+        return walk(package)
+
+    monkeypatch.setattr(modules, "_package_files", counted)
+    imports = "".join(f"from .m{n} import x{n}\nimport big.m{n}\n" for n in range(20))
+    files = {f"big/m{n}.py": imports for n in range(20)}
+    write(tmp_path, {"pipeline.py": "import big\n", "big/__init__.py": "", "big/inner/__init__.py": imports} | files)
+    assert len(find_modules(tmp_path / "pipeline.py")) == 23
+    assert walked == [tmp_path / "big", tmp_path / "big" / "inner"]

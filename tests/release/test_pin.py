@@ -17,6 +17,7 @@ from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MANIFEST_FILE
 from tailrace.pipeline import Pipeline
+from tailrace.release.exchange import replace_directory
 from tailrace.release.pin import let_go, pin, pin_again
 from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
@@ -133,17 +134,21 @@ def test_package_has_what_it_had(file: Path, tmp_path: Path) -> None:
         load(pinned)
 
 
-def test_two_modules_of_one_name_are_refused(file: Path, tmp_path: Path) -> None:
-    """One process has one module of a name: the second file would be served with the first one's."""
+@pytest.mark.parametrize("name", ["beside.py", "beside/__init__.py"])
+def test_two_modules_of_one_name_are_refused(name: str, file: Path, tmp_path: Path) -> None:
+    """One process has one module of a name: of equal ones too, which find other data beside their files."""
     other = tmp_path / "other"
     shutil.copytree(file.parent, other, ignore=shutil.ignore_patterns("__pycache__"))
+    (other / name).parent.mkdir(exist_ok=True)
+    (other / "beside.py").rename(other / name)
     files = [str(file), str(other / "pipeline.py")]
-    with pin(files, str(tmp_path / "kept")):  # of the same content, so that it does not matter
-        pass
-    (other / "beside.py").write_text('import tailrace as tr\nBUDGET = tr.Budget("60ms")\n')
-    with pytest.raises(SetupError, match="another 'beside'") as caught, pin(files, str(tmp_path / "kept")):
+    with pytest.raises(SetupError, match="a module 'beside'") as caught, pin(files, str(tmp_path / "kept")):
         pass
     assert caught.value.where == files[1]
+    (other / name).rename(other / "aside.py")
+    (other / "pipeline.py").write_text(PIPELINE.replace("from beside", "from aside"))
+    with pin(files, str(tmp_path / "kept")) as pinned:
+        assert len(pinned.folders) == 2
 
 
 def test_copies_are_as_readable_as_the_originals(file: Path, tmp_path: Path) -> None:
@@ -263,36 +268,36 @@ def test_model_that_is_not_there_or_cut_is_refused(file: Path, tmp_path: Path) -
 def test_model_replaced_while_it_is_copied_is_one_or_the_other(file: Path, tmp_path: Path) -> None:
     """Readers of a directory that is packaged again and again find a whole model each time."""
     directory = file.parent / "models" / "pay"
+    copies = [tmp_path / "a", tmp_path / "b"]
+    for copy, weight in zip(copies, (0.002, 0.003), strict=True):
+        copy.mkdir()
+        linear(copy, "pay", {"amount": weight})
     stop = threading.Event()
+    replaced: list[int] = []
 
     def replace() -> None:
-        from tailrace.release.package import _replace
-
-        copies = [tmp_path / "a", tmp_path / "b"]
-        for copy, weight in zip(copies, (0.002, 0.003), strict=True):
-            copy.mkdir()
-            linear(copy, "pay", {"amount": weight})
-        turn = 0
         while not stop.is_set():
+            turn = len(replaced)
             draft = tmp_path / f"draft-{turn}"
             shutil.copytree(copies[turn % 2] / "pay", draft)
-            _replace(draft, directory)
-            turn += 1
+            replace_directory(draft, directory)
+            replaced.append(turn)
             time.sleep(0.005)  # a reader needs to come to an end once
 
     thread = threading.Thread(target=replace)
-    thread.start()
-    try:
-        versions = set()
-        with pin([str(file)], str(tmp_path / "kept")) as pinned:
-            pipelines = load(pinned)
-            for _ in range(40):
+    versions, reads = set(), 0
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        pipelines = load(pinned)
+        thread.start()
+        try:
+            # On a busy machine all readers may be done before the other thread has its turn.
+            while reads < 40 or (len(replaced) < 4 and thread.is_alive()):
                 (model,) = settle(pinned, pipelines).models
                 assert load_model(model.copy).version == model.version
-                versions.add(model.version)
-                versions.add(load_model(directory).version)
+                versions |= {model.version, load_model(directory).version}
                 pinned.release_file.unlink()
-    finally:
-        stop.set()
-        thread.join()
+                reads += 1
+        finally:
+            stop.set()
+            thread.join()
     assert len(versions) >= 2

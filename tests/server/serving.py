@@ -77,6 +77,10 @@ class Server:
         """Return what /status says of each worker."""
         return json.loads(fetch(f"{self.admin}/status")[2])["workers"]
 
+    def companions(self) -> list[dict[str, Any]]:
+        """Return what /status says of the processes beside the workers."""
+        return json.loads(fetch(f"{self.admin}/status")[2])["companions"]
+
     def processes(self) -> list[int]:
         """Return the pids of all living processes of this server, known by a variable that each inherits."""
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._mark in variables(path)]
@@ -120,7 +124,7 @@ def serving(log: Path, file: Path, *options: str, under: Sequence[str] = ()) -> 
     server = start_serve(log, file, *options, under=under)
     try:
         server.wait_ready()
-        assert len(server.processes()) == 1 + len(server.workers())
+        assert len(server.processes()) == 1 + len(server.workers()) + len(server.companions())
         yield server
     finally:
         server.end()

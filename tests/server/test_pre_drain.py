@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -14,6 +15,9 @@ from pathlib import Path
 from serving import Server, connect, fetch, message, serving, start_serve, wait_for
 
 from tailrace.loadtest.processes import is_running
+from tailrace.release.pinned import Pin
+from tailrace.server.options import ServeOptions
+from tailrace.server.supervisor import Supervisor
 
 AMOUNT = {"amount": 1.0}
 CALL = message("/v1/pipelines/log/predict", b'{"amount": 1.0}')
@@ -99,3 +103,20 @@ def test_drain_closes_no_connection_that_was_used_within_a_second(tmp_path: Path
                 assert sock.recv(1) == b""
                 closed_s[sock] = time.monotonic()
         assert min(closed_s[sock] - used_s[sock] for sock in used_s) > 1.0
+
+
+def test_pre_drain_waits_though_a_child_has_ended_before() -> None:
+    """A child that was stopped earlier, for another release, has a task that has ended: that is no second signal."""
+    pin = Pin(root="/r", folder="/r/servers/1", number=1, files=("/a.py",), folders=())
+    supervisor = Supervisor(ServeOptions(files=("/a.py",), pre_drain_s=0.2), pin)
+    supervisor._was_ready = True
+
+    async def pre_drain_s() -> float:
+        ended, running = asyncio.create_task(asyncio.sleep(0)), asyncio.create_task(asyncio.sleep(60))
+        await ended
+        start_s = time.monotonic()
+        await supervisor._pre_drain([ended, running])
+        running.cancel()
+        return time.monotonic() - start_s
+
+    assert asyncio.run(pre_drain_s()) >= 0.19

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tailrace.errors import SetupError
+from tailrace.server import claim
 from tailrace.server.slots import Slot, open_slots
 
 
@@ -81,3 +86,35 @@ def test_name_that_is_no_address_claims_nothing() -> None:
         stranger.bind(f"\0tailrace/{port}/nonsense")
         with opened("127.0.0.1", port, 1):
             pass
+
+
+class NetworkSocket(socket.socket):
+    """A socket where the system forbids Unix sockets, as systemd's RestrictAddressFamilies=AF_INET AF_INET6 does."""
+
+    def __init__(self, family: int = -1, *rest: Any, **options: Any) -> None:
+        if family == socket.AF_UNIX:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        super().__init__(family, *rest, **options)
+
+
+def test_slots_open_where_no_claim_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Unix sockets a second server is not noticed, and the caller hears so; the port is had all the same."""
+    monkeypatch.setattr(socket, "socket", NetworkSocket)
+    told: list[str] = []
+    (slot,) = open_slots("127.0.0.1", 0, 1, warn=told.append)
+    slot.shut()
+    assert slot.claim is None
+    assert told == ["Unix sockets cannot be made: Address family not supported by protocol"]
+
+
+def test_slots_open_where_claims_are_not_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the kernel's list the claim still refuses a second server on the very address."""
+    monkeypatch.setattr(claim, "NAMES", tmp_path / "unix")
+    told: list[str] = []
+    (slot,) = open_slots("127.0.0.1", 0, 1, warn=told.append)
+    try:
+        assert told == [f"{tmp_path / 'unix'} cannot be read: No such file or directory"]
+        with pytest.raises(SetupError, match="in use"):
+            open_slots("127.0.0.1", slot.listener.getsockname()[1], 1)
+    finally:
+        slot.close()

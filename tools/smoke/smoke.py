@@ -1,4 +1,4 @@
-"""Tries one extra, alone: `python smoke.py serve|offline|package|bench|dev FOLDER`, in a venv that has no other.
+"""Tries one extra, alone: `python smoke.py serve|offline|package|dynamodb|bench|dev FOLDER`, in a venv without another.
 
 The folder is a copy of what prepare.py wrote. "serve" is no extra at all. It ends with 0 where all went well. Needs
 nothing but tailrace and that extra itself.
@@ -128,6 +128,29 @@ def try_package(folder: Path) -> None:
     try_serve(folder)
 
 
+def try_dynamodb(folder: Path) -> None:
+    """Ask a DynamoDB that is not there: boto3 says so."""
+    import asyncio
+
+    from tailrace.deadline import MonotonicClock
+    from tailrace.features.stores.opening import open_store
+    from tailrace.loadtest.processes import free_port
+
+    os.environ |= {"AWS_ACCESS_KEY_ID": "smoke", "AWS_SECRET_ACCESS_KEY": "smoke"}
+    url = f"dynamodb://features?region=eu-west-1&endpoint=http://127.0.0.1:{free_port()}"
+
+    async def ask() -> None:
+        store = open_store(url, MonotonicClock())
+        await store.open()
+        (told,) = await asyncio.gather(
+            store.fetch([b"{customer:1}C"], time.monotonic_ns() + 10_000_000_000), return_exceptions=True
+        )
+        store.close()
+        assert isinstance(told, ConnectionError), told
+
+    asyncio.run(ask())
+
+
 def try_bench(folder: Path) -> None:
     """Ask the benchmark's peer for a decision."""
     import lmdb
@@ -188,6 +211,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "serve": try_serve,
     "offline": try_offline,
     "package": try_package,
+    "dynamodb": try_dynamodb,
     "bench": try_bench,
     "dev": try_dev,
 }

@@ -140,12 +140,21 @@ def _report(plan: Plan, times: tuple[LayerTimes, ...], warnings: list[str]) -> d
 def _inputs(plan: Plan) -> list[tuple[str, str, str]]:
     """Return each model input with its type and what fills it."""
     from tailrace.compile.resolve import wire
+    from tailrace.compile.wiring import Origin, Wire
+    from tailrace.features.streams import StreamFeatureView
 
     (stage,) = plan.inference.stages
     wiring = wire(plan.pipeline, stage.signature)
-    origins = {"request": "request field", "view": "view, materialised", "on_demand": "on demand, computed"}
+    origins = {"request": "request field", "on_demand": "on demand, computed"}
+
+    def filled_by(source: Wire) -> str:
+        if source.origin is not Origin.VIEW:
+            return origins[source.origin.value]
+        is_stream = issubclass(wiring.views[source.view], StreamFeatureView)
+        return "view, of a stream" if is_stream else "view, materialised"
+
     return [
-        (name, tensor.dtype, origins[wiring.features[name].origin.value])
+        (name, tensor.dtype, filled_by(wiring.features[name]))
         for tensor in stage.signature.inputs
         for name in tensor.features
     ]

@@ -14,7 +14,9 @@ from tailrace.cli.bench import bench
 from tailrace.cli.check import check
 from tailrace.cli.consistency import consistency
 from tailrace.cli.dataset import dataset
+from tailrace.cli.features import features
 from tailrace.cli.forget import forget
+from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
@@ -59,7 +61,7 @@ def tailrace(
 
 
 app.callback(help=help_of(tailrace))(tailrace)
-for command in (dataset, package, check, materialize, forget, serve, consistency, bench):
+for command in (dataset, package, check, materialize, ingest, features, forget, serve, consistency, bench):
     app.command(help=help_of(command))(command)
 
 

@@ -16,6 +16,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
     store: Annotated[
         str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Materialise batch views again as often as their refresh says.")
+    ] = False,
     releases: Annotated[
         str | None,
         typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
@@ -34,6 +37,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
     connections_max: Annotated[int, typer.Option(help="Connections a worker holds open, else 503.")] = 10_000,
     partial_bytes_max: Annotated[int, typer.Option(help="Bytes held of requests in part, else 503.")] = 256 << 20,
     array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
+    cache_bytes_max: Annotated[int, typer.Option(help="Bytes of rows kept of Redis, a pipeline and worker.")] = 0,
+    cache_ttl_s: Annotated[float, typer.Option(help="Seconds that a kept row is served without a read.")] = 10.0,
+    cache_stale_s: Annotated[float, typer.Option(help="Seconds more, as stale, while the store fails.")] = 600.0,
     idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,
     request_s: Annotated[float, typer.Option(help="Seconds a client may take to send one request, else 408.")] = 5.0,
     pre_drain_s: Annotated[float, typer.Option(help="Seconds to serve on with /readyz at 503, then drain.")] = 0.0,

@@ -19,7 +19,7 @@ from tailrace.batch import (
 )
 from tailrace.compile.wiring import Origin, Wire, Wiring
 from tailrace.deadline import FEATURES, Clock, LayerLimit
-from tailrace.features.current import CurrentEvents, EventSink
+from tailrace.features.current import CurrentEvents
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead, view_columns_type
 from tailrace.features.stores.protocol import OnlineStore
@@ -42,12 +42,7 @@ def request_step(pipeline: Pipeline, wiring: Wiring, array_max: int) -> RequestS
 
 
 def features_step(
-    pipeline: Pipeline,
-    wiring: Wiring,
-    codecs: Sequence[ViewCodec],
-    store: OnlineStore,
-    clock: Clock,
-    events: EventSink | None,
+    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], store: OnlineStore, clock: Clock
 ) -> FeaturesStep:
     """Return layer 2."""
     budget = pipeline.budget
@@ -64,7 +59,7 @@ def features_step(
         OnDemandFeature(name, feature.function, list(map(reader_of, wires)))
         for name, (feature, wires) in wiring.on_demand.items()
     ]
-    return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock), events)
+    return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock))
 
 
 class _EventReaders:

@@ -15,7 +15,6 @@ from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
 from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
 from tailrace.errors import CompileError, ModelPackageError, Problem
-from tailrace.features.current import EventSink
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.curve import measure_curve
@@ -40,12 +39,10 @@ def compile_plan(
     clock: Clock | None = None,
     array_max: int = ARRAY_MAX,
     kernels: Mapping[Path, KernelChoice] = _CHOOSE,
-    events: EventSink | None = None,
 ) -> Plan:
     """Compile a pipeline for serving from a store. Raises CompileError with every mistake at once.
 
     kernels: chosen beforehand, by the model's directory; for a model that is not among them it is chosen now.
-    events: takes the requests of a pipeline that records them.
     The plan's cost is yet to be measured: see `warm_up`.
     """
     clock = clock or MonotonicClock()
@@ -62,7 +59,7 @@ def compile_plan(
         pipeline=pipeline,
         store=store,
         request=request_step(pipeline, wiring, array_max),
-        features=features_step(pipeline, wiring, codecs, store, clock, events if pipeline.record_requests else None),
+        features=features_step(pipeline, wiring, codecs, store, clock),
         inference=InferenceStep([stage], LayerLimit(pipeline.budget, INFERENCE, clock)),
         postprocess=postprocess_step(pipeline, wiring),
         response=response_step(pipeline, wiring, JsonEncoder()),

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
+from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.catalogue import catalogue_key, decode_record, old_progress_key, schema_name
 from tailrace.features.view_spec import ViewCodec
 from tailrace.plan import Plan
@@ -32,7 +33,7 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
     must not keep a server from coming back, nor does a store that does not answer. refuse: raise StoreError for the
     first unfit view. A server does so when it starts, not when it replaces a worker, whose siblings serve on.
     """
-    codecs = plan.features.retrieval.codecs
+    codecs = [codec for codec in plan.features.retrieval.codecs if isinstance(codec.spec, BatchViewSpec)]
     keys = [key for each in codecs for key in (catalogue_key(each.spec.name), old_progress_key(each.spec.name))]
     if not keys:
         return CheckedViews()

@@ -1,8 +1,9 @@
 """Modules of a folder, read from a copy of it: what is served stays as it was when the release was made.
 
 A module keeps the place it was copied from as its `__file__`, so that data beside it is found there; its code is the
-copy's, and so is a package's `__path__`: what the folder has gained meanwhile is not found. Modules that come from
-elsewhere, by a path that the code itself has added say, are no part of it (`unpinned_modules`).
+copy's, and so is a package's `__path__`: what the folder has gained meanwhile is not found. A compiled module's
+`__file__` is the copy, since it is the file that the system loads: data beside it is not found by it. Modules that come
+from elsewhere, by a path that the code itself has added say, are no part of it (`unpinned_modules`).
 """
 
 from __future__ import annotations
@@ -98,16 +99,17 @@ def read_from_copy(folder: PinnedFolder) -> None:
 def unpinned_modules() -> list[str]:
     """Return the modules that this process has loaded which are neither pinned nor installed, by name.
 
-    A worker that is replaced reads these as they are then.
+    A worker that is replaced reads these as they are then. A compiled module is pinned where its file is in a copy.
     """
+    pinned = [finder.folder.copy for finder in sys.meta_path if isinstance(finder, PinnedFinder)]
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     installed += [Path(__file__).parents[1], *map(Path, site.getsitepackages()), Path(site.getusersitepackages())]
-    return sorted(name for name, module in list(sys.modules.items()) if _is_unpinned(module, installed))
+    return sorted(name for name, module in list(sys.modules.items()) if _is_unpinned(module, [*pinned, *installed]))
 
 
-def _is_unpinned(module: ModuleType, installed: Sequence[Path]) -> bool:
-    """Say whether a module is the team's own, and not read from a copy."""
+def _is_unpinned(module: ModuleType, known: Sequence[Path]) -> bool:
+    """Say whether a module is the team's own, and not read from a copy. known: folders of copies and installations."""
     spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
     if spec is None or file is None or isinstance(spec.loader, PinnedLoader) or module.__name__ == "__main__":
         return False
-    return not any(Path(file).is_relative_to(folder) for folder in installed)
+    return not any(Path(file).is_relative_to(folder) for folder in known)

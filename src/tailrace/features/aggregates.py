@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.features.distinct import DistinctLane
 from tailrace.features.lanes import NEVER_NS, Columns, CountLane, ExtremeLane, Lane, MomentLane, MomentsLane, SumLane
 
 LIFETIME: Final = "lifetime"
@@ -40,11 +41,6 @@ class Aggregate:
     default: Any
     decimals: int | None = None
 
-    def __str__(self) -> str:
-        """Return it in one spelling: what the identity of a view's state is made of."""
-        parts = [self.value, f"window={self.window}", f"where={self.where}", f"delay={self.delay}"]
-        return f"{self.kind}({', '.join(filter(None, parts))}, decimals={self.decimals})"
-
 
 @dataclass(frozen=True, slots=True)
 class AggregateKind:
@@ -52,12 +48,16 @@ class AggregateKind:
 
     lanes: given the decimals, the lanes that it needs. finalize: given the columns of these lanes for each window, the
     decimals, and the time in ns that each window looks back from, returns the values, and where there is none.
+    takes_any: whether its values may be of any type, and it takes their hash.
+    of_nothing: the value that it gives there in any case; None where it may be any.
     """
 
     lanes: Callable[[int | None], tuple[Lane, ...]]
     finalize: Callable[[Sequence[Columns], int | None, NDArray[np.int64]], tuple[NDArray[Any], NDArray[np.bool_]]]
     dtype: str = "<f8"
     takes_value: bool = True
+    takes_any: bool = False
+    of_nothing: float | None = None
 
 
 def _unit(decimals: int | None) -> float:
@@ -101,15 +101,16 @@ def _since(lanes: Sequence[Columns], decimals: int | None, now_ns: NDArray[np.in
 
 
 KINDS: Final[Mapping[str, AggregateKind]] = {
-    "count": AggregateKind(lambda _: (CountLane(),), _count, "<i8", takes_value=False),
-    "sum": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _sum),
-    "mean": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _mean),
+    "count": AggregateKind(lambda _: (CountLane(),), _count, "<i8", takes_value=False, of_nothing=0),
+    "sum": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _sum, of_nothing=0.0),
+    "mean": AggregateKind(lambda decimals: (SumLane(decimals), CountLane()), _mean, of_nothing=0.0),
     "min": AggregateKind(lambda _: (ExtremeLane(is_max=False),), _extreme),
     "max": AggregateKind(lambda _: (ExtremeLane(is_max=True),), _extreme),
     "stddev": AggregateKind(lambda _: (MomentsLane(),), _stddev),
     "last": AggregateKind(lambda _: (MomentLane(is_latest=True),), _value),
     "first": AggregateKind(lambda _: (MomentLane(is_latest=False),), _value),
     "since_last": AggregateKind(lambda _: (MomentLane(is_latest=True),), _since, takes_value=False),
+    "distinct": AggregateKind(lambda _: (DistinctLane(),), _count, "<i8", takes_any=True),
 }
 
 
@@ -191,3 +192,17 @@ def since_last(
 ) -> Any:
     """Take the seconds since the latest event of a window; see `count`."""
     return Aggregate("since_last", "", window, where, delay, include_current=False, default=default)
+
+
+def distinct(
+    value: str, *, window: str, where: str | None = None, delay: str | None = None, include_current: bool = False,
+    default: int = 0,
+) -> Any:  # fmt: skip
+    """Count the distinct values of a window: `terminals_1d: int = tr.distinct("terminal_id", window="1d")`.
+
+    value: of any type: texts, times and numbers; an empty text is a null. Exact as long as an entity has up to 1,024
+    values in the longest window of the same value and where. Of more it is an estimate, from a sample of 512 to 1,024
+    of them, with a relative standard error of 3.75% for that window; for a shorter one, which has a share p of these
+    values, of 3.75% / sqrt(p). See distinct.py. The rest is as for `count`.
+    """
+    return Aggregate("distinct", value, window, where, delay, include_current, default)

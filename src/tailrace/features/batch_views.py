@@ -84,6 +84,7 @@ class _BatchReading(Reading):
         """Return how often it is to be materialised."""
         refresh = self._view.refresh
         try:
+            refresh.jitter_ns  # noqa: B018 - it is read to be checked
             return refresh.duration_ns
         except (ValueError, AttributeError) as error:
             what = str(error) if isinstance(refresh, Every) else f"{refresh!r} is not an interval"

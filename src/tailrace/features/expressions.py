@@ -22,6 +22,8 @@ Part = Callable[[Fields], Any]
 
 LENGTH_MAX: Final = 1_000
 """Characters of one expression."""
+DEPTH_MAX: Final = 50
+"""Of what is within what, in one expression."""
 
 _BINARY: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -37,16 +39,19 @@ _BOOLEAN: Final[Mapping[type, Callable[[Any, Any], Any]]] = {ast.And: np.logical
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One expression. text: in one spelling, whatever blanks it was written with. fields: the names that it reads."""
+    """One expression.
+
+    text: in one spelling, whatever blanks it was written with. fields: the names that it reads. value: computes it.
+    """
 
     text: str
     fields: tuple[str, ...]
-    _value: Part = field(compare=False, repr=False)
+    value: Part = field(compare=False, repr=False)
 
     def column(self, fields: Fields, rows: int) -> NDArray[Any]:
         """Return its value for each event, (rows,)."""
         with np.errstate(all="ignore"):  # a division by zero is no number, which no aggregate counts
-            return np.broadcast_to(np.asarray(self._value(fields)), (rows,))
+            return np.broadcast_to(np.asarray(self.value(fields)), (rows,))
 
 
 def parse_expression(text: str) -> Expression:
@@ -59,11 +64,21 @@ def parse_expression(text: str) -> Expression:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text!r} cannot be read: {getattr(error, 'msg', error)}") from None
+    if not _is_shallow(tree):
+        raise ValueError(f"it is nested over {DEPTH_MAX} deep")
     names: dict[str, None] = {}
     value = _part(tree, names)
     if not names:
         raise ValueError(f"{text!r} reads no field of the event")
     return Expression(ast.unparse(tree), tuple(names), value)
+
+
+def _is_shallow(tree: ast.expr) -> bool:
+    """Say whether an expression can be read and computed without a deep recursion."""
+    level: list[ast.AST] = [tree]
+    for _ in range(DEPTH_MAX):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return not level
 
 
 def _part(node: ast.expr, names: dict[str, None]) -> Part:

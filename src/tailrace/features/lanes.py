@@ -20,12 +20,15 @@ from tailrace.features.ranges import (
     last_places,
     reduce_by_halves,
     reduce_ranges,
+    spread,
 )
 
 Columns = Sequence[NDArray[Any]]
 """The columns of a lane's entries, one for each of its fields."""
 
 NEVER_NS: Final = np.iinfo(np.int64).min
+WHOLE_MAX: Final = 1 << 53
+"""Of the last decimal, one value of an exact sum at most: beyond, a float is no more exact, and taken as that."""
 TOGETHER_MAX: Final = 1 << 22
 """Entries that ranges are spread to at once: of more, `MomentsLane` merges by halves."""
 
@@ -80,7 +83,11 @@ class SumLane:
     def prepare(self, values: NDArray[Any], counted: NDArray[np.bool_], times: NDArray[np.int64]) -> Columns:
         """Take the value of each event that counts."""
         values = np.where(counted, values, 0.0)
-        return (values,) if self.decimals is None else (np.rint(values * 10**self.decimals).astype(np.int64),)
+        if self.decimals is None:
+            return (values,)
+        with np.errstate(over="ignore"):
+            whole = np.rint(values * 10**self.decimals)
+        return (np.clip(whole, -WHOLE_MAX, WHOLE_MAX).astype(np.int64),)
 
     def merge(self, columns: Columns, begins: Places, ends: Places) -> Columns:
         """Add."""
@@ -130,16 +137,15 @@ class MomentsLane:
             total, mean, square = reduce_by_halves(_join_moments, columns, begins, ends, (np.uint32(0), 0.0, 0.0))
             return total.astype(np.int64), mean, square
         counts, means, squares = columns
-        lengths = ends - begins
-        group = np.repeat(np.arange(len(begins)), lengths)
-        places = np.arange(len(group)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + begins[group]
+        group, places = spread(begins, ends)
         weights, rows = counts[places].astype(np.float64), len(begins)
         total = np.bincount(group, weights, rows)
         divisor = np.maximum(total, 1.0)
         shift = means[np.minimum(begins, max(len(means) - 1, 0))] if len(means) else np.zeros(rows)
-        mean = shift + np.bincount(group, weights * (means[places] - shift[group]), rows) / divisor
-        apart = weights * (means[places] - mean[group]) ** 2
-        square = np.bincount(group, squares[places] + apart, rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # of values over 1e154 there is no square
+            mean = shift + np.bincount(group, weights * (means[places] - shift[group]), rows) / divisor
+            apart = weights * (means[places] - mean[group]) ** 2
+            square = np.bincount(group, squares[places] + apart, rows)
         return total.astype(np.int64), np.where(total > 0, mean, 0.0), square
 
 

@@ -79,6 +79,13 @@ def search(values: NDArray[Any], begins: Places, ends: Places, limits: NDArray[A
     return low
 
 
+def spread(begins: Places, ends: Places) -> tuple[Places, Places]:
+    """Return every place of every range, and before it which range it is of."""
+    lengths = ends - begins
+    groups = np.repeat(np.arange(len(begins)), lengths)
+    return groups, np.arange(len(groups)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + begins[groups]
+
+
 def gallop(values: NDArray[Any], begins: Places, ends: Places, limits: NDArray[Any]) -> Places:
     """Return what `search` does, in fewer steps where the place is near the begin."""
     if not len(values):

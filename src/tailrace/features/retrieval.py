@@ -18,6 +18,7 @@ from tailrace.features.view_spec import ViewCodec
 
 LATE_NS_MIN: Final = 1 * NS_PER_MS
 """A fetch that took less than this was not late, however late its batch came to it."""
+_NEVER_NS: Final = 1 << 62
 
 
 class Retrieval:
@@ -26,14 +27,19 @@ class Retrieval:
     breaker: made for a network store (one whose `network` is true), None for an embedded one: that leaves itself alone
     when it is late, and its other failures cost no time. failure: the last failure of the store, for the log and the
     status. fair_ns: with less time than this a store that is late does not count as broken: one caller in a hurry would
-    open the breaker for all. observe_fetch: is called for each fetch with how long it took, and whether it was late.
+    open the breaker for all; it is half of what a fetch may take, or 0 where that is not limited. slow_ns: from there
+    on a fetch counts as failed, whatever it gave. observe_fetch: is called for each fetch with how long it took, and
+    whether it was late.
     """
 
     def __init__(self, codecs: Sequence[ViewCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
         self.codecs = tuple(codecs)
         self._no_events = (None,) * len(self.codecs)
         self._fetch = store.fetch
-        self._fair_ns = fair_ns
+        self.store = store
+        self.clock = clock
+        self.fair_ns = fair_ns
+        self.slow_ns = 2 * fair_ns or _NEVER_NS
         self._now_ns = clock.now_ns
         self._wall_ns = clock.wall_ns
         self.network = store.network
@@ -54,7 +60,7 @@ class Retrieval:
         if not any(ids):
             return self._unpack(ids, [], current)
         if breaker is not None and not breaker.allows():
-            return self._defaults(ids, _reason(self.failure))
+            return self._defaults(ids, reason_of(self.failure))
         keys: list[bytes] = []
         for codec, codec_ids in zip(codecs, ids, strict=True):
             keys += codec.keys(codec_ids)
@@ -65,10 +71,10 @@ class Retrieval:
             self._note_failure(error, began_ns, deadline_ns)
             if isinstance(error, LateError) and error.rows:
                 return self._unpack_some(ids, error.rows, current)
-            return self._defaults(ids, _reason(error))
-        if breaker is not None:
-            breaker.succeeded()
+            return self._defaults(ids, reason_of(error))
         ended_ns = self._now_ns()
+        if breaker is not None:
+            breaker.note(ended_ns, is_failure=ended_ns - began_ns > self.slow_ns)
         self.observe_fetch(ended_ns - began_ns, ended_ns > deadline_ns and ended_ns - began_ns > LATE_NS_MIN)
         return self._unpack(ids, rows, current)
 
@@ -77,9 +83,9 @@ class Retrieval:
         ended_ns, breaker = self._now_ns(), self.breaker
         if ended_ns > deadline_ns and ended_ns - began_ns > LATE_NS_MIN:
             self.observe_fetch(ended_ns - began_ns, True)
-        is_fair = deadline_ns - began_ns >= self._fair_ns
+        is_fair = deadline_ns - began_ns >= self.fair_ns
         if breaker is not None and (is_fair or not isinstance(error, TimeoutError)):
-            breaker.failed()
+            breaker.note(ended_ns, is_failure=True)
         if not (isinstance(error, LateError) and error.is_cold):
             self.failure = error
 
@@ -115,7 +121,7 @@ class Retrieval:
         return [codec.defaults(len(codec_ids), Provenance.TIMEOUT, why) for codec, codec_ids in pairs]
 
 
-def _reason(failure: Exception | None) -> Degraded:
+def reason_of(failure: Exception | None) -> Degraded:
     """Return why a store's failure degrades an answer."""
     return Degraded.STORE_TIMEOUT if isinstance(failure, TimeoutError) else Degraded.STORE_ERROR
 

@@ -48,16 +48,22 @@ class SQL(Source):
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """How often a view is to be materialised again."""
+    """How often a view is to be materialised again. jitter: how much later at most, at random."""
 
     text: str
+    jitter: str = "0s"
 
     @property
     def duration_ns(self) -> int:
         """The interval. Raises ValueError where the text is not a duration."""
         return parse_duration(self.text)
 
+    @property
+    def jitter_ns(self) -> int:
+        """How much later it may be. Raises ValueError where that is not a duration."""
+        return parse_duration(self.jitter)
 
-def every(interval: str) -> Every:
-    """Return a refresh interval: `every("1h")`."""
-    return Every(interval)
+
+def every(interval: str, jitter: str = "0s") -> Every:
+    """Return a refresh interval: `every("1h", jitter="5m")`, for `tailrace serve --refresh`."""
+    return Every(interval, jitter)

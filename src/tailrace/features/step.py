@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded, LazyColumn, Reader
 from tailrace.deadline import LayerLimit
+from tailrace.features.cache import CacheLimits
+from tailrace.features.cached_retrieval import CachedRetrieval, ttl_ns_of
 from tailrace.features.current import CurrentEvents, EventSink
 from tailrace.features.events import Events
 from tailrace.features.retrieval import Retrieval
@@ -113,13 +115,12 @@ class FeaturesStep:
         views: Sequence[ViewRead],
         on_demand: Sequence[OnDemandFeature],
         limit: LayerLimit,
-        events: EventSink | None = None,
     ) -> None:
         self.retrieval = retrieval
         self.views = tuple(views)
         self.on_demand = tuple(on_demand)
-        self.events = events
-        self.suspends = (bool(views) and retrieval.network) or (events is not None and events.suspends)
+        self.events: EventSink | None = None
+        self.suspends = bool(views) and retrieval.network
         self.in_flight_max = 2 if self.suspends else 1
         self._limit = limit
         self._readers = tuple(dict.fromkeys(view.current for view in views if view.current is not None))
@@ -128,6 +129,12 @@ class FeaturesStep:
         keys = {view.key: view.expands for view in views}
         self._ids = tuple(EntityIds(key, expands=expands) for key, expands in keys.items())
         self._key_places = None if len(keys) == len(views) else [list(keys).index(view.key) for view in views]
+
+    def record_to(self, events: EventSink) -> None:
+        """Have requests counted as events from now on: what was sent to warm up was none."""
+        self.events = events
+        self.suspends = self.suspends or events.suspends
+        self.in_flight_max = 2 if self.suspends else 1
 
     async def run(self, batch: Batch) -> None:
         """Fill `view_rows`, `views` and `on_demand`; note in `degraded` what is stale or could not be read."""
@@ -139,6 +146,15 @@ class FeaturesStep:
             self.take_views(batch, await self.retrieval.read(self.ids(batch), limit_ns, current))
         for feature in self.on_demand:
             batch.on_demand[feature.name] = feature.column(batch)
+
+    def keep_rows(self, limits: CacheLimits) -> None:
+        """Keep what is read from now on in memory; before traffic.
+
+        Nothing is kept of an embedded store, nor of a stream view that does not say how stale it may be.
+        """
+        retrieval = self.retrieval
+        if retrieval.network and any(ttl_ns_of(codec.spec, limits) for codec in retrieval.codecs):
+            self.retrieval = CachedRetrieval(retrieval, limits)
 
     def ids(self, batch: Batch) -> list[list[Any]]:
         """Return the entity ids that each view is asked for; views of one key share a list."""

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Degraded, Provenance
+from tailrace.features.column_groups import column_groups
 from tailrace.features.events import Events
 from tailrace.features.keys import EntityId, KeyFormat, entity_checks, row_name
 from tailrace.features.row_layout import row_layout
 from tailrace.features.states import StateLayout
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewSpec
+from tailrace.features.window_kernel import LIBRARY, WindowKernel, open_library
 from tailrace.features.windows import WindowSet
 
 
 class StreamCodec:
-    """Reads the states of one view. windows: what its columns are computed from. schema_id: of what is kept."""
+    """Reads the states of one view.
 
-    def __init__(self, spec: ViewSpec, windows: WindowSet, schema_id: int, *, has_text_ids: bool) -> None:
+    windows: what its columns are computed from. schema_id: of what is kept. library: the compiled kernel that merges
+    the windows. kernel_reason: why NumPy does in its place, as it can anywhere, ten times as slow; empty otherwise.
+    """
+
+    def __init__(
+        self, spec: ViewSpec, windows: WindowSet, schema_id: int, *, has_text_ids: bool, library: Path = LIBRARY
+    ) -> None:
         layout = row_layout(spec)
         self.spec = spec
         self.blocks = layout.blocks
@@ -31,9 +40,19 @@ class StreamCodec:
         format_ = KeyFormat(spec.entity.name, row_name(spec.name, schema_id))
         self.key, self.keys = format_.key, format_.keys
         self._dtype = layout.dtype
+        self._delay_ns = windows.delay_ns
         self._default = np.zeros(1, self._dtype)
         for column in spec.columns:
             self._default[column.name] = column.default
+        self._groups = column_groups(windows, layout.blocks)
+        self._counts_current = any(feature.include_current for feature in windows.features)
+        self._kernel: WindowKernel | None = None
+        self.kernel_reason = ""
+        try:
+            cells = [cell for group in self._groups for cell in group.cells]
+            self._kernel = WindowKernel(self.states, cells, open_library(library))
+        except OSError as error:
+            self.kernel_reason = str(error)
 
     def unpack(
         self,
@@ -45,19 +64,49 @@ class StreamCodec:
     ) -> ViewRows:
         """Return the values of each id for the event it is asked for; without one, for what comes at `wall_ns`.
 
-        An event before the entity's horizon is answered by whole tiles, and said to be stale.
+        One with a window that ends before the entity's horizon is answered by whole tiles, and said to be stale.
         """
         count = len(rows)
         if not count:
             return ViewRows(np.repeat(self._default, 0), {})
-        states = self.states.unpack(entity_checks(ids) if checks is None else checks, rows)
+        if checks is None:
+            checks = entity_checks(ids)
         now_ns = np.full(count, wall_ns, np.int64) if current is None else current.times
+        if self._kernel is not None:
+            return self._unpack_compiled(self._kernel, checks, rows, now_ns, current)
+        return self._unpack_in_numpy(checks, rows, now_ns, current)
+
+    def _unpack_compiled(
+        self,
+        kernel: WindowKernel,
+        checks: Sequence[int],
+        rows: Sequence[bytes | None],
+        now_ns: NDArray[np.int64],
+        current: Events | None,
+    ) -> ViewRows:
+        own = self.windows.prepare(current) if self._counts_current and current is not None else None
+        cells, noted = kernel.merge(checks, rows, now_ns, None if current is None else current.ids, own)
+        data = np.zeros(len(rows), self._dtype)
+        real = cells.view(np.float64)
+        for group in self._groups:
+            group.fill(data, cells, real, now_ns)
+        return ViewRows(data, {}) if noted is None else ViewRows(data, {}, *self._noted(*noted))
+
+    def _unpack_in_numpy(
+        self,
+        checks: Sequence[int],
+        rows: Sequence[bytes | None],
+        now_ns: NDArray[np.int64],
+        current: Events | None,
+    ) -> ViewRows:
+        states = self.states.unpack(checks, rows)
         blocks = [states.tiles, states.events] if len(states.events) else [states.tiles]
         values = self.windows.values(blocks, now_ns, None if current is None else current.ids, current)
-        data = np.zeros(count, self._dtype)
+        data = np.zeros(len(rows), self._dtype)
         for name, column in values.items():
             data[name] = column
-        return ViewRows(data, {}, *self._noted(states.found, states.errors, states.heads["horizon"] > now_ns))
+        is_late = states.found & (states.heads["horizon"] > now_ns - self._delay_ns)
+        return ViewRows(data, {}, *self._noted(states.found, states.errors, is_late))
 
     def _noted(
         self, found: NDArray[np.bool_], errors: NDArray[np.bool_], is_late: NDArray[np.bool_]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 
 from tailrace.deadline import NS_PER_S, parse_duration
 from tailrace.features.aggregates import DECIMALS_MAX, KINDS, LIFETIME, Aggregate
+from tailrace.features.distinct import hashed
 from tailrace.features.expressions import Expression, parse_expression
 from tailrace.features.sources import Source
 from tailrace.features.stream_codec import StreamCodec
@@ -21,6 +23,7 @@ from tailrace.features.windows import LaneUse, Window, WindowFeature, WindowSet
 
 WINDOW_DAYS_MAX: Final = 365
 _DAY_NS: Final = 86_400 * NS_PER_S
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SETTINGS: Final = frozenset({"entity", "stream", "max_staleness", "spec"})
 _COUNT: Final = 'declare an aggregate: `tx_count_5m: int = tr.count(window="5m")`'
 
@@ -67,15 +70,26 @@ class StreamViewSpec(ViewSpec):
     key: str
     aggregates: Mapping[str, Aggregate] = field(hash=False)
 
+    @property
+    def kept_ns_max(self) -> int:
+        """How old a state may be that a worker keeps, though it lacks the events since; 0 without `max_staleness`."""
+        return self.max_staleness_ns or 0
+
     def codec(self) -> StreamCodec:
         """Return the codec of its states."""
         return StreamCodec(self, self.windows, self.schema_id, has_text_ids=self.stream.has_text_ids)
 
     @property
     def schema_text(self) -> str:
-        """What the identity of the states is made of: whatever changes what is kept of an event."""
-        parts = sorted({f"{aggregate}" for aggregate in self.aggregates.values()})
-        return f"{self.entity.name}.{self.name}[{self.stream.name} by {self.key}]({'; '.join(parts)})"
+        """What the identity of the states is made of: whatever changes what is kept of an event, and in which order."""
+        stream, ids = self.stream, "text" if self.stream.has_text_ids else "int"
+        events = f"{stream.name} by {self.key} at {stream.time}, {stream.id}: {ids}"
+        return f"{self.entity.name}.{self.name}[{events}]({'; '.join(self._identities())})"
+
+    def _identities(self) -> dict[str, Aggregate]:
+        """Return the aggregates that differ in what is kept, by their spelling, in its order."""
+        found = {_identity(aggregate): aggregate for aggregate in self.aggregates.values()}
+        return {identity: found[identity] for identity in sorted(found)}
 
     @property
     def schema_id(self) -> int:
@@ -87,17 +101,17 @@ class StreamViewSpec(ViewSpec):
         """What is kept of events, and what the columns are computed from."""
         windows: dict[Window, int] = {}
         lanes: dict[LaneUse, int] = {}
+        for aggregate in self._identities().values():  # not as declared: states have the lanes in their order
+            for use in _lane_uses(aggregate):
+                lanes.setdefault(use, len(lanes))
         features = []
         for name, aggregate in self.aggregates.items():
-            where = _expression(aggregate.where)
-            value = _expression(aggregate.value)
-            uses = [LaneUse(lane, value, where) for lane in KINDS[aggregate.kind].lanes(aggregate.decimals)]
             features.append(
                 WindowFeature(
                     name=name,
                     kind=aggregate.kind,
                     window=windows.setdefault(window_of(aggregate), len(windows)),
-                    lanes=tuple(lanes.setdefault(use, len(lanes)) for use in uses),
+                    lanes=tuple(lanes[use] for use in _lane_uses(aggregate)),
                     include_current=aggregate.include_current,
                     default=aggregate.default,
                     decimals=aggregate.decimals,
@@ -180,11 +194,20 @@ class _StreamReading(Reading):
             self.report(
                 f"an event's id is an int or a str, but {stream.id!r} is not", ".stream.id", "name another field"
             )
+        self._check_stream(stream)
+        return stream if len(self.problems) == count else None
+
+    def _check_stream(self, stream: Stream) -> None:
+        if not _NAME.fullmatch(stream.name):
+            self.report(f"the stream's name {stream.name!r} cannot stand in a URL", ".stream.name",
+                        "use letters, digits, '_', '-' and '.', beginning with a letter or digit")  # fmt: skip
         try:
-            stream.lateness_ns  # noqa: B018 - it is read to be checked
+            is_long = stream.lateness_ns > WINDOW_DAYS_MAX * _DAY_NS
         except ValueError as error:
             self.report(str(error), ".stream.lateness", 'write `lateness="10m"`')
-        return stream if len(self.problems) == count else None
+            return
+        if is_long:
+            self.report(f"a lateness of {stream.lateness!r}", ".stream.lateness", f"give up to {WINDOW_DAYS_MAX}d")
 
     def default_of(self, name: str) -> Any:
         """Return the default of a column's aggregate."""
@@ -202,15 +225,17 @@ class _StreamReading(Reading):
     def _check(self, column: Column, aggregate: Aggregate, stream: Stream) -> None:
         """Report what is wrong with an aggregate."""
         where, wanted = f".{column.name}", np.dtype(KINDS[aggregate.kind].dtype)
-        if column.is_text or column.dtype.kind == "b" or (column.dtype.kind == "i" and wanted.kind != "i"):
+        if column.is_text or column.dtype.kind == "b" or (column.dtype.kind in "iu" and wanted.kind != "i"):
             self.report(f"{aggregate.kind} gives no {column.dtype.name}", where, "annotate it as float")
         for part, text in (("value", aggregate.value), ("where", aggregate.where)):
+            if not text and (part == "where" or not KINDS[aggregate.kind].takes_value):
+                continue
             try:
-                expression = _expression(text) if text or part == "where" or KINDS[aggregate.kind].takes_value else None
+                expression = parse_expression(text or "")
             except ValueError as error:
                 self.report(f"{part}: {error}", where, "write an expression over the event's fields, as in 'amount'")
                 continue
-            unknown = [name for name in (expression.fields if expression else ()) if name not in stream.fields]
+            unknown = [name for name in expression.fields if name not in stream.fields]
             if unknown:
                 self.report(f"{part}: the events have no field {unknown[0]!r}", where,
                             f"use one of {', '.join(stream.fields)}")  # fmt: skip
@@ -239,6 +264,23 @@ def window_of(aggregate: Aggregate) -> Window:
     """Return the window of an aggregate. Raises ValueError for what is no duration."""
     delay_ns = 0 if aggregate.delay is None else parse_duration(aggregate.delay)
     return Window(None if aggregate.window == LIFETIME else parse_duration(aggregate.window), delay_ns)
+
+
+def _identity(aggregate: Aggregate) -> str:
+    """Return an aggregate in one spelling, without what changes nothing of what is kept: its default, say."""
+    window, value, where = window_of(aggregate), _expression(aggregate.value), _expression(aggregate.where)
+    length_s = LIFETIME if window.length_ns is None else window.length_ns // NS_PER_S
+    parts = [f"window={length_s}", f"delay={window.delay_ns // NS_PER_S}", f"decimals={aggregate.decimals}"]
+    return f"{aggregate.kind}({value.text if value else ''}, where={where.text if where else ''}, {', '.join(parts)})"
+
+
+def _lane_uses(aggregate: Aggregate) -> list[LaneUse]:
+    """Return the lanes that an aggregate is computed from."""
+    kind, value = KINDS[aggregate.kind], _expression(aggregate.value)
+    if kind.takes_any and value is not None:
+        value = hashed(value)
+    where = _expression(aggregate.where)
+    return [LaneUse(lane, value, where) for lane in kind.lanes(aggregate.decimals)]
 
 
 def _expression(text: str | None) -> Expression | None:

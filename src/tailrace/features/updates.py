@@ -122,8 +122,9 @@ def _crowded(events: Entries) -> NDArray[np.int64]:
     for row in np.flatnonzero(counts > EVENTS_MAX).tolist():
         begin, end = events.begins[row], events.ends[row]
         at = events.at[begin:end]
-        cut = int(at[-EVENTS_MAX])
-        horizon_ns[row] = (cut // NS_PER_S + (np.count_nonzero(at >= cut) > EVENTS_MAX)) * NS_PER_S
+        cut_ns = int(at[-EVENTS_MAX]) // NS_PER_S * NS_PER_S
+        is_over = np.count_nonzero(at >= cut_ns) > EVENTS_MAX  # with those of the same second
+        horizon_ns[row] = cut_ns + is_over * NS_PER_S
     return horizon_ns
 
 
@@ -141,7 +142,12 @@ def _seal(layout: StateLayout, tiles: Entries, young: _Young, horizon_ns: NDArra
         [np.concatenate((one, other[is_old]))[order] for one, other in zip(columns, own, strict=True)]
         for columns, own in zip(tiles.lanes, events.lanes, strict=True)
     ]
-    sealed = layout.windows.seal(_entries(all_rows[order], len(horizon_ns), at, None, lanes), horizon_ns)
+    windows = layout.windows
+    sealed = windows.seal(_entries(all_rows[order], len(horizon_ns), at, None, lanes), horizon_ns)
+    if windows.distincts:
+        old_lanes = [[column[is_old] for column in columns] for columns in events.lanes]
+        old = _entries(entities[is_old], len(horizon_ns), events.at[is_old], None, old_lanes)
+        sealed.ledgers = windows.seal_values(tiles.ledgers, old, horizon_ns)
     left = ~is_old
     own_lanes = [[column[left] for column in columns] for columns in events.lanes]
     kept = _entries(entities[left], len(horizon_ns), events.at[left], ids[left], own_lanes)

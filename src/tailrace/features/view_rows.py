@@ -40,11 +40,15 @@ class ViewRows(msgspec.Struct, eq=False):
 
     def mark_late(self, first: int) -> None:
         """Note that the store gave no row from the `first` on: what is there are defaults."""
+        self.mark(slice(first, None), Provenance.TIMEOUT, Degraded.STORE_TIMEOUT)
+
+    def mark(self, where: slice | list[int], provenance: Provenance, why: Degraded) -> None:
+        """Note for some rows where their values come from, and why they are degraded."""
         self.noted = self.provenance
-        self.noted[first:] = Provenance.TIMEOUT
+        self.noted[where] = provenance
         if self.degraded is None:
             self.degraded = np.zeros(len(self.data), np.uint8)
-        self.degraded[first:] |= np.uint8(Degraded.STORE_TIMEOUT)
+        self.degraded[where] |= np.uint8(why)
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one column, shape (rows,); of dtype object for text."""

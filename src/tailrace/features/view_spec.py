@@ -61,6 +61,11 @@ class ViewSpec:
     max_staleness_ns: int | None
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def kept_ns_max(self) -> int | None:
+        """How old a row may be that a worker keeps in memory; None for any age, 0 where none may be kept."""
+        return self.max_staleness_ns
+
     def codec(self) -> ViewCodec:
         """Return what turns the view's values in the store into columns."""
         raise NotImplementedError

@@ -12,12 +12,15 @@ will ever begin within:
 A window begins at a multiple of its hop, a sixtieth of it, and ends right before the event asked for, by (time, id).
 So a tile is as wide as the shortest hop of all windows that may still begin within it; an entry older than all windows
 is dropped. Nothing is decided when an event comes: a window decays as time passes, without any event.
+
+The rule is `WindowSet`'s here. windows.c is the same rule compiled, for serving (window_kernel.py), where NumPy's fixed
+cost would be most of what a small batch takes; a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -26,10 +29,11 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S
 from tailrace.features.aggregates import KINDS
+from tailrace.features.distinct import DistinctLane, Ledger, count_distinct
 from tailrace.features.events import EventIds, Events
 from tailrace.features.expressions import Expression
 from tailrace.features.lanes import Columns, Lane
-from tailrace.features.ranges import Places, Searcher, gallop
+from tailrace.features.ranges import Places, Searcher, gallop, spread
 
 HOPS: Final = 60
 """Of one window."""
@@ -82,7 +86,8 @@ class Entries(msgspec.Struct, eq=False):
     """Entries of some entities, each one's side by side, in the order of their events.
 
     begins, ends: where each entity's are. at: the time of each entry's event, or of some event of its tile, int64 ns.
-    ids: of the events; None for tiles. lanes: the columns of every lane.
+    ids: of the events; None for tiles. lanes: the columns of every lane. ledgers: of tiles, one for each of the lanes
+    that tiles say nothing of.
     """
 
     begins: Places
@@ -90,6 +95,7 @@ class Entries(msgspec.Struct, eq=False):
     at: NDArray[np.int64]
     ids: EventIds | None
     lanes: Sequence[Columns]
+    ledgers: Sequence[Ledger] = ()
 
     def __len__(self) -> int:
         return len(self.at)
@@ -101,12 +107,37 @@ class Entries(msgspec.Struct, eq=False):
 
 
 @dataclass(frozen=True, slots=True)
+class DistinctUse:
+    """A lane whose distinct values are counted, and the windows that are asked of it."""
+
+    lane: int
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WindowSet:
-    """The windows of one view: what is kept of its events, and what its columns are computed from."""
+    """The windows of one view: what is kept of its events, and what its columns are computed from.
+
+    distincts: the lanes that have a ledger, in its place.
+    """
 
     windows: tuple[Window, ...]
     lanes: tuple[LaneUse, ...]
     features: tuple[WindowFeature, ...]
+    distincts: tuple[DistinctUse, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = []
+        for lane, use in enumerate(self.lanes):
+            if isinstance(use.lane, DistinctLane):
+                asked = {feature.window for feature in self.features if lane in feature.lanes}
+                found.append(DistinctUse(lane, tuple(self.windows[place] for place in sorted(asked))))
+        object.__setattr__(self, "distincts", tuple(found))
+
+    @property
+    def delay_ns(self) -> int:
+        """The longest delay. What looks back from as much behind the horizon, or later, has every tile whole."""
+        return max((window.delay_ns for window in self.windows), default=0)
 
     def prepare(self, events: Events) -> list[Columns]:
         """Return the columns of every lane, with an entry for each event."""
@@ -129,6 +160,10 @@ class WindowSet:
             with_current = [
                 _join(use.lane, [one, other]) for use, one, other in zip(self.lanes, merged, own, strict=True)
             ]
+            for place, distinct in enumerate(self.distincts):
+                with_current[distinct.lane] = (self._distinct(place, blocks, now_ns, ids, own[distinct.lane][0]),)
+        for place, distinct in enumerate(self.distincts):
+            merged[distinct.lane] = (self._distinct(place, blocks, now_ns, ids, None),)
         rows = len(now_ns)
         found = {}
         for feature in self.features:
@@ -150,7 +185,28 @@ class WindowSet:
             return parts[0]
         return [_join(use.lane, columns) for use, columns in zip(self.lanes, zip(*parts, strict=True), strict=True)]
 
-    def _ranges(self, block: Entries, now_ns: NDArray[np.int64], ids: EventIds | None) -> tuple[Places, Places]:
+    def _distinct(
+        self, place: int, blocks: Sequence[Entries], now_ns: NDArray[np.int64], ids: EventIds | None,
+        own: NDArray[np.uint32] | None,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Return the distinct values of each window and row, windows outermost. own: of the event that is asked for."""
+        count = len(self.windows) * len(now_ns)
+        found = [] if own is None else [(np.arange(count), own, np.zeros(count, np.uint8))]
+        ledgers = []
+        for block in blocks:
+            source = block.ledgers[place] if block.ledgers else block
+            groups, places = spread(*self._ranges(source, now_ns, ids))
+            if isinstance(source, Ledger):
+                ledgers.append((groups, source.hashes[places], source.depths[places]))
+            else:
+                hashes = source.lanes[self.distincts[place].lane][0]
+                found.append((groups, hashes[places], np.zeros(len(places), np.uint8)))
+        parts = [np.concatenate(each) for each in zip(*found, *ledgers, strict=True)]  # what is sampled comes last
+        return count_distinct(parts[0], parts[1], parts[2], count)
+
+    def _ranges(
+        self, block: Entries | Ledger, now_ns: NDArray[np.int64], ids: EventIds | None
+    ) -> tuple[Places, Places]:
         """Return where the entries of each window begin and end in each row, windows outermost."""
         searcher = Searcher(block.at, block.begins, block.ends)
         delays = dict.fromkeys(window.delay_ns for window in self.windows)
@@ -189,8 +245,17 @@ class WindowSet:
         bounds = np.concatenate(([0], np.cumsum(counts)))
         return Entries(bounds[:-1], bounds[1:], at[kept], None, [[each[kept] for each in lane] for lane in lanes])
 
+    def seal_values(self, ledgers: Sequence[Ledger], entries: Entries, horizon_ns: NDArray[np.int64]) -> list[Ledger]:
+        """Return the ledgers with the values of entries that become tiles. horizon_ns: as for `seal`."""
+        sealed = []
+        for ledger, distinct in zip(ledgers, self.distincts, strict=True):
+            oldest_ns = np.min([window.begin(horizon_ns) for window in distinct.windows], axis=0)
+            hashes = entries.lanes[distinct.lane][0]
+            sealed.append(ledger.extended(entries.entities, entries.at, hashes, oldest_ns))
+        return sealed
 
-def _ends(searcher: Searcher, block: Entries, end_ns: NDArray[np.int64], ids: EventIds | None) -> Places:
+
+def _ends(searcher: Searcher, block: Entries | Ledger, end_ns: NDArray[np.int64], ids: EventIds | None) -> Places:
     """Return where the entries before an event are at an end in each row. end_ns, ids: of the event."""
     ends = searcher.places(end_ns)
     if ids is not None and block.ids is not None and len(block):

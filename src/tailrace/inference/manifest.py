@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -159,22 +160,39 @@ def read_while_replaced(directory: Path, read: Callable[[], Found]) -> Found:
     Raises what `read` does of a directory that stays.
     """
     for _ in range(_READS_MAX):
-        before = _identity(directory)
-        try:
-            found = read()
-        except (ModelPackageError, OSError):
-            if _identity(directory) == before:
-                raise
-        else:
-            if _identity(directory) == before:
-                return found
+        with _held(directory) as before:
+            try:
+                found = read()
+            except (ModelPackageError, OSError):
+                if _identity(directory) == before:
+                    raise
+            else:
+                if _identity(directory) == before:
+                    return found
     raise ModelPackageError(
         "it is replaced again and again", where=str(directory), next="see what writes there, then try again"
     )
 
 
-def _identity(directory: Path) -> tuple[int, ...]:
-    """Return what is another for each directory that has had this name; nothing where there is none."""
+@contextmanager
+def _held(directory: Path) -> Iterator[tuple[int, ...]]:
+    """Give the identity of a directory, and keep it from being another's meanwhile.
+
+    Its number would be free once it is removed, and the times of most kernels are the same for some milliseconds.
+    """
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        yield ()
+        return
+    try:
+        yield _identity(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _identity(directory: Path | int) -> tuple[int, ...]:
+    """Return what is another for each directory that has had this name, or is open; nothing where there is none."""
     try:
         status = os.stat(directory)
     except OSError:

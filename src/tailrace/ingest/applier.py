@@ -15,7 +15,7 @@ from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat, entity_checks
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.updates import Fate, update_states
-from tailrace.ingest.watermark import read_watermark, watermark_key
+from tailrace.ingest.watermark import Watermark, read_watermark, watermark_key
 
 FUTURE_NS: Final = 60 * NS_PER_S
 """How far an event's time may be ahead of this machine's clock."""
@@ -24,7 +24,9 @@ FUTURE_NS: Final = 60 * NS_PER_S
 class Applier:
     """Counts the events of one stream in, in all of its views in one store. One thread at a time.
 
-    Raises StoreError where the store cannot be read or written; then no event is answered for, and may come again.
+    Others may do so in the same store: each reads the watermark within its update. watermark: as far as it is known
+    here; it never goes back. Raises StoreError where the store cannot be read or written; then no event is answered
+    for, and may come again.
     """
 
     def __init__(self, stream: Stream, views: Sequence[StreamViewSpec], writer: StoreWriter, clock: Clock) -> None:
@@ -33,8 +35,7 @@ class Applier:
         self._writer = writer
         self._wall_ns = clock.wall_ns
         self._lateness_ns = stream.lateness_ns
-        self._key = watermark_key(stream.name)
-        self.watermark = read_watermark(writer.get(self._key))
+        self.watermark = read_watermark(writer.get(watermark_key(stream.name)))
 
     def apply(self, events: Events) -> NDArray[np.uint8]:
         """Count events in; return the fate of each, of `Fate`. What is counted is in the store when this returns."""
@@ -45,10 +46,9 @@ class Applier:
         taken = np.flatnonzero(fates == Fate.COUNTED)
         if not len(taken):
             return fates
-        watermark = self.watermark.advanced(events.times[taken].tolist())
-        changes = _StateChanges(self._views, _chosen(events, taken), watermark.at_ns - self._lateness_ns, now_ns)
-        self._writer.update(changes, [(self._key, msgspec.json.encode(watermark))])
-        self.watermark = watermark
+        changes = _StateChanges(self.stream, self._views, _chosen(events, taken), self.watermark, now_ns)
+        self._writer.update(changes, changes.notes)
+        self.watermark = changes.watermark
         fates[taken] = changes.fates
         return fates
 
@@ -74,13 +74,24 @@ class _Part(NamedTuple):
 
 
 class _StateChanges:
-    """What some events change in all views of their stream; see `Changes`."""
+    """What some events change in all views of their stream; see `Changes`.
 
-    def __init__(self, views: Sequence[_View], events: Events, horizon_ns: int, now_ns: int) -> None:
+    The watermark's key is the last of `keys`: it is read with the states, and written by a note when they are.
+    watermark: as the applier knows it, then as it is after these events.
+    """
+
+    def __init__(
+        self, stream: Stream, views: Sequence[_View], events: Events, watermark: Watermark, now_ns: int
+    ) -> None:
         self.keys: list[bytes] = []
         self.tombstones: list[bytes] = []
+        self.notes: list[tuple[bytes, bytes]] = []
+        self.watermark = watermark
+        self._known = watermark
         self._events = events
-        self._horizon_ns = horizon_ns
+        self._lateness_ns = stream.lateness_ns
+        self._horizon_ns = 0
+        self._is_late = np.zeros(len(events), np.bool_)
         self._now_ns = now_ns
         self._parts: list[_Part] = []
         for view in views:
@@ -88,6 +99,8 @@ class _StateChanges:
             self._parts.append(_Part(view, len(self.keys), np.array(entity_checks(ids), np.int64), rows))
             self.keys += view.keys(ids)
             self.tombstones += view.tombstones(ids)
+        self.keys.append(watermark_key(stream.name))
+        self.tombstones.append(watermark_key(stream.name) + TOMBSTONE.encode())  # never there
         self._fates = np.full((len(views), len(events)), Fate.COUNTED, np.uint8)
 
     @property
@@ -95,6 +108,7 @@ class _StateChanges:
         """The fate of each event: refused where one view has, else counted where one view has."""
         worst, best = self._fates.max(axis=0), self._fates.min(axis=0)
         fates: NDArray[np.uint8] = np.where(worst > Fate.DUPLICATE, worst, best)
+        fates[self._is_late] = Fate.LATE
         return fates
 
     def values(
@@ -102,17 +116,19 @@ class _StateChanges:
     ) -> list[bytes | None]:
         """Return the new states at some places."""
         after: list[bytes | None] = [None] * len(places)
+        if places and places[-1] == len(self.keys) - 1:
+            self._advance(read_watermark(before[-1]))
         asked, is_forgotten = np.asarray(places), np.asarray(forgotten, np.bool_)
         for number, part in enumerate(self._parts):
             own = np.flatnonzero((asked >= part.begin) & (asked < part.begin + len(part.checks)))
             row_of = np.full(len(part.checks), -1, np.intp)
             alive = own[~is_forgotten[own]]
             self._forget(number, part, asked[own[is_forgotten[own]]])
-            if not len(alive):
-                continue
             row_of[asked[alive] - part.begin] = np.arange(len(alive))
             rows = row_of[part.rows]
-            taken = np.flatnonzero(rows >= 0)
+            taken = np.flatnonzero((rows >= 0) & ~self._is_late)
+            if not len(taken):
+                continue
             update = update_states(
                 part.view.layout,
                 part.checks[asked[alive] - part.begin].tolist(),
@@ -123,9 +139,18 @@ class _StateChanges:
                 written_ns=self._now_ns,
             )
             self._fates[number, taken] = update.fates
-            for place, value in zip(alive.tolist(), update.values, strict=True):
-                after[place] = value
+            for row in np.unique(rows[taken]).tolist():  # not one whose events all are late
+                after[alive[row]] = update.values[row]
         return after
+
+    def _advance(self, stored: Watermark) -> None:
+        """Take the watermark from the store; see which events it makes late, and how far the others bring it."""
+        times = self._events.times
+        known = self._known.advanced(stored.newest_ns)
+        self._is_late = times < known.at_ns - self._lateness_ns
+        self.watermark = known.advanced(times[~self._is_late].tolist())
+        self._horizon_ns = self.watermark.at_ns - self._lateness_ns
+        self.notes[:] = [(self.keys[-1], msgspec.json.encode(self.watermark))]
 
     def _forget(self, number: int, part: _Part, places: NDArray[np.intp]) -> None:
         if len(places):

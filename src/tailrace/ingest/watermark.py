@@ -13,12 +13,15 @@ from typing import Final
 import msgspec
 
 CONFIRMED_BY: Final = 3
-"""Events that must be as new as the watermark."""
+"""Events of as many times must be as new as the watermark."""
 NEVER_NS: Final = -(1 << 62)
 
 
 class Watermark(msgspec.Struct, eq=False):
-    """How far one stream has come. newest_ns: the times of its newest events, the newest first."""
+    """How far one stream has come. newest_ns: the times of its newest events, each once, the newest first.
+
+    Each once, since an event that comes three times has not been confirmed by others.
+    """
 
     newest_ns: list[int] = msgspec.field(default_factory=list)
 
@@ -28,13 +31,13 @@ class Watermark(msgspec.Struct, eq=False):
         return self.newest_ns[CONFIRMED_BY - 1] if len(self.newest_ns) >= CONFIRMED_BY else NEVER_NS
 
     def advanced(self, times_ns: Iterable[int]) -> Watermark:
-        """Return the watermark after events of these times."""
-        return Watermark(nlargest(CONFIRMED_BY, [*self.newest_ns, *times_ns]))
+        """Return the watermark after events of these times: that of another applier, say."""
+        return Watermark(nlargest(CONFIRMED_BY, {*self.newest_ns, *times_ns}))
 
 
 def watermark_key(stream: str) -> bytes:
     """Return the key of a stream's watermark in the store; no entity's key begins so."""
-    return b"tailrace:watermark:%b" % stream.encode()
+    return b"tailrace:watermark:{%b}" % stream.encode()
 
 
 def read_watermark(stored: bytes | None) -> Watermark:

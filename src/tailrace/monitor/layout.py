@@ -9,7 +9,17 @@ import msgspec
 
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
-from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.metrics import (
+    DEGRADED_REASONS,
+    FATES,
+    METRICS,
+    PROVENANCES,
+    REFRESH_OUTCOMES,
+    RETRIEVAL_METRICS,
+    SHED_REASONS,
+    error_kinds,
+    slug,
+)
 
 ROWS_EDGES: Final = tuple(2**power for power in range(13))
 """Edges of the batch size: 1 to 4,096 rows."""
@@ -75,6 +85,25 @@ def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: st
     return SeriesLayout(tuple(builder.series), release)
 
 
+def ingester_layout(streams: Sequence[str]) -> SeriesLayout:
+    """Return the layout of the ingester: what became of each stream's events."""
+    builder = _LayoutBuilder("")
+    for stream in streams:
+        for fate in FATES:
+            builder.add("tailrace_events_total", stream, fate)
+    return SeriesLayout(tuple(builder.series))
+
+
+def refresher_layout(views: Sequence[tuple[str, str]]) -> SeriesLayout:
+    """Return the layout of the refresher. views: the pipeline and the name of each."""
+    builder = _LayoutBuilder("")
+    for pipeline, view in views:
+        builder.add("tailrace_view_refreshed_seconds", pipeline, view)
+        for outcome in REFRESH_OUTCOMES:
+            builder.add("tailrace_refreshes_total", pipeline, view, outcome)
+    return SeriesLayout(tuple(builder.series))
+
+
 class _LayoutBuilder:
     """Lays series one behind the other."""
 
@@ -117,6 +146,8 @@ class _LayoutBuilder:
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
         self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)
+        for metric in RETRIEVAL_METRICS:
+            self.add(metric, name)
         self.add("tailrace_rows_total", name)
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from tailrace.batch import Degraded, Provenance
 from tailrace.errors import ServingError
+from tailrace.features.updates import Fate
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "ns"]
@@ -17,7 +18,7 @@ Unit = Literal["", "ns"]
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker in its shared block or the supervisor itself.
+    owner: who counts it, each worker, the ingester or the refresher in its shared block, or the supervisor itself.
     """
 
     name: str
@@ -25,7 +26,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "supervisor"] = "worker"
+    owner: Literal["worker", "ingester", "refresher", "supervisor"] = "worker"
 
 
 _TABLE: Final = (
@@ -35,6 +36,11 @@ _TABLE: Final = (
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took, a batch.", ("pipeline",), "ns"),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
+    Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
+    Metric("tailrace_store_breaker_openings_total", "counter", "Times a breaker has opened.", ("pipeline",)),
+    Metric("tailrace_cache_hits_total", "counter", "View rows that the cache held.", ("pipeline",)),
+    Metric("tailrace_cache_misses_total", "counter", "View rows that had to be waited for.", ("pipeline",)),
+    Metric("tailrace_cache_bytes", "gauge", "Memory that cached rows take, all workers.", ("pipeline",)),
     Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code", "release")),
     Metric("tailrace_rows_total", "counter", "Rows scored.", ("pipeline",)),
     Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
@@ -43,6 +49,18 @@ _TABLE: Final = (
     Metric(
         "tailrace_feature_values_total", "counter", "View rows served, by where they came from.",
         ("pipeline", "view", "provenance"),
+    ),
+    Metric(
+        "tailrace_events_total", "counter", "Events of a stream, by what became of them.", ("stream", "fate"),
+        owner="ingester",
+    ),
+    Metric(
+        "tailrace_refreshes_total", "counter", "Refreshes of a batch view, by what became of them.",
+        ("pipeline", "view", "outcome"), owner="refresher",
+    ),
+    Metric(
+        "tailrace_view_refreshed_seconds", "gauge", "When a batch view was last whole, since the epoch.",
+        ("pipeline", "view"), owner="refresher",
     ),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
@@ -59,10 +77,19 @@ _TABLE: Final = (
 METRICS: Final = {metric.name: metric for metric in _TABLE}
 """Every metric by its name, in the order of the export."""
 
+RETRIEVAL_METRICS: Final = (
+    "tailrace_store_breaker_open", "tailrace_store_breaker_openings_total",
+    "tailrace_cache_hits_total", "tailrace_cache_misses_total", "tailrace_cache_bytes",
+)  # fmt: skip
+"""What a network store's retrieval says of its breaker and its cache, a pipeline."""
+
 SHED_REASONS: Final = ("deadline", "queue_full", "expired")
 """Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
 
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
+REFRESH_OUTCOMES: Final = ("done", "failed", "held")
+"""What becomes of a refresh; held: another run writes the view."""
+FATES: Final = tuple(fate.name.lower() for fate in Fate)
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
 
 

@@ -15,7 +15,7 @@ from tailrace.deadline import LAYERS
 from tailrace.errors import ServingError, ShedError
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import Series
-from tailrace.monitor.metrics import DEGRADED_REASONS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.metrics import DEGRADED_REASONS, FATES, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.shared import MetricBlock
 
 _arrival_of = attrgetter("arrival_ns")
@@ -227,3 +227,33 @@ def _histogram(block: MetricBlock, series: Series) -> Histogram:
     """Return a histogram on a series' cells."""
     cells: Any = block.cells[series.offset : series.offset + series.length]
     return Histogram(series.edges, cells)
+
+
+class EventRecorder:
+    """Counts what becomes of events, in the ingester's block. It alone writes there, on one thread."""
+
+    def __init__(self, block: MetricBlock) -> None:
+        self._cells = block.cells
+        self._places = {
+            series.labels: series.offset for series in block.layout.series if series.name == "tailrace_events_total"
+        }
+
+    def count(self, stream: str, fates: NDArray[np.uint8]) -> None:
+        """Count the fates of some events."""
+        for fate, count in enumerate(np.bincount(fates, minlength=len(FATES)).tolist()):
+            self._cells[self._places[stream, FATES[fate]]] += count
+
+
+class RefreshRecorder:
+    """Counts what becomes of refreshes, in the refresher's block. It alone writes there."""
+
+    def __init__(self, block: MetricBlock) -> None:
+        self._cells = block.cells
+        self._places = {(series.name, series.labels): series.offset for series in block.layout.series}
+
+    def count(self, pipeline: str, view: str, outcome: str | None, whole_s: int | None = None) -> None:
+        """Count a refresh, where there was one. whole_s: since when the view is whole, since the epoch."""
+        if outcome is not None:
+            self._cells[self._places["tailrace_refreshes_total", (pipeline, view, outcome)]] += 1
+        if whole_s is not None:
+            self._cells[self._places["tailrace_view_refreshed_seconds", (pipeline, view)]] = whole_s

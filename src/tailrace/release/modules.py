@@ -28,21 +28,24 @@ def find_modules(file: Path) -> list[Path]:
     if not file.is_file():
         raise SetupError("no such file", where=str(file), next="name a Python file that declares a tr.Pipeline")
     folder = file.parent
-    found: dict[Path, None] = {}
+    found: set[Path] = set()
+    names: set[str] = set()
+    packages: set[Path] = set()
     waiting = [file]
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
-        found[path] = None
+        found.add(path)
         if len(found) > FILES_MAX:
             raise SetupError(
                 f"the file imports over {FILES_MAX:,} files from its folder", where=str(folder),
                 next="move it away from what is installed, or install the packages that it imports",
             )  # fmt: skip
         if path.suffix == ".py":
-            for name in _imported_names(path, folder):
-                waiting += _files_of(name, folder)
+            for name in set(_imported_names(path, folder)) - names:
+                names.add(name)
+                waiting += _files_of(name, folder, packages)
     return sorted(found)
 
 
@@ -74,12 +77,17 @@ def _is_import(function: ast.expr) -> bool:
     return name in {"import_module", "__import__"}
 
 
-def _files_of(name: str, folder: Path) -> Iterator[Path]:
-    """Give the files of the module of that name in a folder, and of the packages around it; none if it has none."""
+def _files_of(name: str, folder: Path, packages: set[Path]) -> Iterator[Path]:
+    """Give the files of the module of that name in a folder, and of the packages around it; none if it has none.
+
+    packages: those that were given already, whose files are not given again; a new one is added.
+    """
     at = folder
     for part in filter(None, name.split(".")):
         if (at / part / "__init__.py").is_file():
-            yield from _package_files(at / part)
+            if at / part not in packages:
+                packages.add(at / part)
+                yield from _package_files(at / part)
             return
         if (module := at / f"{part}.py").is_file():
             yield module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import shutil
@@ -31,6 +30,7 @@ from tailrace.inference.manifest import (
 )
 from tailrace.release.comparison import Comparison, choose_graph
 from tailrace.release.convert import convert
+from tailrace.release.exchange import replace_directory
 from tailrace.release.golden import pick_golden
 from tailrace.release.metrics import measure_quality
 from tailrace.release.original import Original, load_original
@@ -44,10 +44,6 @@ ROWS_SCORED_MAX: Final = 100_000
 
 STEPS: Final = ("read", "convert", "compare", "profile", "tabulate", "write", "verify")
 """What packaging goes through, for a progress bar."""
-
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2
-"""Of the kernel's renameat2: two names change places."""
 
 ROWS_ROUNDED: Final = "rows_rounded"
 """The metric that counts the rows compared which float32 moves across a split; it is there where there are some."""
@@ -209,7 +205,7 @@ def _write(out: Path, manifest: Manifest, contents: dict[str, bytes], on_step: C
         model = load_model(draft)
         curve = measure_curve(model)
         size = sum(file.stat().st_size for file in draft.iterdir())
-        _replace(draft, out)
+        replace_directory(draft, out)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -221,33 +217,3 @@ def _write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace(draft: Path, out: Path) -> None:
-    """Put `draft` in the place of `out`, in one step where the file system can: a reader finds one of the two, always.
-
-    Elsewhere (NFS, say) what is there is moved aside first, or put back on an error.
-    """
-    if not out.exists():
-        draft.rename(out)
-    elif _exchange(draft, out):
-        shutil.rmtree(draft, ignore_errors=True)
-    else:
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-        out.rename(aside / out.name)
-        try:
-            draft.rename(out)
-        except OSError:
-            (aside / out.name).rename(out)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step (renameat2(2)); return False where that cannot be."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    done: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    return done == 0

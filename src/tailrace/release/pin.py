@@ -18,7 +18,7 @@ import msgspec
 from tailrace.errors import SetupError
 from tailrace.release.modules import find_modules
 from tailrace.release.pinned import PIN, Pin, Release, write_whole
-from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, hold
+from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, folder_digest, hold
 
 DEFAULT_FOLDER: Final = ".tailrace/releases"
 """Beside the first file that is served, as the default store is."""
@@ -59,6 +59,7 @@ def pin(
 def pin_again(pinned: Pin) -> Pin:
     """Copy the modules as they are now, for another release of the server that holds a pin; it holds this one too."""
     modules = {Path(file): find_modules(Path(file)) for file in pinned.files}
+    _check_names(modules)
     with shelf_of(pinned) as shelf, shelf.locked():
         numbers = [int(file.stem.removeprefix(PIN)) for file in Path(pinned.folder).glob(f"{PIN}*.json")]
         again = msgspec.structs.replace(
@@ -91,7 +92,7 @@ def shelf_of(pinned: Pin) -> Iterator[Shelf]:
 
 def _open_shelf(file: Path, root: str | None, store: str | None, warn: Callable[[str], None]) -> Shelf:
     """Return the shelf: at `root`, or beside the store or the file, or in the temporary directory."""
-    place = _beside(file, store) if root is None else Path(root).resolve()
+    place = Path(os.path.realpath(_beside(file, store) if root is None else root))
     try:
         return Shelf(place)
     except OSError as error:
@@ -99,7 +100,7 @@ def _open_shelf(file: Path, root: str | None, store: str | None, warn: Callable[
         if root is not None:
             raise SetupError(what, where=root, next=NAME_ANOTHER) from error
     try:
-        shelf = Shelf(_own_temporary())
+        shelf = Shelf(Path(os.path.realpath(_own_temporary())))
     except OSError as error:
         raise SetupError(what, where=str(place), next=NAME_ANOTHER) from error
     warn(f"{place}: {what}; they are kept in {shelf.root}")
@@ -138,7 +139,8 @@ def _copy_sources(shelf: Shelf, modules: Mapping[Path, Sequence[Path]]) -> tuple
 
 def _copy_folder(shelf: Shelf, folder: Path, files: Sequence[Path]) -> Path:
     """Keep files of a folder; return where."""
-    return shelf.add(SOURCES, lambda draft: copy_files({str(path.relative_to(folder)): path for path in files}, draft))
+    named = {str(path.relative_to(folder)): path for path in files}
+    return shelf.add(SOURCES, lambda draft: copy_files(named, draft), folder_digest)
 
 
 def _holds_of(server: Path) -> Iterator[Path]:
@@ -155,20 +157,19 @@ def _holds_of(server: Path) -> Iterator[Path]:
 
 
 def _check_names(modules: Mapping[Path, Sequence[Path]]) -> None:
-    """Raise SetupError where files of two folders import different modules by one name: a process has one of them."""
-    if len({file.parent for file in modules}) == 1:  # as nearly always: no module need be read for this
-        return
-    found: dict[str, tuple[Path, dict[str, bytes]]] = {}
+    """Raise SetupError where files of two folders import modules of one name: a process has one of them.
+
+    Of equal ones too: each finds data beside its own `__file__`, and the second file would be served with the first's.
+    """
+    found: dict[str, Path] = {}
     for file, paths in modules.items():
-        packages: dict[str, dict[str, bytes]] = {}
         for path in paths:
-            relative = path.relative_to(file.parent)
-            if path not in modules:
-                packages.setdefault(relative.parts[0], {})[str(relative)] = path.read_bytes()
-        for name, content in packages.items():
-            folder, known = found.setdefault(name, (file.parent, content))
-            if folder != file.parent and known != content:
+            name = path.relative_to(file.parent).parts[0].partition(".")[0]
+            folder = found.setdefault(name, file.parent) if path not in modules else file.parent
+            if folder != file.parent:
                 raise SetupError(
-                    f"it imports another {Path(name).stem!r} than a file of {folder}", where=str(file),
-                    next="give one of the modules another name, or serve the files by servers of their own",
-                )  # fmt: skip
+                    f"it imports a module {name!r}, as a file of {folder} does: a process has one of a name",
+                    where=str(file),
+                    next="give one of them another name, install the one that both need, put the files into one "
+                    "folder, or serve them by servers of their own",
+                )

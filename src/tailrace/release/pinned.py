@@ -76,7 +76,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_whole(file: Path, value: msgspec.Struct) -> None:
-    """Write a file whole, or not at all."""
+    """Write a file whole, or not at all, also where the power fails."""
     draft = file.with_name(f".{file.name}")
-    draft.write_bytes(msgspec.json.encode(value))
+    with draft.open("wb") as opened:
+        opened.write(msgspec.json.encode(value))
+        opened.flush()
+        os.fsync(opened.fileno())
     draft.rename(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.errors import SetupError
+from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.declaration import Constant, Model
 from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
@@ -86,11 +86,21 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedM
 
 
 def _keep_model(shelf: Shelf, directory: Path) -> Path:
-    """Keep one model directory; return where. One that is there already is not copied again."""
+    """Keep one model directory; return where. One that is there already, and whole, is not copied again."""
     with suppress(OSError):
-        if (kept := shelf.path_of(MODELS, _manifest_digest(directory))).is_dir():
+        kept = shelf.path_of(MODELS, _manifest_digest(directory))
+        if _copy_digest(kept) == kept.name:
             return kept
-    return shelf.add(MODELS, lambda draft: copy_model(directory, draft))
+    return shelf.add(MODELS, lambda draft: copy_model(directory, draft), _copy_digest)
+
+
+def _copy_digest(copy: Path) -> str:
+    """Return the digest of a model directory that is kept; nothing where it is not whole."""
+    try:
+        read_manifest(copy)
+        return _manifest_digest(copy)
+    except (ModelPackageError, OSError):
+        return ""
 
 
 def copy_model(directory: Path, draft: Path) -> str:

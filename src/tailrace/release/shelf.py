@@ -5,7 +5,8 @@
     servers/PID-TIME/         of one server: `held` is locked while it lives, the other files say what it holds
     lock                      is held by whoever adds or removes
 
-A copy is written beside its place, and renamed when it is whole; nothing writes to it after that.
+A copy is written beside its place, and renamed when it is whole and on the disk; nothing writes to it after that. One
+that is found damaged (some systems empty /tmp) is exchanged for a whole one.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ class Shelf:
             (root / name).mkdir(exist_ok=True)
             if not os.access(root / name, os.W_OK):
                 raise PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)}: {root / name}")
-        self._lock = os.open(root / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock = _open_lock(root / "lock")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)  # some network file systems have no locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # some network file systems have no locks
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except BlockingIOError:  # another has it
+            pass
         except OSError:
             os.close(self._lock)
             raise
@@ -76,16 +79,22 @@ class Shelf:
         """Return where the copy of that content is, or would be."""
         return self.root / kind / digest
 
-    def add(self, kind: str, fill: Callable[[Path], str]) -> Path:
+    def add(self, kind: str, fill: Callable[[Path], str], digest: Callable[[Path], str]) -> Path:
         """Keep what `fill` writes into a directory, under the digest that it returns; return its place.
 
-        What is there already stays, and the new one goes.
+        What is there already stays, and the new one goes, unless it is damaged. digest: computes that of a copy.
         """
         draft = self.make_folder(kind, ".")
         try:
             path = self.path_of(kind, fill(draft))
             if not path.is_dir():
+                _flush(draft)
                 draft.rename(path)
+            elif digest(path) != path.name:
+                from tailrace.release.exchange import replace_directory  # only now: it is hardly ever needed
+
+                _flush(draft)
+                replace_directory(draft, path)  # in one step: a living server may hold it
         finally:
             _remove(draft)
         return path
@@ -99,13 +108,14 @@ class Shelf:
     def sweep(self, holds_of: Callable[[Path], Iterable[Path]]) -> int:
         """Remove the copies that no living server holds, and what is left of servers that are gone; return how many.
 
-        holds_of: says of a server's folder which copies it holds; nothing is removed where it raises ValueError.
+        holds_of: says of a server's folder which copies it holds; nothing is removed where it raises ValueError. The
+        server may know this directory by another name (of a container, say): only the last two parts of a path count.
         """
-        held: set[Path] = set()
+        held: set[tuple[str, ...]] = set()
         for server in (self.root / SERVERS).iterdir():
             if _is_held(server / HELD):
                 try:
-                    held.update(holds_of(server))
+                    held.update(copy.parts[-2:] for copy in holds_of(server))
                 except ValueError:
                     return 0
             else:
@@ -113,7 +123,7 @@ class Shelf:
         removed = 0
         for kind in (SOURCES, MODELS):
             for copy in (self.root / kind).iterdir():
-                if copy not in held:
+                if copy.parts[-2:] not in held:
                     _remove(copy)
                     removed += 1
         return removed
@@ -135,6 +145,14 @@ def copy_files(files: Mapping[str, Path], folder: Path) -> str:
     return digest_of(digests)
 
 
+def folder_digest(folder: Path) -> str:
+    """Return the digest of a folder's files, as `copy_files` does; nothing where one cannot be read."""
+    try:
+        return digest_of({str(path.relative_to(folder)): _sha256(path) for path in _files_in(folder)})
+    except OSError:
+        return ""
+
+
 def copy_stream(source: int, path: Path) -> str:
     """Copy what a descriptor gives to a file that nobody may write to; return the sha256 of it, in hex."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +171,30 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
+def _sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Give the files of a folder and of those within it."""
+    return (path for path in folder.rglob("*") if not path.is_dir())
+
+
+def _flush(folder: Path) -> None:
+    """Have a folder and all in it on the disk, since a rename may come there before what is renamed."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            if not path.is_dir():  # not every file system does this for a folder
+                raise
+        finally:
+            os.close(descriptor)
+
+
 def _remove(folder: Path) -> None:
     """Remove a folder, if it is there."""
     if folder.is_dir():
@@ -168,8 +210,16 @@ def hold(file: Path) -> int:
     return descriptor
 
 
+def _open_lock(file: Path) -> int:
+    """Return a file opened to be locked: to write, without which NFS locks none for one alone, or else to read."""
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError:  # another user's
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _is_held(file: Path) -> bool:
-    """Say whether a living process holds a file."""
+    """Say whether a living process holds a file, or may."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -177,8 +227,8 @@ def _is_held(file: Path) -> bool:
     except OSError:  # another user's: it is left to that user's servers
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # all that NFS gives to one who only reads
+    except OSError:
         return True
     finally:
         os.close(descriptor)

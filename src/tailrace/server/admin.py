@@ -47,6 +47,16 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     adopted_by: int | None
 
 
+class CompanionStatus(msgspec.Struct, frozen=True):
+    """One process beside the workers, the ingester. pid 0: none runs at the moment."""
+
+    name: str
+    pid: int
+    state: str
+    restarts: int
+    rss_bytes: int
+
+
 class ReleaseStatus(msgspec.Struct, frozen=True):
     """One release that is served now. workers: the slots of those that serve it."""
 
@@ -65,6 +75,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     releases: list[ReleaseStatus]
     workers: list[WorkerStatus]
+    companions: list[CompanionStatus]
     pipelines: tuple[PipelineSnapshot, ...]
     recent_s: float
     recent: tuple[PipelineSnapshot, ...]

@@ -30,6 +30,10 @@ class ChildWatcher(Protocol):
         """Hear that a process of the child is ready."""
         ...
 
+    def on_wants_events(self, child: Child) -> None:
+        """Hear that a process of the child asks for a link to the ingester."""
+        ...
+
     def on_death(self, child: Child) -> None:
         """Hear that the child's process is gone; its successor follows."""
         ...
@@ -44,7 +48,8 @@ class Child:
 
     assignment: the first message to each process. fds: what each inherits. slot: a worker's place. block: the metrics
     that its processes write, where there are any. admitted: whether a process gets the slot's socket as soon as it is
-    warm; the workers of a second release are started without, and get it by `admit`.
+    warm; the workers of a second release are started without, and get it by `admit`. asleep: whether the first process
+    waits for `wake`.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Child:
         slot: Slot | None = None,
         block: OwnedBlock | None = None,
         admitted: bool = True,
+        asleep: bool = False,
     ) -> None:
         self.role = role
         self.slot = slot
@@ -67,6 +73,9 @@ class Child:
         self._assignment = assignment
         self._fds = fds
         self._admitted = admitted
+        self._awake = asyncio.Event()
+        if not asleep:
+            self._awake.set()
         self._stopping = asyncio.Event()
         self._is_pre_draining = False
         place = {} if slot is None else {"slot": slot.index}
@@ -85,6 +94,7 @@ class Child:
     async def keep(self, watcher: ChildWatcher) -> None:
         """Keep a process running until the child is to stop."""
         delay_s = 0.0
+        await self._awake.wait()
         while not self._stopping.is_set():
             served_s = await self._run_one(watcher)
             if not self._stopping.is_set():
@@ -113,9 +123,14 @@ class Child:
         if self.process is not None and self.is_running:
             self.process.send(PreDrain())
 
+    def wake(self) -> None:
+        """Start the first process, if it was to wait for this."""
+        self._awake.set()
+
     def stop(self) -> None:
         """Start no successor any more, and have the process drain."""
         self._stopping.set()
+        self._awake.set()
         if self.process is not None:
             self.process.drain()
 
@@ -150,7 +165,11 @@ class Child:
             process.send(PreDrain())
         if self._stopping.is_set():
             process.kill()
-        code = await process.run(lambda: self._on_warm(process), lambda: self._on_ready(process, watcher))
+        code = await process.run(
+            lambda: self._on_warm(process),
+            lambda: self._on_ready(process, watcher),
+            lambda: watcher.on_wants_events(self),
+        )
         served_s = process.served_s
         if self.block is not None:
             self.block.reset_gauges()

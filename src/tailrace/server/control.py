@@ -38,6 +38,18 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pin: Pin
 
 
+class CompanionAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Supervisor → ingester or refresher, first of all: what is served. Members mean what they do in `Assignment`."""
+
+    metrics_fd: int
+    options: ServeOptions
+    pin: Pin
+
+
+class Link(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker and ingester: a link between them, a connected socket, comes along as a descriptor."""
+
+
 class PreDrain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → worker: the drain will come; say on /readyz that you are not ready, and go on with all else."""
 
@@ -95,6 +107,10 @@ class PipelineReady(msgspec.Struct, frozen=True):
     layers: tuple[LayerCost, ...] = ()
 
 
+class WantsEvents(msgspec.Struct, frozen=True, tag=True):
+    """Worker → supervisor: has streams, and waits for a link to the ingester."""
+
+
 class Warm(msgspec.Struct, frozen=True, tag=True):
     """Worker → supervisor: could serve at once, had it a socket."""
 
@@ -131,8 +147,9 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
     in_flight: int = 0
 
 
-ToWorker = Assignment | PreDrain | Drain | Listen | HandBack
-FromChild = Warm | Ready | Failed | Heartbeat | Draining
+ToWorker = Assignment | PreDrain | Drain | Listen | HandBack | Link
+ToCompanion = CompanionAssignment | Drain | Link
+FromChild = WantsEvents | Warm | Ready | Failed | Heartbeat | Draining
 
 _encode = msgspec.json.Encoder().encode
 

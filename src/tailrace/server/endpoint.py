@@ -19,14 +19,26 @@ class Gate(Protocol):
         ...
 
 
-class Endpoint:
+class CallEndpoint:
+    """What takes calls. name: for the log. budget_ns: of a call that names none.
+
+    accept: takes a call, its body and its budget; returns why it is refused, None where it is answered later.
+    """
+
+    name: str
+    budget_ns: int
+    accept: Callable[[Call, bytes, int], ServingError | None]
+
+
+class Endpoint(CallEndpoint):
     """Takes the calls of one pipeline: gates, admission, decoding, and into the engine's inbox.
 
-    codec: turns a body into requests. gates: in their order; none cost nothing. accept: takes a call, see `_accept`.
+    codec: turns a body into requests. gates: in their order; none cost nothing. accept: see `_accept`.
     """
 
     def __init__(self, engine: Engine, codec: JsonCodec, gates: Sequence[Gate] = ()) -> None:
         self.engine = engine
+        self.name = engine.plan.name
         self._submit = engine.submit
         self.budget_ns = engine.budget_ns
         self._load = engine.load

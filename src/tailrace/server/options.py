@@ -29,6 +29,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: int = 8081
     admin_token: str | None = None
     workers: int = 1
+    refresh: bool = False
+    """Whether a process materialises batch views again as often as they say."""
     store: str | None = None
     releases: str | None = None
     sample_requests: str | None = None
@@ -41,6 +43,13 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of requests received in part that a worker holds at most, over all connections; beyond, 503."""
     array_max: int = 1_000
     """Requests one call may carry in an array."""
+
+    cache_bytes_max: int = 0
+    """Memory for rows of a network store, a pipeline and worker; 0 keeps none."""
+    cache_ttl_s: float = 10.0
+    """How old a kept row may be, and what its view's `max_staleness` says if that is less."""
+    cache_stale_s: float = 600.0
+    """How much older a kept row may be, where the store fails, before defaults answer."""
 
     idle_s: float = 60.0
     """How long a connection may be silent between requests."""
@@ -63,9 +72,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         _check_range("workers", self.workers, 1, WORKERS_MAX)
         for name in ("body_bytes_max", "header_bytes_max", "connections_max", "partial_bytes_max", "array_max"):
             _check_range(name, getattr(self, name), 1, 1 << 40)
+        _check_range("cache_bytes_max", self.cache_bytes_max, 0, 1 << 40)
+        _check_range("cache_ttl_s", self.cache_ttl_s, 0.001, 86_400)
         for name in ("idle_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):
             _check_range(name, getattr(self, name), 0.001, 86_400)
-        for name in ("pre_drain_s", "drain_s"):
+        for name in ("pre_drain_s", "drain_s", "cache_stale_s"):
             _check_range(name, getattr(self, name), 0, 86_400)
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
-from tailrace.server.admin import ReleaseStatus, Status, WorkerStatus
+from tailrace.server.admin import CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
 from tailrace.server.control import Ready
@@ -31,10 +31,13 @@ class Overview:
 
     def __init__(self, children: Iterable[Child], adoption: Adoption, *, url: str, is_open: Callable[[], bool]) -> None:
         self._workers: list[tuple[Slot, Child]] = []
+        self._companions: list[Child] = []
         self._blocks = []
         for child in children:
             if child.slot is not None:
                 self._workers.append((child.slot, child))
+            else:
+                self._companions.append(child)
             if child.block is not None:
                 self._blocks.append(child.block)
         self._adoption = adoption
@@ -85,6 +88,7 @@ class Overview:
             address=self._url,
             releases=self._releases(),
             workers=[self._worker_status(slot, worker) for slot, worker in self._workers],
+            companions=[_companion_status(child, child.process) for child in self._companions if child.process],
             pipelines=pipeline_snapshots(metrics),
             recent_s=round(recent.span_s, 3),
             recent=pipeline_snapshots(recent),
@@ -128,3 +132,9 @@ class Overview:
             release=process.ready.release if process is not None and process.ready is not None else None,
             adopted_by=self._adoption.adopter_of(slot.index),
         )
+
+
+def _companion_status(child: Child, process: ChildProcess) -> CompanionStatus:
+    """Return the status of a process beside the workers."""
+    pid = process.pid if child.is_running else 0
+    return CompanionStatus(child.name, pid, process.state, child.restarts, process.rss_bytes)

@@ -12,7 +12,17 @@ from typing import Final, Literal
 
 import msgspec
 
-from tailrace.server.control import Drain, Draining, Failed, FromChild, Heartbeat, Ready, SupervisorChannel, Warm
+from tailrace.server.control import (
+    Drain,
+    Draining,
+    Failed,
+    FromChild,
+    Heartbeat,
+    Ready,
+    SupervisorChannel,
+    WantsEvents,
+    Warm,
+)
 
 _LAST_WORDS_S: Final = 1.0
 """How long an end of the channel may be unread after the exit, or a process live on after it has closed its end."""
@@ -29,6 +39,8 @@ class ChildProcess:
         self.rss_bytes = 0
         self.closed = asyncio.Event()
         """Set once it takes nothing new any more."""
+        self.wants_events = False
+        """Whether it has streams, and waits for a link to the ingester."""
         self.silent_rounds = 0
         """How many of the supervisor's looks in a row found no word of it."""
         self.started_s = time.monotonic()
@@ -65,12 +77,15 @@ class ChildProcess:
         """For how long it has been ready; 0 where it never was."""
         return 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
 
-    async def run(self, on_warm: Callable[[], None], on_ready: Callable[[], None]) -> int:
+    async def run(
+        self, on_warm: Callable[[], None], on_ready: Callable[[], None], on_wanted: Callable[[], None]
+    ) -> int:
         """Follow the process until it is gone; return its exit code, negative for a signal.
 
-        on_warm: is called when it waits for its socket; on_ready: when it is at work.
+        on_warm: is called when it waits for its socket; on_ready: when it is at work; on_wanted: when it asks for a
+        link to the ingester.
         """
-        reading = asyncio.create_task(self._read(on_warm, on_ready))
+        reading = asyncio.create_task(self._read(on_warm, on_ready, on_wanted))
         exiting = asyncio.create_task(self._process.wait())
         try:
             await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -104,15 +119,26 @@ class ChildProcess:
         if self.state != "gone" and self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
 
-    async def _read(self, on_warm: Callable[[], None], on_ready: Callable[[], None]) -> None:
+    async def _read(
+        self, on_warm: Callable[[], None], on_ready: Callable[[], None], on_wanted: Callable[[], None]
+    ) -> None:
         """Take the process's messages until its end of the channel closes."""
         while (message := await self._channel.receive()) is not None:
-            self._take(message, on_warm, on_ready)
+            self._take(message, on_warm, on_ready, on_wanted)
 
-    def _take(self, message: FromChild, on_warm: Callable[[], None], on_ready: Callable[[], None]) -> None:
+    def _take(
+        self,
+        message: FromChild,
+        on_warm: Callable[[], None],
+        on_ready: Callable[[], None],
+        on_wanted: Callable[[], None],
+    ) -> None:
         """Note what one message says."""
         self.silent_rounds = 0
         match message:
+            case WantsEvents():
+                self.wants_events = True
+                on_wanted()
             case Warm() if self.state == "starting":
                 self.state = "warm"
                 on_warm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,19 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.compile.materialised import check_views
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
-from tailrace.deadline import Clock
+from tailrace.deadline import NS_PER_S, Clock
 from tailrace.engine import Engine, Recorder
 from tailrace.errors import ModelPackageError, SetupError
+from tailrace.features.cache import CacheLimits
+from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
-from tailrace.loop_load import LoopLoad
+from tailrace.ingest.link import EventLink, LinkedEvents
+from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.layout import PipelineShape
 from tailrace.monitor.recorder import BatchRecorder
+from tailrace.monitor.retrieval_counts import RetrievalCounts
 from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
@@ -29,6 +34,7 @@ from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
 from tailrace.release.settle import chosen_kernels, settle, with_pinned_models
 from tailrace.server.control import LayerCost, PipelineReady, ReleasedModel, ReleasedPipeline
+from tailrace.server.eager_loop import EagerLoop
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.fault_log import FaultLog
 from tailrace.server.options import ServeOptions
@@ -42,6 +48,7 @@ class Served:
     engine: Engine
     recorder: BatchRecorder
     faults: FaultLog
+    counts: RetrievalCounts
     ready: PipelineReady
 
     def endpoint(self, array_max: int) -> Endpoint:
@@ -53,7 +60,8 @@ class ServedPipelines:
     """All pipelines that a worker serves, of one release.
 
     block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
-    before; it must come back, whatever has become of the store's views. samples: takes a sample of what is served.
+    before; it must come back, whatever has become of the store's views. link: counts the requests of pipelines that
+    record them. samples: takes a sample of what is served.
     """
 
     def __init__(
@@ -66,10 +74,12 @@ class ServedPipelines:
         log: Any,
         *,
         is_successor: bool,
+        link: EventLink | None = None,
         samples: SampleWriter | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor
+        self._link = link
         self._kernels = chosen_kernels(release)
         self._options = options
         self._block = block
@@ -84,8 +94,9 @@ class ServedPipelines:
         """Compile and warm up a pipeline, and serve it. Raises TailraceError."""
         pipeline = with_pinned_models(declared, self._release)
         plan = compile_plan(
-            pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max, kernels=self._kernels
-        )
+            pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max,
+            kernels=self._kernels,
+        )  # fmt: skip
         await plan.open()
         checked = await check_views(plan, self._clock, refuse=not self._is_successor)
         for view in checked.unknown:
@@ -93,14 +104,20 @@ class ServedPipelines:
         for fault in checked.unfit:
             self._log.warning("view cannot be served as it should", pipeline=pipeline.name, fault=fault)
         plan, times = await warm_up(plan, self._clock)
+        if pipeline.record_requests and self._link is not None:
+            plan.features.record_to(LinkedEvents(self._link, pipeline.name, self._clock))
+        if self._options.cache_bytes_max:  # only now, so that what a plan is said to cost has the store in it
+            plan.features.keep_rows(_cache_limits(self._options))
+        retrieval = plan.features.retrieval
         recorder = BatchRecorder(self._block, pipeline.name)
-        plan.features.retrieval.observe_fetch = recorder.count_fetch
+        retrieval.observe_fetch = recorder.count_fetch
         recorders: list[Recorder] = [recorder]
         if self._samples is not None:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
-        engine = Engine(plan, self._load, recorders, self._clock)
+        engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
-        served = Served(plan, engine, recorder, faults, ready_of(plan, times))
+        counts = RetrievalCounts(self._block, pipeline.name, retrieval)
+        served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
         self._served.append(served)
         return served
 
@@ -119,13 +136,15 @@ class ServedPipelines:
         return max(sum(served.recorder.take_calls_most() for served in self._served), self.calls_waiting)
 
     def look(self) -> None:
-        """Log what has begun to degrade answers, once a second."""
+        """Log what has begun to degrade answers, and count what the caches say, once a second."""
         for served in self._served:
             served.faults.look()
+            served.counts.look()
 
     def close(self) -> None:
         """Let go of threads, stores and the sample."""
         for served in self._served:
+            served.counts.look()
             served.plan.close()
         if self._samples is not None:
             self._samples.close()
@@ -137,6 +156,26 @@ class ServedPipelines:
         if identity not in self._stores:
             self._stores[identity] = open_store(url, self._clock)
         return self._stores[identity]
+
+
+def _cache_limits(options: ServeOptions) -> CacheLimits:
+    """Return what may be kept of a pipeline's rows."""
+    return CacheLimits(
+        bytes_max=options.cache_bytes_max,
+        ttl_ns=int(options.cache_ttl_s * NS_PER_S),
+        stale_ns=int(options.cache_stale_s * NS_PER_S),
+    )
+
+
+def _loop_for(plan: Plan) -> Loop | None:
+    """Return the loop of an engine: one that begins batches at once, where they may find all they need in the cache.
+
+    None: asyncio's own. A batch whose requests are events waits for their writer first, cache or not.
+    """
+    features = plan.features
+    if isinstance(features.retrieval, CachedRetrieval) and features.events is None:
+        return EagerLoop(asyncio.get_running_loop())
+    return None
 
 
 def load_release(pin: Pin) -> tuple[list[Pipeline], Release]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,12 +34,13 @@ _NO_SYN_CODE: Final = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *
 class Slot:
     """A place for workers: a socket. It does not know who accepts on it; for a while that may be two processes.
 
-    claim: keeps other servers off the address; all slots share it, and the first that is shut gives it up.
+    claim: keeps other servers off the address; all slots share it, and the first that is shut gives it up. None where
+    the system lets none be made.
     """
 
     index: int
     listener: socket.socket
-    claim: socket.socket
+    claim: socket.socket | None
 
     def shut(self) -> None:
         """Refuse connections from now on, whoever else holds the socket."""
@@ -48,11 +50,14 @@ class Slot:
     def close(self) -> None:
         """Let go of the socket."""
         self.listener.close()
-        self.claim.close()
+        if self.claim is not None:
+            self.claim.close()
 
 
-def open_slots(host: str, port: int, count: int) -> list[Slot]:
+def open_slots(host: str, port: int, count: int, *, warn: Callable[[str], None] = lambda text: None) -> list[Slot]:
     """Bind `count` sockets to one address; port 0 takes a free one. Raises SetupError where it cannot be had.
+
+    warn: hears why a second server on the port may not be noticed.
 
     A second server would silently take half of the first one's traffic. The claim refuses it, whether or not the first
     listens yet; a first bind without SO_REUSEPORT refuses the port of any other program that listens.
@@ -61,18 +66,23 @@ def open_slots(host: str, port: int, count: int) -> list[Slot]:
     with ExitStack() as opened:
         try:
             if port:
-                claim = opened.enter_context(claim_address(*address[:2]))
+                claim = _hold(opened, claim_address(address[0], address[1], warn))
                 _bind(family, address, shared=False).close()
             listeners = [opened.enter_context(_bind(family, address, shared=True))]
             address = listeners[0].getsockname()
             if not port:
-                claim = opened.enter_context(claim_address(*address[:2]))
+                claim = _hold(opened, claim_address(address[0], address[1], warn))
             listeners += [opened.enter_context(_bind(family, address, shared=True)) for _ in range(count - 1)]
         except OSError as error:
             what = f"cannot listen: {error.strerror or error}"
             raise SetupError(what, where=f"{host}:{port}", next="choose another port or host") from error
         opened.pop_all()  # all is open, and stays so
     return [Slot(index, listener, claim) for index, listener in enumerate(listeners)]
+
+
+def _hold(opened: ExitStack, claim: socket.socket | None) -> socket.socket | None:
+    """Have a claim, where there is one, closed with the rest; return it."""
+    return claim if claim is None else opened.enter_context(claim)
 
 
 def turn_away(listener: socket.socket) -> None:

@@ -19,7 +19,9 @@ from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
+from tailrace.server.companions import open_companions
 from tailrace.server.draining import drain
+from tailrace.server.event_links import EventLinks
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -36,7 +38,7 @@ def serve(options: ServeOptions) -> int:
         options.files, options.releases, options.store,
         warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
     ) as pinned:  # fmt: skip
-        return Supervisor(options, pinned).run()
+        return Supervisor(options, pinned, companions=open_companions(options, pinned)).run()
 
 
 class Addresses(NamedTuple):
@@ -73,6 +75,7 @@ class Supervisor:
         self._announce = announce
         self._children: tuple[Child, ...] = ()
         self._adoption = Adoption(())
+        self._links = EventLinks(())
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._was_ready = False
@@ -87,7 +90,10 @@ class Supervisor:
     async def serve(self) -> int:
         """Do the work of `run` on the running loop."""
         self.options = fit_open_files(self.options)
-        slots = open_slots(self.options.host, self.options.port, self.options.workers)
+        slots = open_slots(
+            self.options.host, self.options.port, self.options.workers,
+            warn=lambda text: self._log.warning("a second server on the port may not be noticed", cause=text),
+        )  # fmt: skip
         try:
             workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
             self._children = (*workers, *self._companions)
@@ -108,6 +114,7 @@ class Supervisor:
         options = self.options
         host, port = slots[0].listener.getsockname()[:2]
         self._adoption = Adoption(self._children)
+        self._links = EventLinks(self._children)
         overview = Overview(self._children, self._adoption, url=url_of((host, port)), is_open=self._is_open)
         admin = AdminServer(overview, options.admin_token)
         try:
@@ -144,14 +151,16 @@ class Supervisor:
     async def _pre_drain(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Say that the server is not ready, and serve on: balancers send requests until they have seen it.
 
-        Ends sooner where a task ends: a child's does, once all are killed by a second signal.
+        Ends sooner where a task ends: a child's does, once all are killed by a second signal. Those that have ended
+        before, of a child that was stopped for another release say, tell nothing.
         """
         if self._failure is not None or not self._was_ready or not self.options.pre_drain_s:
             return
         for child in self._children:
             if child.slot is not None:
                 child.pre_drain()
-        done, _ = await asyncio.wait(tasks, timeout=self.options.pre_drain_s, return_when=asyncio.FIRST_COMPLETED)
+        running = [task for task in tasks if not task.done()]
+        done, _ = await asyncio.wait(running, timeout=self.options.pre_drain_s, return_when=asyncio.FIRST_COMPLETED)
         self._blame(list(done))
         self._log.info("draining", drain_s=self.options.drain_s)
 
@@ -163,6 +172,7 @@ class Supervisor:
 
     def on_ready(self, child: Child) -> None:
         """See to the slot of a worker that is ready; the first time that all awaited children are, say so."""
+        self._links.on_ready(child)
         if child.slot is not None:
             self._adoption.hand_back(child.slot.index)
             self._adoption.cover()
@@ -173,6 +183,10 @@ class Supervisor:
             self._log.info("ready", address=url_of((host, port)), admin=url_of((admin_host, admin_port)))
             if self._announce is not None:
                 self._announce(self._addresses)
+
+    def on_wants_events(self, child: Child) -> None:
+        """Link a worker that has streams to the ingester."""
+        self._links.on_wanted(child)
 
     def on_death(self, child: Child) -> None:
         """Have a sibling accept for a worker that is gone."""

@@ -23,6 +23,8 @@ import uvloop
 from tailrace.compile.pinned_modules import unpinned_modules
 from tailrace.deadline import MonotonicClock
 from tailrace.errors import TailraceError, UnavailableError
+from tailrace.ingest.link import EventLink
+from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import WorkerRecorder
@@ -35,20 +37,26 @@ from tailrace.server.control import (
     Draining,
     Failed,
     HandBack,
+    Link,
     Listen,
     PreDrain,
     Ready,
+    WantsEvents,
     Warm,
     WorkerChannel,
     rss_bytes,
 )
-from tailrace.server.endpoint import Answer, Endpoint, Page
+from tailrace.server.endpoint import Answer, CallEndpoint, Page
+from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import configure_logging
 from tailrace.server.served import ServedPipelines, load_release, released_pipelines, shape_of
 from tailrace.server.slots import BACKLOG, shut_listener, turn_away
 
+FIRST_LINK_S: Final = 30.0
+LINK_S: Final = 2.0
+"""How long a worker waits for its link to the ingester before it serves without: the first of a release, and others."""
 SWEEP_S: Final = 1.0
 DRAIN_LOOK_S: Final = 0.05
 """How often a stopping worker looks whether it may go."""
@@ -65,14 +73,17 @@ class Worker:
         self._channel = channel
         self._began_s = began_s
         self._load = LoopLoad(asyncio.get_running_loop())
+        self._streams: dict[bytes, EventsEndpoint] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._servers: dict[int, asyncio.Server] = {}
         self._ready = self._is_pre_draining = False
+        self._link: EventLink | None = None
         self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
     async def run(self) -> int:
         """Serve; return the exit code."""
+        obeying = asyncio.create_task(self._obey())
         try:
             await self._prepare()
         except TailraceError as error:
@@ -89,7 +100,6 @@ class Worker:
         self._channel.send(Warm())
         beats = asyncio.create_task(self._channel.beat(self._options.heartbeat_s))
         sweeps = asyncio.create_task(self._sweep())
-        obeying = asyncio.create_task(self._obey())
         done, _ = await asyncio.wait({beats, sweeps, obeying}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             if (fault := task.exception()) is not None:
@@ -112,27 +122,44 @@ class Worker:
         self._release = release
         if unpinned := unpinned_modules():
             self._log.warning("modules are no part of the release", modules=unpinned[:10], count=len(unpinned))
+        was_served = self._start.pin.served_file.exists()
+        streams = streams_of(declared)
+        if streams:
+            await self._wait_for_link(FIRST_LINK_S if not was_served else LINK_S)
         layout = worker_layout([shape_of(pipeline) for pipeline in declared], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
-        routes: dict[bytes, dict[bytes, Endpoint | Page]] = {
+        routes: dict[bytes, dict[bytes, CallEndpoint | Page]] = {
             b"/livez": {b"GET": Page(self._livez)},
             b"/readyz": {b"GET": Page(self._readyz)},
         }
         limits = HttpLimits.of(self._options)
         self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
-        was_served = self._start.pin.served_file.exists()
+        clock = MonotonicClock()
         self._served = ServedPipelines(
-            release, self._options, block, self._load, MonotonicClock(), self._log, is_successor=was_served,
+            release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
             samples=self._samples(refuse=not was_served),
         )  # fmt: skip
         for pipeline in declared:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
             routes[path] = {b"POST": served.endpoint(self._options.array_max)}
+        if self._link is not None:
+            count_failure, array_max = self._recorder.record_failure, self._options.array_max
+            self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
+            routes |= {path: {b"POST": endpoint} for path, endpoint in self._streams.items()}
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
+
+    async def _wait_for_link(self, wait_s: float) -> None:
+        """Ask for a link to the ingester, and wait for it: it makes the store, where there is none yet."""
+        self._link = EventLink(MonotonicClock())
+        self._channel.send(WantsEvents())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._link.attached.wait(), wait_s)
+        if not self._link.attached.is_set():
+            self._log.warning("there is no ingester yet: events are refused until it is there")
 
     def _samples(self, *, refuse: bool) -> SampleWriter | None:
         """Return what takes the sample of this worker's slot, if one is wanted."""
@@ -150,6 +177,21 @@ class Worker:
             ready = Ready(os.getpid(), self._warm_s, rss_bytes(), self._release.id, released, self._served.ready)
             self._channel.send(ready)
 
+    async def _take_slot(self, slot: int, descriptor: int) -> None:
+        """Accept on a slot's socket, unless that is done already."""
+        if slot in self._servers:
+            os.close(descriptor)
+        else:
+            await self._listen(slot, descriptor)
+
+    async def _take_link(self, descriptor: int) -> None:
+        """Send events to the ingester at the other end."""
+        sock = socket.socket(fileno=descriptor)
+        if self._link is None:
+            sock.close()
+        else:
+            await self._link.attach(sock)
+
     async def _obey(self) -> bool:
         """Do as the supervisor says until it says to stop, or is gone; return whether it said so."""
         for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor gets it too, and decides
@@ -157,14 +199,12 @@ class Worker:
         while True:
             match await self._channel.receive():
                 case Listen(slot=slot):
-                    descriptor = self._channel.take_descriptor()
-                    if slot in self._servers:
-                        os.close(descriptor)
-                    else:
-                        await self._listen(slot, descriptor)
+                    await self._take_slot(slot, self._channel.take_descriptor())
                 case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
                     del self._listeners[slot]
+                case Link():
+                    await self._take_link(self._channel.take_descriptor())
                 case PreDrain():
                     self._is_pre_draining = True
                     self._set_ready(False)

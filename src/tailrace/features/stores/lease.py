@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
@@ -11,11 +12,14 @@ import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from tailrace.errors import LeaseError, StoreError
+
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What a file system answers that has no locks."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +71,7 @@ def held_error(view: str, held: bytes, where: str) -> LeaseError:
 class FileLease:
     """A lock on a file beside the store's own: the kernel releases it when the process ends, however that is.
 
-    Raises LeaseError where another run holds it, StoreError where the file can be neither made nor read.
+    Raises LeaseError where another run holds it, StoreError where the file can be neither made nor read, or not locked.
     """
 
     def __init__(self, folder: str | Path, view: str) -> None:
@@ -76,20 +80,16 @@ class FileLease:
         try:
             self._file = _open(path)
         except OSError as error:
-            owner = _owner_of(path)
-            whose = f"the file is of {owner}" if owner else "there is no file"
-            way = "remove the file while no run writes the view, or run as its owner"
-            raise StoreError(
-                f"the lease cannot be taken: {error.strerror}; {whose}",
-                where=path,
-                next=way if owner else "see that the directory is yours",
-            ) from None
+            raise _untaken_error(error, path) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             held = os.pread(self._file, 4_096, 0)
             os.close(self._file)
             raise held_error(view, held, str(folder)) from None
+        except OSError as error:
+            os.close(self._file)
+            raise _untaken_error(error, path) from None
         with contextlib.suppress(OSError):  # a full disk, or another user's file: then nobody is told who holds it
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, msgspec.json.encode(self.holder), 0)
@@ -108,7 +108,7 @@ class FileLease:
 
 
 def _open(path: str) -> int:
-    """Return a lease's file, opened; only to read where it is another user's, which is enough for a lock."""
+    """Return a lease's file, opened; only to read where it is another user's: enough for a lock, but on NFS."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except PermissionError as error:
@@ -116,6 +116,19 @@ def _open(path: str) -> int:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             raise error from None
+
+
+def _untaken_error(error: OSError, path: str) -> StoreError:
+    """Return the error of a lease whose file cannot be opened or locked, for another reason than that it is held."""
+    owner = _owner_of(path)
+    if error.errno in _NO_LOCKS:
+        way = "keep the store on a file system that has locks"
+    elif owner:
+        way = "remove the file while no run writes the view, or run as its owner"
+    else:
+        way = "see that the directory is yours"
+    whose = f"the file is of {owner}" if owner else "there is no file"
+    return StoreError(f"the lease cannot be taken: {error.strerror}; {whose}", where=path, next=way)
 
 
 def _owner_of(path: str) -> str:

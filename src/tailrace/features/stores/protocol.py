@@ -41,7 +41,8 @@ class Changes(Protocol):
     """What an update makes of the values under some keys.
 
     keys: no key stands twice. tombstones: for each key, the one under which the store notes that its entity is
-    forgotten.
+    forgotten. A key and its tombstone have the same text between their first braces, as `KeyFormat` makes them: a
+    cluster keeps them together.
     """
 
     @property
@@ -59,7 +60,8 @@ class Changes(Protocol):
     ) -> Sequence[bytes | None]:
         """Return the new values of the keys at some places, in ascending order; None leaves one as it is.
 
-        before: what the store holds. forgotten: whether there is a tombstone. It may be called more than once.
+        before: what the store holds. forgotten: whether there is a tombstone. It may be called more than once. A new
+        value differs from the one before in its first 48 bytes, or in its length: a store may compare no more.
         """
         ...
 
@@ -67,7 +69,8 @@ class Changes(Protocol):
 class StoreWriter(Protocol):
     """Writes packed rows, offline. Every method raises StoreError where the store cannot be written.
 
-    A materialisation takes the view's lease, begins a run, and writes and removes under that run alone.
+    A materialisation takes the view's lease, begins a run, and writes and removes under that run alone. What is called
+    at once is so, on a cluster, for the keys with the same text between their first braces: those of one entity.
     """
 
     def lease(self, view: str) -> Lease:
@@ -84,8 +87,8 @@ class StoreWriter(Protocol):
         """Write a run's rows, then its notes, key and value pairs; leave out rows of entities that are forgotten.
 
         newer_only: leave out a row whose event time is before the stored one's, too. LMDB writes all of a call's or
-        none, Redis some hundred at a time; each row is whole, and the call may be made again. Raises LeaseError, and
-        writes nothing, once a later run has begun.
+        none, Redis some hundred at a time, a cluster those of a slot; each row is whole, and the call may be made
+        again. Raises LeaseError, and writes nothing, once a later run has begun.
         """
         ...
 
@@ -107,6 +110,7 @@ class StoreWriter(Protocol):
     def update(self, changes: Changes, notes: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Change values by what they are: each is read and written as if nobody else wrote meanwhile.
 
+        notes: key and value pairs; read when `changes.values` has given its values, so that it may fill them in.
         LMDB writes all values and the notes, or none. A network store writes each value at once, and the notes when
         all are written; it may ask for the new value of a key again, where another has changed it meanwhile. An error
         may then leave some values changed, and no note: a change that comes again must come to the same.

@@ -16,7 +16,7 @@ from typing import Final, cast
 from tailrace.deadline import NS_PER_S
 from tailrace.engine import SHED
 from tailrace.errors import RequestTimeoutError, ServerError, ServingError
-from tailrace.server.endpoint import Endpoint, Page
+from tailrace.server.endpoint import CallEndpoint, Endpoint
 from tailrace.server.http.flow import Flow
 from tailrace.server.http.forms import HeadForm, are_visible
 from tailrace.server.http.head import Head
@@ -158,8 +158,8 @@ class Connection(Outgoing, asyncio.Protocol):
             varies = form is not None and form.request_id is not None
             call.request_id = form.request_id_in(raw) if varies and form is not None else head.request_id
         endpoint = head.endpoint
-        if type(endpoint) is not Endpoint:
-            self._answer_page(call, cast(Page | None, endpoint))
+        if type(endpoint) is not Endpoint and not isinstance(endpoint, CallEndpoint):
+            self._answer_page(call, endpoint)
             return
         refusal = endpoint.accept(call, body, head.budget_ns)
         if refusal is None:
@@ -168,7 +168,7 @@ class Connection(Outgoing, asyncio.Protocol):
             self._send(call, self._shared.framing.shed)
         else:
             if isinstance(refusal, ServerError):
-                self._shared.log_failure(endpoint.engine.plan.name, refusal)
+                self._shared.log_failure(endpoint.name, refusal)
             self._send_error(call, refusal)
 
     # -- what the intake calls ----------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from tailrace.errors import (
     NotFoundError,
     ServingError,
 )
-from tailrace.server.endpoint import Endpoint, Page
+from tailrace.server.endpoint import CallEndpoint, Page
 
 BUDGET_MS_MAX: Final = 3_600_000.0
 REQUEST_ID_BYTES_MAX: Final = 128
 
 
-Routes = Mapping[bytes, Mapping[bytes, Endpoint | Page]]
+Routes = Mapping[bytes, Mapping[bytes, CallEndpoint | Page]]
 """Path to method to what serves it."""
 
 
@@ -34,7 +34,7 @@ class Head(msgspec.Struct, gc=False):
     passed over. expects_continue: the client waits with its body for a word.
     """
 
-    endpoint: Endpoint | Page | None
+    endpoint: CallEndpoint | Page | None
     body_bytes: int
     is_plain: bool
     keep_alive: bool
@@ -75,7 +75,7 @@ def read_head(
             allow = head.allow.decode()
             raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
         budget_ns = _read_budget(fields.get(b"x-budget-ms"))
-        if isinstance(head.endpoint, Endpoint):
+        if isinstance(head.endpoint, CallEndpoint):
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
@@ -108,7 +108,7 @@ def _path_of(url: bytes) -> bytes:
     return url.partition(b"?")[0]
 
 
-def _find(routes: Routes, method: bytes, path: bytes) -> tuple[Endpoint | Page | None, bytes]:
+def _find(routes: Routes, method: bytes, path: bytes) -> tuple[CallEndpoint | Page | None, bytes]:
     """Return the route, or None and the methods that the path does allow."""
     methods = routes.get(path)
     if methods is None:

@@ -10,7 +10,7 @@ import structlog
 from tailrace.batch import Transport
 from tailrace.errors import ServerError, ServingError, UnavailableError
 from tailrace.loop_load import LoopLoad
-from tailrace.server.endpoint import Answer, Endpoint, Page
+from tailrace.server.endpoint import Answer, CallEndpoint, Page
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
 from tailrace.server.http.head import Routes
@@ -79,7 +79,7 @@ class Shared:
             log.error("calls failed", pipeline=where, calls=calls, error=repr(cause), exc_info=cause)
 
 
-def _page_of(route: Endpoint | Page) -> Page:
+def _page_of(route: CallEndpoint | Page) -> Page:
     """Return what serves a route on a connection over the limit."""
     return route if isinstance(route, Page) else Page(_refuse)
 

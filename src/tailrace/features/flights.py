@@ -1,0 +1,115 @@
+"""Single flight: of each key at most one read is under way, and all batches that want it wait for that one.
+
+A flight is a task of its own. It ends by its own deadline and not by its first batch's: a batch that gives up, or is
+cancelled, costs the others nothing, and an answer that comes too late for one batch is in time for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
+from tailrace.errors import StoreError
+
+FLIGHT_NS_MIN: Final = 100 * NS_PER_MS
+"""How long a flight may take, however little time its first batch has; the breaker's shortest open time, so that its
+probes are over before it lets the next ones through."""
+
+FLIGHTS_MAX: Final = 64
+"""At once; where there are more, the store is taken to be late."""
+
+Fetch = Callable[[Sequence[bytes], int], Awaitable[Sequence[bytes | None]]]
+
+
+class Flight:
+    """One read that is under way.
+
+    ttls_ns: its keys, each with how long its row may be kept (0: not at all). due_ns: when its first batch needs it.
+    rows: by key, once it is over; error: why there are none. is_counted: whether the breaker knows of it.
+    """
+
+    __slots__ = ("_waiters", "began_ns", "due_ns", "error", "is_counted", "is_over", "rows", "ttls_ns")
+
+    def __init__(self, ttls_ns: Mapping[bytes, int], began_ns: int, due_ns: int) -> None:
+        self.ttls_ns = ttls_ns
+        self.began_ns = began_ns
+        self.due_ns = due_ns
+        self.rows: dict[bytes, bytes | None] = {}
+        self.error: Exception | None = None
+        self.is_over = self.is_counted = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def wait(self, left_ns: int) -> None:
+        """Wait until it is over, `left_ns` at most. Cancelled, only this wait ends."""
+        if self.is_over or left_ns <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiters.append(waiter)
+        timer = loop.call_later(left_ns / NS_PER_S, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+    def end(self) -> None:
+        """Wake all that wait."""
+        self.is_over = True
+        for waiter in self._waiters:
+            _wake(waiter)
+        self._waiters.clear()
+
+
+class Flights:
+    """The flights to one store. land: is called with each that is over, before its batches go on."""
+
+    def __init__(self, fetch: Fetch, clock: Clock, land: Callable[[Flight], None]) -> None:
+        self._fetch = fetch
+        self._now_ns = clock.now_ns
+        self._land = land
+        self._flights: dict[bytes, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.of: Callable[[bytes], Flight | None] = self._flights.get
+        """The flight of a key, None where there is none."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may start."""
+        return len(self._tasks) < FLIGHTS_MAX
+
+    def start(self, ttls_ns: Mapping[bytes, int], due_ns: int) -> Flight:
+        """Begin to read keys; those whose row may not be kept are read for this batch alone."""
+        now_ns = self._now_ns()
+        flight = Flight(ttls_ns, now_ns, due_ns)
+        for key, ttl_ns in ttls_ns.items():
+            if ttl_ns:
+                self._flights[key] = flight
+        task = asyncio.get_running_loop().create_task(self._fly(flight, max(due_ns, now_ns + FLIGHT_NS_MIN)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return flight
+
+    async def _fly(self, flight: Flight, deadline_ns: int) -> None:
+        keys = list(flight.ttls_ns)
+        try:
+            flight.rows = dict(zip(keys, await self._fetch(keys, deadline_ns), strict=True))
+        except (TimeoutError, ConnectionError, StoreError) as error:
+            flight.error = error
+        except BaseException as error:  # cancelled, or a fault of the store's own: its batches must not wait for it
+            flight.error = StoreError(f"{type(error).__name__} while reading: {error}")
+            raise
+        finally:
+            for key, ttl_ns in flight.ttls_ns.items():
+                if ttl_ns:
+                    del self._flights[key]
+            try:
+                self._land(flight)
+            finally:
+                flight.end()
+
+
+def _wake(waiter: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

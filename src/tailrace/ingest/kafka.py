@@ -1,0 +1,97 @@
+"""Events from a Kafka topic, with offsets committed by hand: once the events before them are counted, never sooner."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tailrace.errors import SetupError, SourceError
+from tailrace.ingest.consumer import Arrived
+
+MESSAGES_MAX: Final = 4_096
+"""Read at once."""
+_FIRST_WAIT_S: Final = 0.05
+
+
+class KafkaConsumer:
+    """Reads a topic for a group. brokers: "host:port,host:port". settings: of librdkafka, beside ours.
+
+    Raises SetupError where confluent-kafka is not installed, SourceError for brokers that cannot be reached.
+    """
+
+    def __init__(
+        self, brokers: str, topic: str, *, group: str = "tailrace", settings: dict[str, Any] | None = None
+    ) -> None:
+        try:
+            import confluent_kafka
+        except ImportError:
+            raise SetupError(
+                "Kafka needs confluent-kafka", where="--from", next="pip install 'tailrace[kafka]'"
+            ) from None
+        self._kafka = confluent_kafka
+        self.where = f"kafka://{brokers}/{topic}"
+        self._topic = topic
+        own = {
+            "bootstrap.servers": brokers,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "partition.assignment.strategy": "cooperative-sticky",
+        }
+        try:
+            self._consumer = confluent_kafka.Consumer({**(settings or {}), **own})
+            found = self._consumer.list_topics(topic, timeout=10)
+            self._consumer.subscribe([topic])
+        except confluent_kafka.KafkaException as error:
+            raise self._fault(error) from None
+        if (fault := found.topics[topic].error) is not None:
+            raise self._fault(fault)
+
+    def poll(self, wait_s: float) -> Sequence[Arrived]:
+        """Return messages, those of each partition together."""
+        messages = self._consumer.consume(MESSAGES_MAX, timeout=min(wait_s, _FIRST_WAIT_S))
+        if not messages:
+            messages = self._consumer.consume(1, timeout=wait_s)
+        by_partition: dict[int, list[Any]] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                if error.fatal():
+                    raise self._fault(error)
+                continue
+            by_partition.setdefault(message.partition() or 0, []).append(message)
+        return [
+            Arrived(f"{self._topic}/{partition}", [message.value() or b"" for message in own], own[-1])
+            for partition, own in by_partition.items()
+        ]
+
+    def commit(self, arrived: Sequence[Arrived]) -> None:
+        """Commit the offset behind each partition's last message."""
+        offsets = [
+            self._kafka.TopicPartition(self._topic, each.token.partition(), each.token.offset() + 1) for each in arrived
+        ]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except self._kafka.KafkaException as error:
+            if error.args[0].fatal():
+                raise self._fault(error) from None  # else the partition is another's by now, which counts them again
+
+    def lag(self) -> int | None:
+        """Return how many messages of this consumer's partitions are yet to come."""
+        lag = 0
+        with contextlib.suppress(self._kafka.KafkaException):
+            for place in self._consumer.position(self._consumer.assignment()):
+                _, end = self._consumer.get_watermark_offsets(place, timeout=1, cached=True)
+                lag += max(0, end - max(place.offset, 0))
+            return lag
+        return None
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _fault(self, error: Any) -> SourceError:
+        return SourceError(
+            f"cannot be read: {error}", where=self.where, next="see that the brokers and the topic are there"
+        )

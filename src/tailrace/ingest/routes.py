@@ -1,0 +1,82 @@
+"""Which events go where: the routes of some pipelines, each through the appliers of its streams and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from tailrace.deadline import Clock
+from tailrace.errors import SetupError
+from tailrace.features.stores.opening import open_writer, store_identity
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.streams import Stream, StreamViewSpec
+from tailrace.ingest.applier import Applier
+from tailrace.ingest.frames import pipeline_route, stream_route
+from tailrace.ingest.intake import Route
+from tailrace.pipeline import Pipeline, is_event_of, stream_views
+
+
+def streams_of(pipelines: Sequence[Pipeline]) -> list[Stream]:
+    """Return the streams of all views, each once. Raises SetupError for two of one name."""
+    found: dict[str, Stream] = {}
+    for pipeline in pipelines:
+        for view in stream_views(pipeline):
+            stream = view.spec.stream
+            if found.setdefault(stream.name, stream) != stream:
+                next_step = "give each its own name, or import the one from where it is declared"
+                raise SetupError(f"two streams are called {stream.name!r}", where=pipeline.name, next=next_step)
+    return list(found.values())
+
+
+class Routes:
+    """Opens the stores of some pipelines' stream views, and gives the route of each kind of event.
+
+    url_of: the store of a pipeline. Raises StoreError for a store that cannot be written, SetupError.
+    """
+
+    def __init__(self, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock) -> None:
+        self.streams = streams_of(pipelines)
+        self._writers: dict[str, StoreWriter] = {}
+        views: dict[tuple[Stream, str], dict[str, StreamViewSpec]] = {}
+        try:
+            for pipeline in pipelines:
+                for view in stream_views(pipeline):
+                    store = self._open(url_of(pipeline))
+                    views.setdefault((view.spec.stream, store), {})[view.spec.name] = view.spec
+            appliers = {
+                key: Applier(key[0], list(own.values()), self._writers[key[1]], clock) for key, own in views.items()
+            }
+        except BaseException:
+            self.close()
+            raise
+        self.routes = {
+            stream_route(stream.name): Route(_decoder(stream.schema), _of(appliers, [stream]))
+            for stream in self.streams
+        }
+        for pipeline in pipelines:
+            if pipeline.record_requests:
+                own = [stream for stream in self.streams if is_event_of(pipeline, stream)]
+                route = Route(_decoder(pipeline.request), _of(appliers, own))
+                self.routes[pipeline_route(pipeline.name)] = route
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _open(self, url: str) -> str:
+        """Open a store, once; return by what it is known."""
+        identity = store_identity(url)
+        if identity not in self._writers:
+            self._writers[identity] = open_writer(url)
+        return identity
+
+
+def _of(appliers: dict[tuple[Stream, str], Applier], streams: Sequence[Stream]) -> tuple[Applier, ...]:
+    return tuple(applier for (stream, _), applier in appliers.items() if stream in streams)
+
+
+def _decoder(schema: type[Any]) -> Callable[[Any], list[Any]]:
+    return msgspec.msgpack.Decoder(list[schema]).decode  # type: ignore[valid-type]

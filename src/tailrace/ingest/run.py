@@ -1,0 +1,185 @@
+"""A run of `tailrace ingest`: events from a file or a consumer, counted into all stores of their stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import Clock
+from tailrace.features.events import Events
+from tailrace.features.stores.opening import open_writer, store_identity
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.streams import Stream, StreamViewSpec
+from tailrace.features.updates import Fate
+from tailrace.ingest.applier import Applier
+from tailrace.ingest.consumer import Consumer
+from tailrace.ingest.decoded import DecodedEvents
+from tailrace.ingest.files import EventPage
+from tailrace.pipeline import Pipeline, stream_views
+from tailrace.request.schema import bounded_type
+
+EXAMPLES_MAX: Final = 5
+WAIT_S: Final = 0.5
+"""How long a consumer waits for events before it looks whether it is to stop."""
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What one run did, in events. poison: that could not be read; examples: the first of them, with why.
+
+    seconds: monotonic.
+    """
+
+    stream: str
+    counted: int = 0
+    duplicate: int = 0
+    late: int = 0
+    future: int = 0
+    forgotten: int = 0
+    poison: int = 0
+    seconds: float = 0.0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def events(self) -> int:
+        """How many there were."""
+        return self.counted + self.duplicate + self.late + self.future + self.forgotten + self.poison
+
+    def add(self, fates: NDArray[np.uint8]) -> None:
+        """Add the fates of some events."""
+        counts = np.bincount(fates, minlength=len(Fate)).tolist()
+        for fate, count in zip(Fate, counts, strict=True):
+            name = fate.name.lower()
+            setattr(self, name, getattr(self, name) + count)
+
+    def add_poison(self, count: int, why: str) -> None:
+        """Add events that could not be read."""
+        self.poison += count
+        if count and len(self.examples) < EXAMPLES_MAX:
+            self.examples.append(why)
+
+
+class StreamWriters:
+    """The appliers of one stream, one for each store of the pipelines that have views of it.
+
+    Raises StoreError for a store that cannot be opened.
+    """
+
+    def __init__(
+        self, stream: Stream, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock
+    ) -> None:
+        views: dict[str, dict[str, StreamViewSpec]] = {}
+        urls: dict[str, str] = {}
+        for pipeline in pipelines:
+            for view in stream_views(pipeline):
+                if view.spec.stream == stream:
+                    url = url_of(pipeline)
+                    urls[store_identity(url)] = url
+                    views.setdefault(store_identity(url), {})[view.spec.name] = view.spec
+        self._writers: list[StoreWriter] = []
+        self._appliers: list[Applier] = []
+        try:
+            for identity, own in views.items():
+                writer = open_writer(urls[identity])
+                self._writers.append(writer)
+                self._appliers.append(Applier(stream, list(own.values()), writer, clock))
+        except BaseException:
+            self.close()
+            raise
+
+    def apply(self, events: Events) -> NDArray[np.uint8]:
+        """Count events in everywhere; return the worst fate of each."""
+        worst = np.zeros(len(events), np.uint8)
+        for applier in self._appliers if len(events) else ():
+            worst = np.maximum(worst, applier.apply(events))
+        return worst
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        for writer in self._writers:
+            writer.close()
+
+
+def ingest_pages(
+    stream: Stream, pages: Iterable[EventPage], writers: StreamWriters, on_progress: Callable[[int], None]
+) -> IngestReport:
+    """Count the events of a file in. on_progress: is called with the rows of each page."""
+    began_s, report = time.monotonic(), IngestReport(stream.name)
+    for page in pages:
+        report.add(writers.apply(page.events))
+        report.add_poison(page.bad, "a row without a time or an id, or that is no event")
+        on_progress(page.rows)
+    report.seconds = time.monotonic() - began_s
+    return report
+
+
+def ingest_stream(
+    stream: Stream,
+    consumer: Consumer,
+    writers: StreamWriters,
+    is_stopping: Callable[[], bool],
+    on_progress: Callable[[IngestReport, int | None], None],
+    *,
+    until_idle: bool = False,
+) -> IngestReport:
+    """Count what a consumer brings, until it is to stop. until_idle: or until nothing comes.
+
+    on_progress: is called after each group with the report so far, and how many events are yet to come.
+    """
+    began_s, report = time.monotonic(), IngestReport(stream.name)
+    decode = msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode
+    columns = DecodedEvents(stream).columns
+    while not is_stopping():
+        arrived = consumer.poll(WAIT_S)
+        if not arrived:
+            on_progress(report, consumer.lag())
+            if until_idle:
+                break
+            continue
+        for part in arrived:
+            decoded = _decoded(part.events, decode, report, f"{consumer.where} {part.source}")
+            report.add(_apply(writers, columns, decoded, report))
+        consumer.commit(arrived)
+        report.seconds = time.monotonic() - began_s
+        on_progress(report, None)
+    report.seconds = time.monotonic() - began_s
+    return report
+
+
+def _decoded(events: Sequence[bytes], decode: Callable[[bytes], Any], report: IngestReport, where: str) -> list[Any]:
+    """Return the events that can be read; what cannot is counted, and never comes again."""
+    found = []
+    for event in events:
+        try:
+            found.append(decode(event))
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as error:
+            report.add_poison(1, f"{where}: {error}: {event[:200]!r}")
+    return found
+
+
+def _apply(
+    writers: StreamWriters, columns: Callable[[Sequence[Any]], Events], decoded: list[Any], report: IngestReport
+) -> NDArray[np.uint8]:
+    """Count events in; where that raises, their halves, until each that cannot be counted is alone."""
+    if not decoded:
+        return np.zeros(0, np.uint8)
+    try:
+        return writers.apply(columns(decoded))
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:  # of an expression, on what an event holds
+        if len(decoded) == 1:
+            report.add_poison(1, f"{type(error).__name__}: {error}: {str(decoded[0])[:200]}")
+            return np.zeros(0, np.uint8)
+        half = len(decoded) // 2
+        parts = [_apply(writers, columns, part, report) for part in (decoded[:half], decoded[half:])]
+        return np.concatenate(parts)

@@ -1,0 +1,221 @@
+"""The refresher: one process that materialises batch views again as often as they say, as `tailrace materialize` does.
+
+Started by the supervisor with `--refresh`, as `python -m tailrace.refresher FD`, with FD its control channel. It takes
+little: it is the last that the kernel gives a core to, and rests after each page of rows three times as long as the
+page took. When a view was last whole is in the store's catalogue, so that a restart, or another server, does not begin
+anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from tailrace.deadline import NS_PER_S
+from tailrace.errors import LeaseError, TailraceError
+from tailrace.features.batch_views import BatchFeatureView
+from tailrace.features.catalogue import read_record, schema_name
+from tailrace.features.stores.opening import open_writer
+from tailrace.monitor.layout import refresher_layout
+from tailrace.monitor.recorder import RefreshRecorder
+from tailrace.monitor.shared import MetricBlock
+from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.materialize import materialize
+from tailrace.offline.options import MaterializeOptions
+from tailrace.offline.pipeline_views import batch_views, key_types
+from tailrace.pipeline import Pipeline
+from tailrace.server.control import (
+    ChildChannel,
+    CompanionAssignment,
+    Drain,
+    Draining,
+    Failed,
+    Ready,
+    ToCompanion,
+    rss_bytes,
+)
+from tailrace.server.logging import configure_logging
+from tailrace.server.served import load_all, store_url
+
+PAGE_ROWS: Final = 2_000
+REST_SHARE: Final = 3.0
+"""How much longer than a page took the refresher rests after it."""
+RETRY_NS: Final = 60 * NS_PER_S
+"""How long a view whose refresh failed waits at most for the next try."""
+LOOK_S: Final = 1.0
+NICE: Final = 19
+
+
+@dataclass(slots=True)
+class Scheduled:
+    """One view of one pipeline. due_ns: when it is to be refreshed, since the epoch."""
+
+    pipeline: Pipeline
+    view: type[BatchFeatureView]
+    store: str
+    due_ns: int = 0
+
+    @property
+    def name(self) -> str:
+        """The view's name."""
+        return self.view.__name__
+
+
+class Refresher:
+    """Refreshes views, one at a time, until it is to drain. wall_ns: since the epoch."""
+
+    def __init__(
+        self,
+        scheduled: list[Scheduled],
+        recorder: RefreshRecorder,
+        log: Any,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.scheduled = scheduled
+        self._recorder = recorder
+        self._log = log
+        self._wall_ns = wall_ns
+        self.is_stopping = False
+        for each in scheduled:
+            each.due_ns = self._first_due_ns(each)
+
+    def refresh_due(self) -> None:
+        """Refresh the views that are due; one that fails is tried again later, and keeps no other from its turn."""
+        for each in sorted(self.scheduled, key=lambda scheduled: scheduled.due_ns):
+            if self.is_stopping or each.due_ns > self._wall_ns():
+                return
+            self._refresh(each)
+
+    def _refresh(self, each: Scheduled) -> None:
+        spec, pipeline = each.view.spec, each.pipeline
+        options = MaterializeOptions(batch_rows=PAGE_ROWS, limits=DatabaseLimits(threads=1))
+        try:
+            with closing(open_writer(each.store)) as writer:
+                report = materialize(
+                    spec, pipeline.base_dir, writer, pipeline=pipeline.name, options=options,
+                    on_progress=_Rest(lambda: self.is_stopping), key_type=key_types(pipeline).get(spec.entity.key),
+                )  # fmt: skip
+        except StoppedError:
+            return
+        except Exception as error:  # of a source that a user's query reads, say: the other views go on
+            each.due_ns = self._wall_ns() + min(spec.refresh_ns, RETRY_NS)
+            self._recorder.count(pipeline.name, each.name, "held" if isinstance(error, LeaseError) else "failed")
+            self._log.warning("view is not refreshed", pipeline=pipeline.name, view=each.name, cause=str(error))
+            return
+        each.due_ns = self._wall_ns() + spec.refresh_ns + _jitter_ns(each.view)
+        self._recorder.count(pipeline.name, each.name, "done", self._wall_ns() // NS_PER_S)
+        self._log.info("view refreshed", pipeline=pipeline.name, view=each.name, written=report.written,
+                       unchanged=report.unchanged, bad=report.bad, seconds=round(report.seconds, 1))  # fmt: skip
+
+    def _first_due_ns(self, each: Scheduled) -> int:
+        """Return when a view is due first: by when its schema was last whole, now where that is not known."""
+        spec = each.view.spec
+        try:
+            with closing(open_writer(each.store, create=False)) as writer:
+                record = read_record(writer.get, spec.name)
+        except TailraceError:
+            return self._wall_ns()
+        schema = None if record is None else record.schemas.get(schema_name(spec.codec().schema_id))
+        if schema is None or not schema.is_whole:
+            return self._wall_ns()
+        self._recorder.count(each.pipeline.name, each.name, None, schema.at_ns // NS_PER_S)
+        return min(schema.at_ns, self._wall_ns()) + spec.refresh_ns + _jitter_ns(each.view)
+
+
+class StoppedError(Exception):
+    """The refresher is to stop: the run ends where it is, and the next one resumes it."""
+
+
+class _Rest:
+    """Called after each page of rows: rests in proportion to what the page took, and ends the run when it must."""
+
+    def __init__(self, is_stopping: Callable[[], bool]) -> None:
+        self._is_stopping = is_stopping
+        self._since_s = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Rest."""
+        end_s = time.monotonic() + REST_SHARE * (time.monotonic() - self._since_s)
+        while (left_s := end_s - time.monotonic()) > 0 and not self._is_stopping():
+            time.sleep(min(left_s, 0.2))
+        if self._is_stopping() and done < total:
+            raise StoppedError
+        self._since_s = time.monotonic()
+
+
+def _jitter_ns(view: type[BatchFeatureView]) -> int:
+    """Return some of the view's jitter, at random: so that views of one interval do not all come at once."""
+    return int(random.random() * view.refresh.jitter_ns)
+
+
+def schedule(pipelines: list[Pipeline], override: str | None) -> list[Scheduled]:
+    """Return the batch views of some pipelines; one that two share in one store is in it once."""
+    found: dict[tuple[str, str], Scheduled] = {}
+    for pipeline in pipelines:
+        for view in batch_views(pipeline):
+            store = store_url(pipeline, override)
+            found.setdefault((store, view.__name__), Scheduled(pipeline, view, store))
+    return list(found.values())
+
+
+async def _work(start: CompanionAssignment, channel: ChildChannel, began_s: float) -> int:
+    """Refresh until the supervisor says to stop, or is gone; return the exit code."""
+    log = structlog.get_logger().bind(pid=os.getpid())
+    try:
+        scheduled = schedule(load_all(start.pin), start.options.store)
+        names = [(each.pipeline.name, each.name) for each in scheduled]
+        block = MetricBlock.create(refresher_layout(names), start.metrics_fd)
+        refresher = Refresher(scheduled, RefreshRecorder(block), log)
+    except Exception as error:  # of what a user's file does: the supervisor is to know of it
+        channel.send(Failed(f"{type(error).__name__}: {error}"))
+        return 1
+    channel.send(Ready(os.getpid(), time.monotonic() - began_s, rss_bytes()))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor gets it too, and decides
+        loop.add_signal_handler(number, lambda: None)
+    beats = asyncio.create_task(channel.beat(start.options.heartbeat_s))
+    obeying = asyncio.create_task(_obey(channel))
+    with ThreadPoolExecutor(1) as thread:
+        while not obeying.done():
+            working = loop.run_in_executor(thread, refresher.refresh_due)
+            await asyncio.wait({working, obeying}, return_when=asyncio.FIRST_COMPLETED)
+            refresher.is_stopping = obeying.done()
+            await working
+            await asyncio.wait({obeying}, timeout=LOOK_S)
+    channel.send(Draining())
+    beats.cancel()
+    return 0
+
+
+async def _obey(channel: ChildChannel) -> None:
+    """Wait until the supervisor says to stop, or is gone."""
+    while not isinstance(await channel.receive(), Drain | None):
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    """Run a refresher on the control channel whose descriptor is the last argument."""
+    began_s = time.monotonic()
+    channel = ChildChannel(int(arguments[-1]), ToCompanion)
+    start: Any = channel.receive_blocking(30.0)
+    if not isinstance(start, CompanionAssignment):
+        return 1
+    configure_logging()
+    os.nice(NICE)
+    return uvloop.run(_work(start, channel, began_s))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,178 @@
+"""The ingester: one process that counts the events of all workers into the stores. It alone takes a store's write lock.
+
+Started by the supervisor as `python -m tailrace.server.ingester FD`, with FD its control channel, once a worker has
+streams. Each worker's link comes over that channel as a connected socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final, cast
+
+import structlog
+import uvloop
+
+from tailrace.deadline import MonotonicClock
+from tailrace.errors import TailraceError
+from tailrace.ingest.frames import EventFrame, FrameReader, encode_fates
+from tailrace.ingest.intake import EventIntake, Waiting
+from tailrace.ingest.routes import Routes
+from tailrace.monitor.layout import ingester_layout
+from tailrace.monitor.recorder import EventRecorder
+from tailrace.monitor.shared import MetricBlock
+from tailrace.server.control import (
+    ChildChannel,
+    CompanionAssignment,
+    Drain,
+    Draining,
+    Failed,
+    Link,
+    Ready,
+    ToCompanion,
+    rss_bytes,
+)
+from tailrace.server.logging import configure_logging
+from tailrace.server.served import load_all, store_url
+
+UNSENT_BYTES_MAX: Final = 8 << 20
+"""Of fates that a worker does not read; then its link is cut."""
+COLLECT_S: Final = 1.0
+
+
+class Ingester:
+    """Counts events in until it is to drain."""
+
+    def __init__(self, start: CompanionAssignment, channel: ChildChannel, began_s: float) -> None:
+        self._start = start
+        self._channel = channel
+        self._began_s = began_s
+        self._links: set[_WorkerLink] = set()
+        self._log = structlog.get_logger().bind(pid=os.getpid())
+
+    async def run(self) -> int:
+        """Count; return the exit code."""
+        try:
+            self._prepare()
+        except TailraceError as error:
+            self._channel.send(Failed(str(error)))
+            return 1
+        except Exception as error:  # of what a user's file does in a successor, say: the supervisor is to know of it
+            self._channel.send(Failed(f"{type(error).__name__}: {error}"))
+            self._log.error("ingester cannot start", error=repr(error), exc_info=error)
+            return 1
+        gc.collect()
+        gc.freeze()
+        self._channel.send(Ready(os.getpid(), time.monotonic() - self._began_s, rss_bytes()))
+        counting = asyncio.create_task(self._intake.run())
+        beats = asyncio.create_task(self._channel.beat(self._start.options.heartbeat_s))
+        obeying = asyncio.create_task(self._obey())
+        done, _ = await asyncio.wait({counting, beats, obeying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if (fault := task.exception()) is not None:
+                self._channel.send(Failed(f"the ingester cannot go on: {fault!r}"))
+                self._log.error("ingester failed", error=repr(fault), exc_info=fault)
+                return 1
+        self._channel.send(Draining(self._intake.waiting))
+        await self._intake.drain()
+        for link in self._links:
+            link.close()
+        counting.cancel()
+        beats.cancel()
+        self._intake.close()
+        self._routes.close()
+        return 0
+
+    def _prepare(self) -> None:
+        """Load what the pipelines declare, and open the stores of their streams."""
+        declared = load_all(self._start.pin)
+        override = self._start.options.store
+        self._routes = Routes(declared, lambda pipeline: store_url(pipeline, override), MonotonicClock())
+        layout = ingester_layout([stream.name for stream in self._routes.streams])
+        block = MetricBlock.create(layout, self._start.metrics_fd)
+        self._recorder = EventRecorder(block)
+        self._intake = EventIntake(self._routes.routes, self._recorder.count)
+
+    async def _obey(self) -> None:
+        """Do as the supervisor says until it says to stop, or is gone."""
+        for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor gets it too, and decides
+            asyncio.get_running_loop().add_signal_handler(number, lambda: None)
+        while True:
+            match await self._channel.receive():
+                case Link():
+                    await self._take_link(self._channel.take_descriptor())
+                case Drain() | None:
+                    return
+
+    async def _take_link(self, descriptor: int) -> None:
+        """Take events from a worker."""
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(fileno=descriptor)
+        await loop.create_connection(lambda: _WorkerLink(self._intake, self._links), sock=sock)
+
+
+class _WorkerLink(asyncio.Protocol):
+    """The link of one worker."""
+
+    def __init__(self, intake: EventIntake, links: set[_WorkerLink]) -> None:
+        self._intake = intake
+        self._links = links
+        self._reader = FrameReader(EventFrame)
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._links.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take events."""
+        try:
+            for frame in self._reader.read(data):
+                self._take(frame)
+        except ValueError:
+            self._transport.abort()
+
+    def _take(self, frame: EventFrame) -> None:
+        def answer(fates: bytes | None, why: str) -> None:
+            if self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+                self._transport.abort()
+            elif not self._transport.is_closing():
+                self._transport.write(encode_fates(frame.number, fates, why))
+
+        self._intake.take(Waiting(frame.route, frame.events, answer))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the link; what it has brought is counted all the same."""
+        self._links.discard(self)
+
+    def close(self) -> None:
+        """Send what is left, and let go."""
+        self._transport.close()
+
+
+async def _work(start: CompanionAssignment, channel: ChildChannel, began_s: float) -> int:
+    """Run an ingester on the running loop."""
+    return await Ingester(start, channel, began_s).run()
+
+
+def main(arguments: list[str]) -> int:
+    """Run an ingester on the control channel whose descriptor is the last argument."""
+    began_s = time.monotonic()
+    channel = ChildChannel(int(arguments[-1]), ToCompanion)
+    start: Any = channel.receive_blocking(30.0)
+    if not isinstance(start, CompanionAssignment):
+        return 1
+    configure_logging()
+    return uvloop.run(_work(start, channel, began_s))
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    sys.stdout.flush()
+    os._exit(code)  # its thread may wait for a store's lock for ever

@@ -1,0 +1,167 @@
+"""Events over HTTP, and requests that are events: counted once, seen by the next request, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Answer, Server, fetch, load, serving, wait_for
+
+from features.redis_server import RedisServer
+
+NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+HOLD = """
+import lmdb, os, signal, sys
+environment = lmdb.open(sys.argv[1], map_size=64 << 30, max_readers=1024)
+with environment.begin(write=True):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def payment(number: int, customer: int = 7, *, seconds: float = 0.0, amount: float = 10.0) -> dict[str, Any]:
+    """Return a payment, so many seconds after the first."""
+    moment = (NOW + timedelta(seconds=seconds)).isoformat()
+    return {"transaction_id": number, "customer_id": customer, "terminal_id": 1, "amount": amount, "time": moment}
+
+
+def send(server: Server, *events: dict[str, Any], stream: str = "payments") -> Answer:
+    """Send events in one call."""
+    body = json.dumps(events[0] if len(events) == 1 else list(events)).encode()
+    status, fields, answer = fetch(f"{server.url}/v1/streams/{stream}/events", body)
+    return Answer(status, dict(fields), json.loads(answer))
+
+
+def pid_of(server: Server) -> int:
+    """Return the pid of the ingester."""
+    children = json.loads(fetch(f"{server.admin}/status")[2])["companions"]
+    return int(children[0]["pid"])
+
+
+@contextmanager
+def served(pipelines_dir: Path, tmp_path: Path, *options: str, store: str | None = None) -> Iterator[Server]:
+    """Serve the pipeline with an empty store of this test's own."""
+    store = store or f"lmdb:{tmp_path / 'store'}"
+    with serving(tmp_path / "log", pipelines_dir / "activity.py", "--store", store, *options) as server:
+        yield server
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def server(request: pytest.FixtureRequest, pipelines_dir: Path, tmp_path: Path) -> Iterator[Server]:
+    """Serve on each kind of store, by two workers."""
+    redis: RedisServer | None = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    with served(pipelines_dir, tmp_path, "--workers", "2", store=redis.url if redis else None) as server:
+        yield server
+
+
+def test_event_is_counted_by_the_next_request_and_once(server: Server) -> None:
+    """What is answered 200 is seen at once, by each worker; an event that comes again is told as a duplicate."""
+    assert send(server, payment(1, amount=20.5), payment(2, seconds=1)).body == {
+        "counted": 2, "duplicates": 0, "refused": [],
+    }  # fmt: skip
+    assert send(server, payment(2, seconds=1)).body == {"counted": 0, "duplicates": 1, "refused": []}
+    for number in range(8):  # over connections of their own: both workers are asked
+        answer = server.ask("activity", payment(100 + number, 8, seconds=5))
+        assert answer.status == 200
+    answer = server.ask("activity", payment(50, seconds=5))
+    assert (answer.body["count_5m"], answer.body["mean_5m"]) == (2, 15.25)
+
+
+def test_request_is_an_event_of_its_stream(server: Server) -> None:
+    """A scored request is counted for the very next one, never for itself; asked again, it is no second event."""
+    counts = [server.ask("activity", payment(number, seconds=number)).body["count_1h"] for number in range(6)]
+    again = [server.ask("activity", payment(3, seconds=3)).body["count_1h"] for _ in range(2)]
+    assert counts == [0, 1, 2, 3, 4, 5]
+    assert again == [3, 3]
+
+
+def test_event_that_cannot_be_counted_is_told_why(server: Server) -> None:
+    """Late, ahead of the clock, invalid: each is refused with its reason, and leaves the others alone."""
+    assert send(server, *(payment(number, seconds=3_000) for number in range(3))).status == 200
+    mixed = send(server, payment(10, seconds=2_999), payment(11, seconds=0), payment(12, seconds=90_000))
+    assert mixed.status == 200
+    assert mixed.body["counted"] == 1
+    assert [(each["at"], each["reason"][:5]) for each in mixed.body["refused"]] == [(1, "older"), (2, "its t")]
+    late = send(server, payment(13, seconds=0))
+    assert (late.status, late.body["detail"][:24]) == (422, "the event is not counted")
+    invalid = send(server, payment(14) | {"amount": "much"})
+    assert (invalid.status, invalid.body["pointer"]) == (422, "$.amount")
+    assert server.metric("tailrace_events_total", 'fate="late"') == 2
+    assert server.metric("tailrace_events_total", 'fate="counted"') == 4
+
+
+def test_killed_ingester_loses_no_event_and_counts_none_twice(pipelines_dir: Path, tmp_path: Path) -> None:
+    """Events are sent again until they are answered 200, while the ingester is killed: the total is exact."""
+    with served(pipelines_dir, tmp_path) as server:
+        number, deadline_s = 0, time.monotonic() + 40
+        for _ in range(4):
+            for _ in range(25):
+                while send(server, payment(number, seconds=number)).status != 200:
+                    assert time.monotonic() < deadline_s
+                number += 1
+            os.kill(pid_of(server), signal.SIGKILL)
+        answer = wait_for(lambda: counted(server, number), 20)
+    assert answer.body["count_1h"] == number
+
+
+def counted(server: Server, number: int) -> Answer | None:
+    """Return the answer to a later payment, once it is not degraded."""
+    answer = server.ask("activity", payment(number + 1, seconds=number), {"X-Trace": "1"})
+    return answer if answer.status == 200 and not answer.degraded else None
+
+
+def test_stopped_ingester_degrades_and_delays_no_answer(pipelines_dir: Path, tmp_path: Path) -> None:
+    """While the ingester stands still, requests are answered in budget and say that they are not counted."""
+    bodies = [json.dumps(payment(number, number, seconds=number)).encode() for number in range(200)]
+    with served(pipelines_dir, tmp_path) as server:
+        wait_for(lambda: counted(server, 1), 20)
+        pid = pid_of(server)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with load(
+                server.predict_url("activity"), bodies, rate=100, duration_s=2, budget_ms=500, keep_bodies=False
+            ) as report:
+                answer = server.ask("activity", payment(1_000, seconds=1), {"X-Trace": "1"})
+                event = send(server, payment(1_001, seconds=1))
+            assert answer.status == 200
+            assert answer.degraded == {"event_lost"}
+            assert event.status in (503, 504)
+            assert report.result().statuses.keys() == {200}
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: counted(server, 10), 20)
+
+
+def test_stopped_holder_of_the_write_lock_harms_no_answer(pipelines_dir: Path, tmp_path: Path) -> None:
+    """Another process holds LMDB's write lock: events are answered in time that they are not counted; then they are."""
+    with served(pipelines_dir, tmp_path) as server:
+        wait_for(lambda: counted(server, 1), 20)
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "store")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+            try:
+                assert holder.stdout is not None
+                assert holder.stdout.readline() == b"held\n"
+                answer = server.ask("activity", payment(1_000, seconds=1), {"X-Trace": "1"})
+                event = send(server, payment(1_001, seconds=1))
+            finally:
+                holder.kill()
+        assert answer.degraded == {"event_lost"}
+        assert (event.status, event.body["title"]) == (504, "Deadline exceeded")
+        wait_for(lambda: counted(server, 10), 20)
+
+
+def test_server_without_streams_has_no_ingester(pipelines_dir: Path, tmp_path: Path) -> None:
+    """A server of batch views alone starts no process more."""
+    with serving(tmp_path / "log", pipelines_dir / "log.py") as server:
+        assert json.loads(fetch(f"{server.admin}/status")[2])["companions"] == []
+        assert len(server.processes()) == 2

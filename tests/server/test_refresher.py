@@ -1,0 +1,96 @@
+"""`tailrace serve --refresh`: views follow their sources, one that fails harms no other, and a stop is quick."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from serving import Server, serving, wait_for
+
+from pipelines.model_graphs import linear
+
+PIPELINE = """
+import tailrace as tr
+
+class Ask(tr.Request):
+    customer_id: int
+    shop_id: int
+
+class Answer(tr.Response):
+    spend: float
+    rank: float
+
+class Spend(tr.BatchFeatureView):
+    entity = tr.Entity("customer", key="customer_id")
+    source = tr.Parquet("spend.parquet")
+    refresh = tr.every("1s", jitter="200ms")
+    spend: float = -1.0
+
+class Rank(tr.BatchFeatureView):
+    entity = tr.Entity("shop", key="shop_id")
+    source = tr.Parquet("rank.parquet")
+    refresh = tr.every("1s")
+    rank: float = -1.0
+
+ask = tr.Pipeline(name="ask", request=Ask, response=Answer, features=[Spend, Rank], model=tr.Model("ask"),
+                  budget=tr.Budget("200ms"))
+"""
+LIMIT_S = 20.0
+
+
+def write(folder: Path, name: str, key: str, value: float, rows: int = 100) -> None:
+    """Write a source in which every entity has one value, at once."""
+    draft = folder / f"{name}.draft"
+    pq.write_table(pa.table({key: range(rows), name: [value] * rows}), draft)
+    draft.replace(folder / f"{name}.parquet")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a pipeline with two batch views, materialised once."""
+    folder = tmp_path / "app"
+    (folder / "models").mkdir(parents=True)
+    (folder / "pipeline.py").write_text(PIPELINE)
+    linear(folder / "models", "ask", {"Spend.spend": 0.001, "Rank.rank": 0.001})
+    write(folder, "spend", "customer_id", 1.0)
+    write(folder, "rank", "shop_id", 1.0)
+    command = [str(Path(sys.executable).with_name("tailrace")), "materialize", str(folder / "pipeline.py")]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "pipeline.py"
+
+
+def asked(server: Server) -> tuple[float, float]:
+    """Return what is served of one customer and one shop."""
+    body: Any = server.ask("ask", {"customer_id": 7, "shop_id": 7}).body
+    return body["spend"], body["rank"]
+
+
+def test_views_follow_their_sources_and_one_that_fails_harms_no_other(file: Path, tmp_path: Path) -> None:
+    """A changed source is served soon; of a broken one the rows stay, it is told and counted, and the other goes on."""
+    with serving(tmp_path / "log", file, "--refresh") as server:
+        assert [each["name"] for each in server.companions()] == ["refresher"]
+        assert asked(server) == (1.0, 1.0)
+        write(file.parent, "spend", "customer_id", 2.0)
+        wait_for(lambda: asked(server) == (2.0, 1.0), LIMIT_S)
+        (file.parent / "spend.parquet").write_bytes(b"no Parquet")
+        write(file.parent, "rank", "shop_id", 3.0)
+        wait_for(lambda: asked(server) == (2.0, 3.0), LIMIT_S)
+        wait_for(lambda: server.metric("tailrace_refreshes_total", 'view="Spend"', 'outcome="failed"') >= 1, LIMIT_S)
+        assert server.metric("tailrace_refreshes_total", 'view="Rank"', 'outcome="done"') >= 1
+        assert server.metric("tailrace_view_refreshed_seconds", 'view="Rank"') > 1.7e9
+        assert "not" in json.dumps(server.events("view is not refreshed")[0])
+
+
+def test_view_that_is_fresh_is_left_alone(file: Path, tmp_path: Path) -> None:
+    """A start begins nothing anew that was whole a moment ago: the catalogue says when."""
+    file.write_text(PIPELINE.replace('"1s", jitter="200ms"', '"1h"').replace('tr.every("1s")', 'tr.every("1h")'))
+    with serving(tmp_path / "log", file, "--refresh") as server:
+        wait_for(lambda: server.metric("tailrace_view_refreshed_seconds") > 3e9, LIMIT_S)
+        assert server.metric("tailrace_refreshes_total") == 0
+        assert not server.events("view refreshed")
