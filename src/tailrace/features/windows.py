@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S
 from tailrace.features.aggregates import KINDS
-from tailrace.features.distinct import DistinctLane, Ledger, count_distinct
+from tailrace.features.distinct import DistinctLane, Ledger, count_distinct, distinct_of_ranges
 from tailrace.features.events import EventIds, Events
 from tailrace.features.expressions import Expression
 from tailrace.features.lanes import Columns, Lane
@@ -190,6 +190,9 @@ class WindowSet:
         own: NDArray[np.uint32] | None,
     ) -> NDArray[np.int64]:  # fmt: skip
         """Return the distinct values of each window and row, windows outermost. own: of the event that is asked for."""
+        if len(blocks) == 1 and not blocks[0].ledgers:  # all events, each by itself, as a training set has them
+            hashes = blocks[0].lanes[self.distincts[place].lane][0]
+            return distinct_of_ranges(hashes, *self._ranges(blocks[0], now_ns, ids), own)
         count = len(self.windows) * len(now_ns)
         found = [] if own is None else [(np.arange(count), own, np.zeros(count, np.uint8))]
         ledgers = []
