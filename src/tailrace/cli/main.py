@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tailrace.cli.backfill import backfill
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
 from tailrace.cli.consistency import consistency
@@ -61,7 +62,7 @@ def tailrace(
 
 
 app.callback(help=help_of(tailrace))(tailrace)
-for command in (dataset, package, check, materialize, ingest, features, forget, serve, consistency, bench):
+for command in (dataset, package, check, materialize, ingest, backfill, features, forget, serve, consistency, bench):
     app.command(help=help_of(command))(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.updates import Fate, update_states
 from tailrace.ingest.watermark import NEVER_NS, Behind, Watermark, read_watermark, watermark_key
 
+_NO_BEGINS: Final[Mapping[str, int]] = MappingProxyType({})
 FUTURE_NS: Final = 60 * NS_PER_S
 """How far an event's time may be ahead of this machine's clock."""
 
@@ -26,12 +28,20 @@ class Applier:
 
     Others may do so in the same store: each reads the watermark within its update. watermark: as far as it is known
     here; it never goes back. Raises StoreError where the store cannot be read or written; then no event is answered
-    for, and may come again.
+    for, and may come again. begins_ns: by the name of a view, from which time on events are counted in it: older ones
+    come to it from history.
     """
 
-    def __init__(self, stream: Stream, views: Sequence[StreamViewSpec], writer: StoreWriter, clock: Clock) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        views: Sequence[StreamViewSpec],
+        writer: StoreWriter,
+        clock: Clock,
+        begins_ns: Mapping[str, int] = _NO_BEGINS,
+    ) -> None:
         self.stream = stream
-        self._views = [_View(spec) for spec in views]
+        self._views = [_View(spec, begins_ns.get(spec.name, NEVER_NS)) for spec in views]
         self._writer = writer
         self._wall_ns = clock.wall_ns
         self._lateness_ns = stream.lateness_ns
@@ -77,8 +87,9 @@ class Applier:
 class _View:
     """One view, and where its states are."""
 
-    def __init__(self, spec: StreamViewSpec) -> None:
+    def __init__(self, spec: StreamViewSpec, begins_ns: int) -> None:
         codec = spec.codec()
+        self.begins_ns = begins_ns
         self.key = spec.key
         self.layout = codec.states
         self.keys = codec.keys
@@ -154,7 +165,7 @@ class _StateChanges:
             self._forget(number, part, asked[own[is_forgotten[own]]])
             row_of[asked[alive] - part.begin] = np.arange(len(alive))
             rows = row_of[part.rows]
-            taken = np.flatnonzero((rows >= 0) & ~self._is_late)
+            taken = np.flatnonzero((rows >= 0) & ~self._is_late & (self._events.times >= part.view.begins_ns))
             if not len(taken):
                 continue
             update = update_states(

@@ -103,13 +103,13 @@ class StreamHistory:
         self._spec = spec
         self._windows = spec.windows
         self._event_id = event_id
-        self._fields = _fields_read(spec)
+        self.fields = _fields_read(spec)
         self.history = History(
-            _events_spec(spec, source, self._fields),
+            _events_spec(spec, source, self.fields),
             settings.base_dir,
             settings.key_types.get(spec.entity.key),
             settings.limits,
-            required=[name for name, field in self._fields.items() if name == stream.id or not field.nullable],
+            required=[name for name, field in self.fields.items() if name == stream.id or not field.nullable],
             unique=stream.id,
             part_rows=settings.part_rows,
             kept_mb=settings.kept_mb,
@@ -133,7 +133,7 @@ class StreamHistory:
 
     def _entries(self, part: HistoryPart) -> Entries:
         """Return the events of a part, an entry each."""
-        fields = {name: to_array(part.column(name), field) for name, field in self._fields.items()}
+        fields = {name: to_array(part.column(name), field) for name, field in self.fields.items()}
         ids = event_ids(fields[self._spec.stream.id])
         lanes = self._windows.prepare(Events(part.times, ids, fields.__getitem__))
         return Entries(part.begins, part.ends, part.times, ids, lanes)
