@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S
 from tailrace.features.aggregates import KINDS
-from tailrace.features.distinct import DistinctLane, Ledger, count_distinct
+from tailrace.features.distinct import DistinctLane, Ledger, count_distinct, distinct_of_ranges
 from tailrace.features.events import EventIds, Events
 from tailrace.features.expressions import Expression
 from tailrace.features.lanes import Columns, Lane
@@ -195,8 +195,24 @@ class WindowSet:
         own: the hash of the event that is asked for, for each window and row.
         """
         distinct, rows = self.distincts[place], len(now_ns)
-        count = len(distinct.windows) * rows
-        found = [] if own is None else [(np.arange(count), own[:count], np.zeros(count, np.uint8))]
+        own = None if own is None else own[: len(distinct.windows) * rows]
+        counts = np.zeros((len(self.windows), rows), np.int64)
+        if len(blocks) == 1 and not blocks[0].ledgers:  # all events, each by itself, as a training set has them
+            ranges = _ranges(distinct.windows, blocks[0], now_ns, ids)
+            counted = distinct_of_ranges(blocks[0].lanes[distinct.lane][0], *ranges, own)
+        else:
+            counted = self._distinct_of_sources(place, blocks, now_ns, ids, own)
+        counts[list(distinct.places)] = counted.reshape(-1, rows)
+        return counts.reshape(-1)
+
+    def _distinct_of_sources(
+        self, place: int, blocks: Sequence[Entries], now_ns: NDArray[np.int64], ids: EventIds | None,
+        own: NDArray[np.uint32] | None,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Return the distinct values of ledgers and events, for the windows that are asked for."""
+        distinct = self.distincts[place]
+        count = len(distinct.windows) * len(now_ns)
+        found = [] if own is None else [(np.arange(count), own, np.zeros(count, np.uint8))]
         ledgers = []
         for block in blocks:
             source = block.ledgers[place] if block.ledgers else block
@@ -207,9 +223,7 @@ class WindowSet:
                 hashes = source.lanes[distinct.lane][0]
                 found.append((groups, hashes[places], np.zeros(len(places), np.uint8)))
         parts = [np.concatenate(each) for each in zip(*found, *ledgers, strict=True)]  # what is sampled comes last
-        counts = np.zeros((len(self.windows), rows), np.int64)
-        counts[list(distinct.places)] = count_distinct(parts[0], parts[1], parts[2], count).reshape(-1, rows)
-        return counts.reshape(-1)
+        return count_distinct(parts[0], parts[1], parts[2], count)
 
     def seal(self, entries: Entries, horizon_ns: NDArray[np.int64]) -> Entries:
         """Return entries merged to tiles as far as no window that is yet to be read begins within them.

@@ -23,6 +23,7 @@ from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
 from tailrace.offline.casts import cast_column, cast_text_key, cast_time, cast_whole, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
+from tailrace.offline.sorted_rows import SortedRows
 
 EXAMPLES_MAX: Final = 5
 """Bad rows whose content is reported; the others are only counted."""
@@ -186,47 +187,22 @@ class SourceRows:
             yield Page(table["$key"].to_pylist(), columns, times)
             begin += rows_max
 
-    def sort_history(self, required: Sequence[str] = (), unique: str | None = None) -> int:
-        """Make every good row ready for `history_page`, whatever its time: by key and time. Return how many.
+    def history(self, required: Sequence[str] = (), unique: str | None = None) -> SortedRows:
+        """Return every good row, whatever its time, sorted by key and time.
 
-        required: columns without whose value a row is left out. unique: the column that tells rows of one key apart. It
-        comes before the place; of rows with the same value the first is kept.
+        required: columns without whose value a row is left out. unique: the column that tells rows of one key apart.
         """
         checked = self._checked
         good = checked["$good"]
         for name in required:
             good &= checked[f"$cast:{name}"].notnull()
-        names = ["$key", "$time", *(_cast_name(column) for column in self._spec.columns), "$row"]
-        order = ", ".join(f'"{name}"' for name in ("$key", "$time", *([f"$cast:{unique}"] if unique else []), "$row"))
-        placed = f'SELECT *, row_number() OVER () - 1 AS "$place" FROM (FROM {{}} ORDER BY {order})'
+        casts = [_cast_name(column) for column in self._spec.columns]
         try:
-            good_rows = self._connection.compile(checked.filter(good).select(*names))
-            self._connection.raw_sql(f"CREATE TEMP TABLE ready AS {placed.format(f'({good_rows})')}")
-            if unique is not None:
-                rows, values = self._connection.raw_sql(
-                    f'SELECT count(*), count(DISTINCT "$cast:{unique}") FROM ready'
-                ).fetchall()[0]
-                if rows != values:
-                    first = f'"$key", "$cast:{unique}" ORDER BY "$row"'
-                    kept = (
-                        f'(SELECT * EXCLUDE "$place" FROM ready QUALIFY row_number() OVER (PARTITION BY {first}) = 1)'
-                    )
-                    self._connection.raw_sql(f"CREATE TEMP TABLE kept AS {placed.format(kept)}")
-                    self._connection.raw_sql("DROP TABLE ready; ALTER TABLE kept RENAME TO ready")
-            self._ready = self._connection.table("ready")
-            return int(self._ready.count().to_pyarrow().as_py())
+            query = self._connection.compile(checked.filter(good).select("$key", "$time", *casts, "$row"))
         except self._errors as error:
             raise self._cannot_read(error) from None
-
-    def history_page(self, begin: int, rows_max: int) -> Any:
-        """Return some of the sorted rows as a pyarrow table: `$key`, `$time`, and `$cast:NAME` of each column."""
-        ready = self._ready
-        try:
-            page = ready.filter((ready["$place"] >= begin) & (ready["$place"] < begin + rows_max)).to_pyarrow()
-            places = page["$place"].to_numpy()
-            return page if np.all(places[1:] > places[:-1]) else page.take(np.argsort(places))  # it is, mostly
-        except self._errors as error:
-            raise self._cannot_read(error) from None
+        tells_apart = None if unique is None else f"$cast:{unique}"
+        return SortedRows(self._connection, query, casts, tells_apart, self._errors, self._cannot_read)
 
     def bad_rows(self) -> tuple[BadRow, ...]:
         """Return the first bad rows."""

@@ -23,7 +23,7 @@ from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.view_spec import Column, ViewSpec
 from tailrace.features.windows import Entries
 from tailrace.offline.arrow_columns import text_array, to_array
-from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.database import MEMORY_MB_MIN, DatabaseLimits
 from tailrace.offline.history import PART_ROWS, History, HistoryPart
 from tailrace.offline.request_pages import RequestPage
 from tailrace.request.schema import FieldSpec, field_specs
@@ -47,11 +47,15 @@ class ViewHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistorySettings:
-    """How histories are read. key_types: of the ids in each field of the request. limits: of each one's database."""
+    """How histories are read. key_types: of the ids in each field of the request.
+
+    limits: of sorting, one after the other; kept_mb: what may stay in memory of each afterwards.
+    """
 
     base_dir: Path
     key_types: Mapping[str, type]
     limits: DatabaseLimits
+    kept_mb: int = MEMORY_MB_MIN
     part_rows: int = PART_ROWS
 
 
@@ -62,7 +66,9 @@ class BatchHistory:
         self._spec = spec
         self._has_times = spec.source.time is not None
         key_type = settings.key_types.get(spec.entity.key)
-        self.history = History(spec, settings.base_dir, key_type, settings.limits, part_rows=settings.part_rows)
+        self.history = History(
+            spec, settings.base_dir, key_type, settings.limits, part_rows=settings.part_rows, kept_mb=settings.kept_mb
+        )
 
     def columns(self, page: RequestPage) -> Values:
         """Return the value of each column for each request of a page."""
@@ -106,6 +112,7 @@ class StreamHistory:
             required=[name for name, field in self._fields.items() if name == stream.id or not field.nullable],
             unique=stream.id,
             part_rows=settings.part_rows,
+            kept_mb=settings.kept_mb,
         )
 
     def columns(self, page: RequestPage) -> Values:
