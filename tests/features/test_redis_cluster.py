@@ -85,19 +85,21 @@ def reads_of(node: RedisServer) -> int:
 
 def test_cluster_is_read_in_one_round_trip_a_node(cluster: RedisCluster, runner: asyncio.Runner) -> None:
     """Sixty keys in as many slots are read in one write to each master, and none to a replica."""
+    fetches, others_max = 100, 50  # what the nodes say to each other meanwhile
+    masters = {node.port for node in cluster.masters()}
 
-    async def scenario() -> list[int]:
+    async def scenario() -> dict[int, int]:
         async with opened(cluster.url) as store:
             await store.fetch(KEYS, after_ms(10_000))
-            before = [reads_of(node) for node in cluster.nodes]
-            for _ in range(5):
+            before = {node.port: reads_of(node) for node in cluster.nodes}
+            for _ in range(fetches):
                 assert await store.fetch(KEYS, after_ms(10_000)) == list(ROWS.values())
-            return [reads_of(node) - each for node, each in zip(cluster.nodes, before, strict=True)]
+            return {node.port: reads_of(node) - before[node.port] for node in cluster.nodes}
 
     assert len({slot_of(key) for key in KEYS}) > 50
-    reads = runner.run(scenario())
-    quiet = min(reads)  # what the nodes say to each other, and the look itself: a few
-    assert sorted(each - quiet for each in reads)[-MASTERS:] == pytest.approx([5] * MASTERS, abs=4)
+    for port, reads in runner.run(scenario()).items():
+        least = fetches if port in masters else 0
+        assert least <= reads < least + others_max
 
 
 def test_cluster_sends_each_node_one_write(cluster: RedisCluster, runner: asyncio.Runner) -> None:
