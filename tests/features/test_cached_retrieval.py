@@ -17,7 +17,7 @@ from tailrace.compile.compiler import compile_plan
 from tailrace.deadline import FEATURES, NS_PER_MS, NS_PER_S, Budget, LayerLimit, MonotonicClock
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval, ttl_ns_of
-from tailrace.features.flights import FLIGHTS_MAX
+from tailrace.features.flights import FLIGHT_NS_MIN, FLIGHTS_MAX
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.step import FeaturesStep
@@ -63,6 +63,7 @@ class GatedStore(MemoryStore):
     def __init__(self, rows: dict[bytes, bytes]) -> None:
         super().__init__(rows)
         self.fetched: list[list[bytes]] = []
+        self.deadlines_ns: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
@@ -70,6 +71,7 @@ class GatedStore(MemoryStore):
     async def fetch(self, keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
         """Return what is there once the gate is open."""
         self.fetched.append(list(keys))
+        self.deadlines_ns.append(deadline_ns)
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
@@ -305,6 +307,7 @@ def test_answer_too_late_for_one_batch_is_in_time_for_the_next(runner: asyncio.R
         bench = Bench()
         bench.store.gate.clear()
         (rows,) = await bench.read([1], wait_ms=5)
+        assert bench.store.deadlines_ns == [FLIGHT_NS_MIN]
         assert rows.provenance.tolist() == [Provenance.TIMEOUT]
         assert rows.degraded is not None
         assert rows.degraded.tolist() == [Degraded.STORE_TIMEOUT]
@@ -452,12 +455,14 @@ def test_redis_sees_one_read_of_twenty_where_nineteen_are_kept(
             await store.open()
             limits = CacheLimits(bytes_max=1 << 22, ttl_ns=3_600 * NS_PER_S, stale_ns=0)
             retrieval = CachedRetrieval(Retrieval([RowCodec(Profile.spec)], store, clock), limits)
-            for number in range(4_000):
-                entity = number % 200
-                (rows,) = await retrieval.read([[entity]], clock.now_ns() + 10 * NS_PER_S)
-                assert rows.column("count").tolist() == [entity]
-            assert retrieval.cache.hits == 19 * retrieval.cache.misses
-            store.close()
+            try:
+                for number in range(4_000):
+                    entity = number % 200
+                    (rows,) = await retrieval.read([[entity]], clock.now_ns() + 10 * NS_PER_S)
+                    assert rows.column("count").tolist() == [entity]
+                assert retrieval.cache.hits == 19 * retrieval.cache.misses
+            finally:
+                store.close()
 
         runner.run(scenario())
         assert client.info("commandstats")["cmdstat_mget"]["calls"] == 200
