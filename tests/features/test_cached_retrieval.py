@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from datetime import datetime
 
 import pytest
@@ -74,7 +76,7 @@ class GatedStore(MemoryStore):
         self.deadlines_ns.append(deadline_ns)
         await self.gate.wait()
         if self.failure is not None:
-            raise self.failure
+            raise copy(self.failure)
         return await super().fetch(keys, deadline_ns)
 
 
@@ -269,7 +271,7 @@ def test_store_that_fails_gives_stale_rows_then_defaults(
         assert address.degraded is not None
         assert profile.degraded.tolist() == [STALE | why, why, why, STALE | why]
         assert address.degraded.tolist() == [STALE | why, why]
-        assert bench.retrieval.failure is failure
+        assert repr(bench.retrieval.failure) == repr(failure)
         bench.clock.advance(60_000)
         profile, _ = await bench.read([1], [])
         assert profile.provenance.tolist() == [late]
@@ -413,6 +415,33 @@ def test_store_that_raises_something_else_keeps_nobody_waiting(runner: asyncio.R
         bench.store.failure = None
         (rows,) = await bench.read([1])
         assert rows.provenance.tolist() == [Provenance.FRESH]
+
+    runner.run(scenario())
+
+
+@pytest.mark.parametrize("failure", [None, ConnectionError("gone")], ids=["answers", "fails"])
+def test_reads_leave_nothing_to_the_collector(runner: asyncio.Runner, failure: Exception | None) -> None:
+    """Hits, misses, reads that join and reads that fail make no cyclic garbage: serving does not collect it."""
+
+    async def scenario() -> None:
+        bench = Bench(Profile, Address)
+        bench.retrieval.breaker = None
+        bench.store.failure = failure
+
+        async def read_some() -> None:
+            for number in range(10):
+                await asyncio.gather(*(bench.read([number % 3, 9], ["x"]) for _ in range(3)))
+                bench.clock.advance(4_000)
+            await settle()
+
+        await read_some()
+        gc.collect()
+        gc.disable()
+        try:
+            await read_some()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
 
     runner.run(scenario())
 
