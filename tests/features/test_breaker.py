@@ -154,3 +154,15 @@ def test_breaker_open_time_is_jittered(clock: ManualClock) -> None:
         assert allowed(breaker) == 0
         clock.advance(1)
         assert allowed(breaker) == PROBES_MAX
+
+
+def test_breaker_forgets_every_part_of_a_window_that_has_passed(breaker: Breaker, clock: ManualClock) -> None:
+    """After a pause nothing of before it counts, however long the pause was, and wherever in the window that stood."""
+    for pause_ms in (WINDOW_MS, 1.5 * WINDOW_MS, 10 * WINDOW_MS + 30):
+        for _ in range(FAILURES_MIN - 1):
+            note(breaker, clock, failures=1)
+            clock.advance(110)
+        clock.advance(pause_ms)
+        note(breaker, clock, failures=FAILURES_MIN - 1)
+        assert not breaker.is_open
+        clock.advance(2 * WINDOW_MS)

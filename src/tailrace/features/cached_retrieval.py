@@ -99,16 +99,15 @@ class CachedRetrieval(Retrieval):
     def _flights_of(self, ttls_ns: Mapping[bytes, int], deadline_ns: int) -> dict[bytes, Flight]:
         """Return the flight of each key: one under way, or one for all the others, if it may start.
 
-        A row that may not be kept is always read anew: what is under way may have begun before its last event.
+        A row that may not be kept has none under way: that may have begun before the last event, and is not shared.
         """
         flights: dict[bytes, Flight] = {}
         own: dict[bytes, int] = {}
         for key, ttl_ns in ttls_ns.items():
-            flight = self._flights.of(key) if ttl_ns else None
-            if flight is None:
-                own[key] = ttl_ns
-            else:
+            if (flight := self._flights.of(key)) is not None:
                 flights[key] = flight
+            else:
+                own[key] = ttl_ns
         if own and self._flights.has_room and (self.breaker is None or self.breaker.allows()):
             flights |= dict.fromkeys(own, self._flights.start(own, deadline_ns))
         return flights

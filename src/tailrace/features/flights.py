@@ -96,7 +96,7 @@ class Flights:
         try:
             flight.rows = dict(zip(keys, await self._fetch(keys, deadline_ns), strict=True))
         except (TimeoutError, ConnectionError, StoreError) as error:
-            flight.error = error
+            flight.error = error.with_traceback(None)  # which would hold this frame, and that the flight
         except BaseException as error:  # cancelled, or a fault of the store's own: its batches must not wait for it
             flight.error = StoreError(f"{type(error).__name__} while reading: {error}")
             raise
