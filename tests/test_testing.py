@@ -239,3 +239,15 @@ def test_client_refuses_an_event_that_is_none(pipelines_dir: Path) -> None:
         assert client.predict(activity_payment(3, 10))["count_5m"] == 0
         with pytest.raises(KeyError):
             client.push(replace(payments, name="refunds"), activity_payment(1, 0))
+
+
+def test_client_serves_requests_of_one_batch_that_are_hours_apart(pipelines_dir: Path) -> None:
+    """A past day that is replayed in a hurry: each looks back from its own time, and none is stale."""
+    with TestClient.of_file(pipelines_dir / "activity.py", clock=ManualClock()) as client:
+        for batch in range(3):
+            numbers = range(20 * batch, 20 * batch + 20)
+            answered = client.run([json.dumps(activity_payment(number, 1_000 * number)).encode() for number in numbers])
+            assert answered.degraded is None
+            answers = [json.loads(body) for body in answered.bodies]
+            assert [answer["count_1h"] for answer in answers] == [min(number, 3) for number in numbers]
+            assert [answer["count_7d"] for answer in answers] == list(numbers)

@@ -77,6 +77,14 @@ def test_installed_wheel_is_what_is_imported(installed: Path) -> None:
     assert names.split() == tailrace.__all__
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize("module", ["tailrace.inference.bitvector", "tailrace.features.window_kernel"])
+def test_installed_wheel_has_its_libraries(module: str, installed: Path) -> None:
+    """What was compiled when it was built opens where it is installed."""
+    program = f"import {module} as kernel; kernel.open_library(); print(kernel.LIBRARY)"
+    assert Path(run(str(installed / "python"), "-c", program).strip()).is_relative_to(installed.parent)
+
+
 def test_installed_command_line_works(installed: Path) -> None:
     """`tailrace` is on the path, tells its version, and lists its commands."""
     program = str(installed / "tailrace")

@@ -116,6 +116,10 @@ class Store:
             for each in happened
         ])  # fmt: skip
 
+    def rows_of(self, *entities: int | str) -> list[bytes | None]:
+        """Return what is stored of some entities."""
+        return [self.rows.get(key) for key in self.codec.keys(entities)]
+
     def push(self, *happened: Happened) -> list[Fate]:
         """Count events in; return what became of each."""
         return list(map(Fate, self.applier.apply(self.events(happened)).tolist()))
@@ -123,13 +127,13 @@ class Store:
     def ask(self, *asked: Happened) -> ViewRows:
         """Return the view's rows for some requests, each asked for its own entity at its own time."""
         ids = [each.entity for each in asked]
-        stored = [self.rows.get(key) for key in self.codec.keys(ids)]
-        return self.codec.unpack(ids, stored, 0, None, self.events(asked))
+        return self.codec.unpack(ids, self.rows_of(*ids), 0, None, self.events(asked))
 
     def check(self, come: Sequence[Happened], *asked: Happened) -> None:
         """See that every column of each request is what the read rule makes of the events that have come."""
         rows = self.ask(*asked)
-        for column, (declared, rule) in COLUMNS.items():
+        for column in self.view.spec.aggregates:
+            declared, rule = COLUMNS[column]
             expected = [answer(rule, come, now) for now in asked]
             values = [declared.default if each is None else each for each in expected]
             found = rows.column(column).tolist()

@@ -23,7 +23,8 @@ from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
-from tailrace.features.stores.redis import OUTSTANDING_MAX, RedisStore
+from tailrace.features.stores.redis import RedisStore
+from tailrace.features.stores.redis_link import OUTSTANDING_MAX
 from tailrace.features.stores.redis_writer import RedisWriter
 
 ENTITIES = 50

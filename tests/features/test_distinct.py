@@ -68,6 +68,7 @@ def test_ledger_is_the_same_in_whatever_groups_values_come(
 def test_ledger_forgets_what_no_window_reaches() -> None:
     """A value that was last seen before the oldest window goes; one that was seen again stays."""
     ledger = extended(extended(empty(), [5, 6, 7], 10), [6], 20)
+    assert estimate(extended(ledger, [], oldest_ns=10 * S)) == [3]
     assert estimate(extended(ledger, [], oldest_ns=11 * S)) == [1]
     assert len(extended(ledger, [], oldest_ns=21 * S)) == 0
 
@@ -121,6 +122,19 @@ def test_count_is_exact_again_after_a_flood() -> None:
     assert ledger.depths.min() >= 9
     ledger = extended(ledger, hashes_of(2, 500), 100, oldest_ns=50 * S)
     assert estimate(ledger) == [500]
+
+
+def test_value_that_is_sampled_and_seen_again_counts_once() -> None:
+    """What is kept as an event tells for itself, and the sample for the others alone."""
+    store = Store(view_of(payments("10m"), kinds=distinct("amount", window="1d")))
+    number = 0
+    for second in (0, 1, 2, 2_000, 2_001, 2_002):
+        events = [Happened(BASE_NS + second * S, number + cents, 1, cents, "") for cents in range(0, 4_000, 3)]
+        number += 4_000
+        store.push(*events)
+    states = store.codec.states.unpack([1], store.rows_of(1))
+    assert states.tiles.ledgers[0].depths.max() > 0
+    assert store.ask(Happened(BASE_NS + 2_003 * S, 0, 1, 0, "")).column("kinds").tolist() == [1_334]
 
 
 def test_million_distinct_values_of_one_entity_are_bounded() -> None:

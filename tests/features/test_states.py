@@ -141,10 +141,23 @@ def test_state_whose_counts_are_wrong_is_refused(place: str) -> None:
         assert broken == stored or asked_of(store, [broken], "c-0").errors == 1
 
 
+def test_state_whose_ids_cannot_be_all_there_is_refused() -> None:
+    """Its length is right, but some bytes of the ids are said to be events."""
+    store = filled(True)
+    stored = state_of(store)
+    layout = store.codec.states
+    head: Any = np.frombuffer(bytearray(stored), layout._head, 1).copy()
+    moved = head["id_bytes"][0] // layout._event.itemsize
+    assert moved
+    head["events"] += moved
+    head["id_bytes"] -= moved * layout._event.itemsize
+    assert asked_of(store, [head.tobytes() + stored[head.itemsize :]], "c-0").errors == 1
+
+
 def test_tile_older_than_what_seconds_hold_is_as_old_as_they_hold() -> None:
-    """A lifetime of over 136 years keeps its first tile before all others."""
+    """A lifetime of over 136 years keeps its first tile before all others, out of the window of a year."""
     store = Store(view_of(payments("10m"), n=count(window="lifetime"), y=count(window="365d")))
-    begin_ns = -140 * 365 * DAY_S * S
+    begin_ns = BASE_NS - (2**32 + 100 * DAY_S) * S
     events = [Happened(begin_ns, -1, 1, 100, "a"), *(Happened(BASE_NS + k * 700 * S, k, 1, 100, "a") for k in range(9))]
     for event in events:
         store.push(event)

@@ -366,12 +366,12 @@ def test_update_that_fails_may_come_again(writer: StoreWriter) -> None:
 
 
 class Overtaken(Count):
-    """Has another count in between, the first time that it is asked."""
+    """Has another write in between, the first time that it is asked."""
 
-    def __init__(self, url: str, value: bytes) -> None:
+    def __init__(self, url: str, puts: dict[bytes, bytes]) -> None:
         super().__init__()
         self._url = url
-        self._value = value
+        self._puts = puts
 
     def values(
         self, places: Sequence[int], before: Sequence[bytes | None], forgotten: Sequence[bool]
@@ -379,7 +379,7 @@ class Overtaken(Count):
         """Return the next numbers, of values that are old by then."""
         if not self.calls:
             other = open_writer(self._url)
-            other.exchange([(COUNTERS[2], self._value)], ())
+            other.exchange(self._puts.items(), ())
             other.close()
         return super().values(places, before, forgotten)
 
@@ -393,10 +393,20 @@ def test_update_that_is_overtaken_is_made_again(url: str, writer: StoreWriter, v
     if url.startswith(("lmdb:", "memory:")):
         pytest.skip("nobody else can write while it is asked")
     writer.exchange([(COUNTERS[2], b"7")], ())
-    changes = Overtaken(url, value)
+    changes = Overtaken(url, {COUNTERS[2]: value})
     writer.update(changes)
     assert [places for places, _ in changes.calls] == [[0, 1, 2, 3, 4], [2]]
     assert [writer.get(key) for key in COUNTERS] == [b"1", b"1", b"%d" % (int(value or 0) + 1), b"1", b"1"]
+
+
+def test_update_that_is_overtaken_by_forgetting_writes_nothing_of_it(url: str, writer: StoreWriter) -> None:
+    """An entity that is forgotten between the look and the write stays so: its key is asked for once more."""
+    if url.startswith(("lmdb:", "memory:")):
+        pytest.skip("nobody else can write while it is asked")
+    changes = Overtaken(url, {Count().tombstones[2]: b"now"})
+    writer.update(changes, [(b"note", b"1")])
+    assert changes.calls[1:] == [([2], [True])]
+    assert [writer.get(key) for key in [*COUNTERS, b"note"]] == [b"1", b"1", None, b"1", b"1", b"1"]
 
 
 def test_updates_of_two_processes_lose_nothing(url: str) -> None:

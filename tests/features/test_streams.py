@@ -30,6 +30,10 @@ class Payment(Request):
     seen: float
 
 
+class TextPayment(Payment):
+    payment_id: str  # type: ignore[assignment]
+
+
 payments = Stream("payments", schema=Payment, time="time", id="payment_id")
 
 
@@ -145,10 +149,11 @@ def test_state_is_told_from_that_of_a_changed_aggregate(change: str) -> None:
         {"stream": Stream("payments", schema=Payment, time="seen", id="payment_id")},
         {"stream": Stream("payments", schema=Payment, time="time", id="other_id")},
         {"stream": Stream("payments", schema=Payment, time="time", id="code")},
+        {"stream": Stream("payments", schema=TextPayment, time="time", id="payment_id")},
         {"entity": Entity("client", key="customer_id")},
         {"entity": Entity("customer", key="other_id")},
     ],
-    ids=["stream", "time", "id", "type of id", "entity", "key"],
+    ids=["stream", "time", "id", "text", "type of id", "entity", "key"],
 )
 def test_state_is_told_from_that_of_other_events(more: dict[str, Any]) -> None:
     """Another stream, time, id or entity is another state."""

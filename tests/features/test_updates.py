@@ -7,16 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from read_rule import Happened
-from stream_samples import BASE_NS, DAY_S, S, Store, horizon_ns, payments, random_events, view_of
+from stream_samples import BASE_NS, COLUMNS, DAY_S, S, Store, horizon_ns, payments, random_events, view_of
 
 from tailrace.batch import Degraded, Provenance
 from tailrace.features.aggregates import count, distinct, sum_
 from tailrace.features.states import EVENTS_MAX
 from tailrace.features.updates import Fate
 
+PLAIN = {column: declared for column, (declared, asked) in COLUMNS.items() if asked.kind != "distinct"}
 VIEWS = {
-    (lateness, text): view_of(payments(lateness, text=text)) for lateness in ("365d", "10m") for text in (False, True)
+    (lateness, text, plain): view_of(payments(lateness, text=text), **(PLAIN if plain else {}))
+    for lateness in ("365d", "10m")
+    for text in (False, True)
+    for plain in (False, True)
 }
+"""With a ledger and without: the compiled kernel, where there is one, reads the states without."""
 DELAY_NS = 30 * S
 
 
@@ -36,15 +41,16 @@ def pushed(store: Store, events: list[Happened], random: np.random.Generator) ->
     spacing_s=st.sampled_from([0.0, 0.3, 40.0, 3_600.0, 4.0 * DAY_S]),
     begin_ns=st.sampled_from([BASE_NS, 0, -20 * DAY_S * S, -2_000_000_000 * S, 4_200_000_000 * S]),
     text=st.booleans(),
+    plain=st.booleans(),
 )
 def test_events_in_any_order_twice_give_what_the_read_rule_says(
-    seed: int, spacing_s: float, begin_ns: int, text: bool
+    seed: int, spacing_s: float, begin_ns: int, text: bool, plain: bool
 ) -> None:
     """Each event is counted once, whenever and in whatever batch it comes, and each window has its events."""
     random = np.random.default_rng(seed)
     events = random_events(seed, 40, spacing_s, begin_ns=begin_ns, text=text)
     again = [*events, *events]
-    store = Store(VIEWS["365d", text])
+    store = Store(VIEWS["365d", text, plain])
     fates = pushed(store, [again[place] for place in random.permutation(80)], random)
     assert sorted(fates) == [Fate.COUNTED] * 40 + [Fate.DUPLICATE] * 40
     later = [Happened(events[-1].at_ns + int(step * S), None, events[-1].entity, 5, "b") for step in (0, 1, 2e3, 3e6)]
@@ -58,14 +64,15 @@ def test_events_in_any_order_twice_give_what_the_read_rule_says(
     spacing_s=st.sampled_from([1.0, 15.0, 90.0, 3_600.0, 3.0 * DAY_S, 40.0 * DAY_S]),
     begin_ns=st.sampled_from([BASE_NS, -100 * DAY_S * S, -2_000_000_000 * S]),
     text=st.booleans(),
+    plain=st.booleans(),
 )
-def test_tiles_give_what_the_events_gave(seed: int, spacing_s: float, begin_ns: int, text: bool) -> None:
+def test_tiles_give_what_the_events_gave(seed: int, spacing_s: float, begin_ns: int, text: bool, plain: bool) -> None:
     """Events shuffled within the lateness go into tiles bit by bit; what is asked for then is as by the read rule."""
     random = np.random.default_rng(seed)
     events = random_events(seed, 48, spacing_s, begin_ns=begin_ns, text=text)
     arrivals = [each.at_ns + int(random.integers(0, 590 * S)) for each in events]
     order = np.argsort(arrivals)
-    store, come = Store(VIEWS["10m", text]), list[Happened]()
+    store, come = Store(VIEWS["10m", text, plain]), list[Happened]()
     for begin in range(0, 48, 8):
         part = [events[place] for place in order[begin : begin + 8].tolist()]
         for event in part:  # one at a time: no jump of the watermark makes another late
@@ -107,6 +114,7 @@ def test_request_before_the_horizon_is_said_to_be_stale() -> None:
     delayed = Store(view_of(payments("10m"), n=count(window="1h"), m=count(window="1h", delay="5m")))
     for store in (plain, delayed):
         store.push(*(Happened(BASE_NS + second * S, second, 1, 100, "a") for second in range(0, 2_000, 10)))
+        store.push(Happened(BASE_NS + 1_900 * S, 10**6, 1, 100, "a"))  # what moves the horizon is the next batch
         assert horizon_ns(store) == BASE_NS + (1_970 - 600) * S
     for at_s, states in (
         (1_369, (True, True)),

@@ -59,6 +59,15 @@ def test_entries_that_no_window_reaches_are_dropped() -> None:
     assert [lane[0].tolist() for lane in sealed.lanes] == [[48]]
 
 
+def test_entry_at_which_the_oldest_window_begins_is_kept() -> None:
+    """A window has the events from its beginning on: that of the beginning itself, and not one a microsecond older."""
+    store = Store(view_of(payments("10m"), n=count(window="5m")))
+    horizon_ns = np.array([BASE_NS + 300 * S])
+    for at_ns, kept in ((BASE_NS, 1), (BASE_NS - 1_000, 0)):
+        sealed = store.view.spec.windows.seal(entries_of(store, [Happened(at_ns, 1, 1, 100, "a")]), horizon_ns)
+        assert len(sealed) == kept
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_sealing_early_late_or_twice_gives_the_same(seed: int) -> None:
     """Tiles that were sealed again and again are those that are sealed once, and windows have the same values."""

@@ -139,3 +139,16 @@ def test_kafka_topic_is_counted_once_through_kills(pipelines_dir: Path, store: s
                 assert time.monotonic() < end_s
                 time.sleep(0.5)
         assert counted(pipelines_dir, store) == 2 * EVENTS
+
+
+def test_partition_that_is_behind_loses_nothing_to_one_that_is_ahead(pipelines_dir: Path, store: str) -> None:
+    """A day of each of two partitions is caught up, one after the other: no event of the second is late."""
+    with kafka("payments") as (process, brokers):
+        for partition in (0, 1):
+            for number, event in enumerate(lines(range(partition, 2 * EVENTS * 100, 200))):
+                process.stdin.write(b"%d %b\n" % (partition, event))
+                assert number < EVENTS
+        produce(process, range(0))
+        report = ingest(pipelines_dir, store, f"kafka://{brokers}/payments", "--until-idle")
+    assert (report["counted"], report["late"]) == (2 * EVENTS, 0)
+    assert counted(pipelines_dir, store) == 2 * EVENTS

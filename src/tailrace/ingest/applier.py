@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat, entity_checks
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.updates import Fate, update_states
-from tailrace.ingest.watermark import Watermark, read_watermark, watermark_key
+from tailrace.ingest.watermark import NEVER_NS, Behind, Watermark, read_watermark, watermark_key
 
 FUTURE_NS: Final = 60 * NS_PER_S
 """How far an event's time may be ahead of this machine's clock."""
@@ -36,9 +36,16 @@ class Applier:
         self._wall_ns = clock.wall_ns
         self._lateness_ns = stream.lateness_ns
         self.watermark = read_watermark(writer.get(watermark_key(stream.name)))
+        self._reached_ns: dict[str, int] = {}
 
-    def apply(self, events: Events) -> NDArray[np.uint8]:
-        """Count events in; return the fate of each, of `Fate`. What is counted is in the store when this returns."""
+    def apply(
+        self, events: Events, partition: str = "", partitions: Mapping[str, bool] | None = None
+    ) -> NDArray[np.uint8]:
+        """Count events in; return the fate of each, of `Fate`. What is counted is in the store when this returns.
+
+        partition: that the events are of. partitions: of all that are read with it, whether more is to come; while
+        there is, the watermark waits for it.
+        """
         now_ns = self._wall_ns()
         fates = np.full(len(events), Fate.COUNTED, np.uint8)
         fates[events.times < self.watermark.at_ns - self._lateness_ns] = Fate.LATE
@@ -46,11 +53,25 @@ class Applier:
         taken = np.flatnonzero(fates == Fate.COUNTED)
         if not len(taken):
             return fates
-        changes = _StateChanges(self.stream, self._views, _chosen(events, taken), self.watermark, now_ns)
+        chosen = _chosen(events, taken)
+        progress = self._progress(chosen, partition, partitions or {}, now_ns)
+        changes = _StateChanges(self.stream, self._views, chosen, self.watermark, progress, now_ns)
         self._writer.update(changes, changes.notes)
         self.watermark = changes.watermark
         fates[taken] = changes.fates
         return fates
+
+    def _progress(
+        self, events: Events, partition: str, partitions: Mapping[str, bool], now_ns: int
+    ) -> dict[str, Behind | None]:
+        """Return how far each partition that is behind has come with these events; None for one that is not."""
+        progress: dict[str, Behind | None] = {}
+        for name, is_behind in partitions.items():
+            known = self._reached_ns.get(name, NEVER_NS)
+            if name == partition:
+                known = self._reached_ns[name] = max(known, int(events.times.max()))
+            progress[name] = Behind(known, now_ns) if is_behind else None
+        return progress
 
 
 class _View:
@@ -77,17 +98,24 @@ class _StateChanges:
     """What some events change in all views of their stream; see `Changes`.
 
     The watermark's key is the last of `keys`: it is read with the states, and written by a note when they are.
-    watermark: as the applier knows it, then as it is after these events.
+    watermark: as the applier knows it, then as it is after these events. progress: of the partitions.
     """
 
     def __init__(
-        self, stream: Stream, views: Sequence[_View], events: Events, watermark: Watermark, now_ns: int
+        self,
+        stream: Stream,
+        views: Sequence[_View],
+        events: Events,
+        watermark: Watermark,
+        progress: Mapping[str, Behind | None],
+        now_ns: int,
     ) -> None:
         self.keys: list[bytes] = []
         self.tombstones: list[bytes] = []
         self.notes: list[tuple[bytes, bytes]] = []
         self.watermark = watermark
         self._known = watermark
+        self._progress = progress
         self._events = events
         self._lateness_ns = stream.lateness_ns
         self._horizon_ns = 0
@@ -144,12 +172,15 @@ class _StateChanges:
         return after
 
     def _advance(self, stored: Watermark) -> None:
-        """Take the watermark from the store; see which events it makes late, and how far the others bring it."""
+        """Take the watermark from the store; see which events it makes late, and how far the others bring it.
+
+        They move the horizon of the next update: requests that are events look back from within their own batch.
+        """
         times = self._events.times
-        known = self._known.advanced(stored.newest_ns)
-        self._is_late = times < known.at_ns - self._lateness_ns
-        self.watermark = known.advanced(times[~self._is_late].tolist())
-        self._horizon_ns = self.watermark.at_ns - self._lateness_ns
+        known = self._known.joined(stored, self._now_ns)
+        self._horizon_ns = known.at_ns - self._lateness_ns
+        self._is_late = times < self._horizon_ns
+        self.watermark = known.advanced(times[~self._is_late].tolist(), self._progress, self._now_ns)
         self.notes[:] = [(self.keys[-1], msgspec.json.encode(self.watermark))]
 
     def _forget(self, number: int, part: _Part, places: NDArray[np.intp]) -> None:

@@ -6,7 +6,7 @@ after a restart, of this process or another one; an event that comes again is co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
@@ -27,6 +27,11 @@ class Consumer(Protocol):
     @property
     def where(self) -> str:
         """The address, without a password."""
+        ...
+
+    @property
+    def partitions(self) -> Mapping[str, bool]:
+        """Of each partition that is read now, by its source, whether more is known to come of it."""
         ...
 
     def poll(self, wait_s: float) -> Sequence[Arrived]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tailrace.errors import SetupError, SourceError
@@ -32,22 +32,29 @@ class KafkaConsumer:
         self._kafka = confluent_kafka
         self.where = f"kafka://{brokers}/{topic}"
         self._topic = topic
+        self._partitions: dict[str, bool] = {}
         own = {
             "bootstrap.servers": brokers,
             "group.id": group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
             "partition.assignment.strategy": "cooperative-sticky",
         }
         try:
             self._consumer = confluent_kafka.Consumer({**(settings or {}), **own})
             found = self._consumer.list_topics(topic, timeout=10)
-            self._consumer.subscribe([topic])
+            self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
         except confluent_kafka.KafkaException as error:
             raise self._fault(error) from None
         if (fault := found.topics[topic].error) is not None:
             raise self._fault(fault)
+
+    @property
+    def partitions(self) -> Mapping[str, bool]:
+        """Of each partition that is assigned, whether it was behind its end when last heard of."""
+        return self._partitions
 
     def poll(self, wait_s: float) -> Sequence[Arrived]:
         """Return messages, those of each partition together."""
@@ -56,10 +63,14 @@ class KafkaConsumer:
             messages = self._consumer.consume(1, timeout=wait_s)
         by_partition: dict[int, list[Any]] = {}
         for message in messages:
+            source = f"{self._topic}/{message.partition()}"
             if (error := message.error()) is not None:
                 if error.fatal():
                     raise self._fault(error)
+                if error.code() == self._kafka.KafkaError._PARTITION_EOF:
+                    self._partitions[source] = False
                 continue
+            self._partitions[source] = True
             by_partition.setdefault(message.partition() or 0, []).append(message)
         return [
             Arrived(f"{self._topic}/{partition}", [message.value() or b"" for message in own], own[-1])
@@ -78,18 +89,30 @@ class KafkaConsumer:
                 raise self._fault(error) from None  # else the partition is another's by now, which counts them again
 
     def lag(self) -> int | None:
-        """Return how many messages of this consumer's partitions are yet to come."""
+        """Return how many messages of this consumer's partitions are yet to come, None before it has any."""
+        if not self._partitions:
+            return None
+        if not any(self._partitions.values()):
+            return 0
         lag = 0
         with contextlib.suppress(self._kafka.KafkaException):
             for place in self._consumer.position(self._consumer.assignment()):
                 _, end = self._consumer.get_watermark_offsets(place, timeout=1, cached=True)
                 lag += max(0, end - max(place.offset, 0))
-            return lag
-        return None
+        return max(lag, 1)
 
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+
+    def _on_assign(self, consumer: Any, assigned: Sequence[Any]) -> None:
+        """Hear which partitions are read from now on: what they hold is not known yet."""
+        self._partitions |= {f"{self._topic}/{each.partition}": True for each in assigned}
+
+    def _on_revoke(self, consumer: Any, revoked: Sequence[Any]) -> None:
+        """Hear which partitions are another consumer's."""
+        for each in revoked:
+            self._partitions.pop(f"{self._topic}/{each.partition}", None)
 
     def _fault(self, error: Any) -> SourceError:
         return SourceError(

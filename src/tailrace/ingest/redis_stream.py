@@ -46,6 +46,11 @@ class RedisStreamConsumer:
         except self._errors as error:
             raise self._fault(error) from None
 
+    @property
+    def partitions(self) -> Mapping[str, bool]:
+        """Nothing: a group's consumers read one stream, in its order."""
+        return {}
+
     def poll(self, wait_s: float) -> Sequence[Arrived]:
         """Return unfinished entries of this consumer, then those that others left, then new ones."""
         try:
@@ -69,7 +74,7 @@ class RedisStreamConsumer:
         with contextlib.suppress(*(self._errors, KeyError)):
             for group in self._client.xinfo_groups(self._key):
                 if group["name"] == self._group.encode():
-                    return group.get("lag")  # type: ignore[no-any-return]
+                    return int(group.get("lag") or 0)  # Redis 6 does not tell
         return None
 
     def close(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -93,11 +94,13 @@ class StreamWriters:
             self.close()
             raise
 
-    def apply(self, events: Events) -> NDArray[np.uint8]:
-        """Count events in everywhere; return the worst fate of each."""
+    def apply(
+        self, events: Events, partition: str = "", partitions: Mapping[str, bool] | None = None
+    ) -> NDArray[np.uint8]:
+        """Count events in everywhere; return the worst fate of each. partition, partitions: see `Applier.apply`."""
         worst = np.zeros(len(events), np.uint8)
         for applier in self._appliers if len(events) else ():
-            worst = np.maximum(worst, applier.apply(events))
+            worst = np.maximum(worst, applier.apply(events, partition, partitions))
         return worst
 
     def close(self) -> None:
@@ -128,7 +131,7 @@ def ingest_stream(
     *,
     until_idle: bool = False,
 ) -> IngestReport:
-    """Count what a consumer brings, until it is to stop. until_idle: or until nothing comes.
+    """Count what a consumer brings, until it is to stop. until_idle: or until nothing is left to come.
 
     on_progress: is called after each group with the report so far, and how many events are yet to come.
     """
@@ -138,13 +141,15 @@ def ingest_stream(
     while not is_stopping():
         arrived = consumer.poll(WAIT_S)
         if not arrived:
-            on_progress(report, consumer.lag())
-            if until_idle:
+            lag = consumer.lag()
+            on_progress(report, lag)
+            if until_idle and lag == 0:
                 break
             continue
         for part in arrived:
             decoded = _decoded(part.events, decode, report, f"{consumer.where} {part.source}")
-            report.add(_apply(writers, columns, decoded, report))
+            count = partial(writers.apply, partition=part.source, partitions=consumer.partitions)
+            report.add(_apply(count, columns, decoded, report))
         consumer.commit(arrived)
         report.seconds = time.monotonic() - began_s
         on_progress(report, None)
@@ -164,13 +169,16 @@ def _decoded(events: Sequence[bytes], decode: Callable[[bytes], Any], report: In
 
 
 def _apply(
-    writers: StreamWriters, columns: Callable[[Sequence[Any]], Events], decoded: list[Any], report: IngestReport
+    count: Callable[[Events], NDArray[np.uint8]],
+    columns: Callable[[Sequence[Any]], Events],
+    decoded: list[Any],
+    report: IngestReport,
 ) -> NDArray[np.uint8]:
     """Count events in; where that raises, their halves, until each that cannot be counted is alone."""
     if not decoded:
         return np.zeros(0, np.uint8)
     try:
-        return writers.apply(columns(decoded))
+        return count(columns(decoded))
     except (
         ValueError,
         TypeError,
@@ -181,5 +189,5 @@ def _apply(
             report.add_poison(1, f"{type(error).__name__}: {error}: {str(decoded[0])[:200]}")
             return np.zeros(0, np.uint8)
         half = len(decoded) // 2
-        parts = [_apply(writers, columns, part, report) for part in (decoded[:half], decoded[half:])]
+        parts = [_apply(count, columns, part, report) for part in (decoded[:half], decoded[half:])]
         return np.concatenate(parts)

@@ -14,7 +14,6 @@ from typing import Final
 from tailrace.errors import SetupError
 from tailrace.features.catalogue import OLD_LAYOUT, catalogue_key, key_end, read_record, schema_name
 from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat
-from tailrace.features.row_layout import row_layout
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.view_spec import ViewSpec
 
@@ -62,7 +61,7 @@ def forget(
         (spec.name, name)
         for spec in specs
         if spec.entity.name == entity
-        for name in (schema_name(row_layout(spec).schema_id), OLD_LAYOUT)
+        for name in (schema_name(spec.codec().schema_id), OLD_LAYOUT)
     }
     begin = catalogue_key("")
     for view in (key.removeprefix(begin).decode() for key in writer.scan(begin, b"")):

@@ -170,6 +170,7 @@ class ClusterClient:
         Return what is to be sent once more, an error of it, and whether that must wait.
         """
         again, last, must_wait = [], None, False
+        missing: set[bytes] = set()
         try:
             with self._node(node).pipeline(transaction=False) as pipeline:
                 for command in commands:
@@ -190,6 +191,11 @@ class ClusterClient:
             next_command, waits = self._sent_on(command, reply, node)
             again.append(next_command)
             last, must_wait = reply, must_wait or waits
+            if isinstance(reply, self._redis.exceptions.NoScriptError):
+                missing.add(command.words[1])
+        for digest in missing:
+            with contextlib.suppress(self._redis.RedisError):  # then it is missing still, and told again
+                self._node(node).execute_command("SCRIPT", "LOAD", self._scripts[digest])
         return again, last, must_wait
 
     def _sent_on(self, command: _Command, error: Exception, node: Node) -> tuple[_Command, bool]:
@@ -201,9 +207,8 @@ class ClusterClient:
                 return command._replace(sent_to=target), False
             self._slots.move(error.slot_id, target)
             return command._replace(sent_to=None), False
-        if isinstance(error, errors.NoScriptError) and command.words[0] == "EVALSHA":
-            text = self._scripts[command.words[1]]
-            return command._replace(words=("EVAL", text, *command.words[2:])), False
+        if isinstance(error, errors.NoScriptError):
+            return command, False
         waited_for = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
         if isinstance(error, waited_for):
             return command._replace(sent_to=None), True
