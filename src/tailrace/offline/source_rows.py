@@ -299,8 +299,12 @@ class SourceRows:
         )
         made: dict[str, Any] = {
             "$key": cast_text_key(key) if self._key_type is str else cast_whole(key, "int64"),
-            "$time": now if source.time is None else cast_time(ibis, rows[source.time]),
+            "$time": now
+            if source.time is None
+            else cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds),
         }
+        if source.time is not None:
+            made["$time"] = cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds)
         checked = rows.mutate(**made)
         made = {"$time_good": (checked["$time"] >= ibis.literal(_TIME_MIN).cast("timestamp('UTC')")).fill_null(False)}
         good = checked["$key"].notnull() & made["$time_good"]
