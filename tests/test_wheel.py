@@ -30,6 +30,7 @@ ALONE = {
     ),
     "offline": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
+    "kafka": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "pytest"),
     "dynamodb": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "pytest"),
     "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),
 }
