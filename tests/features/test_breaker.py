@@ -134,6 +134,18 @@ def test_breaker_is_never_stuck_half_open(breaker: Breaker, clock: ManualClock) 
         assert allowed(breaker) == PROBES_MAX
 
 
+def test_breaker_waits_for_its_probes_as_long_as_they_may_take(clock: ManualClock) -> None:
+    """Where an answer may take longer than the breaker is open, there are no more probes before that time is over."""
+    breaker = Breaker(clock, lost_ns=3 * OPEN_NS, draw=lambda: 0.5)
+    opened(breaker, clock)
+    clock.advance(OPEN_MS)
+    assert allowed(breaker) == PROBES_MAX
+    clock.advance(3 * OPEN_MS - 1)
+    assert allowed(breaker) == 0
+    clock.advance(1)
+    assert allowed(breaker) == PROBES_MAX
+
+
 def test_breaker_takes_no_earlier_call_for_a_probe(breaker: Breaker, clock: ManualClock) -> None:
     """What was asked before it opened neither closes it nor puts off its probes."""
     opened(breaker, clock)

@@ -19,7 +19,7 @@ from tailrace.compile.compiler import compile_plan
 from tailrace.deadline import FEATURES, NS_PER_MS, NS_PER_S, Budget, LayerLimit, MonotonicClock
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval, ttl_ns_of
-from tailrace.features.flights import FLIGHT_NS_MIN, FLIGHTS_MAX
+from tailrace.features.flights import FLIGHT_SLACK_NS, FLIGHTS_MAX
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.step import FeaturesStep
@@ -58,7 +58,7 @@ class PatientActivity(Activity):
 
 
 class GatedStore(MemoryStore):
-    """A network store in this process: it notes what is read, and answers when its gate is open, or fails."""
+    """A network store in this process: it reads at once, notes that, and answers, or fails, when its gate is open."""
 
     network = True  # type: ignore[misc]
 
@@ -71,13 +71,14 @@ class GatedStore(MemoryStore):
         self.failure: Exception | None = None
 
     async def fetch(self, keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
-        """Return what is there once the gate is open."""
+        """Return what is there, once the gate is open that was there then."""
         self.fetched.append(list(keys))
         self.deadlines_ns.append(deadline_ns)
-        await self.gate.wait()
+        found, gate = await super().fetch(keys, deadline_ns), self.gate
+        await gate.wait()
         if self.failure is not None:
             raise copy(self.failure)
-        return await super().fetch(keys, deadline_ns)
+        return found
 
 
 class Bench:
@@ -309,7 +310,7 @@ def test_answer_too_late_for_one_batch_is_in_time_for_the_next(runner: asyncio.R
         bench = Bench()
         bench.store.gate.clear()
         (rows,) = await bench.read([1], wait_ms=5)
-        assert bench.store.deadlines_ns == [FLIGHT_NS_MIN]
+        assert bench.store.deadlines_ns == [5 * NS_PER_MS + FLIGHT_SLACK_NS]
         assert rows.provenance.tolist() == [Provenance.TIMEOUT]
         assert rows.degraded is not None
         assert rows.degraded.tolist() == [Degraded.STORE_TIMEOUT]
@@ -318,6 +319,49 @@ def test_answer_too_late_for_one_batch_is_in_time_for_the_next(runner: asyncio.R
         (rows,) = run_now(bench.read([1]))
         assert rows.column("count").tolist() == [0]
         assert len(bench.store.fetched) == 1
+
+    runner.run(scenario())
+
+
+def test_batch_with_time_joins_no_read_of_one_in_a_hurry(runner: asyncio.Runner) -> None:
+    """A read that will be given up before a batch must be answered is not joined: the batch has one of its own."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.store.gate.clear()
+        hurried = asyncio.ensure_future(bench.read([1], wait_ms=20))
+        await settle()
+        joining = asyncio.ensure_future(bench.read([1], wait_ms=20))
+        patient = asyncio.ensure_future(bench.read([1], wait_ms=1_000))
+        await settle()
+        assert len(bench.store.fetched) == 2
+        bench.store.gate.set()
+        for read in (hurried, joining, patient):
+            (rows,) = await read
+            assert rows.column("count").tolist() == [0]
+        await settle()
+        run_now(bench.read([1]))
+
+    runner.run(scenario())
+
+
+def test_read_that_ends_after_a_later_one_is_not_kept(runner: asyncio.Runner) -> None:
+    """Of two reads of a key that overtake each other, the row of the one that began last is kept."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.store.gate.clear()
+        first, first_gate = asyncio.ensure_future(bench.read([1], wait_ms=20)), bench.store.gate
+        await settle()
+        bench.store.gate = asyncio.Event()
+        bench.store.gate.set()
+        bench.store.rows |= profile_rows([0, 1])
+        (rows,) = await bench.read([1])
+        assert rows.column("count").tolist() == [1]
+        first_gate.set()
+        await first
+        (rows,) = run_now(bench.read([1]))
+        assert rows.column("count").tolist() == [1]
 
     runner.run(scenario())
 

@@ -104,7 +104,7 @@ class CachedRetrieval(Retrieval):
         flights: dict[bytes, Flight] = {}
         own: dict[bytes, int] = {}
         for key, ttl_ns in ttls_ns.items():
-            if (flight := self._flights.of(key)) is not None:
+            if (flight := self._flights.find(key, deadline_ns)) is not None:
                 flights[key] = flight
             else:
                 own[key] = ttl_ns
@@ -126,8 +126,8 @@ class CachedRetrieval(Retrieval):
             flight.is_counted = True
             self.breaker.note(now_ns, is_failure=True)
 
-    def _land(self, flight: Flight) -> None:
-        """Keep what a flight has brought; note for the breaker, the metrics and the log how it went."""
+    def _land(self, flight: Flight, keys: list[bytes]) -> None:
+        """Keep what a flight has brought of some keys; note for the breaker, the metrics and the log how it went."""
         ended_ns, error = self._now_ns(), flight.error
         took_ns = ended_ns - flight.began_ns
         is_late = ended_ns > flight.due_ns and took_ns > LATE_NS_MIN
@@ -137,10 +137,10 @@ class CachedRetrieval(Retrieval):
             self.failure = error
         if self.breaker is not None and not flight.is_counted:
             self.breaker.note(ended_ns, is_failure=error is not None or took_ns > self.slow_ns)
-        put = self.cache.put
-        for key, row in flight.rows.items():
-            if ttl_ns := flight.ttls_ns[key]:
-                put(key, row, flight.began_ns, ttl_ns)
+        if error is None:
+            put = self.cache.put
+            for key in keys:
+                put(key, flight.rows[key], flight.began_ns, flight.ttls_ns[key])
 
     def _reason_without(self, flight: Flight | None) -> Degraded:
         """Return why a row was not read: its flight, if it had one, is late or has failed."""
