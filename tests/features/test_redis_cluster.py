@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -334,3 +335,34 @@ def test_cluster_run_that_begins_beside_another_is_one_of_them(cluster: RedisClu
             with pytest.raises(LeaseError):
                 one.write(first, [each])
         assert one.write(last, rows).written == len(rows)
+
+
+def test_cluster_reads_that_are_cancelled_mix_nothing_up(cluster: RedisCluster, runner: asyncio.Runner) -> None:
+    """Of 3,000 batches, many cancelled or out of time at any moment, none gets another's values; no reply is owed."""
+    choose = random.Random(11)
+
+    async def read(store: RedisClusterStore) -> bool:
+        keys = choose.sample(KEYS, choose.randint(1, 20))
+        task = asyncio.ensure_future(store.fetch(keys, after_ms(choose.choice([0.2, 0.5, 10_000]))))
+        if choose.random() < 0.3:
+            await asyncio.sleep(choose.choice([0, 0, 0.0005]))
+            task.cancel()
+        try:
+            found = await task
+        except (TimeoutError, asyncio.CancelledError):
+            return False
+        assert found == [ROWS[key] for key in keys]
+        return True
+
+    async def scenario() -> None:
+        async with opened(cluster.url) as store:
+            await wait_for_rows(store)
+            served = 0
+            for _ in range(100):
+                served += sum(await asyncio.gather(*(read(store) for _ in range(30))))
+            assert 300 < served < 3_000
+            assert await store.fetch(KEYS, after_ms(10_000)) == list(ROWS.values())
+            links = store._topology._links.values()
+            assert all(not link.usable_connection().waiting for link in links)
+
+    runner.run(scenario())

@@ -25,9 +25,10 @@ from tailrace.features.stores.redis_client import (
     chunks,
 )  # fmt: skip
 from tailrace.features.stores.redis_scripts import EXCHANGE
-from tailrace.features.stores.redis_slots import SlotMap, slot_of, slot_tags
+from tailrace.features.stores.redis_slots import SlotMap, parse_redirect, slot_of, slot_tags
 
 REDIRECTS_MAX: Final = 8
+_WAITED_FOR: Final = ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "LOADING")
 
 
 class _Command(NamedTuple):
@@ -200,19 +201,29 @@ class ClusterClient:
 
     def _sent_on(self, command: _Command, error: Exception, node: Node) -> tuple[_Command, bool]:
         """Return what becomes of a command that was refused, and whether it must wait. Raises StoreError."""
-        errors = self._redis.exceptions
-        if isinstance(error, errors.AskError):  # MovedError is one, too
-            target = (error.host or node[0], error.port)
-            if not isinstance(error, errors.MovedError):
-                return command._replace(sent_to=target), False
-            self._slots.move(error.slot_id, target)
+        said = self._said(error)
+        redirect = parse_redirect(said, node)
+        if redirect is not None:
+            if not redirect.is_moved:
+                return command._replace(sent_to=redirect.node), False
+            self._slots.move(redirect.slot, redirect.node)
             return command._replace(sent_to=None), False
-        if isinstance(error, errors.NoScriptError):
+        if said.startswith("NOSCRIPT"):
             return command, False
-        waited_for = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
-        if isinstance(error, waited_for):
+        if said.startswith(_WAITED_FOR):
             return command._replace(sent_to=None), True
         raise self._refused(str(command.words[0]), error)
+
+    def _said(self, error: Exception) -> str:
+        """Return an error as Redis said it: redis-py takes the first word off where it has a class for it."""
+        errors = self._redis.exceptions
+        if isinstance(error, errors.ClusterDownError | errors.TryAgainError | errors.ReadOnlyError):
+            return "TRYAGAIN"
+        if isinstance(error, errors.NoScriptError):
+            return "NOSCRIPT"
+        if isinstance(error, errors.AskError):  # MovedError is one, too
+            return f"{'MOVED' if isinstance(error, errors.MovedError) else 'ASK'} {error}"
+        return str(error)
 
     def _read_map(self) -> None:
         """Read which node has which slot, from the first that answers. Raises StoreError where none does."""

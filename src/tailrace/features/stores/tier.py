@@ -131,7 +131,7 @@ class TierStore:
 
     async def _on_thread(self, work: Callable[[StoreWriter], Any]) -> None:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-tier")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="tier")
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, work)
 
     def _write(self, work: Callable[[StoreWriter], Any]) -> None:
