@@ -1,7 +1,7 @@
-"""Tries one extra, alone: `python smoke.py serve|offline|package|dynamodb|kafka|bench|dev FOLDER`, in a venv without another.
+"""Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-The folder is a copy of what prepare.py wrote. "serve" is no extra at all. It ends with 0 where all went well. Needs
-nothing but tailrace and that extra itself.
+EXTRA: serve, offline, package, dynamodb, kafka, bench or dev; "serve" is no extra at all. The folder is a copy of what
+prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra itself.
 """
 
 from __future__ import annotations
