@@ -414,6 +414,8 @@ def test_annotation_that_names_nothing_is_told(place: str, extends: type, base: 
     assert "'Nowhere' is not defined" in problems[1].what
 
 
+PAIR = view("Pair", ("customer_id", "text"), x=0.0)
+
 VIEWS: dict[str, tuple[list[Any], str, str]] = {
     "unknown key": ([view("V", "customer", amount=0.0)], "no field 'customer'", "did you mean 'customer_id'?"),
     "nullable key": ([view("V", "nullable_id", amount=0.0)], "'nullable_id' is not", "nullable_id: int"),
@@ -428,6 +430,10 @@ VIEWS: dict[str, tuple[list[Any], str, str]] = {
     "fractional part": ([view("V", ("text", "fraction_id"), x=0.0)], "'fraction_id' is not", "fraction_id: int"),
     "two lists in one key": (
         [view("V", ("list_a", "list_b"), x=0.0)], "two list-valued keys, list_a and list_b", "keep one",
+    ),
+    "fields of one key in two orders": (
+        [PAIR, type("Turned", (PAIR,), {"entity": tr.Entity(PAIR.spec.entity.name, ("text", "customer_id"))})],
+        "in another view", "declare the entity once",
     ),
     "two views of one name": (
         [view("V", "customer_id", x=0.0), view("V", "customer_id", y=0.0)], "two views are called V", "rename",

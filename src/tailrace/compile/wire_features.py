@@ -43,6 +43,24 @@ def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
             )
         )
     wiring.expanded = lists[0] if lists else None
+    _check_orders(wiring)
+
+
+def _check_orders(wiring: Wiring) -> None:
+    """See that an entity has its fields in one order: its ids, and what is forgotten by them, are spelled in it."""
+    first: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
+    for view in wiring.views:
+        entity = view.spec.entity
+        order = first.setdefault((entity.name, frozenset(entity.fields)), entity.fields)
+        if order != entity.fields:
+            wiring.problems.append(
+                Problem(
+                    f"the key of entity {entity.name!r} is {entity.fields} here and {order} in another view: their ids "
+                    "would not be the same",
+                    f"features.{view.__name__}",
+                    "declare the entity once, and name it in both views",
+                )
+            )
 
 
 def _is_key(pipeline: Pipeline, wiring: Wiring, view: type[FeatureView], key: str) -> bool:
