@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.features.events import Events
-from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat, entity_checks
+from tailrace.features.keys import TOMBSTONE, CompositeFormat, EntityId, KeyFormat, entity_checks, fields_of
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.updates import Fate, update_states
@@ -90,10 +90,16 @@ class _View:
     def __init__(self, spec: StreamViewSpec, begins_ns: int) -> None:
         codec = spec.codec()
         self.begins_ns = begins_ns
-        self.key = spec.key
+        self._fields = fields_of(spec.key)
+        self._format = spec.id_format()
         self.layout = codec.states
         self.keys = codec.keys
         self.tombstones = KeyFormat(spec.entity.name, TOMBSTONE).keys
+
+    def entities(self, events: Events) -> tuple[list[EntityId], NDArray[np.intp]]:
+        """Return the entities that events are about, each once, and which of them each event is of."""
+        parts = [_entities(events.field(name)) for name in self._fields]
+        return parts[0] if self._format is None else _combined(parts, self._format)
 
 
 class _Part(NamedTuple):
@@ -134,7 +140,7 @@ class _StateChanges:
         self._now_ns = now_ns
         self._parts: list[_Part] = []
         for view in views:
-            ids, rows = _entities(events.field(view.key))
+            ids, rows = view.entities(events)
             self._parts.append(_Part(view, len(self.keys), np.array(entity_checks(ids), np.int64), rows))
             self.keys += view.keys(ids)
             self.tombstones += view.tombstones(ids)
@@ -207,6 +213,18 @@ def _entities(column: NDArray[Any]) -> tuple[list[EntityId], NDArray[np.intp]]:
     places: dict[Any, int] = {}
     rows = np.array([places.setdefault(each, len(places)) for each in column.tolist()], np.intp)
     return list(places), rows
+
+
+def _combined(
+    parts: Sequence[tuple[list[EntityId], NDArray[np.intp]]], format_: CompositeFormat
+) -> tuple[list[EntityId], NDArray[np.intp]]:
+    """Return the entities of several columns, of what each column has: an id is made once for all of its events."""
+    rows = parts[0][1]
+    first = np.zeros(0, np.intp)
+    for ids, places in parts[1:]:  # numbered anew each time, below the number of events: no product is over 64 bits
+        _, first, rows = np.unique(rows * len(ids) + places, return_index=True, return_inverse=True)
+    columns = [map(ids.__getitem__, places[first].tolist()) for ids, places in parts]
+    return list(format_.ids(columns)), rows
 
 
 def _chosen(events: Events, places: NDArray[np.intp]) -> Events:

@@ -15,6 +15,7 @@ from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.ranges import Places
 from tailrace.offline.arrow_columns import times_ns
 from tailrace.offline.database import MEMORY_MB, DatabaseLimits
+from tailrace.offline.source_keys import KeyType
 from tailrace.offline.source_rows import BadRow, SourceRows
 
 PART_ROWS: Final = 262_144
@@ -64,7 +65,7 @@ class History:
         self,
         spec: BatchViewSpec,
         base_dir: Path,
-        key_type: type | None,
+        key_type: KeyType | None,
         limits: DatabaseLimits,
         *,
         required: Sequence[str] = (),

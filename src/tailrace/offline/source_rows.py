@@ -21,9 +21,10 @@ from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
-from tailrace.offline.casts import cast_column, cast_text_key, cast_time, cast_whole, text_bytes
+from tailrace.offline.casts import cast_column, cast_time, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
 from tailrace.offline.sorted_rows import SortedRows
+from tailrace.offline.source_keys import KeyType, SourceKey
 
 EXAMPLES_MAX: Final = 5
 """Bad rows whose content is reported; the others are only counted."""
@@ -72,18 +73,17 @@ class Page:
 class SourceRows:
     """One view's source, opened. A context manager: it holds a DuckDB database in memory, and a folder to spill to.
 
-    key_type: int or str, of the ids in the store; None takes them as the source has them (of a CSV, whose values are
-    all text: int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for
-    the time itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then.
-    limits: of the database. takes_seconds: whether a time may be a number, of seconds since the epoch. Raises
-    SourceError.
+    key_type: of the ids in the store; None takes them as the source has them (of a CSV, whose values are all text:
+    int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for the time
+    itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then. limits: of
+    the database. takes_seconds: whether a time may be a number, of seconds since the epoch. Raises SourceError.
     """
 
     def __init__(
         self,
         spec: BatchViewSpec,
         base_dir: Path,
-        key_type: type | None,
+        key_type: KeyType | None,
         clock: Callable[[], int],
         *,
         skew_ns: int = 0,
@@ -93,6 +93,7 @@ class SourceRows:
         self._ibis, self._errors = _import_ibis()
         self._spec = spec
         self._source = spec.source
+        self._key = SourceKey(spec.source, spec.entity)
         self._path = str(base_dir / spec.source.path)
         self._skew_ns = skew_ns
         self._takes_seconds = takes_seconds
@@ -104,7 +105,9 @@ class SourceRows:
             self._rows = self._read()
             self.now_ns = clock()
             self._check_columns()
-            self._key_type = key_type or self._key_type_of_source()
+            self._key_types = self._key.types(key_type) or self._key.types_in(
+                self._connection, self._rows, is_csv=isinstance(self._source, CSV)
+            )
             self._checked = self._check()
         except BaseException as error:
             self.close()
@@ -213,11 +216,12 @@ class SourceRows:
 
     def _bad_row(self, row: dict[str, Any]) -> BadRow:
         """Tell of one bad row: the first of its values that is wrong."""
-        source, key = self._source, self._source.key or self._spec.entity.key
+        source = self._source
         content = {name: value for name, value in row.items() if not name.startswith("$")}
         where = f"{self._path}, row {row['$row'] + 1}"
         if row["$key"] is None:
-            why = _why(key, content[key], self._key_type.__name__)
+            key, kind = self._key.wrong_part(content, self._key_types)
+            why = _why(key, content[key], kind.__name__)
         elif source.time is not None and not row["$time_good"]:
             why = _why(source.time, content[source.time], "time")
         else:
@@ -258,7 +262,7 @@ class SourceRows:
         """Raise SourceError for a column that is not there, or whose type none of its kind comes from."""
         source, schema = self._source, self._rows.schema()
         wanted = {source.column(column.name): column.dtype.name for column in self._spec.columns}
-        wanted[source.key or self._spec.entity.key] = "key"
+        wanted |= dict.fromkeys(self._key.columns, "key")
         if source.time is not None:
             wanted[source.time] = "time"
         for name, kind in wanted.items():
@@ -278,27 +282,15 @@ class SourceRows:
                 raise SourceError(f"the column {name!r} is {found}, which cannot be a {kind}", where=self._where,
                                   next="cast it where the source is made, or name another column")  # fmt: skip
 
-    def _key_type_of_source(self) -> type:
-        key = self._rows[self._source.key or self._spec.entity.key]
-        if not key.type().is_string():
-            return int
-        if not isinstance(self._source, CSV):
-            return str
-        whole, there = self._connection.create_table(
-            "keys", self._rows.aggregate(whole=cast_whole(key, "int64").count(), there=key.count()), temp=True
-        ).to_pyarrow().to_pylist()[0].values()  # fmt: skip
-        return int if 2 * whole > there else str
-
     def _check(self) -> Any:
         """Return the rows with their values cast, and which of them are good."""
         ibis, rows, source = self._ibis, self._rows, self._source
-        key = rows[source.key or self._spec.entity.key]
         now, latest = (
             ibis.literal(np.datetime64(each // 1_000, "us").item()).cast("timestamp('UTC')")
             for each in (self.now_ns, self.now_ns + self._skew_ns)
         )
         made: dict[str, Any] = {
-            "$key": cast_text_key(key) if self._key_type is str else cast_whole(key, "int64"),
+            "$key": self._key.ids(ibis, rows, self._key_types),
             "$time": now
             if source.time is None
             else cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tailrace.errors import SetupError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.events import EventIds, Events, event_ids
+from tailrace.features.keys import KeyFields, fields_of
 from tailrace.features.ranges import Places, Searcher
 from tailrace.features.sources import Source
 from tailrace.features.streams import Stream, StreamViewSpec
@@ -26,6 +27,7 @@ from tailrace.offline.arrow_columns import text_array, to_array
 from tailrace.offline.database import MEMORY_MB_MIN, DatabaseLimits
 from tailrace.offline.history import PART_ROWS, History, HistoryPart
 from tailrace.offline.request_pages import RequestPage
+from tailrace.offline.source_keys import key_type_of
 from tailrace.request.schema import FieldSpec, field_specs
 
 ROWS_TOGETHER: Final = 65_536
@@ -65,7 +67,7 @@ class BatchHistory:
     def __init__(self, spec: BatchViewSpec, settings: HistorySettings) -> None:
         self._spec = spec
         self._has_times = spec.source.time is not None
-        key_type = settings.key_types.get(spec.entity.key)
+        key_type = key_type_of(settings.key_types, spec.entity.key)
         self.history = History(
             spec, settings.base_dir, key_type, settings.limits, part_rows=settings.part_rows, kept_mb=settings.kept_mb
         )
@@ -107,7 +109,7 @@ class StreamHistory:
         self.history = History(
             _events_spec(spec, source, self.fields),
             settings.base_dir,
-            settings.key_types.get(spec.entity.key),
+            key_type_of(settings.key_types, spec.entity.key),
             settings.limits,
             required=[name for name, field in self.fields.items() if name == stream.id or not field.nullable],
             unique=stream.id,
@@ -172,7 +174,7 @@ class _Picked:
         return column
 
 
-def _matches(history: History, page: RequestPage, key: str) -> Iterator[tuple[HistoryPart, Places, Places]]:
+def _matches(history: History, page: RequestPage, key: KeyFields) -> Iterator[tuple[HistoryPart, Places, Places]]:
     """Give each part of a history that the page asks for: with the rows that ask, and which entity each asks for."""
     entities = page.entities(key)
     for part in history.parts():
@@ -210,7 +212,9 @@ def _fields_read(spec: StreamViewSpec) -> dict[str, FieldSpec]:
 def _events_spec(spec: StreamViewSpec, source: Source, fields: Mapping[str, FieldSpec]) -> BatchViewSpec:
     """Return the events of a stream as if they were the rows of a view, which are read in the same way."""
     stream: Stream = spec.stream
-    source = replace(source, time=source.time or source.column(stream.time), key=source.key or source.column(spec.key))
+    key: KeyFields = tuple(map(source.column, fields_of(spec.key)))
+    key = key if len(key) > 1 else key[0]
+    source = replace(source, time=source.time or source.column(stream.time), key=source.key or key)
     columns = []
     for name, each in fields.items():
         if each.many or each.dtype.kind not in "fibO":
