@@ -23,7 +23,7 @@ from figures import Figures
 from machine import LOAD_CORE, SERVER_CORE, BenchError
 from part import Line, Part, Session
 from peers import HERE, WORKPLACE, Server, start_nginx, start_redis, start_tailrace
-from streamed_world import EVENTS, FILE, WORLD, bytes_per_entity, ingest, make_world
+from streamed_world import EVENTS, FILE, WORLD, bytes_per_entity, dataset_rows_per_s, ingest, make_world
 from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.processes import free_port, start, wait_ready
 from tailrace.loadtest.runner import run_load
@@ -48,6 +48,8 @@ def measure(session: Session) -> Figures:
         "lmdb_events_per_cpu_s": round(embedded.events_per_cpu_s),
         "bytes_per_entity": round(bytes_per_entity()),
     }
+    session.tell("features: making training sets")
+    figures["dataset_rows_per_s"] = round(median(dataset_rows_per_s() for _ in range(session.pick(3, 1))))
     with ExitStack() as stack:
         session.tell("features: ingesting into Redis")
         url = start_redis(stack)
@@ -250,6 +252,7 @@ def lines(figures: Figures) -> list[Line]:
         Line("events into Redis, a second", told["redis_events_per_s"], 5_000, 15_000, more_is_better=True),
         Line("request p99 beside ingest, LMDB", told["lmdb_read_p99_ms"], 3, 1, " ms"),
         Line("  Redis", told["redis_read_p99_ms"], 6, 3, " ms"),
+        Line("rows of a training set, a second", told["dataset_rows_per_s"], 50_000, 500_000, more_is_better=True),
         Line("stored of a customer", told["bytes_per_entity"], 2_048, 900, " B"),
     ]
 
@@ -262,7 +265,7 @@ PART: Final = Part(
         "The peer keeps a sorted set an entity, computes the windows in Python, and answers alike, which is checked.",
         "features: freshness and reads beside ingest have both cores, which load, store and server share.",
     ),
-    steps=lambda session: 8 + 3 * session.pick(PAIRS, 1),
+    steps=lambda session: 9 + 3 * session.pick(PAIRS, 1),
     measure=measure,
     lines=lines,
 )

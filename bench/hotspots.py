@@ -31,6 +31,7 @@ SAMPLES_PER_S: Final = 997
 PARTS: Final = (
     ("the kernel: read, write, epoll", r"\[kernel|\[guest"),
     ("the model", r"libbitvector|/onnxruntime/|/libm[.-]"),
+    ("windows of stream views", r"libwindows"),
     ("NumPy", r"/numpy"),
     ("LMDB", r"/lmdb/"),
     ("msgspec", r"/msgspec/"),

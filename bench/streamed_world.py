@@ -118,6 +118,14 @@ def ingest(store: str | None = None, events: Path = WORLD / "events.parquet") ->
     return Ingested(report["counted"] / report["seconds"], report["counted"] / cpu_s)
 
 
+def dataset_rows_per_s() -> float:
+    """Return how many rows a second a training set is made with, of all events as labelled requests."""
+    events, out = str(WORLD / "events.parquet"), str(WORLD / "training.parquet")
+    told = run_tailrace("dataset", str(FILE), "--pipeline", "stream", "--requests", events, "--out", out, "--json")
+    report = json.loads(told)
+    return float(report["rows"] / report["seconds"])
+
+
 def bytes_per_entity() -> float:
     """Return the mean size of a stored state of the customer's view."""
     import lmdb

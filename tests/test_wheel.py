@@ -30,6 +30,7 @@ ALONE = {
     ),
     "offline": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
+    "kafka": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "pytest"),
     "dynamodb": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "pytest"),
     "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),
 }
@@ -75,6 +76,14 @@ def test_installed_wheel_is_what_is_imported(installed: Path) -> None:
     place, names = told.splitlines()
     assert Path(place).is_relative_to(installed.parent)
     assert names.split() == tailrace.__all__
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize("module", ["tailrace.inference.bitvector", "tailrace.features.window_kernel"])
+def test_installed_wheel_has_its_libraries(module: str, installed: Path) -> None:
+    """What was compiled when it was built opens where it is installed."""
+    program = f"import {module} as kernel; kernel.open_library(); print(kernel.LIBRARY)"
+    assert Path(run(str(installed / "python"), "-c", program).strip()).is_relative_to(installed.parent)
 
 
 def test_installed_command_line_works(installed: Path) -> None:

@@ -32,7 +32,9 @@ class Decision(tr.Response):
     customer_count_5m: int
 
 
-payments = tr.Stream("payments", schema=Payment, time="time", id="transaction_id")
+payments = tr.Stream(
+    "payments", schema=Payment, time="time", id="transaction_id", source=tr.Parquet(f"{BUILD}/events.parquet")
+)
 customer = tr.Entity("customer", key="customer_id")
 terminal = tr.Entity("terminal", key="terminal_id")
 

@@ -93,4 +93,5 @@ fraud = tr.Pipeline(
     rules=[tr.Rule("small_amount", when=lambda request: request.amount < 10, then="allow")],
     budget=tr.Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms"),
     store=f"lmdb:{BUILD}/store",
+    time="time",
 )

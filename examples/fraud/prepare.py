@@ -30,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from simulate import World, simulate
 from training import TARGET, feature_columns, to_matrix, train
 
+import tailrace as tr
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import TailraceError
 from tailrace.pipeline import Pipeline
@@ -60,14 +61,15 @@ def prepare(data: Path | None, world: World, advance: Advance) -> dict[str, Any]
         entity: history.write_profiles(entity, BUILD / f"{entity}_profile.parquet") for entity in VIEWS.values()
     }
     advance("training rows")
-    rows, held_back = history.training_rows(), history.held_back_rows()
-    columns, target = feature_columns(pipeline, rows), rows[TARGET].to_numpy()
+    rows = tr.dataset(pipeline, history.training_rows())
+    held_back = tr.dataset(pipeline, history.held_back_rows())
+    columns, target = feature_columns(rows), rows[TARGET].to_numpy()
     if not target.any() or target.all():
         raise TailraceError("the training rows are all of one class", where=str(data), next="give a longer history")
     advance("training")
     model = train(columns, target)
     advance("packaging")
-    columns = feature_columns(pipeline, held_back)
+    columns = feature_columns(held_back)
     metrics = {"rows_trained": len(target), "positives_trained": int(target.sum())}
     metrics = package_model(pipeline, model, columns, held_back[TARGET].to_numpy(), metrics)
     advance("store")

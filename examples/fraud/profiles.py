@@ -2,8 +2,9 @@
 
 Time is cut at one midnight, `cutoff`. What is served are the profiles as of that midnight; the seven days behind it are
 held back, and replayed to the server. The model learns from the rows of 45 days before it, each with the profiles of
-the midnight before that row. The last seven days before the cut-off are left out, since at the cut-off their fraud is
-not yet told, and the first thirty of all, since their windows are half empty. Profiles are SQL, run by DuckDB.
+the midnight before that row: they stand in the file that is served from, where `tr.dataset` finds them. The last seven
+days before the cut-off are left out, since at the cut-off their fraud is not yet told, and the first thirty of all,
+since their windows are half empty. Profiles are SQL, run by DuckDB.
 """
 
 from __future__ import annotations
@@ -40,28 +41,26 @@ class History:
     shift_days: int
 
     def write_profiles(self, entity: str, out: Path) -> int:
-        """Write the profile of every entity seen before the cut-off, as of the cut-off. Returns how many."""
+        """Write profiles as of the cut-off, which are served, and as of the midnight before each training row.
+
+        Returns how many are served.
+        """
         self._make_profiles(
-            entity, f"SELECT DISTINCT {entity}_id, $cutoff AS as_of FROM transactions WHERE TX_DATETIME < $cutoff"
+            entity,
+            f"SELECT {entity}_id, $cutoff AS as_of FROM transactions WHERE TX_DATETIME < $cutoff UNION "
+            f"SELECT {entity}_id, TX_DATETIME::DATE FROM transactions WHERE TX_DATETIME BETWEEN $first AND $told",
         )
-        self.connection.execute(f"COPY (FROM {entity}_profile ORDER BY {entity}_id) TO '{out}' (COMPRESSION zstd)")
-        return self._number(f"SELECT count(*) FROM {entity}_profile")
+        in_order = f"FROM {entity}_profile ORDER BY {entity}_id, as_of"
+        self.connection.execute(f"COPY ({in_order}) TO '{out}' (COMPRESSION zstd)")
+        return self._number(self._at(f"SELECT count(*) FROM {entity}_profile WHERE as_of = $cutoff"))
 
     def training_rows(self) -> pa.Table:
-        """Return the rows to learn from, in the order of time, each with the profiles of the midnight before it."""
-        for entity in VIEWS.values():
-            self._make_profiles(
-                entity,
-                f"SELECT DISTINCT {entity}_id, TX_DATETIME::DATE AS as_of FROM transactions "
-                "WHERE TX_DATETIME BETWEEN $first AND $told",
-            )
-        return self._rows("TX_DATETIME BETWEEN $first AND $told", "TX_DATETIME::DATE")
+        """Return the payments to learn from, in the order of time, under the request's names, with their label."""
+        return self._rows("TX_DATETIME BETWEEN $first AND $told")
 
     def held_back_rows(self) -> pa.Table:
-        """Return the rows behind the cut-off, in the order of time, with the profiles as of the cut-off: as served."""
-        for entity in VIEWS.values():
-            self._make_profiles(entity, f"SELECT DISTINCT {entity}_id, $cutoff AS as_of FROM transactions")
-        return self._rows("TX_DATETIME >= $cutoff", "$cutoff")
+        """Return the payments behind the cut-off in the same way."""
+        return self._rows("TX_DATETIME >= $cutoff")
 
     def _make_profiles(self, entity: str, wanted: str) -> None:
         """Make the table `<entity>_profile` with the profiles that the query `wanted` asks for."""
@@ -69,21 +68,11 @@ class History:
         sql = (HERE / f"{entity}_profile.sql").read_text()
         self.connection.execute(f"CREATE OR REPLACE TABLE {entity}_profile AS {sql}")
 
-    def _rows(self, where: str, as_of: str) -> pa.Table:
-        """Return transactions under the request's names, joined with their profiles under the views' names."""
-        joins, columns = [], []
-        for view, entity in VIEWS.items():
-            joins.append(
-                f"JOIN {entity}_profile AS {view} ON {view}.{entity}_id = x.{entity}_id AND {view}.as_of = {as_of}"
-            )
-            names = self.connection.execute(f"SELECT column_name FROM (DESCRIBE {entity}_profile)").fetchall()
-            columns += [f'{view}.{name} AS "{view}.{name}"' for (name,) in names[2:]]
+    def _rows(self, where: str) -> pa.Table:
         query = f"""
-            SELECT TRANSACTION_ID::VARCHAR AS transaction_id, x.customer_id, x.terminal_id,
-                   round(TX_AMOUNT * 100) / 100 AS amount, TX_DATETIME AS time, TX_FRAUD AS is_fraud,
-                   {", ".join(columns)}
-            FROM transactions AS x {" ".join(joins)}
-            WHERE {where} ORDER BY TX_DATETIME, TRANSACTION_ID
+            SELECT TRANSACTION_ID::VARCHAR AS transaction_id, customer_id, terminal_id,
+                   round(TX_AMOUNT * 100) / 100 AS amount, TX_DATETIME AS time, TX_FRAUD AS is_fraud
+            FROM transactions WHERE {where} ORDER BY TX_DATETIME, TRANSACTION_ID
         """
         return self.connection.sql(self._at(query)).to_arrow_table()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.features.on_demand import OnDemandView
-from tailrace.pipeline import Pipeline
+from tailrace.offline.dataset import METADATA
 
 if TYPE_CHECKING:
     import lightgbm
@@ -30,32 +29,13 @@ PARAMETERS: Final = {
 }
 
 
-def feature_columns(pipeline: Pipeline, rows: pa.Table) -> dict[str, NDArray[Any]]:
+def feature_columns(rows: pa.Table) -> dict[str, NDArray[Any]]:
     """Return the model's inputs by canonical name, in the pipeline's order, each of shape (rows,).
 
-    rows: with a column for each field of the request, and one named `View.column` for each column of the views. The
-    on-demand features are the same functions that serve.
+    rows: a training set, as `tr.dataset` makes it.
     """
-    request = SimpleNamespace(**{name: rows[name].to_numpy() for name in pipeline.request.__struct_fields__})
-    views = {
-        view: SimpleNamespace(
-            **{
-                column.name: rows[f"{view.__name__}.{column.name}"].to_numpy().astype(column.dtype)
-                for column in view.spec.columns
-            }
-        )
-        for view in pipeline.views
-    }
-    columns: dict[str, NDArray[Any]] = {}
-    for feature in pipeline.features:
-        if isinstance(feature, OnDemandView):
-            taken = [views.get(kind, request) for kind in feature.parameters.values()]
-            columns[feature.name] = feature(*taken)
-        elif feature in views:
-            columns |= {f"{feature.__name__}.{name}": values for name, values in vars(views[feature]).items()}
-        else:
-            columns[feature.__name__] = getattr(request, feature.__name__)
-    return columns
+    names = json.loads(rows.schema.metadata[METADATA])["features"]
+    return {name: rows[name].to_numpy() for name in names}
 
 
 def to_matrix(columns: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -35,6 +35,7 @@ from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.materialize import materialize
 from tailrace.offline.options import MaterializeOptions
 from tailrace.offline.pipeline_views import batch_views, key_types
+from tailrace.offline.source_keys import key_type_of
 from tailrace.pipeline import Pipeline
 from tailrace.server.control import (
     ChildChannel,
@@ -105,7 +106,8 @@ class Refresher:
             with closing(open_writer(each.store)) as writer:
                 report = materialize(
                     spec, pipeline.base_dir, writer, pipeline=pipeline.name, options=options,
-                    on_progress=_Rest(lambda: self.is_stopping), key_type=key_types(pipeline).get(spec.entity.key),
+                    on_progress=_Rest(lambda: self.is_stopping),
+                    key_type=key_type_of(key_types(pipeline), spec.entity.key),
                 )  # fmt: skip
         except StoppedError:
             return

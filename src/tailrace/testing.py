@@ -21,10 +21,11 @@ from tailrace.deadline import INFERENCE, NS_PER_MS, Clock, LayerLimit, Monotonic
 from tailrace.engine import Engine
 from tailrace.errors import InvalidRequestError, ServingError, SetupError
 from tailrace.features.batch_views import BatchFeatureView
-from tailrace.features.keys import EntityId
+from tailrace.features.keys import EntityId, composite_id
 from tailrace.features.stores.memory import MemoryStore, MemoryWriter
 from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
+from tailrace.features.view_spec import Entity
 from tailrace.inference.curve import SIZES, CostCurve
 from tailrace.inference.stage import INLINE_NS_MAX, OVERHEAD_NS
 from tailrace.inference.step import InferenceStep
@@ -171,16 +172,15 @@ class TestClient:
     ) -> None:
         self.plan.close()
 
-    def put(self, view: Any, entity_id: EntityId, **columns: Any) -> None:
+    def put(self, view: Any, entity_id: EntityId | tuple[EntityId, ...], **columns: Any) -> None:
         """Write one entity's row of a view; a column not given is null.
 
-        Raises TypeError for a column it has not or an id that is neither int nor str, ValueError for a value that the
-        column does not hold.
+        entity_id: a tuple of values where the entity's key is a tuple of fields. Raises TypeError for a column it has
+        not or an id that is neither int nor str, ValueError for a value that the column does not hold.
         """
-        if not isinstance(entity_id, str):
-            entity_id = index(entity_id)  # of NumPy too
         if not issubclass(view, BatchFeatureView):
             raise TypeError(f"{view.__name__} has no rows to be written: send events, with client.push(stream, …)")
+        entity_id = _plain_id(view.spec.entity, entity_id)
         codec = view.spec.codec()
         if unknown := columns.keys() - {column.name for column in view.spec.columns}:
             raise TypeError(f"{view.__name__} has no column {', '.join(sorted(unknown))}")
@@ -252,6 +252,15 @@ class TestClient:
         if len(batch.calls) < len(calls):
             raise ValueError(f"{len(calls)} calls are more than one batch: at most {len(batch.calls)}")
         return batch
+
+
+def _plain_id(entity: Entity, entity_id: EntityId | tuple[EntityId, ...]) -> EntityId:
+    """Return an id as it is stored. Raises TypeError for one that is none of the entity."""
+    if isinstance(entity.key, str):
+        return entity_id if isinstance(entity_id, str) else index(entity_id)  # type: ignore[arg-type]  # of NumPy too
+    if not isinstance(entity_id, tuple) or len(entity_id) != len(entity.key):
+        raise TypeError(f"{entity_id!r} is no {entity.name}: give a tuple of {', '.join(entity.key)}")
+    return composite_id(entity_id)
 
 
 class _Transport:

@@ -101,6 +101,15 @@ def test_key_of_another_type_than_the_events_have_is_told(asked: Any, key: str) 
     assert f"declare `{key}: " in problem.next
 
 
+def test_part_of_another_type_than_the_events_have_is_told() -> None:
+    """Each field of a key by itself; a list of the right type makes rows, and is right."""
+    view = view_of(entity=tr.Entity("pair", key=("customer_id", "code")))
+    assert problems_of(view, request=request_with(code=str)) == []
+    assert problems_of(view, request=request_with(customer_id=list[int], code=str)) == []
+    (problem,) = problems_of(view, request=request_with(code=int))
+    assert "have 'code' as str, the request Asked as int: no event would be found" in problem.what
+
+
 @pytest.mark.parametrize("key", ["amount", "note"])
 def test_key_that_is_no_id_among_the_events_is_told(key: str) -> None:
     """A number that is not whole, or one that may be null, is no entity."""

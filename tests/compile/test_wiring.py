@@ -40,9 +40,10 @@ class Answer(tr.Response):
     score: float
 
 
-def view(name: str, key: str, **columns: Any) -> Any:
+def view(name: str, key: str | tuple[str, ...], **columns: Any) -> Any:
     """Return a view over an entity of that key, with columns given by their defaults."""
-    body: dict[str, Any] = {"entity": tr.Entity(f"of_{key}", key=key), "source": tr.Parquet("x.parquet")}
+    entity = tr.Entity(f"of_{key if isinstance(key, str) else '_'.join(key)}", key=key)
+    body: dict[str, Any] = {"entity": entity, "source": tr.Parquet("x.parquet")}
     body["__annotations__"] = {column: type(default) for column, default in columns.items()}
     return type(name, (tr.BatchFeatureView,), body | columns)
 
@@ -413,12 +414,26 @@ def test_annotation_that_names_nothing_is_told(place: str, extends: type, base: 
     assert "'Nowhere' is not defined" in problems[1].what
 
 
+PAIR = view("Pair", ("customer_id", "text"), x=0.0)
+
 VIEWS: dict[str, tuple[list[Any], str, str]] = {
     "unknown key": ([view("V", "customer", amount=0.0)], "no field 'customer'", "did you mean 'customer_id'?"),
     "nullable key": ([view("V", "nullable_id", amount=0.0)], "'nullable_id' is not", "nullable_id: int"),
     "fractional key": ([view("V", "fraction_id", amount=0.0)], "'fraction_id' is not", "fraction_id: int"),
     "two lists": (
         [view("V", "list_a", x=0.0), view("W", "list_b", y=0.0)], "two list-valued keys, list_a and list_b", "keep one",
+    ),
+    "unknown part": (
+        [view("V", ("customer_id", "customer"), x=0.0)], "no field 'customer'", "did you mean 'customer_id'?",
+    ),
+    "nullable part": ([view("V", ("nullable_id", "text"), x=0.0)], "'nullable_id' is not", "nullable_id: int"),
+    "fractional part": ([view("V", ("text", "fraction_id"), x=0.0)], "'fraction_id' is not", "fraction_id: int"),
+    "two lists in one key": (
+        [view("V", ("list_a", "list_b"), x=0.0)], "two list-valued keys, list_a and list_b", "keep one",
+    ),
+    "fields of one key in two orders": (
+        [PAIR, type("Turned", (PAIR,), {"entity": tr.Entity(PAIR.spec.entity.name, ("text", "customer_id"))})],
+        "in another view", "declare the entity once",
     ),
     "two views of one name": (
         [view("V", "customer_id", x=0.0), view("V", "customer_id", y=0.0)], "two views are called V", "rename",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from profiles import HELD_BACK_DAYS, TOLD_AFTER_DAYS, VIEWS, History, load_history
 
+import tailrace as tr
+from tailrace.compile.loading import load_pipelines
 from tailrace.errors import SourceError
 
+# Ibis 12 calls what DuckDB 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+
+FRAUD = Path(__file__).parents[2] / "examples" / "fraud"
 TODAY = date(2026, 3, 4)
 
 
@@ -28,6 +35,15 @@ def profiles_of(history: History, entity: str, folder: Path) -> pa.Table:
     path = folder / f"{entity}.parquet"
     history.write_profiles(entity, path)
     return pq.read_table(path)
+
+
+def with_features(history: History, rows: pa.Table, folder: Path) -> pa.Table:
+    """Return payments with what they would have been served with, of profiles that are written below a folder."""
+    (pipeline,) = load_pipelines(FRAUD / "pipeline.py")
+    (folder / "build" / "fraud").mkdir(parents=True)
+    for entity in VIEWS.values():
+        history.write_profiles(entity, folder / "build" / "fraud" / f"{entity}_profile.parquet")
+    return tr.dataset(replace(pipeline, base_dir=folder / "examples" / "fraud"), rows)
 
 
 def test_profile_ignores_what_comes_later(transactions_path: Path, history: History, tmp_path: Path) -> None:
@@ -56,9 +72,9 @@ def test_profile_ignores_fraud_not_yet_told(transactions_path: Path, history: Hi
         assert profiles_of(other, entity, tmp_path).equals(profiles_of(history, entity, tmp_path))
 
 
-def test_training_row_has_profile_of_midnight_before(history: History) -> None:
+def test_training_row_has_profile_of_midnight_before(history: History, tmp_path: Path) -> None:
     """Counts, means and fraud rates of training rows are those of a loop over the transactions."""
-    rows = history.training_rows().to_pylist()
+    rows = with_features(history, history.training_rows(), tmp_path).to_pylist()
     past = [
         {"customer": c, "terminal": t, "time": time, "amount": amount, "fraud": fraud}
         for c, t, time, amount, fraud in history.connection.execute(
@@ -66,7 +82,7 @@ def test_training_row_has_profile_of_midnight_before(history: History) -> None:
         ).fetchall()
     ]
     for row in rows[:: len(rows) // 25]:
-        midnight = row["time"].replace(hour=0, minute=0, second=0)
+        midnight = row["time"].replace(hour=0, minute=0, second=0, tzinfo=None)
         own = [each for each in past if each["customer"] == row["customer_id"]]
         month = [each for each in own if midnight - timedelta(days=30) <= each["time"] < midnight]
         quarter = [each["amount"] for each in own if midnight - timedelta(days=90) <= each["time"] < midnight]
@@ -94,7 +110,7 @@ def test_training_rows_end_where_fraud_is_told(history: History) -> None:
 
 def test_held_back_rows_have_served_profiles(history: History, tmp_path: Path) -> None:
     """Every held-back row has the profiles that are served, also on its seventh day."""
-    rows = history.held_back_rows()
+    rows = with_features(history, history.held_back_rows(), tmp_path)
     served = {row["customer_id"]: row for row in profiles_of(history, "customer", tmp_path).to_pylist()}
     days = {time.date() for time in rows["time"].to_pylist()}
     assert days == {TODAY + timedelta(days=day) for day in range(HELD_BACK_DAYS)}
@@ -115,7 +131,8 @@ def test_unseen_customer_has_the_defaults(transactions_path: Path, tmp_path: Pat
     customers[first] = 1_000_000
     assert first < last
     pq.write_table(table.set_column(2, "CUSTOMER_ID", pa.array(customers)), tmp_path / "new.parquet")
-    rows = load_history(tmp_path / "new.parquet", TODAY).held_back_rows().to_pylist()
+    history = load_history(tmp_path / "new.parquet", TODAY)
+    rows = with_features(history, history.held_back_rows(), tmp_path).to_pylist()
     new = next(row for row in rows if row["customer_id"] == 1_000_000)
     assert {value for name, value in new.items() if name.startswith("CustomerProfile.")} == {0}
 

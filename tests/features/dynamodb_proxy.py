@@ -10,6 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+class _Server(ThreadingHTTPServer):
+    """Says nothing of a call that came to nothing: who asked has given up, or the DynamoDB has ended."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Do nothing."""
+
+
 class DynamoProxy:
     """Serves on a free port. leave_out, busy: how many of the next BatchGetItem calls; wait_s: before each answer."""
 
@@ -30,7 +37,7 @@ class DynamoProxy:
             def log_message(self, *args: Any) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()

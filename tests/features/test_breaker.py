@@ -134,6 +134,18 @@ def test_breaker_is_never_stuck_half_open(breaker: Breaker, clock: ManualClock) 
         assert allowed(breaker) == PROBES_MAX
 
 
+def test_breaker_waits_for_its_probes_as_long_as_they_may_take(clock: ManualClock) -> None:
+    """Where an answer may take longer than the breaker is open, there are no more probes before that time is over."""
+    breaker = Breaker(clock, lost_ns=3 * OPEN_NS, draw=lambda: 0.5)
+    opened(breaker, clock)
+    clock.advance(OPEN_MS)
+    assert allowed(breaker) == PROBES_MAX
+    clock.advance(3 * OPEN_MS - 1)
+    assert allowed(breaker) == 0
+    clock.advance(1)
+    assert allowed(breaker) == PROBES_MAX
+
+
 def test_breaker_takes_no_earlier_call_for_a_probe(breaker: Breaker, clock: ManualClock) -> None:
     """What was asked before it opened neither closes it nor puts off its probes."""
     opened(breaker, clock)
@@ -154,3 +166,15 @@ def test_breaker_open_time_is_jittered(clock: ManualClock) -> None:
         assert allowed(breaker) == 0
         clock.advance(1)
         assert allowed(breaker) == PROBES_MAX
+
+
+def test_breaker_forgets_every_part_of_a_window_that_has_passed(breaker: Breaker, clock: ManualClock) -> None:
+    """After a pause nothing of before it counts, however long the pause was, and wherever in the window that stood."""
+    for pause_ms in (WINDOW_MS, 1.5 * WINDOW_MS, 10 * WINDOW_MS + 30):
+        for _ in range(FAILURES_MIN - 1):
+            note(breaker, clock, failures=1)
+            clock.advance(110)
+        clock.advance(pause_ms)
+        note(breaker, clock, failures=FAILURES_MIN - 1)
+        assert not breaker.is_open
+        clock.advance(2 * WINDOW_MS)

@@ -12,7 +12,7 @@ from read_rule import Happened
 from stream_samples import BASE_NS, S, Store, payments, view_of
 
 from tailrace.features.aggregates import distinct
-from tailrace.features.distinct import ERROR, VALUES_MAX, Ledger, count_distinct, value_hashes
+from tailrace.features.distinct import ERROR, VALUES_MAX, Ledger, count_distinct, distinct_of_ranges, value_hashes
 
 NEVER = np.iinfo(np.int64).min
 
@@ -191,3 +191,18 @@ def test_hashes_are_spread_over_all_bits() -> None:
         assert len(np.unique(hashes)) > 19_990
         for bit in range(32):
             assert abs((hashes >> np.uint32(bit) & np.uint32(1)).mean() - 0.5) < 0.02
+
+
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None)
+def test_distinct_values_of_ranges_are_those_of_each_range(values: list[int], seed: int) -> None:
+    """Of any ranges, with a further value and without; 0 is no value."""
+    random = np.random.default_rng(seed)
+    hashes = np.array(values, np.uint32)
+    begins = random.integers(0, len(values) + 1, 20)
+    ends = np.minimum(begins + random.integers(0, len(values) + 1, 20), len(values))
+    own = random.integers(0, 8, 20).astype(np.uint32)
+    ranges = [set(values[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+    assert distinct_of_ranges(hashes, begins, ends).tolist() == [len(each - {0}) for each in ranges]
+    with_own = [len((each | {further}) - {0}) for each, further in zip(ranges, own.tolist(), strict=True)]
+    assert distinct_of_ranges(hashes, begins, ends, own).tolist() == with_own

@@ -6,19 +6,21 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 
 import pytest
 import uvloop
 from dynamodb_proxy import DynamoProxy
 from dynamodb_server import DynamoServer
+from page_samples import page, row
 
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import LeaseError, NoStoreError, StoreError
 from tailrace.features.stores.dynamodb import CALLS_MAX, KEYS_PER_CALL, DynamoStore
 from tailrace.features.stores.dynamodb_lease import DynamoLease
 from tailrace.features.stores.dynamodb_writer import DynamoWriter
+from tailrace.features.stores.runs import PageCounts
 from tailrace.loadtest.processes import free_port
 
 KEYS = [b"{c:%d}V:1" % number for number in range(250)]
@@ -173,6 +175,25 @@ def test_dynamodb_writer_makes_its_table_only_if_it_may(dynamodb: DynamoServer) 
         DynamoWriter(url, create=False)
     DynamoWriter(url).close()
     DynamoWriter(url, create=False).close()
+
+
+def test_dynamodb_row_that_changes_between_look_and_write_is_looked_at_again(dynamodb: DynamoServer) -> None:
+    """A newer row, or a tombstone, that another writes in between is not written over."""
+    url = dynamodb.url()
+    with closing(DynamoWriter(url)) as writer, closing(DynamoWriter(url)) as other:
+        run = writer.begin_run("V")
+        rows = page(a=row(5), b=row(5), c=row(5))
+        look, left = writer._items.get_many, [{rows[0].key: row(9)}, {rows[1].tombstone: b"now"}]
+
+        def look_and_be_overtaken(keys: Sequence[bytes]) -> dict[bytes, bytes]:
+            found = look(keys)
+            if left:
+                other.exchange(left.pop().items(), ())
+            return found
+
+        writer._items.get_many = look_and_be_overtaken  # type: ignore[method-assign]
+        assert writer.write(run, rows, newer_only=True) == PageCounts(written=1, older=1, forgotten=1)
+        assert [other.get(each.key) for each in rows] == [row(9), None, row(5)]
 
 
 def test_dynamodb_lease_of_a_killed_run_ends_by_itself(dynamodb: DynamoServer) -> None:

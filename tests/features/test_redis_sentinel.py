@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from pathlib import Path
 
 import counting
 import pytest
 import uvloop
-from redis_sentinels import SERVICE, RedisSentinels
-from redis_server import wait_until
+from redis_sentinels import SERVICE, RedisSentinels, Sentinel
+from redis_server import RedisServer, wait_until
 
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.stores.redis import RedisStore
+from tailrace.features.stores.redis_sentinel import LOOK_S
 from tailrace.features.stores.redis_writer import RedisWriter
 from tailrace.loadtest.processes import free_port
 
@@ -33,17 +36,29 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def service(redis_sentinels: RedisSentinels) -> Iterator[RedisSentinels]:
-    """Yield a service with `ROWS`, and leave it whole behind."""
+def service(redis_sentinels: RedisSentinels) -> RedisSentinels:
+    """Return a service with `ROWS`."""
     redis_sentinels.empty()
-    with closing(RedisWriter(redis_sentinels.url)) as writer:
+    return filled(redis_sentinels)
+
+
+@pytest.fixture
+def own_service(tmp_path: Path) -> Iterator[RedisSentinels]:
+    """Yield a service of the test's own with `ROWS`: sentinels take ten seconds to see that a server is back."""
+    service = RedisSentinels(tmp_path / "service")
+    try:
+        service.start()
+        yield filled(service)
+    finally:
+        service.kill()
+
+
+def filled(service: RedisSentinels) -> RedisSentinels:
+    """Return a service whose servers both have `ROWS`."""
+    with closing(RedisWriter(service.url)) as writer:
         writer.exchange(ROWS.items(), ())
-    redis_sentinels.master().ask("WAIT", 1, 5_000)
-    yield redis_sentinels
-    for each in [*redis_sentinels.servers, *redis_sentinels.sentinels]:
-        if not each.is_running:
-            each.start()
-    redis_sentinels.wait_until_whole()
+    service.master().ask("WAIT", 1, 5_000)
+    return service
 
 
 def after_ms(milliseconds: float) -> int:
@@ -79,14 +94,14 @@ async def wait_for(store: RedisStore, rows: dict[bytes, bytes], limit_s: float =
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", "asked to"])
-def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.Runner, fault: str) -> None:
+def test_sentinel_failover_is_followed(own_service: RedisSentinels, runner: asyncio.Runner, fault: str) -> None:
     """Killed, stopped without a word, or asked to step back: the other server is read and written, with all rows."""
-    master = service.master()
+    master = own_service.master()
 
     async def scenario() -> None:
-        async with opened(service.url) as store:
+        async with opened(own_service.url) as store:
             await wait_for(store, ROWS)
-            with closing(RedisWriter(service.url)) as writer:
+            with closing(RedisWriter(own_service.url)) as writer:
                 counting.count(writer, 1, "a")
                 master.ask("WAIT", 1, 5_000)
                 if fault == "killed":
@@ -94,7 +109,7 @@ def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.
                 elif fault == "stopped":
                     master.pause()
                 else:
-                    ask = partial(service.sentinels[0].ask, "SENTINEL", "FAILOVER", SERVICE)
+                    ask = partial(own_service.sentinels[0].ask, "SENTINEL", "FAILOVER", SERVICE)
                     await asyncio.to_thread(wait_until, ask, "the sentinel does not take it")
                 await wait_for_another_master()
                 await asyncio.to_thread(counting.count, writer, 1, "a")
@@ -104,7 +119,7 @@ def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.
 
     async def wait_for_another_master() -> None:
         end_s = time.monotonic() + FAILOVER_S_MAX
-        while await asyncio.to_thread(service.master) is master:
+        while await asyncio.to_thread(own_service.master) is master:
             assert time.monotonic() < end_s, "the sentinels name no other"
             await asyncio.sleep(0.05)
 
@@ -115,16 +130,16 @@ def test_sentinel_failover_is_followed(service: RedisSentinels, runner: asyncio.
             master.resume()
 
 
-def test_sentinel_that_is_gone_is_passed_over(service: RedisSentinels, runner: asyncio.Runner) -> None:
+def test_sentinel_that_is_gone_is_passed_over(own_service: RedisSentinels, runner: asyncio.Runner) -> None:
     """Two of three are enough, in whatever order the URL names them."""
-    service.sentinels[0].kill()
+    own_service.sentinels[0].kill()
 
     async def scenario() -> None:
-        async with opened(service.url) as store:
+        async with opened(own_service.url) as store:
             await wait_for(store, ROWS)
 
     runner.run(scenario())
-    with closing(RedisWriter(service.url)) as writer:
+    with closing(RedisWriter(own_service.url)) as writer:
         assert writer.get(KEYS[0]) == ROWS[KEYS[0]]
 
 
@@ -167,5 +182,60 @@ def test_sentinel_database_is_the_one_of_the_url(service: RedisSentinels, runner
             assert await store.fetch([b"a"], after_ms(10_000)) == [b"in three"]
         async with opened(service.url) as store:
             assert await store.fetch([b"a"], after_ms(10_000)) == [None]
+
+    runner.run(scenario())
+
+
+def test_sentinel_that_names_another_master_is_believed(tmp_path: Path, runner: asyncio.Runner) -> None:
+    """A master that is cut off from its sentinels, and not from us, is left though it answers."""
+    folders = [tmp_path / name for name in ("old", "new", "sentinel")]
+    for folder in folders:
+        folder.mkdir()
+    old, new = RedisServer(folders[0]), RedisServer(folders[1])
+    sentinel = Sentinel(folders[2], old)
+    key = KEYS[0]
+
+    async def scenario() -> None:
+        async with opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}") as store:
+            await wait_for(store, {key: b"old"})
+            sentinel.ask("SENTINEL", "REMOVE", SERVICE)
+            await asyncio.sleep(1.5 * LOOK_S)
+            await wait_for(store, {key: b"old"})  # that nobody names one is no reason to leave it
+            sentinel.ask("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", new.port, 1)
+            await wait_for(store, {key: b"new"}, 5 * LOOK_S)
+
+    try:
+        for each in (old, new, sentinel):
+            each.start()
+        old.ask("SET", key, "old")
+        new.ask("SET", key, "new")
+        runner.run(scenario())
+    finally:
+        for each in (sentinel, old, new):
+            each.kill()
+
+
+def test_sentinel_that_names_a_replica_is_not_believed(service: RedisSentinels, runner: asyncio.Runner) -> None:
+    """In the middle of a failover a sentinel may be behind: a server that says it is a replica is not read."""
+    master = service.master()
+    replica = next(server for server in service.servers if server is not master)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"+PONG\r\n")
+            await reader.read(1_000)
+            writer.write(b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(replica.port)), replica.port))
+            await reader.read(1)
+        writer.close()
+
+    async def scenario() -> None:
+        behind = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = behind.sockets[0].getsockname()[1]
+        async with opened(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}") as store:
+            with pytest.raises(ConnectionError, match="no master"):
+                await store.fetch(KEYS, after_ms(1_000))
+        behind.close()
+        await asyncio.sleep(0.05)  # its connections end
 
     runner.run(scenario())

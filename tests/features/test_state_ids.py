@@ -31,6 +31,8 @@ def test_state_of_ids_that_are_not_whole_is_refused(library: Path) -> None:
     cut = value[:44] + (3).to_bytes(4, "little") + value[48 : at + 3]
     numbers = codec_of(spec_of(declared), library)
     (other,) = states_of(numbers, 1, [(0, [Happened(0, 10**9, 1, 1.0)])])
+    found = numbers.unpack([0], [value], 0, None, events_of([Happened(0, 10**9, 3, 1.0)]))
+    assert found.errors == 1
     for wrong in (lengths, cut, value[:8] + other[8:]):
         found = codec.unpack([0], [wrong], 0, None, asked)
         assert found.errors == 1

@@ -152,8 +152,9 @@ def test_state_is_told_from_that_of_a_changed_aggregate(change: str) -> None:
         {"stream": Stream("payments", schema=TextPayment, time="time", id="payment_id")},
         {"entity": Entity("client", key="customer_id")},
         {"entity": Entity("customer", key="other_id")},
+        {"entity": Entity("customer", key=("customer_id", "other_id"))},
     ],
-    ids=["stream", "time", "id", "text", "type of id", "entity", "key"],
+    ids=["stream", "time", "id", "text", "type of id", "entity", "key", "composite key"],
 )
 def test_state_is_told_from_that_of_other_events(more: dict[str, Any]) -> None:
     """Another stream, time, id or entity is another state."""
@@ -194,6 +195,8 @@ def test_key_that_the_events_have_not_is_a_problem() -> None:
     (problem,) = view_of(BASE, entity=Entity("terminal", key="terminal_id")).spec.problems
     assert problem.what == "the events of 'payments' have no field 'terminal_id', the key of entity 'terminal'"
     assert problem.next == "declare it in Payment"
+    (problem,) = view_of(BASE, entity=Entity("pair", key=("customer_id", "terminal_id"))).spec.problems
+    assert "no field 'terminal_id'" in problem.what
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ import uvloop
 from page_samples import key_of, page, row
 from redis_server import RedisServer
 
-from tailrace.deadline import NS_PER_MS, MonotonicClock
+from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
+from tailrace.features.late import LateError
 from tailrace.features.stores.opening import open_store, open_writer
 from tailrace.features.stores.protocol import OnlineStore
-from tailrace.features.stores.tier import TierStore
+from tailrace.features.stores.tier import AGE_NS_MAX, TierStore
 
 KEYS = [b"{c:%d}V:1" % number for number in range(40)]
 ROWS = {key: b"row of " + key for key in KEYS}
@@ -119,6 +120,7 @@ def test_tier_sees_every_kind_of_write(tier: str, runner: asyncio.Runner) -> Non
             with closing(open_writer(tier)) as writer:
                 run = writer.begin_run("V")
                 keys = [key_of("0"), b"note"]
+                writer.exchange([(b"note", b"0")], ())
                 for step in range(1, 5):
                     await store.fetch(keys, after_ms(10_000))
                     await wait_until_filled(store)
@@ -235,5 +237,45 @@ def test_tier_closed_while_it_fills_leaves_no_copy_unlooked_at(tier: str, runner
                 assert thread is not None
                 await asyncio.to_thread(thread.shutdown)
                 assert [writer.get(key) for key in KEYS] == [None] * len(KEYS)
+
+    runner.run(scenario())
+
+
+def test_tier_puts_no_value_that_was_read_long_ago(tier: str, runner: asyncio.Runner) -> None:
+    """What a loop that was kept by something else held on to is not put: it may have changed since."""
+    hot = tier.removeprefix("tier:").split("|")[0]
+
+    async def scenario() -> None:
+        async with opened(tier) as (store, _):
+            await store.fetch(KEYS, after_ms(10_000))
+            time.sleep(2 * AGE_NS_MAX / NS_PER_S)
+            await wait_until_filled(store)
+            with closing(open_writer(hot)) as writer:
+                assert [writer.get(key) for key in KEYS] == [None] * len(KEYS)
+            await store.fetch(KEYS, after_ms(10_000))
+            await wait_until_filled(store)
+            with closing(open_writer(hot)) as writer:
+                assert [writer.get(key) for key in KEYS] == list(ROWS.values())
+
+    runner.run(scenario())
+
+
+def test_tier_over_a_store_that_was_late_gives_the_first_keys(tier: str, runner: asyncio.Runner) -> None:
+    """What the slower store had read by the deadline stands in its places, among what is hot; nothing is shifted."""
+
+    async def scenario() -> None:
+        async with opened(tier) as (store, asked):
+            await store.fetch([KEYS[1], KEYS[4]], after_ms(10_000))
+            await wait_until_filled(store)
+            whole = asked.fetch
+
+            async def late(keys: Sequence[bytes], deadline_ns: int) -> list[bytes | None]:
+                raise LateError("late", (await whole(keys, deadline_ns))[:2], is_cold=False)
+
+            asked.fetch = late  # type: ignore[method-assign]
+            with pytest.raises(LateError) as caught:
+                await store.fetch(KEYS[:6], after_ms(10_000))
+            assert caught.value.rows == [ROWS[key] for key in KEYS[:3]], "0 and 2 are the slower one's, 1 is hot"
+            asked.fetch = whole  # type: ignore[method-assign]
 
     runner.run(scenario())

@@ -136,3 +136,42 @@ def test_view_source_that_renames_an_unknown_column_is_a_problem() -> None:
         amount: float = 0.0
 
     assert [problem.where for problem in Wrong.spec.problems] == ["features.Wrong.entity", "features.Wrong.source"]
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ((), "has 0 fields"),
+        (("a",), "has 1 fields"),
+        (tuple(map(str, range(9))), "a tuple has 2 to 8"),
+        (("a", "b", "a"), "names a field twice"),
+        (["a", "b"], "neither the name of a field nor a tuple"),
+        (("a", 1), "neither the name of a field nor a tuple"),
+        (None, "neither the name of a field nor a tuple"),
+    ],
+)
+def test_key_of_an_entity_that_is_none_is_a_problem(key: Any, what: str) -> None:
+    """One name, or a tuple of several; another thing is told, and nothing else of it."""
+
+    class Wrong(BatchFeatureView):
+        entity = Entity("pair", key=key)
+        source = CSV("a.csv")
+        amount: float = 0.0
+
+    (problem,) = Wrong.spec.problems
+    assert what in problem.what
+    assert problem.where == "features.Wrong.entity"
+
+
+@pytest.mark.parametrize("key", ["a", ("a", "b", "c")])
+def test_key_of_a_source_that_does_not_match_the_entity_is_a_problem(key: Any) -> None:
+    """A column for each field, or none is named."""
+
+    class Wrong(BatchFeatureView):
+        entity = Entity("pair", key=("x", "y"))
+        source = CSV("a.csv", key=key)
+        amount: float = 0.0
+
+    (problem,) = Wrong.spec.problems
+    assert "does not match" in problem.what
+    assert problem.where == "features.Wrong.source"

@@ -102,6 +102,45 @@ def test_windows_are_numpys_for_any_view_and_history(data: st.DataObject, has_te
     pair.check([each.entity for each in asked], rows, int(events.times[0]), current)
 
 
+def test_longer_window_may_begin_later() -> None:
+    """A window of 3,601 s has a hop of 61 s, one of an hour 60 s: at some times the longer one begins later."""
+    pair = Pair([kinds.count(window=window) for window in ("1h", "3601s", "3602s")])
+    stored = states_of(pair.codec, 1, [(0, [Happened(0, place * 10**9, place, 1.0) for place in range(300)])])
+    times = [3_600 + place for place in range(200)]
+    found = pair.check([0] * 200, stored * 200, 0, events_of([Happened(0, each * 10**9, 0, 1.0) for each in times]))
+    assert np.any(found.data["c1"] < found.data["c0"])
+
+
+@pytest.mark.parametrize("has_text_ids", [False, True])
+@pytest.mark.parametrize(("asked", "count"), [(3, 0), (6, 1), (7, 2), (9, 2), (12, 3)])
+def test_events_of_the_same_time_count_up_to_the_id_that_is_asked_for(
+    has_text_ids: bool, asked: int, count: int
+) -> None:
+    """An event before it by id counts, itself and those behind it do not; without an id none does."""
+    pair = Pair([kinds.count(window="1h"), kinds.count(window="1h", delay="10m")], has_text_ids=has_text_ids)
+    stored = states_of(pair.codec, 1, [(0, [Happened(0, HOUR_NS, each, 1.0) for each in (9, 3, 6)])])
+    current = events_of([Happened(0, HOUR_NS, asked, 1.0)], has_text_ids=has_text_ids)
+    assert pair.check([0], [*stored], 0, current).data["c0"].tolist() == [count]
+    delayed = Events(current.times + 600 * 10**9, current.ids, current.field)
+    assert pair.check([0], [*stored], 0, delayed).data["c1"].tolist() == [count]
+    without = Events(current.times, None, current.field)
+    assert pair.check([0], [*stored], 0, without).data["c0"].tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", [kinds.first, kinds.last, kinds.min_, kinds.max_, kinds.mean, kinds.stddev])
+def test_event_that_counts_itself_is_the_newest(kind: Any) -> None:
+    """It is the last one, and the first one only where no other counts; elsewhere the order means nothing."""
+    pair = Pair([kind("amount", window="1h", include_current=True), kind("amount", window="1h")])
+    stored = states_of(pair.codec, 1, [(0, [Happened(0, 1, 1, 5.0), Happened(0, 2, 2, 3.0)])])
+    asked = events_of([Happened(0, 10, 3, amount) for amount in (4.0, 1.0, 9.0, np.nan)])
+    found = pair.check([0] * 4, stored * 4, 0, asked)
+    if kind is kinds.first:
+        assert found.data["c0"].tolist() == [5.0] * 4
+    elif kind is kinds.last:
+        assert found.data["c0"].tolist() == [4.0, 1.0, 9.0, 3.0]
+    pair.check([0] * 4, [None] * 4, 0, asked)
+
+
 @st.composite
 def broken(draw: st.DrawFn, value: bytes, other: bytes) -> bytes:
     """Draw something else than a stored value."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +231,24 @@ def test_update_that_is_asked_twice_comes_to_the_same() -> None:
     applier = applier_of(Again(rows))
     assert set(applied(applier, *(payment(number, 700 * number) for number in range(6)))) == {Fate.COUNTED}
     assert counts(MemoryWriter(rows), CustomerActivity, 1) == [6]
+
+
+def test_appliers_side_by_side_on_a_network_store_lose_nothing(redis_server: RedisServer) -> None:
+    """Two that count events of the same entities at once: each event is there, once, though each came to both."""
+    events = [payment(number, number % 97, customer=number % 3, terminal=f"t{number % 2}") for number in range(240)]
+    orders = [events, events[::-1]]
+
+    def run(order: list[Payment]) -> None:
+        with closing(open_writer(redis_server.url)) as writer:
+            applier = applier_of(writer)
+            for begin in range(0, len(order), 8):
+                applied(applier, *order[begin : begin + 8])
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(run, orders))
+    with closing(open_writer(redis_server.url)) as writer:
+        assert counts(writer, CustomerActivity, 0, 1, 2) == [80, 80, 80]
+        assert counts(writer, TerminalActivity, "t0", "t1") == [120, 120]
+        again = applier_of(writer)
+        applied(again, payment(0, 0))
+        assert again.watermark.at_ns == (BASE_S + 94) * S

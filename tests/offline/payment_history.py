@@ -69,6 +69,8 @@ class Activity(tr.StreamFeatureView):
     spread_1d: float = tr.stddev("amount", window="1d")
     before: float = tr.last("amount", window=tr.LIFETIME)
     since: float = tr.since_last()
+    terminals_1d: int = tr.distinct("terminal_id", window="1d")
+    own_terminals_1d: int = tr.distinct("terminal_id", window="1d", include_current=True)
 
 
 class Frauds(tr.StreamFeatureView):
@@ -105,7 +107,8 @@ scores = tr.Pipeline(
 FEATURES = (
     "ratio", "amount", "Activity.count_5m", "Activity.mean_5m", "Activity.count_1h", "Activity.mean_1h",
     "Activity.count_1d", "Activity.large_1d", "Activity.largest_1d", "Activity.spread_1d", "Activity.before",
-    "Activity.since", "Frauds.share_1d", "Profile.age", "Profile.tier",
+    "Activity.since", "Activity.terminals_1d", "Activity.own_terminals_1d", "Frauds.share_1d",
+    "Profile.age", "Profile.tier",
 )  # fmt: skip
 
 
@@ -218,7 +221,11 @@ def _windows_query() -> str:
           coalesce(max(e.amount) FILTER ({week["1d"]}), 0) AS "Activity.largest_1d",
           coalesce(stddev_samp(e.amount) FILTER ({week["1d"]}), 0) AS "Activity.spread_1d",
           coalesce(arg_max(e.amount, (e.time, e.transaction_id)), 0) AS "Activity.before",
-          coalesce(epoch(any_value(r.time)) - epoch(max(e.time)), -1) AS "Activity.since"
+          coalesce(epoch(any_value(r.time)) - epoch(max(e.time)), -1) AS "Activity.since",
+          count(DISTINCT e.terminal_id) FILTER ({week["1d"]}) AS "Activity.terminals_1d",
+          len(list_distinct(list_append(
+            coalesce(list(e.terminal_id) FILTER ({week["1d"]}), []), any_value(r.terminal_id)
+          ))) AS "Activity.own_terminals_1d"
         FROM requests r LEFT JOIN payments e
           ON e.customer_id = r.customer_id AND (e.time, e.transaction_id) < (r.time, r.transaction_id)
         GROUP BY r.place ORDER BY r.place

@@ -245,6 +245,16 @@ def test_times_in_seconds_are_those_of_datetimes(own: Payments) -> None:
     assert tr.dataset(own.pipeline, requests).select(list(FEATURES)).equals(expected)
 
 
+def test_history_in_a_csv_is_that_of_a_parquet_file(own: Payments) -> None:
+    """Its times too, as seconds or as dates."""
+    requests = own.labelled()
+    expected = tr.dataset(own.pipeline, requests).select(list(FEATURES))
+    own.file.write_text(own.file.read_text().replace('tr.Parquet("labels.parquet")', 'tr.CSV("labels.csv")'))
+    for labels in (own.labels, _in_seconds(own.labels)):
+        pacsv.write_csv(labels, own.folder / "labels.csv")
+        assert tr.dataset(own.pipeline, requests).select(list(FEATURES)).equals(expected)
+
+
 def _in_seconds(table: pa.Table) -> pa.Table:
     seconds = [moment.timestamp() for moment in table["time"].to_pylist()]
     return table.set_column(table.column_names.index("time"), "time", pa.array(seconds))

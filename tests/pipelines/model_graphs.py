@@ -41,6 +41,10 @@ ACTIVITY_WEIGHTS = dict.fromkeys(
     ["amount", *_CUSTOMER, "CustomerActivity.spent_1d", "TerminalActivity.seen_1d", "TerminalActivity.seen_7d",
      "TerminalFrauds.fraud_share_7d"], 0.001,
 )  # fmt: skip
+PAIRS_WEIGHTS = dict.fromkeys(
+    ["amount", "PairProfile.usual", "PairActivity.count_1d", "PairActivity.spent_1d", "TerminalActivity.seen_1d"], 0.001
+)
+PAIRS_RANKED_WEIGHTS = {"UserItem.liking": 0.5, "UserRegion.local": 0.25, "Item.price": 0.0}
 COSTLY_INLINE_TURNS = 400
 COSTLY_THREADED_TURNS = 3_200
 COUNTRIES = ("DE", "FR", "IT")
@@ -53,6 +57,8 @@ def write_models(folder: Path) -> None:
     linear(folder, "payment_second", dict.fromkeys(PAYMENT_WEIGHTS, 0.0), bias=0.125)
     linear(folder, "ranking", RANKING_WEIGHTS)
     linear(folder, "activity", ACTIVITY_WEIGHTS)
+    linear(folder, "pairs", PAIRS_WEIGHTS)
+    linear(folder, "pairs_ranked", PAIRS_RANKED_WEIGHTS)
     graph = save(folder / "log.onnx", [helper.make_node("Log", ["x"], ["score"])], {"x": FLOAT}, 1)
     package(graph, pa.table({"amount": np.linspace(0.5, 2, 50)}), name="log", out=folder / "log")
     topics(folder)

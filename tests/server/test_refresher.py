@@ -83,7 +83,7 @@ def test_views_follow_their_sources_and_one_that_fails_harms_no_other(file: Path
         wait_for(lambda: asked(server) == (2.0, 3.0), LIMIT_S)
         wait_for(lambda: server.metric("tailrace_refreshes_total", 'view="Spend"', 'outcome="failed"') >= 1, LIMIT_S)
         assert server.metric("tailrace_refreshes_total", 'view="Rank"', 'outcome="done"') >= 1
-        assert server.metric("tailrace_view_refreshed_seconds", 'view="Rank"') > 1.7e9
+        assert server.metric("tailrace_view_refreshed_timestamp_seconds", 'view="Rank"') > 1.7e9
         assert "not" in json.dumps(server.events("view is not refreshed")[0])
 
 
@@ -91,6 +91,6 @@ def test_view_that_is_fresh_is_left_alone(file: Path, tmp_path: Path) -> None:
     """A start begins nothing anew that was whole a moment ago: the catalogue says when."""
     file.write_text(PIPELINE.replace('"1s", jitter="200ms"', '"1h"').replace('tr.every("1s")', 'tr.every("1h")'))
     with serving(tmp_path / "log", file, "--refresh") as server:
-        wait_for(lambda: server.metric("tailrace_view_refreshed_seconds") > 3e9, LIMIT_S)
+        wait_for(lambda: server.metric("tailrace_view_refreshed_timestamp_seconds") > 3e9, LIMIT_S)
         assert server.metric("tailrace_refreshes_total") == 0
         assert not server.events("view refreshed")

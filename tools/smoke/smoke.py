@@ -1,7 +1,7 @@
-"""Tries one extra, alone: `python smoke.py serve|offline|package|dynamodb|bench|dev FOLDER`, in a venv without another.
+"""Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-The folder is a copy of what prepare.py wrote. "serve" is no extra at all. It ends with 0 where all went well. Needs
-nothing but tailrace and that extra itself.
+EXTRA: serve, offline, package, dynamodb, kafka, bench or dev; "serve" is no extra at all. The folder is a copy of what
+prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,27 @@ BIN: Final = Path(sys.executable).parent
 COMMAND_S_MAX: Final = 300.0
 READY_S_MAX: Final = 60.0
 SCORE_DIFFERENCE_MAX: Final = 1e-5
+STREAMS: Final = """
+import tailrace as tr
+
+class Payment(tr.Request):
+    number: int
+    customer_id: int
+    time: float
+
+class Counted(tr.Response):
+    count: int
+
+payments = tr.Stream("payments", schema=Payment, time="time", id="number")
+
+class Activity(tr.StreamFeatureView):
+    entity = tr.Entity("customer", key="customer_id")
+    stream = payments
+    count: int = tr.count(window="1h")
+
+pay = tr.Pipeline(name="pay", request=Payment, response=Counted, features=[Activity], model=tr.Model("pay"),
+                  budget=tr.Budget("1s"), store="lmdb:streams", time="time")
+"""
 LOAD: Final = ("--rate", "50", "--duration", "1s", "--budget", "30s", "--json")
 
 
@@ -151,6 +172,21 @@ def try_dynamodb(folder: Path) -> None:
     asyncio.run(ask())
 
 
+def try_kafka(folder: Path) -> None:
+    """Count the events of a topic, of a cluster that librdkafka imitates."""
+    from confluent_kafka import Producer
+
+    (folder / "streams.py").write_text(STREAMS)
+    producer = Producer({"bootstrap.servers": "localhost:1", "test.mock.num.brokers": 1})
+    brokers = producer.list_topics("payments", timeout=10).brokers
+    origin = ",".join(f"{broker.host}:{broker.port}" for broker in brokers.values())
+    for number in range(20):
+        producer.produce("payments", json.dumps({"number": number, "customer_id": 1, "time": number}).encode())
+    producer.flush(10)
+    told = tailrace(folder, "ingest", "streams.py", "--from", f"kafka://{origin}/payments", "--until-idle", "--json")
+    assert json.loads(told)["counted"] == 20, told
+
+
 def try_bench(folder: Path) -> None:
     """Ask the benchmark's peer for a decision."""
     import lmdb
@@ -212,6 +248,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "offline": try_offline,
     "package": try_package,
     "dynamodb": try_dynamodb,
+    "kafka": try_kafka,
     "bench": try_bench,
     "dev": try_dev,
 }

@@ -32,7 +32,9 @@ def features(
     entity: Annotated[
         str, typer.Argument(metavar="ENTITY", help="The entity's name, as in customer.", show_default=False)
     ],
-    entity_id: Annotated[str, typer.Argument(metavar="ID", help="Which one: its id.", show_default=False)],
+    entity_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Which one: its id, as in 4021 or 4021,77.", show_default=False)
+    ],
     at: Annotated[
         str | None, typer.Option(metavar="TIME", help="As of when, as in 2026-01-31T12:00; UTC without a zone.")
     ] = None,
@@ -50,8 +52,10 @@ def features(
     """
     from tailrace.compile.loading import load_pipelines
     from tailrace.features.stores.opening import open_writer
+    from tailrace.offline.forget import ids_of
     from tailrace.offline.inspection import inspect_entity
     from tailrace.offline.pipeline_views import key_types
+    from tailrace.offline.source_keys import key_type_of
 
     now_ns = time.time_ns() if at is None else _time_of(at)
     found = 0
@@ -60,9 +64,9 @@ def features(
         if not specs:
             continue
         found += 1
-        is_text = key_types(pipeline).get(specs[0].entity.key) is str
+        own_id = ids_of(entity_id, {key_type_of(key_types(pipeline), specs[0].entity.key)})[0]
         with closing(open_writer(_url(pipeline, store), create=False)) as writer:
-            views = inspect_entity(specs, entity_id if is_text else _int_of(entity_id, entity), writer, now_ns)
+            views = inspect_entity(specs, own_id, writer, now_ns)
         _print(pipeline, views, why=why, as_json=as_json)
     if not found:
         raise SetupError(f"no view is of an entity {entity!r}", where=str(file), next="name an entity of the views")
@@ -81,15 +85,6 @@ def _time_of(text: str) -> int:
     except ValueError:
         raise SetupError(f"{text!r} is no time", where="--at", next="write it as 2026-01-31T12:00") from None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6) * 1_000
-
-
-def _int_of(text: str, entity: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise SetupError(
-            f"{text!r} is no id of {entity}, which are whole numbers", where="ID", next="give one"
-        ) from None
 
 
 def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_json: bool) -> None:

@@ -28,7 +28,9 @@ def forget(
     entity: Annotated[
         str, typer.Argument(metavar="ENTITY", help="The entity's name, as in customer.", show_default=False)
     ],
-    entity_id: Annotated[str, typer.Argument(metavar="ID", help="Which one: its id.", show_default=False)],
+    entity_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Which one: its id, as in 4021 or 4021,77.", show_default=False)
+    ],
     store: Annotated[
         str | None, typer.Option(help="Online store in place of the declared ones: lmdb:PATH or redis://HOST:PORT/DB.")
     ] = None,
@@ -44,10 +46,13 @@ def forget(
     For example:
 
         tailrace forget examples/fraud/pipeline.py customer 4021
+
+    An entity of several fields is named by their values in order, as a line of CSV: 4021,77 or 4021,"a,b".
     """
     from tailrace.compile.loading import load_pipelines
     from tailrace.offline.forget import ids_of
     from tailrace.offline.pipeline_views import key_types
+    from tailrace.offline.source_keys import key_type_of
 
     specs = [(pipeline, view.spec) for pipeline in load_pipelines(file) for view in pipeline.views]
     names = sorted({spec.entity.name for _, spec in specs})
@@ -55,7 +60,7 @@ def forget(
         raise SetupError(f"no entity is called {entity!r}", where=str(file),
                          next=f"choose from {', '.join(names)}" if names else "the file declares no view")  # fmt: skip
     own = [(pipeline, spec) for pipeline, spec in specs if spec.entity.name == entity]
-    ids = ids_of(entity_id, {key_types(pipeline).get(spec.entity.key) for pipeline, spec in own})
+    ids = ids_of(entity_id, {key_type_of(key_types(pipeline), spec.entity.key) for pipeline, spec in own})
     failed = False
     for url in _stores(own, store):
         told: dict[str, object] = {"store": url.rpartition("@")[2], "entity": entity, "id": str(ids[0])}

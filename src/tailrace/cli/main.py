@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tailrace.cli.backfill import backfill
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
 from tailrace.cli.consistency import consistency
@@ -68,6 +69,7 @@ for command in (
     check,
     materialize,
     ingest,
+    backfill,
     features,
     forget,
     serve,

@@ -20,6 +20,8 @@ from tailrace.batch import (
 from tailrace.compile.wiring import Origin, Wire, Wiring
 from tailrace.deadline import FEATURES, Clock, LayerLimit
 from tailrace.features.current import CurrentEvents
+from tailrace.features.entity_ids import CompositeIds, FieldIds, IdReader
+from tailrace.features.keys import KeyFields
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead, view_columns_type
 from tailrace.features.stores.protocol import OnlineStore
@@ -48,18 +50,27 @@ def features_step(
     budget = pipeline.budget
     retrieval = Retrieval(codecs, store, clock, fair_ns=(budget.features_ns or budget.total_ns // 2) // 2)
     readers = _EventReaders(pipeline, wiring, clock)
+    ids = {key: _id_reader(wiring, key) for key in wiring.keys}
     views = [
         ViewRead(
-            key, view_columns_type(view.spec), expands=key == wiring.expanded,
-            current=readers.reader(view.spec, expands=key == wiring.expanded),
+            ids[wiring.keys[place]], view_columns_type(view.spec), expands=wiring.expands(place),
+            current=readers.reader(view.spec, expands=wiring.expands(place)),
         )
-        for key, view in zip(wiring.keys, wiring.views, strict=True)
+        for place, view in enumerate(wiring.views)
     ]  # fmt: skip
     on_demand = [
         OnDemandFeature(name, feature.function, list(map(reader_of, wires)))
         for name, (feature, wires) in wiring.on_demand.items()
     ]
     return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock))
+
+
+def _id_reader(wiring: Wiring, key: KeyFields) -> IdReader:
+    """Return what reads the ids of a key."""
+    if isinstance(key, str):
+        return FieldIds(key, expands=key == wiring.expanded)
+    types = {name: str if wiring.fields[name].dtype.kind == "O" else int for name in key}
+    return CompositeIds(types, wiring.expanded if wiring.expanded in key else None)
 
 
 class _EventReaders:
@@ -144,7 +155,7 @@ def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[ViewCodec
             while end < len(wires) and _is_next(wires[end - 1], wires[end], codec):
                 end += 1
         if end - start > 1:
-            repeats = wiring.expanded not in (None, wiring.keys[wire.view])
+            repeats = wiring.expanded is not None and not wiring.expands(wire.view)
             block = [item.name for item in wires[start:end]]
             parts.append((end - start, _block_reader(wire.view, block, codec, repeats=repeats)))
         else:

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
-from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.catalogue import catalogue_key, decode_record, old_progress_key, schema_name
 from tailrace.features.stores.protocol import ForeignStore
+from tailrace.features.streams import StreamViewSpec
 from tailrace.features.view_spec import ViewCodec
 from tailrace.plan import Plan
 
@@ -37,7 +37,7 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
     """
     if isinstance(plan.store, ForeignStore):
         return _check_foreign(plan, plan.store, refuse=refuse)
-    codecs = [codec for codec in plan.features.retrieval.codecs if isinstance(codec.spec, BatchViewSpec)]
+    codecs = plan.features.retrieval.codecs
     keys = [key for each in codecs for key in (catalogue_key(each.spec.name), old_progress_key(each.spec.name))]
     if not keys:
         return CheckedViews()
@@ -47,9 +47,10 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
         return CheckedViews()
     unknown, unfit = [], []
     for codec, stored, old_progress in zip(codecs, found[::2], found[1::2], strict=True):
-        if stored is None and old_progress is None:
-            unknown.append(codec.spec.name)
-        elif fault := _fault(plan.name, codec, stored):
+        is_stream = isinstance(codec.spec, StreamViewSpec)
+        if stored is None and (is_stream or old_progress is None):
+            unknown += [] if is_stream else [codec.spec.name]  # the first event makes a stream view known
+        elif fault := (_stream_fault if is_stream else _fault)(plan.name, codec, stored):
             if refuse:
                 raise fault
             unfit.append(str(fault))
@@ -66,6 +67,22 @@ def _check_foreign(plan: Plan, store: ForeignStore, *, refuse: bool) -> CheckedV
                 raise
             unfit.append(str(error))
     return CheckedViews(unfit=tuple(unfit))
+
+
+def _stream_fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError | None:
+    """Return why a stream view must not be served, None where it may."""
+    view = codec.spec.name
+    try:
+        record = decode_record(view, stored or b"")
+    except StoreError as error:
+        return error
+    schema = record.schemas.get(schema_name(codec.schema_id))
+    if (schema is not None and schema.is_whole) or not any(each.is_whole for each in record.schemas.values()):
+        return None
+    others = " and ".join(each.text for each in record.schemas.values() if each.is_whole and each.text)
+    return StoreError(f"the view as it is declared now lacks its history; whole is {others}",
+                      where=f"features.{view}",
+                      next=f"tailrace backfill FILE --view {view}, then start the server")  # fmt: skip
 
 
 def _fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError | None:

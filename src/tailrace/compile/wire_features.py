@@ -28,30 +28,12 @@ def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
         )
     for view in wiring.views:
         wiring.problems.extend(view.spec.problems)
-        key = getattr(view.spec.entity, "key", "")
-        wiring.keys.append(key)
-        if not key:
+        wiring.keys.append(view.spec.entity.key)
+        if not view.spec.entity.key:
             continue  # the view has reported its missing entity itself
-        spec = wiring.fields.get(key)
-        if spec is None:
-            wiring.problems.append(
-                Problem(
-                    f"the request {pipeline.request.__name__} has no field {key!r}, the key of entity "
-                    f"{view.spec.entity.name!r}",
-                    f"features.{view.__name__}",
-                    suggest(key, wiring.fields),
-                )
-            )
-        elif spec.nullable or not _is_id(pipeline.request, key):
-            wiring.problems.append(
-                Problem(
-                    f"an entity key is int, str, list[int] or list[str], but {key!r} is not",
-                    f"features.{view.__name__}",
-                    f"declare `{key}: int` in {pipeline.request.__name__}",
-                )
-            )
-        elif spec.many and key not in lists:
-            lists.append(key)
+        for key in view.spec.entity.fields:
+            if _is_key(pipeline, wiring, view, key) and wiring.fields[key].many and key not in lists:
+                lists.append(key)
     if len(lists) > 1:
         wiring.problems.append(
             Problem(
@@ -61,6 +43,49 @@ def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
             )
         )
     wiring.expanded = lists[0] if lists else None
+    _check_orders(wiring)
+
+
+def _check_orders(wiring: Wiring) -> None:
+    """See that an entity has its fields in one order: its ids, and what is forgotten by them, are spelled in it."""
+    first: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
+    for view in wiring.views:
+        entity = view.spec.entity
+        order = first.setdefault((entity.name, frozenset(entity.fields)), entity.fields)
+        if order != entity.fields:
+            wiring.problems.append(
+                Problem(
+                    f"the key of entity {entity.name!r} is {entity.fields} here and {order} in another view: their ids "
+                    "would not be the same",
+                    f"features.{view.__name__}",
+                    "declare the entity once, and name it in both views",
+                )
+            )
+
+
+def _is_key(pipeline: Pipeline, wiring: Wiring, view: type[FeatureView], key: str) -> bool:
+    """Say whether a field of the request can be of an entity's key; report why not."""
+    spec, where = wiring.fields.get(key), f"features.{view.__name__}"
+    if spec is None:
+        wiring.problems.append(
+            Problem(
+                f"the request {pipeline.request.__name__} has no field {key!r}, the key of entity "
+                f"{view.spec.entity.name!r}",
+                where,
+                suggest(key, wiring.fields),
+            )
+        )
+        return False
+    if spec.nullable or not _is_id(pipeline.request, key):
+        wiring.problems.append(
+            Problem(
+                f"an entity key is int, str, list[int] or list[str], but {key!r} is not",
+                where,
+                f"declare `{key}: int` in {pipeline.request.__name__}",
+            )
+        )
+        return False
+    return True
 
 
 def _is_id(request: type[Request], key: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from tailrace.errors import Problem
+from tailrace.features.keys import KeyFields, fields_of
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.views import FeatureView
 from tailrace.request.schema import FieldSpec
@@ -53,13 +54,13 @@ class Wiring:
     """A pipeline with its names resolved. problems: every mistake found; a wiring with one cannot be run.
 
     features: the wire of each model input by canonical name, in the pipeline's order. keys: for each view, the
-    request field of its entity's key. expanded: the list-valued key field that makes rows, if any. on_demand: each
+    request fields of its entity's key. expanded: the list-valued key field that makes rows, if any. on_demand: each
     on-demand feature with the wires of its arguments, in an order in which they can be computed.
     """
 
     fields: dict[str, FieldSpec]
     views: tuple[type[FeatureView], ...]
-    keys: list[str] = field(default_factory=list)
+    keys: list[KeyFields] = field(default_factory=list)
     expanded: str | None = None
     features: dict[str, Wire] = field(default_factory=dict)
     on_demand: dict[str, tuple[OnDemandView, list[Wire]]] = field(default_factory=dict)
@@ -67,6 +68,10 @@ class Wiring:
     response: list[tuple[str, Wire]] = field(default_factory=list)
     labels: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
+
+    def expands(self, view: int) -> bool:
+        """Say whether a view has a row for each row of the batch, and not for each request."""
+        return self.expanded is not None and self.expanded in fields_of(self.keys[view])
 
 
 def snake_case(name: str) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from tailrace.features.feast.declaration import KEY_TYPES, FeastView
+from tailrace.features.keys import fields_of
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import Every, Parquet, Source
-from tailrace.features.view_spec import ViewSpec
+from tailrace.features.view_spec import Entity, ViewSpec
 from tailrace.features.views import FeatureView, Reading
 
 _SETTINGS: Final = frozenset({"entity", "source", "refresh", "max_staleness", "feast", "spec"})
@@ -56,6 +57,7 @@ class _BatchReading(Reading):
     def spec(self) -> BatchViewSpec:
         """Return the view's spec, with its problems."""
         entity, source = self.entity(), self.source()
+        self._check_key(entity, source)
         refresh_ns, max_staleness_ns, feast = self.refresh_ns(), self.max_staleness_ns(), self.feast()
         return BatchViewSpec(
             name=self._view.__name__,
@@ -77,6 +79,11 @@ class _BatchReading(Reading):
         what = "the view names no source" if source is None else f"{source!r} is not a source"
         self.report(what, ".source", 'write `source = tr.Parquet("data/…", time="…")`, tr.CSV(…) or tr.SQL(…)')
         return Parquet("")
+
+    def _check_key(self, entity: Entity, source: Source) -> None:
+        if source.key is not None and entity.key and len(fields_of(source.key)) != len(entity.fields):
+            self.report(f"the source's key {source.key!r} does not match the entity's, {entity.key!r}", ".source",
+                        "name a column for each field of the entity's key, in its order")  # fmt: skip
 
     def _renames(self, source: Source) -> None:
         known = self.annotations()

@@ -6,8 +6,8 @@ Its states:
                                                               ^------------failure-------------|
 
 A call fails that raises, or that takes longer than its caller has for it. The window is the last second, in tenths.
-Half-open, up to `PROBES_MAX` batches ask the store; if none of them is ever answered, the next ones may ask after
-another open time, so that it is never stuck. Without batches nothing is asked: the first one after a pause is a probe.
+Half-open, up to `PROBES_MAX` batches ask the store; if none of them is ever answered, they count as lost, and the next
+ones may ask: it is never stuck. Without batches nothing is asked: the first one after a pause is a probe.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ OPEN_NS: Final = 200 * NS_PER_MS
 
 
 class Breaker:
-    """One store's breaker. openings: how often it has opened. draw: a number from 0 to 1, for the jitter."""
+    """One store's breaker. openings: how often it has opened.
 
-    def __init__(self, clock: Clock, *, open_ns: int = OPEN_NS, draw: Callable[[], float] = random.random) -> None:
+    lost_ns: how long a probe may take; it counts as lost after that, or after an open time if that is longer. draw: a
+    number from 0 to 1, for the jitter.
+    """
+
+    def __init__(self, clock: Clock, *, lost_ns: int = 0, draw: Callable[[], float] = random.random) -> None:
         self._now_ns = clock.now_ns
-        self._open_ns = open_ns
+        self._lost_ns = lost_ns
         self._draw = draw
         self._slot = 0
         self._calls = [0] * SLOTS
@@ -59,7 +63,7 @@ class Breaker:
         now_ns = self._now_ns()
         if now_ns >= self._probe_at_ns:
             self._probes_left = PROBES_MAX
-            self._probe_at_ns = now_ns + self._jittered_ns()
+            self._probe_at_ns = now_ns + max(_open_ns(self._draw()), self._lost_ns)
         if not self._probes_left:
             return False
         self._probes_left -= 1
@@ -90,7 +94,7 @@ class Breaker:
         elif not self._is_probed:
             return
         self._probes_left, self._is_probed = 0, False
-        self._probe_at_ns = now_ns + self._jittered_ns()
+        self._probe_at_ns = now_ns + _open_ns(self._draw())
 
     def _forget_until(self, slot: int) -> None:
         """Empty the slots that have passed unused since the last call."""
@@ -98,5 +102,6 @@ class Breaker:
             self._calls[passed % SLOTS] = self._failures[passed % SLOTS] = 0
         self._slot = slot
 
-    def _jittered_ns(self) -> int:
-        return int(self._open_ns * (0.5 + self._draw()))
+
+def _open_ns(drawn: float) -> int:
+    return int(OPEN_NS * (0.5 + drawn))

@@ -84,8 +84,9 @@ class HotCache:
         entries = self._entries
         if (before := entries.pop(key, None)) is not None:
             self.bytes -= _bytes_of(key, before)
-        refresh_ns = read_ns + int(ttl_ns * (REFRESH_SHARE + REFRESH_JITTER * self._draw()))
-        expires_ns = read_ns + int(ttl_ns * (1 - EXPIRES_JITTER * self._draw()))
+        drawn = self._draw()
+        refresh_ns = read_ns + int(ttl_ns * (REFRESH_SHARE + REFRESH_JITTER * drawn))
+        expires_ns = read_ns + int(ttl_ns * (1 - EXPIRES_JITTER * drawn))
         entry = Entry(row, refresh_ns, expires_ns)
         if (size := _bytes_of(key, entry)) > self._bytes_max:
             return

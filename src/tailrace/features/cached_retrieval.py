@@ -99,16 +99,15 @@ class CachedRetrieval(Retrieval):
     def _flights_of(self, ttls_ns: Mapping[bytes, int], deadline_ns: int) -> dict[bytes, Flight]:
         """Return the flight of each key: one under way, or one for all the others, if it may start.
 
-        A row that may not be kept is always read anew: what is under way may have begun before its last event.
+        A row that may not be kept has none under way: that may have begun before the last event, and is not shared.
         """
         flights: dict[bytes, Flight] = {}
         own: dict[bytes, int] = {}
         for key, ttl_ns in ttls_ns.items():
-            flight = self._flights.of(key) if ttl_ns else None
-            if flight is None:
-                own[key] = ttl_ns
-            else:
+            if (flight := self._flights.find(key, deadline_ns)) is not None:
                 flights[key] = flight
+            else:
+                own[key] = ttl_ns
         if own and self._flights.has_room and (self.breaker is None or self.breaker.allows()):
             flights |= dict.fromkeys(own, self._flights.start(own, deadline_ns))
         return flights
@@ -127,8 +126,8 @@ class CachedRetrieval(Retrieval):
             flight.is_counted = True
             self.breaker.note(now_ns, is_failure=True)
 
-    def _land(self, flight: Flight) -> None:
-        """Keep what a flight has brought; note for the breaker, the metrics and the log how it went."""
+    def _land(self, flight: Flight, keys: list[bytes]) -> None:
+        """Keep what a flight has brought of some keys; note for the breaker, the metrics and the log how it went."""
         ended_ns, error = self._now_ns(), flight.error
         took_ns = ended_ns - flight.began_ns
         is_late = ended_ns > flight.due_ns and took_ns > LATE_NS_MIN
@@ -138,10 +137,10 @@ class CachedRetrieval(Retrieval):
             self.failure = error
         if self.breaker is not None and not flight.is_counted:
             self.breaker.note(ended_ns, is_failure=error is not None or took_ns > self.slow_ns)
-        put = self.cache.put
-        for key, row in flight.rows.items():
-            if ttl_ns := flight.ttls_ns[key]:
-                put(key, row, flight.began_ns, ttl_ns)
+        if error is None:
+            put = self.cache.put
+            for key in keys:
+                put(key, flight.rows[key], flight.began_ns, flight.ttls_ns[key])
 
     def _reason_without(self, flight: Flight | None) -> Degraded:
         """Return why a row was not read: its flight, if it had one, is late or has failed."""

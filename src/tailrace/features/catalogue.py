@@ -14,6 +14,8 @@ import msgspec
 from tailrace.errors import StoreError
 from tailrace.features.keys import row_name
 
+NEVER_NS = -(1 << 62)
+"""Before every time."""
 OLD_LAYOUT = ""
 """In place of a schema's name: the rows of the layout before, whose keys end with the view's name."""
 
@@ -23,7 +25,8 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     text: what its id is made of. is_whole: a run has reached its end. at_ns: when a run last began or ended with it,
     since the epoch. whole_ns: since when it is whole and no other schema was run in between; 0 where it is not so.
-    is_mixed: rows of the source before may be there, since no run of it has ended after a take-over.
+    is_mixed: rows of the source before may be there, since no run of it has ended after a take-over. begins_ns: of a
+    stream view: events from then on, since the epoch, are counted as they come, older ones from history.
     """
 
     entity: str
@@ -37,6 +40,7 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
     entities: int = 0
     bad: int = 0
     later: int = 0
+    begins_ns: int = NEVER_NS
 
     @property
     def is_fit(self) -> bool:

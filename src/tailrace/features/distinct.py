@@ -117,6 +117,43 @@ def count_distinct(
     return np.bincount((found >> np.uint64(_HASH_BITS)).astype(np.intp), weights, count).astype(np.int64)
 
 
+def distinct_of_ranges(
+    hashes: NDArray[np.uint32], begins: Places, ends: Places, own: NDArray[np.uint32] | None = None
+) -> NDArray[np.int64]:
+    """Return how many distinct values each range of events has, exactly, however much ranges overlap.
+
+    own: a further value of each range. A value counts where it is first seen in a range: where the same value came last
+    before the range's begin. These are counted in blocks of 1, 2, 4, … events, which a range is put together of, as
+    `ranges.reduce_by_halves` does it: in each block they are sorted by when the same value came last.
+    """
+    chosen = np.flatnonzero(hashes)
+    before = np.concatenate((np.zeros(1, np.intp), np.cumsum(hashes != 0)))
+    values, first, low, high = hashes[chosen], before[begins], before[begins], before[ends]
+    width = len(values) + 1
+    order = np.argsort(values, kind="stable")
+    last_seen = np.zeros(len(values), np.int64)  # one more than its place, 0 for never
+    is_again = values[order][1:] == values[order][:-1]
+    last_seen[order[1:][is_again]] = order[:-1][is_again] + 1
+    counts = np.zeros(len(begins), np.int64)
+    if own is not None:
+        keys = values[order].astype(np.uint64) << np.uint64(_HASH_BITS) | order.astype(np.uint64)
+        wanted = own.astype(np.uint64) << np.uint64(_HASH_BITS)
+        found = np.searchsorted(keys, wanted | high.astype(np.uint64)) > np.searchsorted(
+            keys, wanted | first.astype(np.uint64)
+        )
+        counts += (own != 0) & ~found
+    size = 1
+    while np.any(low < high):
+        keys = np.sort(np.arange(len(values)) // size * width + last_seen)
+        for bound, step in ((low, 0), (high, 1)):
+            odd = np.flatnonzero((low < high) & (bound & 1 == 1))
+            block = bound[odd] - step
+            counts[odd] += np.searchsorted(keys, block * width + first[odd] + 1) - block * size
+            bound[odd] += 1 - 2 * step
+        low, high, size = low >> 1, high >> 1, size * 2
+    return counts
+
+
 def hashed(expression: Expression) -> Expression:
     """Return the expression of the hash of a value: 1 to 2^32 - 1, NaN for what is no value."""
 

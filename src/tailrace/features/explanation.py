@@ -19,7 +19,7 @@ SPARKS_MAX: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One entry of a window. event_id: None for a tile. value: what the column would be of it alone.
+    """One entry of a window, or of a ledger. event_id: None for what is no one event. value: the column, of it alone.
 
     at_ns, leaves_ns: since the epoch; when it happened (a tile: its first event, by the second), and the first time
     from which a window does not reach back to it; None for a window without a beginning.
@@ -55,14 +55,27 @@ def _explain(codec: StreamCodec, feature: WindowFeature, states: States, now_ns:
     window = codec.windows.windows[feature.window]
     begin_ns = None if window.length_ns is None else int(window.begin(np.array([now_ns]))[0])
     end_ns = now_ns - window.delay_ns
-    parts: list[Part] = []
-    for block in (states.tiles, states.events):
+    is_distinct = KINDS[feature.kind].takes_any
+    parts = _seen(codec, feature, states, begin_ns, end_ns) if is_distinct else []
+    for block in (states.events,) if is_distinct else (states.tiles, states.events):
         for place, at in enumerate(block.at.tolist()):
             if (begin_ns is None or at >= begin_ns) and at < end_ns:
                 value, is_nothing = _alone(feature, block, place, now_ns)
                 if not is_nothing:
+                    value = 1 if is_distinct else value  # it is a hash
                     parts.append(Part(at, _id_of(block, place), value, leaves_ns(window, at)))
     return Explanation(feature.name, begin_ns, end_ns, tuple(parts), _counts(parts, begin_ns, end_ns))
+
+
+def _seen(codec: StreamCodec, feature: WindowFeature, states: States, begin_ns: int | None, end_ns: int) -> list[Part]:
+    """Return the values of a ledger that are in a window, each when it was last seen, and for how many it stands."""
+    place = next(place for place, use in enumerate(codec.windows.distincts) if use.lane in feature.lanes)
+    ledger, window = states.tiles.ledgers[place], codec.windows.windows[feature.window]
+    return [
+        Part(at, None, 1 << depth, leaves_ns(window, at))
+        for at, depth in zip(ledger.at.tolist(), ledger.depths.tolist(), strict=True)
+        if (begin_ns is None or at >= begin_ns) and at < end_ns
+    ]
 
 
 def leaves_ns(window: Window, at_ns: int) -> int | None:

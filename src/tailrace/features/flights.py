@@ -1,7 +1,8 @@
 """Single flight: of each key at most one read is under way, and all batches that want it wait for that one.
 
-A flight is a task of its own. It ends by its own deadline and not by its first batch's: a batch that gives up, or is
-cancelled, costs the others nothing, and an answer that comes too late for one batch is in time for the next.
+A flight is a task of its own, and may take longer than its first batch has: a batch that gives up, or is cancelled,
+costs the others nothing, and an answer that comes too late for one batch is in time for the next. A batch joins only a
+flight that may take as long as the batch itself can wait: nobody gets defaults because somebody else was in a hurry.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from typing import Any, Final
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.errors import StoreError
 
-FLIGHT_NS_MIN: Final = 100 * NS_PER_MS
-"""How long a flight may take, however little time its first batch has; the breaker's shortest open time, so that its
-probes are over before it lets the next ones through."""
+FLIGHT_SLACK_NS: Final = 100 * NS_PER_MS
+"""How much longer a flight may take than its first batch can wait, and so for how long others can join it."""
 
 FLIGHTS_MAX: Final = 64
 """At once; where there are more, the store is taken to be late."""
@@ -26,16 +26,18 @@ Fetch = Callable[[Sequence[bytes], int], Awaitable[Sequence[bytes | None]]]
 class Flight:
     """One read that is under way.
 
-    ttls_ns: its keys, each with how long its row may be kept (0: not at all). due_ns: when its first batch needs it.
-    rows: by key, once it is over; error: why there are none. is_counted: whether the breaker knows of it.
+    ttls_ns: its keys, each with how long its row may be kept (0: not at all). due_ns: when its first batch needs it;
+    deadline_ns: when it is given up. rows: by key, once it is over; error: why there are none. is_counted: whether the
+    breaker knows of it.
     """
 
-    __slots__ = ("_waiters", "began_ns", "due_ns", "error", "is_counted", "is_over", "rows", "ttls_ns")
+    __slots__ = ("_waiters", "began_ns", "deadline_ns", "due_ns", "error", "is_counted", "is_over", "rows", "ttls_ns")
 
     def __init__(self, ttls_ns: Mapping[bytes, int], began_ns: int, due_ns: int) -> None:
         self.ttls_ns = ttls_ns
         self.began_ns = began_ns
         self.due_ns = due_ns
+        self.deadline_ns = due_ns + FLIGHT_SLACK_NS
         self.rows: dict[bytes, bytes | None] = {}
         self.error: Exception | None = None
         self.is_over = self.is_counted = False
@@ -63,16 +65,23 @@ class Flight:
 
 
 class Flights:
-    """The flights to one store. land: is called with each that is over, before its batches go on."""
+    """The flights to one store.
 
-    def __init__(self, fetch: Fetch, clock: Clock, land: Callable[[Flight], None]) -> None:
+    land: is called with each that is over, before its batches go on, with the keys whose rows may be kept: not those of
+    which a later flight has begun meanwhile.
+    """
+
+    def __init__(self, fetch: Fetch, clock: Clock, land: Callable[[Flight, list[bytes]], None]) -> None:
         self._fetch = fetch
         self._now_ns = clock.now_ns
         self._land = land
         self._flights: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.of: Callable[[bytes], Flight | None] = self._flights.get
-        """The flight of a key, None where there is none."""
+
+    def find(self, key: bytes, deadline_ns: int) -> Flight | None:
+        """Return the flight of a key for a batch that can wait until then; None where none may take so long."""
+        flight = self._flights.get(key)
+        return None if flight is None or flight.deadline_ns < deadline_ns else flight
 
     @property
     def has_room(self) -> bool:
@@ -81,31 +90,30 @@ class Flights:
 
     def start(self, ttls_ns: Mapping[bytes, int], due_ns: int) -> Flight:
         """Begin to read keys; those whose row may not be kept are read for this batch alone."""
-        now_ns = self._now_ns()
-        flight = Flight(ttls_ns, now_ns, due_ns)
+        flight = Flight(ttls_ns, self._now_ns(), due_ns)
         for key, ttl_ns in ttls_ns.items():
             if ttl_ns:
                 self._flights[key] = flight
-        task = asyncio.get_running_loop().create_task(self._fly(flight, max(due_ns, now_ns + FLIGHT_NS_MIN)))
+        task = asyncio.get_running_loop().create_task(self._fly(flight))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return flight
 
-    async def _fly(self, flight: Flight, deadline_ns: int) -> None:
+    async def _fly(self, flight: Flight) -> None:
         keys = list(flight.ttls_ns)
         try:
-            flight.rows = dict(zip(keys, await self._fetch(keys, deadline_ns), strict=True))
+            flight.rows = dict(zip(keys, await self._fetch(keys, flight.deadline_ns), strict=True))
         except (TimeoutError, ConnectionError, StoreError) as error:
-            flight.error = error
+            flight.error = error.with_traceback(None)  # which would hold this frame, and that the flight
         except BaseException as error:  # cancelled, or a fault of the store's own: its batches must not wait for it
             flight.error = StoreError(f"{type(error).__name__} while reading: {error}")
             raise
         finally:
-            for key, ttl_ns in flight.ttls_ns.items():
-                if ttl_ns:
-                    del self._flights[key]
+            last = [key for key in keys if self._flights.get(key) is flight]
+            for key in last:
+                del self._flights[key]
             try:
-                self._land(flight)
+                self._land(flight, last)
             finally:
                 flight.end()
 

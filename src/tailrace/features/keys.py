@@ -5,18 +5,28 @@
 The number behind the view is its schema's id, so that a changed view is filled beside the old one. The braces keep all
 rows of an entity in one slot of a Redis Cluster. No two of (entity, id, view, schema) share a key: an entity's name has
 no colon, a view's name neither brace nor colon, and only a text has quotes.
+
+An entity of several fields has one text as its id, a line of CSV: parts are joined by commas, whole numbers are bare,
+texts stand in quotes, and a quote within a text is doubled (RFC 4180). So a comma within a text joins no parts, and 1
+is not "1": the line can be read back in one way only. To everything else it is a text id like any other.
+
+    (4021, 77)  4021,77        ("a,b", "c")  "a,b","c"        (1, "1")  1,"1"
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from operator import index, itemgetter
 from typing import Final
 from zlib import crc32
 
 EntityId = int | str
 """What identifies one entity: an int64 or a text."""
+
+KeyFields = str | tuple[str, ...]
+"""The field that an entity's id is in, or the fields that have its parts."""
 
 KEY_BYTES_MAX: Final = 511
 """LMDB's limit. A text id that would pass it is a digest in its key."""
@@ -28,6 +38,34 @@ _INT64_END: Final = 1 << 63
 _INT64_MIN: Final = -_INT64_END
 _SIGN32: Final = 1 << 31
 _backwards: Final = itemgetter(slice(None, None, -1))
+
+
+def fields_of(key: KeyFields) -> tuple[str, ...]:
+    """Return the fields of a key, however many."""
+    return (key,) if isinstance(key, str) else key
+
+
+class CompositeFormat:
+    """How the ids of an entity of several fields are spelled. types: of each field, int or str."""
+
+    def __init__(self, types: Iterable[type]) -> None:
+        self._are_texts = tuple(each is str for each in types)
+        self._line = ",".join('"%s"' if is_text else "%d" for is_text in self._are_texts)
+
+    def ids(self, columns: Iterable[Iterable[EntityId]]) -> list[str]:
+        """Return the id of each row. columns: the parts, of each field in order; as long as each other."""
+        parts = [
+            map(str.replace, column, repeat('"'), repeat('""')) if is_text else column  # type: ignore[arg-type]
+            for column, is_text in zip(columns, self._are_texts, strict=True)
+        ]
+        return list(map(self._line.__mod__, zip(*parts, strict=True)))
+
+
+def composite_id(parts: Iterable[EntityId]) -> str:
+    """Return the id that some parts make. Raises TypeError for a part that is neither int nor str."""
+    plain = [part if isinstance(part, str) else index(part) for part in parts]
+    (entity_id,) = CompositeFormat([str if isinstance(part, str) else int for part in plain]).ids([[p] for p in plain])
+    return entity_id
 
 
 def row_name(view: str, schema_id: int) -> str:

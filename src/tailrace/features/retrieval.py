@@ -18,6 +18,8 @@ from tailrace.features.view_spec import ViewCodec
 
 LATE_NS_MIN: Final = 1 * NS_PER_MS
 """A fetch that took less than this was not late, however late its batch came to it."""
+PROBE_SLACK_NS: Final = 100 * NS_PER_MS
+"""A probe of the breaker that has taken so much longer than a fetch may take is lost."""
 _NEVER_NS: Final = 1 << 62
 
 
@@ -43,7 +45,7 @@ class Retrieval:
         self._now_ns = clock.now_ns
         self._wall_ns = clock.wall_ns
         self.network = store.network
-        self.breaker = Breaker(clock) if store.network else None
+        self.breaker = Breaker(clock, lost_ns=2 * fair_ns + PROBE_SLACK_NS) if store.network else None
         self.failure: Exception | None = None
         self.observe_fetch: Callable[[int, bool], None] = _observe_nothing
 

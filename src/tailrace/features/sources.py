@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tailrace.deadline import parse_duration
+from tailrace.features.keys import KeyFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +16,14 @@ class Source:
     path: absolute, or relative to the folder of the pipeline's file; Parquet and CSV take a glob ("data/*.parquet").
     time: the column that says when a row was true (a timestamp, a date, or text; without a zone it is UTC). The latest
         row of an entity is served. None: every row counts as of when it is materialised.
-    key: the column of the entity's id; None means it is named as the entity's key.
+    key: the column of the entity's id, a tuple of columns where several fields make it; None means they are named as
+        the entity's key.
     columns: the source's name of a view's column, where they differ.
     """
 
     path: str
     time: str | None = None
-    key: str | None = field(default=None, kw_only=True)
+    key: KeyFields | None = field(default=None, kw_only=True)
     columns: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
 
     def column(self, name: str) -> str:

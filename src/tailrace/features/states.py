@@ -3,7 +3,7 @@
     0   layout u8 | flags u8 | 0 u16 | schema id u32     the stamp, as a packed row has it
     8   the entity's check i64
     16  the horizon i64 ns: older events are in tiles     24  written i64 ns     since the epoch
-    32  tiles u32 | events u32 | changes u32 | bytes of the ids u32
+    32  tiles u32 | events u32 | changes u31, and whether history is counted in | bytes of the ids u32
     48  for each ledger (distinct.py): how many values u32
         tiles: time u32 s, then the fields of every lane but those of ledgers
         events: time i64 ns, the id's check i64, then the fields of every lane
@@ -37,6 +37,8 @@ HEAD: Final = np.dtype([
     ("tiles", "<u4"), ("events", "<u4"), ("changes", "<u4"), ("id_bytes", "<u4"),
 ])  # fmt: skip
 HEAD_BYTES: Final = HEAD.itemsize
+FILLED: Final = np.uint32(1 << 31)
+"""Of `changes`: the entity's history is counted in, and must not be once more."""
 EVENTS_MAX: Final = 4_096
 """Events of one entity that are kept apart; of more, the oldest go into tiles before their time, and an event that
 comes later than that is refused as late."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from tailrace.deadline import LayerLimit
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval, ttl_ns_of
 from tailrace.features.current import CurrentEvents, EventSink
+from tailrace.features.entity_ids import IdReader
 from tailrace.features.events import Events
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.view_rows import ViewRows
@@ -50,35 +50,19 @@ def _view_column(name: str) -> LazyColumn:
 
 
 class ViewRead:
-    """One view of a pipeline: the key field its ids are read from, and the class of its columns.
+    """One view of a pipeline: what reads its ids, and the class of its columns.
 
-    expands: whether the key is the list that makes the rows, so that a row of the view is a row of the batch.
+    ids: one for all views of one key. expands: whether a row of the view is a row of the batch, and not a request.
     current: reads the events that its rows are asked for; None for a view that looks back from none.
     """
 
     def __init__(
-        self, key: str, columns: type[ViewColumns], *, expands: bool, current: CurrentEvents | None = None
+        self, ids: IdReader, columns: type[ViewColumns], *, expands: bool, current: CurrentEvents | None = None
     ) -> None:
-        self.key = key
+        self.ids = ids
         self.columns = columns
         self.expands = expands
         self.current = current
-
-
-class EntityIds:
-    """Reads the entity ids of a batch from one key field: one a request, or one a row where it is a list."""
-
-    def __init__(self, key: str, *, expands: bool) -> None:
-        self.key = key
-        self._read = attrgetter(key)
-        self._expands = expands
-
-    def read(self, batch: Batch) -> list[Any]:
-        """Return the ids."""
-        read = self._read
-        if self._expands:
-            return [item for request in batch.requests for item in read(request)]
-        return list(map(read, batch.requests))
 
 
 class OnDemandFeature:
@@ -126,9 +110,9 @@ class FeaturesStep:
         self._readers = tuple(dict.fromkeys(view.current for view in views if view.current is not None))
         self._reader_places = [-1 if view.current is None else self._readers.index(view.current) for view in views]
         self._looks_back = bool(self._readers)
-        keys = {view.key: view.expands for view in views}
-        self._ids = tuple(EntityIds(key, expands=expands) for key, expands in keys.items())
-        self._key_places = None if len(keys) == len(views) else [list(keys).index(view.key) for view in views]
+        self._ids = tuple(dict.fromkeys(view.ids for view in views))
+        are_own = len(self._ids) == len(views)
+        self._key_places = None if are_own else [self._ids.index(view.ids) for view in views]
 
     def record_to(self, events: EventSink) -> None:
         """Have requests counted as events from now on: what was sent to warm up was none."""

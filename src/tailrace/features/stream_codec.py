@@ -25,7 +25,7 @@ class StreamCodec:
     """Reads the states of one view.
 
     windows: what its columns are computed from. schema_id: of what is kept. library: the compiled kernel that merges
-    the windows. kernel_reason: why NumPy does in its place, as it can anywhere, ten times as slow; empty otherwise.
+    the windows. kernel_reason: why NumPy does in its place, as it can anywhere, thirty times as slow; empty otherwise.
     """
 
     def __init__(

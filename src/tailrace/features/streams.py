@@ -15,6 +15,7 @@ from tailrace.deadline import NS_PER_S, parse_duration
 from tailrace.features.aggregates import DECIMALS_MAX, KINDS, LIFETIME, Aggregate
 from tailrace.features.distinct import hashed
 from tailrace.features.expressions import Expression, parse_expression
+from tailrace.features.keys import CompositeFormat, KeyFields, fields_of
 from tailrace.features.sources import Source
 from tailrace.features.stream_codec import StreamCodec
 from tailrace.features.view_spec import Column, ViewSpec
@@ -64,16 +65,22 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamViewSpec(ViewSpec):
-    """A stream view. aggregates: by the name of their column. key: the field of an event that has the entity's id."""
+    """A stream view. aggregates: by the name of their column. key: the fields of an event that make the entity's id."""
 
     stream: Stream
-    key: str
+    key: KeyFields
     aggregates: Mapping[str, Aggregate] = field(hash=False)
 
     @property
     def kept_ns_max(self) -> int:
         """How old a state may be that a worker keeps, though it lacks the events since; 0 without `max_staleness`."""
         return self.max_staleness_ns or 0
+
+    def id_format(self) -> CompositeFormat | None:
+        """Return how the ids of the entities are spelled; None where one field has them."""
+        if isinstance(self.key, str):
+            return None
+        return CompositeFormat([_base_type(self.stream.schema, name) for name in self.key])
 
     def codec(self) -> StreamCodec:
         """Return the codec of its states."""
@@ -83,7 +90,7 @@ class StreamViewSpec(ViewSpec):
     def schema_text(self) -> str:
         """What the identity of the states is made of: whatever changes what is kept of an event, and in which order."""
         stream, ids = self.stream, "text" if self.stream.has_text_ids else "int"
-        events = f"{stream.name} by {self.key} at {stream.time}, {stream.id}: {ids}"
+        events = f"{stream.name} by {', '.join(fields_of(self.key))} at {stream.time}, {stream.id}: {ids}"
         return f"{self.entity.name}.{self.name}[{events}]({'; '.join(self._identities())})"
 
     def _identities(self) -> dict[str, Aggregate]:
@@ -156,8 +163,10 @@ class _StreamReading(Reading):
         max_staleness_ns, columns = self.max_staleness_ns(), self.columns()
         aggregates = {column.name: self._aggregate(column.name) for column in columns}
         if stream is not None:
-            if entity.key not in stream.fields:
-                self.report(f"the events of {stream.name!r} have no field {entity.key!r}, the key of entity "
+            for name in entity.fields:
+                if not name or name in stream.fields:
+                    continue  # without a name the entity itself is missing, which is told
+                self.report(f"the events of {stream.name!r} have no field {name!r}, the key of entity "
                             f"{entity.name!r}", ".entity", f"declare it in {stream.schema.__name__}")  # fmt: skip
             for column in columns:
                 self._check(column, aggregates[column.name], stream)

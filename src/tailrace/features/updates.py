@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tailrace.deadline import NS_PER_S
 from tailrace.features.events import Events, event_checks
 from tailrace.features.lanes import Columns
-from tailrace.features.states import EVENTS_MAX, StateLayout, States
+from tailrace.features.states import EVENTS_MAX, FILLED, StateLayout, States
 from tailrace.features.windows import Entries
 
 
@@ -67,6 +67,35 @@ def update_states(
     heads["horizon"] = np.maximum(heads["horizon"], _crowded(young.entries))
     tiles, young = _seal(layout, before.tiles, young, heads["horizon"])
     return Update(layout.pack(heads, tiles, young.entries, young.checks), fates)
+
+
+def fill_states(
+    layout: StateLayout,
+    entities: Sequence[int],
+    stored: Sequence[bytes | None],
+    rows: NDArray[np.intp],
+    events: Events,
+    *,
+    begins_ns: int,
+    written_ns: int,
+) -> list[bytes | None]:
+    """Return some entities' states with their history counted in; None for one whose history is in already.
+
+    events: of before `begins_ns`, each once; what is stored is of later ones. The rest is as for `update_states`.
+    """
+    assert events.ids is not None
+    before = layout.unpack(entities, stored)
+    is_filled = before.heads["changes"] & FILLED != 0
+    everything = np.ones(len(events), np.bool_)
+    young = _with_new(layout, before, event_checks(events.ids), rows, events, everything)
+    heads = before.heads
+    heads["entity"] = entities
+    heads["changes"] = (heads["changes"] + 1) | FILLED
+    heads["written"] = written_ns
+    heads["horizon"] = np.maximum(heads["horizon"], begins_ns)
+    tiles, young = _seal(layout, before.tiles, young, heads["horizon"])
+    values = layout.pack(heads, tiles, young.entries, young.checks)
+    return [None if filled else value for filled, value in zip(is_filled.tolist(), values, strict=True)]
 
 
 class _Young(NamedTuple):
@@ -136,8 +165,9 @@ def _seal(layout: StateLayout, tiles: Entries, young: _Young, horizon_ns: NDArra
     ids = events.ids
     assert ids is not None
     all_rows = np.concatenate((tiles.entities, entities[is_old]))
-    order = np.argsort(all_rows, kind="stable")  # every tile is before every event
-    at = np.concatenate((tiles.at, events.at[is_old]))[order]
+    all_at = np.concatenate((tiles.at, events.at[is_old]))
+    order = np.lexsort((all_at, all_rows))  # a tile is before an event, but for one of history
+    at = all_at[order]
     lanes = [
         [np.concatenate((one, other[is_old]))[order] for one, other in zip(columns, own, strict=True)]
         for columns, own in zip(tiles.lanes, events.lanes, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 from tailrace.batch import Provenance
 from tailrace.errors import Problem
 from tailrace.features.events import Events
-from tailrace.features.keys import EntityId
+from tailrace.features.keys import EntityId, KeyFields, fields_of
 from tailrace.features.view_rows import ViewRows
 
 STRING_BYTES_MAX: Final = 4_096
@@ -26,11 +26,17 @@ class Entity:
     """What features are about: a customer, a terminal.
 
     name: an identifier; part of every key in the online store. key: the field of the request that carries the id: an
-    int or a str, or a list of them where a request is about many.
+    int or a str, or a list of them where a request is about many. A tuple of fields where several make the id, as a
+    customer and a terminal do; one of them may be a list.
     """
 
     name: str
-    key: str
+    key: KeyFields
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of its key."""
+        return fields_of(self.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from tailrace.errors import Problem
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column, Entity, ViewSpec
 
 COLUMNS_MAX: Final = 1_000
+KEY_FIELDS_MAX: Final = 8
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NO_DEFAULT: Final = object()
@@ -75,6 +76,10 @@ class Reading:
         if not _IDENTIFIER.fullmatch(entity.name):
             self.report(f"the entity's name {entity.name!r} is not an identifier", ".entity",
                          "use letters, digits and underscores: it is part of every key in the store")  # fmt: skip
+        if what := _key_mistake(entity.key):
+            self.report(f"the entity's key {entity.key!r} {what}", ".entity",
+                        'write key="customer_id", or key=("customer_id", "terminal_id")')  # fmt: skip
+            return Entity(entity.name, "")
         return entity
 
     def max_staleness_ns(self) -> int | None:
@@ -136,6 +141,17 @@ class Reading:
             self.report(f"the default {default!r} {mistake}", where, f"give a {_type_name(annotation)}")
             return None
         return Column(name, dtype, default, self._view.__name__)
+
+
+def _key_mistake(key: Any) -> str:
+    """Return what is wrong with the key of an entity, "" where nothing is."""
+    if isinstance(key, str):
+        return ""
+    if not isinstance(key, tuple) or not all(isinstance(each, str) for each in key):
+        return "is neither the name of a field nor a tuple of them"
+    if not 1 < len(key) <= KEY_FIELDS_MAX:
+        return f"has {len(key)} fields; a tuple has 2 to {KEY_FIELDS_MAX}"
+    return "" if len(set(key)) == len(key) else "names a field twice"
 
 
 def _dtype_of(annotation: Any) -> np.dtype[Any] | None:

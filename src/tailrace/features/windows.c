@@ -256,54 +256,51 @@ static inline void set_moment(lane_total *total, const unsigned char *field)
     }
 }
 
-/* Merge the entries from `begin` to `end`, all older than those that were merged before, into a lane's total. */
-static void add_entries(lane_total *total, const tailrace_lane *lane, const entry_list *list, int64_t begin,
+/* Merge the entries from `begin` to `end`, all older than those that were merged before, into a lane's total: into a
+ * copy in registers, since for all that a compiler knows the bytes that are read might be the total's. */
+static void add_entries(lane_total *merged, const tailrace_lane *lane, const entry_list *list, int64_t begin,
                         int64_t end)
 {
-    if (begin == end)
-        return;
-    const unsigned char *fields = list->entries + list->head_bytes + lane->offset;
+    lane_total total = *merged;
     const int64_t bytes = list->bytes;
+    const unsigned char *field = list->entries + list->head_bytes + lane->offset + begin * bytes;
     switch (lane->kind) {
     case COUNT:
-        for (int64_t i = begin; i < end; i++)
-            total->whole = add(total->whole, load_u32(fields + i * bytes));
+        for (int64_t left = end - begin; left > 0; left--, field += bytes)
+            total.whole = add(total.whole, load_u32(field));
         break;
     case WHOLE_SUM:
-        for (int64_t i = begin; i < end; i++)
-            total->whole = add(total->whole, load_i64(fields + i * bytes));
+        for (int64_t left = end - begin; left > 0; left--, field += bytes)
+            total.whole = add(total.whole, load_i64(field));
         break;
     case FLOAT_SUM:
-        for (int64_t i = begin; i < end; i++)
-            total->value += load_f64(fields + i * bytes);
+        for (int64_t left = end - begin; left > 0; left--, field += bytes)
+            total.value += load_f64(field);
         break;
     case LEAST:
-        for (int64_t i = begin; i < end; i++) {
-            const double value = load_f64(fields + i * bytes);
-            total->value = value < total->value ? value : total->value;
-        }
+        for (int64_t left = end - begin; left > 0; left--, field += bytes)
+            total.value = load_f64(field) < total.value ? load_f64(field) : total.value;
         break;
     case GREATEST:
-        for (int64_t i = begin; i < end; i++) {
-            const double value = load_f64(fields + i * bytes);
-            total->value = value > total->value ? value : total->value;
-        }
+        for (int64_t left = end - begin; left > 0; left--, field += bytes)
+            total.value = load_f64(field) > total.value ? load_f64(field) : total.value;
         break;
     case MOMENTS:
-        for (int64_t i = begin; i < end; i++) {
-            const unsigned char *field = fields + i * bytes;
-            add_moments(total, load_u32(field), load_f64(field + 4), load_f64(field + 12));
-        }
+        for (int64_t left = end - begin; left > 0; left--, field += bytes)
+            add_moments(&total, load_u32(field), load_f64(field + 4), load_f64(field + 12));
         break;
     case LATEST: /* of what is older, only where nothing newer counts */
-        for (int64_t i = end - 1; i >= begin && total->whole == NEVER; i--)
-            set_moment(total, fields + i * bytes);
+        field += (end - begin - 1) * bytes;
+        for (int64_t left = end - begin; left > 0 && total.whole == NEVER; left--, field -= bytes)
+            set_moment(&total, field);
         break;
     case EARLIEST:
-        for (int64_t i = end - 1; i >= begin; i--)
-            set_moment(total, fields + i * bytes);
+        field += (end - begin - 1) * bytes;
+        for (int64_t left = end - begin; left > 0; left--, field -= bytes)
+            set_moment(&total, field);
         break;
     }
+    *merged = total;
 }
 
 /* Merge the entry of the event that the row is asked for, newer than all others, into a lane's total. */
@@ -355,10 +352,14 @@ static void write_cells(const tailrace_plan *plan, const tailrace_window *window
     for (int64_t i = window[0].first_cell; i < window[1].first_cell; i++) {
         const tailrace_cell *cell = plan->cells + i;
         const tailrace_lane *lane = plan->lanes + cell->lane;
-        lane_total total = totals[cell->lane];
-        if (cell->has_current && current->own != NULL)
-            add_own(&total, lane->kind, current->own + lane->first_field * current->stride, current->stride);
-        cells[cell->slot * rows] = field_of(&total, lane->kind, cell);
+        const lane_total *total = totals + cell->lane;
+        lane_total with_own;
+        if (cell->has_current && current->own != NULL) {
+            with_own = *total;
+            add_own(&with_own, lane->kind, current->own + lane->first_field * current->stride, current->stride);
+            total = &with_own;
+        }
+        cells[cell->slot * rows] = field_of(total, lane->kind, cell);
     }
 }
 
@@ -388,10 +389,12 @@ static void merge_row(const tailrace_plan *plan, const entity_state *state, int6
             event--;
         while (tile > 0 && time_of(&state->tiles, tile - 1) >= begin)
             tile--;
-        for (int64_t l = 0; l < plan->lanes_count; l++) {
-            add_entries(totals + l, plan->lanes + l, &state->events, event, event_before);
-            add_entries(totals + l, plan->lanes + l, &state->tiles, tile, tile_before);
-        }
+        if (event != event_before)
+            for (int64_t l = 0; l < plan->lanes_count; l++)
+                add_entries(totals + l, plan->lanes + l, &state->events, event, event_before);
+        if (tile != tile_before)
+            for (int64_t l = 0; l < plan->lanes_count; l++)
+                add_entries(totals + l, plan->lanes + l, &state->tiles, tile, tile_before);
         write_cells(plan, window, totals, current, cells, rows);
     }
 }

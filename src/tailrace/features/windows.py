@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S
 from tailrace.features.aggregates import KINDS
-from tailrace.features.distinct import DistinctLane, Ledger, count_distinct
+from tailrace.features.distinct import DistinctLane, Ledger, count_distinct, distinct_of_ranges
 from tailrace.features.events import EventIds, Events
 from tailrace.features.expressions import Expression
 from tailrace.features.lanes import Columns, Lane
@@ -108,10 +108,11 @@ class Entries(msgspec.Struct, eq=False):
 
 @dataclass(frozen=True, slots=True)
 class DistinctUse:
-    """A lane whose distinct values are counted, and the windows that are asked of it."""
+    """A lane whose distinct values are counted, and the windows that are asked of it. places: theirs in the view's."""
 
     lane: int
     windows: tuple[Window, ...]
+    places: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,8 @@ class WindowSet:
         found = []
         for lane, use in enumerate(self.lanes):
             if isinstance(use.lane, DistinctLane):
-                asked = {feature.window for feature in self.features if lane in feature.lanes}
-                found.append(DistinctUse(lane, tuple(self.windows[place] for place in sorted(asked))))
+                asked = tuple(sorted({feature.window for feature in self.features if lane in feature.lanes}))
+                found.append(DistinctUse(lane, tuple(self.windows[place] for place in asked), asked))
         object.__setattr__(self, "distincts", tuple(found))
 
     @property
@@ -178,7 +179,7 @@ class WindowSet:
         """Return one entry for each window and row, windows outermost."""
         parts = []
         for block in blocks:
-            begins, ends = self._ranges(block, now_ns, ids)
+            begins, ends = _ranges(self.windows, block, now_ns, ids)
             parts.append([use.lane.merge(columns, begins, ends)
                           for use, columns in zip(self.lanes, block.lanes, strict=True)])  # fmt: skip
         if len(parts) == 1:
@@ -189,35 +190,40 @@ class WindowSet:
         self, place: int, blocks: Sequence[Entries], now_ns: NDArray[np.int64], ids: EventIds | None,
         own: NDArray[np.uint32] | None,
     ) -> NDArray[np.int64]:  # fmt: skip
-        """Return the distinct values of each window and row, windows outermost. own: of the event that is asked for."""
-        count = len(self.windows) * len(now_ns)
+        """Return the distinct values of each window and row, windows outermost; of those that are not asked for, 0.
+
+        own: the hash of the event that is asked for, for each window and row.
+        """
+        distinct, rows = self.distincts[place], len(now_ns)
+        own = None if own is None else own[: len(distinct.windows) * rows]
+        counts = np.zeros((len(self.windows), rows), np.int64)
+        if len(blocks) == 1 and not blocks[0].ledgers:  # all events, each by itself, as a training set has them
+            ranges = _ranges(distinct.windows, blocks[0], now_ns, ids)
+            counted = distinct_of_ranges(blocks[0].lanes[distinct.lane][0], *ranges, own)
+        else:
+            counted = self._distinct_of_sources(place, blocks, now_ns, ids, own)
+        counts[list(distinct.places)] = counted.reshape(-1, rows)
+        return counts.reshape(-1)
+
+    def _distinct_of_sources(
+        self, place: int, blocks: Sequence[Entries], now_ns: NDArray[np.int64], ids: EventIds | None,
+        own: NDArray[np.uint32] | None,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Return the distinct values of ledgers and events, for the windows that are asked for."""
+        distinct = self.distincts[place]
+        count = len(distinct.windows) * len(now_ns)
         found = [] if own is None else [(np.arange(count), own, np.zeros(count, np.uint8))]
         ledgers = []
         for block in blocks:
             source = block.ledgers[place] if block.ledgers else block
-            groups, places = spread(*self._ranges(source, now_ns, ids))
+            groups, places = spread(*_ranges(distinct.windows, source, now_ns, ids))
             if isinstance(source, Ledger):
                 ledgers.append((groups, source.hashes[places], source.depths[places]))
             else:
-                hashes = source.lanes[self.distincts[place].lane][0]
+                hashes = source.lanes[distinct.lane][0]
                 found.append((groups, hashes[places], np.zeros(len(places), np.uint8)))
         parts = [np.concatenate(each) for each in zip(*found, *ledgers, strict=True)]  # what is sampled comes last
         return count_distinct(parts[0], parts[1], parts[2], count)
-
-    def _ranges(
-        self, block: Entries | Ledger, now_ns: NDArray[np.int64], ids: EventIds | None
-    ) -> tuple[Places, Places]:
-        """Return where the entries of each window begin and end in each row, windows outermost."""
-        searcher = Searcher(block.at, block.begins, block.ends)
-        delays = dict.fromkeys(window.delay_ns for window in self.windows)
-        ends = {delay_ns: _ends(searcher, block, now_ns - delay_ns, ids) for delay_ns in delays}
-        begins = [
-            block.begins
-            if window.length_ns is None
-            else np.minimum(searcher.places(window.begin(now_ns)), ends[window.delay_ns])
-            for window in self.windows
-        ]
-        return np.concatenate(begins), np.concatenate([ends[window.delay_ns] for window in self.windows])
 
     def seal(self, entries: Entries, horizon_ns: NDArray[np.int64]) -> Entries:
         """Return entries merged to tiles as far as no window that is yet to be read begins within them.
@@ -253,6 +259,22 @@ class WindowSet:
             hashes = entries.lanes[distinct.lane][0]
             sealed.append(ledger.extended(entries.entities, entries.at, hashes, oldest_ns))
         return sealed
+
+
+def _ranges(
+    windows: Sequence[Window], block: Entries | Ledger, now_ns: NDArray[np.int64], ids: EventIds | None
+) -> tuple[Places, Places]:
+    """Return where the entries of each window begin and end in each row, windows outermost."""
+    searcher = Searcher(block.at, block.begins, block.ends)
+    delays = dict.fromkeys(window.delay_ns for window in windows)
+    ends = {delay_ns: _ends(searcher, block, now_ns - delay_ns, ids) for delay_ns in delays}
+    begins = [
+        block.begins
+        if window.length_ns is None
+        else np.minimum(searcher.places(window.begin(now_ns)), ends[window.delay_ns])
+        for window in windows
+    ]
+    return np.concatenate(begins), np.concatenate([ends[window.delay_ns] for window in windows])
 
 
 def _ends(searcher: Searcher, block: Entries | Ledger, end_ns: NDArray[np.int64], ids: EventIds | None) -> Places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.features.events import Events
-from tailrace.features.keys import TOMBSTONE, EntityId, KeyFormat, entity_checks
+from tailrace.features.keys import TOMBSTONE, CompositeFormat, EntityId, KeyFormat, entity_checks, fields_of
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.updates import Fate, update_states
 from tailrace.ingest.watermark import NEVER_NS, Behind, Watermark, read_watermark, watermark_key
 
+_NO_BEGINS: Final[Mapping[str, int]] = MappingProxyType({})
 FUTURE_NS: Final = 60 * NS_PER_S
 """How far an event's time may be ahead of this machine's clock."""
 
@@ -26,12 +28,20 @@ class Applier:
 
     Others may do so in the same store: each reads the watermark within its update. watermark: as far as it is known
     here; it never goes back. Raises StoreError where the store cannot be read or written; then no event is answered
-    for, and may come again.
+    for, and may come again. begins_ns: by the name of a view, from which time on events are counted in it: older ones
+    come to it from history.
     """
 
-    def __init__(self, stream: Stream, views: Sequence[StreamViewSpec], writer: StoreWriter, clock: Clock) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        views: Sequence[StreamViewSpec],
+        writer: StoreWriter,
+        clock: Clock,
+        begins_ns: Mapping[str, int] = _NO_BEGINS,
+    ) -> None:
         self.stream = stream
-        self._views = [_View(spec) for spec in views]
+        self._views = [_View(spec, begins_ns.get(spec.name, NEVER_NS)) for spec in views]
         self._writer = writer
         self._wall_ns = clock.wall_ns
         self._lateness_ns = stream.lateness_ns
@@ -77,12 +87,19 @@ class Applier:
 class _View:
     """One view, and where its states are."""
 
-    def __init__(self, spec: StreamViewSpec) -> None:
+    def __init__(self, spec: StreamViewSpec, begins_ns: int) -> None:
         codec = spec.codec()
-        self.key = spec.key
+        self.begins_ns = begins_ns
+        self._fields = fields_of(spec.key)
+        self._format = spec.id_format()
         self.layout = codec.states
         self.keys = codec.keys
         self.tombstones = KeyFormat(spec.entity.name, TOMBSTONE).keys
+
+    def entities(self, events: Events) -> tuple[list[EntityId], NDArray[np.intp]]:
+        """Return the entities that events are about, each once, and which of them each event is of."""
+        parts = [_entities(events.field(name)) for name in self._fields]
+        return parts[0] if self._format is None else _combined(parts, self._format)
 
 
 class _Part(NamedTuple):
@@ -123,7 +140,7 @@ class _StateChanges:
         self._now_ns = now_ns
         self._parts: list[_Part] = []
         for view in views:
-            ids, rows = _entities(events.field(view.key))
+            ids, rows = view.entities(events)
             self._parts.append(_Part(view, len(self.keys), np.array(entity_checks(ids), np.int64), rows))
             self.keys += view.keys(ids)
             self.tombstones += view.tombstones(ids)
@@ -154,7 +171,7 @@ class _StateChanges:
             self._forget(number, part, asked[own[is_forgotten[own]]])
             row_of[asked[alive] - part.begin] = np.arange(len(alive))
             rows = row_of[part.rows]
-            taken = np.flatnonzero((rows >= 0) & ~self._is_late)
+            taken = np.flatnonzero((rows >= 0) & ~self._is_late & (self._events.times >= part.view.begins_ns))
             if not len(taken):
                 continue
             update = update_states(
@@ -196,6 +213,18 @@ def _entities(column: NDArray[Any]) -> tuple[list[EntityId], NDArray[np.intp]]:
     places: dict[Any, int] = {}
     rows = np.array([places.setdefault(each, len(places)) for each in column.tolist()], np.intp)
     return list(places), rows
+
+
+def _combined(
+    parts: Sequence[tuple[list[EntityId], NDArray[np.intp]]], format_: CompositeFormat
+) -> tuple[list[EntityId], NDArray[np.intp]]:
+    """Return the entities of several columns, of what each column has: an id is made once for all of its events."""
+    rows = parts[0][1]
+    first = np.zeros(0, np.intp)
+    for ids, places in parts[1:]:  # numbered anew each time, below the number of events: no product is over 64 bits
+        _, first, rows = np.unique(rows * len(ids) + places, return_index=True, return_inverse=True)
+    columns = [map(ids.__getitem__, places[first].tolist()) for ids, places in parts]
+    return list(format_.ids(columns)), rows
 
 
 def _chosen(events: Events, places: NDArray[np.intp]) -> Events:

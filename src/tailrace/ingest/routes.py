@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from tailrace.deadline import Clock
 from tailrace.errors import SetupError
+from tailrace.features.catalogue import SchemaRecord
 from tailrace.features.stores.opening import open_writer, store_identity
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.frames import pipeline_route, stream_route
 from tailrace.ingest.intake import Route
+from tailrace.ingest.registration import register
 from tailrace.pipeline import Pipeline, is_event_of, stream_views
 
 
@@ -39,15 +41,14 @@ class Routes:
     def __init__(self, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock) -> None:
         self.streams = streams_of(pipelines)
         self._writers: dict[str, StoreWriter] = {}
-        views: dict[tuple[Stream, str], dict[str, StreamViewSpec]] = {}
+        views: dict[tuple[Stream, str], dict[str, RegisteredView]] = {}
         try:
             for pipeline in pipelines:
                 for view in stream_views(pipeline):
                     store = self._open(url_of(pipeline))
-                    views.setdefault((view.spec.stream, store), {})[view.spec.name] = view.spec
-            appliers = {
-                key: Applier(key[0], list(own.values()), self._writers[key[1]], clock) for key, own in views.items()
-            }
+                    own = views.setdefault((view.spec.stream, store), {})
+                    own[view.spec.name] = _register(view.spec, pipeline.name, self._writers[store], clock)
+            appliers = {key: applier_of(key[0], own, self._writers[key[1]], clock) for key, own in views.items()}
         except BaseException:
             self.close()
             raise
@@ -57,8 +58,8 @@ class Routes:
         }
         for pipeline in pipelines:
             if pipeline.record_requests:
-                own = [stream for stream in self.streams if is_event_of(pipeline, stream)]
-                route = Route(_decoder(pipeline.request), _of(appliers, own))
+                events_of = [stream for stream in self.streams if is_event_of(pipeline, stream)]
+                route = Route(_decoder(pipeline.request), _of(appliers, events_of))
                 self.routes[pipeline_route(pipeline.name)] = route
 
     def close(self) -> None:
@@ -72,6 +73,23 @@ class Routes:
         if identity not in self._writers:
             self._writers[identity] = open_writer(url)
         return identity
+
+
+class RegisteredView(NamedTuple):
+    """A view, and what the store notes of it as it is declared."""
+
+    spec: StreamViewSpec
+    record: SchemaRecord
+
+
+def applier_of(stream: Stream, views: Mapping[str, RegisteredView], writer: StoreWriter, clock: Clock) -> Applier:
+    """Return what counts the events of a stream in, in some registered views."""
+    begins_ns = {name: view.record.begins_ns for name, view in views.items()}
+    return Applier(stream, [view.spec for view in views.values()], writer, clock, begins_ns)
+
+
+def _register(spec: StreamViewSpec, pipeline: str, writer: StoreWriter, clock: Clock) -> RegisteredView:
+    return RegisteredView(spec, register(spec, [pipeline], writer, clock.wall_ns()))
 
 
 def _of(appliers: dict[tuple[Stream, str], Applier], streams: Sequence[Stream]) -> tuple[Applier, ...]:

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import Clock
 from tailrace.features.events import Events
-from tailrace.features.stores.opening import open_writer, store_identity
-from tailrace.features.stores.protocol import StoreWriter
-from tailrace.features.streams import Stream, StreamViewSpec
+from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
-from tailrace.ingest.applier import Applier
 from tailrace.ingest.consumer import Consumer
 from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.files import EventPage
-from tailrace.pipeline import Pipeline, stream_views
+from tailrace.ingest.frames import stream_route
+from tailrace.ingest.routes import Routes
+from tailrace.pipeline import Pipeline
 from tailrace.request.schema import bounded_type
 
 EXAMPLES_MAX: Final = 5
@@ -75,24 +74,8 @@ class StreamWriters:
     def __init__(
         self, stream: Stream, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock
     ) -> None:
-        views: dict[str, dict[str, StreamViewSpec]] = {}
-        urls: dict[str, str] = {}
-        for pipeline in pipelines:
-            for view in stream_views(pipeline):
-                if view.spec.stream == stream:
-                    url = url_of(pipeline)
-                    urls[store_identity(url)] = url
-                    views.setdefault(store_identity(url), {})[view.spec.name] = view.spec
-        self._writers: list[StoreWriter] = []
-        self._appliers: list[Applier] = []
-        try:
-            for identity, own in views.items():
-                writer = open_writer(urls[identity])
-                self._writers.append(writer)
-                self._appliers.append(Applier(stream, list(own.values()), writer, clock))
-        except BaseException:
-            self.close()
-            raise
+        self._routes = Routes(pipelines, url_of, clock)
+        self._appliers = self._routes.routes[stream_route(stream.name)].appliers
 
     def apply(
         self, events: Events, partition: str = "", partitions: Mapping[str, bool] | None = None
@@ -105,8 +88,7 @@ class StreamWriters:
 
     def close(self) -> None:
         """Let go of the stores."""
-        for writer in self._writers:
-            writer.close()
+        self._routes.close()
 
 
 def ingest_pages(
@@ -146,9 +128,10 @@ def ingest_stream(
             if until_idle and lag == 0:
                 break
             continue
-        for part in arrived:
+        for place, part in enumerate(arrived):
+            partitions = {**consumer.partitions, **{later.source: True for later in arrived[place + 1 :]}}
             decoded = _decoded(part.events, decode, report, f"{consumer.where} {part.source}")
-            count = partial(writers.apply, partition=part.source, partitions=consumer.partitions)
+            count = partial(writers.apply, partition=part.source, partitions=partitions)
             report.add(_apply(count, columns, decoded, report))
         consumer.commit(arrived)
         report.seconds = time.monotonic() - began_s

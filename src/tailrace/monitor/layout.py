@@ -98,7 +98,7 @@ def refresher_layout(views: Sequence[tuple[str, str]]) -> SeriesLayout:
     """Return the layout of the refresher. views: the pipeline and the name of each."""
     builder = _LayoutBuilder("")
     for pipeline, view in views:
-        builder.add("tailrace_view_refreshed_seconds", pipeline, view)
+        builder.add("tailrace_view_refreshed_timestamp_seconds", pipeline, view)
         for outcome in REFRESH_OUTCOMES:
             builder.add("tailrace_refreshes_total", pipeline, view, outcome)
     return SeriesLayout(tuple(builder.series))

@@ -59,7 +59,7 @@ _TABLE: Final = (
         ("pipeline", "view", "outcome"), owner="refresher",
     ),
     Metric(
-        "tailrace_view_refreshed_seconds", "gauge", "When a batch view was last whole, since the epoch.",
+        "tailrace_view_refreshed_timestamp_seconds", "gauge", "When a batch view was last whole, since the epoch.",
         ("pipeline", "view"), owner="refresher",
     ),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),

@@ -256,4 +256,4 @@ class RefreshRecorder:
         if outcome is not None:
             self._cells[self._places["tailrace_refreshes_total", (pipeline, view, outcome)]] += 1
         if whole_s is not None:
-            self._cells[self._places["tailrace_view_refreshed_seconds", (pipeline, view)]] = whole_s
+            self._cells[self._places["tailrace_view_refreshed_timestamp_seconds", (pipeline, view)]] = whole_s

@@ -37,8 +37,8 @@ class Sampler:
         self._wall_ns = clock.wall_ns
         self._reads = [(name, reader_of(each).read) for name, each in wiring.features.items()]
         self._views = [
-            (view.__name__, wiring.expanded is not None and key != wiring.expanded)
-            for view, key in zip(wiring.views, wiring.keys, strict=True)
+            (view.__name__, wiring.expanded is not None and not wiring.expands(place))
+            for place, view in enumerate(wiring.views)
         ]
         self._next_ns = 0
 

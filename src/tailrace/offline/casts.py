@@ -36,12 +36,13 @@ def cast_whole(raw: Any, name: str) -> Any:
     return (number % 1 == 0).ifelse(cast, None)
 
 
-def cast_time(ibis: Any, raw: Any) -> Any:
-    """Return times in UTC. A number is seconds since the epoch."""
-    if not raw.type().is_numeric():
+def cast_time(ibis: Any, raw: Any, *, takes_seconds: bool) -> Any:
+    """Return times in UTC. takes_seconds: whether a number, or a text that is one, is seconds since the epoch."""
+    if not takes_seconds or not (raw.type().is_numeric() or raw.type().is_string()):
         return raw.try_cast("timestamp('UTC')")
     micros = (raw.try_cast("float64") * _MICROSECONDS).round().try_cast("int64")
-    return _from_micros(ibis)(micros).cast("timestamp('UTC')")
+    from_seconds = _from_micros(ibis)(micros).cast("timestamp('UTC')")
+    return from_seconds if raw.type().is_numeric() else ibis.coalesce(raw.try_cast("timestamp('UTC')"), from_seconds)
 
 
 def text_bytes(ibis: Any) -> Any:

@@ -80,9 +80,9 @@ def dataset(
     Raises CompileError for mistakes in the pipeline, SetupError for one that names no `time`, SourceError for requests
     or sources that cannot be read. Paths of sources are relative to the pipeline's `base_dir`.
     """
-    import pyarrow as pa
-
     with _Making(pipeline, requests, limits, on_progress) as making:
+        import pyarrow as pa  # that it is there is seen before
+
         tables = list(making.tables())
         for view in making.info.timeless:
             what = f"{view} has no time column: its rows are taken as they are now, for every request"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.ranges import Places
 from tailrace.offline.arrow_columns import times_ns
-from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.database import MEMORY_MB, DatabaseLimits
+from tailrace.offline.source_keys import KeyType
 from tailrace.offline.source_rows import BadRow, SourceRows
 
 PART_ROWS: Final = 262_144
@@ -57,19 +58,20 @@ class History:
     """Reads one source. It holds a database; `close` lets go of it. Raises SourceError for what cannot be read.
 
     required: columns without whose value a row is left out. unique: the column that tells an entity's rows apart; those
-    of one time are in its order.
+    of one time are in its order. limits: of sorting; kept_mb: what may stay in memory afterwards.
     """
 
     def __init__(
         self,
         spec: BatchViewSpec,
         base_dir: Path,
-        key_type: type | None,
+        key_type: KeyType | None,
         limits: DatabaseLimits,
         *,
         required: Sequence[str] = (),
         unique: str | None = None,
         part_rows: int = PART_ROWS,
+        kept_mb: int = MEMORY_MB,
     ) -> None:
         self._part_rows = part_rows
         self._source = SourceRows(
@@ -77,29 +79,30 @@ class History:
         )
         self.close = self._source.close
         try:
-            self._rows = self._source.sort_history(required, unique)
+            self._rows = self._source.history(required, unique)
+            self._rows.limit_memory(kept_mb)
         except BaseException:
             self.close()
             raise
 
     def counts(self) -> HistoryCounts:
         """Count its rows."""
-        if self._source.count_read() == self._rows:  # sooner known than how many are bad
-            return HistoryCounts(self._rows, 0, 0, ())
+        if self._source.count_read() == self._rows.count:  # sooner known than how many are bad
+            return HistoryCounts(self._rows.count, 0, 0, ())
         found = self._source.counts()
-        left = found.read - found.bad - self._rows
-        return HistoryCounts(self._rows, found.bad, left, self._source.bad_rows() if found.bad else ())
+        left = found.read - found.bad - self._rows.count
+        return HistoryCounts(self._rows.count, found.bad, left, self._source.bad_rows() if found.bad else ())
 
     def parts(self) -> Iterator[HistoryPart]:
         """Give the rows, in parts."""
         import pyarrow as pa
 
         rest = None
-        for begin in range(0, self._rows, self._part_rows):
-            page = self._source.history_page(begin, self._part_rows)
+        for begin in range(0, self._rows.count, self._part_rows):
+            page = self._rows.page(begin, self._part_rows)
             table = page if rest is None else pa.concat_tables([rest, page])
             rest = None
-            if begin + self._part_rows < self._rows:  # the last entity may go on
+            if begin + self._part_rows < self._rows.count:  # the last entity may go on
                 last = _begin_of_last(table["$key"])
                 table, rest = table.slice(0, last), table.slice(last)
             if table.num_rows:

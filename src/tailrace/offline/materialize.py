@@ -44,6 +44,7 @@ from tailrace.offline.progress import (
     read_progress,
     source_files,
 )
+from tailrace.offline.source_keys import KeyType, key_type_name
 from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
 from tailrace.offline.sweeping import KnownKeys, check_room, corrected, is_settled, outdated, prune, remove_schema
 
@@ -90,13 +91,13 @@ def materialize(
     options: MaterializeOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], int] = time.time_ns,
-    key_type: type | None = None,
+    key_type: KeyType | None = None,
 ) -> MaterializeReport:
     """Write a view's latest rows to the online store.
 
     base_dir: what the source's relative path is relative to. pipeline: whose view it is. on_progress: called with the
-    rows dealt with and the rows there are. clock: since the epoch. key_type: int or str, as the request has the
-    entity's id; None takes it as the source has it.
+    rows dealt with and the rows there are. clock: since the epoch. key_type: of the entity's id, as the request has
+    it; None takes it as the source has it.
     Raises CompileError for a mistaken view, SourceError for a source that cannot be read or of which nothing can be
     written, LeaseError while another run writes the view, and StoreError for a store that cannot be written or has the
     view from elsewhere.
@@ -157,12 +158,12 @@ class _ViewRun:
         self._outdated: list[str] = []
 
     def report(
-        self, on_progress: Callable[[int, int], None] | None, key_type: type | None, began_s: float
+        self, on_progress: Callable[[int, int], None] | None, key_type: KeyType | None, began_s: float
     ) -> MaterializeReport:
         """Read the source, write it, and tell of it."""
         spec, options = self._spec, self._options
         files = source_files(spec, self._base_dir)
-        kind = key_type.__name__ if key_type else ""
+        kind = key_type_name(key_type)
         source = fingerprint(spec, files, self._codec.schema_id, kind, self._record.pipelines)
         interrupted = self._interrupted(source)
         with self._source_rows(key_type) as rows:
@@ -192,7 +193,7 @@ class _ViewRun:
             seconds=time.monotonic() - began_s, examples=examples,
         )  # fmt: skip
 
-    def _source_rows(self, key_type: type | None) -> SourceRows:
+    def _source_rows(self, key_type: KeyType | None) -> SourceRows:
         """Open the source."""
         options = self._options
         return SourceRows(

@@ -10,6 +10,7 @@ from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.stores.opening import open_writer, resolve_url
 from tailrace.offline.materialize import MaterializeReport, materialize
 from tailrace.offline.options import MaterializeOptions
+from tailrace.offline.source_keys import key_type_of
 from tailrace.pipeline import Pipeline
 from tailrace.request.schema import field_specs
 
@@ -44,7 +45,7 @@ def materialize_pipeline(
                     pipeline=pipeline.name,
                     options=options,
                     on_progress=partial(on_progress, spec.name) if on_progress else None,
-                    key_type=types.get(spec.entity.key),
+                    key_type=key_type_of(types, spec.entity.key),
                 )
             except TailraceError as error:
                 found = error

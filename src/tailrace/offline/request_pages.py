@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tailrace.errors import SourceError
 from tailrace.features.events import event_times
+from tailrace.features.keys import CompositeFormat, KeyFields, fields_of
 from tailrace.offline.arrow_columns import arrow_type, cast_field, to_array
 from tailrace.offline.page_entities import PageEntities
 from tailrace.offline.request_tables import RequestTables
@@ -35,13 +36,21 @@ class RequestPage:
     times_ns: NDArray[np.int64]
     table: Any
     left_out: int
-    _entities: dict[str, PageEntities] = field(default_factory=dict)
+    _entities: dict[KeyFields, PageEntities] = field(default_factory=dict)
 
-    def entities(self, key: str) -> PageEntities:
-        """Return the entities in a key field."""
+    def entities(self, key: KeyFields) -> PageEntities:
+        """Return the entities in the fields of a key."""
         if key not in self._entities:
-            self._entities[key] = PageEntities(getattr(self.columns, key), self.times_ns)
+            columns = [getattr(self.columns, name) for name in fields_of(key)]
+            ids = columns[0] if isinstance(key, str) else _composite(columns)
+            self._entities[key] = PageEntities(ids, self.times_ns)
         return self._entities[key]
+
+
+def _composite(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return the ids that several columns make, as objects."""
+    format_ = CompositeFormat([int if column.dtype.kind == "i" else str for column in columns])
+    return np.array(format_.ids(column.tolist() for column in columns), object)
 
 
 class RequestPages:

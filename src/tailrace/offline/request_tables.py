@@ -21,6 +21,7 @@ class RequestTables:
     """
 
     def __init__(self, requests: Any, specs: Mapping[str, FieldSpec]) -> None:
+        _require_pyarrow()
         self._specs = specs
         self._table: Any = None
         self._path: Path | None = None
@@ -97,12 +98,17 @@ class RequestTables:
         return path.suffix.lower() == ".csv"
 
 
-def _in_memory(requests: Any) -> Any:
-    """Return a table in memory as a pyarrow table."""
+def _require_pyarrow() -> None:
     try:
-        import pyarrow as pa
+        import pyarrow  # noqa: F401 - whether it is there
     except ImportError as error:
         raise SourceError(f"training sets need {error.name}", next="pip install 'tailrace[offline]'") from None
+
+
+def _in_memory(requests: Any) -> Any:
+    """Return a table in memory as a pyarrow table."""
+    import pyarrow as pa
+
     if isinstance(requests, pa.Table):
         return requests
     if type(requests).__module__.partition(".")[0] == "pandas":

@@ -21,8 +21,10 @@ from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.sources import CSV, SQL, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
-from tailrace.offline.casts import cast_column, cast_text_key, cast_time, cast_whole, text_bytes
+from tailrace.offline.casts import cast_column, cast_time, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
+from tailrace.offline.sorted_rows import SortedRows
+from tailrace.offline.source_keys import KeyType, SourceKey
 
 EXAMPLES_MAX: Final = 5
 """Bad rows whose content is reported; the others are only counted."""
@@ -71,18 +73,17 @@ class Page:
 class SourceRows:
     """One view's source, opened. A context manager: it holds a DuckDB database in memory, and a folder to spill to.
 
-    key_type: int or str, of the ids in the store; None takes them as the source has them (of a CSV, whose values are
-    all text: int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for
-    the time itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then.
-    limits: of the database. takes_seconds: whether a time may be a number, of seconds since the epoch. Raises
-    SourceError.
+    key_type: of the ids in the store; None takes them as the source has them (of a CSV, whose values are all text:
+    int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for the time
+    itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then. limits: of
+    the database. takes_seconds: whether a time may be a number, of seconds since the epoch. Raises SourceError.
     """
 
     def __init__(
         self,
         spec: BatchViewSpec,
         base_dir: Path,
-        key_type: type | None,
+        key_type: KeyType | None,
         clock: Callable[[], int],
         *,
         skew_ns: int = 0,
@@ -92,6 +93,7 @@ class SourceRows:
         self._ibis, self._errors = _import_ibis()
         self._spec = spec
         self._source = spec.source
+        self._key = SourceKey(spec.source, spec.entity)
         self._path = str(base_dir / spec.source.path)
         self._skew_ns = skew_ns
         self._takes_seconds = takes_seconds
@@ -103,7 +105,9 @@ class SourceRows:
             self._rows = self._read()
             self.now_ns = clock()
             self._check_columns()
-            self._key_type = key_type or self._key_type_of_source()
+            self._key_types = self._key.types(key_type) or self._key.types_in(
+                self._connection, self._rows, is_csv=isinstance(self._source, CSV)
+            )
             self._checked = self._check()
         except BaseException as error:
             self.close()
@@ -186,47 +190,22 @@ class SourceRows:
             yield Page(table["$key"].to_pylist(), columns, times)
             begin += rows_max
 
-    def sort_history(self, required: Sequence[str] = (), unique: str | None = None) -> int:
-        """Make every good row ready for `history_page`, whatever its time: by key and time. Return how many.
+    def history(self, required: Sequence[str] = (), unique: str | None = None) -> SortedRows:
+        """Return every good row, whatever its time, sorted by key and time.
 
-        required: columns without whose value a row is left out. unique: the column that tells rows of one key apart. It
-        comes before the place; of rows with the same value the first is kept.
+        required: columns without whose value a row is left out. unique: the column that tells rows of one key apart.
         """
         checked = self._checked
         good = checked["$good"]
         for name in required:
             good &= checked[f"$cast:{name}"].notnull()
-        names = ["$key", "$time", *(_cast_name(column) for column in self._spec.columns), "$row"]
-        order = ", ".join(f'"{name}"' for name in ("$key", "$time", *([f"$cast:{unique}"] if unique else []), "$row"))
-        placed = f'SELECT *, row_number() OVER () - 1 AS "$place" FROM (FROM {{}} ORDER BY {order})'
+        casts = [_cast_name(column) for column in self._spec.columns]
         try:
-            good_rows = self._connection.compile(checked.filter(good).select(*names))
-            self._connection.raw_sql(f"CREATE TEMP TABLE ready AS {placed.format(f'({good_rows})')}")
-            if unique is not None:
-                rows, values = self._connection.raw_sql(
-                    f'SELECT count(*), count(DISTINCT "$cast:{unique}") FROM ready'
-                ).fetchall()[0]
-                if rows != values:
-                    first = f'"$key", "$cast:{unique}" ORDER BY "$row"'
-                    kept = (
-                        f'(SELECT * EXCLUDE "$place" FROM ready QUALIFY row_number() OVER (PARTITION BY {first}) = 1)'
-                    )
-                    self._connection.raw_sql(f"CREATE TEMP TABLE kept AS {placed.format(kept)}")
-                    self._connection.raw_sql("DROP TABLE ready; ALTER TABLE kept RENAME TO ready")
-            self._ready = self._connection.table("ready")
-            return int(self._ready.count().to_pyarrow().as_py())
+            query = self._connection.compile(checked.filter(good).select("$key", "$time", *casts, "$row"))
         except self._errors as error:
             raise self._cannot_read(error) from None
-
-    def history_page(self, begin: int, rows_max: int) -> Any:
-        """Return some of the sorted rows as a pyarrow table: `$key`, `$time`, and `$cast:NAME` of each column."""
-        ready = self._ready
-        try:
-            page = ready.filter((ready["$place"] >= begin) & (ready["$place"] < begin + rows_max)).to_pyarrow()
-            places = page["$place"].to_numpy()
-            return page if np.all(places[1:] > places[:-1]) else page.take(np.argsort(places))  # it is, mostly
-        except self._errors as error:
-            raise self._cannot_read(error) from None
+        tells_apart = None if unique is None else f"$cast:{unique}"
+        return SortedRows(self._connection, query, casts, tells_apart, self._errors, self._cannot_read)
 
     def bad_rows(self) -> tuple[BadRow, ...]:
         """Return the first bad rows."""
@@ -237,11 +216,12 @@ class SourceRows:
 
     def _bad_row(self, row: dict[str, Any]) -> BadRow:
         """Tell of one bad row: the first of its values that is wrong."""
-        source, key = self._source, self._source.key or self._spec.entity.key
+        source = self._source
         content = {name: value for name, value in row.items() if not name.startswith("$")}
         where = f"{self._path}, row {row['$row'] + 1}"
         if row["$key"] is None:
-            why = _why(key, content[key], self._key_type.__name__)
+            key, kind = self._key.wrong_part(content, self._key_types)
+            why = _why(key, content[key], kind.__name__)
         elif source.time is not None and not row["$time_good"]:
             why = _why(source.time, content[source.time], "time")
         else:
@@ -282,7 +262,7 @@ class SourceRows:
         """Raise SourceError for a column that is not there, or whose type none of its kind comes from."""
         source, schema = self._source, self._rows.schema()
         wanted = {source.column(column.name): column.dtype.name for column in self._spec.columns}
-        wanted[source.key or self._spec.entity.key] = "key"
+        wanted |= dict.fromkeys(self._key.columns, "key")
         if source.time is not None:
             wanted[source.time] = "time"
         for name, kind in wanted.items():
@@ -302,29 +282,21 @@ class SourceRows:
                 raise SourceError(f"the column {name!r} is {found}, which cannot be a {kind}", where=self._where,
                                   next="cast it where the source is made, or name another column")  # fmt: skip
 
-    def _key_type_of_source(self) -> type:
-        key = self._rows[self._source.key or self._spec.entity.key]
-        if not key.type().is_string():
-            return int
-        if not isinstance(self._source, CSV):
-            return str
-        whole, there = self._connection.create_table(
-            "keys", self._rows.aggregate(whole=cast_whole(key, "int64").count(), there=key.count()), temp=True
-        ).to_pyarrow().to_pylist()[0].values()  # fmt: skip
-        return int if 2 * whole > there else str
-
     def _check(self) -> Any:
         """Return the rows with their values cast, and which of them are good."""
         ibis, rows, source = self._ibis, self._rows, self._source
-        key = rows[source.key or self._spec.entity.key]
         now, latest = (
             ibis.literal(np.datetime64(each // 1_000, "us").item()).cast("timestamp('UTC')")
             for each in (self.now_ns, self.now_ns + self._skew_ns)
         )
         made: dict[str, Any] = {
-            "$key": cast_text_key(key) if self._key_type is str else cast_whole(key, "int64"),
-            "$time": now if source.time is None else cast_time(ibis, rows[source.time]),
+            "$key": self._key.ids(ibis, rows, self._key_types),
+            "$time": now
+            if source.time is None
+            else cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds),
         }
+        if source.time is not None:
+            made["$time"] = cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds)
         checked = rows.mutate(**made)
         made = {"$time_good": (checked["$time"] >= ibis.literal(_TIME_MIN).cast("timestamp('UTC')")).fill_null(False)}
         good = checked["$key"].notnull() & made["$time_good"]

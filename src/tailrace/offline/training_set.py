@@ -7,6 +7,7 @@ arguments is the same; only the columns that they read come from the sources' hi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
@@ -63,10 +64,15 @@ class TrainingSet:
             for name, (feature, wires) in self.wiring.on_demand.items()
         ]
         self._used = _views_used(self.wiring)
+        limits = limits or DatabaseLimits()
+        half_mb = limits.memory_mb // 2  # one half sorts, the other keeps what is sorted
         self._settings = HistorySettings(
-            pipeline.base_dir, key_types(pipeline),
-            _shared(limits or DatabaseLimits(), len(self._used)), part_rows,
-        )  # fmt: skip
+            pipeline.base_dir,
+            key_types(pipeline),
+            DatabaseLimits(max(half_mb, MEMORY_MB_MIN), limits.threads),
+            max(half_mb // max(len(self._used), 1), MEMORY_MB_MIN),
+            part_rows,
+        )
         self._sources = sources
         self._on_view = on_view
         self._views: dict[int, ViewHistory] = {}
@@ -79,6 +85,7 @@ class TrainingSet:
                 self._on_view(view.__name__)
                 self._views[place] = self._history(view)
                 opening.callback(self._views[place].history.close)
+            self._threads = opening.enter_context(ThreadPoolExecutor(self._settings.limits.threads, "views"))
             self._open = opening.pop_all()
         return self
 
@@ -98,11 +105,12 @@ class TrainingSet:
     def columns(self, page: RequestPage) -> dict[str, NDArray[Any]]:
         """Return every feature by name, in the pipeline's order: (rows,)."""
         batch = Batch([], 0, 0, rows=page.rows, request=page.columns)
+        views = self._threads.map(lambda place: self._views[place].columns(page), self._used)
+        found = dict(zip(self._used, views, strict=True))
         for place in range(len(self.wiring.views)):
-            values = self._views[place].columns(page) if place in self._views else {}
-            for column in values.values():
+            for column in found.get(place, {}).values():
                 column.flags.writeable = False  # as while serving
-            batch.views.append(SimpleNamespace(**values))
+            batch.views.append(SimpleNamespace(**found.get(place, {})))
         for feature in self._on_demand:
             batch.on_demand[feature.name] = feature.column(batch)
         return {name: np.asarray(reader.read(batch)) for name, reader in self._readers.items()}
@@ -129,8 +137,3 @@ def _views_used(wiring: Wiring) -> list[int]:
     for _, taken in wiring.on_demand.values():
         wires += taken
     return sorted({each.view for each in wires if each.origin is Origin.VIEW})
-
-
-def _shared(limits: DatabaseLimits, databases: int) -> DatabaseLimits:
-    """Return each database's part of the limits."""
-    return DatabaseLimits(max(limits.memory_mb // max(databases, 1), MEMORY_MB_MIN), limits.threads)

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from tailrace.errors import SetupError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.events import EventIds, Events, event_ids
+from tailrace.features.keys import KeyFields, fields_of
 from tailrace.features.ranges import Places, Searcher
 from tailrace.features.sources import Source
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.view_spec import Column, ViewSpec
 from tailrace.features.windows import Entries
 from tailrace.offline.arrow_columns import text_array, to_array
-from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.database import MEMORY_MB_MIN, DatabaseLimits
 from tailrace.offline.history import PART_ROWS, History, HistoryPart
 from tailrace.offline.request_pages import RequestPage
+from tailrace.offline.source_keys import key_type_of
 from tailrace.request.schema import FieldSpec, field_specs
 
 ROWS_TOGETHER: Final = 65_536
@@ -47,11 +49,15 @@ class ViewHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistorySettings:
-    """How histories are read. key_types: of the ids in each field of the request. limits: of each one's database."""
+    """How histories are read. key_types: of the ids in each field of the request.
+
+    limits: of sorting, one after the other; kept_mb: what may stay in memory of each afterwards.
+    """
 
     base_dir: Path
     key_types: Mapping[str, type]
     limits: DatabaseLimits
+    kept_mb: int = MEMORY_MB_MIN
     part_rows: int = PART_ROWS
 
 
@@ -61,8 +67,10 @@ class BatchHistory:
     def __init__(self, spec: BatchViewSpec, settings: HistorySettings) -> None:
         self._spec = spec
         self._has_times = spec.source.time is not None
-        key_type = settings.key_types.get(spec.entity.key)
-        self.history = History(spec, settings.base_dir, key_type, settings.limits, part_rows=settings.part_rows)
+        key_type = key_type_of(settings.key_types, spec.entity.key)
+        self.history = History(
+            spec, settings.base_dir, key_type, settings.limits, part_rows=settings.part_rows, kept_mb=settings.kept_mb
+        )
 
     def columns(self, page: RequestPage) -> Values:
         """Return the value of each column for each request of a page."""
@@ -97,15 +105,16 @@ class StreamHistory:
         self._spec = spec
         self._windows = spec.windows
         self._event_id = event_id
-        self._fields = _fields_read(spec)
+        self.fields = _fields_read(spec)
         self.history = History(
-            _events_spec(spec, source, self._fields),
+            _events_spec(spec, source, self.fields),
             settings.base_dir,
-            settings.key_types.get(spec.entity.key),
+            key_type_of(settings.key_types, spec.entity.key),
             settings.limits,
-            required=[name for name, field in self._fields.items() if name == stream.id or not field.nullable],
+            required=[name for name, field in self.fields.items() if name == stream.id or not field.nullable],
             unique=stream.id,
             part_rows=settings.part_rows,
+            kept_mb=settings.kept_mb,
         )
 
     def columns(self, page: RequestPage) -> Values:
@@ -126,7 +135,7 @@ class StreamHistory:
 
     def _entries(self, part: HistoryPart) -> Entries:
         """Return the events of a part, an entry each."""
-        fields = {name: to_array(part.column(name), field) for name, field in self._fields.items()}
+        fields = {name: to_array(part.column(name), field) for name, field in self.fields.items()}
         ids = event_ids(fields[self._spec.stream.id])
         lanes = self._windows.prepare(Events(part.times, ids, fields.__getitem__))
         return Entries(part.begins, part.ends, part.times, ids, lanes)
@@ -165,7 +174,7 @@ class _Picked:
         return column
 
 
-def _matches(history: History, page: RequestPage, key: str) -> Iterator[tuple[HistoryPart, Places, Places]]:
+def _matches(history: History, page: RequestPage, key: KeyFields) -> Iterator[tuple[HistoryPart, Places, Places]]:
     """Give each part of a history that the page asks for: with the rows that ask, and which entity each asks for."""
     entities = page.entities(key)
     for part in history.parts():
@@ -203,7 +212,9 @@ def _fields_read(spec: StreamViewSpec) -> dict[str, FieldSpec]:
 def _events_spec(spec: StreamViewSpec, source: Source, fields: Mapping[str, FieldSpec]) -> BatchViewSpec:
     """Return the events of a stream as if they were the rows of a view, which are read in the same way."""
     stream: Stream = spec.stream
-    source = replace(source, time=source.time or source.column(stream.time), key=source.key or source.column(spec.key))
+    key: KeyFields = tuple(map(source.column, fields_of(spec.key)))
+    key = key if len(key) > 1 else key[0]
+    source = replace(source, time=source.time or source.column(stream.time), key=source.key or key)
     columns = []
     for name, each in fields.items():
         if each.many or each.dtype.kind not in "fibO":

@@ -69,7 +69,7 @@ class _Pool:
         self._now_ns = clock.now_ns
         self._loop = loop
         self._errors: Any = exceptions
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="store-dynamodb")
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="dynamodb")
 
     def ask(self, keys: Sequence[bytes], batch: _Batch) -> None:
         """Have a thread ask for some keys."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -41,55 +42,41 @@ class _Question(NamedTuple):
 
 
 class _Round:
-    """The replies to some questions; the future is done with the last. A connection that is lost is a reply, too."""
+    """What the nodes answer to one write each; the future is done with the last of them."""
 
-    def __init__(self, count: int, future: asyncio.Future[None]) -> None:
-        self.replies: list[Any] = [None] * count
+    def __init__(self, nodes: int, future: asyncio.Future[None]) -> None:
         self.future = future
-        self._left = count
+        self._left = nodes
 
-    def take(self, index: int, reply: Any) -> None:
-        """Put the reply to a question in its place."""
-        self.replies[index] = reply
+    def end_node(self) -> None:
+        """Take note that a node has answered everything."""
         self._left -= 1
         if not self._left and not self.future.done():
             self.future.set_result(None)
 
 
-class _Reply:
-    """What waits for the reply to one question."""
+class _Answers:
+    """What waits for a node's replies: it stands in line once for each. A connection that is lost is a reply, too."""
 
-    __slots__ = ("_index", "_round")
+    __slots__ = ("_count", "_future", "_round", "replies")
 
-    def __init__(self, round_: _Round, index: int) -> None:
+    def __init__(self, round_: _Round, count: int) -> None:
+        self.replies: list[Any] = []
         self._round = round_
-        self._index = index
+        self._future = round_.future
+        self._count = count
 
     def done(self) -> bool:
         """Whether the round has ended without it."""
-        return self._round.future.done()
+        return self._future.done()
 
     def set_result(self, reply: Any, /) -> None:
-        """Take the reply."""
-        self._round.take(self._index, reply)
+        """Take a reply."""
+        self.replies.append(reply)
+        if len(self.replies) == self._count:
+            self._round.end_node()
 
     set_exception = set_result
-
-
-class _Nobody:
-    """What waits for the reply to ASKING: it is dropped."""
-
-    def done(self) -> bool:
-        """Return True."""
-        return True
-
-    def set_result(self, reply: Any, /) -> None:
-        """Do nothing."""
-
-    set_exception = set_result
-
-
-_NOBODY: Final = _Nobody()
 
 
 class RedisClusterStore:
@@ -146,29 +133,30 @@ class RedisClusterStore:
         by_node: dict[Node, list[int]] = {}
         for index, question in enumerate(questions):
             by_node.setdefault(question.node, []).append(index)
-        connections = {node: self._topology.connection(node) for node in by_node}
+        connections = [self._topology.connection(node) for node in by_node]
         now_ns = self._now_ns()
         if now_ns >= deadline_ns:
             raise TimeoutError("no time left to ask Redis")
-        round_ = _Round(len(questions), self._loop.create_future())
-        for node, indexes in by_node.items():
-            commands: list[bytes] = []
-            waiters: list[_Reply | _Nobody] = []
-            for index in indexes:
-                question = questions[index]
-                if question.is_asking:
-                    commands.append(_ASKING)
-                    waiters.append(_NOBODY)
-                command: tuple[Any, ...] = ("MGET", *[keys[place] for place in question.places])
-                commands.append(hiredis.pack_command(command))
-                waiters.append(_Reply(round_, index))
-            connections[node].send_packed(commands, waiters, now_ns)
+        round_ = _Round(len(by_node), self._loop.create_future())
+        answers = []
+        for connection, indexes in zip(connections, by_node.values(), strict=True):
+            commands = [_packed(questions[index], keys) for index in indexes]
+            count = len(indexes) + sum(questions[index].is_asking for index in indexes)
+            answers.append(_Answers(round_, count))
+            connection.send_packed(commands, repeat(answers[-1], count), now_ns)
         timer = self._loop.call_later((deadline_ns - now_ns) / NS_PER_S, give_up, round_.future)
         try:
             await round_.future
         finally:
             timer.cancel()
-        return round_.replies
+        replies: list[Any] = [None] * len(questions)
+        for node_answers, indexes in zip(answers, by_node.values(), strict=True):
+            own = iter(node_answers.replies)
+            for index in indexes:
+                if questions[index].is_asking:
+                    next(own)
+                replies[index] = next(own)
+        return replies
 
     def _take(
         self, questions: Sequence[_Question], replies: Sequence[Any], found: list[bytes | None]
@@ -200,3 +188,10 @@ class RedisClusterStore:
             return [_Question(redirect.node, question.places)]
         # The node a slot moves to has some of its keys only: of several it would answer TRYAGAIN.
         return [_Question(redirect.node, [place], is_asking=True) for place in question.places]
+
+
+def _packed(question: _Question, keys: Sequence[bytes]) -> bytes:
+    """Return a question as it is sent. Written by hand: it takes a third of `pack_command`'s time for one key."""
+    own = [keys[place] for place in question.places]
+    command = b"*%d\r\n$4\r\nMGET\r\n%b" % (len(own) + 1, b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in own]))
+    return _ASKING + command if question.is_asking else command

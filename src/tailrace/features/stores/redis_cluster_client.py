@@ -25,9 +25,10 @@ from tailrace.features.stores.redis_client import (
     chunks,
 )  # fmt: skip
 from tailrace.features.stores.redis_scripts import EXCHANGE
-from tailrace.features.stores.redis_slots import SlotMap, slot_of, slot_tags
+from tailrace.features.stores.redis_slots import SlotMap, parse_redirect, slot_of, slot_tags
 
 REDIRECTS_MAX: Final = 8
+_WAITED_FOR: Final = ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "LOADING")
 
 
 class _Command(NamedTuple):
@@ -170,6 +171,7 @@ class ClusterClient:
         Return what is to be sent once more, an error of it, and whether that must wait.
         """
         again, last, must_wait = [], None, False
+        missing: set[bytes] = set()
         try:
             with self._node(node).pipeline(transaction=False) as pipeline:
                 for command in commands:
@@ -190,24 +192,38 @@ class ClusterClient:
             next_command, waits = self._sent_on(command, reply, node)
             again.append(next_command)
             last, must_wait = reply, must_wait or waits
+            if isinstance(reply, self._redis.exceptions.NoScriptError):
+                missing.add(command.words[1])
+        for digest in missing:
+            with contextlib.suppress(self._redis.RedisError):  # then it is missing still, and told again
+                self._node(node).execute_command("SCRIPT", "LOAD", self._scripts[digest])
         return again, last, must_wait
 
     def _sent_on(self, command: _Command, error: Exception, node: Node) -> tuple[_Command, bool]:
         """Return what becomes of a command that was refused, and whether it must wait. Raises StoreError."""
-        errors = self._redis.exceptions
-        if isinstance(error, errors.AskError):  # MovedError is one, too
-            target = (error.host or node[0], error.port)
-            if not isinstance(error, errors.MovedError):
-                return command._replace(sent_to=target), False
-            self._slots.move(error.slot_id, target)
+        said = self._said(error)
+        redirect = parse_redirect(said, node)
+        if redirect is not None:
+            if not redirect.is_moved:
+                return command._replace(sent_to=redirect.node), False
+            self._slots.move(redirect.slot, redirect.node)
             return command._replace(sent_to=None), False
-        if isinstance(error, errors.NoScriptError) and command.words[0] == "EVALSHA":
-            text = self._scripts[command.words[1]]
-            return command._replace(words=("EVAL", text, *command.words[2:])), False
-        waited_for = (errors.TryAgainError, errors.ClusterDownError, errors.ReadOnlyError)
-        if isinstance(error, waited_for):
+        if said.startswith("NOSCRIPT"):
+            return command, False
+        if said.startswith(_WAITED_FOR):
             return command._replace(sent_to=None), True
         raise self._refused(str(command.words[0]), error)
+
+    def _said(self, error: Exception) -> str:
+        """Return an error as Redis said it: redis-py takes the first word off where it has a class for it."""
+        errors = self._redis.exceptions
+        if isinstance(error, errors.ClusterDownError | errors.TryAgainError | errors.ReadOnlyError):
+            return "TRYAGAIN"
+        if isinstance(error, errors.NoScriptError):
+            return "NOSCRIPT"
+        if isinstance(error, errors.AskError):  # MovedError is one, too
+            return f"{'MOVED' if isinstance(error, errors.MovedError) else 'ASK'} {error}"
+        return str(error)
 
     def _read_map(self) -> None:
         """Read which node has which slot, from the first that answers. Raises StoreError where none does."""

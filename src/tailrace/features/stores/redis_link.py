@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, Final, Protocol
 
 import hiredis
@@ -31,7 +32,7 @@ FAILURES: Final = (OSError, StoreError, ValueError)
 
 
 class Waiter(Protocol):
-    """What waits for a reply: a future, or a place among the replies of a round (redis_cluster.py)."""
+    """What waits for a reply: a future, or the answers of a node (redis_cluster.py)."""
 
     def done(self) -> bool:
         """Whether it has given up: then the reply is dropped."""
@@ -119,7 +120,7 @@ class RedisConnection(asyncio.Protocol):
     def send_packed(self, commands: Iterable[bytes], waiters: Iterable[Waiter], now_ns: int) -> None:
         """Put some packed commands in line, in one write, each with what waits for its reply."""
         self._transport.write(b"".join(commands))
-        self.waiting.extend((waiter, now_ns) for waiter in waiters)
+        self.waiting.extend(zip(waiters, repeat(now_ns), strict=False))
 
     def is_lost(self) -> bool:
         """Return whether the connection is gone, or going."""

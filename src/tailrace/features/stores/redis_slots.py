@@ -14,16 +14,17 @@ from tailrace.errors import StoreError
 from tailrace.features.stores.redis_address import Node
 
 SLOTS: Final = 16_384
+_MASK: Final = SLOTS - 1
 
 
 def slot_of(key: bytes) -> int:
     """Return the slot of a key: by the CRC-16 of what stands between its first braces, else of all of it."""
-    begin = key.find(b"{")
-    if begin >= 0:
-        end = key.find(b"}", begin + 1)
-        if end > begin + 1:
-            key = key[begin + 1 : end]
-    return crc_hqx(key, 0) % SLOTS
+    begin = key.find(b"{") + 1
+    if begin:
+        end = key.find(b"}", begin)
+        if end > begin:
+            return crc_hqx(key[begin:end], 0) & _MASK
+    return crc_hqx(key, 0) & _MASK
 
 
 @cache

@@ -5,7 +5,7 @@ refused by Redis itself once the next run has begun, and no page of it lands amo
 
 On a cluster a script may touch one slot only, and an entity's rows and tombstone lie in one. So a call becomes a script
 for each slot, and a run sets its mark in each of the 16,384 slots when it begins: the check is as strict as on one
-server, and costs a run a third of a second and 2 MB. Only a failover weakens it: a replica that takes over without the
+server, and costs a run half a second and 2 MB. Only a failover weakens it: a replica that takes over without the
 last writes has an old mark in its slots, under which the run before may write and this one may not.
 """
 

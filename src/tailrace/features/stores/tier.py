@@ -4,7 +4,7 @@ The hot store holds copies of values, nothing else: what is not in it is asked o
 there is put into the hot one, off the path:
 
     keys ──> hot ──missing──> slower ──found──> answered
-                                        └─ later: put where still absent, then read the slower one once more;
+                                        └─ later: put, then read the slower one once more;
                                            what differs there by then is removed from the hot one
 
 A writer writes the slower one first, then removes the hot one's copies (tier_writer.py). A value that is put and then
@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.errors import StoreError
+from tailrace.features.late import LateError
 from tailrace.features.stores.protocol import OnlineStore, StoreWriter
 
 FILL_KEYS_MAX: Final = 10_000
@@ -37,21 +38,6 @@ HOT_SHARE: Final = 2
 """The hot store has half of the time that is left: the slower one needs some, too, where it does not answer."""
 
 _FAILURES: Final = (TimeoutError, ConnectionError, StoreError)
-
-
-class Copies:
-    """Values that are put under keys where nothing is yet; see `Changes`. The hot store has no tombstones."""
-
-    def __init__(self, values: dict[bytes, bytes]) -> None:
-        self.keys = list(values)
-        self.tombstones = [b"{%b}:forgotten" % _tag(key) for key in self.keys]
-        self._values = list(values.values())
-
-    def values(
-        self, places: Sequence[int], before: Sequence[bytes | None], forgotten: Sequence[bool]
-    ) -> list[bytes | None]:
-        """Return the value of each key that has none."""
-        return [self._values[place] if old is None else None for place, old in zip(places, before, strict=True)]
 
 
 class TierStore:
@@ -105,7 +91,10 @@ class TierStore:
         missing = [place for place, value in enumerate(found) if value is None]
         if not missing:
             return found
-        values = await self._slower.fetch([keys[place] for place in missing], deadline_ns)
+        try:
+            values = await self._slower.fetch([keys[place] for place in missing], deadline_ns)
+        except LateError as error:
+            raise _late(error, found, missing) from None
         for place, value in zip(missing, values, strict=True):
             found[place] = value
             if is_hot_well and value is not None and len(self._missing) < FILL_KEYS_MAX:
@@ -127,7 +116,7 @@ class TierStore:
             self._filling = None
 
     async def _copy(self, part: dict[bytes, bytes]) -> None:
-        """Put some values where nothing is yet, and remove again what the slower store has otherwise by then."""
+        """Put some values, and remove again what the slower store has otherwise by then."""
         keys = self._in_doubt = list(part)
         try:
             await self._on_thread(partial(_put_copies, part))
@@ -142,7 +131,7 @@ class TierStore:
 
     async def _on_thread(self, work: Callable[[StoreWriter], Any]) -> None:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-tier")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="tier")
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, work)
 
     def _write(self, work: Callable[[StoreWriter], Any]) -> None:
@@ -156,15 +145,16 @@ class TierStore:
             writer.close()
 
 
+def _late(error: LateError, found: list[bytes | None], missing: Sequence[int]) -> LateError:
+    """Return a late slower store's error for all keys: its rows are those of the first keys that were missing."""
+    for place, value in zip(missing, error.rows, strict=False):
+        found[place] = value
+    return LateError(str(error), found[: missing[len(error.rows)]], is_cold=error.is_cold)
+
+
 def _put_copies(part: dict[bytes, bytes], writer: StoreWriter) -> None:
-    writer.update(Copies(part))
+    writer.exchange(part.items(), ())
 
 
 def _remove_copies(keys: Sequence[bytes], writer: StoreWriter) -> None:
     writer.exchange((), keys)
-
-
-def _tag(key: bytes) -> bytes:
-    """Return by what a cluster chooses a key's slot: what stands between its first braces, else all of it."""
-    tag, brace, _ = key.partition(b"{")[2].partition(b"}")
-    return tag if brace and tag else key

@@ -1,0 +1,70 @@
+"""Stream views in the store's catalogue: which definitions of a view there are, and which have all of their history.
+
+The first definition of a view counts from its first event on. A changed one has states of its own, which begin empty
+beside those of the one before: it is whole once its history is counted in (`tailrace backfill`), and served from then
+on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tailrace.deadline import NS_PER_S
+from tailrace.errors import StoreError
+from tailrace.features.catalogue import SchemaRecord, ViewRecord, catalogue_key, read_record, schema_name
+from tailrace.features.stores.protocol import StoreWriter
+from tailrace.features.streams import StreamViewSpec
+from tailrace.ingest.watermark import NEVER_NS, read_watermark, watermark_key
+
+SCHEMAS_MAX = 8
+"""Definitions of one view in a store."""
+
+
+def register(
+    spec: StreamViewSpec, pipelines: Sequence[str], writer: StoreWriter, now_ns: int, *, is_empty_whole: bool = True
+) -> SchemaRecord:
+    """Return what the store notes of a view as it is declared; note it, where it is new.
+
+    is_empty_whole: whether a view of which the store knows nothing is whole as it is, without history. A changed one
+    begins behind the newest event that has come. Raises StoreError for a view of another source, or too many
+    definitions.
+    """
+    record = read_record(writer.get, spec.name)
+    source = f"stream {spec.stream.name!r} by {spec.key!r}"
+    name = schema_name(spec.schema_id)
+    where = f"features.{spec.name}"
+    if record is None:
+        record = ViewRecord(source=source, place="", pipelines=())
+    if record.source != source:
+        raise StoreError(f"the store's {spec.name} is of {record.source}, not of {source}", where=where,
+                         next="rename the view, or give the pipeline a store of its own")  # fmt: skip
+    own = record.schemas.get(name)
+    if own is None:
+        if len(record.schemas) >= SCHEMAS_MAX:
+            raise StoreError(f"the store has {SCHEMAS_MAX} definitions of the view already", where=where,
+                             next="use another store, or another name")  # fmt: skip
+        is_whole = is_empty_whole and not record.schemas
+        begins_ns = NEVER_NS if is_whole else _begin_ns(spec, writer)
+        own = SchemaRecord(entity=spec.entity.name, text=spec.schema_text, is_whole=is_whole, at_ns=now_ns,
+                           begins_ns=begins_ns)  # fmt: skip
+    known = dict.fromkeys([*record.pipelines, *pipelines])
+    changed = msgspec.structs.replace(record, pipelines=tuple(known), schemas={**record.schemas, name: own})
+    if changed != record:
+        writer.exchange([(catalogue_key(spec.name), msgspec.json.encode(changed))], ())
+    return own
+
+
+def note(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> None:
+    """Note a registered definition anew."""
+    record = read_record(writer.get, spec.name)
+    assert record is not None
+    changed = msgspec.structs.replace(record, schemas={**record.schemas, schema_name(spec.schema_id): own})
+    writer.exchange([(catalogue_key(spec.name), msgspec.json.encode(changed))], ())
+
+
+def _begin_ns(spec: StreamViewSpec, writer: StoreWriter) -> int:
+    """Return the first whole second behind the newest event of a stream; `NEVER_NS` where none has come."""
+    newest_ns = read_watermark(writer.get(watermark_key(spec.stream.name))).newest_ns
+    return (newest_ns[0] // NS_PER_S + 1) * NS_PER_S if newest_ns else NEVER_NS
