@@ -72,7 +72,7 @@ pd.DataFrame({
     "raw_sales": [5, 6, 7], "class": ["a", "b", "c"],
 }).to_parquet(f"{folder}/shops.parquet")
 pd.DataFrame({
-    "customer_id": [1], "shop_id": ["s-1"], "event_timestamp": [now], "visits": [3],
+    "shop_id": ["s-1", 'a,"b', "s-1"], "customer_id": [1, 1, -4], "event_timestamp": [now] * 3, "visits": [3, 4, 5],
 }).to_parquet(f"{folder}/pairs.parquet")
 """
 

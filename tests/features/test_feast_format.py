@@ -18,7 +18,7 @@ from tailrace.features.feast.frames import Frames
 from tailrace.features.feast.keys import FeastKeys
 from tailrace.features.feast.murmur import murmur3
 from tailrace.features.feast.values import read_time, reader_of
-from tailrace.features.keys import entity_checks
+from tailrace.features.keys import composite_id, entity_checks
 from tailrace.features.row_packer import RowPacker
 from tailrace.features.rows import RowCodec
 
@@ -219,20 +219,30 @@ def test_codec_refuses_number_that_the_column_cannot_hold() -> None:
     assert codec.unpack([1], [frame], 0).errors == 1
 
 
-def test_view_of_several_join_keys_is_a_mistake_that_is_told() -> None:
-    """A composite key cannot be read yet, and the compile error says so, with what to do."""
+def test_join_keys_that_do_not_match_the_entity_are_a_mistake_that_is_told() -> None:
+    """One join key for each field: else every key would be one of no row."""
 
     class Pairs(tr.BatchFeatureView):
-        """Of two keys."""
+        """Of two join keys, and one field."""
 
         entity = customer
         source = tr.Parquet("pairs.parquet")
-        feast = tr.FeastView("pairs", join_key=("customer_id", "shop_id"))  # type: ignore[arg-type]
+        feast = tr.FeastView("pairs", join_key=("customer_id", "shop_id"))
         visits: int = 0
 
     (problem,) = Pairs.spec.problems
-    assert "more than one join key" in problem.what
-    assert "materialise" in problem.next
+    assert "does not match the entity's key" in problem.what
+    assert "each field" in problem.next
+
+
+def test_keys_of_several_parts_are_sorted_by_their_names() -> None:
+    """Feast sorts the join keys; the parts of an id follow them, and a text's quotes and commas part nothing."""
+    view = FeastView("pairs", ("shop", "id"), key_type=("string", "int32"))
+    keys = FeastKeys(view, 0, 3)
+    head = struct.pack("<III2s", 2, 2, 2, b"id") + struct.pack("<II", 2, 4) + b"shop"
+    expected = b"\x00\x00" + head + struct.pack("<IIi", 3, 4, -7) + struct.pack("<II", 2, 4) + b'a,"b'
+    assert keys.keys([composite_id(('a,"b', -7))]) == [expected]
+    assert keys.keys(["broken"]) == [b"\x00\x00" + head]
 
 
 def test_mistakes_in_how_feast_calls_a_view_are_told() -> None:

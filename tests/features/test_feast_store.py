@@ -24,7 +24,7 @@ from tailrace.compile.materialised import check_views
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.errors import CompileError, NoStoreError, StoreError
 from tailrace.features.feast.keys import FeastKeys
-from tailrace.features.keys import EntityId
+from tailrace.features.keys import EntityId, composite_id
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, open_writer, resolve_url
 from tailrace.features.stores.protocol import OnlineStore, codec_of
@@ -38,6 +38,7 @@ pytestmark = pytest.mark.timeout(600)  # Feast is installed and started first
 CUSTOMERS: list[EntityId] = [1, 2, 3, -4, 99]
 SHOPS: list[EntityId] = ["s-1", "søndag", "3", "nowhere"]
 BRANCHES: list[EntityId] = [1, 2, -3, 4]
+PAIRS: list[tuple[int, str]] = [(1, "s-1"), (1, 'a,"b'), (-4, "s-1"), (-4, 'a,"b')]
 
 customer = tr.Entity("customer", key="customer_id")
 
@@ -110,6 +111,10 @@ def test_every_feature_is_what_feast_says(repository: FeastRepository, runner: a
         )
         for name, spec in specs.items()
     ]
+    asked["PairStats"] = [composite_id(pair) for pair in PAIRS]
+    specs["PairStats"] = module.PairStats.spec
+    assert specs["PairStats"].entity.key == ("customer_id", "shop_id")
+    questions.append((["pair_stats:visits"], [{"customer_id": one, "shop_id": other} for one, other in PAIRS]))
     for (name, spec), expected in zip(specs.items(), repository.ask(questions), strict=True):
         assert not spec.problems
         rows = runner.run(read(open_store(module.STORE, MonotonicClock()), spec, asked[name]))

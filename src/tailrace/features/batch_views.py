@@ -58,7 +58,7 @@ class _BatchReading(Reading):
         """Return the view's spec, with its problems."""
         entity, source = self.entity(), self.source()
         self._check_key(entity, source)
-        refresh_ns, max_staleness_ns, feast = self.refresh_ns(), self.max_staleness_ns(), self.feast()
+        refresh_ns, max_staleness_ns, feast = self.refresh_ns(), self.max_staleness_ns(), self.feast(entity)
         return BatchViewSpec(
             name=self._view.__name__,
             entity=entity,
@@ -103,7 +103,7 @@ class _BatchReading(Reading):
             self.report(what, ".refresh", 'write `refresh = tr.every("1h")`')
             return 0
 
-    def feast(self) -> FeastView | None:
+    def feast(self, entity: Entity) -> FeastView | None:
         """Return how Feast calls the view; None where it does not say."""
         view: Any = self._view.feast
         if view is None:
@@ -112,15 +112,15 @@ class _BatchReading(Reading):
         if not isinstance(view, FeastView):
             self.report(f"{view!r} is not a FeastView", ".feast", write_as)
             return None
-        join_key: Any = view.join_key
-        if not isinstance(join_key, str):
-            self.report(f"a view of more than one join key, {join_key!r}, cannot be read from Feast yet", ".feast",
-                        "materialise the view from its source, under one key made of them")  # fmt: skip
-        elif not join_key or not view.name:
-            self.report("Feast's name of the view, or of its join key, is empty", ".feast", write_as)
-        if view.key_type not in KEY_TYPES:
-            self.report(f"{view.key_type!r} is not a type that an entity's ids have in Feast", ".feast",
-                        'give key_type="int32", "int64" or "string", or leave it out')  # fmt: skip
+        if not view.name or not all(fields_of(view.join_key)):
+            self.report("Feast's name of the view, or of a join key, is empty", ".feast", write_as)
+        if len(fields_of(view.join_key)) != len(entity.fields):
+            self.report(f"the join key {view.join_key!r} does not match the entity's key, {entity.key!r}", ".feast",
+                        "name a join key for each field of the entity's key, in its order")  # fmt: skip
+        types = fields_of(view.key_type)
+        if not set(types) <= set(KEY_TYPES) or (types != (view.key_type,) and len(types) != len(entity.fields)):
+            self.report(f"{view.key_type!r} is not the type that the entity's ids have in Feast", ".feast",
+                        'give key_type="int32", "int64" or "string", one for each field, or none')  # fmt: skip
         known = self.annotations()
         for name in view.features:
             if name not in known:

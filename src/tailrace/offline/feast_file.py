@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -59,7 +59,7 @@ def write_feast_file(project: FeastProject) -> FeastFile:
     if why:
         left_out.append(f"the online store: {why}")
     parts: list[str] = []
-    names, entities = _Names(), dict[tuple[str, str], str]()
+    names, entities = _Names(), dict[tuple[tuple[str, ...], tuple[str, ...]], str]()
     declared: list[str] = []
     for view in project.views:
         features = [each for each in view.features if each.dtype in _COLUMNS]
@@ -72,10 +72,11 @@ def write_feast_file(project: FeastProject) -> FeastFile:
             for each in view.features
             if each.dtype not in _COLUMNS
         ]
-        key = (view.entities[0], view.join_keys[0].name)
+        join_keys = tuple(each.name for each in view.join_keys)
+        key = (view.entities, join_keys)
         if key not in entities:
-            entities[key] = names.take(key[0])
-            parts.append(f'{entities[key]} = tr.Entity("{entities[key]}", key={_quoted(key[1])})\n')
+            entities[key] = names.take("_".join(view.entities))
+            parts.append(f'{entities[key]} = tr.Entity("{entities[key]}", key={_one_or_all(join_keys)})\n')
         declared.append("\n".join(_class(view, features, entities[key], names)))
     if not declared:
         raise SetupError(f"no view can be declared: {'; '.join(left_out) or 'it has none'}", where=project.project,
@@ -91,13 +92,10 @@ def write_feast_file(project: FeastProject) -> FeastFile:
 
 def _why_not(view: FeastRegistryView, features: list[FeastField]) -> str:
     """Return why a view cannot be declared; "" where it can."""
-    if len(view.join_keys) > 1:
-        keys = ", ".join(key.name for key in view.join_keys)
-        return f"its entity has more than one join key ({keys}), which cannot be read from Feast yet"
     if not view.join_keys or view.join_keys[0].name == "__dummy_id":
         return "it has no entity"
-    if view.join_keys[0].dtype not in _KEY_TYPES:
-        return f"its join key is of Feast's type {view.join_keys[0].dtype}: an id is an int or a text"
+    if others := [each.dtype for each in view.join_keys if each.dtype not in _KEY_TYPES]:
+        return f"its join key is of Feast's type {others[0]}: an id is an int or a text"
     if not view.online:
         return "Feast does not serve it online"
     return "" if features else "it has no feature of a type that a column can have"
@@ -107,25 +105,26 @@ def _class(view: FeastRegistryView, features: list[FeastField], entity: str, nam
     """Yield the lines of a view's class."""
     columns = _column_names(features)
     renamed = {column: feature for column, feature in columns.items() if column != feature}
-    key = view.join_keys[0]
+    keys = [each.name for each in view.join_keys]
+    types = [_KEY_TYPES[each.dtype] for each in view.join_keys]
     name = names.take("".join(word[:1].upper() + word[1:] for word in _words(view.name)) or "View")
     yield f"\n\nclass {name}(tr.BatchFeatureView):"
     yield f'    """Feast\'s {view.name}."""\n'
     yield f"    entity = {entity}"
-    yield from _source(view.source, key, columns)
+    yield from _source(view.source, keys, columns)
     if view.ttl_s:
         yield f'    max_staleness = "{_duration(view.ttl_s)}"'
-    given = [_quoted(view.name), f"join_key={_quoted(key.name)}", f"key_type={_quoted(_KEY_TYPES[key.dtype])}"]
+    given = [_quoted(view.name), f"join_key={_one_or_all(keys)}", f"key_type={_one_or_all(types)}"]
     if renamed:
         given.append(f"features={_mapping(renamed)}")
     yield f"    feast = tr.FeastView({', '.join(given)})\n"
-    types = {each.name: each.dtype for each in features}
+    dtypes = {each.name: each.dtype for each in features}
     for column, feature in columns.items():
-        yield f"    {column}: {_COLUMNS[types[feature]]}"
+        yield f"    {column}: {_COLUMNS[dtypes[feature]]}"
     yield ""
 
 
-def _source(source: FeastSource, key: FeastField, columns: dict[str, str]) -> Iterator[str]:
+def _source(source: FeastSource, keys: list[str], columns: dict[str, str]) -> Iterator[str]:
     """Yield the lines of a view's source: from where it is materialised once Feast is left."""
     originals = {feast: name for name, feast in source.renames.items()}
     renames = {column: originals.get(feature, feature) for column, feature in columns.items()}
@@ -137,7 +136,7 @@ def _source(source: FeastSource, key: FeastField, columns: dict[str, str]) -> It
     given = [_quoted(place)]
     if source.time:
         given.append(f"time={_quoted(originals.get(source.time, source.time))}")
-    given.append(f"key={_quoted(originals.get(key.name, key.name))}")
+    given.append(f"key={_one_or_all([originals.get(key, key) for key in keys])}")
     if renames:
         given.append(f"columns={_mapping(renames)}")
     yield f"    source = tr.Parquet({', '.join(given)})"
@@ -189,6 +188,11 @@ def _words(name: str) -> list[str]:
 def _quoted(text: str) -> str:
     """Return a text as Python writes it, in double quotes where that needs no escape."""
     return repr(text) if "\\" in repr(text) or '"' in text else f'"{text}"'
+
+
+def _one_or_all(names: Sequence[str]) -> str:
+    """Return one name as it is, several as a tuple."""
+    return _quoted(names[0]) if len(names) == 1 else f"({', '.join(map(_quoted, names))})"
 
 
 def _mapping(names: dict[str, str]) -> str:
