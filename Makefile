@@ -48,8 +48,8 @@ servers:
 demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
 	@$(BIN)/python examples/fraud/demo.py
 
-test: $(STAMP) servers ## run the tests; TESTS=tests/cli: some. PYTHON=3.13
-	@$(BIN)/pytest $(TESTS)
+test: $(STAMP) servers ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13
+	@$(BIN)/pytest $(if $(SLOW),-m 'slow or not slow') $(TESTS)
 
 check: $(STAMP) ## lint and types
 	@$(BIN)/ruff check

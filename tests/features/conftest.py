@@ -11,10 +11,12 @@ from redis_cluster import RedisCluster
 from redis_sentinels import RedisSentinels
 from redis_server import RedisServer
 
-KINDS = ["lmdb", "redis", "memory", "sentinel", "cluster", "dynamodb", "tier"]
+KINDS = [
+    "lmdb", "redis", "memory", "sentinel", "cluster", pytest.param("dynamodb", marks=pytest.mark.slow), "tier",
+]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     """Yield a Redis Cluster, started once; a test leaves it whole."""
     cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
@@ -25,7 +27,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
         cluster.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinels]:
     """Yield a Redis behind sentinels, started once; a test leaves it whole."""
     sentinels = RedisSentinels(tmp_path_factory.mktemp("sentinels"))
@@ -36,7 +38,7 @@ def redis_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisS
         sentinels.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_dynamodb() -> Iterator[DynamoServer]:
     """Yield a DynamoDB, started once."""
     server = DynamoServer()

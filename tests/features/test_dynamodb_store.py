@@ -23,6 +23,8 @@ from tailrace.features.stores.dynamodb_writer import DynamoWriter
 from tailrace.features.stores.runs import PageCounts
 from tailrace.loadtest.processes import free_port
 
+pytestmark = pytest.mark.slow
+
 KEYS = [b"{c:%d}V:1" % number for number in range(250)]
 ROWS = {key: b"row of " + key for key in KEYS}
 

@@ -33,7 +33,7 @@ from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewSpec
 from tailrace.pipeline import Pipeline
 
-pytestmark = pytest.mark.timeout(600)  # Feast is installed and started first
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # Feast is installed and started first
 
 CUSTOMERS: list[EntityId] = [1, 2, 3, -4, 99]
 SHOPS: list[EntityId] = ["s-1", "søndag", "3", "nowhere"]

@@ -48,6 +48,7 @@ def loaded(text: str) -> dict[str, object]:
     return vars(module)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_command_prints_the_views_and_says_what_is_left_out(feast_on_sqlite: FeastRepository) -> None:
     """A list is said on stderr and in the file, and the exit code; the rest is printed."""
@@ -64,6 +65,7 @@ def test_command_prints_the_views_and_says_what_is_left_out(feast_on_sqlite: Fea
     assert names["STORE"] == f"feast+sqlite:{feast_on_sqlite.folder}/data/online.db?project=shop&key_version=2"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_source_of_an_imported_view_is_where_feast_reads_it(
     feast_on_redis: tuple[FeastRepository, RedisServer],

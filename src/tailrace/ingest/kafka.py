@@ -11,6 +11,8 @@ from tailrace.ingest.consumer import Arrived
 
 MESSAGES_MAX: Final = 4_096
 """Read at once."""
+SESSION_MS: Final = 10_000
+"""How long a consumer that died keeps its partitions from the others of its group."""
 _FIRST_WAIT_S: Final = 0.05
 
 
@@ -40,6 +42,7 @@ class KafkaConsumer:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
+            "session.timeout.ms": SESSION_MS,
             "partition.assignment.strategy": "cooperative-sticky",
         }
         try:
