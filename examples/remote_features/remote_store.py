@@ -73,13 +73,17 @@ class RemoteFeatures:
             raise TimeoutError("no time left to ask the feature service")
         matches = [_KEY.fullmatch(key) for key in keys]
         entities = {match.group(1, 2, 3): None for match in matches if match is not None and match[4] in self._views}
+        tasks = [asyncio.ensure_future(self._ask(*entity)) for entity in entities]
         try:
             async with asyncio.timeout(left_s):
-                answers = await asyncio.gather(*(self._ask(*entity) for entity in entities))
+                answers = await asyncio.gather(*tasks)
         except TimeoutError:
             raise TimeoutError("the feature service did not answer in time") from None
         except (OSError, asyncio.IncompleteReadError) as error:
             raise ConnectionError(f"{self._host}:{self._port}: {error}") from None
+        finally:
+            for task in tasks:  # gather leaves those beside a failed one running, without a deadline
+                task.cancel()
         found = dict(zip(entities, answers, strict=True))
         return [None if match is None or match[4] not in self._views else
                 self._pack(self._views[match[4]], match, found[match.group(1, 2, 3)]) for match in matches]  # fmt: skip

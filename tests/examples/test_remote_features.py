@@ -48,7 +48,10 @@ class TerminalRisk(tr.BatchFeatureView):
 
 
 class FeatureService:
-    """Serves get-features on a free port. customers: their features, by id. status, wait_s: of each answer."""
+    """Serves get-features on a free port. customers: their features, by id. status, wait_s: of each answer.
+
+    refused: a customer who gets 503 at once, whatever the others get.
+    """
 
     def __init__(self) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -56,6 +59,7 @@ class FeatureService:
         self.time = now
         self.status = 200
         self.wait_s = 0.0
+        self.refused = ""
         self.asked: list[dict[str, Any]] = []
         service = self
 
@@ -65,9 +69,11 @@ class FeatureService:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 service.asked.append(body | {"path": self.path, "authorization": self.headers["Authorization"]})
-                time.sleep(service.wait_s)
+                is_refused = body["params"]["joinKeyMap"].get("customer_id") == service.refused
+                if not is_refused:
+                    time.sleep(service.wait_s)
                 data = json.dumps(service.answer(body["params"]["joinKeyMap"])).encode()
-                self.send_response(service.status)
+                self.send_response(503 if is_refused else service.status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -204,6 +210,21 @@ def test_remote_reply_that_came_too_late_is_nobodys(service: FeatureService) -> 
         for number, (rows,) in enumerate(await asyncio.gather(*reads)):
             assert rows.column("tx_count").tolist() == [number, number + 1]
         assert 0 < len(store._idle) <= CONNECTIONS_MAX
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_remote_call_beside_a_failed_one_ends_with_it(service: FeatureService) -> None:
+    """What else the batch asked for holds no connection when the batch has failed."""
+
+    async def scenario() -> None:
+        store = RemoteFeatures(service.url, [CustomerProfile], MonotonicClock())
+        service.wait_s, service.refused = 0.5, "2"
+        with pytest.raises(ConnectionError, match="503"):
+            await store.fetch(RowCodec(CustomerProfile.spec).keys([1, 2, 3]), after_ms(10_000))
+        await asyncio.sleep(0.01)
+        assert store._free._value == CONNECTIONS_MAX
         store.close()
 
     asyncio.run(scenario())
