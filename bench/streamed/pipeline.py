@@ -1,7 +1,7 @@
 """The fraud example's shape, twice: 24 inputs of which 20 are windows, or the same columns looked up as last night's.
 
-Two entities with five windows of count and mean each, and one model of 200 trees. `bench/features.py` makes what is
-under BUILD.
+Two entities with five windows of count and mean each, and one model of 200 trees. `bench/streamed_world.py` makes what
+is under BUILD.
 """
 
 from datetime import datetime

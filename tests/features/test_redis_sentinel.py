@@ -93,7 +93,7 @@ async def wait_for(store: RedisStore, rows: dict[bytes, bytes], limit_s: float =
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("fault", ["killed", "stopped", "asked to"])
+@pytest.mark.parametrize("fault", ["killed", pytest.param("stopped", marks=pytest.mark.slow), "asked to"])
 def test_sentinel_failover_is_followed(own_service: RedisSentinels, runner: asyncio.Runner, fault: str) -> None:
     """Killed, stopped without a word, or asked to step back: the other server is read and written, with all rows."""
     master = own_service.master()

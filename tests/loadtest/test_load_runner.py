@@ -51,6 +51,7 @@ def test_run_with_one_connection_pipelines_and_keeps_order(server: RunningServer
     assert report.bodies == [BODIES[shot % len(BODIES)] for shot in range(2_000)]
 
 
+@pytest.mark.slow  # 20 seconds of load
 def test_server_stopped_for_two_seconds_shows_in_the_tail(server: RunningServer) -> None:
     """200 of 2,000 shots fall into a stop of 2 s and wait 2 s to 0 s: the p95 is near 1.0 s, the p99 near 1.8 s."""
     plan = LoadPlan(f"{server.url}/echo", BODIES, rate=100, duration_s=20, connections=8)

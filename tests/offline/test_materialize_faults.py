@@ -361,6 +361,7 @@ def test_full_disk_ends_with_1_and_the_next_run_goes_on(tmp_path: Path, small_di
         assert editions(writer, SPEC, range(count)) == [1] * count
 
 
+@pytest.mark.slow  # it fills a Redis
 def test_full_redis_ends_with_1_and_the_next_run_goes_on(tmp_path: Path) -> None:
     """A Redis at its limit of memory refuses, and what it took before is whole."""
     server = RedisServer(tmp_path, ["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"])

@@ -161,6 +161,7 @@ def run_command(folder: Path, query: str, memory_mb: int) -> tuple[subprocess.Co
     return done, int(done.stderr.rpartition("peak ")[2])
 
 
+@pytest.mark.slow  # it writes more than the bound
 def test_query_over_the_memory_bound_spills(tmp_path: Path) -> None:
     """What sorts more than it may hold does so in a temporary folder, which is gone afterwards."""
     bounded, peak_mb = run_command(tmp_path, SORTED, 64)

@@ -20,7 +20,7 @@ from tailrace.features.stores.opening import open_writer
 CUSTOMERS = 50
 
 
-@pytest.fixture(params=["lmdb", "redis"])
+@pytest.fixture(params=["lmdb", pytest.param("redis", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Yield the URL of an empty store of each kind."""
     if request.param == "lmdb":
