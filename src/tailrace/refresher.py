@@ -2,8 +2,7 @@
 
 Started by the supervisor with `--refresh`, as `python -m tailrace.refresher FD`, with FD its control channel. It takes
 little: it is the last that the kernel gives a core to, and rests after each page of rows three times as long as the
-page took. When a view was last whole is in the store's catalogue, so that a restart, or another server, does not begin
-anew.
+page took. When a view was last whole is in the store's catalogue, so that a restart does not begin anew.
 """
 
 from __future__ import annotations

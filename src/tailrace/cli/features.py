@@ -48,7 +48,7 @@ def features(
 
     For example:
 
-        tailrace features examples/fraud/pipeline.py customer 4021 --why
+        tailrace features pipeline.py customer 4021 --why
     """
     from tailrace.compile.loading import load_pipelines
     from tailrace.features.stores.opening import open_writer

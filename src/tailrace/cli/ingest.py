@@ -51,7 +51,7 @@ def ingest(
 
     For example:
 
-        tailrace ingest examples/fraud/pipeline.py --from redis://127.0.0.1:6379/0?stream=payments
+        tailrace ingest pipeline.py --from 'redis://127.0.0.1:6379/0?stream=payments'
     """
     from tailrace.compile.loading import load_pipelines
     from tailrace.deadline import MonotonicClock
