@@ -37,6 +37,28 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class _Told(msgspec.Struct):
+    """What is said of one feature."""
+
+    name: str
+    effective_time: str | None = msgspec.field(default=None, name="effectiveTime")
+
+
+class _Metadata(msgspec.Struct):
+    features: list[_Told]
+
+
+class _Result(msgspec.Struct):
+    features: list[Any]
+
+
+class _Answer(msgspec.Struct):
+    """The part of an answer that is read."""
+
+    result: _Result
+    metadata: _Metadata
+
+
 class RemoteFeatures:
     """Reads the features of some views: `features+http://host:port/WORKSPACE/SERVICE`.
 
@@ -76,17 +98,23 @@ class RemoteFeatures:
         tasks = [asyncio.ensure_future(self._ask(*entity)) for entity in entities]
         try:
             async with asyncio.timeout(left_s):
-                answers = await asyncio.gather(*tasks)
+                found = dict(zip(entities, await asyncio.gather(*tasks), strict=True))
         except TimeoutError:
             raise TimeoutError("the feature service did not answer in time") from None
-        except (OSError, asyncio.IncompleteReadError) as error:
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise ConnectionError(f"{self._host}:{self._port}: {error}") from None
         finally:
             for task in tasks:  # gather leaves those beside a failed one running, without a deadline
                 task.cancel()
-        found = dict(zip(entities, answers, strict=True))
-        return [None if match is None or match[4] not in self._views else
-                self._pack(self._views[match[4]], match, found[match.group(1, 2, 3)]) for match in matches]  # fmt: skip
+        try:
+            return [
+                None
+                if match is None or match[4] not in self._views
+                else self._pack(self._views[match[4]], match, found[match.group(1, 2, 3)])
+                for match in matches
+            ]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._unreadable(error) from None
 
     async def _ask(self, entity: bytes, number: bytes | None, text: bytes | None) -> dict[str, Any]:
         """Return the features of one entity by their name, each with its value and its time."""
@@ -100,9 +128,17 @@ class RemoteFeatures:
                 "metadataOptions": {"includeNames": True, "includeEffectiveTimes": True},
             }
         })  # fmt: skip
-        answer = msgspec.json.decode(await self._post(body))
-        features = zip(answer["metadata"]["features"], answer["result"]["features"], strict=True)
-        return {told["name"]: (value, told.get("effectiveTime")) for told, value in features}
+        answer = await self._post(body)
+        try:
+            told = msgspec.json.decode(answer, type=_Answer)
+            features = zip(told.metadata.features, told.result.features, strict=True)
+            return {each.name: (value, each.effective_time) for each, value in features}
+        except ValueError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        return StoreError(f"the answer cannot be read: {error}", where=f"{self._host}:{self._port}",
+                          next="see that it is a feature service, with types as in the views")  # fmt: skip
 
     async def _post(self, body: bytes) -> bytes:
         """Return the body of the answer. Raises StoreError for a refusal, ConnectionError where it may pass."""

@@ -50,7 +50,7 @@ class TerminalRisk(tr.BatchFeatureView):
 class FeatureService:
     """Serves get-features on a free port. customers: their features, by id. status, wait_s: of each answer.
 
-    refused: a customer who gets 503 at once, whatever the others get.
+    refused: a customer who gets 503 at once, whatever the others get. reply: the body of each answer, if given.
     """
 
     def __init__(self) -> None:
@@ -60,6 +60,7 @@ class FeatureService:
         self.status = 200
         self.wait_s = 0.0
         self.refused = ""
+        self.reply: bytes | None = None
         self.asked: list[dict[str, Any]] = []
         service = self
 
@@ -72,7 +73,7 @@ class FeatureService:
                 is_refused = body["params"]["joinKeyMap"].get("customer_id") == service.refused
                 if not is_refused:
                     time.sleep(service.wait_s)
-                data = json.dumps(service.answer(body["params"]["joinKeyMap"])).encode()
+                data = service.reply or json.dumps(service.answer(body["params"]["joinKeyMap"])).encode()
                 self.send_response(503 if is_refused else service.status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -210,6 +211,37 @@ def test_remote_reply_that_came_too_late_is_nobodys(service: FeatureService) -> 
         for number, (rows,) in enumerate(await asyncio.gather(*reads)):
             assert rows.column("tx_count").tolist() == [number, number + 1]
         assert 0 < len(store._idle) <= CONNECTIONS_MAX
+        store.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"<html>sign in</html>",
+        b"{}",
+        b'{"result": {"features": [1.0, "3", "c"]}}',
+        b'{"result": {"features": [1.0]}, "metadata": {"features": []}}',
+        b'{"result": {"features": ["3.0"]}, "metadata": {"features": [{"name": "customer_profile.tx_count"}]}}',
+        b'{"result": {"features": [[1]]}, "metadata": {"features": [{"name": "customer_profile.avg_amount"}]}}',
+        b'{"result": {"features": [1e99]}, "metadata": {"features": [{"name": "customer_profile.tx_count"}]}}',
+        b'{"result": {"features": [1]}, "metadata": {"features": [{"name": "customer_profile.tx_count", '
+        b'"effectiveTime": "yesterday"}]}}',
+    ],
+)
+def test_remote_reply_that_cannot_be_read_gives_defaults(service: FeatureService, reply: bytes) -> None:
+    """Whatever answers at the address, the batch is answered with the defaults, and the reason is told."""
+
+    async def scenario() -> None:
+        store = RemoteFeatures(service.url, [CustomerProfile], MonotonicClock())
+        service.reply = reply
+        (rows,) = await Retrieval([RowCodec(CustomerProfile.spec)], store, MonotonicClock()).read(
+            [[7]], after_ms(10_000)
+        )
+        assert rows.column("tx_count").tolist() == [-1]
+        assert rows.degraded is not None
+        assert rows.degraded.tolist() == [Degraded.STORE_ERROR]
         store.close()
 
     asyncio.run(scenario())
