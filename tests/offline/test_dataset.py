@@ -120,6 +120,23 @@ def test_future_never_counts(own: Payments) -> None:
     assert tr.dataset(own.pipeline, requests).equals(before)
 
 
+def test_time_without_end_is_of_the_future(own: Payments) -> None:
+    """Rows of 9999-12-31, which no 64 bits of nanoseconds hold, count for no request, of batch and stream views."""
+    requests = own.payments.slice(100)
+    before = tr.dataset(own.pipeline, requests)
+    never = datetime.fromisoformat("9999-12-31T00:00:00+00:00")
+    rows = own.payments.slice(0, 100).to_pylist()
+    payments = [row | {"transaction_id": 10**6 + at, "time": never, "amount": 9_999.0} for at, row in enumerate(rows)]
+    labels = [row | {"transaction_id": 10**6 + at, "time": never, "is_fraud": 1}
+              for at, row in enumerate(own.labels.slice(0, 100).to_pylist())]  # fmt: skip
+    profiles = [row | {"as_of": never, "age": 999.0, "tier": 99} for row in own.profiles.to_pylist()]
+    own.payments = pa.concat_tables([own.payments, pa.Table.from_pylist(payments, own.payments.schema)])
+    own.labels = pa.concat_tables([own.labels, pa.Table.from_pylist(labels, own.labels.schema)])
+    own.profiles = pa.concat_tables([own.profiles, pa.Table.from_pylist(profiles, own.profiles.schema)])
+    own.write()
+    assert tr.dataset(own.pipeline, requests).equals(before)
+
+
 def test_dataset_equals_what_was_served(tmp_path: Path) -> None:
     """Requests replayed in order, each an event itself, were served with the values that the training set has."""
     payments = Payments(tmp_path, rows=300)

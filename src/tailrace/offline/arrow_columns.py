@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import SourceError
+from tailrace.features.events import TIME_NS_MAX
 from tailrace.request.schema import FieldSpec
 
 if TYPE_CHECKING:
@@ -70,11 +71,13 @@ def text_array(column: Any) -> NDArray[Any]:
 
 
 def times_ns(column: Any) -> NDArray[np.int64]:
-    """Return a column of times in ns since the epoch."""
+    """Return a column of times in ns since the epoch, those too far from it as `event_times` takes them; in order."""
     import pyarrow as pa
 
     micros = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    return np.asarray(micros, np.int64) * 1_000
+    limit_us = TIME_NS_MAX // 1_000  # 9999-12-31, as "no end", would overflow and come first
+    bounded: NDArray[np.int64] = np.minimum(np.maximum(np.asarray(micros, np.int64), -limit_us), limit_us)
+    return bounded * 1_000
 
 
 def _cast_times(column: Any, wanted: Any) -> Any:
