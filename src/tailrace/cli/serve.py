@@ -37,9 +37,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     connections_max: Annotated[int, typer.Option(help="Connections a worker holds open, else 503.")] = 10_000,
     partial_bytes_max: Annotated[int, typer.Option(help="Bytes held of requests in part, else 503.")] = 256 << 20,
     array_max: Annotated[int, typer.Option(help="Requests one call may carry in an array, else 422.")] = 1_000,
-    cache_bytes_max: Annotated[
-        int, typer.Option(help="Bytes of rows kept of a network store, a pipeline and worker.")
-    ] = 0,
+    cache_bytes_max: Annotated[int, typer.Option(help="Bytes kept of a network store, a pipeline and worker.")] = 0,
     cache_ttl_s: Annotated[float, typer.Option(help="Seconds that a kept row is served without a read.")] = 10.0,
     cache_stale_s: Annotated[float, typer.Option(help="Seconds more, as stale, while the store fails.")] = 600.0,
     idle_s: Annotated[float, typer.Option(help="Seconds an idle connection is kept open.")] = 60.0,

@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.features.updates import Fate
-from tailrace.ingest.frames import FateFrame, FrameReader, encode_events, pipeline_route
+from tailrace.ingest.frames import FRAME_BYTES_MAX, FateFrame, FrameReader, encode_events, pipeline_route
 
-WAITING_MAX: Final = 1_024
-"""Frames that wait for their answer."""
-UNSENT_BYTES_MAX: Final = 8 << 20
+WAITING_MAX: Final = 4_096
+WAITING_BYTES_MAX: Final = 32 << 20
+"""Frames that wait for their answer, and their bytes. They bound what the ingester holds of a worker, too."""
 
 
 class EventsRefusedError(Exception):
@@ -69,28 +69,38 @@ class EventLink:
         if now_ns >= deadline_ns:
             raise TimeoutError("no time left to count events")
         self._numbers += 1
+        frame = encode_events(self._numbers, route, events)
+        if len(frame) > FRAME_BYTES_MAX:
+            raise EventsRefusedError(f"{len(events)} events of {len(frame):,} bytes are too many for one call")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[FateFrame] = loop.create_future()
-        connection.send(self._numbers, encode_events(self._numbers, route, events), future)
+        connection.send(self._numbers, frame, future)
         timer = loop.call_later((deadline_ns - now_ns) / NS_PER_S, _give_up, future)
         try:
             answer = await future
         finally:
             timer.cancel()
-            connection.waiting.pop(self._numbers, None)
         if answer.fates is None or len(answer.fates) != len(events):
             raise EventsRefusedError(answer.why or "the answer is of other events")
         return np.frombuffer(answer.fates, np.uint8)
 
 
+class _Sent(NamedTuple):
+    """A frame that is not answered yet, whether or not somebody still waits for it."""
+
+    future: asyncio.Future[FateFrame]
+    size: int
+
+
 class _Connection(asyncio.Protocol):
-    """One connection to an ingester. waiting: by number, who waits for the answer."""
+    """One connection to an ingester."""
 
     def __init__(self, link: EventLink) -> None:
         self._link = link
         self._reader = FrameReader(FateFrame)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.waiting: dict[int, asyncio.Future[FateFrame]] = {}
+        self._waiting: dict[int, _Sent] = {}
+        self._waiting_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -98,28 +108,33 @@ class _Connection(asyncio.Protocol):
 
     def send(self, number: int, frame: bytes, future: asyncio.Future[FateFrame]) -> None:
         """Send a frame. Raises ConnectionError where too much waits already."""
-        if len(self.waiting) >= WAITING_MAX or self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+        is_full = len(self._waiting) >= WAITING_MAX or self._waiting_bytes + len(frame) > WAITING_BYTES_MAX
+        if self._waiting and is_full:
             raise ConnectionError("the ingester does not keep up")
-        self.waiting[number] = future
+        self._waiting[number] = _Sent(future, len(frame))
+        self._waiting_bytes += len(frame)
         self._transport.write(frame)
 
     def data_received(self, data: bytes) -> None:
         """Hand out the answers."""
         try:
             for answer in self._reader.read(data):
-                future = self.waiting.pop(answer.number, None)
-                if future is not None and not future.done():
-                    future.set_result(answer)
+                sent = self._waiting.pop(answer.number, None)
+                if sent is None:
+                    continue
+                self._waiting_bytes -= sent.size
+                if not sent.future.done():
+                    sent.future.set_result(answer)
         except ValueError:
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail what waits."""
         self._link.lose(self)
-        for future in self.waiting.values():
-            if not future.done():
-                future.set_exception(ConnectionError("the ingester is gone"))
-        self.waiting.clear()
+        for sent in self._waiting.values():
+            if not sent.future.done():
+                sent.future.set_exception(ConnectionError("the ingester is gone"))
+        self._waiting.clear()
 
     def abort(self) -> None:
         """Let go."""

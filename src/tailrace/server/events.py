@@ -1,6 +1,7 @@
 """The endpoint of a stream: events come in as JSON, one or many a call, and are answered once they are counted.
 
-Calls that come in one tick of the loop go to the ingester together.
+Each call goes to the ingester by itself, which counts in together what has come: one call's deadline, and an event that
+cannot be counted, are no other call's.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -67,6 +68,7 @@ class EventsEndpoint(CallEndpoint):
     """Takes the events of one stream.
 
     array_max: of one call. count_failure: is called for each call that is not answered 200.
+    calls_waiting: taken, and not answered yet.
     """
 
     def __init__(
@@ -85,19 +87,18 @@ class EventsEndpoint(CallEndpoint):
         self._now_ns = clock.now_ns
         self._codec = JsonCodec(stream.schema, array_max=array_max)
         self._count_failure = count_failure
-        self._inbox: list[Call] = []
-        self._waiting = 0
+        self.calls_waiting = self._most = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def calls_waiting(self) -> int:
-        """Calls taken and not yet answered."""
-        return self._waiting
+    def take_calls_most(self) -> int:
+        """Return how many calls waited at most since this was last asked."""
+        most, self._most = self._most, self.calls_waiting
+        return most
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call, or return why it is refused."""
         refusal: ServingError | None = None
-        if self._waiting >= CALLS_MAX:
+        if self.calls_waiting >= CALLS_MAX:
             refusal = _SHED
         else:
             events = self._codec.decode(body)
@@ -109,39 +110,36 @@ class EventsEndpoint(CallEndpoint):
         call.requests = events if type(events) is list else [events]
         call.arrival_ns = self._now_ns()
         call.deadline_ns = call.arrival_ns + budget_ns
-        self._waiting += 1
-        self._inbox.append(call)
-        if len(self._inbox) == 1:
-            task = asyncio.get_running_loop().create_task(self._send())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self.calls_waiting += 1
+        self._most = max(self._most, self.calls_waiting)
+        task = asyncio.get_running_loop().create_task(self._answer(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return None
 
-    async def _send(self) -> None:
-        """Have what has gathered counted, and answer it."""
-        calls, self._inbox = self._inbox, []
+    async def _answer(self, call: Call) -> None:
+        """Have the events of a call counted, and answer it."""
+        batch = Batch([call], call.arrival_ns, call.deadline_ns)
         try:
-            batch = Batch(calls, calls[0].arrival_ns, min(call.deadline_ns for call in calls))
-            await self._answer(batch)
+            answer = await self._count(call)
+            if isinstance(answer, ServingError):
+                batch.errors = {0: answer}
+                self._count_failure(type(answer))
+                answer = problem_body(answer)
+            batch.bodies = [answer]
             batch.marks_ns = [batch.started_ns, *[self._now_ns()] * len(LAYERS)]
-            _deliver(batch)
+            call.transport.deliver(batch, (0,))
         finally:
-            self._waiting -= len(calls)
+            self.calls_waiting -= 1
 
-    async def _answer(self, batch: Batch) -> None:
-        """Fill the bodies and errors of a batch."""
-        events = [event for call in batch.calls for event in call.requests]
+    async def _count(self, call: Call) -> bytes | ServingError:
+        """Return what a call is answered."""
+        if not call.requests:
+            return _counted(np.zeros(0, np.uint8))
         try:
-            fates = await self._link.send(self._route, events, batch.deadline_ns) if events else np.zeros(0, np.uint8)
+            return _counted(await self._link.send(self._route, call.requests, call.deadline_ns))
         except (TimeoutError, ConnectionError, EventsRefusedError) as error:
-            answers: list[bytes | ServingError] = [_fault(error)] * len(batch.calls)
-        else:
-            ends = np.cumsum([len(call.requests) for call in batch.calls])[:-1]
-            answers = list(map(_counted, np.split(fates, ends)))
-        batch.errors = {place: each for place, each in enumerate(answers) if isinstance(each, ServingError)}
-        batch.bodies = [problem_body(each) if isinstance(each, ServingError) else each for each in answers]
-        for fault in batch.errors.values():
-            self._count_failure(type(fault))
+            return _fault(error)
 
 
 def _counted(fates: NDArray[np.uint8]) -> bytes | ServingError:
@@ -165,15 +163,6 @@ def _fault(error: Exception) -> ServingError:
         case ConnectionError():
             return UnavailableError(str(error), next=again)
     return ServerError(f"the events are not counted: {error}", next=again)
-
-
-def _deliver(batch: Batch) -> None:
-    """Give the answers to the transports of the calls."""
-    places: dict[Any, list[int]] = {}
-    for place, call in enumerate(batch.calls):
-        places.setdefault(call.transport, []).append(place)
-    for transport, own in places.items():
-        transport.deliver(batch, own)
 
 
 def stream_endpoints(

@@ -42,7 +42,6 @@ from tailrace.server.served import load_all, store_url
 
 UNSENT_BYTES_MAX: Final = 8 << 20
 """Of fates that a worker does not read; then its link is cut."""
-COLLECT_S: Final = 1.0
 
 
 class Ingester:
@@ -79,14 +78,26 @@ class Ingester:
                 self._log.error("ingester failed", error=repr(fault), exc_info=fault)
                 return 1
         self._channel.send(Draining(self._intake.waiting))
-        await self._intake.drain()
+        is_whole = await self._drain(counting)
         for link in self._links:
             link.close()
         counting.cancel()
         beats.cancel()
         self._intake.close()
-        self._routes.close()
-        return 0
+        if is_whole:  # else its thread may be within a store
+            self._routes.close()
+        return 0 if is_whole else 1
+
+    async def _drain(self, counting: asyncio.Task[None]) -> bool:
+        """Count what waits; return whether all of it is counted. There may be no supervisor that ends what hangs."""
+        draining = asyncio.create_task(self._intake.drain())
+        limit_s = self._start.options.drain_s
+        await asyncio.wait({counting, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if draining.done():
+            return True
+        draining.cancel()
+        self._log.error("events are not counted, and not acknowledged", calls=self._intake.waiting, drain_s=limit_s)
+        return False
 
     def _prepare(self) -> None:
         """Load what the pipelines declare, and open the stores of their streams."""
@@ -135,13 +146,18 @@ class _WorkerLink(asyncio.Protocol):
         try:
             for frame in self._reader.read(data):
                 self._take(frame)
-        except ValueError:
-            self._transport.abort()
+        except ValueError as error:
+            self._cut(str(error))
+
+    def _cut(self, cause: str) -> None:
+        """Let go at once; the worker asks for another link."""
+        structlog.get_logger().warning("a worker's link is cut", cause=cause)
+        self._transport.abort()
 
     def _take(self, frame: EventFrame) -> None:
         def answer(fates: bytes | None, why: str) -> None:
             if self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
-                self._transport.abort()
+                self._cut("the worker does not read")
             elif not self._transport.is_closing():
                 self._transport.write(encode_fates(frame.number, fates, why))
 

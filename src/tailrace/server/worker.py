@@ -229,7 +229,7 @@ class Worker:
         for listener in listeners:
             shut_listener(listener)
             listener.close()
-        self._channel.send(Draining(self._served.calls_waiting))
+        self._channel.send(Draining(self._calls_waiting()))
         end_s = time.monotonic() + self._options.drain_s
         while self._http.connections and (now_s := time.monotonic()) < end_s:
             if now_s >= self._swept_s + SWEEP_S:  # no sooner: it is how connections count their seconds
@@ -253,11 +253,21 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._sweep_http()
-            in_flight = self._served.take_calls_most()
+            self._ask_for_link()
+            in_flight = self._served.take_calls_most() + sum(each.take_calls_most() for each in self._streams.values())
             self._recorder.set_in_flight(in_flight)
             self._recorder.set_connections(len(self._http.connections))
             self._served.look()
             collection.sweep(is_idle=in_flight == 0)
+
+    def _calls_waiting(self) -> int:
+        """Return how many calls are not answered yet."""
+        return self._served.calls_waiting + sum(each.calls_waiting for each in self._streams.values())
+
+    def _ask_for_link(self) -> None:
+        """Ask again, where the link was lost: it may be cut while both ends live."""
+        if self._link is not None and not self._link.attached.is_set():
+            self._channel.send(WantsEvents())
 
     def _sweep_http(self) -> None:
         self._swept_s = time.monotonic()
