@@ -172,3 +172,18 @@ def test_request_that_is_no_event_cannot_be_recorded() -> None:
     """Nothing would be counted, and nobody would notice."""
     (problem,) = problems_of(view_of(), request=request_with(), record_requests=True)
     assert problem.where == "record_requests"
+
+
+@pytest.mark.parametrize(("more", "seen"), [({}, "when it came"), ({"time": "seen_at"}, "its 'seen_at'")])
+def test_recorded_request_that_would_count_itself_is_told(more: dict[str, Any], seen: str) -> None:
+    """Its windows must look back from where it is an event; where nothing is recorded, from wherever it says."""
+    request = request_with(event_id=int, seen_at=datetime)
+    view = view_of(stream_of(schema=request))
+    (problem,) = problems_of(view, request=request, record_requests=True, **more)
+    assert problem.where == "time"
+    assert f"an event of 'events' at its 'time', but windows look back from {seen}" in problem.what
+    assert problem.next == 'write time="time"'
+    assert problems_of(view, request=request, **more) == []
+    assert problems_of(view, request=request, record_requests=True, time="time") == []
+    (problem,) = problems_of(view, request=request, record_requests=True, time="tme")
+    assert "has no field 'tme'" in problem.what

@@ -31,6 +31,7 @@ def wire_events(pipeline: Pipeline, wiring: Wiring) -> None:
         _check_stream(view, wiring)
         _check_key(pipeline, view, wiring)
         _check_current(pipeline, view, wiring)
+    _check_recorded(pipeline, views, wiring)
     if pipeline.record_requests and not any(is_event_of(pipeline, view.spec.stream) for view in views):
         wiring.problems.append(
             Problem(
@@ -49,6 +50,23 @@ def _check_time(declared: type[Any], fields: dict[str, FieldSpec], time: str, wh
     elif spec.many or spec.nullable or spec.dtype.kind not in _TIME_KINDS:
         what = f"{time!r} is no time: a datetime, or a number of seconds since the epoch"
         wiring.problems.append(Problem(what, where, "name another field"))
+
+
+def _check_recorded(pipeline: Pipeline, views: list[type[StreamFeatureView]], wiring: Wiring) -> None:
+    """See that windows look back from when a recorded request happened: from later, it would count itself."""
+    if not pipeline.record_requests or (pipeline.time is not None and pipeline.time not in wiring.fields):
+        return  # a field that is not there is told
+    streams = {view.spec.stream.name: view.spec.stream for view in views if not view.spec.problems}
+    for stream in streams.values():
+        if stream.time != pipeline.time and is_event_of(pipeline, stream):
+            wiring.problems.append(
+                Problem(
+                    f"a request is an event of {stream.name!r} at its {stream.time!r}, but windows look back from "
+                    f"{'when it came' if pipeline.time is None else f'its {pipeline.time!r}'}: it would count itself",
+                    "time",
+                    f'write time="{stream.time}"',
+                )
+            )
 
 
 def _check_stream(view: type[StreamFeatureView], wiring: Wiring) -> None:
