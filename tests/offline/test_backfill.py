@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from customer_runs import command, write_pipeline
 
 import tailrace as tr
 from tailrace.errors import SourceError, StoreError
@@ -72,9 +74,15 @@ def payments(numbers: Sequence[int]) -> list[Payment]:
     ]
 
 
-def write_history(folder: Path, numbers: Sequence[int]) -> None:
+def payment_in(year: int) -> Payment:
+    """Return an event at the beginning of a year."""
+    at_s = datetime(year, 1, 1, tzinfo=UTC).timestamp()
+    return Payment(payment_id=10**6 + year, customer_id=3, amount=1.0, time=at_s)
+
+
+def write_history(folder: Path, numbers: Sequence[int], extra: Sequence[Payment] = ()) -> None:
     """Write events as the stream's history, in no order."""
-    found = payments(np.random.default_rng(1).permutation(numbers).tolist())
+    found = [*payments(np.random.default_rng(1).permutation(numbers).tolist()), *extra]
     rows = [{name: getattr(each, name) for name in Payment.__struct_fields__} for each in found]
     pq.write_table(pa.Table.from_pylist(rows), folder / "payments.parquet")
 
@@ -171,6 +179,29 @@ def test_first_backfill_cuts_behind_its_history(tmp_path: Path) -> None:
     assert values(CHANGED, writer) == truth()
 
 
+def test_event_of_the_future_moves_no_cut(tmp_path: Path) -> None:
+    """It is left out and told; what comes after the run is counted, as without it."""
+    writer = MemoryWriter({})
+    write_history(tmp_path, range(CUT), [payment_in(2100), payment_in(9999)])
+    report = run(CHANGED, writer, tmp_path)
+    assert (report.events, report.ahead, report.bad) == (CUT, 2, 0)
+    record = read_record(writer.get, "Activity")
+    assert record is not None
+    assert [each.bad for each in record.schemas.values()] == [2]
+    count_in(CHANGED, writer, range(CUT, EVENTS))
+    assert values(CHANGED, writer) == truth()
+
+
+def test_event_of_the_future_is_not_counted_behind_a_cut_there(tmp_path: Path) -> None:
+    """Of a history that has nothing else: nothing is counted, and the view is not whole."""
+    writer = MemoryWriter({})
+    write_history(tmp_path, (), [payment_in(2100)])
+    with pytest.raises(SourceError, match="no event of before"):
+        run(CHANGED, writer, tmp_path)
+    count_in(CHANGED, writer, range(EVENTS))
+    assert values(CHANGED, writer) == truth()
+
+
 def test_history_without_an_event_of_before_is_no_success(tmp_path: Path) -> None:
     """The view stays as it is, not whole."""
     writer = MemoryWriter({})
@@ -194,3 +225,11 @@ def test_view_of_another_stream_or_a_source_is_refused() -> None:
     with pytest.raises(StoreError, match="is of stream 'payments'"):
         register(view.spec, ["pay"], writer, 0)  # type: ignore[attr-defined]
     assert not issubclass(view, BatchFeatureView)
+
+
+def test_command_for_a_file_without_stream_views_is_an_error(tmp_path: Path) -> None:
+    """It says so, and makes no store."""
+    ended = command("backfill", write_pipeline(tmp_path / "pipeline.py"))
+    assert ended.returncode != 0
+    assert "the file declares no stream view" in ended.stderr
+    assert not (tmp_path / "store").exists()

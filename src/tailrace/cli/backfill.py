@@ -48,10 +48,13 @@ def backfill(
 
     pipelines = load_pipelines(file)
     known = {each.__name__ for pipeline in pipelines for each in stream_views(pipeline)}
+    if not known:
+        raise SetupError("the file declares no stream view", where=str(file),
+                         next="name the file of a pipeline that has one; `tailrace materialize` fills batch views")  # fmt: skip
     chosen = set(view or known)
     if unknown := chosen - known:
-        choice = f"choose from {', '.join(sorted(known))}" if known else "the file declares no stream view"
-        raise SetupError(f"no stream view is called {min(unknown)!r}", where=str(file), next=choice)
+        raise SetupError(f"no stream view is called {min(unknown)!r}", where=str(file),
+                         next=f"choose from {', '.join(sorted(known))}")  # fmt: skip
     failed = False
     for pipeline in pipelines:
         for found in _run(pipeline, chosen, store, memory_mb, threads):
@@ -78,6 +81,8 @@ def _run(
     from tailrace.pipeline import stream_views
 
     specs = [view.spec for view in stream_views(pipeline) if view.__name__ in chosen]
+    if not specs:
+        return
     settings = settings_of(pipeline.base_dir, key_types(pipeline), memory_mb, threads)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -109,6 +114,7 @@ def _print(pipeline: Pipeline, report: BackfillReport, *, as_json: bool) -> None
         f"{report.before:,} of an earlier run" if report.before else "",
         f"{report.forgotten:,} forgotten" if report.forgotten else "",
         f"{report.bad:,} rows that are no events" if report.bad else "",
+        f"{report.ahead:,} ahead of the clock" if report.ahead else "",
     ]
     more = "".join(f"; {each}" for each in notes if each)
     print(f"{name}: {report.events:,} events of {report.entities:,} entities in {report.seconds:.1f} s{more}")

@@ -2,8 +2,8 @@
 
     history, by entity and time --> events before the cut --> states, each once --> the catalogue: it is whole
 
-The cut is the time from which events are counted as they come. A state says itself that its history is in, so that a
-run that was killed may be made again.
+The cut is the time from which events are counted as they come, never one that is to come itself. A state says itself
+that its history is in, so that a run that was killed may be made again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tailrace.features.keys import TOMBSTONE, KeyFormat, entity_checks
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
 from tailrace.features.updates import fill_states
+from tailrace.ingest.applier import FUTURE_NS
 from tailrace.ingest.registration import note, register
 from tailrace.ingest.watermark import read_watermark, watermark_key
 from tailrace.offline.arrow_columns import to_array
@@ -41,7 +42,8 @@ class BackfillReport:
     """What one run did. events: of the history, before the cut; entities: that have some.
 
     filled: entities whose history was counted in now; before: by an earlier run; forgotten: left out. bad: rows of the
-    history that are no events. was_whole: whether there was nothing to do.
+    history that are no events; ahead: events that are ahead of the clock, left out. was_whole: whether there was
+    nothing to do.
     """
 
     view: str
@@ -52,6 +54,7 @@ class BackfillReport:
     before: int
     forgotten: int
     bad: int
+    ahead: int
     was_whole: bool
     seconds: float
 
@@ -74,36 +77,43 @@ def backfill(
     own = register(spec, [pipeline], writer, wall_ns(), is_empty_whole=False)
     schema = f"{spec.schema_id:08x}"
     if own.is_whole:
-        return BackfillReport(spec.name, schema, 0, 0, 0, 0, 0, 0, True, time.monotonic() - began_s)
+        return BackfillReport(spec.name, schema, 0, 0, 0, 0, 0, 0, 0, True, time.monotonic() - began_s)
     history = StreamHistory(spec, settings, None, None)
     with closing(history.history):
         counts = history.history.counts()
+        now_ns = wall_ns()
         if own.begins_ns == NEVER_NS:
-            own = _cut_behind(spec, own, history, writer)
-        filling = _Filling(spec, history, writer, own.begins_ns, wall_ns())
+            own = _cut_behind(spec, own, history, writer, now_ns)
+        filling = _Filling(spec, history, writer, own.begins_ns, now_ns)
         done = 0
         for part in history.history.parts():
             filling.take(part)
             done += len(part.times)
             if on_progress:
                 on_progress(done, counts.rows)
+    bad = counts.bad + counts.dropped
     if not filling.events:
         raise SourceError("the history has no event of before what is counted as it comes",
                           where=f"streams.{spec.stream.name}.source",
                           next="see whether it is the right one, and reaches back far enough")  # fmt: skip
     note(spec, msgspec.structs.replace(own, is_whole=True, at_ns=wall_ns(), whole_ns=wall_ns(), read=filling.events,
-                                       entities=filling.entities, bad=counts.bad + counts.dropped), writer)  # fmt: skip
+                                       entities=filling.entities, bad=bad + filling.ahead), writer)  # fmt: skip
     return BackfillReport(
         spec.name, schema, filling.events, filling.entities, filling.filled, filling.before, filling.forgotten,
-        counts.bad + counts.dropped, False, time.monotonic() - began_s,
+        bad, filling.ahead, False, time.monotonic() - began_s,
     )  # fmt: skip
 
 
-def _cut_behind(spec: StreamViewSpec, own: SchemaRecord, history: StreamHistory, writer: StoreWriter) -> SchemaRecord:
-    """Cut behind the history, of a stream of which no event has come yet: what comes later is late by the history."""
+def _cut_behind(
+    spec: StreamViewSpec, own: SchemaRecord, history: StreamHistory, writer: StoreWriter, now_ns: int
+) -> SchemaRecord:
+    """Cut behind the history, of a stream of which no event has come yet: what comes later is late by the history.
+
+    What is later than now cuts nothing off: events that come until then would be counted nowhere.
+    """
     newest: NDArray[np.int64] = np.zeros(0, np.int64)
     for part in history.history.parts():
-        newest = np.unique(np.concatenate((newest, part.times)))[-3:]
+        newest = np.unique(np.concatenate((newest, part.times[part.times <= now_ns])))[-3:]
     if not len(newest):
         return own
     key = watermark_key(spec.stream.name)
@@ -129,10 +139,12 @@ class _Filling:
         self._writer = writer
         self._begins_ns = begins_ns
         self._now_ns = now_ns
-        self.events = self.entities = self.filled = self.before = self.forgotten = 0
+        self.events = self.entities = self.filled = self.before = self.forgotten = self.ahead = 0
 
     def take(self, part: HistoryPart) -> None:
-        """Count the events of some entities in."""
+        """Count the events of some entities in, but for those that are further ahead than one that comes may be."""
+        is_ahead = part.times > self._now_ns + FUTURE_NS
+        self.ahead += int(np.count_nonzero(is_ahead))
         fields = {name: to_array(part.column(name), field) for name, field in self._history.fields.items()}
         ids = event_ids(fields[self._id])
         names = part.entities.to_pylist()
@@ -141,7 +153,7 @@ class _Filling:
             first, end = int(part.begins[chosen][0]), int(part.ends[chosen][-1])
             own = slice(first, end)
             rows = np.repeat(np.arange(len(part.begins[chosen])), (part.ends - part.begins)[chosen])
-            is_before = part.times[own] < self._begins_ns
+            is_before = (part.times[own] < self._begins_ns) & ~is_ahead[own]
             places = np.flatnonzero(is_before) + first
             events = Events(part.times[places], ids[places], lambda name, at=places: fields[name][at])  # type: ignore[misc]
             self._fill(names[chosen], rows[is_before], events)
