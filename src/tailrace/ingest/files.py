@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ from tailrace.errors import SourceError
 from tailrace.features.events import Events, event_ids, event_times
 from tailrace.features.streams import Stream
 from tailrace.ingest.decoded import DecodedEvents
-from tailrace.request.schema import FieldSpec, field_specs
+from tailrace.request.schema import FieldSpec, bounded_type, field_specs
 
 PAGE_EVENTS: Final = 4_096
 LINE_BYTES_MAX: Final = 1 << 20
@@ -23,11 +24,13 @@ _FORMATS: Final = {".parquet": "parquet", ".csv": "csv"}
 
 
 class EventPage(NamedTuple):
-    """Some events of a file. rows: how many rows of the file that were; bad: of them, which are no events."""
+    """Some rows of a file. read: gives the events in them, without those that lack one of some fields: the views' keys.
 
-    events: Events
+    A row without a time or an id is no event either. Raises SourceError for a column that is not of its field's type.
+    """
+
     rows: int
-    bad: int
+    read: Callable[[Collection[str]], Events]
 
 
 class EventFile:
@@ -80,27 +83,39 @@ class EventFile:
         try:
             for batch in self._dataset.to_batches(columns=names, batch_size=PAGE_EVENTS):
                 if batch.num_rows:
-                    yield self._page(batch)
+                    yield EventPage(batch.num_rows, partial(self._events, batch))
         except (ArrowException, OSError) as error:
             raise SourceError(f"cannot be read: {error}", where=str(self._path), next="see the file") from None
 
-    def _page(self, batch: Any) -> EventPage:
-        """Return a page of an Arrow batch."""
-        columns = {name: _column(batch.column(own), self._fields[name]) for name, own in self._names.items()}
-        is_good = np.ones(batch.num_rows, np.bool_)
-        for name in {self._stream.time, self._stream.id}:
-            is_good &= ~np.asarray(batch.column(self._names[name]).is_null())
-        places = np.flatnonzero(is_good)
-        chosen = {name: column[places] for name, column in columns.items()}
-        times = event_times(chosen[self._stream.time])
-        events = Events(times, event_ids(chosen[self._stream.id]), chosen.__getitem__)
-        return EventPage(events, batch.num_rows, batch.num_rows - len(places))
+    def _events(self, batch: Any, keys: Collection[str]) -> Events:
+        """Return the events of an Arrow batch. Rows are left out before anything is cast: a null has no number."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        arrow = {name: batch.column(own) for name, own in self._names.items()}
+        is_good = pa.array(np.ones(batch.num_rows, np.bool_))
+        for name in {self._stream.time, self._stream.id, *keys} & arrow.keys():
+            is_good = pc.and_(is_good, pc.invert(pc.is_null(arrow[name], nan_is_null=True)))
+        columns = {name: self._cast(name, column.filter(is_good)) for name, column in arrow.items()}
+        times = event_times(columns[self._stream.time])
+        return Events(times, event_ids(columns[self._stream.id]), columns.__getitem__)
+
+    def _cast(self, name: str, column: Any) -> NDArray[Any]:
+        """Return an Arrow column as its field's type. Raises SourceError where it is none."""
+        import pyarrow as pa
+
+        try:
+            return _column(column, self._fields[name])
+        except (pa.ArrowException, TypeError) as error:
+            kind = self._fields[name].dtype.name if self._fields[name].dtype.kind != "O" else "text"
+            reason = str(error).partition("\n")[0]
+            what = f"the column {self._names[name]!r}, {column.type}, cannot be the field {name!r}, {kind}: {reason}"
+            raise SourceError(what, where=str(self._path), next="cast it where the file is made") from None
 
     # -- lines --------------------------------------------------------------------------------------------------------
 
     def _pages_of_lines(self) -> Iterator[EventPage]:
-        decode = msgspec.json.Decoder(self._stream.schema).decode
-        columns = DecodedEvents(self._stream).columns
+        decode = msgspec.json.Decoder(bounded_type(self._stream.schema)).decode
         decoded: list[Any] = []
         rows = 0
         try:
@@ -113,21 +128,67 @@ class EventFile:
                         if not line.strip():
                             rows -= 1
                     if rows >= PAGE_EVENTS:
-                        yield EventPage(columns(decoded), rows, rows - len(decoded))
+                        yield self._page_of(decoded, rows)
                         decoded, rows = [], 0
         except OSError as error:
             raise SourceError(f"cannot be read: {error}", where=str(self._path), next="see the file") from None
         if rows:
-            yield EventPage(columns(decoded), rows, rows - len(decoded))
+            yield self._page_of(decoded, rows)
+
+    def _page_of(self, decoded: list[Any], rows: int) -> EventPage:
+        """Return a page of events whose type says already which fields they have."""
+        return EventPage(rows, lambda _: DecodedEvents(self._stream).columns(decoded))
 
 
 def _column(column: Any, spec: FieldSpec) -> NDArray[Any]:
-    """Return an Arrow column as the stream's schema has it; a null of a number is NaN, of a text ""."""
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    """Return an Arrow column as the stream's schema has it; a null of a number is NaN, of a time NaT, of a text "".
+
+    Raises ArrowException or TypeError for values of another type.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if spec.many or pa.types.is_nested(column.type):
+        return _objects(column)
+    if spec.dtype.kind in "iO" and pa.types.is_floating(column.type):  # pandas makes floats of whole numbers with nulls
+        column = pc.if_else(pc.is_nan(column), None, column).cast(pa.int64())
     if spec.dtype.kind == "O":
-        return np.array(["" if each is None else str(each) for each in values.tolist()], object)
+        return _objects(column.cast(pa.string()))
     if spec.dtype.kind == "M":
-        return values.astype("datetime64[ns]")
-    if values.dtype.kind == "f" and spec.dtype.kind == "i":
-        return values.astype(np.float64)
-    return values.astype(spec.dtype) if values.dtype.kind != "O" else values.astype(np.float64)
+        return _times(column, spec)
+    wanted = {"i": pa.int64(), "b": pa.bool_()}.get(spec.dtype.kind, pa.float64())
+    cast = pc.cast(column, options=pc.CastOptions(wanted, allow_float_truncate=True))
+    values: NDArray[Any] = cast.to_numpy(zero_copy_only=False)
+    return values.astype(np.float64 if cast.null_count else spec.dtype)
+
+
+def _objects(column: Any) -> NDArray[Any]:
+    """Return an Arrow column as Python objects."""
+    return np.fromiter(("" if each is None else each for each in column.to_pylist()), object, len(column))
+
+
+def _times(column: Any, spec: FieldSpec) -> NDArray[Any]:
+    """Return a column of times; those without a zone are UTC. A number says not of which unit it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not any(test(column.type) for test in (pa.types.is_temporal, pa.types.is_null, _is_text)):
+        raise TypeError("a number says not of which unit it is; declare the field as float for seconds since the epoch")
+    is_zoned = pa.types.is_timestamp(column.type) and column.type.tz is not None
+    wanted = pa.timestamp("us", tz="UTC" if is_zoned else None)
+    if _is_text(column.type):
+        try:
+            column = column.cast(pa.timestamp("us", tz="UTC"))
+        except pa.ArrowInvalid:  # a text without a zone
+            column = column.cast(wanted)
+    cast = pc.cast(column, options=pc.CastOptions(wanted, allow_time_truncate=True))
+    values: NDArray[Any] = cast.to_numpy(zero_copy_only=False)
+    return values.astype(spec.dtype)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import Clock
 from tailrace.features.events import Events
+from tailrace.features.keys import fields_of
 from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
 from tailrace.ingest.consumer import Consumer
@@ -21,7 +22,7 @@ from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.files import EventPage
 from tailrace.ingest.frames import stream_route
 from tailrace.ingest.routes import Routes
-from tailrace.pipeline import Pipeline
+from tailrace.pipeline import Pipeline, stream_views
 from tailrace.request.schema import bounded_type
 
 EXAMPLES_MAX: Final = 5
@@ -68,6 +69,7 @@ class IngestReport:
 class StreamWriters:
     """The appliers of one stream, one for each store of the pipelines that have views of it.
 
+    keys: the fields of an event that say of which entities it is.
     Raises StoreError for a store that cannot be opened.
     """
 
@@ -76,6 +78,8 @@ class StreamWriters:
     ) -> None:
         self._routes = Routes(pipelines, url_of, clock)
         self._appliers = self._routes.routes[stream_route(stream.name)].appliers
+        specs = [view.spec for pipeline in pipelines for view in stream_views(pipeline)]
+        self.keys = frozenset(name for spec in specs if spec.stream == stream for name in fields_of(spec.key))
 
     def apply(
         self, events: Events, partition: str = "", partitions: Mapping[str, bool] | None = None
@@ -97,8 +101,9 @@ def ingest_pages(
     """Count the events of a file in. on_progress: is called with the rows of each page."""
     began_s, report = time.monotonic(), IngestReport(stream.name)
     for page in pages:
-        report.add(writers.apply(page.events))
-        report.add_poison(page.bad, "a row without a time or an id, or that is no event")
+        events = page.read(writers.keys)
+        report.add(writers.apply(events))
+        report.add_poison(page.rows - len(events), "a row without a time, an id or a view's key, or that is no event")
         on_progress(page.rows)
     report.seconds = time.monotonic() - began_s
     return report
