@@ -14,6 +14,7 @@ FIELDS: dict[str, Any] = {
     "rate": np.array([2, 0, 3, -1]),
     "channel": np.array(["web", "app", "", "web"], object),
     "known": np.array([True, False, True, False]),
+    "maybe": np.array([np.nan, 0.0, 2.0, np.nan]),
 }
 
 
@@ -39,6 +40,11 @@ def column(text: str) -> list[Any]:
         ("channel not in ['web']", [False, True, True, False]),
         ("rate in {2, 3}", [True, False, True, False]),
         ("known", [True, False, True, False]),
+        ("maybe and rate", [False, False, True, False]),
+        ("rate and known and maybe", [False, False, True, False]),
+        ("maybe or known", [True, False, True, False]),
+        ("not maybe", [True, True, False, True]),
+        ("not not maybe", [False, False, True, False]),
     ],
 )
 def test_expression_is_computed_over_columns(text: str, expected: list[Any]) -> None:
@@ -50,6 +56,10 @@ def test_division_by_zero_is_no_number() -> None:
     """It gives what no aggregate counts, and no warning."""
     assert np.isinf(column("amount / rate")[1])
     assert np.isnan(column("(amount - amount) / (rate - rate)")).all()
+    assert np.isnan(column("amount % rate")).tolist() == [False, True, False, False]
+    assert np.isnan(column("rate % rate")).tolist() == [False, True, False, False]
+    assert np.isnan(column("rate % 0")).all()
+    assert column("rate % (rate * 2 + 1)") == [2.0, 0.0, 3.0, 0.0]
 
 
 def test_expression_has_one_spelling() -> None:

@@ -25,16 +25,43 @@ LENGTH_MAX: Final = 1_000
 DEPTH_MAX: Final = 50
 """Of what is within what, in one expression."""
 
+
+def _truth(column: Any) -> Any:
+    """Return which values are true; NaN, which a null is, is not."""
+    values = np.asarray(column)
+    return (values != 0) & ~np.isnan(values) if values.dtype.kind == "f" else values
+
+
+def _not(column: Any) -> Any:
+    return np.logical_not(_truth(column))
+
+
+def _and(one: Any, other: Any) -> Any:
+    return np.logical_and(_truth(one), _truth(other))
+
+
+def _or(one: Any, other: Any) -> Any:
+    return np.logical_or(_truth(one), _truth(other))
+
+
+def _remainder(one: Any, other: Any) -> Any:
+    """Return the remainder; by zero no number, where NumPy gives 0 for whole ones. Its type depends on no value."""
+    rest = operator.mod(one, other)
+    if isinstance(other, int | float) and other:
+        return rest
+    return np.where(other == 0, np.nan, rest)
+
+
 _BINARY: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
+    ast.Mod: _remainder,
 }  # fmt: skip
-_UNARY: Final[Mapping[type, Callable[[Any], Any]]] = {ast.USub: operator.neg, ast.Not: np.logical_not}
+_UNARY: Final[Mapping[type, Callable[[Any], Any]]] = {ast.USub: operator.neg, ast.Not: _not}
 _COMPARE: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }  # fmt: skip
-_BOOLEAN: Final[Mapping[type, Callable[[Any, Any], Any]]] = {ast.And: np.logical_and, ast.Or: np.logical_or}
+_BOOLEAN: Final[Mapping[type, Callable[[Any, Any], Any]]] = {ast.And: _and, ast.Or: _or}
 
 
 @dataclass(frozen=True, slots=True)
