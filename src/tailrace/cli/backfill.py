@@ -50,7 +50,7 @@ def backfill(
     known = {each.__name__ for pipeline in pipelines for each in stream_views(pipeline)}
     if not known:
         raise SetupError("the file declares no stream view", where=str(file),
-                         next="name the file of a pipeline that has one; `tailrace materialize` fills batch views")  # fmt: skip
+                         next="name the file of one that does; `tailrace materialize` fills batch views")  # fmt: skip
     chosen = set(view or known)
     if unknown := chosen - known:
         raise SetupError(f"no stream view is called {min(unknown)!r}", where=str(file),

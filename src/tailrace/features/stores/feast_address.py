@@ -38,8 +38,9 @@ class FeastAddress:
     @staticmethod
     def parse(url: str) -> FeastAddress:
         """Return the address in a URL that begins with feast+. Raises StoreError for one that is none."""
-        place, _, query = url.partition("+")[2].partition("?")
-        shown = f"feast+{without_password(place) if '://' in place else place}"
+        whole = url.partition("+")[2]
+        place, _, query = whole.partition("?")
+        shown = f"feast+{without_password(whole) if '://' in place else place}"
         options = {name: values[-1] for name, values in parse_qs(query).items()}
         project, version = options.pop("project", ""), options.pop("key_version", "3")
         if not project:

@@ -147,13 +147,24 @@ def _parse(url: str) -> tuple[str, str]:
     return scheme, rest
 
 
+def _is_known(url: str) -> bool:
+    """Return whether a URL begins with the scheme of a store."""
+    scheme = url.partition(":")[0].lower()
+    return scheme in OWN_SCHEMES or registered_store(scheme) is not None
+
+
 def _parse_tier(url: str, rest: str) -> tuple[str, str]:
     """Return the URLs of the hot and of the slower store. Raises StoreError where they are no two that fit."""
     hot, bar, slower = rest.partition("|")
-    shown = "|".join(map(without_password, url.split("|")))
-    if not bar or not hot or not slower or "|" in slower:
-        raise StoreError("a tier is two stores", where=shown, next="write tier:redis://host:port|dynamodb://table")
+    shown = f"tier:{without_password(rest)}"  # as one URL: a | may be one of a password's
+    is_cut = "@" in slower and not _is_known(slower)
+    if not bar or not hot or not slower or "|" in slower or is_cut:
+        raise StoreError("a tier is two stores", where=shown,
+                         next="write tier:redis://host:port|dynamodb://table, a | in a password as %7C")  # fmt: skip
     schemes = {_parse(hot)[0], _parse(slower)[0]}
+    if schemes - OWN_SCHEMES:
+        raise StoreError("a store that is registered is no part of a tier", where=shown,
+                         next="serve from it alone; `serve --cache-bytes-max` keeps rows in memory")  # fmt: skip
     if schemes & _FEAST:
         raise StoreError("a store of Feast's is no part of a tier", where=shown,
                          next="serve from it alone; `serve --cache-bytes-max` keeps rows in memory")  # fmt: skip

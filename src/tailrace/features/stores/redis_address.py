@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -10,10 +11,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tailrace.errors import StoreError
 
 NEXT: Final = "see that Redis answers there: redis-cli -u URL ping"
+_NEXT_OPTION: Final = (
+    "leave it out: a database and a password stand before it, and rediss://… alone has an option, ssl_ca_certs=FILE; "
+    "write a ? in a password as %3F"
+)
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 HOSTS_MAX: Final = 64
 """Of one URL."""
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*:(?://)?)?(.*)", re.DOTALL | re.IGNORECASE)
+_OPTIONS: Final = {"rediss": frozenset({"ssl_ca_certs"})}
+"""By scheme, what may stand in a URL's query. redis-py would take more of it, but the reader would not."""
 
 Node = tuple[str, int]
 """A host and its port."""
@@ -43,12 +51,17 @@ class RedisAddress:
             parts = urlsplit(url)
             host, port, database = parts.hostname or "localhost", parts.port or PORT, int(parts.path.strip("/") or 0)
             host.encode("idna")  # what no resolver takes: a..b, or a label of over 63 characters
+            options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
             raise StoreError("not an address of Redis", where=without_password(url),
                              next="write redis://host:port/database") from None  # fmt: skip
+        if unknown := options.keys() - _OPTIONS.get(parts.scheme, frozenset()):
+            named = "" if "@" in parts.query else f" {min(unknown)!r}"  # it may be a password's end
+            raise StoreError(f"the URL has an option{named} that is not known", where=without_password(url),
+                             next=_NEXT_OPTION)  # fmt: skip
         tls = None
         if parts.scheme == "rediss":
-            authority = parse_qs(parts.query).get("ssl_ca_certs", [None])[0]
+            authority = options.get("ssl_ca_certs", [""])[0] or None
             try:
                 tls = ssl.create_default_context(cafile=authority)
             except OSError as error:
@@ -119,10 +132,12 @@ class RedisHosts(NamedTuple):
 
 
 def without_password(url: str) -> str:
-    """Return what may be shown of a URL, a wrong one too."""
-    scheme, mark, rest = url.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}".partition("?")[0]
+    """Return what may be shown of a URL, a wrong one too: a password may have any character, also where none fits."""
+    match = _SCHEME.fullmatch(url)
+    assert match is not None  # it matches every text
+    scheme, (login, _, place) = match[1] or "", match[2].rpartition("@")
+    # Behind a ? the @ may be one of an option's: then what follows it is no host.
+    return f"{scheme}…" if "?" in login else scheme + place.partition("?")[0]
 
 
 def _parse_hosts(url: str, port: int, next_step: str) -> RedisHosts:
