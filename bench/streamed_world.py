@@ -106,10 +106,12 @@ def write_profiles(payments: Any) -> None:
         pq.write_table(pa.table(columns), WORLD / f"{entity}s.parquet")
 
 
-def ingest(store: str | None = None, events: Path = WORLD / "events.parquet") -> Ingested:
-    """Have a file's events counted by the command, and return how fast that was."""
+def ingest(store: str | None = None) -> Ingested:
+    """Have the events counted by the command, and return how fast that was."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = run_tailrace("ingest", str(FILE), "--from", str(events), "--json", *(["--store", store] if store else []))
+    told = run_tailrace(
+        "ingest", str(FILE), "--from", str(WORLD / "events.parquet"), "--json", *(["--store", store] if store else [])
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = json.loads(told)
     if report["counted"] < 0.99 * sum(report[name] for name in ("counted", "late", "duplicate", "poison", "future")):
