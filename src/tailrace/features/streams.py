@@ -26,6 +26,8 @@ WINDOW_DAYS_MAX: Final = 365
 _DAY_NS: Final = 86_400 * NS_PER_S
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SETTINGS: Final = frozenset({"entity", "stream", "max_staleness", "spec"})
+_WHOLE_BYTES_MIN: Final = 4
+"""Of a column of whole numbers: as many as events are counted in."""
 _COUNT: Final = 'declare an aggregate: `tx_count_5m: int = tr.count(window="5m")`'
 
 
@@ -236,6 +238,8 @@ class _StreamReading(Reading):
         where, wanted = f".{column.name}", np.dtype(KINDS[aggregate.kind].dtype)
         if column.is_text or column.dtype.kind == "b" or (column.dtype.kind in "iu" and wanted.kind != "i"):
             self.report(f"{aggregate.kind} gives no {column.dtype.name}", where, "annotate it as float")
+        elif column.dtype.kind in "iu" and column.dtype.itemsize < _WHOLE_BYTES_MIN:
+            self.report(f"{aggregate.kind} may be more than fits {column.dtype.name}", where, "annotate it as int")
         for part, text in (("value", aggregate.value), ("where", aggregate.where)):
             if not text and (part == "where" or not KINDS[aggregate.kind].takes_value):
                 continue
