@@ -70,17 +70,24 @@ class RedisStreamConsumer:
             raise self._fault(error) from None
 
     def lag(self) -> int | None:
-        """Return how many entries the group has not read."""
+        """Return how many entries the group has not read, or not acknowledged: a consumer that died left some."""
         with contextlib.suppress(*(self._errors, KeyError)):
             for group in self._client.xinfo_groups(self._key):
                 if group["name"] == self._group.encode():
-                    return int(group.get("lag") or 0)  # Redis 6 does not tell
+                    unread = group.get("lag")
+                    if unread is None:  # of Redis 6; of later ones, where entries were deleted
+                        unread = self._unread(group["last-delivered-id"])
+                    return None if unread is None else int(unread) + int(group["pending"])
         return None
 
     def close(self) -> None:
         """Let go of the connection."""
         with contextlib.suppress(self._errors):
             self._client.close()
+
+    def _unread(self, last: bytes) -> int | None:
+        """Return 0 where the stream has no entry behind the last that was delivered, else None: it is not counted."""
+        return None if self._client.xrange(self._key, min=b"(" + last, count=1) else 0
 
     def _pending(self) -> list[Any]:
         """Return this consumer's own entries that were given and not acknowledged, as long as there are some."""
