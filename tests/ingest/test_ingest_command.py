@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ from payments import BEGIN, counted, ingest, ingesting, lines, payment
 from features.redis_server import RedisServer
 
 EVENTS = 300
+LIMIT_S = 60.0
+HOLD = """
+import lmdb, signal, sys
+environment = lmdb.open(sys.argv[1], map_size=64 << 30, max_readers=1024)
+with environment.begin(write=True):
+    print("held", flush=True)
+    signal.pause()
+"""
 
 
 @pytest.fixture
@@ -58,25 +66,75 @@ def test_file_of_which_nothing_is_counted_exits_1(pipelines_dir: Path, tmp_path:
     assert (report["counted"], report["future"], report["code"]) == (0, 1, 1)
 
 
-def test_redis_stream_is_counted_once_through_kills(pipelines_dir: Path, store: str, redis_server: RedisServer) -> None:
-    """Consumers are killed in the middle, poison among the events: the total is exact, and nothing stops."""
+@pytest.mark.parametrize("dies", ["before it counts", "before it acknowledges"])
+def test_redis_stream_is_counted_once_through_kills(
+    dies: str, pipelines_dir: Path, tmp_path: Path, store: str, redis_server: RedisServer
+) -> None:
+    """A consumer is killed with all entries delivered, poison among them: the total is exact, and nothing stops."""
     client = redis.Redis.from_url(redis_server.url)
     origin = f"{redis_server.url}?stream=payments"
-    total = 0
-    for turn in range(3):
-        for event in [*lines(range(total, total + EVENTS)), b"poison"]:
-            client.xadd("payments", {"event": event})
-        total += EVENTS
-        with ingesting(pipelines_dir, store, origin) as process:
-            time.sleep(0.8 + 0.1 * turn)  # somewhere between its start and its end
-            process.kill()
+    add(client, range(EVENTS))
+    assert ingest(pipelines_dir, store, origin, "--until-idle")["counted"] == EVENTS
+    with ingesting(pipelines_dir, store, origin) as process:
+        wait_for(lambda: len(client.xinfo_consumers("payments", "tailrace")) == 2)
+        with held(tmp_path / "store"):
+            add(client, range(EVENTS, 2 * EVENTS))
+            wait_for(lambda: pending(client) == EVENTS + 1)
+            if dies == "before it counts":
+                kill(process)
+            else:
+                client.client_pause(round(LIMIT_S * 1_000), all=False)  # what writes: acknowledgements
+        if dies == "before it acknowledges":
+            wait_for(lambda: counted(pipelines_dir, store) == 2 * EVENTS)
+            kill(process)
+            wait_for(lambda: len(client.client_list()) == 1)
+            client.client_unpause()
+    assert pending(client) == EVENTS + 1
     report = ingest(pipelines_dir, store, origin, "--until-idle")
-    while client.xpending("payments", "tailrace")["pending"]:  # of the killed, taken over after a while
-        report = ingest(pipelines_dir, store, origin, "--until-idle")
-        time.sleep(1)
-    assert report["code"] == 0
-    assert counted(pipelines_dir, store) == total
+    fates = (EVENTS, 0) if dies == "before it counts" else (0, EVENTS)
+    assert (report["counted"], report["duplicate"], report["poison"], report["code"]) == (*fates, 1, 0)
+    assert (counted(pipelines_dir, store), pending(client)) == (2 * EVENTS, 0)
     client.close()
+
+
+def add(client: Any, numbers: range) -> None:
+    """Add payments and one poison to the stream, all at once."""
+    with client.pipeline(transaction=True) as adding:
+        for event in [*lines(numbers), b"poison"]:
+            adding.xadd("payments", {"event": event})
+        adding.execute()
+
+
+def pending(client: Any) -> int:
+    """Return how many entries are delivered and not acknowledged."""
+    return int(client.xpending("payments", "tailrace")["pending"])
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that runs, and wait until it is gone."""
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the write lock of an embedded store: nothing is counted meanwhile."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            yield
+        finally:
+            holder.kill()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
+    end_s = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
 
 
 def test_stopped_consumer_has_acknowledged_what_it_tells(
@@ -124,20 +182,20 @@ def produce(process: Any, numbers: range) -> None:
     assert process.stdout.readline() == b"flushed\n"
 
 
-def test_kafka_topic_is_counted_once_through_kills(pipelines_dir: Path, store: str) -> None:
-    """Consumers of one group are killed in the middle: offsets follow what is counted, and the total is exact."""
+def test_kafka_topic_is_counted_once_through_kills(pipelines_dir: Path, tmp_path: Path, store: str) -> None:
+    """A consumer that read some is killed before it counts the others: offsets follow what is counted."""
     with kafka("payments") as (process, brokers):
         origin = f"kafka://{brokers}/payments"
         produce(process, range(EVENTS))
         with ingesting(pipelines_dir, store, origin) as consumer:
-            time.sleep(2)
-            consumer.kill()
-        produce(process, range(EVENTS, 2 * EVENTS))
-        end_s = time.monotonic() + 60
-        with ingesting(pipelines_dir, store, origin):
-            while counted(pipelines_dir, store) < 2 * EVENTS:
-                assert time.monotonic() < end_s
-                time.sleep(0.5)
+            wait_for(lambda: counted(pipelines_dir, store) == EVENTS)
+            with held(tmp_path / "store"):
+                produce(process, range(EVENTS, 2 * EVENTS))
+                time.sleep(1)  # to be given them: a second longer than that takes
+                kill(consumer)
+        assert counted(pipelines_dir, store) == EVENTS
+        report = ingest(pipelines_dir, store, origin, "--until-idle")
+        assert (report["counted"], report["code"]) == (EVENTS, 0)
         assert counted(pipelines_dir, store) == 2 * EVENTS
 
 
