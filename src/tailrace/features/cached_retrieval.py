@@ -7,7 +7,7 @@ the store failed), else the view's defaults. A stale one says both that it is ol
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import accumulate
 from typing import Final
 
@@ -70,7 +70,7 @@ class CachedRetrieval(Retrieval):
         ends = list(accumulate(map(len, ids)))
         due_ttls_ns = {keys[place]: self._ttls_ns[bisect_right(ends, place)] for place in due}
         self._count(ids, sum(due_ttls_ns[keys[place]] > 0 for place in missing))
-        flights = self._flights_of(due_ttls_ns, deadline_ns)
+        flights, refusal = self._flights_of(due_ttls_ns, {keys[place] for place in missing}, deadline_ns)
         for flight in dict.fromkeys(flights[keys[place]] for place in missing if keys[place] in flights):
             await flight.wait(deadline_ns - self._now_ns())
             if not flight.is_over:
@@ -84,7 +84,7 @@ class CachedRetrieval(Retrieval):
             if landed is not None and landed.is_over and landed.error is None:
                 rows[place] = landed.rows[keys[place]]
                 continue
-            why |= self._reason_without(landed)
+            why |= refusal if landed is None else _reason_without(landed)
             kept = entries[place]
             if kept is not None and self.cache.is_usable(kept, now_ns):
                 stale.append(place)
@@ -96,10 +96,13 @@ class CachedRetrieval(Retrieval):
         _mark(found, late, Provenance.TIMEOUT, why)
         return found
 
-    def _flights_of(self, ttls_ns: Mapping[bytes, int], deadline_ns: int) -> dict[bytes, Flight]:
-        """Return the flight of each key: one under way, or one for all the others, if it may start.
+    def _flights_of(
+        self, ttls_ns: Mapping[bytes, int], awaited: Set[bytes], deadline_ns: int
+    ) -> tuple[dict[bytes, Flight], Degraded]:
+        """Return the flight of each key: one under way, or one for all the others; and why that may not start.
 
-        A row that may not be kept has none under way: that may have begun before the last event, and is not shared.
+        awaited: the keys whose rows the batch waits for; the others are read anew behind it. A row that may not be kept
+        has none under way: that may have begun before the last event, and is not shared.
         """
         flights: dict[bytes, Flight] = {}
         own: dict[bytes, int] = {}
@@ -108,9 +111,13 @@ class CachedRetrieval(Retrieval):
                 flights[key] = flight
             else:
                 own[key] = ttl_ns
-        if own and self._flights.has_room and (self.breaker is None or self.breaker.allows()):
-            flights |= dict.fromkeys(own, self._flights.start(own, deadline_ns))
-        return flights
+        if not own:
+            return flights, Degraded(0)
+        if not self._flights.has_room(is_awaited=not awaited.isdisjoint(own)):
+            return flights, Degraded.STORE_TIMEOUT
+        if self.breaker is not None and not self.breaker.allows():
+            return flights, reason_of(self.failure)
+        return flights | dict.fromkeys(own, self._flights.start(own, deadline_ns)), Degraded(0)
 
     def _count(self, ids: Sequence[Sequence[EntityId]], misses: int) -> None:
         """Count the rows of views that are kept: those that were there, and those that were not."""
@@ -142,11 +149,10 @@ class CachedRetrieval(Retrieval):
             for key in keys:
                 put(key, flight.rows[key], flight.began_ns, flight.ttls_ns[key])
 
-    def _reason_without(self, flight: Flight | None) -> Degraded:
-        """Return why a row was not read: its flight, if it had one, is late or has failed."""
-        if flight is None:
-            return reason_of(self.failure)
-        return reason_of(flight.error) if flight.is_over else Degraded.STORE_TIMEOUT
+
+def _reason_without(flight: Flight) -> Degraded:
+    """Return why a row was not read by its flight: that is late, or has failed."""
+    return reason_of(flight.error) if flight.is_over else Degraded.STORE_TIMEOUT
 
 
 def _mark(found: Sequence[ViewRows], places: Sequence[int], provenance: Provenance, why: Degraded) -> None:

@@ -19,6 +19,8 @@ FLIGHT_SLACK_NS: Final = 100 * NS_PER_MS
 
 FLIGHTS_MAX: Final = 64
 """At once; where there are more, the store is taken to be late."""
+REFRESHES_MAX: Final = FLIGHTS_MAX // 2
+"""So many under way leave room only for what a batch waits for: what is kept can be read anew later."""
 
 Fetch = Callable[[Sequence[bytes], int], Awaitable[Sequence[bytes | None]]]
 
@@ -83,10 +85,9 @@ class Flights:
         flight = self._flights.get(key)
         return None if flight is None or flight.deadline_ns < deadline_ns else flight
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may start."""
-        return len(self._tasks) < FLIGHTS_MAX
+    def has_room(self, *, is_awaited: bool) -> bool:
+        """Say whether one more may start. is_awaited: whether a batch would wait for it."""
+        return len(self._tasks) < (FLIGHTS_MAX if is_awaited else REFRESHES_MAX)
 
     def start(self, ttls_ns: Mapping[bytes, int], due_ns: int) -> Flight:
         """Begin to read keys; those whose row may not be kept are read for this batch alone."""
