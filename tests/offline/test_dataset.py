@@ -195,6 +195,27 @@ def test_dataset_writes_a_file_that_package_takes_as_it_is(own: Payments, tmp_pa
     assert [path.name for path in out.parent.iterdir()] == ["training.parquet"]
 
 
+def test_error_of_a_feature_is_not_told_as_one_of_the_file(own: Payments, tmp_path: Path) -> None:
+    """A function of the user's that fails to read a file of its own says so itself; no draft stays behind."""
+    text = own.file.read_text().replace(
+        "    return request.amount /", "    open('/missing/rates')\n    return request.amount /"
+    )
+    own.file.write_text(text)
+    out = tmp_path / "sets" / "training.parquet"
+    with pytest.raises(FileNotFoundError, match="/missing/rates"):
+        write_dataset(own.pipeline, own.labelled(), out)
+    assert not list(out.parent.iterdir())
+
+
+def test_file_that_cannot_be_written_is_told(own: Payments, tmp_path: Path) -> None:
+    """A folder is in its place: it says which, and no draft stays behind."""
+    out = tmp_path / "sets" / "training.parquet"
+    out.mkdir(parents=True)
+    with pytest.raises(SourceError, match="cannot be written"):
+        write_dataset(own.pipeline, own.labelled(), out)
+    assert [path.name for path in out.parent.iterdir()] == ["training.parquet"]
+
+
 def test_dataset_of_a_csv_and_of_a_frame_is_that_of_the_table(own: Payments, tmp_path: Path) -> None:
     """Wherever the requests are, the same comes out."""
     requests = own.labelled()
@@ -334,7 +355,7 @@ def test_list_valued_key_makes_a_row_for_each_item(tmp_path: Path) -> None:
 
 def test_pipeline_without_time_is_an_error(own: Payments) -> None:
     """Nothing could be looked up as of a time that nobody names."""
-    own.file.write_text(own.file.read_text().replace('    time="time",\n    record', "    record"))
+    own.file.write_text(own.file.read_text().replace('    time="time",\n    record_requests=True,\n', ""))
     with pytest.raises(SetupError, match="names no field that says when a request happened"):
         tr.dataset(own.pipeline, own.labelled())
 
@@ -352,6 +373,7 @@ def test_requests_that_cannot_be_are_errors(own: Payments, tmp_path: Path) -> No
     cases: list[tuple[Any, str]] = [
         (requests.rename_columns({"amount": "amuont"}), "no column 'amount'"),
         (requests.set_column(3, "amount", pa.array(["x"] * 200)), "the column 'amount', string, cannot be"),
+        (requests.set_column(4, "time", requests["time"].cast(pa.int64())), "the column 'time', int64, cannot be"),
         (requests.append_column("ratio", requests["amount"]), "'ratio', which the pipeline computes"),
         (requests.slice(0, 0), "have no rows"),
         (tmp_path / "absent.parquet", "no such file"),

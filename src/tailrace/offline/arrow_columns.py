@@ -81,10 +81,14 @@ def times_ns(column: Any) -> NDArray[np.int64]:
 
 
 def _cast_times(column: Any, wanted: Any) -> Any:
+    """Return times, or texts of them, as a type of times. Raises ArrowInvalid for numbers, which say not of what."""
     import pyarrow as pa
 
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind):
         return column.cast(wanted, safe=False)
+    if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        raise pa.ArrowInvalid("it has neither times nor texts of them")
     try:
         return column.cast(wanted)
     except pa.ArrowInvalid:  # a text without a zone

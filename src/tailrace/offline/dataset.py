@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -199,7 +199,6 @@ def _make_folder(out: Path) -> None:
 
 def _write(tables: Iterator[pa.Table], out: Path) -> int:
     """Write tables to one file, beside its place first; return their rows."""
-    import pyarrow as pa
     from pyarrow import parquet
 
     rows = 0
@@ -209,23 +208,22 @@ def _write(tables: Iterator[pa.Table], out: Path) -> int:
     thread = ThreadPoolExecutor(1, "write")
     try:
         for table in tables:
-            if writer is None:
-                descriptor, draft = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
-                os.close(descriptor)
-                writer = parquet.ParquetWriter(draft, table.schema, use_dictionary=_repeating(table.schema))
-            if pending is not None:
-                pending.result()
+            with _telling_of(out):
+                if writer is None:
+                    descriptor, draft = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
+                    os.close(descriptor)
+                    writer = parquet.ParquetWriter(draft, table.schema, use_dictionary=_repeating(table.schema))
+                if pending is not None:
+                    pending.result()
             pending = thread.submit(writer.write_table, table)  # while the next page is computed
             rows += table.num_rows
         assert pending is not None  # of no rows there is an error before
         assert writer is not None
-        pending.result()
-        writer.close()
-        Path(draft).chmod(0o644)
-        Path(draft).replace(out)
-    except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"cannot be written: {reason}", where=str(out), next="give --out a place with room") from None
+        with _telling_of(out):
+            pending.result()
+            writer.close()
+            Path(draft).chmod(0o644)
+            Path(draft).replace(out)
     finally:
         thread.shutdown()
         if writer is not None:
@@ -234,6 +232,18 @@ def _write(tables: Iterator[pa.Table], out: Path) -> int:
         if draft:
             Path(draft).unlink(missing_ok=True)
     return rows
+
+
+@contextmanager
+def _telling_of(out: Path) -> Iterator[None]:
+    """Make errors of writing a file ones that say so; those of what makes the tables are none, and stay outside."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SourceError(f"cannot be written: {reason}", where=str(out), next="give --out a place with room") from None
 
 
 def _repeating(schema: Any) -> list[str]:

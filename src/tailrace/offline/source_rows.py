@@ -295,8 +295,6 @@ class SourceRows:
             if source.time is None
             else cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds),
         }
-        if source.time is not None:
-            made["$time"] = cast_time(ibis, rows[source.time], takes_seconds=self._takes_seconds)
         checked = rows.mutate(**made)
         made = {"$time_good": (checked["$time"] >= ibis.literal(_TIME_MIN).cast("timestamp('UTC')")).fill_null(False)}
         good = checked["$key"].notnull() & made["$time_good"]
