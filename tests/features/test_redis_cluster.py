@@ -19,6 +19,7 @@ from redis_server import RedisServer
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import LeaseError, StoreError
 from tailrace.features.stores.redis_cluster import RedisClusterStore
+from tailrace.features.stores.redis_cluster_client import ClusterClient
 from tailrace.features.stores.redis_slots import slot_of, slot_tags
 from tailrace.features.stores.redis_writer import RedisWriter
 from tailrace.loadtest.processes import free_port
@@ -211,6 +212,23 @@ def test_cluster_writer_waits_for_a_slot_that_is_moving(cluster: RedisCluster) -
     finally:
         cluster.begin_to_move(slot, source, [])
         cluster.end_to_move(slot, source)
+
+
+def test_cluster_map_that_two_threads_read_drops_a_node_once(cluster: RedisCluster) -> None:
+    """One finds a node gone that the other has let go of just before."""
+
+    class Gone:
+        def close(self) -> None:
+            for node in gone:  # as another thread does meanwhile
+                client._nodes.pop(node, None)
+
+    gone = [("gone", 1), ("gone", 2)]
+    client = ClusterClient(cluster.url)
+    client._nodes |= {node: Gone() for node in gone}
+    client._read_map()
+    assert not set(gone) & set(client._nodes)
+    assert client.get_many(KEYS) == list(ROWS.values())
+    client.close()
 
 
 def test_cluster_failover_is_survived(cluster: RedisCluster, runner: asyncio.Runner) -> None:

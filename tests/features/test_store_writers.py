@@ -20,6 +20,8 @@ from page_samples import key_of, page, row
 from redis_server import RedisServer
 
 from tailrace.errors import LeaseError, StoreError
+from tailrace.features.stores.dynamodb_table import DynamoTable
+from tailrace.features.stores.dynamodb_transaction import Action, TransactionWriter, put
 from tailrace.features.stores.lease import FileLease, Lease
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.memory import MemoryWriter
@@ -226,3 +228,25 @@ def test_lease_file_that_cannot_be_locked_says_so(
     with pytest.raises(StoreError, match=f"the lease cannot be taken: {os.strerror(number)}") as caught:
         FileLease(tmp_path, "Profile")
     assert way in str(caught.value)
+
+
+@pytest.mark.parametrize("reason", ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"])
+def test_dynamodb_transaction_that_is_put_off_is_sent_again(reason: str) -> None:
+    """Another one over the same items, or too many at once: neither fails the write."""
+    exceptions = pytest.importorskip("botocore.exceptions")
+
+    class Busy:
+        calls = 0
+
+        def transact_write_items(self, TransactItems: list[Action]) -> None:  # noqa: N803 - as boto3 names it
+            self.calls += 1
+            if self.calls < 3:
+                reasons = [{"Code": "None"}, {"Code": reason}]
+                answer = {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons}
+                raise exceptions.ClientError(answer, "TransactWriteItems")
+
+    table = DynamoTable.parse("dynamodb://features?region=eu-west-1")
+    client = Busy()
+    actions = [put(table, b"a", b"1"), put(table, b"b", b"2")]
+    assert TransactionWriter(table, client).write(actions) == []
+    assert client.calls == 3

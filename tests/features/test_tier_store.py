@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,11 @@ from redis_server import RedisServer
 from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.features.late import LateError
+from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.stores.opening import open_store, open_writer
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.stores.tier import AGE_NS_MAX, TierStore
+from tailrace.features.stores.tier_writer import TierWriter
 
 KEYS = [b"{c:%d}V:1" % number for number in range(40)]
 ROWS = {key: b"row of " + key for key in KEYS}
@@ -110,6 +112,23 @@ def test_tier_asks_the_slower_store_for_what_is_missing_alone(tier: str, runner:
             assert slower.keys == []
 
     runner.run(scenario())
+
+
+def test_tier_whose_both_stores_are_down_tells_of_the_slower_one() -> None:
+    """It is not written: nothing may say that it is."""
+
+    class Down(MemoryWriter):
+        def __init__(self, name: str) -> None:
+            super().__init__({})
+            self.name = name
+
+        def exchange(self, puts: Collection[tuple[bytes, bytes]], removes: Collection[bytes]) -> int:
+            raise StoreError(f"the {self.name} one is away", where="memory:")
+
+    with pytest.raises(StoreError, match="the slower one is away"):
+        TierWriter(Down("hot"), Down("slower")).exchange([(KEYS[0], b"new")], ())
+    with pytest.raises(StoreError, match="slower store is written, but the hot one may hold old copies: the hot one"):
+        TierWriter(Down("hot"), MemoryWriter({})).exchange([(KEYS[0], b"new")], ())
 
 
 def test_tier_sees_every_kind_of_write(tier: str, runner: asyncio.Runner) -> None:

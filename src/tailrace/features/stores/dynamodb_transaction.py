@@ -17,6 +17,9 @@ ACTIONS_MAX: Final = 100
 BYTES_MAX: Final = 3_000_000
 """Of one transaction, which DynamoDB takes up to 4 MB of."""
 
+_PUT_OFF: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
+"""Reasons for which a transaction is cancelled that may be sent again."""
+
 KEYS_PER_CALL: Final = 100
 CONFLICTS_MAX: Final = 60
 """How often a transaction is sent that meets another one over the same items."""
@@ -112,8 +115,7 @@ class TransactionWriter:
                 refused = [number for number, code in enumerate(codes) if code == "ConditionalCheckFailed"]
                 if refused:
                     return refused
-                is_conflict = "TransactionConflict" in codes or "ThrottlingError" in codes
-                if not is_conflict and code_of(error) != "TransactionInProgressException":
+                if not _PUT_OFF & set(codes) and code_of(error) != "TransactionInProgressException":
                     raise self._refused("transact_write_items", error) from None
             tries = self._pause(tries, "transact_write_items")
 

@@ -236,21 +236,24 @@ class ClusterClient:
                 why = error
                 continue
             for gone in set(self._nodes) - {*self._slots.nodes, *self._hosts.hosts}:
-                self._nodes.pop(gone).close()
+                client = self._nodes.pop(gone, None)  # another thread may read the map just now
+                if client is not None:
+                    client.close()
             return
         raise self._refused("CLUSTER SLOTS", why)
 
     def _node(self, node: Node) -> Any:
         """Return the client of one node."""
-        if node not in self._nodes:
+        client = self._nodes.get(node)
+        if client is None:
             from redis.backoff import NoBackoff
             from redis.retry import Retry
 
-            self._nodes[node] = self._redis.Redis.from_url(
+            client = self._nodes[node] = self._redis.Redis.from_url(
                 self._hosts.url_of(node), socket_connect_timeout=CONNECT_S_MAX, socket_timeout=NODE_ANSWER_S_MAX,
                 retry=Retry(NoBackoff(), 0),
             )  # fmt: skip
-        return self._nodes[node]
+        return client
 
     def _refused(self, what: str, error: object) -> StoreError:
         return StoreError(f"Redis refused {what}: {error}", where=self.where, next=NEXT)

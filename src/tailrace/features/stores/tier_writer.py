@@ -7,7 +7,7 @@ StoreError, though the slower one has the values by then: it must be made again,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tailrace.errors import StoreError
 from tailrace.features.stores.lease import Lease
@@ -72,8 +72,11 @@ class TierWriter:
         """Remove the copies of some keys behind a write, also behind one that failed: it may have written some."""
         try:
             yield
-        finally:
-            self._remove_copies(keys)
+        except BaseException:
+            with suppress(StoreError):  # that the write failed is what is told
+                self._remove_copies(keys)
+            raise
+        self._remove_copies(keys)
 
     def _remove_copies(self, keys: Collection[bytes]) -> None:
         if not keys:
