@@ -60,7 +60,7 @@ def columns() -> dict[str, tuple[Any, Asked]]:
     for number, (kind, window) in enumerate((kind, window) for kind in KINDS for window in WINDOWS):
         delay_s = (0, 0, 30)[number % 3]
         has_where = number % 4 == 1
-        has_current = number % 5 == 2 and kind != "since_last"
+        has_current = number % 5 == 2 and kind != "since_last" and not delay_s
         of_channel = kind == "distinct" and number % 2 == 0
         options: dict[str, Any] = {"window": window, "where": WHERE if has_where else None}
         options["delay"] = f"{delay_s}s" if delay_s else None

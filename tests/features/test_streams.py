@@ -55,8 +55,9 @@ def schema_id(columns: dict[str, Any], **more: Any) -> int:
     return view.spec.codec().schema_id
 
 
+SPENT: dict[str, Any] = {"window": "1h", "where": "amount > 1 and channel == 'a'", "decimals": 2}
 BASE: dict[str, Any] = {
-    "spent": of.sum_("amount", window="1h", where="amount > 1 and channel == 'a'", decimals=2),
+    "spent": of.sum_("amount", **SPENT),
     "n": of.count(window="5m", delay="30s"),
 }
 
@@ -100,7 +101,7 @@ def test_stream_view_extended_keeps_the_columns_of_its_base() -> None:
         {"n": BASE["n"], "spent": BASE["spent"]},
         {"total": BASE["spent"], "number": BASE["n"]},
         BASE | {"n": of.count(window="5m", delay="30s", default=7)},
-        BASE | {"n": of.count(window="5m", delay="30s", include_current=True)},
+        BASE | {"spent": of.sum_("amount", include_current=True, **SPENT)},
         BASE | {"n": (int, BASE["n"])},
         BASE | {"n": of.count(window="300s", delay="0.5m")},
         BASE | {"spent": of.sum_("(amount)", window="60m", where="(amount>1) and channel=='a'", decimals=2)},
@@ -222,6 +223,7 @@ def test_key_that_the_events_have_not_is_a_problem() -> None:
         (of.count(window="366d"), "a window of '366d'"),
         (of.count(window="5m", delay="11m"), "a delay of '11m'"),
         (of.count(window="5m", delay="1.5s"), "a delay of '1.5s'"),
+        (of.count(window="5m", delay="1s", include_current=True), "include_current with a delay of '1s'"),
     ],
 )
 def test_mistake_in_an_aggregate_is_a_problem(column: Any, what: str) -> None:

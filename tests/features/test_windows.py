@@ -87,12 +87,11 @@ def test_sealing_early_late_or_twice_gives_the_same(seed: int) -> None:
 
 
 def test_event_that_is_scored_counts_itself_only_where_it_is_said() -> None:
-    """Whether it is in the state already or not, and with a delay too."""
+    """Whether it is in the state already or not."""
     declared: dict[str, Any] = {
         "without": count(window="1h"),
         "with_it": count(window="1h", include_current=True),
         "spent": sum_("amount", window="1h", include_current=True, decimals=2),
-        "late": count(window="1h", delay="5m", include_current=True),
         "channels": distinct("channel", window="1h", include_current=True),
         "latest": last("amount", window="1h", include_current=True),
     }
@@ -103,7 +102,7 @@ def test_event_that_is_scored_counts_itself_only_where_it_is_said() -> None:
     for _ in range(2):
         values = {name: store.ask(scored).column(name).tolist() for name in declared}
         assert values == {
-            "without": [1], "with_it": [2], "spent": [4.0], "late": [1], "channels": [2], "latest": [2.5],
+            "without": [1], "with_it": [2], "spent": [4.0], "channels": [2], "latest": [2.5],
         }  # fmt: skip
         store.push(scored)
 

@@ -271,6 +271,9 @@ class _StreamReading(Reading):
             self.report(f"a delay of {aggregate.delay!r} is no whole number of seconds up to the stream's lateness, "
                         f"{stream.lateness!r}", where,
                         "give the stream more lateness: events of a delayed window come late")  # fmt: skip
+        if aggregate.include_current and window.delay_ns > 0:
+            self.report(f"include_current with a delay of {aggregate.delay!r}: the window ends before the event that "
+                        "is scored", where, "leave out one of the two")  # fmt: skip
 
 
 def window_of(aggregate: Aggregate) -> Window:
