@@ -60,7 +60,7 @@ NICE: Final = 19
 
 @dataclass(slots=True)
 class Scheduled:
-    """One view of one pipeline. due_ns: when it is to be refreshed, since the epoch."""
+    """One view of one pipeline. due_ns: when it is to be refreshed, monotonic: a clock that is set moves it not."""
 
     pipeline: Pipeline
     view: type[BatchFeatureView]
@@ -74,7 +74,7 @@ class Scheduled:
 
 
 class Refresher:
-    """Refreshes views, one at a time, until it is to drain. wall_ns: since the epoch."""
+    """Refreshes views, one at a time, until it is to drain. wall_ns: since the epoch. now_ns: monotonic."""
 
     def __init__(
         self,
@@ -82,19 +82,21 @@ class Refresher:
         recorder: RefreshRecorder,
         log: Any,
         wall_ns: Callable[[], int] = time.time_ns,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.scheduled = scheduled
         self._recorder = recorder
         self._log = log
         self._wall_ns = wall_ns
+        self._now_ns = now_ns
         self.is_stopping = False
         for each in scheduled:
-            each.due_ns = self._first_due_ns(each)
+            each.due_ns = self._now_ns() + self._first_delay_ns(each)
 
     def refresh_due(self) -> None:
         """Refresh the views that are due; one that fails is tried again later, and keeps no other from its turn."""
         for each in sorted(self.scheduled, key=lambda scheduled: scheduled.due_ns):
-            if self.is_stopping or each.due_ns > self._wall_ns():
+            if self.is_stopping or each.due_ns > self._now_ns():
                 return
             self._refresh(each)
 
@@ -111,28 +113,29 @@ class Refresher:
         except StoppedError:
             return
         except Exception as error:  # of a source that a user's query reads, say: the other views go on
-            each.due_ns = self._wall_ns() + min(spec.refresh_ns, RETRY_NS)
+            each.due_ns = self._now_ns() + min(spec.refresh_ns, RETRY_NS)
             self._recorder.count(pipeline.name, each.name, "held" if isinstance(error, LeaseError) else "failed")
             self._log.warning("view is not refreshed", pipeline=pipeline.name, view=each.name, cause=str(error))
             return
-        each.due_ns = self._wall_ns() + spec.refresh_ns + _jitter_ns(each.view)
+        each.due_ns = self._now_ns() + spec.refresh_ns + _jitter_ns(each.view)
         self._recorder.count(pipeline.name, each.name, "done", self._wall_ns() // NS_PER_S)
         self._log.info("view refreshed", pipeline=pipeline.name, view=each.name, written=report.written,
                        unchanged=report.unchanged, bad=report.bad, seconds=round(report.seconds, 1))  # fmt: skip
 
-    def _first_due_ns(self, each: Scheduled) -> int:
-        """Return when a view is due first: by when its schema was last whole, now where that is not known."""
+    def _first_delay_ns(self, each: Scheduled) -> int:
+        """Return after what time a view is due first: by when its schema was last whole, 0 where that is not known."""
         spec = each.view.spec
         try:
             with closing(open_writer(each.store, create=False)) as writer:
                 record = read_record(writer.get, spec.name)
         except TailraceError:
-            return self._wall_ns()
+            return 0
         schema = None if record is None else record.schemas.get(schema_name(spec.codec().schema_id))
         if schema is None or not schema.is_whole:
-            return self._wall_ns()
+            return 0
         self._recorder.count(each.pipeline.name, each.name, None, schema.at_ns // NS_PER_S)
-        return min(schema.at_ns, self._wall_ns()) + spec.refresh_ns + _jitter_ns(each.view)
+        age_ns = max(0, self._wall_ns() - schema.at_ns)
+        return max(0, spec.refresh_ns + _jitter_ns(each.view) - age_ns)
 
 
 class StoppedError(Exception):

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import structlog
 from serving import Server, serving, wait_for
 
 from pipelines.model_graphs import linear
+from tailrace.compile.loading import load_pipelines
+from tailrace.deadline import NS_PER_S
+from tailrace.monitor.recorder import RefreshRecorder
+from tailrace.refresher import Refresher, schedule
+from tailrace.testing import ManualClock
 
 PIPELINE = """
 import tailrace as tr
@@ -94,3 +101,35 @@ def test_view_that_is_fresh_is_left_alone(file: Path, tmp_path: Path) -> None:
         wait_for(lambda: server.metric("tailrace_view_refreshed_timestamp_seconds") > 3e9, LIMIT_S)
         assert server.metric("tailrace_refreshes_total") == 0
         assert not server.events("view refreshed")
+
+
+class Counts(RefreshRecorder):
+    """Keeps what is counted in a list."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def count(self, pipeline: str, view: str, outcome: str | None, whole_s: int | None = None) -> None:
+        """Note the view of a refresh that is done."""
+        if outcome == "done":
+            self.done.append(view)
+
+
+# Ibis 12 calls what DuckDB 2 deprecates.
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+def test_clock_that_is_set_back_delays_no_refresh(file: Path) -> None:
+    """A clock that is ahead by a year at start makes all views due; once it is right, they are due as often as ever."""
+    clock, counts = ManualClock(), Counts()
+    year_ns, wall_ns = 365 * 86_400 * NS_PER_S, [time.time_ns()]
+    wall_ns[0] += year_ns
+    refresher = Refresher(
+        schedule(load_pipelines(file), None), counts, structlog.get_logger(), lambda: wall_ns[0], clock.now_ns
+    )
+    refresher.refresh_due()
+    assert sorted(counts.done) == ["Rank", "Spend"]
+    wall_ns[0] -= year_ns
+    refresher.refresh_due()
+    assert len(counts.done) == 2
+    clock.advance(1_200)
+    refresher.refresh_due()
+    assert sorted(counts.done) == ["Rank", "Rank", "Spend", "Spend"]
