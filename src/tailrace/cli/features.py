@@ -96,9 +96,10 @@ def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_
             print(json.dumps({"pipeline": pipeline.name, **told}), flush=True)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = Console(emoji=False)  # a text that reads :x: is shown as it is
     for view in views:
         table = Table(
             title=f"\n[bold]{pipeline.name}.{view.view}[/] {_origin(view)}", title_justify="left", title_style=""
@@ -107,7 +108,7 @@ def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
         explained = {each.name: each for each in view.explanations}
         for name, value in view.values.items():
-            table.add_row(name, _shown(value), *_window(explained.get(name)))
+            table.add_row(name, escape(_shown(value)), *_window(explained.get(name)))
         console.print(table)
         for each in view.explanations if why else ():
             for line in _parts(each):
@@ -128,14 +129,18 @@ def _window(explanation: Explanation | None) -> tuple[str, str]:
 
 
 def _parts(explanation: Explanation) -> Iterator[str]:
-    """Yield a line for each entry behind a column, the latest first."""
+    """Yield a line, as markup, for each entry behind a column, the latest first."""
+    from rich.markup import escape
+
     if not explanation.parts:
         return
     yield f"\n[bold]{explanation.name}[/]"
     for part in explanation.parts[: -_PARTS_MAX - 1 : -1]:
         what = "tile" if part.event_id is None else f"event {part.event_id}"
         leaves = "stays" if part.leaves_ns is None else f"until {_clock(part.leaves_ns)}"
-        yield f"  {_clock(part.at_ns)}  {what:<14} {_shown(part.value):>10}  [dim]{leaves}[/]"
+        # Padded first: what escapes a bracket takes no room.
+        shown = escape(f"  {_clock(part.at_ns)}  {what:<14} {_shown(part.value):>10}")
+        yield f"{shown}  [dim]{leaves}[/]"
     if len(explanation.parts) > _PARTS_MAX:
         yield f"  [dim]and {len(explanation.parts) - _PARTS_MAX:,} earlier[/]"
 
