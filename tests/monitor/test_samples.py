@@ -140,8 +140,9 @@ def test_full_disk_costs_the_sample_and_a_line_in_the_log() -> None:
 
 
 def test_disk_that_hangs_bounds_what_waits(path: Path) -> None:
-    """What is over the limit is lost at once."""
-    writer = SampleWriter(path, Log())
+    """What is over the limit is lost at once, and told in one line: the writer itself hangs, and tells nothing."""
+    log = Log()
+    writer = SampleWriter(path, log)
     begun, go_on = threading.Event(), threading.Event()
 
     def hang() -> list[bytes]:
@@ -154,6 +155,8 @@ def test_disk_that_hangs_bounds_what_waits(path: Path) -> None:
     for _ in range(samples.WAITING_MAX + 7):
         writer.put(lambda: [b"2"])
     assert writer.lost == 7
+    assert [(event, facts["lost"]) for event, facts in log.events] == [("samples are lost", 1)]
+    assert "does not keep up" in log.events[0][1]["error"]
     go_on.set()
     writer.close()
     assert len(path.read_bytes().splitlines()) == samples.WAITING_MAX + 1

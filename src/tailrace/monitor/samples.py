@@ -83,6 +83,7 @@ class SampleWriter:
         """Have a part of the sample written. lines: called on the writer's thread, gives them without their ends."""
         if self._queue.qsize() >= WAITING_MAX:
             self.lost += 1
+            self._tell("samples are lost", error=f"the disk does not keep up: {WAITING_MAX} parts wait")
             return
         self._queue.put(lines)
 
