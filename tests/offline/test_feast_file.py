@@ -16,7 +16,14 @@ from features.redis_server import RedisServer
 from tailrace.cli.import_feast import import_feast
 from tailrace.errors import SetupError
 from tailrace.offline.feast_file import write_feast_file
-from tailrace.offline.feast_registry import FeastField, FeastOnlineStore, FeastProject, FeastRegistryView, FeastSource
+from tailrace.offline.feast_registry import (
+    FeastField,
+    FeastOnlineStore,
+    FeastProject,
+    FeastRegistryView,
+    FeastSource,
+    read_registry,
+)
 
 KEY = FeastField("customer_id", "INT64")
 FILE = FeastSource("FileSource", "/data/customers.parquet", "at", {})
@@ -46,6 +53,30 @@ def loaded(text: str) -> dict[str, object]:
     finally:
         del sys.modules["imported"]
     return vars(module)
+
+
+def test_error_of_feast_tells_no_password(tmp_path: Path) -> None:
+    """Feast quotes its configuration, logins and passwords among it; all else of its error is told."""
+    (tmp_path / "feature_store.yaml").touch()
+    python = tmp_path / "python"
+    quoted = [
+        "ValidationError: cannot connect to postgresql://feast:p@ss/w0rd@db.internal:5432/feast, it is down",
+        "input_value={'type': 'redis', 'connection_string': 'redis:6379,password=s3cret, and more'}",
+        "{'user': 'feast', 'PASSWORD': 'hush hush', 'private_key_passwd': 'quiet'}",
+        "aws_secret: mum",
+        "the last line " + "x" * 3_000,
+    ]
+    script = "\n".join(["#!/bin/sh", "cat >&2 <<'END'", *quoted, "END", "exit 1"])
+    for shown in (script, script.replace("x" * 3_000, "")):
+        python.write_text(shown)
+        python.chmod(0o700)
+        with pytest.raises(SetupError) as refused:
+            read_registry(tmp_path, str(python))
+        for secret in ("p@ss", "w0rd", "s3cret", "and more", "hush", "quiet", "mum"):
+            assert secret not in str(refused.value)
+    assert "cannot connect to postgresql://…@db.internal:5432/feast, it is down" in refused.value.what
+    assert "'connection_string': 'redis:6379,password…" in refused.value.what
+    assert refused.value.what.endswith("the last line")
 
 
 @pytest.mark.slow

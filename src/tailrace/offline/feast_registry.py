@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,10 @@ ANSWER_S_MAX: Final = 300.0
 """For Feast to be imported and to read its registry, which may be far away."""
 
 _SHOWN_MAX: Final = 2_000
+_LOGIN: Final = re.compile(r"://.*@")
+_SECRET: Final = re.compile(
+    r"\b(\w*(?:password|passphrase|passwd|pwd|secret|token|private_key|api_key|access_key))\b.*", re.IGNORECASE
+)
 _NEXT: Final = "run `feast apply` in it, and give the Python of the environment that `feast` runs in"
 
 
@@ -81,9 +86,19 @@ def read_registry(repository: Path, python: str) -> FeastProject:
         raise SetupError(f"cannot ask Feast: {error.__class__.__name__}", where=python, next=_NEXT) from None
     if done.returncode:
         raise SetupError(
-            f"Feast cannot read it: {done.stderr.strip()[-_SHOWN_MAX:]}", where=str(repository), next=_NEXT
+            f"Feast cannot read it: {_without_secrets(done.stderr).strip()[-_SHOWN_MAX:]}",
+            where=str(repository),
+            next=_NEXT,
         )
     try:
         return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=FeastProject)
     except msgspec.DecodeError as error:
         raise SetupError(f"Feast said what cannot be read: {error}", where=str(repository), next=_NEXT) from None
+
+
+def _without_secrets(text: str) -> str:
+    """Return what may be shown of Feast's errors, which quote the repository's configuration.
+
+    A password may hold any character: a line ends where one is named, and a login of a URL at the last @ of its line.
+    """
+    return _SECRET.sub(r"\1…", _LOGIN.sub("://…@", text))
