@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from event_link import cut_link
 from serving import Answer, Server, fetch, load, serving, wait_for
 
 from features.redis_server import RedisServer
@@ -158,6 +159,19 @@ def test_stopped_holder_of_the_write_lock_harms_no_answer(pipelines_dir: Path, t
         assert answer.degraded == {"event_lost"}
         assert (event.status, event.body["title"]) == (504, "Deadline exceeded")
         wait_for(lambda: counted(server, 10), 20)
+
+
+def test_link_that_is_cut_while_both_ends_live_is_made_again(pipelines_dir: Path, tmp_path: Path) -> None:
+    """Worker and ingester stay the same processes; events are refused for some seconds at most, and then counted."""
+    with served(pipelines_dir, tmp_path) as server:
+        assert send(server, payment(1)).body["counted"] == 1
+        worker, ingester = server.workers()[0]["pid"], pid_of(server)
+        for number in (2, 3):
+            cut_link(worker, ingester)
+            wait_for(lambda number=number: send(server, payment(number, seconds=number)).status == 200, 5)
+        assert (server.workers()[0]["pid"], pid_of(server)) == (worker, ingester)
+        assert server.workers()[0]["restarts"] == server.companions()[0]["restarts"] == 0
+        assert server.ask("activity", payment(9, seconds=9)).body["count_1h"] == 3
 
 
 def test_server_without_streams_has_no_ingester(pipelines_dir: Path, tmp_path: Path) -> None:
