@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 import before
 import counts
 import event_features
+import handbook
 import hot_path
 import idle
 import load_curve
@@ -54,6 +55,7 @@ PARTS: Final = {
         trust,
         trust_balancers,
         event_features,
+        handbook,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"
