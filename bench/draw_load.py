@@ -16,6 +16,7 @@ from typing import Final
 from figures import Figures, read_figures
 from machine import BenchError
 from peers import ROOT
+from picture import BLUE, GREY, OCHRE, PALE, TEAL, Scale, draw_line, frame, path_of, text
 
 WIDTH, HEIGHT = 920, 560
 LEFT, RIGHT = 74, 884
@@ -27,30 +28,7 @@ ROOM: Final = 2.6
 CALLS_LINES: Final = 5
 NAMED: Final = 0.7
 """Of the capacity: up to there the lines lie apart, and are named."""
-P50, P99, BUDGET, GOODPUT, REFUSED = "#2f8f83", "#3f6fa3", "#b5782a", "#2f8f83", "#c9d6e2"
-STYLE: Final = """\
-text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:#1f2a37}
-.h{font-size:16px;font-weight:600}.s{font-size:12.5px;fill:#4b5b6b}.n{font-size:13px;font-weight:600}
-.m{text-anchor:middle}.e{text-anchor:end}
-.grid{stroke:#e4e8ec;stroke-width:1}.axis{stroke:#7c8b9a;stroke-width:1.2}
-.line{fill:none;stroke-width:2.4;stroke-linejoin:round}.dash{fill:none;stroke-width:1.6;stroke-dasharray:6 5}
-.halo{paint-order:stroke;stroke:#ffffff;stroke-width:5px;stroke-linejoin:round}"""
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """From values to places on the page: `low` lies at `begin`, `high` at `end`; a logarithmic one in powers."""
-
-    low: float
-    high: float
-    begin: float
-    end: float
-    is_log: bool = False
-
-    def at(self, value: float) -> float:
-        """Return the place of a value, to a tenth."""
-        low, high, here = (math.log(each) if self.is_log else each for each in (self.low, self.high, value))
-        return round(self.begin + (self.end - self.begin) * (here - low) / (high - low), 1)
+P50, P99, BUDGET, GOODPUT, REFUSED = TEAL, BLUE, OCHRE, TEAL, PALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +65,15 @@ def draw(curve: Figures) -> str:
         "open loop, calls arrive at random"
     )
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t d">',
-        '<title id="t">Latency and goodput against offered load</title>',
-        f'<desc id="d">{describe(points, budget_ms, best)}</desc>',
-        f"<style>\n{STYLE}</style>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="#fbfaf7"/>',
         text(24, 38, "What happens when more is asked than can be answered", "h"),
         text(24, 58, subtitle, "s"),
         *draw_latency(points, budget_ms, across, shares),
         *draw_calls(points, capacity_rps, across, shares),
         *(text(across.at(share), CALLS_BOTTOM + 20, f"{share:.0%}", "s m") for share in shares),
         text((LEFT + RIGHT) / 2, CALLS_BOTTOM + 42, f"offered load; 100% is the capacity, {capacity_rps:,}/s", "s m"),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    title = "Latency and goodput against offered load"
+    return frame(WIDTH, HEIGHT, title, describe(points, budget_ms, best), parts)
 
 
 def describe(points: Sequence[Point], budget_ms: float, best_rps: float) -> str:
@@ -172,7 +145,7 @@ def draw_calls(points: Sequence[Point], capacity_rps: float, across: Scale, shar
         draw_line(good, GOODPUT),
         f'<path class="dash" stroke="#7c8b9a" d="{path_of(offered)}"/>',
         text(right - 196, up.at(last.offered_rps * 0.84) - 8, "offered", "s e"),
-        text(right - 12, middle + 5, f"refused at once, {last.refused_share:.0%}", "n e", "#4b5b6b"),
+        text(right - 12, middle + 5, f"refused at once, {last.refused_share:.0%}", "n e", GREY),
         text(right - 12, up.at(last.goodput_rps) + 24, f"answered in time, {last.goodput_rps:,.0f}/s", "n e", GOODPUT),
     ]
 
@@ -193,22 +166,6 @@ def draw_grid(across: Scale, shares: Sequence[float], top: float, bottom: float,
         f'<path class="axis" d="M{capacity} {top}V{bottom}" stroke-opacity="0.7"/>',
         f'<path class="axis" d="M{LEFT} {bottom}H{RIGHT}"/>',
     ]
-
-
-def draw_line(places: Sequence[tuple[float, float]], colour: str) -> str:
-    """Return a line through places."""
-    return f'<path class="line" stroke="{colour}" d="{path_of(places)}"/>'
-
-
-def path_of(places: Sequence[tuple[float, float]]) -> str:
-    """Return the path through places."""
-    return "M" + "L".join(f"{across:g} {up:g}" for across, up in places)
-
-
-def text(across: float, up: float, words: str, kind: str, colour: str = "") -> str:
-    """Return words at a place; kind: their classes."""
-    style = f' style="fill:{colour}"' if colour else ""
-    return f'<text class="{kind}" x="{across:g}" y="{up:g}"{style}>{words}</text>'
 
 
 def main() -> int:
