@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +23,9 @@ from serving import Answer, Server, fetch, load, serving, wait_for
 
 from features.redis_server import RedisServer
 
+CALL, CUSTOMERS = 200, 100
+AGE_S = 20 * 86_400
+"""By how much the first event of many is older than now."""
 NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
 HOLD = """
 import lmdb, os, signal, sys
@@ -101,18 +107,84 @@ def test_event_that_cannot_be_counted_is_told_why(server: Server) -> None:
     assert server.metric("tailrace_events_total", 'fate="counted"') == 4
 
 
-def test_killed_ingester_loses_no_event_and_counts_none_twice(pipelines_dir: Path, tmp_path: Path) -> None:
-    """Events are sent again until they are answered 200, while the ingester is killed: the total is exact."""
-    with served(pipelines_dir, tmp_path) as server:
-        number, deadline_s = 0, time.monotonic() + 40
-        for _ in range(4):
-            for _ in range(25):
-                while send(server, payment(number, seconds=number)).status != 200:
-                    assert time.monotonic() < deadline_s
-                number += 1
+MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=MANY)])
+def test_ingester_killed_amid_its_batches_loses_no_event_and_counts_none_twice(
+    kills: int, pipelines_dir: Path, tmp_path: Path
+) -> None:
+    """Events are sent again until they are answered 200: the total is exact. Requests are answered all the while."""
+    random = Random(kills)
+    with served(pipelines_dir, tmp_path) as server, Sending(server) as sending:
+        for kill in range(kills):
+            answered = sending.answered
+            wait_for(lambda answered=answered: sending.answered > answered + 2, 30)  # by this ingester
+            sending.wait_sent()
+            time.sleep(random.random() * 0.02)
             os.kill(pid_of(server), signal.SIGKILL)
-        answer = wait_for(lambda: counted(server, number), 20)
-    assert answer.body["count_1h"] == number
+            for number in range(5):
+                asked = payment(10_000_000 + 5 * kill + number, 1_000, seconds=-AGE_S)  # it makes no event late
+                answer = server.ask("activity", asked)
+                assert answer.status == 200
+        total = sending.stop()
+        counts = [
+            server.ask("activity", payment(20_000_000 + customer, customer)).body["count_30d"]
+            for customer in range(CUSTOMERS)
+        ]
+        assert server.companions()[0]["restarts"] == kills
+    assert sum(counts) == total
+    assert sending.again >= kills
+
+
+class Sending:
+    """A client that sends events of some customers, call by call, each until it is answered 200.
+
+    answered: calls that were; again: how often one was not. Raises in `stop` what went wrong.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.answered = self.again = 0
+        self._server = server
+        self._is_sent = threading.Event()
+        self._is_stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Sending:
+        self._done = self._pool.submit(self._run)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_stopping.set()
+        self._pool.shutdown()
+
+    def wait_sent(self) -> None:
+        """Wait until the next call is about to be sent."""
+        self._is_sent.clear()
+        assert self._is_sent.wait(30)
+
+    def stop(self) -> int:
+        """End behind a call that is answered; return how many events were sent."""
+        self._is_stopping.set()
+        return self._done.result(60)
+
+    def _run(self) -> int:
+        number = 0
+        while not self._is_stopping.is_set():
+            events = [payment(each, each % CUSTOMERS, seconds=each - AGE_S) for each in range(number, number + CALL)]
+            while True:
+                self._is_sent.set()
+                answer = send(self._server, *events)
+                if answer.status == 200:
+                    break
+                assert answer.status in (500, 503, 504), answer.body
+                self.again += 1
+                time.sleep(0.02)
+            assert answer.body["refused"] == []
+            self.answered += 1
+            number += CALL
+            time.sleep(0.02)
+        return number
 
 
 def counted(server: Server, number: int) -> Answer | None:
