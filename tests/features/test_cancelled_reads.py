@@ -1,6 +1,6 @@
 """Reads that are cancelled, or run out of time, whenever that may be: nobody gets another's values.
 
-100 examples of 40 reads in the suite; `make fuzz` has 3,000 of them, 120,000 reads.
+100 examples of 40 reads in the suite, for each kind; 2,500 among the slow tests, which are 100,000 reads of each kind.
 """
 
 from __future__ import annotations
@@ -93,10 +93,14 @@ def runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
+MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
 @pytest.mark.hypothesis  # make fuzz asks for these
 @pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
+@pytest.mark.parametrize("more", [{}, pytest.param({"max_examples": 2_500}, marks=MANY)], ids=["some", "many"])
 def test_cancelled_reads_never_give_another_entitys_values(
-    redis_server: RedisServer, runner: asyncio.Runner, cached: bool
+    redis_server: RedisServer, runner: asyncio.Runner, cached: bool, more: dict[str, int]
 ) -> None:
     """Whatever is cancelled or late, each read has its own entities' values, and one connection serves them all."""
     writer = RedisWriter(redis_server.url)
@@ -109,7 +113,7 @@ def test_cancelled_reads_never_give_another_entitys_values(
         with redis.Redis.from_url(redis_server.url) as client:
             before = connections(client)
 
-            @settings(deadline=None, phases=[Phase.generate])  # a seed cannot be made simpler
+            @settings(deadline=None, phases=[Phase.generate], **more)  # a seed cannot be made simpler
             @given(st.integers(0, 1 << 62))
             def cancel_at_random(seed: int) -> None:
                 runner.run(reads.run(Random(seed)))
