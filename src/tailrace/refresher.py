@@ -2,7 +2,8 @@
 
 Started by the supervisor with `--refresh`, as `python -m tailrace.refresher FD`, with FD its control channel. It takes
 little: it is the last that the kernel gives a core to, and rests after each page of rows three times as long as the
-page took. When a view was last whole is in the store's catalogue, so that a restart does not begin anew.
+page took. When a run of a view last reached its end is in the store's catalogue: so a restart does not begin anew, and
+of several servers on one store only the first one refreshes a view that is due.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Refresher:
         self._now_ns = now_ns
         self.is_stopping = False
         for each in scheduled:
-            each.due_ns = self._now_ns() + self._first_delay_ns(each)
+            each.due_ns = self._now_ns() + self._delay_ns(each)
 
     def refresh_due(self) -> None:
         """Refresh the views that are due; one that fails is tried again later, and keeps no other from its turn."""
@@ -102,11 +103,14 @@ class Refresher:
 
     def _refresh(self, each: Scheduled) -> None:
         spec, pipeline = each.view.spec, each.pipeline
+        if delay_ns := self._delay_ns(each):  # another server's refresher, or a command, has been here
+            each.due_ns = self._now_ns() + delay_ns
+            return
         options = MaterializeOptions(batch_rows=PAGE_ROWS, limits=DatabaseLimits(threads=1))
         try:
             with closing(open_writer(each.store)) as writer:
                 report = materialize(
-                    spec, pipeline.base_dir, writer, pipeline=pipeline.name, options=options,
+                    spec, pipeline.base_dir, writer, pipeline=pipeline.name, options=options, clock=self._wall_ns,
                     on_progress=_Rest(lambda: self.is_stopping),
                     key_type=key_type_of(key_types(pipeline), spec.entity.key),
                 )  # fmt: skip
@@ -122,8 +126,11 @@ class Refresher:
         self._log.info("view refreshed", pipeline=pipeline.name, view=each.name, written=report.written,
                        unchanged=report.unchanged, bad=report.bad, seconds=round(report.seconds, 1))  # fmt: skip
 
-    def _first_delay_ns(self, each: Scheduled) -> int:
-        """Return after what time a view is due first: by when its schema was last whole, 0 where that is not known."""
+    def _delay_ns(self, each: Scheduled) -> int:
+        """Return after what time a view is due: by when a run last ended with its schema, 0 where that is not known.
+
+        What ended later than now was told by a clock that was ahead, and is not believed.
+        """
         spec = each.view.spec
         try:
             with closing(open_writer(each.store, create=False)) as writer:
@@ -131,11 +138,14 @@ class Refresher:
         except TailraceError:
             return 0
         schema = None if record is None else record.schemas.get(schema_name(spec.codec().schema_id))
-        if schema is None or not schema.is_whole:
+        if schema is None or not schema.is_whole or not schema.ended_ns:
             return 0
-        self._recorder.count(each.pipeline.name, each.name, None, schema.at_ns // NS_PER_S)
-        age_ns = max(0, self._wall_ns() - schema.at_ns)
-        return max(0, spec.refresh_ns + _jitter_ns(each.view) - age_ns)
+        age_ns = self._wall_ns() - schema.ended_ns
+        if age_ns < 0:
+            return 0
+        self._recorder.count(each.pipeline.name, each.name, None, schema.ended_ns // NS_PER_S)
+        left_ns = spec.refresh_ns - age_ns
+        return left_ns + _jitter_ns(each.view) if left_ns > 0 else 0
 
 
 class StoppedError(Exception):

@@ -24,9 +24,10 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One schema of a view in a store. Counts are of its last whole run.
 
     text: what its id is made of. is_whole: a run has reached its end. at_ns: when a run last began or ended with it,
-    since the epoch. whole_ns: since when it is whole and no other schema was run in between; 0 where it is not so.
-    is_mixed: rows of the source before may be there, since no run of it has ended after a take-over. begins_ns: of a
-    stream view: events from then on, since the epoch, are counted as they come, older ones from history.
+    since the epoch. ended_ns: when one last reached its end; 0 where that is not known. whole_ns: since when it is
+    whole and no other schema was run in between; 0 where it is not so. is_mixed: rows of the source before may be
+    there, since no run of it has ended after a take-over. begins_ns: of a stream view: events from then on, since the
+    epoch, are counted as they come, older ones from history.
     """
 
     entity: str
@@ -34,6 +35,7 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
     is_whole: bool = False
     is_mixed: bool = False
     at_ns: int = 0
+    ended_ns: int = 0
     whole_ns: int = 0
     run: int = 0
     read: int = 0

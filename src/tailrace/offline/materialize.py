@@ -314,7 +314,7 @@ class _ViewRun:
         others = [schema for name, schema in self._record.schemas.items() if name != self._schema]
         is_whole = before.is_whole or bool(counts.read) or not any(each.is_whole for each in others)
         whole = msgspec.structs.replace(
-            before, is_whole=is_whole, is_mixed=False, at_ns=now_ns,
+            before, is_whole=is_whole, is_mixed=False, at_ns=now_ns, ended_ns=now_ns,
             whole_ns=before.whole_ns or (now_ns if is_whole else 0), run=self._run.number,
             read=counts.read, entities=entities, bad=counts.bad, later=counts.later,
         )  # fmt: skip
