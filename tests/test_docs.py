@@ -280,7 +280,9 @@ def run_page(page: Path, folder: Path) -> None:
                 continue
             for shown_command, shown in block.commands():
                 command = shown_command.replace(":8080", f":{ports[0]}").replace(":8081", f":{ports[1]}")
-                if command.endswith(" &"):
+                if command == "kill %1":
+                    running.close()
+                elif command.endswith(" &"):
                     running.enter_context(background(command.removesuffix(" &"), folder, ports))
                 else:
                     compare(command, run_shell(command, folder), shown)

@@ -36,6 +36,7 @@ def placed(shared_data: Path, tmp_path: Path) -> tuple[Path, Path]:
     return file, transactions
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis calls it
 def test_features_are_those_of_plain_sql(placed: tuple[Path, Path]) -> None:
     """Each of the twelve windows of two days' payments is what a join of all payments gives; hours and weekends fit."""
