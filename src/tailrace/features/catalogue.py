@@ -79,6 +79,11 @@ def catalogue_key(view: str) -> bytes:
     return b"tailrace:catalogue:%b" % view.encode()
 
 
+def use_key(view: str, schema: str) -> bytes:
+    """Return the key under which a store notes when somebody last counted events into a schema of a stream view."""
+    return b"tailrace:use:%b:%b" % (view.encode(), schema.encode())
+
+
 def old_progress_key(view: str) -> bytes:
     """Return the key under which the layout before kept how far a materialisation had come."""
     return b"tailrace:materialize:%b" % view.encode()

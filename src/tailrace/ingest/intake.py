@@ -52,6 +52,7 @@ class EventIntake:
         self._waiting: list[Waiting] = []
         self._came = asyncio.Event()
         self._is_counting = False
+        self._works = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="events")
 
     @property
@@ -77,9 +78,17 @@ class EventIntake:
                 waiting.answer(fates, why)
             self._is_counting = bool(self._waiting)
 
+    async def between(self, work: Callable[[], None]) -> None:
+        """Do some other work with the stores, between two groups. Raises what it raises."""
+        self._works += 1
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, work)
+        finally:
+            self._works -= 1
+
     async def drain(self) -> None:
-        """Wait until nothing waits; `run` must go on meanwhile."""
-        while self._waiting or self._is_counting:
+        """Wait until nothing waits, and no work is under way; `run` must go on meanwhile."""
+        while self._waiting or self._is_counting or self._works:
             await asyncio.sleep(0.01)
 
     def close(self) -> None:

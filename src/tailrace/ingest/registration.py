@@ -2,24 +2,27 @@
 
 The first definition of a view counts from its first event on. A changed one has states of its own, which begin empty
 beside those of the one before: it is whole once its history is counted in (`tailrace backfill`), and served from then
-on.
+on. Whoever counts events into a definition notes that now and then, so that nobody removes its states meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import StoreError
-from tailrace.features.catalogue import SchemaRecord, ViewRecord, catalogue_key, read_record, schema_name
+from tailrace.features.catalogue import SchemaRecord, ViewRecord, catalogue_key, read_record, schema_name, use_key
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
 from tailrace.ingest.watermark import NEVER_NS, read_watermark, watermark_key
 
-SCHEMAS_MAX = 8
+SCHEMAS_MAX: Final = 8
 """Definitions of one view in a store."""
+USE_NOTE_S: Final = 600.0
+"""How often whoever counts events into a definition notes it, at least."""
 
 
 def register(
@@ -44,9 +47,10 @@ def register(
     if own is None:
         if len(record.schemas) >= SCHEMAS_MAX:
             raise StoreError(f"the store has {SCHEMAS_MAX} definitions of the view already", where=where,
-                             next="use another store, or another name")  # fmt: skip
+                             next="tailrace backfill --keep-old 0s, with the file that is served, removes those that "
+                             "no server uses; or give the view another name")  # fmt: skip
         is_whole = is_empty_whole and not record.schemas
-        begins_ns = NEVER_NS if is_whole else _begin_ns(spec, writer)
+        begins_ns = NEVER_NS if is_whole else first_begin_ns(spec, writer)
         own = SchemaRecord(entity=spec.entity.name, text=spec.schema_text, is_whole=is_whole, at_ns=now_ns,
                            begins_ns=begins_ns)  # fmt: skip
     known = dict.fromkeys([*record.pipelines, *pipelines])
@@ -54,6 +58,17 @@ def register(
     if changed != record:
         writer.exchange([(catalogue_key(spec.name), msgspec.json.encode(changed))], ())
     return own
+
+
+def note_use(spec: StreamViewSpec, writer: StoreWriter, now_ns: int) -> None:
+    """Note that events are counted into a view as it is declared. now_ns: since the epoch."""
+    writer.exchange([(use_key(spec.name, schema_name(spec.schema_id)), b"%d" % now_ns)], ())
+
+
+def last_use_ns(get: Callable[[bytes], bytes | None], view: str, schema: str) -> int:
+    """Return when that was last noted of a definition, since the epoch; 0 where it never was."""
+    stored = get(use_key(view, schema))
+    return int(stored) if stored is not None and stored.isdigit() else 0
 
 
 def note(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> None:
@@ -64,7 +79,7 @@ def note(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> None:
     writer.exchange([(catalogue_key(spec.name), msgspec.json.encode(changed))], ())
 
 
-def _begin_ns(spec: StreamViewSpec, writer: StoreWriter) -> int:
+def first_begin_ns(spec: StreamViewSpec, writer: StoreWriter) -> int:
     """Return the first whole second behind the newest event of a stream; `NEVER_NS` where none has come."""
     newest_ns = read_watermark(writer.get(watermark_key(spec.stream.name))).newest_ns
     return (newest_ns[0] // NS_PER_S + 1) * NS_PER_S if newest_ns else NEVER_NS

@@ -16,7 +16,7 @@ from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.frames import pipeline_route, stream_route
 from tailrace.ingest.intake import Route
-from tailrace.ingest.registration import register
+from tailrace.ingest.registration import note_use, register
 from tailrace.pipeline import Pipeline, is_event_of, stream_views
 
 
@@ -41,6 +41,7 @@ class Routes:
     def __init__(self, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock) -> None:
         self.streams = streams_of(pipelines)
         self._writers: dict[str, StoreWriter] = {}
+        self._wall_ns = clock.wall_ns
         views: dict[tuple[Stream, str], dict[str, RegisteredView]] = {}
         try:
             for pipeline in pipelines:
@@ -52,6 +53,7 @@ class Routes:
         except BaseException:
             self.close()
             raise
+        self._used = [(view.spec, self._writers[store]) for (_, store), own in views.items() for view in own.values()]
         self.routes = {
             stream_route(stream.name): Route(_decoder(stream.schema), _of(appliers, [stream]))
             for stream in self.streams
@@ -61,6 +63,11 @@ class Routes:
                 events_of = [stream for stream in self.streams if is_event_of(pipeline, stream)]
                 route = Route(_decoder(pipeline.request), _of(appliers, events_of))
                 self.routes[pipeline_route(pipeline.name)] = route
+
+    def note_use(self) -> None:
+        """Note that the views are used, which keeps their states. Raises StoreError."""
+        for spec, writer in self._used:
+            note_use(spec, writer, self._wall_ns())
 
     def close(self) -> None:
         """Let go of the stores."""
@@ -89,6 +96,7 @@ def applier_of(stream: Stream, views: Mapping[str, RegisteredView], writer: Stor
 
 
 def _register(spec: StreamViewSpec, pipeline: str, writer: StoreWriter, clock: Clock) -> RegisteredView:
+    note_use(spec, writer, clock.wall_ns())  # first: from here on nobody removes what is registered
     return RegisteredView(spec, register(spec, [pipeline], writer, clock.wall_ns()))
 
 

@@ -21,6 +21,7 @@ from tailrace.ingest.consumer import Consumer
 from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.files import EventPage
 from tailrace.ingest.frames import stream_route
+from tailrace.ingest.registration import USE_NOTE_S
 from tailrace.ingest.routes import Routes
 from tailrace.pipeline import Pipeline, stream_views
 from tailrace.request.schema import bounded_type
@@ -90,6 +91,10 @@ class StreamWriters:
             worst = np.maximum(worst, applier.apply(events, partition, partitions))
         return worst
 
+    def note_use(self) -> None:
+        """Note that the views are used, which keeps their states. Raises StoreError."""
+        self._routes.note_use()
+
     def close(self) -> None:
         """Let go of the stores."""
         self._routes.close()
@@ -125,7 +130,11 @@ def ingest_stream(
     began_s, report = time.monotonic(), IngestReport(stream.name)
     decode = msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode
     columns = DecodedEvents(stream).columns
+    noted_s = began_s
     while not is_stopping():
+        if time.monotonic() >= noted_s + USE_NOTE_S:
+            noted_s = time.monotonic()
+            writers.note_use()
         arrived = consumer.poll(WAIT_S)
         if not arrived:
             lag = consumer.lag()

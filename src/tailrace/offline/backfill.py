@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.deadline import NS_PER_S
+from tailrace.deadline import NS_PER_S, parse_duration
 from tailrace.errors import SourceError
-from tailrace.features.catalogue import NEVER_NS, SchemaRecord
+from tailrace.features.catalogue import NEVER_NS, SchemaRecord, schema_name
 from tailrace.features.events import Events, event_ids
 from tailrace.features.keys import TOMBSTONE, KeyFormat, entity_checks
 from tailrace.features.stores.protocol import StoreWriter
@@ -31,6 +31,9 @@ from tailrace.ingest.registration import note, register
 from tailrace.ingest.watermark import read_watermark, watermark_key
 from tailrace.offline.arrow_columns import to_array
 from tailrace.offline.history import HistoryPart
+from tailrace.offline.leasing import leased
+from tailrace.offline.options import KEEP_OLD, WAIT
+from tailrace.offline.retirement import clear, retire
 from tailrace.offline.view_history import HistorySettings, StreamHistory
 
 ENTITIES_TOGETHER = 1_000
@@ -43,7 +46,7 @@ class BackfillReport:
 
     filled: entities whose history was counted in now; before: by an earlier run; forgotten: left out. bad: rows of the
     history that are no events; ahead: events that are ahead of the clock, left out. was_whole: whether there was
-    nothing to do.
+    no history to count in. retired: states of other definitions of the view, which nobody uses, that were removed.
     """
 
     view: str
@@ -56,6 +59,7 @@ class BackfillReport:
     bad: int
     ahead: int
     was_whole: bool
+    retired: int
     seconds: float
 
 
@@ -67,17 +71,43 @@ def backfill(
     pipeline: str,
     on_progress: Callable[[int, int], None] | None = None,
     wall_ns: Callable[[], int] = time.time_ns,
+    keep_old_ns: int = parse_duration(KEEP_OLD),
+    wait_ns: int = parse_duration(WAIT),
 ) -> BackfillReport:
-    """Count the history of a view in. on_progress: is called with the rows dealt with, and how many there are.
+    """Count the history of a view in, unless that is done; then remove its definitions that nobody uses.
 
+    on_progress: is called with the rows dealt with, and how many there are. keep_old_ns: how long a definition stays
+    once it is out of use. wait_ns: how long to wait while another run works on the view.
     Raises SetupError where the stream has no history, SourceError where it cannot be read or has no event before the
-    cut, StoreError for a store that cannot be written or has the view from elsewhere.
+    cut, LeaseError while another run works on the view, StoreError for a store that cannot be written or has the view
+    from elsewhere.
     """
     began_s = time.monotonic()
-    own = register(spec, [pipeline], writer, wall_ns(), is_empty_whole=False)
-    schema = f"{spec.schema_id:08x}"
-    if own.is_whole:
-        return BackfillReport(spec.name, schema, 0, 0, 0, 0, 0, 0, 0, True, time.monotonic() - began_s)
+    with leased(writer, spec.name, wait_ns) as lease:
+        own = register(spec, [pipeline], writer, wall_ns(), is_empty_whole=False)
+        if own.is_mixed:
+            own = clear(spec, own, writer)
+        filling = None if own.is_whole else _fill(spec, own, settings, writer, on_progress, wall_ns)
+        retired = retire(spec, writer, lease, keep_ns=keep_old_ns, now_ns=wall_ns())
+    schema = schema_name(spec.schema_id)
+    if filling is None:
+        seconds = time.monotonic() - began_s
+        return BackfillReport(spec.name, schema, 0, 0, 0, 0, 0, 0, 0, True, retired, seconds)
+    return BackfillReport(
+        spec.name, schema, filling.events, filling.entities, filling.filled, filling.before, filling.forgotten,
+        filling.bad, filling.ahead, False, retired, time.monotonic() - began_s,
+    )  # fmt: skip
+
+
+def _fill(
+    spec: StreamViewSpec,
+    own: SchemaRecord,
+    settings: HistorySettings,
+    writer: StoreWriter,
+    on_progress: Callable[[int, int], None] | None,
+    wall_ns: Callable[[], int],
+) -> _Filling:
+    """Count the history in, and note that the view is whole."""
     history = StreamHistory(spec, settings, None, None)
     with closing(history.history):
         counts = history.history.counts()
@@ -85,23 +115,20 @@ def backfill(
         if own.begins_ns == NEVER_NS:
             own = _cut_behind(spec, own, history, writer, now_ns)
         filling = _Filling(spec, history, writer, own.begins_ns, now_ns)
+        filling.bad = counts.bad + counts.dropped
         done = 0
         for part in history.history.parts():
             filling.take(part)
             done += len(part.times)
             if on_progress:
                 on_progress(done, counts.rows)
-    bad = counts.bad + counts.dropped
     if not filling.events:
         raise SourceError("the history has no event of before what is counted as it comes",
                           where=f"streams.{spec.stream.name}.source",
                           next="see whether it is the right one, and reaches back far enough")  # fmt: skip
     note(spec, msgspec.structs.replace(own, is_whole=True, at_ns=wall_ns(), whole_ns=wall_ns(), read=filling.events,
-                                       entities=filling.entities, bad=bad + filling.ahead), writer)  # fmt: skip
-    return BackfillReport(
-        spec.name, schema, filling.events, filling.entities, filling.filled, filling.before, filling.forgotten,
-        bad, filling.ahead, False, time.monotonic() - began_s,
-    )  # fmt: skip
+                                       entities=filling.entities, bad=filling.bad + filling.ahead), writer)  # fmt: skip
+    return filling
 
 
 def _cut_behind(
@@ -139,7 +166,7 @@ class _Filling:
         self._writer = writer
         self._begins_ns = begins_ns
         self._now_ns = now_ns
-        self.events = self.entities = self.filled = self.before = self.forgotten = self.ahead = 0
+        self.events = self.entities = self.filled = self.before = self.forgotten = self.bad = self.ahead = 0
 
     def take(self, part: HistoryPart) -> None:
         """Count the events of some entities in, but for those that are further ahead than one that comes may be."""

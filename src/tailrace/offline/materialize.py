@@ -10,16 +10,13 @@ Under a schema that has rows of the source before, after a take-over, a run begi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
-from tailrace.deadline import NS_PER_S
-from tailrace.errors import CompileError, LeaseError, SourceError
+from tailrace.errors import CompileError, SourceError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.catalogue import (
     OLD_LAYOUT,
@@ -34,6 +31,7 @@ from tailrace.features.row_layout import schema_text
 from tailrace.features.stores.lease import Lease
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.stores.runs import PageCounts, PageRow
+from tailrace.offline.leasing import leased
 from tailrace.offline.options import MaterializeOptions
 from tailrace.offline.ownership import claim, with_old_layout, with_schema
 from tailrace.offline.progress import (
@@ -47,9 +45,6 @@ from tailrace.offline.progress import (
 from tailrace.offline.source_keys import KeyType, key_type_name
 from tailrace.offline.source_rows import BadRow, Page, SourceCounts, SourceRows
 from tailrace.offline.sweeping import KnownKeys, check_room, corrected, is_settled, outdated, prune, remove_schema
-
-LEASE_LOOK_S: Final = 0.1
-"""How often a run that waits for a lease asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +101,9 @@ def materialize(
         raise CompileError(spec.name, spec.problems)
     options = options or MaterializeOptions()
     began_s = time.monotonic()
-    with _leased(writer, spec.name, options.wait_ns) as lease:
+    with leased(writer, spec.name, options.wait_ns) as lease:
         run = _ViewRun(spec, base_dir, writer, pipeline, options, clock, lease)
         return run.report(on_progress, key_type, began_s)
-
-
-@contextmanager
-def _leased(writer: StoreWriter, view: str, wait_ns: int) -> Iterator[Lease]:
-    """Hold the lease of a view. Raises LeaseError where another run holds it still after the wait."""
-    end_ns = time.monotonic_ns() + wait_ns
-    while True:
-        try:
-            lease = writer.lease(view)
-            break
-        except LeaseError:
-            left_s = (end_ns - time.monotonic_ns()) / NS_PER_S
-            if left_s <= 0:
-                raise
-            time.sleep(min(LEASE_LOOK_S, left_s))
-    try:
-        yield lease
-    finally:
-        lease.close()
 
 
 class _ViewRun:

@@ -19,9 +19,10 @@ import structlog
 import uvloop
 
 from tailrace.deadline import MonotonicClock
-from tailrace.errors import TailraceError
+from tailrace.errors import StoreError, TailraceError
 from tailrace.ingest.frames import EventFrame, FrameReader, encode_fates
 from tailrace.ingest.intake import EventIntake, Waiting
+from tailrace.ingest.registration import USE_NOTE_S
 from tailrace.ingest.routes import Routes
 from tailrace.monitor.layout import ingester_layout
 from tailrace.monitor.recorder import EventRecorder
@@ -71,7 +72,8 @@ class Ingester:
         counting = asyncio.create_task(self._intake.run())
         beats = asyncio.create_task(self._channel.beat(self._start.options.heartbeat_s))
         obeying = asyncio.create_task(self._obey())
-        done, _ = await asyncio.wait({counting, beats, obeying}, return_when=asyncio.FIRST_COMPLETED)
+        noting = asyncio.create_task(self._note_use())
+        done, _ = await asyncio.wait({counting, beats, obeying, noting}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             if (fault := task.exception()) is not None:
                 self._channel.send(Failed(f"the ingester cannot go on: {fault!r}"))
@@ -82,6 +84,7 @@ class Ingester:
         for link in self._links:
             link.close()
         counting.cancel()
+        noting.cancel()
         beats.cancel()
         self._intake.close()
         if is_whole:  # else its thread may be within a store
@@ -108,6 +111,15 @@ class Ingester:
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = EventRecorder(block)
         self._intake = EventIntake(self._routes.routes, self._recorder.count)
+
+    async def _note_use(self) -> None:
+        """Note again and again that the stream views are used; a store that cannot be written is asked later."""
+        while True:
+            await asyncio.sleep(USE_NOTE_S)
+            try:
+                await self._intake.between(self._routes.note_use)
+            except StoreError as error:
+                self._log.warning("it is not noted that stream views are used", cause=str(error))
 
     async def _obey(self) -> None:
         """Do as the supervisor says until it says to stop, or is gone."""
