@@ -9,9 +9,12 @@ of several servers on one store only the first one refreshes a view that is due.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import platform
 import random
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -57,6 +60,10 @@ RETRY_NS: Final = 60 * NS_PER_S
 """How long a view whose refresh failed waits at most for the next try."""
 LOOK_S: Final = 1.0
 NICE: Final = 19
+SLICE_NS: Final = 100_000_000
+"""The longest that the kernel takes: a process of a shorter slice that wakes has the core at once."""
+SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
+"""The number of the system call, by machine; Python and older C libraries have no function of it."""
 
 
 @dataclass(slots=True)
@@ -111,7 +118,7 @@ class Refresher:
             with closing(open_writer(each.store)) as writer:
                 report = materialize(
                     spec, pipeline.base_dir, writer, pipeline=pipeline.name, options=options, clock=self._wall_ns,
-                    on_progress=_Rest(lambda: self.is_stopping),
+                    on_progress=Rest(lambda: self.is_stopping),
                     key_type=key_type_of(key_types(pipeline), spec.entity.key),
                 )  # fmt: skip
         except StoppedError:
@@ -152,21 +159,29 @@ class StoppedError(Exception):
     """The refresher is to stop: the run ends where it is, and the next one resumes it."""
 
 
-class _Rest:
+class Rest:
     """Called after each page of rows: rests in proportion to what the page took, and ends the run when it must."""
 
-    def __init__(self, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        is_stopping: Callable[[], bool],
+        now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._is_stopping = is_stopping
-        self._since_s = time.monotonic()
+        self._now_s = now_s
+        self._sleep = sleep
+        self._since_s: float | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Rest."""
-        end_s = time.monotonic() + REST_SHARE * (time.monotonic() - self._since_s)
-        while (left_s := end_s - time.monotonic()) > 0 and not self._is_stopping():
-            time.sleep(min(left_s, 0.2))
+        """Rest; not before the first page: a rest behind the sorting of the source would help nobody."""
+        now_s = self._now_s()
+        end_s = now_s if self._since_s is None else now_s + REST_SHARE * (now_s - self._since_s)
+        while (left_s := end_s - self._now_s()) > 0 and not self._is_stopping():
+            self._sleep(min(left_s, 0.2))
         if self._is_stopping() and done < total:
             raise StoppedError
-        self._since_s = time.monotonic()
+        self._since_s = self._now_s()
 
 
 def _jitter_ns(view: type[BatchFeatureView]) -> int:
@@ -219,6 +234,19 @@ async def _obey(channel: ChildChannel) -> None:
         pass
 
 
+def give_way() -> None:
+    """Let all others have a core first. What the kernel does not know is left out.
+
+    Niceness counts within a session only where the kernel groups processes by sessions (autogroup), and every child of
+    the supervisor has its own. So the refresher asks for long slices too: who wakes beside it, such as a worker that a
+    request comes to, takes the core from it without waiting for the slice to end (Linux 6.12).
+    """
+    os.nice(NICE)
+    if (number := SCHED_SETATTR.get(platform.machine())) is not None:
+        asked = struct.pack("=IIQiIQQQ", 48, os.SCHED_BATCH, 0, NICE, 0, SLICE_NS, 0, 0)  # struct sched_attr
+        ctypes.CDLL(None).syscall(number, 0, ctypes.create_string_buffer(asked, len(asked)), 0)
+
+
 def main(arguments: list[str]) -> int:
     """Run a refresher on the control channel whose descriptor is the last argument."""
     began_s = time.monotonic()
@@ -227,7 +255,7 @@ def main(arguments: list[str]) -> int:
     if not isinstance(start, CompanionAssignment):
         return 1
     configure_logging()
-    os.nice(NICE)
+    give_way()
     return uvloop.run(_work(start, channel, began_s))
 
 

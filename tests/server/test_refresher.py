@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ from tailrace.deadline import NS_PER_S
 from tailrace.features.stores.opening import open_writer
 from tailrace.monitor.recorder import RefreshRecorder
 from tailrace.offline.materialize import materialize
-from tailrace.refresher import Refresher, schedule
+from tailrace.refresher import NICE, SCHED_SETATTR, Refresher, Rest, schedule
 from tailrace.testing import ManualClock
 
 PIPELINE = """
@@ -75,6 +77,12 @@ def file(tmp_path: Path) -> Path:
     return folder / "pipeline.py"
 
 
+def gives_way(pid: int) -> bool:
+    """Say whether a process is nice, and takes the core from nobody when it wakes; its later threads are as it is."""
+    is_batch = os.sched_getscheduler(pid) == os.SCHED_BATCH or platform.machine() not in SCHED_SETATTR
+    return is_batch and os.getpriority(os.PRIO_PROCESS, pid) == NICE
+
+
 def asked(server: Server) -> tuple[float, float]:
     """Return what is served of one customer and one shop."""
     body: Any = server.ask("ask", {"customer_id": 7, "shop_id": 7}).body
@@ -84,7 +92,9 @@ def asked(server: Server) -> tuple[float, float]:
 def test_views_follow_their_sources_and_one_that_fails_harms_no_other(file: Path, tmp_path: Path) -> None:
     """A changed source is served soon; of a broken one the rows stay, it is told and counted, and the other goes on."""
     with serving(tmp_path / "log", file, "--refresh") as server:
-        assert [each["name"] for each in server.companions()] == ["refresher"]
+        (refresher,) = server.companions()
+        assert refresher["name"] == "refresher"
+        wait_for(lambda: gives_way(refresher["pid"]), LIMIT_S)
         assert asked(server) == (1.0, 1.0)
         write(file.parent, "spend", "customer_id", 2.0)
         wait_for(lambda: asked(server) == (2.0, 1.0), LIMIT_S)
@@ -167,3 +177,21 @@ def test_view_that_is_due_is_refreshed_by_one_of_several_servers(file: Path) -> 
 def interrupt(done: int, total: int) -> None:
     """End a run as soon as it has begun."""
     raise KeyboardInterrupt
+
+
+def test_rest_is_thrice_as_long_as_a_page_and_none_follows_the_sorting() -> None:
+    """What the source takes to be read and sorted brings no rest; each page brings three times what it took."""
+    clock, slept_s = [0.0], [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        slept_s[0] += seconds
+
+    rest = Rest(lambda: False, lambda: clock[0], sleep)
+    clock[0] += 5.0
+    rest(0, 4_000)
+    assert slept_s[0] == 0
+    for page in (1, 2):
+        clock[0] += 0.02
+        rest(2_000 * page, 4_000)
+        assert slept_s[0] == pytest.approx(0.06 * page)
