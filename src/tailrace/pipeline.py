@@ -15,10 +15,11 @@ from typing import Any, get_type_hints
 
 from tailrace.deadline import Budget
 from tailrace.errors import CompileError, Problem
+from tailrace.features.hop_order import in_hop_order
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Column
-from tailrace.features.views import FeatureView
+from tailrace.features.views import FeatureView, view_of
 from tailrace.inference.declaration import Model
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
@@ -63,14 +64,18 @@ class Pipeline:
 
     @property
     def views(self) -> tuple[type[FeatureView], ...]:
-        """The batch views among the features, and those that on-demand features or rules take by annotation."""
+        """The views that it reads, in the order in which it reads them.
+
+        Those among the features, those that on-demand features or rules take by annotation, and those that give the key
+        of another.
+        """
         found: dict[type[FeatureView], None] = {}
         for feature in self.features:
             taken = feature.parameters.values() if isinstance(feature, OnDemandView) else (feature,)
             found |= dict.fromkeys(filter(None, map(_view_of, taken)))
         for rule in self.rules:
             found |= dict.fromkeys(filter(None, map(_view_of, rule_parameters(rule).values())))
-        return tuple(found)
+        return in_hop_order(found)
 
 
 def stream_views(pipeline: Pipeline) -> list[type[StreamFeatureView]]:
@@ -119,14 +124,8 @@ def _kind_of(value: Any) -> str:
 def _view_of(item: Any) -> type[FeatureView] | None:
     """Return the view that an item is, or is a column of; None for anything else."""
     if isinstance(item, Column):
-        return next((view for view in _subclasses(FeatureView) if vars(view).get(item.name) is item), None)
+        return view_of(item)
     return item if isinstance(item, type) and issubclass(item, FeatureView) else None
-
-
-def _subclasses(view: type[FeatureView]) -> Iterator[type[FeatureView]]:
-    for subclass in view.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
 
 
 def rule_parameters(rule: Rule) -> dict[str, Any]:

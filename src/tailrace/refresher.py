@@ -119,7 +119,7 @@ class Refresher:
                 report = materialize(
                     spec, pipeline.base_dir, writer, pipeline=pipeline.name, options=options, clock=self._wall_ns,
                     on_progress=Rest(lambda: self.is_stopping),
-                    key_type=key_type_of(key_types(pipeline), spec.entity.key),
+                    key_type=key_type_of(key_types(pipeline), spec.entity),
                 )  # fmt: skip
         except StoppedError:
             return

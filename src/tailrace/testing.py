@@ -256,10 +256,10 @@ class TestClient:
 
 def _plain_id(entity: Entity, entity_id: EntityId | tuple[EntityId, ...]) -> EntityId:
     """Return an id as it is stored. Raises TypeError for one that is none of the entity."""
-    if isinstance(entity.key, str):
+    if not entity.is_composite:
         return entity_id if isinstance(entity_id, str) else index(entity_id)  # type: ignore[arg-type]  # of NumPy too
-    if not isinstance(entity_id, tuple) or len(entity_id) != len(entity.key):
-        raise TypeError(f"{entity_id!r} is no {entity.name}: give a tuple of {', '.join(entity.key)}")
+    if not isinstance(entity_id, tuple) or len(entity_id) != len(entity.fields):
+        raise TypeError(f"{entity_id!r} is no {entity.name}: give a tuple of {', '.join(entity.fields)}")
     return composite_id(entity_id)
 
 

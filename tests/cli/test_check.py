@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from features.redis_server import RedisServer
 from tailrace.cli.main import app
 from tailrace.deadline import LAYERS
 
@@ -128,3 +129,43 @@ def test_check_warns_of_a_store_that_cannot_be_read(declared: Path, tmp_path: Pa
     (tmp_path / "visits" / "data.mdb").write_bytes(b"no store" * 1_000)
     (warning,) = warnings_of(declared)
     assert "not a store that can be read" in warning
+
+
+def test_check_shows_hops_and_what_they_take_on_the_store(pipelines_dir: Path, redis_server: RedisServer) -> None:
+    """What is read together, by which keys, how many, and how long; without a store nothing is measured."""
+    file = str(pipelines_dir / "derived.py")
+    code, out, _ = run_check(file, "--store", redis_server.url)
+    assert code == 0
+    for text in ("hop", "Item.category_id", "customer_id, Item.category_id", "1 + 3 a row", "one request on its store"):
+        assert text in out
+    code, out, _ = run_check(file, "--store", redis_server.url, "--json")
+    hops = json.loads(out)[0]["hops"]
+    assert [hop["views"] for hop in hops] == [["Item"], ["CustomerCategory", "Category"], ["Department"]]
+    assert [hop["keys_a_request"] for hop in hops] == [1, 2, 1]
+    assert all(hop["p99_ns"] >= hop["p50_ns"] > 0 for hop in hops)
+    assert not [each for each in json.loads(out)[0]["warnings"] if "hops take" in each]
+    code, out, _ = run_check(file)
+    assert (code, "not measured: its store is not there" in out) == (0, True)
+
+
+def test_check_warns_of_hops_that_take_longer_than_features_may(
+    pipelines_dir: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Their round trips add up: what does not fit is answered with defaults, which is said before it is served."""
+    (tmp_path / "models").symlink_to(pipelines_dir / "models")
+    text = (pipelines_dir / "derived.py").read_text()
+    file = tmp_path / "derived.py"
+    file.write_text(text.replace('tr.Budget("10s")', 'tr.Budget("50ms", features="0.02ms")'))
+    code, out, _ = run_check(str(file), "--store", redis_server.url, "--json")
+    found = [each for report in json.loads(out) for each in report["warnings"] if "hops take" in each]
+    assert (code, len(found)) == (0, 2)
+    assert found[0].startswith("features: 3 hops take ")
+
+
+def test_check_shows_no_hops_of_a_pipeline_without(pipelines_dir: Path) -> None:
+    """One read is the rule, and is not told at length; a program gets it all the same."""
+    _, out, _ = run_check(str(pipelines_dir / "payment.py"))
+    assert "one hop after the other" not in out
+    _, out, _ = run_check(str(pipelines_dir / "payment.py"), "--json")
+    (hop,) = json.loads(out)[0]["hops"]
+    assert (hop["keys_a_row"], hop["p50_ns"]) == (0, None)

@@ -145,9 +145,9 @@ def test_view_source_that_renames_an_unknown_column_is_a_problem() -> None:
         (("a",), "has 1 fields"),
         (tuple(map(str, range(9))), "a tuple has 2 to 8"),
         (("a", "b", "a"), "names a field twice"),
-        (["a", "b"], "neither the name of a field nor a tuple"),
-        (("a", 1), "neither the name of a field nor a tuple"),
-        (None, "neither the name of a field nor a tuple"),
+        (["a", "b"], "neither the name of a field, nor a column"),
+        (("a", 1), "neither the name of a field, nor a column"),
+        (None, "neither the name of a field, nor a column"),
     ],
 )
 def test_key_of_an_entity_that_is_none_is_a_problem(key: Any, what: str) -> None:

@@ -45,6 +45,13 @@ PAIRS_WEIGHTS = dict.fromkeys(
     ["amount", "PairProfile.usual", "PairActivity.count_1d", "PairActivity.spent_1d", "TerminalActivity.seen_1d"], 0.001
 )
 PAIRS_RANKED_WEIGHTS = {"UserItem.liking": 0.5, "UserRegion.local": 0.25, "Item.price": 0.0}
+DERIVED_WEIGHTS = dict.fromkeys(
+    ["amount", "CustomerCategory.count_1d", "CustomerCategory.own_1d", "CustomerCategory.spent_1d", "Department.heads",
+     "Category.margin"], 0.001,
+)  # fmt: skip
+DERIVED_RANKED_WEIGHTS = dict.fromkeys(
+    ["UserCategory.liking", "RankedCategory.margin", "Region.tax", "RegionCategory.local"], 0.001
+)
 COSTLY_INLINE_TURNS = 400
 COSTLY_THREADED_TURNS = 3_200
 COUNTRIES = ("DE", "FR", "IT")
@@ -59,6 +66,8 @@ def write_models(folder: Path) -> None:
     linear(folder, "activity", ACTIVITY_WEIGHTS)
     linear(folder, "pairs", PAIRS_WEIGHTS)
     linear(folder, "pairs_ranked", PAIRS_RANKED_WEIGHTS)
+    linear(folder, "derived", DERIVED_WEIGHTS)
+    linear(folder, "derived_ranked", DERIVED_RANKED_WEIGHTS)
     graph = save(folder / "log.onnx", [helper.make_node("Log", ["x"], ["score"])], {"x": FLOAT}, 1)
     package(graph, pa.table({"amount": np.linspace(0.5, 2, 50)}), name="log", out=folder / "log")
     topics(folder)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
@@ -16,6 +16,7 @@ from tailrace.errors import NoStoreError, StoreError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tailrace.compile.hop_costs import HopCost
     from tailrace.compile.warm_up import LayerTimes
     from tailrace.deadline import Clock
     from tailrace.pipeline import Pipeline
@@ -44,6 +45,9 @@ def check(
     code 1 for a mistake. Features are read from an empty store, so no data need be materialised. Where the pipeline's
     store is there, each of its views with which `serve` would not start is a warning.
 
+    Where a column of one view is the key of another, the hops are printed too: what is read together, by which keys,
+    and how long that takes on the store. Hops that take longer, one after the other, than features may is a warning.
+
     For example:
 
         tailrace check examples/fraud/pipeline.py
@@ -55,7 +59,7 @@ def check(
     for file in files:
         for pipeline in load_pipelines(file):
             try:
-                plan, times, warnings = asyncio.run(_measure(pipeline, store))
+                checked = asyncio.run(_measure(pipeline, store))
             except CompileError as error:
                 reports.append(
                     {"pipeline": pipeline.name, "ok": False, "problems": [p._asdict() for p in error.problems]}
@@ -63,17 +67,30 @@ def check(
                 if not as_json:
                     print(f"error: {error}", file=sys.stderr)
                 continue
-            reports.append(_report(plan, times, warnings))
+            reports.append(_report(checked))
             if not as_json:
-                _show(plan, times, warnings)
-            plan.close()
+                _show(checked)
+            checked.plan.close()
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(reports)).decode() + "\n")
     raise typer.Exit(0 if all(report["ok"] for report in reports) else 1)
 
 
-async def _measure(pipeline: Pipeline, store: str | None) -> tuple[Plan, tuple[LayerTimes, ...], list[str]]:
-    """Return the plan with its measured cost, each layer's times, and what to be warned of."""
+class Checked(NamedTuple):
+    """A pipeline as it was found: its plan with its measured cost, and what to be warned of.
+
+    times: of each layer. hops: what is read together. store: the kind on which those were measured, "" for none.
+    """
+
+    plan: Plan
+    times: tuple[LayerTimes, ...]
+    hops: tuple[HopCost, ...]
+    store: str
+    warnings: list[str]
+
+
+async def _measure(pipeline: Pipeline, url: str | None) -> Checked:
+    """Compile a pipeline, measure it, and look at its store."""
     from tailrace.compile.compiler import compile_plan
     from tailrace.compile.warm_up import warm_up
     from tailrace.deadline import MonotonicClock
@@ -83,7 +100,8 @@ async def _measure(pipeline: Pipeline, store: str | None) -> tuple[Plan, tuple[L
     plan = compile_plan(pipeline, MemoryStore(), clock=clock)
     await plan.open()
     plan, times = await warm_up(plan, clock)
-    return plan, times, [*_budget_warnings(plan), *await _store_warnings(plan, store, clock)]
+    warnings, hops, kind = await _look_at_store(plan, url, clock)
+    return Checked(plan, times, hops, kind, [*_budget_warnings(plan), *_hop_warnings(plan, hops), *warnings])
 
 
 def _budget_warnings(plan: Plan) -> list[str]:
@@ -94,30 +112,49 @@ def _budget_warnings(plan: Plan) -> list[str]:
     return [f"budget: {what}\n    next: give a layer less, or the whole more"]
 
 
-async def _store_warnings(plan: Plan, url: str | None, clock: Clock) -> list[str]:
-    """Return what a server would refuse, or warn of, in the pipeline's store; nothing where that is not there yet."""
+def _hop_warnings(plan: Plan, hops: tuple[HopCost, ...]) -> list[str]:
+    from tailrace.deadline import format_duration
+
+    budget_ns = plan.budget.features_ns or plan.budget.total_ns
+    whole_ns = sum(hop.p50_ns or 0 for hop in hops)
+    if len(hops) == 1 or whole_ns <= budget_ns:
+        return []
+    took, budget = format_duration(whole_ns), format_duration(budget_ns)
+    what = f"{len(hops)} hops take {took}, one after the other (median), and the layer may take {budget}"
+    next_step = "give features more, or put what a later hop gives into an earlier view, where its source is made"
+    return [f"features: {what}: what is not read in time is answered with defaults\n    next: {next_step}"]
+
+
+async def _look_at_store(plan: Plan, url: str | None, clock: Clock) -> tuple[list[str], tuple[HopCost, ...], str]:
+    """Return what a server would refuse, or warn of, in the pipeline's store; what its hops take there; and its kind.
+
+    Where the store is not there yet there is no warning, and hops are counted alone.
+    """
+    from tailrace.compile.hop_costs import hop_costs
     from tailrace.compile.materialised import check_views
     from tailrace.features.stores.opening import open_store, resolve_url
 
     pipeline = plan.pipeline
     if not pipeline.views:
-        return []
+        return [], (), ""
     try:
-        store = open_store(url or resolve_url(pipeline.store, pipeline.base_dir), clock)
+        url = url or resolve_url(pipeline.store, pipeline.base_dir)
+        store = open_store(url, clock)
         await store.open()
-    except NoStoreError:
-        return []
     except StoreError as error:
-        return [str(error)]
+        return [] if isinstance(error, NoStoreError) else [str(error)], await hop_costs(plan, None, clock), ""
     try:
         checked = await check_views(replace(plan, store=store), clock, refuse=False)
+        hops = await hop_costs(plan, store, clock)
     finally:
         store.close()
     unknown = (f"features.{view}: has never been materialised\n    next: {_MATERIALIZE}" for view in checked.unknown)
-    return [*checked.unfit, *unknown]
+    kind = url.partition(":")[0] if hops[0].p50_ns is not None else ""
+    return [*checked.unfit, *unknown], hops, kind
 
 
-def _report(plan: Plan, times: tuple[LayerTimes, ...], warnings: list[str]) -> dict[str, Any]:
+def _report(checked: Checked) -> dict[str, Any]:
+    plan = checked.plan
     (stage,) = plan.inference.stages
     return {
         "pipeline": plan.name,
@@ -126,14 +163,15 @@ def _report(plan: Plan, times: tuple[LayerTimes, ...], warnings: list[str]) -> d
         "buffer_ns": plan.budget.buffer_ns,
         "layers": [
             {"layer": each.layer, "budget_ns": each.budget_ns, "p50_ns": each.p50_ns, "p99_ns": each.p99_ns}
-            for each in times
+            for each in checked.times
         ],
+        "hops": [asdict(hop) for hop in checked.hops],
         "inputs": [{"input": name, "dtype": dtype, "from": origin} for name, dtype, origin in _inputs(plan)],
         "inference_thread": stage.is_threaded,
         "rows_best": stage.rows_best,
         "kernel": stage.kernel,
         "kernel_reason": stage.kernel_reason,
-        "warnings": warnings,
+        "warnings": checked.warnings,
     }
 
 
@@ -160,14 +198,16 @@ def _inputs(plan: Plan) -> list[tuple[str, str, str]]:
     ]
 
 
-def _show(plan: Plan, times: tuple[LayerTimes, ...], warnings: list[str]) -> None:
+def _show(checked: Checked) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console()
-    console.print(_budget_table(plan, times))
-    for warning in warnings:
+    console, plan = Console(), checked.plan
+    console.print(_budget_table(plan, checked.times))
+    for warning in checked.warnings:
         console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False)
+    if len(checked.hops) > 1:
+        console.print(_hops_table(checked))
     console.print(_inputs_table(plan))
     (stage,) = plan.inference.stages
     where = "the inference thread" if stage.is_threaded else "the event loop"
@@ -195,6 +235,41 @@ def _budget_table(plan: Plan, times: tuple[LayerTimes, ...]) -> Table:
         table.add_row(each.layer, budget, format_duration(each.p50_ns), over + format_duration(each.p99_ns), used)
     table.add_row("[dim]buffer", f"[dim]{format_duration(plan.budget.buffer_ns)}", "", "", "", end_section=True)
     return table
+
+
+def _hops_table(checked: Checked) -> Table:
+    from rich.table import Table
+
+    from tailrace.deadline import format_duration
+
+    def shown(times_ns: list[int | None]) -> str:
+        return "–" if None in times_ns else format_duration(sum(each or 0 for each in times_ns))
+
+    hops = checked.hops
+    where = f"one request on its store, {checked.store}" if checked.store else "not measured: its store is not there"
+    table = Table(
+        title=f"{checked.plan.name}: what is read, one hop after the other; {where}",
+        title_justify="left",
+        show_footer=True,
+    )
+    table.add_column("hop", footer="whole")
+    table.add_column("views")
+    table.add_column("key")
+    table.add_column(
+        "keys read", footer=_keys_read(sum(h.keys_a_request for h in hops), sum(h.keys_a_row for h in hops))
+    )
+    table.add_column("p50", justify="right", footer=shown([hop.p50_ns for hop in hops]))
+    table.add_column("p99", justify="right", footer=shown([hop.p99_ns for hop in hops]))
+    for number, hop in enumerate(hops, 1):
+        times = shown([hop.p50_ns]), shown([hop.p99_ns])
+        keys = _keys_read(hop.keys_a_request, hop.keys_a_row)
+        table.add_row(str(number), "\n".join(hop.views), "\n".join(hop.keys), keys, *times)
+    return table
+
+
+def _keys_read(a_request: int, a_row: int) -> str:
+    parts = ([str(a_request)] if a_request else []) + ([f"{a_row} a row"] if a_row else [])
+    return " + ".join(parts)
 
 
 def _inputs_table(plan: Plan) -> Table:

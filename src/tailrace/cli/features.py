@@ -64,7 +64,7 @@ def features(
         if not specs:
             continue
         found += 1
-        own_id = ids_of(entity_id, {key_type_of(key_types(pipeline), specs[0].entity.key)})[0]
+        own_id = ids_of(entity_id, {key_type_of(key_types(pipeline), specs[0].entity)})[0]
         with closing(open_writer(_url(pipeline, store), create=False)) as writer:
             views = inspect_entity(specs, own_id, writer, now_ns)
         _print(pipeline, views, why=why, as_json=as_json)

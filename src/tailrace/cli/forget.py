@@ -60,7 +60,7 @@ def forget(
         raise SetupError(f"no entity is called {entity!r}", where=str(file),
                          next=f"choose from {', '.join(names)}" if names else "the file declares no view")  # fmt: skip
     own = [(pipeline, spec) for pipeline, spec in specs if spec.entity.name == entity]
-    ids = ids_of(entity_id, {key_type_of(key_types(pipeline), spec.entity.key) for pipeline, spec in own})
+    ids = ids_of(entity_id, {key_type_of(key_types(pipeline), spec.entity) for pipeline, spec in own})
     failed = False
     for url in _stores(own, store):
         told: dict[str, object] = {"store": url.rpartition("@")[2], "entity": entity, "id": str(ids[0])}

@@ -20,13 +20,15 @@ from tailrace.batch import (
 from tailrace.compile.wiring import Origin, Wire, Wiring
 from tailrace.deadline import FEATURES, Clock, LayerLimit
 from tailrace.features.current import CurrentEvents
+from tailrace.features.derived_ids import ColumnPart, DerivedIds, FieldPart, KeyReader
 from tailrace.features.entity_ids import CompositeIds, FieldIds, IdReader
-from tailrace.features.keys import KeyFields
+from tailrace.features.hops import FeaturesInHops, Hop, HopRetrieval
+from tailrace.features.keys import CompositeFormat, KeyFields
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead, view_columns_type
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.streams import StreamViewSpec
-from tailrace.features.view_spec import ViewCodec, ViewSpec
+from tailrace.features.view_spec import Column, ViewCodec, ViewSpec
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline, is_event_of
@@ -48,13 +50,15 @@ def features_step(
 ) -> FeaturesStep:
     """Return layer 2."""
     budget = pipeline.budget
-    retrieval = Retrieval(codecs, store, clock, fair_ns=(budget.features_ns or budget.total_ns // 2) // 2)
+    first, *later = wiring.hops or [[]]
+    fair_ns = (budget.features_ns or budget.total_ns // 2) // 2
+    retrieval = Retrieval([codecs[place] for place in first], store, clock, fair_ns)
     readers = _EventReaders(pipeline, wiring, clock)
-    ids = {key: _id_reader(wiring, key) for key in wiring.keys}
+    ids = {wiring.entities[place].key_fields: _id_reader(wiring, wiring.entities[place].key_fields) for place in first}
     views = [
         ViewRead(
-            ids[wiring.keys[place]], view_columns_type(view.spec), expands=wiring.expands(place),
-            current=readers.reader(view.spec, expands=wiring.expands(place)),
+            ids[wiring.entities[place].key_fields] if place in first else None, view_columns_type(view.spec),
+            expands=wiring.expands(place), current=readers.reader(view.spec, expands=wiring.expands(place)),
         )
         for place, view in enumerate(wiring.views)
     ]  # fmt: skip
@@ -62,14 +66,49 @@ def features_step(
         OnDemandFeature(name, feature.function, list(map(reader_of, wires)))
         for name, (feature, wires) in wiring.on_demand.items()
     ]
-    return FeaturesStep(retrieval, views, on_demand, LayerLimit(budget, FEATURES, clock))
+    limit = LayerLimit(budget, FEATURES, clock)
+    if not later:
+        return FeaturesStep(retrieval, views, on_demand, limit)
+    keys = {wiring.entities[place].key: _derived_ids(wiring, place) for hop in later for place in hop}
+    hops = [
+        Hop(
+            HopRetrieval([codecs[place] for place in hop], retrieval),
+            slice(hop[0], hop[-1] + 1),
+            [keys[wiring.entities[place].key] for place in hop],
+        )
+        for hop in later
+    ]
+    return FeaturesInHops(retrieval, views, on_demand, limit, hops)
+
+
+def _derived_ids(wiring: Wiring, view: int) -> DerivedIds:
+    """Return what reads the ids of a view whose key, or a part of it, is a column of another view."""
+    entity, expands = wiring.entities[view], wiring.expands(view)
+    parts: list[KeyReader] = []
+    types: list[type] = []
+    for part in entity.parts:
+        if isinstance(part, Column):
+            giver = wiring.view_of(part)
+            place = wiring.views[giver].spec.columns.index(part)
+            parts.append(ColumnPart(giver, part.name, place, repeats=expands and not wiring.expands(giver)))
+            types.append(part.id_type or int)
+        else:
+            makes_rows = part == wiring.expanded
+            parts.append(FieldPart(FieldIds(part, expands=makes_rows), repeats=expands and not makes_rows))
+            types.append(_field_type(wiring, part))
+    return DerivedIds(parts, CompositeFormat(types) if entity.is_composite else None)
+
+
+def _field_type(wiring: Wiring, name: str) -> type:
+    """Return the type of the ids in a field of the request."""
+    return str if wiring.fields[name].dtype.kind == "O" else int
 
 
 def _id_reader(wiring: Wiring, key: KeyFields) -> IdReader:
     """Return what reads the ids of a key."""
     if isinstance(key, str):
         return FieldIds(key, expands=key == wiring.expanded)
-    types = {name: str if wiring.fields[name].dtype.kind == "O" else int for name in key}
+    types = {name: _field_type(wiring, name) for name in key}
     return CompositeIds(types, wiring.expanded if wiring.expanded in key else None)
 
 

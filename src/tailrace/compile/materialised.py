@@ -37,7 +37,7 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
     """
     if isinstance(plan.store, ForeignStore):
         return _check_foreign(plan, plan.store, refuse=refuse)
-    codecs = plan.features.retrieval.codecs
+    codecs = plan.features.codecs
     keys = [key for each in codecs for key in (catalogue_key(each.spec.name), old_progress_key(each.spec.name))]
     if not keys:
         return CheckedViews()
@@ -59,7 +59,7 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
 
 def _check_foreign(plan: Plan, store: ForeignStore, *, refuse: bool) -> CheckedViews:
     unfit = []
-    for codec in plan.features.retrieval.codecs:
+    for codec in plan.features.codecs:
         try:
             store.codec(codec.spec)
         except StoreError as error:

@@ -79,7 +79,7 @@ def _sample_batch(
     """
     batch = samples.batch(requests, 0, 0)
     plan.request.run(batch)
-    counts = list(map(len, plan.features.ids(batch)))
+    counts = [batch.rows if view.expands else len(batch.requests) for view in plan.features.views]
     found = [codec.defaults(count, Provenance.DEFAULT) for codec, count in zip(codecs, counts, strict=True)]
     for index, (codec, rows) in enumerate(zip(codecs, found, strict=True)):
         begin = len(before[index]) if before else 0

@@ -11,8 +11,8 @@ from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
 from tailrace.features.aggregates import KINDS
 from tailrace.features.expressions import Expression, parse_expression
-from tailrace.features.keys import fields_of
 from tailrace.features.streams import StreamFeatureView, StreamViewSpec
+from tailrace.features.view_spec import Column
 from tailrace.pipeline import Pipeline, is_event_of, stream_views
 from tailrace.request.schema import FieldSpec, field_specs
 
@@ -103,17 +103,23 @@ def _sample(spec: FieldSpec) -> NDArray[Any]:
 
 
 def _check_key(pipeline: Pipeline, view: type[StreamFeatureView], wiring: Wiring) -> None:
-    """See that the events name their entity as the request does: an int and a text are never the same entity."""
+    """See that the events name their entity as what is asked for does: an int and a text are never the same entity."""
     stream = view.spec.stream
-    for key in fields_of(view.spec.key):
-        if key not in wiring.fields or (asked := _id_type(pipeline.request, key)) not in (int, str):
+    for part in view.spec.entity.parts:
+        if isinstance(part, Column):
+            key, asked, asker = part.name, part.id_type, f"the view {part.view}"
+        elif part in wiring.fields:
+            key, asked, asker = part, _id_type(pipeline.request, part), f"the request {pipeline.request.__name__}"
+        else:
+            continue
+        if asked not in (int, str):
             continue  # the views' keys are checked beside this
         told = _id_type(stream.schema, key)
         if told is not asked:
             wiring.problems.append(
                 Problem(
-                    f"the events of {stream.name!r} have {key!r} as {_type_name(told)}, the request "
-                    f"{pipeline.request.__name__} as {asked.__name__}: no event would be found",
+                    f"the events of {stream.name!r} have {key!r} as {_type_name(told)}, {asker} as {asked.__name__}: "
+                    "no event would be found",
                     f"features.{view.__name__}.entity",
                     f"declare `{key}: {asked.__name__}` in {stream.schema.__name__}, or the other way round",
                 )

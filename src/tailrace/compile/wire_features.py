@@ -7,6 +7,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tailrace.compile.wiring import Origin, Wire, Wiring, snake_case, suggest
 from tailrace.errors import Problem
+from tailrace.features.batch_views import BatchFeatureView
+from tailrace.features.hop_order import HOPS_MAX, hop_of
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.view_spec import Column
 from tailrace.features.views import FeatureView
@@ -15,7 +17,7 @@ from tailrace.request.schema import Request
 
 
 def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
-    """Find the key field of each view's entity, and the one list-valued key that expands requests to rows."""
+    """Find what gives the key of each view's entity, and the one list-valued key that expands requests to rows."""
     lists: list[str] = []
     names = [view.__name__ for view in wiring.views]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -28,12 +30,15 @@ def wire_views(pipeline: Pipeline, wiring: Wiring) -> None:
         )
     for view in wiring.views:
         wiring.problems.extend(view.spec.problems)
-        wiring.keys.append(view.spec.entity.key)
+        wiring.entities.append(view.spec.entity)
         if not view.spec.entity.key:
             continue  # the view has reported its missing entity itself
-        for key in view.spec.entity.fields:
-            if _is_key(pipeline, wiring, view, key) and wiring.fields[key].many and key not in lists:
-                lists.append(key)
+        _check_hop(wiring, view)
+        for part in view.spec.entity.parts:
+            if isinstance(part, Column):
+                _check_key_column(wiring, view, part)
+            elif _is_key(pipeline, wiring, view, part) and wiring.fields[part].many and part not in lists:
+                lists.append(part)
     if len(lists) > 1:
         wiring.problems.append(
             Problem(
@@ -61,6 +66,39 @@ def _check_orders(wiring: Wiring) -> None:
                     "declare the entity once, and name it in both views",
                 )
             )
+
+
+def _check_hop(wiring: Wiring, view: type[FeatureView]) -> None:
+    """See that no view is read too late: each hop waits for the one before."""
+    if (hop := hop_of(view)) >= HOPS_MAX:
+        wiring.problems.append(
+            Problem(
+                f"its key is known after {hop} reads, one after the other: at most {HOPS_MAX} hops are read",
+                f"features.{view.__name__}.entity",
+                "put what the last hop gives into an earlier view, where its source is made",
+            )
+        )
+
+
+def _check_key_column(wiring: Wiring, view: type[FeatureView], column: Column) -> None:
+    """See that a column of a view can be of an entity's key."""
+    name, where = f"{column.view}.{column.name}", f"features.{view.__name__}.entity"
+    if not issubclass(wiring.views[wiring.view_of(column)], BatchFeatureView):
+        wiring.problems.append(
+            Problem(
+                f"{name} is a column of a stream view: what a window comes to is nobody's id",
+                where,
+                "name a column of a batch view",
+            )
+        )
+    elif column.id_type is None:
+        wiring.problems.append(
+            Problem(
+                f"a column in a key is int or str, but {name} is {column.dtype.name}",
+                where,
+                f"annotate it as `{column.name}: int` in {column.view}",
+            )
+        )
 
 
 def _is_key(pipeline: Pipeline, wiring: Wiring, view: type[FeatureView], key: str) -> bool:
@@ -106,8 +144,7 @@ def wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
                 source = Wire(Origin.VIEW, column.name, index, column.dtype)
                 _add_feature(wiring, f"{feature.__name__}.{column.name}", source, where)
         elif isinstance(feature, Column):
-            index = next(i for i, view in enumerate(wiring.views) if vars(view).get(feature.name) is feature)
-            source = Wire(Origin.VIEW, feature.name, index, feature.dtype)
+            source = Wire(Origin.VIEW, feature.name, wiring.view_of(feature), feature.dtype)
             _add_feature(wiring, f"{feature.view}.{feature.name}", source, where)
         elif isinstance(feature, OnDemandView):
             wiring.problems.extend(feature.problems)

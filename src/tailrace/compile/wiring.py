@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from tailrace.errors import Problem
-from tailrace.features.keys import KeyFields, fields_of
+from tailrace.features.hop_order import hop_of
 from tailrace.features.on_demand import OnDemandView
+from tailrace.features.view_spec import Column, Entity
 from tailrace.features.views import FeatureView
 from tailrace.request.schema import FieldSpec
 
@@ -53,14 +54,15 @@ class Wire:
 class Wiring:
     """A pipeline with its names resolved. problems: every mistake found; a wiring with one cannot be run.
 
-    features: the wire of each model input by canonical name, in the pipeline's order. keys: for each view, the
-    request fields of its entity's key. expanded: the list-valued key field that makes rows, if any. on_demand: each
-    on-demand feature with the wires of its arguments, in an order in which they can be computed.
+    views: in the order in which they are read: those that give the key of another before it. features: the wire of each
+    model input by canonical name, in the pipeline's order. entities: of each view. expanded: the list-valued key field
+    that makes rows, if any. on_demand: each on-demand feature with the wires of its arguments, in an order in which
+    they can be computed.
     """
 
     fields: dict[str, FieldSpec]
     views: tuple[type[FeatureView], ...]
-    keys: list[KeyFields] = field(default_factory=list)
+    entities: list[Entity] = field(default_factory=list)
     expanded: str | None = None
     features: dict[str, Wire] = field(default_factory=dict)
     on_demand: dict[str, tuple[OnDemandView, list[Wire]]] = field(default_factory=dict)
@@ -71,7 +73,25 @@ class Wiring:
 
     def expands(self, view: int) -> bool:
         """Say whether a view has a row for each row of the batch, and not for each request."""
-        return self.expanded is not None and self.expanded in fields_of(self.keys[view])
+        if self.expanded is None:
+            return False
+        entity = self.entities[view]
+        return self.expanded in entity.parts or any(self.expands(self.view_of(each)) for each in entity.columns)
+
+    def view_of(self, column: Column) -> int:
+        """Return the index of the view that a column is of."""
+        return next(index for index, view in enumerate(self.views) if vars(view).get(column.name) is column)
+
+    def key_views(self, view: int) -> list[int]:
+        """Return the views that a view's key comes from, and those that theirs come from."""
+        own = [self.view_of(column) for column in self.entities[view].columns]
+        return sorted({*own, *(each for given in own for each in self.key_views(given))})
+
+    @property
+    def hops(self) -> list[list[int]]:
+        """The views that are read together, in the order of their hops."""
+        depths = [hop_of(view) for view in self.views]
+        return [[place for place, depth in enumerate(depths) if depth == hop] for hop in sorted(set(depths))]
 
 
 def snake_case(name: str) -> str:

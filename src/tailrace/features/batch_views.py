@@ -82,8 +82,8 @@ class _BatchReading(Reading):
 
     def _check_key(self, entity: Entity, source: Source) -> None:
         if source.key is not None and entity.key and len(fields_of(source.key)) != len(entity.fields):
-            self.report(f"the source's key {source.key!r} does not match the entity's, {entity.key!r}", ".source",
-                        "name a column for each field of the entity's key, in its order")  # fmt: skip
+            self.report(f"the source's key {source.key!r} does not match the entity's, {entity.key_fields!r}",
+                        ".source", "name a column for each field of the entity's key, in its order")  # fmt: skip
 
     def _renames(self, source: Source) -> None:
         known = self.annotations()
@@ -115,8 +115,8 @@ class _BatchReading(Reading):
         if not view.name or not all(fields_of(view.join_key)):
             self.report("Feast's name of the view, or of a join key, is empty", ".feast", write_as)
         if len(fields_of(view.join_key)) != len(entity.fields):
-            self.report(f"the join key {view.join_key!r} does not match the entity's key, {entity.key!r}", ".feast",
-                        "name a join key for each field of the entity's key, in its order")  # fmt: skip
+            self.report(f"the join key {view.join_key!r} does not match the entity's key, {entity.key_fields!r}",
+                        ".feast", "name a join key for each field of the entity's key, in its order")  # fmt: skip
         types = fields_of(view.key_type)
         if not set(types) <= set(KEY_TYPES) or (types != (view.key_type,) and len(types) != len(entity.fields)):
             self.report(f"{view.key_type!r} is not the type that the entity's ids have in Feast", ".feast",

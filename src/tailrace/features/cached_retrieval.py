@@ -29,16 +29,17 @@ def ttl_ns_of(spec: ViewSpec, limits: CacheLimits) -> int:
 class CachedRetrieval(Retrieval):
     """Reads the views of one pipeline, from its cache first. `read` suspends only where a row must be waited for.
 
-    retrieval: the one whose place it takes, before traffic: its codecs, store, breaker and last failure.
+    retrieval: the one whose place it takes, before traffic: its codecs, store, breaker and last failure. beside: of
+    another hop of the same pipeline, whose cache and flights it shares.
     """
 
-    def __init__(self, retrieval: Retrieval, limits: CacheLimits) -> None:
-        super().__init__(retrieval.codecs, retrieval.store, retrieval.clock, retrieval.fair_ns)
-        self.breaker = retrieval.breaker
-        self.failure = retrieval.failure
-        self.cache: Final = HotCache(limits)
+    def __init__(self, retrieval: Retrieval, limits: CacheLimits, *, beside: CachedRetrieval | None = None) -> None:
+        super().__init__(retrieval.codecs, retrieval.store, retrieval.clock, retrieval.fair_ns, retrieval.health)
+        self.cache: Final[HotCache] = HotCache(limits) if beside is None else beside.cache
         self._ttls_ns = [ttl_ns_of(codec.spec, limits) for codec in self.codecs]
-        self._flights = Flights(self.store.fetch, self.clock, self._land)
+        self._flights: Flights = (
+            Flights(self.store.fetch, self.clock, self._land) if beside is None else beside._flights
+        )
 
     async def read(
         self, ids: Sequence[Sequence[EntityId]], deadline_ns: int, current: Sequence[Events | None] = ()

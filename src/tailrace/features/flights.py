@@ -8,11 +8,12 @@ flight that may take as long as the batch itself can wait: nobody gets defaults 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.errors import StoreError
+from tailrace.features.stores.protocol import Fetch
 
 FLIGHT_SLACK_NS: Final = 100 * NS_PER_MS
 """How much longer a flight may take than its first batch can wait, and so for how long others can join it."""
@@ -21,8 +22,6 @@ FLIGHTS_MAX: Final = 64
 """At once; where there are more, the store is taken to be late."""
 REFRESHES_MAX: Final = FLIGHTS_MAX // 2
 """So many under way leave room only for what a batch waits for: what is kept can be read anew later."""
-
-Fetch = Callable[[Sequence[bytes], int], Awaitable[Sequence[bytes | None]]]
 
 
 class Flight:

@@ -12,7 +12,7 @@ from tailrace.features.breaker import Breaker
 from tailrace.features.events import Events
 from tailrace.features.keys import EntityId, entity_checks
 from tailrace.features.late import LateError
-from tailrace.features.stores.protocol import OnlineStore
+from tailrace.features.stores.protocol import Fetch, OnlineStore
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewCodec
 
@@ -23,21 +23,36 @@ PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 _NEVER_NS: Final = 1 << 62
 
 
+class StoreHealth:
+    """How a store has answered one pipeline, for all that read it. failure: its last one."""
+
+    def __init__(self, breaker: Breaker | None) -> None:
+        self.breaker = breaker
+        self.failure: Exception | None = None
+
+
 class Retrieval:
-    """Reads the views of one pipeline. With an embedded store, `read` never suspends.
+    """Reads the views of one pipeline that are read together. With an embedded store, `read` never suspends.
 
     breaker: made for a network store (one whose `network` is true), None for an embedded one: that leaves itself alone
-    when it is late, and its other failures cost no time. failure: the last failure of the store, for the log and the
-    status. fair_ns: with less time than this a store that is late does not count as broken: one caller in a hurry would
-    open the breaker for all; it is half of what a fetch may take, or 0 where that is not limited. slow_ns: from there
-    on a fetch counts as failed, whatever it gave. observe_fetch: is called for each fetch with how long it took, and
-    whether it was late.
+    when it is late, and its other failures cost no time. health: of another retrieval from the same store, to share its
+    breaker and last failure. fair_ns: with less time than this a store that is late does not count as broken: one
+    caller in a hurry would open the breaker for all; it is half of what a fetch may take, or 0 where that is not
+    limited. slow_ns: from there on a fetch counts as failed, whatever it gave. observe_fetch: is called for each fetch
+    with how long it took, and whether it was late.
     """
 
-    def __init__(self, codecs: Sequence[ViewCodec], store: OnlineStore, clock: Clock, fair_ns: int = 0) -> None:
+    def __init__(
+        self,
+        codecs: Sequence[ViewCodec],
+        store: OnlineStore,
+        clock: Clock,
+        fair_ns: int = 0,
+        health: StoreHealth | None = None,
+    ) -> None:
         self.codecs = tuple(codecs)
         self._no_events = (None,) * len(self.codecs)
-        self._fetch = store.fetch
+        self._fetch: Fetch = store.fetch
         self.store = store
         self.clock = clock
         self.fair_ns = fair_ns
@@ -45,9 +60,20 @@ class Retrieval:
         self._now_ns = clock.now_ns
         self._wall_ns = clock.wall_ns
         self.network = store.network
-        self.breaker = Breaker(clock, lost_ns=2 * fair_ns + PROBE_SLACK_NS) if store.network else None
-        self.failure: Exception | None = None
+        if health is None:
+            health = StoreHealth(Breaker(clock, lost_ns=2 * fair_ns + PROBE_SLACK_NS) if store.network else None)
+        self.health = health
+        self.breaker = health.breaker
         self.observe_fetch: Callable[[int, bool], None] = _observe_nothing
+
+    @property
+    def failure(self) -> Exception | None:
+        """The last failure of the store, for the log and the status."""
+        return self.health.failure
+
+    @failure.setter
+    def failure(self, error: Exception | None) -> None:
+        self.health.failure = error
 
     async def read(
         self, ids: Sequence[Sequence[EntityId]], deadline_ns: int, current: Sequence[Events | None] = ()
@@ -92,7 +118,7 @@ class Retrieval:
             self.failure = error
 
     def _unpack(
-        self, ids: Sequence[Sequence[EntityId]], rows: list[bytes | None], current: Sequence[Events | None]
+        self, ids: Sequence[Sequence[EntityId]], rows: Sequence[bytes | None], current: Sequence[Events | None]
     ) -> list[ViewRows]:
         wall_ns = self._wall_ns()
         found = []

@@ -18,7 +18,7 @@ from tailrace.features.entity_ids import IdReader
 from tailrace.features.events import Events
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.view_spec import ViewSpec
+from tailrace.features.view_spec import ViewCodec, ViewSpec
 
 
 class ViewColumns(msgspec.Struct, frozen=True, dict=True, eq=False):
@@ -52,12 +52,13 @@ def _view_column(name: str) -> LazyColumn:
 class ViewRead:
     """One view of a pipeline: what reads its ids, and the class of its columns.
 
-    ids: one for all views of one key. expands: whether a row of the view is a row of the batch, and not a request.
-    current: reads the events that its rows are asked for; None for a view that looks back from none.
+    ids: one for all views of one key; None where another view gives the key (hops.py). expands: whether a row of the
+    view is a row of the batch, and not a request. current: reads the events that its rows are asked for; None for a
+    view that looks back from none.
     """
 
     def __init__(
-        self, ids: IdReader, columns: type[ViewColumns], *, expands: bool, current: CurrentEvents | None = None
+        self, ids: IdReader | None, columns: type[ViewColumns], *, expands: bool, current: CurrentEvents | None = None
     ) -> None:
         self.ids = ids
         self.columns = columns
@@ -89,8 +90,9 @@ class OnDemandFeature:
 class FeaturesStep:
     """Reads the views of a batch and computes its on-demand features. Waits only where the store does.
 
-    in_flight_max: how many batches may wait for the store at once. events: takes the requests as events before the
-    views are read, so that each is seen by all that come later; None where they are none.
+    retrieval: of the views whose ids the requests carry. in_flight_max: how many batches may wait for the store at
+    once. events: takes the requests as events before the views are read, so that each is seen by all that come later;
+    None where they are none.
     """
 
     def __init__(
@@ -110,9 +112,20 @@ class FeaturesStep:
         self._readers = tuple(dict.fromkeys(view.current for view in views if view.current is not None))
         self._reader_places = [-1 if view.current is None else self._readers.index(view.current) for view in views]
         self._looks_back = bool(self._readers)
-        self._ids = tuple(dict.fromkeys(view.ids for view in views))
-        are_own = len(self._ids) == len(views)
-        self._key_places = None if are_own else [self._ids.index(view.ids) for view in views]
+        readers = [view.ids for view in views if view.ids is not None]
+        self._ids = tuple(dict.fromkeys(readers))
+        are_own = len(self._ids) == len(readers)
+        self._key_places = None if are_own else [self._ids.index(reader) for reader in readers]
+
+    @property
+    def retrievals(self) -> tuple[Retrieval, ...]:
+        """What reads the views, a hop each."""
+        return (self.retrieval,)
+
+    @property
+    def codecs(self) -> list[ViewCodec]:
+        """The codec of each view."""
+        return [codec for retrieval in self.retrievals for codec in retrieval.codecs]
 
     def record_to(self, events: EventSink) -> None:
         """Have requests counted as events from now on: what was sent to warm up was none."""
@@ -136,12 +149,14 @@ class FeaturesStep:
 
         Nothing is kept of an embedded store, nor of a stream view that does not say how stale it may be.
         """
-        retrieval = self.retrieval
-        if retrieval.network and any(ttl_ns_of(codec.spec, limits) for codec in retrieval.codecs):
-            self.retrieval = CachedRetrieval(retrieval, limits)
+        if self._may_keep(limits):
+            self.retrieval = CachedRetrieval(self.retrieval, limits)
+
+    def _may_keep(self, limits: CacheLimits) -> bool:
+        return self.retrieval.network and any(ttl_ns_of(codec.spec, limits) for codec in self.codecs)
 
     def ids(self, batch: Batch) -> list[list[Any]]:
-        """Return the entity ids that each view is asked for; views of one key share a list."""
+        """Return the entity ids that each view is asked for by the request; views of one key share a list."""
         found = [ids.read(batch) for ids in self._ids]
         return found if self._key_places is None else [found[place] for place in self._key_places]
 

@@ -140,8 +140,9 @@ class StreamFeatureView(FeatureView, is_kind=True):
             tx_count_5m: int = tr.count(window="5m")
             amount_1d: float = tr.sum("amount", window="1d", decimals=2)
 
-    The events carry the entity's id in the field that the entity names as its key. A window looks back from the time
-    of the request where the pipeline names a field for it, else from when the request came.
+    The events carry the entity's id in the field that the entity names as its key; where that is a column of a view, in
+    the field of the column's name. A window looks back from the time of the request where the pipeline names a field
+    for it, else from when the request came.
     """
 
     stream: ClassVar[Stream]
@@ -179,7 +180,7 @@ class _StreamReading(Reading):
             max_staleness_ns=max_staleness_ns,
             problems=tuple(self.problems),
             stream=stream or Stream("", schema=type, time="", id=""),
-            key=entity.key,
+            key=entity.key_fields,
             aggregates=aggregates,
         )
 

@@ -50,6 +50,24 @@ class ViewRows(msgspec.Struct, eq=False):
             self.degraded = np.zeros(len(self.data), np.uint8)
         self.degraded[where] |= np.uint8(why)
 
+    def put(self, where: NDArray[np.intp], other: ViewRows) -> None:
+        """Put the rows of another, of the same view, in place of some of these."""
+        self.data[where] = other.data
+        for name, texts in other.strings.items():
+            own = self.strings[name]
+            for place, text in zip(where.tolist(), texts, strict=True):
+                own[place] = text
+        self.noted = self.provenance
+        self.noted[where] = other.provenance
+        if other.nulls is not None:
+            columns = other.nulls.shape[1]
+            self.nulls = np.zeros((len(self.data), columns), np.bool_) if self.nulls is None else self.nulls
+            self.nulls[where] = other.nulls
+        if other.degraded is not None:
+            self.degraded = np.zeros(len(self.data), np.uint8) if self.degraded is None else self.degraded
+            self.degraded[where] = other.degraded
+        self.errors += other.errors
+
     def column(self, name: str) -> NDArray[Any]:
         """Return one column, shape (rows,); of dtype object for text."""
         if name not in self.strings:

@@ -14,29 +14,12 @@ import numpy as np
 from tailrace.batch import Provenance
 from tailrace.errors import Problem
 from tailrace.features.events import Events
-from tailrace.features.keys import EntityId, KeyFields, fields_of
+from tailrace.features.keys import EntityId, KeyFields
 from tailrace.features.view_rows import ViewRows
 
 STRING_BYTES_MAX: Final = 4_096
 """The longest text a view's column holds, in UTF-8 bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """What features are about: a customer, a terminal.
-
-    name: an identifier; part of every key in the online store. key: the field of the request that carries the id: an
-    int or a str, or a list of them where a request is about many. A tuple of fields where several make the id, as a
-    customer and a terminal do; one of them may be a list.
-    """
-
-    name: str
-    key: KeyFields
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields of its key."""
-        return fields_of(self.key)
+INT64_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +38,57 @@ class Column:
     def is_text(self) -> bool:
         """Whether the column holds text."""
         return self.dtype.kind == "O"
+
+    @property
+    def id_type(self) -> type | None:
+        """The type of ids that its values can be: int, str, or None for values that are no ids."""
+        if self.is_text:
+            return str
+        is_whole = self.dtype.kind == "i" or (self.dtype.kind == "u" and self.dtype.itemsize < INT64_BYTES)
+        return int if is_whole else None
+
+
+KeyPart = str | Column
+"""What gives an entity's id, or a part of it: a field of the request, or a column of another view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What features are about: a customer, a terminal.
+
+    name: an identifier; part of every key in the online store. key: the field of the request that carries the id: an
+    int or a str, or a list of them where a request is about many. A tuple of fields where several make the id, as a
+    customer and a terminal do; one of them may be a list. In place of a field a column of a batch view may stand, as in
+    `key=ItemProfile.category_id`: a derived key, which is known once that view has been read.
+    """
+
+    name: str
+    key: Any  # of `KeyPart`, or a tuple of them: to a type checker, a view's column is one of the column's values
+
+    @property
+    def parts(self) -> tuple[KeyPart, ...]:
+        """The parts of its key, as they are declared."""
+        return self.key if isinstance(self.key, tuple) else (self.key,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the parts: events and sources have them as fields and columns of these names."""
+        return tuple(part.name if isinstance(part, Column) else part for part in self.parts)
+
+    @property
+    def key_fields(self) -> KeyFields:
+        """The same, as a key: one name, or a tuple of several."""
+        return self.fields if self.is_composite else self.fields[0]
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether several parts make the id."""
+        return isinstance(self.key, tuple)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of other views among the parts."""
+        return tuple(part for part in self.parts if isinstance(part, Column))
 
 
 @dataclass(frozen=True, slots=True)

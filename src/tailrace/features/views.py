@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from tailrace.deadline import parse_duration
 from tailrace.errors import Problem
-from tailrace.features.view_spec import STRING_BYTES_MAX, Column, Entity, ViewSpec
+from tailrace.features.view_spec import STRING_BYTES_MAX, Column, Entity, KeyPart, ViewSpec
 
 COLUMNS_MAX: Final = 1_000
 KEY_FIELDS_MAX: Final = 8
@@ -76,9 +77,10 @@ class Reading:
         if not _IDENTIFIER.fullmatch(entity.name):
             self.report(f"the entity's name {entity.name!r} is not an identifier", ".entity",
                          "use letters, digits and underscores: it is part of every key in the store")  # fmt: skip
-        if what := _key_mistake(entity.key):
-            self.report(f"the entity's key {entity.key!r} {what}", ".entity",
-                        'write key="customer_id", or key=("customer_id", "terminal_id")')  # fmt: skip
+        if what := _key_mistake(entity):
+            self.report(f"the entity's key {_spelled(entity)} {what}", ".entity",
+                        'write key="customer_id", key=("customer_id", "terminal_id"), or key=ItemProfile.category_id, '
+                        "a column of a view that is declared before")  # fmt: skip
             return Entity(entity.name, "")
         return entity
 
@@ -143,15 +145,34 @@ class Reading:
         return Column(name, dtype, default, self._view.__name__)
 
 
-def _key_mistake(key: Any) -> str:
+def view_of(column: Column) -> type[FeatureView] | None:
+    """Return the view that a column is of; None for one that is of none."""
+    return next((view for view in _subclasses(FeatureView) if vars(view).get(column.name) is column), None)
+
+
+def _subclasses(view: type[FeatureView]) -> Iterator[type[FeatureView]]:
+    for subclass in view.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _key_mistake(entity: Entity) -> str:
     """Return what is wrong with the key of an entity, "" where nothing is."""
-    if isinstance(key, str):
+    if not all(isinstance(part, KeyPart) for part in entity.parts):
+        return "is neither the name of a field, nor a column of a view, nor a tuple of them"
+    if any(view_of(column) is None for column in entity.columns):
+        return "has a column that no view has"
+    if not entity.is_composite:
         return ""
-    if not isinstance(key, tuple) or not all(isinstance(each, str) for each in key):
-        return "is neither the name of a field nor a tuple of them"
-    if not 1 < len(key) <= KEY_FIELDS_MAX:
-        return f"has {len(key)} fields; a tuple has 2 to {KEY_FIELDS_MAX}"
-    return "" if len(set(key)) == len(key) else "names a field twice"
+    if not 1 < len(entity.parts) <= KEY_FIELDS_MAX:
+        return f"has {len(entity.parts)} fields; a tuple has 2 to {KEY_FIELDS_MAX}"
+    return "" if len(set(entity.fields)) == len(entity.parts) else "names a field twice"
+
+
+def _spelled(entity: Entity) -> str:
+    """Return the key of an entity as it is written."""
+    parts = [f"{part.view}.{part.name}" if isinstance(part, Column) else repr(part) for part in entity.parts]
+    return f"({', '.join(parts)}{',' * (len(parts) == 1)})" if entity.is_composite else parts[0]
 
 
 def _dtype_of(annotation: Any) -> np.dtype[Any] | None:

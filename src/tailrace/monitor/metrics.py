@@ -34,7 +34,7 @@ _TABLE: Final = (
     Metric("tailrace_request_seconds", "histogram", "A call's earliest arrival to its answer.", ("pipeline",), "ns"),
     Metric("tailrace_queue_wait_seconds", "histogram", "A call's wait, in its socket too.", ("pipeline",), "ns"),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
-    Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took, a batch.", ("pipeline",), "ns"),
+    Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took.", ("pipeline",), "ns"),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
     Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
     Metric("tailrace_store_breaker_openings_total", "counter", "Times a breaker has opened.", ("pipeline",)),

@@ -236,9 +236,9 @@ def _reason(
 
 
 def _views_of(wire: Wire, wiring: Wiring) -> list[int]:
-    """Return the views that a feature is computed from."""
+    """Return the views that a feature is computed from, those that give their keys first."""
     if wire.origin is Origin.VIEW:
-        return [wire.view]
+        return [*wiring.key_views(wire.view), wire.view]
     if wire.origin is not Origin.ON_DEMAND:
         return []
     _, taken = wiring.on_demand[wire.name]

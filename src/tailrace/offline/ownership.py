@@ -27,7 +27,7 @@ def claim(
     of the source before, also where that was this one: so a source that was set back on purpose can be told to be
     right.
     """
-    source = f"{spec.source!r} by {spec.source.key or spec.entity.key!r}"
+    source = f"{spec.source!r} by {spec.source.key or spec.entity.key_fields!r}"
     place = os.path.realpath(base_dir / spec.source.path)
     folder = os.path.realpath(base_dir)
     if record is None:

@@ -13,15 +13,23 @@ _BITS: Final = 62
 
 
 class PageEntities:
-    """Finds the rows of a page that ask for some entities. keys: of each row. times: of each row, int64 ns."""
+    """Finds the rows of a page that ask for some entities.
 
-    def __init__(self, keys: NDArray[Any], times: NDArray[np.int64]) -> None:
+    keys: of each row. times: of each row, int64 ns. asks: which rows ask for an entity at all, bool; None where all do.
+    """
+
+    def __init__(self, keys: NDArray[Any], times: NDArray[np.int64], asks: NDArray[np.bool_] | None = None) -> None:
         import pyarrow as pa
 
-        encoded = pa.array(keys, pa.int64() if keys.dtype.kind == "i" else pa.string()).dictionary_encode()
+        self.asks = asks
+        asking = None if asks is None else np.flatnonzero(asks)
+        if asking is not None:
+            keys, times = keys[asking], times[asking]
+        encoded = pa.array(keys, pa.int64() if keys.dtype.kind in "iu" else pa.string()).dictionary_encode()
         codes = np.asarray(encoded.indices.to_numpy(), np.int64)
         self._entities = encoded.dictionary
-        self._order = _order(codes, times)
+        order = _order(codes, times)
+        self._order = order if asking is None else asking[order]
         counts = np.bincount(codes, minlength=len(self._entities))
         self._begins = np.concatenate((np.zeros(1, np.intp), np.cumsum(counts)))
 

@@ -45,7 +45,7 @@ def materialize_pipeline(
                     pipeline=pipeline.name,
                     options=options,
                     on_progress=partial(on_progress, spec.name) if on_progress else None,
-                    key_type=key_type_of(types, spec.entity.key),
+                    key_type=key_type_of(types, spec.entity),
                 )
             except TailraceError as error:
                 found = error

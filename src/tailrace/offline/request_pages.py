@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from tailrace.errors import SourceError
 from tailrace.features.events import event_times
-from tailrace.features.keys import CompositeFormat, KeyFields, fields_of
+from tailrace.features.keys import CompositeFormat
+from tailrace.features.view_spec import Column, Entity
 from tailrace.offline.arrow_columns import arrow_type, cast_field, to_array
 from tailrace.offline.page_entities import PageEntities
 from tailrace.offline.request_tables import RequestTables
@@ -36,20 +37,33 @@ class RequestPage:
     times_ns: NDArray[np.int64]
     table: Any
     left_out: int
-    _entities: dict[KeyFields, PageEntities] = field(default_factory=dict)
+    _entities: dict[Any, PageEntities] = field(default_factory=dict)
 
-    def entities(self, key: KeyFields) -> PageEntities:
-        """Return the entities in the fields of a key."""
-        if key not in self._entities:
-            columns = [getattr(self.columns, name) for name in fields_of(key)]
-            ids = columns[0] if isinstance(key, str) else _composite(columns)
-            self._entities[key] = PageEntities(ids, self.times_ns)
-        return self._entities[key]
+    def entities(self, entity: Entity, given: Mapping[Column, KeyColumn]) -> PageEntities:
+        """Return the entities that the rows ask for. given: the columns of views that are in keys."""
+        if entity.key not in self._entities:
+            found = [given[part] if isinstance(part, Column) else self._key_column(part) for part in entity.parts]
+            columns = [each.values for each in found]
+            ids = _composite(columns) if entity.is_composite else columns[0]
+            known = [each.is_known for each in found if each.is_known is not None]
+            asks = np.logical_and.reduce(known) if known else None
+            self._entities[entity.key] = PageEntities(ids, self.times_ns, asks)
+        return self._entities[entity.key]
+
+    def _key_column(self, name: str) -> KeyColumn:
+        return KeyColumn(getattr(self.columns, name), None)
+
+
+class KeyColumn(NamedTuple):
+    """A part of a key. values: of each row. is_known: in which rows it is one, bool; None for every one."""
+
+    values: NDArray[Any]
+    is_known: NDArray[np.bool_] | None
 
 
 def _composite(columns: list[NDArray[Any]]) -> NDArray[Any]:
     """Return the ids that several columns make, as objects."""
-    format_ = CompositeFormat([int if column.dtype.kind == "i" else str for column in columns])
+    format_ = CompositeFormat([int if column.dtype.kind in "iu" else str for column in columns])
     return np.array(format_.ids(column.tolist() for column in columns), object)
 
 

@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tailrace.errors import SourceError
-from tailrace.features.keys import KeyFields, fields_of
+from tailrace.features.keys import fields_of
 from tailrace.features.sources import Source
-from tailrace.features.view_spec import Entity
+from tailrace.features.view_spec import Column, Entity, KeyPart
 from tailrace.offline.casts import cast_text_key, cast_whole
 
 KeyType = type | tuple[type, ...]
 """int or str, of the ids; of each part where several fields make an id."""
 
 
-def key_type_of(types: Mapping[str, type], key: KeyFields) -> KeyType | None:
-    """Return the type of the ids in a key's fields, None where one is not known. types: of each field."""
-    if isinstance(key, str):
-        return types.get(key)
-    return tuple(types[name] for name in key) if all(name in types for name in key) else None
+def key_type_of(types: Mapping[str, type], entity: Entity) -> KeyType | None:
+    """Return the type of an entity's ids, None where that of a part is not known. types: of the request's fields."""
+    found = tuple(each for each in (_type_of_part(types, part) for part in entity.parts) if each is not None)
+    if len(found) < len(entity.parts):
+        return None
+    return found if entity.is_composite else found[0]
+
+
+def _type_of_part(types: Mapping[str, type], part: KeyPart) -> type | None:
+    return part.id_type if isinstance(part, Column) else types.get(part)
 
 
 def key_type_name(key_type: KeyType | None) -> str:
@@ -35,13 +40,14 @@ class SourceKey:
     """
 
     def __init__(self, source: Source, entity: Entity) -> None:
-        self.columns = fields_of(source.key or entity.key)
+        self.columns = fields_of(source.key or entity.key_fields)
         if len(self.columns) != len(entity.fields):
             raise SourceError(
-                f"the source's key {source.key!r} does not match the key of entity {entity.name!r}, {entity.key!r}",
+                f"the source's key {source.key!r} does not match the key of entity {entity.name!r}, "
+                f"{entity.key_fields!r}",
                 where=source.path, next="name a column for each of its fields, in their order",
             )  # fmt: skip
-        self._is_composite = not isinstance(entity.key, str)
+        self._is_composite = entity.is_composite
 
     def types(self, key_type: KeyType | None) -> tuple[type, ...]:
         """Return the type of each column by that of the ids, none where that is not known."""

@@ -24,11 +24,12 @@ from tailrace.features.batch_views import BatchFeatureView
 from tailrace.features.sources import Source
 from tailrace.features.step import OnDemandFeature
 from tailrace.features.streams import StreamFeatureView, StreamViewSpec
+from tailrace.features.view_spec import Column
 from tailrace.offline.database import MEMORY_MB_MIN, DatabaseLimits
 from tailrace.offline.history import PART_ROWS, HistoryCounts
 from tailrace.offline.pipeline_views import key_types
-from tailrace.offline.request_pages import RequestPage
-from tailrace.offline.view_history import BatchHistory, HistorySettings, StreamHistory, ViewHistory
+from tailrace.offline.request_pages import KeyColumn, RequestPage
+from tailrace.offline.view_history import BatchHistory, HistorySettings, StreamHistory, Values, ViewHistory, known_of
 from tailrace.pipeline import Pipeline, is_event_of
 
 NO_SOURCES: Final[Mapping[str, Source]] = {}
@@ -64,6 +65,7 @@ class TrainingSet:
             for name, (feature, wires) in self.wiring.on_demand.items()
         ]
         self._used = _views_used(self.wiring)
+        self._key_columns = {column for place in self._used for column in self.wiring.entities[place].columns}
         limits = limits or DatabaseLimits()
         half_mb = limits.memory_mb // 2  # one half sorts, the other keeps what is sorted
         self._settings = HistorySettings(
@@ -105,8 +107,7 @@ class TrainingSet:
     def columns(self, page: RequestPage) -> dict[str, NDArray[Any]]:
         """Return every feature by name, in the pipeline's order: (rows,)."""
         batch = Batch([], 0, 0, rows=page.rows, request=page.columns)
-        views = self._threads.map(lambda place: self._views[place].columns(page), self._used)
-        found = dict(zip(self._used, views, strict=True))
+        found = self._values(page)
         for place in range(len(self.wiring.views)):
             for column in found.get(place, {}).values():
                 column.flags.writeable = False  # as while serving
@@ -115,9 +116,26 @@ class TrainingSet:
             batch.on_demand[feature.name] = feature.column(batch)
         return {name: np.asarray(reader.read(batch)) for name, reader in self._readers.items()}
 
+    def _values(self, page: RequestPage) -> dict[int, Values]:
+        """Return the columns of each view that is used; a later hop's by the keys that the ones before have given."""
+        found: dict[int, Values] = {}
+        given: dict[Column, KeyColumn] = {}
+
+        def columns(place: int) -> Values:
+            return self._views[place].columns(page, page.entities(self.wiring.entities[place], given))
+
+        for hop in self.wiring.hops:
+            used = [place for place in hop if place in self._used]
+            found |= zip(used, self._threads.map(columns, used), strict=True)
+            for column in self._key_columns:
+                if (giver := self.wiring.view_of(column)) in used:
+                    given[column] = KeyColumn(found[giver][column.name], found[giver][known_of(column)])
+        return found
+
     def _history(self, view: Any) -> ViewHistory:
         if not issubclass(view, StreamFeatureView):
-            return BatchHistory(view.spec, self._settings)
+            own = [column for column in self._key_columns if vars(view).get(column.name) is column]
+            return BatchHistory(view.spec, self._settings, own)
         spec: StreamViewSpec = view.spec
         event_id = spec.stream.id if is_event_of(self.pipeline, spec.stream) else None
         return StreamHistory(spec, self._settings, event_id, self._sources.get(spec.stream.name))
@@ -132,8 +150,9 @@ def _time_of(pipeline: Pipeline) -> str:
 
 
 def _views_used(wiring: Wiring) -> list[int]:
-    """Return the views that features read; rules may read more."""
+    """Return the views that features read, with those that give their keys; rules may read more."""
     wires: list[Wire] = [*wiring.features.values()]
     for _, taken in wiring.on_demand.values():
         wires += taken
-    return sorted({each.view for each in wires if each.origin is Origin.VIEW})
+    read = {each.view for each in wires if each.origin is Origin.VIEW}
+    return sorted(read.union(*map(wiring.key_views, read)))

@@ -6,7 +6,7 @@ Of a batch view: the latest row of its source that is not after the request's ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -26,6 +26,7 @@ from tailrace.features.windows import Entries
 from tailrace.offline.arrow_columns import text_array, to_array
 from tailrace.offline.database import MEMORY_MB_MIN, DatabaseLimits
 from tailrace.offline.history import PART_ROWS, History, HistoryPart
+from tailrace.offline.page_entities import PageEntities
 from tailrace.offline.request_pages import RequestPage
 from tailrace.offline.source_keys import key_type_of
 from tailrace.request.schema import FieldSpec, field_specs
@@ -42,8 +43,11 @@ class ViewHistory(Protocol):
 
     history: History
 
-    def columns(self, page: RequestPage) -> Values:
-        """Return the value of each column for each request of a page."""
+    def columns(self, page: RequestPage, entities: PageEntities) -> Values:
+        """Return the value of each column for each request of a page; defaults for one that asks for no entity.
+
+        entities: that the requests ask for.
+        """
         ...
 
 
@@ -62,20 +66,26 @@ class HistorySettings:
 
 
 class BatchHistory:
-    """A batch view's. One whose source has no time column has the same rows whenever it is asked."""
+    """A batch view's. One whose source has no time column has the same rows whenever it is asked.
 
-    def __init__(self, spec: BatchViewSpec, settings: HistorySettings) -> None:
+    keys: the columns that are in keys of other views. A further column of `columns` says for each of them in which rows
+    it has a value, bool, by the name that `known_of` gives: its default is no key.
+    """
+
+    def __init__(self, spec: BatchViewSpec, settings: HistorySettings, keys: Sequence[Column] = ()) -> None:
         self._spec = spec
+        self._keys = tuple(keys)
         self._has_times = spec.source.time is not None
-        key_type = key_type_of(settings.key_types, spec.entity.key)
+        key_type = key_type_of(settings.key_types, spec.entity)
         self.history = History(
             spec, settings.base_dir, key_type, settings.limits, part_rows=settings.part_rows, kept_mb=settings.kept_mb
         )
 
-    def columns(self, page: RequestPage) -> Values:
-        """Return the value of each column for each request of a page."""
+    def columns(self, page: RequestPage, entities: PageEntities) -> Values:
+        """Return the value of each column for each request of a page; see `ViewHistory`."""
         found, is_known = _empty(self._spec, page.rows), np.zeros(page.rows, np.bool_)
-        for part, rows, places in _matches(self.history, page, self._spec.entity.key):
+        found |= {known_of(column): np.zeros(page.rows, np.bool_) for column in self._keys}
+        for part, rows, places in _matches(self.history, entities):
             begins, ends = part.begins[places], part.ends[places]
             if self._has_times:
                 ends = Searcher(part.times, begins, ends).places(page.times_ns[rows] + 1)
@@ -84,6 +94,8 @@ class BatchHistory:
             is_known[rows] = True
             for column in self._spec.columns:
                 found[column.name][rows] = _values(part.column(column.name), column)[latest]
+            for column in self._keys:
+                found[known_of(column)][rows] = _is_there(part.column(column.name))[latest]
         _put_defaults(self._spec, found, ~is_known)
         return found
 
@@ -109,7 +121,7 @@ class StreamHistory:
         self.history = History(
             _events_spec(spec, source, self.fields),
             settings.base_dir,
-            key_type_of(settings.key_types, spec.entity.key),
+            key_type_of(settings.key_types, spec.entity),
             settings.limits,
             required=[name for name, field in self.fields.items() if name == stream.id or not field.nullable],
             unique=stream.id,
@@ -117,20 +129,21 @@ class StreamHistory:
             kept_mb=settings.kept_mb,
         )
 
-    def columns(self, page: RequestPage) -> Values:
-        """Return the value of each column for each request of a page."""
+    def columns(self, page: RequestPage, entities: PageEntities) -> Values:
+        """Return the value of each column for each request of a page; see `ViewHistory`."""
         found = _empty(self._spec, page.rows)
         ids = None if self._event_id is None else event_ids(getattr(page.columns, self._event_id))
         has_events = np.zeros(page.rows, np.bool_)
-        for part, rows, places in _matches(self.history, page, self._spec.entity.key):
+        for part, rows, places in _matches(self.history, entities):
             entries = self._entries(part)
             has_events[rows] = True
             self._put(found, page, ids, entries, rows, places)
         if any(feature.include_current for feature in self._windows.features):
-            rows = np.flatnonzero(~has_events)
+            asks = True if entities.asks is None else entities.asks
+            rows = np.flatnonzero(~has_events & asks)
             self._put(found, page, ids, self._no_entries(), rows, np.zeros(len(rows), np.intp))
-        else:
-            _put_defaults(self._spec, found, ~has_events)
+            has_events[rows] = True
+        _put_defaults(self._spec, found, ~has_events)
         return found
 
     def _entries(self, part: HistoryPart) -> Entries:
@@ -174,9 +187,17 @@ class _Picked:
         return column
 
 
-def _matches(history: History, page: RequestPage, key: KeyFields) -> Iterator[tuple[HistoryPart, Places, Places]]:
-    """Give each part of a history that the page asks for: with the rows that ask, and which entity each asks for."""
-    entities = page.entities(key)
+def known_of(column: Column) -> str:
+    """Return the name under which a history says in which rows a column has a value; no column has one like it."""
+    return f"$known:{column.name}"
+
+
+def _is_there(column: Any) -> NDArray[np.bool_]:
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
+
+
+def _matches(history: History, entities: PageEntities) -> Iterator[tuple[HistoryPart, Places, Places]]:
+    """Give each part of a history that is asked for: with the rows that ask, and which entity each asks for."""
     for part in history.parts():
         rows, places = entities.rows_of(part.entities)
         if len(rows):

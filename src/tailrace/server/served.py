@@ -108,15 +108,15 @@ class ServedPipelines:
             plan.features.record_to(LinkedEvents(self._link, pipeline.name, self._clock))
         if self._options.cache_bytes_max:  # only now, so that what a plan is said to cost has the store in it
             plan.features.keep_rows(_cache_limits(self._options))
-        retrieval = plan.features.retrieval
         recorder = BatchRecorder(self._block, pipeline.name)
-        retrieval.observe_fetch = recorder.count_fetch
+        for retrieval in plan.features.retrievals:
+            retrieval.observe_fetch = recorder.count_fetch
         recorders: list[Recorder] = [recorder]
         if self._samples is not None:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
-        counts = RetrievalCounts(self._block, pipeline.name, retrieval)
+        counts = RetrievalCounts(self._block, pipeline.name, plan.features.retrieval)  # all hops share what it counts
         served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
         self._served.append(served)
         return served

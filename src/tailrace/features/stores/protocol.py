@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from tailrace.features.stores.lease import Lease
 from tailrace.features.stores.runs import PageCounts, PageRow, Run
 from tailrace.features.view_spec import ViewCodec, ViewSpec
 
+Fetch = Callable[[Sequence[bytes], int], Awaitable[Sequence[bytes | None]]]
+"""Reads keys by a deadline, as `OnlineStore.fetch` does."""
+
 
 class OnlineStore(Protocol):
-    """Reads packed rows while serving. One `fetch` a batch, for all of its entities and views."""
+    """Reads packed rows while serving. One `fetch` a batch and hop, for all of its entities and views."""
 
     @property
     def network(self) -> bool:
