@@ -165,3 +165,39 @@ def test_texts_and_what_may_be_absent(tmp_path: Path) -> None:
     assert events.ids.tolist() == [b"1"]
     assert events.field("page").tolist() == ["home"]
     assert str(events.field("seconds")[0]) == "nan"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_file_of_a_changed_schema_is_refused(suffix: str, runner: Runner, tmp_path: Path) -> None:
+    """A column that is gone is told by its name, and how a renamed one is found; one that is new is no fault."""
+    table = payments_table().append_column("channel", pa.array(["web"] * EVENTS))
+    renamed = write(table.rename_columns({"amount": "amount_eur"}), tmp_path / f"renamed{suffix}")
+    with pytest.raises(SourceError, match="has no column 'amount'") as caught:
+        runner.ingest(renamed)
+    assert "columns={'amount': …}" in str(caught.value)
+    assert runner.ingest(write(table, tmp_path / f"more{suffix}")).counted == EVENTS
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_file_that_is_cut_short_counts_no_event_twice(
+    suffix: str, runner: Runner, tmp_path: Path, pipelines_dir: Path, store: str
+) -> None:
+    """What of it can be read may be counted; the whole file, given then, counts the rest."""
+    whole = tmp_path / f"whole{suffix}"
+    if suffix == ".jsonl":
+        whole.write_text("".join(f"{json.dumps(payment(number))}\n" for number in range(EVENTS)))
+    else:
+        write(payments_table(), whole)
+    content, cut = whole.read_bytes(), tmp_path / f"cut{suffix}"
+    cut.write_bytes(content[: len(content) - 25])
+    first = 0
+    if suffix == ".jsonl":
+        report = runner.ingest(cut)
+        first = report.counted
+        assert (first, report.poison) == (EVENTS - 1, 1)
+    else:
+        with pytest.raises(SourceError, match=r"cannot be read|column"):
+            runner.ingest(cut)
+    report = runner.ingest(whole)
+    assert (report.counted, report.duplicate) == (EVENTS - first, first)
+    assert counted(pipelines_dir, store) == EVENTS

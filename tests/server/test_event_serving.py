@@ -103,6 +103,9 @@ def test_event_that_cannot_be_counted_is_told_why(server: Server) -> None:
     assert (late.status, late.body["detail"][:24]) == (422, "the event is not counted")
     invalid = send(server, payment(14) | {"amount": "much"})
     assert (invalid.status, invalid.body["pointer"]) == (422, "$.amount")
+    keyless = {name: value for name, value in payment(15).items() if name != "customer_id"}
+    mixed = send(server, payment(16, seconds=3_004), keyless)  # a call is taken whole or not at all
+    assert (mixed.status, "customer_id" in mixed.body["detail"]) == (422, True)
     assert server.metric("tailrace_events_total", 'fate="late"') == 2
     assert server.metric("tailrace_events_total", 'fate="counted"') == 4
 
