@@ -155,3 +155,29 @@ def test_retrieval_of_no_ids_asks_nothing_and_proves_nothing() -> None:
     assert (len(profile), len(address), store.fetches) == (0, 0, 3)
     assert retrieval.breaker is not None
     assert retrieval.breaker.is_open
+
+
+class SetClock(ManualClock):
+    """A clock whose wall time is set by hand, apart from the monotonic one."""
+
+    off_s: float = 0.0
+
+    def wall_ns(self) -> int:
+        """Return nanoseconds since the epoch."""
+        return super().wall_ns() + int(self.off_s * 10**9)
+
+
+def test_retrieval_serves_the_same_values_by_a_clock_that_jumps() -> None:
+    """An hour ahead, rows that are nearly too old are called stale; behind, even rows of its future are served."""
+    clock = SetClock(wall_ns=WALL_NS)
+    old, new = profile_rows([1, 2], WALL_NS - int(23.5 * 3_600 * 10**9)), profile_rows([3, 4], WALL_NS)
+    store = CountingStore(old | new, network=True)
+    retrieval = retrieval_of(store, clock)
+    for off_s, is_stale in ((0, False), (3_600, True), (-3_600, False), (0, False)):
+        clock.off_s = off_s
+        profile, _ = run_now(retrieval.read([[1, 2, 3, 4], []], 0))
+        assert profile.column("count").tolist() == [0, 1, 0, 1]
+        assert (profile.provenance == Provenance.STALE).tolist() == [is_stale, is_stale, False, False]
+    assert store.fetches == 4
+    assert retrieval.breaker is not None
+    assert not retrieval.breaker.is_open
