@@ -15,15 +15,17 @@ from typing import Final
 from figures import Figures
 from machine import SERVER_CORE, BenchError
 from part import Line, Part, Session
-from peers import ROOT, start_tailrace
+from peers import PIPELINE, ROOT, start_tailrace
 from recording import read_recordings
 
 PAIRS: Final = 7
-SECONDS: Final = 4.0
-CLIENT_SECONDS: Final = 2.5
+SECONDS: Final = 2.0
+CLIENT_SECONDS: Final = 1.5
 TREE: Final = ROOT / "build" / "before"
 CLIENT: Final = "browser"
 """The client that is compared too where bench.json does not say which is slowest: it has the longest head."""
+SIZE: Final = ("--customers", "10000", "--terminals", "10000", "--days", "60")
+"""Of the world that is prepared today: both stores have the entities that are asked for."""
 
 
 def measure(session: Session) -> Figures:
@@ -38,7 +40,7 @@ def measure(session: Session) -> Figures:
         session.tell("before: starting both")
         core = {SERVER_CORE}
         now = start_tailrace(stack, cores=core, name="tailrace-now").url
-        file = TREE / "examples" / "fraud" / "pipeline.py"
+        file = file_of(TREE)
         base = start_tailrace(stack, cores=core, name="tailrace-before", file=file, source=TREE / "src").url
         for url in (now, base):
             session.replay.plain(url, session.bodies, 1.0, judged=False)
@@ -108,17 +110,24 @@ def export_tree(base: str, tree: Path) -> str:
     return commit
 
 
+def file_of(tree: Path) -> Path:
+    """Return the file that is compared; before there were windows over events it had another name."""
+    folder = tree / "examples" / "fraud"
+    own = folder / PIPELINE.name
+    return own if own.is_file() else folder / "pipeline.py"
+
+
 def prepare_tree(tree: Path) -> None:
     """Compile the kernel of a tree and prepare its fraud example, with its own code."""
     if not (tree / "src" / "tailrace" / "inference" / "libbitvector.so").is_file():
         run_in(tree, "hatch_build.py")
-    run_in(tree, "examples/fraud/prepare.py")
+    run_in(tree, "examples/fraud/prepare.py", *SIZE)
 
 
-def run_in(tree: Path, script: str) -> None:
+def run_in(tree: Path, script: str, *arguments: str) -> None:
     """Run a script of a tree with its own Tailrace. Raises BenchError with what it said when it fails."""
     done = subprocess.run(
-        [sys.executable, str(tree / script)],
+        [sys.executable, str(tree / script), *arguments],
         cwd=tree, env={**os.environ, "PYTHONPATH": str(tree / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -1,6 +1,6 @@
 """The peer: the fraud example as a FastAPI application, written as the documentation of its parts recommends.
 
-The same model, rows, on-demand features, bands, rule and answer as examples/fraud/pipeline.py, one request at a time:
+The same model, rows, on-demand features, bands, rule and answer as examples/fraud/nightly.py, one request at a time:
 pydantic validates, LMDB is read or Redis asked with one MGET, ONNX Runtime scores, a Prometheus histogram counts.
 
     FRAUD_STORE=build/fraud/store FRAUD_MODEL=build/fraud/model/model.onnx FRAUD_KEYS='{customer:%d}… {terminal:%d}…'

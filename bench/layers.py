@@ -57,7 +57,7 @@ async def layer_times(plan: Plan, bodies: list[bytes]) -> list[float]:
 async def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pipeline", nargs="?", default="examples/fraud/pipeline.py", type=Path)
+    parser.add_argument("pipeline", nargs="?", default="examples/fraud/nightly.py", type=Path)
     parser.add_argument("--store")
     arguments = parser.parse_args()
     pipeline = load_pipelines(arguments.pipeline)[0]

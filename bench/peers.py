@@ -26,7 +26,8 @@ from tailrace.loadtest.processes import Process, free_port, start, wait_ready
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
-PIPELINE: Final = ROOT / "examples" / "fraud" / "pipeline.py"
+PIPELINE: Final = ROOT / "examples" / "fraud" / "nightly.py"
+"""The fraud example on last night's profiles: each request is the same work, however often it is repeated."""
 PREPARED: Final = ROOT / "build" / "fraud"
 WORKPLACE: Final = ROOT / "build" / "bench"
 TAILRACE: Final = str(Path(sys.executable).with_name("tailrace"))
@@ -117,7 +118,7 @@ def start_fastapi(stack: ExitStack, store: str) -> Server:
     name = "fastapi-redis" if store.startswith("redis:") else "fastapi"
     command = [sys.executable, "-m", "uvicorn", "fastapi_app:app", "--app-dir", str(HERE), "--port", str(port),
                "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]  # fmt: skip
-    env = {"FRAUD_STORE": store, "FRAUD_MODEL": str(PREPARED / "model" / "model.onnx"), "FRAUD_KEYS": fraud_keys()}
+    env = {"FRAUD_STORE": store, "FRAUD_MODEL": str(PREPARED / "nightly" / "model.onnx"), "FRAUD_KEYS": fraud_keys()}
     process = start(stack, name, command, WORKPLACE / f"{name}.log", cores={SERVER_CORE}, env=env)
     ready_s = wait_ready(process, f"http://127.0.0.1:{port}/readyz")
     return Server(process, f"http://127.0.0.1:{port}/predict", ready_s)

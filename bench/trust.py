@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from before import TREE, export_tree, prepare_tree
+from before import TREE, export_tree, file_of, prepare_tree
 from figures import Figures
 from machine import LOAD_CORE, SERVER_CORE, BenchError
 from part import Line, Part, Session
@@ -100,7 +100,7 @@ def start_once(session: Session, *, asked: bool = False) -> tuple[float, float]:
 def start_base() -> float:
     """Return the seconds of a start of the earlier commit."""
     with ExitStack() as stack:
-        file = TREE / "examples" / "fraud" / "pipeline.py"
+        file = file_of(TREE)
         cores = {SERVER_CORE, LOAD_CORE}
         return start_tailrace(stack, cores=cores, name="tailrace-trust-base", file=file, source=TREE / "src").ready_s
 

@@ -64,13 +64,12 @@ def write_pipeline(folder: Path) -> Path:
     """Write the fraud example with a budget in which nothing is shed, however busy the machine is."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    text = PIPELINE.read_text()
-    for shown, wanted in (BUDGET, BUILD):
+    for file, (shown, wanted) in ((PIPELINE.name, BUDGET), ("pipeline.py", BUILD)):
+        text = PIPELINE.with_name(file).read_text()
         if shown not in text:
-            raise BenchError(f"{PIPELINE} does not say {shown}")
-        text = text.replace(shown, wanted)
-    (folder / "pipeline.py").write_text(text)
-    return folder / "pipeline.py"
+            raise BenchError(f"{file} does not say {shown}")
+        (folder / file).write_text(text.replace(shown, wanted))
+    return folder / PIPELINE.name
 
 
 def lines(figures: Figures) -> list[Line]:

@@ -1,8 +1,11 @@
-"""What the served decisions were worth: fraud caught and missed, beside an hourly batch job with the same model.
+"""What the served decisions were worth: fraud caught and missed, beside what would have caught less.
 
-The batch job is given the better of it: it costs no time, it has the scores that were served, and from the full hour at
-which it finds a payment that would have been blocked or reviewed, it stops that customer's card until midnight. What it
-cannot do is to stop a payment that was made before it ran.
+Last night's profiles alone are what was served before there were windows over events: a model of its own, whose scores
+are computed offline, with the same bands and rule.
+
+The hourly batch job is given the better of it: it costs no time, it has the scores that were served, and from the full
+hour at which it finds a payment that would have been blocked or reviewed, it stops that customer's card until midnight.
+What it cannot do is to stop a payment that was made before it ran.
 """
 
 from __future__ import annotations
@@ -11,24 +14,32 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+SCORE_DIFFERENCE_MAX: Final = 1e-5
+REVIEW_MIN: Final = 0.1
+AMOUNT_MIN: Final = 10
+"""The bands and the rule of nightly.py: what is not allowed there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
     """Payments with their decisions, in the order of time; every array has shape (payments,).
 
-    batch_stopped: those that the hourly job would have stopped. score_difference_max: between the scores served and
-    those computed offline, from the training set's own code.
+    nightly_stopped: those that would have been stopped on last night's profiles alone. batch_stopped: those that the
+    hourly job would have stopped. differing: how many scores are not those computed offline, by the training set's own
+    code. score_difference_max: between all others.
     """
 
     labels: NDArray[np.str_]
     is_fraud: NDArray[np.bool_]
     amounts: NDArray[np.float64]
+    nightly_stopped: NDArray[np.bool_]
     batch_stopped: NDArray[np.bool_]
+    differing: int
     score_difference_max: float
 
     @property
@@ -47,6 +58,11 @@ class Replay:
     amounts: NDArray[np.float64]
     is_fraud: NDArray[np.bool_]
     scores: NDArray[np.float64]
+    nightly_scores: NDArray[np.float64]
+
+    def time_of(self, sent: float) -> np.datetime64:
+        """Return the time of the payment that is sent after so many; of the last one for more."""
+        return np.datetime64(self.times[min(int(sent), len(self.times) - 1)])
 
     def decide(self, answers: Sequence[bytes | None]) -> Decided:
         """Return the decisions on the payments that were answered with one; each payment counts once."""
@@ -58,12 +74,16 @@ class Replay:
         at = np.array([index for index, _ in found], dtype=np.intp)
         labels = np.array([decision["decision"] for _, decision in found], dtype=np.str_)
         served = np.array([decision["score"] for _, decision in found])
+        differences = np.abs(served - self.scores[at])
+        is_same = differences <= SCORE_DIFFERENCE_MAX
         return Decided(
             labels=labels,
             is_fraud=self.is_fraud[at],
             amounts=self.amounts[at],
+            nightly_stopped=(self.nightly_scores[at] >= REVIEW_MIN) & (self.amounts[at] >= AMOUNT_MIN),
             batch_stopped=stop_hourly(self.customers[at], self.times[at], labels != "allow"),
-            score_difference_max=float(np.abs(served - self.scores[at]).max(initial=0.0)),
+            differing=int(np.count_nonzero(~is_same)),
+            score_difference_max=float(differences[is_same].max(initial=0.0)),
         )
 
 
@@ -97,4 +117,5 @@ def read_replay(folder: Path) -> Replay:
         amounts=known["amount"].to_numpy(),
         is_fraud=known["is_fraud"].to_numpy().astype(bool),
         scores=known["score"].to_numpy(),
+        nightly_scores=known["nightly_score"].to_numpy(),
     )

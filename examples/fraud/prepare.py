@@ -1,4 +1,4 @@
-"""Make what the fraud example serves: transactions, profiles, a trained and packaged model, a filled store, a replay.
+"""Make what the fraud example serves: profiles, events, trained and packaged models, a filled store, a replay.
 
     python examples/fraud/prepare.py                       simulated transactions
     python examples/fraud/prepare.py --data FILE.parquet   the Handbook's, or your own in its columns
@@ -12,10 +12,10 @@ import argparse
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from profiles import DAYS_MIN, HELD_BACK_DAYS, VIEWS, load_history
+from profiles import DAYS_MIN, HELD_BACK_DAYS, RECENT_DAYS, VIEWS, History, load_history
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from simulate import World, simulate
@@ -33,6 +33,7 @@ from training import TARGET, feature_columns, to_matrix, train
 import tailrace as tr
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import TailraceError
+from tailrace.ingest.routes import streams_of
 from tailrace.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).resolve().parent
 BUILD: Final = HERE.parents[1] / "build" / "fraud"
 STAMP: Final = BUILD / "prepared.json"
-STEPS: Final = ("transactions", "profiles", "training rows", "training", "packaging", "store", "replay")
-INPUTS: Final = ("simulate.py", "profiles.py", "training.py", "prepare.py", "pipeline.py", "*.sql")
+TAILRACE: Final = str(Path(sys.executable).with_name("tailrace"))
+STEPS: Final = ("transactions", "profiles", "events", "model", "nightly model", "store", "replay")
+INPUTS: Final = ("simulate.py", "profiles.py", "training.py", "prepare.py", "pipeline.py", "nightly.py", "*.sql")
 
 Advance = Callable[[str], None]
 """Told the name of each step as it begins."""
@@ -51,37 +53,50 @@ Advance = Callable[[str], None]
 
 def prepare(data: Path | None, world: World, advance: Advance) -> dict[str, Any]:
     """Make everything anew and return what was made, as it stands in the stamp."""
-    pipeline = load_pipelines(HERE / "pipeline.py")[0]
+    (pipeline,), (nightly,) = (load_pipelines(HERE / name) for name in ("pipeline.py", "nightly.py"))
     BUILD.mkdir(parents=True, exist_ok=True)
     STAMP.unlink(missing_ok=True)
     advance("transactions")
-    history = load_history(data or write_transactions(world), datetime.now(UTC).date())
+    history = load_history(data or write_transactions(world), first_held_back())
     advance("profiles")
     profiles = {
         entity: history.write_profiles(entity, BUILD / f"{entity}_profile.parquet") for entity in VIEWS.values()
     }
-    advance("training rows")
-    rows = tr.dataset(pipeline, history.training_rows())
-    held_back = tr.dataset(pipeline, history.held_back_rows())
-    columns, target = feature_columns(rows), rows[TARGET].to_numpy()
-    if not target.any() or target.all():
-        raise TailraceError("the training rows are all of one class", where=str(data), next="give a longer history")
-    advance("training")
-    model = train(columns, target)
-    advance("packaging")
-    columns = feature_columns(held_back)
-    metrics = {"rows_trained": len(target), "positives_trained": int(target.sum())}
-    metrics = package_model(pipeline, model, columns, held_back[TARGET].to_numpy(), metrics)
+    advance("events")
+    history.write_events(BUILD / "payments", BUILD / "labels")
+    advance("model")
+    metrics, scores = train_and_package(pipeline, history)
+    advance("nightly model")
+    nightly_metrics, nightly_scores = train_and_package(nightly, history)
     advance("store")
     fill_store(pipeline)
     advance("replay")
-    write_replay(held_back, np.asarray(model.predict(to_matrix(columns))))
+    write_replay(history.held_back_rows(), scores, nightly_scores)
     return {
         "cutoff": str(history.cutoff),
         "shift_days": history.shift_days,
         "profiles": profiles,
         "metrics": metrics,
+        "nightly_metrics": nightly_metrics,
     }
+
+
+def first_held_back() -> date:
+    """Return the day that is held back, yesterday: no event comes from the future."""
+    return datetime.now(UTC).date() - timedelta(days=HELD_BACK_DAYS)
+
+
+def train_and_package(pipeline: Pipeline, history: History) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Train the model of a pipeline and package it; return its metrics on the rows held back, and its scores there."""
+    rows, held_back = (tr.dataset(pipeline, each) for each in (history.training_rows(), history.held_back_rows()))
+    columns, target = feature_columns(rows), rows[TARGET].to_numpy()
+    if not target.any() or target.all():
+        raise TailraceError("the training rows are all of one class", where="training", next="give a longer history")
+    model = train(columns, target)
+    columns = feature_columns(held_back)
+    metrics = {"features": len(columns), "rows_trained": len(target), "positives_trained": int(target.sum())}
+    metrics = package_model(pipeline, model, columns, held_back[TARGET].to_numpy(), metrics)
+    return metrics, np.asarray(model.predict(to_matrix(columns)))
 
 
 def write_transactions(world: World) -> Path:
@@ -112,18 +127,27 @@ def package_model(
 
 
 def fill_store(pipeline: Pipeline) -> None:
-    """Write the profiles as packed rows into the online store, which is made anew."""
-    from tailrace.features.stores.opening import open_writer
-    from tailrace.offline.materialize import materialize
-
+    """Write what had come by the cut-off into the online store, which is made anew: profiles, and recent events."""
     shutil.rmtree(BUILD / "store", ignore_errors=True)
-    with closing(open_writer(f"lmdb:{BUILD / 'store'}")) as writer:
-        for view in pipeline.views:
-            materialize(view.spec, pipeline.base_dir, writer, pipeline=pipeline.name)
+    file = str(HERE / "pipeline.py")
+    run_tailrace("materialize", file)
+    for stream in streams_of([pipeline]):
+        recent = BUILD / stream.name / "recent.parquet"
+        run_tailrace("ingest", file, "--stream", stream.name, "--from", str(recent))
 
 
-def write_replay(rows: pa.Table, scores: NDArray[np.float64]) -> None:
-    """Write the held-back transactions as request bodies, and beside them what the bodies do not say."""
+def run_tailrace(*arguments: str) -> None:
+    """Run the command as a user would. Raises TailraceError with what it says where it fails."""
+    done = subprocess.run([TAILRACE, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TailraceError(done.stderr.strip(), where=f"tailrace {' '.join(arguments)}", next="see above")
+
+
+def write_replay(rows: pa.Table, scores: NDArray[np.float64], nightly_scores: NDArray[np.float64]) -> None:
+    """Write the held-back transactions as request bodies, and beside them what the bodies do not say.
+
+    The scores are those of the two models, in the order of the rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +159,9 @@ def write_replay(rows: pa.Table, scores: NDArray[np.float64]) -> None:
             body = dict(zip(names, values, strict=True)) | {"time": f"{moment}Z"}
             file.write(json.dumps(body, separators=(",", ":")) + "\n")
     known = rows.select(["transaction_id", "customer_id", "time", "amount", TARGET])
-    pq.write_table(known.append_column("score", pa.array(scores)), BUILD / "replay_labels.parquet")
+    for name, column in (("score", scores), ("nightly_score", nightly_scores)):
+        known = known.append_column(name, pa.array(column))
+    pq.write_table(known, BUILD / "replay_labels.parquet")
 
 
 def fingerprint_of(data: Path | None, world: World) -> str:
@@ -152,7 +178,8 @@ def fingerprint_of(data: Path | None, world: World) -> str:
 
 def read_stamp(fingerprint: str) -> dict[str, Any] | None:
     """Return what was made before from the same inputs; None if anything of it is missing."""
-    made = [BUILD / name for name in ("model/manifest.json", "store", "replay.jsonl", "replay_labels.parquet")]
+    names = ("model/manifest.json", "nightly/manifest.json", "store", "labels", "replay.jsonl", "replay_labels.parquet")
+    made = [BUILD / name for name in names]
     if not STAMP.is_file() or not all(path.exists() for path in made):
         return None
     stamp = json.loads(STAMP.read_text())
@@ -182,16 +209,18 @@ def prepare_once(data: Path | None, world: World, *, force: bool = False) -> tup
 def show(stamp: dict[str, Any], *, is_new: bool, is_simulated: bool) -> None:
     """Print what there is, for people."""
     console = Console(highlight=False)
-    cutoff, metrics = date.fromisoformat(stamp["cutoff"]), stamp["metrics"]
+    cutoff, metrics, nightly = date.fromisoformat(stamp["cutoff"]), stamp["metrics"], stamp["nightly_metrics"]
     source = "simulated" if is_simulated else f"moved by {stamp['shift_days'] // 7} weeks (weekday and hour kept)"
     lines = {
-        "transactions": f"{source}; held back: {HELD_BACK_DAYS} days from {cutoff} on",
-        "profiles": f"{stamp['profiles']['customer']:,} customers, {stamp['profiles']['terminal']:,} terminals "
-        f"as of {cutoff} 00:00 UTC, in build/fraud/store",
-        "model": f"200 trees, 24 features, learned from {metrics['rows_trained']:,} payments, "
+        "transactions": f"{source}; held back: those of {cutoff}",
+        "store": f"{stamp['profiles']['customer']:,} customers, {stamp['profiles']['terminal']:,} terminals as of "
+        f"{cutoff} 00:00 UTC, and the events of {RECENT_DAYS} days",
+        "model": f"200 trees, {metrics['features']} features, learned from {metrics['rows_trained']:,} payments, "
         f"{metrics['positives_trained']:,} fraudulent",
         "held back": f"{metrics['rows']:,} payments, {metrics['positives']:,} fraudulent: "
         f"AUC {metrics['roc_auc']:.3f}, average precision {metrics['average_precision']:.3f}",
+        "on profiles": f"{nightly['features']} features, those of last night: AUC {nightly['roc_auc']:.3f}, average "
+        f"precision {nightly['average_precision']:.3f}",
     }
     console.print(f"[bold]Prepared in {stamp['took_s']} s[/]" if is_new else "[bold]Prepared before[/] (--force anew)")
     for name, line in lines.items():
@@ -210,8 +239,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def world_of(options: argparse.Namespace) -> World:
-    """Return the world to simulate: its held-back days begin today."""
-    start = datetime.now(UTC).date() - timedelta(days=options.days - HELD_BACK_DAYS)
+    """Return the world to simulate: its last day is yesterday."""
+    start = first_held_back() - timedelta(days=options.days - HELD_BACK_DAYS)
     return World(options.customers, options.terminals, options.days, start)
 
 

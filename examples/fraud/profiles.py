@@ -1,10 +1,10 @@
-"""Profiles and labelled rows of the fraud example: what was known of a customer and a terminal, and when.
+"""Profiles, events and labelled rows of the fraud example: what was known of a customer and a terminal, and when.
 
-Time is cut at one midnight, `cutoff`. What is served are the profiles as of that midnight; the seven days behind it are
-held back, and replayed to the server. The model learns from the rows of 45 days before it, each with the profiles of
+Time is cut at one midnight, `cutoff`. What is served are the profiles as of that midnight; the day behind it is held
+back, and replayed to the server. The model learns from the rows of ten days before it, each with the profiles of
 the midnight before that row: they stand in the file that is served from, where `tr.dataset` finds them. The last seven
 days before the cut-off are left out, since at the cut-off their fraud is not yet told, and the first thirty of all,
-since their windows are half empty. Profiles are SQL, run by DuckDB.
+since their windows are half empty. Profiles are SQL, run by DuckDB; windows over the events are Tailrace's own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ HERE: Final = Path(__file__).parent
 VIEWS: Final = {"CustomerProfile": "customer", "TerminalProfile": "terminal"}
 """The entity of each view; `<entity>_profile.sql` makes it."""
 
-HELD_BACK_DAYS: Final = 7
+HELD_BACK_DAYS: Final = 1
 TOLD_AFTER_DAYS: Final = 7
 WARM_UP_DAYS: Final = 30
-TRAINING_DAYS: Final = 45
+TRAINING_DAYS: Final = 10
 DAYS_MIN: Final = WARM_UP_DAYS + 7 + TOLD_AFTER_DAYS + HELD_BACK_DAYS + 6  # 6: to find the right weekday
+RECENT_DAYS: Final = 32
+"""No window of the pipeline looks back further than to events of so many days before the cut-off."""
 COLUMNS: Final = ("TRANSACTION_ID", "TX_DATETIME", "CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT", "TX_FRAUD")
 
 
@@ -53,6 +55,32 @@ class History:
         in_order = f"FROM {entity}_profile ORDER BY {entity}_id, as_of"
         self.connection.execute(f"COPY ({in_order}) TO '{out}' (COMPRESSION zstd)")
         return self._number(self._at(f"SELECT count(*) FROM {entity}_profile WHERE as_of = $cutoff"))
+
+    def write_events(self, payments: Path, labels: Path) -> None:
+        """Write the payments and their labels as events, each a folder of three files.
+
+        old.parquet, and recent.parquet of the last days before the cut-off, have what had come by then: labels come a
+        week after their payments. live.parquet has what comes later.
+        """
+        told = self.cutoff - timedelta(days=TOLD_AFTER_DAYS)
+        self._write_events(payments, "customer_id, terminal_id, round(TX_AMOUNT * 100) / 100 AS amount", self.cutoff)
+        self._write_events(labels, "terminal_id, TX_FRAUD::BOOLEAN AS is_fraud", told)
+
+    def _write_events(self, folder: Path, columns: str, until: date) -> None:
+        """Write events in three files: before the last days before `until`, of these, and from then on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        recent = until - timedelta(days=RECENT_DAYS)
+        spans = {
+            "old": f"TX_DATETIME < DATE '{recent}'",
+            "recent": f"TX_DATETIME >= DATE '{recent}' AND TX_DATETIME < DATE '{until}'",
+            "live": f"TX_DATETIME >= DATE '{until}'",
+        }
+        for name, where in spans.items():
+            query = f"""
+                SELECT TRANSACTION_ID::VARCHAR AS transaction_id, {columns}, TX_DATETIME AS time
+                FROM transactions WHERE {where} ORDER BY TX_DATETIME, TRANSACTION_ID
+            """
+            self.connection.execute(f"COPY ({query}) TO '{folder / name}.parquet' (COMPRESSION zstd)")
 
     def training_rows(self) -> pa.Table:
         """Return the payments to learn from, in the order of time, under the request's names, with their label."""
@@ -95,8 +123,8 @@ class History:
         return int(self.connection.execute(query).fetchall()[0][0])
 
 
-def load_history(data: Path, today: date, threads: int = 2) -> History:
-    """Read transactions, and move them by whole weeks so that the held-back days begin today.
+def load_history(data: Path, start: date, threads: int = 2) -> History:
+    """Read transactions, and move them by whole weeks so that the day that is held back is `start`.
 
     Weekday and time of day stay; so that both can be kept, up to six days at the end of the file are left out.
     Raises SourceError: a file that is not Parquet, lacks a column, or holds too few days.
@@ -116,8 +144,8 @@ def load_history(data: Path, today: date, threads: int = 2) -> History:
             next=f"simulate more: python examples/fraud/simulate.py FILE --days {DAYS_MIN}",
         )
     cutoff = last - timedelta(days=HELD_BACK_DAYS - 1)
-    cutoff -= timedelta(days=(cutoff - today).days % 7)
-    shift_days = (today - cutoff).days
+    cutoff -= timedelta(days=(cutoff - start).days % 7)
+    shift_days = (start - cutoff).days
     connection.execute(
         """
         CREATE TABLE transactions AS
@@ -127,7 +155,7 @@ def load_history(data: Path, today: date, threads: int = 2) -> History:
         """,
         [shift_days, str(data), cutoff + timedelta(days=HELD_BACK_DAYS)],
     )
-    return History(connection, today, shift_days)
+    return History(connection, start, shift_days)
 
 
 def check_columns(connection: duckdb.DuckDBPyConnection, data: Path) -> None:

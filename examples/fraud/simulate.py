@@ -1,4 +1,4 @@
-"""Card transactions that never happened: customers, terminals, and three kinds of fraud.
+"""Card transactions that never happened: customers, terminals, and four kinds of fraud.
 
 The method is that of the simulator in the Fraud Detection Handbook (Le Borgne, Siblini, Lebichot, Bontempi:
 "Reproducible Machine Learning for Credit Card Fraud Detection", Université Libre de Bruxelles, chapter 3.2,
@@ -10,7 +10,9 @@ https://fraud-detection-handbook.github.io), written anew on columns:
   fraudulent for 28 days. Fraud 3: cards are stolen each day, and for 14 days a third of their customers' transactions
   are fraudulent, at five times the amount.
 
-The Handbook compromises 2 of 10,000 terminals and 3 of 5,000 customers a day; these rates are kept at any size.
+The Handbook compromises 2 of 10,000 terminals and 3 of 5,000 customers a day; these rates are kept at any size. It has
+no fraud that begins and ends within a day, so there is one more kind here. Fraud 4: one customer in 1,000 a day has the
+card's number used up within half an hour, in 4 to 12 payments of usual amounts at terminals anywhere.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ CUSTOMERS_COMPROMISED_RATE: Final = 3 / 5_000
 CUSTOMER_COMPROMISED_DAYS: Final = 14
 CUSTOMER_FRAUD_SHARE: Final = 1 / 3
 CUSTOMER_FRAUD_FACTOR: Final = 5.0
+BURST_S: Final = 1_800
+BURST_PAYMENTS: Final = (4, 12)
 
 Columns = dict[str, NDArray[Any]]
 Advance = Callable[[str], None]
@@ -46,14 +50,18 @@ Advance = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is simulated: how many customers and terminals, for how many days from `start`, drawn from `seed`."""
+    """What is simulated: how many customers and terminals, for how many days from `start`, drawn from `seed`.
 
-    customers: int = 2_000
-    terminals: int = 4_000
-    days: int = 120
+    bursts: the share of customers whose card is used up by a thief on a day.
+    """
+
+    customers: int = 10_000
+    terminals: int = 10_000
+    days: int = 60
     start: date = date(2018, 4, 1)
     radius: float = 5.0
     transactions_a_day_max: float = 4.0
+    bursts: float = 1 / 1_000
     seed: int = 7
 
 
@@ -70,6 +78,8 @@ def simulate(world: World, advance: Advance = lambda _: None) -> pa.Table:
     columns = draw_transactions(random, world, customers, nearby, offsets)
     advance(STEPS[2])
     add_frauds(random, world, columns)
+    bursts = draw_bursts(random, world, customers)
+    columns = {name: np.concatenate((column, bursts[name])) for name, column in columns.items()}
     advance(STEPS[3])
     return to_table(world, columns)
 
@@ -144,6 +154,29 @@ def add_frauds(random: np.random.Generator, world: World, columns: Columns) -> N
     columns["scenario"] = scenario
 
 
+def draw_bursts(random: np.random.Generator, world: World, customers: Columns) -> Columns:
+    """Return the payments of the fourth kind of fraud, unordered."""
+    a_day = min(world.customers, round(world.bursts * world.customers))
+    customer = np.array(
+        [random.choice(world.customers, a_day, replace=False) for _ in range(world.days)], np.int64
+    ).reshape(-1)
+    day = np.repeat(np.arange(world.days), a_day)
+    begin = random.integers(0, DAY_S - BURST_S, customer.size)
+    burst = np.repeat(
+        np.arange(customer.size), random.integers(BURST_PAYMENTS[0], BURST_PAYMENTS[1] + 1, customer.size)
+    )
+    customer, day = customer[burst], day[burst]
+    amount = np.abs(random.normal(customers["amount_mean"][customer], customers["amount_std"][customer]))
+    return {
+        "customer": customer,
+        "terminal": random.integers(0, world.terminals, burst.size),
+        "day": day,
+        "second": day * DAY_S + begin[burst] + random.integers(0, BURST_S, burst.size),
+        "amount": np.maximum(amount, 0.01).round(2),
+        "scenario": np.full(burst.size, 4),
+    }
+
+
 def draw_compromised(
     random: np.random.Generator, count: int, days: int, rate: float, duration_days: int
 ) -> NDArray[np.bool_]:
@@ -181,7 +214,7 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     world = World()
     parser = argparse.ArgumentParser(
-        description="Simulate card payments with three kinds of fraud, and write them to a Parquet file.",
+        description="Simulate card payments with four kinds of fraud, and write them to a Parquet file.",
         epilog="example: python examples/fraud/simulate.py build/transactions.parquet --customers 5000 --days 30",
     )
     parser.add_argument("out", type=Path, help="the Parquet file to write")

@@ -68,13 +68,18 @@ def show_decisions(console: Console, decided: Decided) -> None:
     console.print(table)
 
 
-def show_fraud(console: Console, decided: Decided) -> None:
-    """Print the fraud that was stopped and that went through, by amount, in real time and by an hourly job."""
+def show_fraud(console: Console, decided: Decided, refused: int = 0) -> None:
+    """Print the fraud that was stopped and that went through, by amount: as served, and by what knows less."""
     table = new_table("Fraud by amount")
     for heading in ("", "", "stopped", "share", "missed", "frauds", "honest"):
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     whole = decided.amounts[decided.is_fraud].sum()
-    for name, stopped in (("as served", decided.caught), ("hourly batch", decided.batch_stopped)):
+    ways = {
+        "as served": decided.caught,
+        "last night's": decided.nightly_stopped,
+        "hourly batch": decided.batch_stopped,
+    }
+    for name, stopped in ways.items():
         caught, honest = stopped & decided.is_fraud, stopped & ~decided.is_fraud
         amount = decided.amounts[caught].sum()
         table.add_row(
@@ -88,14 +93,24 @@ def show_fraud(console: Console, decided: Decided) -> None:
         )
     console.print(table)
     console.print(
-        "Stopped: blocked or held for review, of all frauds and of honest payments too. The hourly batch has the "
-        "same scores at no cost, once an hour: it cannot stop what was paid before it ran, but stops a flagged card "
-        "from then until midnight. The payments of several days are replayed in seconds; hours are those of the "
-        f"payments. Served and offline scores differ by at most {decided.score_difference_max:.0e}.",
+        "Stopped: blocked or held for review, of all frauds and of honest payments too. Last night's: a model of the "
+        "profiles alone, without the windows over payments and labels as they come. The hourly batch has the same "
+        "scores at no cost, once an hour: it cannot stop what was paid before it ran, but stops a flagged card from "
+        "then until midnight. The payments of a day are replayed in seconds; hours are those of the payments. "
+        f"{told_scores(decided, refused)}",
         width=WIDTH,
         style="dim",
         highlight=False,
     )
+
+
+def told_scores(decided: Decided, refused: int) -> str:
+    """Return a sentence on how the served scores compare with those computed offline. refused: payments."""
+    same = f"Served and offline scores differ by at most {decided.score_difference_max:.0e}"
+    if not decided.differing:
+        return f"{same}."
+    why = "what was refused is no event of those that follow" if refused else "payments that overtook one another"
+    return f"{same}, but for {decided.differing:,} of {len(decided.labels):,}: {why}."
 
 
 def show_budget(console: Console, status: Any) -> None:

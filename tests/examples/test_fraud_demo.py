@@ -53,14 +53,14 @@ def test_demo_whose_answers_fail_is_a_failure(statuses: tuple[int, ...]) -> None
         check_answers(report_of(*statuses))
 
 
-@pytest.mark.parametrize("difference", [1e-3, float("nan")])
-def test_demo_with_wrong_scores_is_a_failure(difference: float) -> None:
-    """Scores that are not those of the training's own code are no demonstration."""
-    nothing = np.zeros(0)
-    decided = Decided(nothing.astype(str), nothing > 0, nothing, nothing > 0, difference)
-    with pytest.raises(TailraceError, match="differ"):
-        check_scores(decided, {})
-    check_scores(decided, {"store_timeout": 1})
+def test_demo_with_wrong_scores_is_a_failure() -> None:
+    """Scores that are not those of the training's own code are no demonstration; one of a hundred may be."""
+    none = np.zeros(200, bool)
+    decided = [Decided(none.astype(str), none, none * 1.0, none, none, differing, 0.0) for differing in (2, 3)]
+    check_scores(decided[0], {})
+    with pytest.raises(TailraceError, match="3 of 200 served scores differ"):
+        check_scores(decided[1], {})
+    check_scores(decided[1], {"store_timeout": 1})
 
 
 def test_end_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

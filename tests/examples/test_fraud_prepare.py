@@ -55,8 +55,10 @@ def test_prepare_writes_what_is_served(home: Path) -> None:
     """Model, store, replay and labels stand under build/fraud, and every replayed payment has its label."""
     build = home / "build" / "fraud"
     manifest = json.loads((build / "model" / "manifest.json").read_text())
-    assert len(manifest["signature"]["inputs"][0]["features"]) == 24
+    assert len(manifest["signature"]["inputs"][0]["features"]) == 40
     assert manifest["metrics"]["roc_auc"] > 0.6
+    nightly = json.loads((build / "nightly" / "manifest.json").read_text())
+    assert len(nightly["signature"]["inputs"][0]["features"]) == 24
     bodies = [json.loads(line) for line in (build / "replay.jsonl").read_text().splitlines()]
     labels = pq.read_table(build / "replay_labels.parquet")
     assert [body["transaction_id"] for body in bodies] == labels["transaction_id"].to_pylist()
@@ -96,12 +98,12 @@ def test_prepare_of_shared_data(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_demo_serves_what_was_trained(home: Path) -> None:
-    """The demonstration replays payments, gets offline's own scores from the server, and leaves no process."""
+    """The demonstration replays payments and labels, gets offline's own scores, and leaves no process."""
     shown = run(home, "demo.py", *SMALL, "--rate", "100", "--seconds", "3")
     assert shown.returncode == 0, shown.stderr
-    difference = shown.stdout.partition("scores differ by at most")[2].split()[0].rstrip(".")
+    difference = shown.stdout.replace("\n", " ").partition("scores differ by at most")[2].split()[0].rstrip(".")
     assert float(difference) < 1e-5
-    for heading in ("Decisions", "Fraud by amount", "hourly batch", "The budget", "inference"):
+    for heading in ("Decisions", "Fraud by amount", "last night's", "hourly batch", "The budget", "inference"):
         assert heading in shown.stdout
     assert processes_of(home) == []
     tailrace, command, pipeline, *_ = shown.stdout.partition("Serve it yourself:")[2].split()

@@ -38,11 +38,13 @@ def profiles_of(history: History, entity: str, folder: Path) -> pa.Table:
 
 
 def with_features(history: History, rows: pa.Table, folder: Path) -> pa.Table:
-    """Return payments with what they would have been served with, of profiles that are written below a folder."""
+    """Return payments with what they would have been served with, of profiles and events written below a folder."""
     (pipeline,) = load_pipelines(FRAUD / "pipeline.py")
-    (folder / "build" / "fraud").mkdir(parents=True)
+    build = folder / "build" / "fraud"
+    build.mkdir(parents=True)
     for entity in VIEWS.values():
-        history.write_profiles(entity, folder / "build" / "fraud" / f"{entity}_profile.parquet")
+        history.write_profiles(entity, build / f"{entity}_profile.parquet")
+    history.write_events(build / "payments", build / "labels")
     return tr.dataset(replace(pipeline, base_dir=folder / "examples" / "fraud"), rows)
 
 
@@ -101,6 +103,42 @@ def test_training_row_has_profile_of_midnight_before(history: History, tmp_path:
         assert row["TerminalProfile.fraud_rate_7d"] == pytest.approx(rate, rel=1e-6)
 
 
+def test_row_has_windows_of_its_own_moment(history: History, tmp_path: Path) -> None:
+    """Windows of a held-back row end right before it, and those over labels a week earlier: a loop counts the same."""
+    rows = with_features(history, history.held_back_rows(), tmp_path).to_pylist()
+    payments = "SELECT customer_id, terminal_id, TX_DATETIME, round(TX_AMOUNT * 100) / 100, TX_FRAUD FROM transactions"
+    past = history.connection.execute(payments).fetchall()
+    for row in rows[:: len(rows) // 25]:
+        now = row["time"].replace(tzinfo=None)
+        told = now - timedelta(days=7)
+        amounts = [a for c, _, at, a, _ in past if c == row["customer_id"] and floor_day(now) <= at < now]
+        assert row["CustomerActivity.tx_count_1d"] == len(amounts)
+        assert row["CustomerActivity.avg_amount_1d"] == pytest.approx(sum(amounts) / max(len(amounts), 1))
+        frauds = [fraud for _, t, at, _, fraud in past if t == row["terminal_id"] and floor_day(told) <= at < told]
+        assert row["TerminalLabels.told_1d"] == len(frauds)
+        assert row["TerminalLabels.fraud_share_1d"] == pytest.approx(sum(frauds) / max(len(frauds), 1))
+
+
+def floor_day(now: datetime) -> datetime:
+    """Return where a window of a day begins: at the last of its hops of 24 minutes that is a day old."""
+    day_s, hop_s = 86_400, 1_440
+    return datetime.fromtimestamp((now.replace(tzinfo=UTC).timestamp() - day_s) // hop_s * hop_s, UTC).replace(
+        tzinfo=None
+    )
+
+
+def test_events_are_those_that_had_come(history: History, tmp_path: Path) -> None:
+    """What is counted in before serving is older than the cut-off, labels by the week after which they are told."""
+    history.write_events(tmp_path / "payments", tmp_path / "labels")
+    for name, until in (("payments", TODAY), ("labels", TODAY - timedelta(days=TOLD_AFTER_DAYS))):
+        parts = {part: pq.read_table(tmp_path / name / f"{part}.parquet") for part in ("old", "recent", "live")}
+        assert {pc.max(parts["recent"]["time"]).as_py() < datetime.combine(until, datetime.min.time())} == {True}
+        assert pc.min(parts["live"]["time"]).as_py() >= datetime.combine(until, datetime.min.time())
+        ids = pa.concat_tables(parts.values())["transaction_id"]
+        (count,) = history.connection.execute("SELECT count(*) FROM transactions").fetchall()[0]
+        assert len(pc.unique(ids)) == len(ids) == count
+
+
 def test_training_rows_end_where_fraud_is_told(history: History) -> None:
     """No row is learned from whose label is not known at the cut-off; none is learned from twice."""
     rows = history.training_rows()
@@ -109,7 +147,7 @@ def test_training_rows_end_where_fraud_is_told(history: History) -> None:
 
 
 def test_held_back_rows_have_served_profiles(history: History, tmp_path: Path) -> None:
-    """Every held-back row has the profiles that are served, also on its seventh day."""
+    """Every held-back row has the profiles that are served."""
     rows = with_features(history, history.held_back_rows(), tmp_path)
     served = {row["customer_id"]: row for row in profiles_of(history, "customer", tmp_path).to_pylist()}
     days = {time.date() for time in rows["time"].to_pylist()}
@@ -121,7 +159,7 @@ def test_held_back_rows_have_served_profiles(history: History, tmp_path: Path) -
 
 
 def test_unseen_customer_has_the_defaults(transactions_path: Path, tmp_path: Path) -> None:
-    """A customer first seen in the held-back days has zeros, which is what the served view answers for it."""
+    """A customer first seen on the held-back day has zeros, which is what the served view answers for it."""
     table = pq.read_table(transactions_path)
     last = table.num_rows - 1
     customers = table["CUSTOMER_ID"].to_numpy().copy()
@@ -138,7 +176,7 @@ def test_unseen_customer_has_the_defaults(transactions_path: Path, tmp_path: Pat
 
 
 def test_history_keeps_weekday_and_hour(transactions_path: Path, history: History) -> None:
-    """Times move by whole weeks, and the held-back days begin today."""
+    """Times move by whole weeks, and the held-back day is where it is said."""
     assert history.shift_days % 7 == 0
     moved = history.connection.execute("SELECT min(TX_DATETIME) FROM transactions").fetchall()[0][0]
     original = pq.read_table(transactions_path)["TX_DATETIME"][0].as_py().to_pydatetime()
@@ -147,7 +185,7 @@ def test_history_keeps_weekday_and_hour(transactions_path: Path, history: Histor
 
 @pytest.mark.parametrize("offset", range(7))
 def test_history_of_any_weekday(transactions_path: Path, offset: int) -> None:
-    """Whatever day it is, seven days are held back, beginning today."""
+    """Whatever day it is, it is held back."""
     today = TODAY + timedelta(days=offset)
     rows = load_history(transactions_path, today).held_back_rows()
     days = {time.date() for time in rows["time"].to_pylist()}
@@ -159,7 +197,7 @@ def test_history_of_too_few_days(tmp_path: Path) -> None:
     from simulate import World, simulate
 
     pq.write_table(simulate(World(customers=20, terminals=200, days=20)), tmp_path / "short.parquet")
-    with pytest.raises(SourceError, match="20 days; 57 are needed"):
+    with pytest.raises(SourceError, match="20 days; 51 are needed"):
         load_history(tmp_path / "short.parquet", TODAY)
 
 

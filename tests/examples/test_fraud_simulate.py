@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from simulate import DAY_S, World, draw_compromised, main, simulate
 
-WORLD = World(customers=500, terminals=1_000, days=60)
+WORLD = World(customers=500, terminals=1_000, days=60, bursts=1 / 250)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_simulate_has_shared_columns(table: pa.Table, shared_data: Path) -> None
 
 def test_simulate_is_like_shared_data(shared_data: Path) -> None:
     """At its size, amounts, fraud and each scenario are as frequent as in the Handbook's own file."""
-    ours = simulate(World(customers=5_000, terminals=10_000, days=129))
+    ours = simulate(World(customers=5_000, terminals=10_000, days=129, bursts=0))
     theirs = pq.read_table(shared_data)
     for name in ("TX_AMOUNT", "TX_FRAUD"):
         assert pc.mean(ours[name]).as_py() == pytest.approx(pc.mean(theirs[name]).as_py(), rel=0.1)
@@ -52,14 +53,28 @@ def test_simulate_fraud_rate_is_sane(table: pa.Table) -> None:
     fraud, scenario = table["TX_FRAUD"].to_numpy(), table["TX_FRAUD_SCENARIO"].to_numpy()
     assert 0.003 < fraud.mean() < 0.05
     assert ((scenario > 0) == (fraud == 1)).all()
-    assert set(np.unique(scenario)) == {0, 1, 2, 3}
+    assert set(np.unique(scenario)) == {0, 1, 2, 3, 4}
     assert fraud[table["TX_AMOUNT"].to_numpy() > 220].all()
+
+
+def test_burst_is_over_within_the_hour(table: pa.Table) -> None:
+    """A card that is used up is so in half an hour, in 4 to 12 payments."""
+    bursts = table.filter(pc.equal(table["TX_FRAUD_SCENARIO"], 4))
+    seconds = bursts.group_by(["CUSTOMER_ID", "TX_TIME_DAYS"]).aggregate(
+        [("TX_TIME_SECONDS", f) for f in ("min", "max", "count")]
+    )
+    took_s = pc.subtract(seconds["TX_TIME_SECONDS_max"], seconds["TX_TIME_SECONDS_min"])
+    assert pc.max(took_s).as_py() < 1_800
+    assert (
+        4 <= pc.min(seconds["TX_TIME_SECONDS_count"]).as_py() <= pc.max(seconds["TX_TIME_SECONDS_count"]).as_py() <= 12
+    )
+    assert seconds.num_rows == WORLD.days * 2
 
 
 def test_simulate_same_seed_same_table(table: pa.Table) -> None:
     """A seed gives one table; another seed gives another."""
     assert simulate(WORLD).equals(table)
-    assert not simulate(World(customers=500, terminals=1_000, days=60, seed=8)).equals(table)
+    assert not simulate(replace(WORLD, seed=8)).equals(table)
 
 
 def test_simulate_without_terminals_in_reach() -> None:
