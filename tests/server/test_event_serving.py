@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -138,6 +139,50 @@ def test_ingester_killed_amid_its_batches_loses_no_event_and_counts_none_twice(
         assert server.companions()[0]["restarts"] == kills
     assert sum(counts) == total
     assert sending.again >= kills
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ingester_stopped_while_it_holds_the_write_lock_is_replaced(pipelines_dir: Path, tmp_path: Path) -> None:
+    """Requests are answered all the while; the lock is free once the process is killed for its silence."""
+    options = ("--frozen-s", "4", "--heartbeat-s", "0.5")
+    with served(pipelines_dir, tmp_path, *options) as server, Sending(server) as sending:
+        wait_for(lambda: sending.answered > 2, 30)
+        pid = wait_for(lambda: stopped_in_a_write(server, tmp_path / "store"), 120)
+        begin_s, number = time.monotonic(), 0
+        while server.companions()[0]["pid"] == pid:
+            asked = payment(10_000_000 + number, 1_000, seconds=-AGE_S)
+            answer = server.ask("activity", asked, {"X-Trace": "1"})
+            assert (answer.status, "event_lost" in answer.degraded) == (200, True)
+            number += 1
+            assert time.monotonic() < begin_s + 30
+        answered = sending.answered
+        wait_for(lambda: sending.answered > answered + 2, 30)
+        total = sending.stop()
+        counts = [
+            server.ask("activity", payment(20_000_000 + customer, customer)).body["count_30d"]
+            for customer in range(CUSTOMERS)
+        ]
+    assert number > 3
+    assert sum(counts) == total
+
+
+def stopped_in_a_write(server: Server, store: Path) -> int | None:
+    """Stop the ingester; return its pid where that was within a transaction that writes, else let it go on."""
+    pid = pid_of(server)
+    os.kill(pid, signal.SIGSTOP)
+    script = HOLD.replace("with environment", 'print("open", flush=True)\nwith environment')
+    with subprocess.Popen([sys.executable, "-c", script, str(store)], stdout=subprocess.PIPE, bufsize=0) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == b"open\n"
+            is_free, _, _ = select.select([other.stdout], [], [], 1.0)
+        finally:
+            other.kill()
+    if not is_free:
+        return pid
+    os.kill(pid, signal.SIGCONT)
+    return None
 
 
 class Sending:
