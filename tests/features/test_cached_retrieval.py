@@ -568,3 +568,32 @@ def test_redis_sees_one_read_of_twenty_where_nineteen_are_kept(
         runner.run(scenario())
         assert client.info("commandstats")["cmdstat_mget"]["calls"] == 200
         assert client.info("stats")["keyspace_hits"] == 200
+
+
+def test_redis_sees_one_read_of_a_key_that_expires_under_a_thousand_readers(
+    redis_server: RedisServer, runner: asyncio.Runner
+) -> None:
+    """By Redis's own count, of readers that come at once when the row that is kept has become too old."""
+    writer = RedisWriter(redis_server.url)
+    writer.exchange(profile_rows([7]).items(), ())
+    writer.close()
+    with redis.Redis.from_url(redis_server.url) as client:
+
+        async def scenario() -> None:
+            clock = FrozenWallClock()
+            store = RedisStore(redis_server.url, clock)
+            await store.open()
+            limits = CacheLimits(bytes_max=1 << 20, ttl_ns=500 * NS_PER_MS, stale_ns=0)
+            retrieval = CachedRetrieval(Retrieval([RowCodec(Profile.spec)], store, clock), limits)
+            try:
+                await retrieval.read([[7]], clock.now_ns() + 10 * NS_PER_S)
+                await asyncio.sleep(0.55)
+                client.config_resetstat()
+                reads = [retrieval.read([[7]], clock.now_ns() + 10 * NS_PER_S) for _ in range(1_000)]
+                found = await asyncio.gather(*reads)
+                assert {rows.column("count").tolist()[0] for (rows,) in found} == {0}
+            finally:
+                store.close()
+
+        runner.run(scenario())
+        assert client.info("commandstats")["cmdstat_mget"]["calls"] == 1
