@@ -8,7 +8,7 @@ VENV := .venv$(if $(PYTHON),-$(VERSION))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check bench hotspots soak fuzz wheel matrix lock image clean servers
+.PHONY: help demo test check bench hotspots soak fuzz wheel matrix lock image clean servers java
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/*/*.c src/tailra
 # 101 means no. A policy that is there already is the machine's own, and stays. Only root installs, or sudo that asks no
 # password: else what is missing is told, and the tests that need it say that they are skipped.
 POLICY := /usr/sbin/policy-rc.d
+POSTGRES := /usr/lib/postgresql# Debian keeps its programs there, a folder a version, and out of PATH
 define need
-	@command -v $(1) >/dev/null 2>&1 || test -x /usr/sbin/$(1) || { become=; test "$$(id -u)" = 0 || become=sudo; \
+	@command -v $(1) >/dev/null 2>&1 || test -x /usr/sbin/$(1) || ls $(POSTGRES)/*/bin/$(1) >/dev/null 2>&1 || { become=; test "$$(id -u)" = 0 || become=sudo; \
 	  if test -n "$$become" && ! $$become -n true 2>/dev/null; then \
 	    echo "$(1) is missing, and only root can install it: apt-get install $(2)" >&2; \
 	  else \
@@ -44,11 +45,17 @@ servers:
 	$(call need,nginx,nginx-light)
 	$(call need,haproxy,haproxy)
 	$(call need,wrk,wrk)
+	$(call need,initdb,postgresql)
+
+# Spark 4 runs on Java 17 and 21: where apt has no 17, its own choice is a later one.
+JAVA = $(shell apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo openjdk-17 || echo default)-jre-headless
+java:
+	$(call need,java,$(JAVA))
 
 demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
 	@$(BIN)/python examples/fraud/demo.py
 
-test: $(STAMP) servers ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13
+test: $(STAMP) servers $(if $(SLOW),java) ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13
 	@$(BIN)/pytest $(if $(SLOW),-m 'slow or not slow') $(TESTS)
 
 check: $(STAMP) ## lint and types
@@ -78,7 +85,7 @@ wheel: $(STAMP) ## build two wheels into dist/: with the compiled kernels for ma
 	  { cat build/wheel/log >&2; exit 1; }
 	@ls dist/*.whl
 
-matrix: $(STAMP) ## each Python, lowest and newest dependencies, each extra; ONLY=3.12-lowest-package, SHORT=1, FRESH=1
+matrix: $(STAMP) servers java ## each Python, lowest and newest dependencies, each extra; ONLY=3.12-lowest-package, SHORT=1, FRESH=1
 	@$(BIN)/python tools/matrix.py $(if $(ONLY),--only '$(ONLY)') $(if $(SHORT),--short) $(if $(FRESH),--fresh)
 
 lock: $(STAMP) ## write requirements.lock anew: what the image installs, by hashes

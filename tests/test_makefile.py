@@ -71,6 +71,17 @@ def test_install_keeps_the_policy_of_the_machine(folder: Path) -> None:
     assert (folder / "policy").read_text() == "#!/bin/sh\nexit 104\n"
 
 
+def test_program_of_postgres_is_found_where_debian_keeps_it(folder: Path) -> None:
+    """It is in no PATH, and is not installed again."""
+    (folder / "postgresql" / "15" / "bin").mkdir(parents=True)
+    replace_program(folder / "postgresql" / "15" / "bin", "nonesuch", "exit 0")
+    environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(folder / "log")}
+    command = ["make", "-s", "-f", str(folder / "probe.mk"), f"POSTGRES={folder / 'postgresql'}", "probe"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    assert not done.stdout
+    assert not (folder / "log").exists()
+
+
 def test_install_without_root_says_what_is_missing(folder: Path) -> None:
     """Who is not root, and has no sudo that asks nothing, is told what to install; the target goes on."""
     replace_program(folder, "id", "echo 1000")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
 
 from tailrace.deadline import parse_duration
+from tailrace.errors import SetupError
 from tailrace.features.keys import KeyFields
+
+_PASSWORD_WORDS: Final = re.compile(r"[?&](password|sslpassword)=", re.IGNORECASE)
+_ON_NEXT: Final = (
+    'write on="postgresql://USER@HOST/DATABASE", "spark://HOST:PORT" or "spark:MASTER", as in "spark:local[2]"'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +52,72 @@ class CSV(Source):
     delimiter: str = field(default=",", kw_only=True)
 
 
+class Engine(Enum):
+    """What runs a query. The value is the name of its SQL."""
+
+    DUCKDB = "duckdb"
+    POSTGRES = "postgres"
+    SPARK = "spark"
+
+
 @dataclass(frozen=True, slots=True)
 class SQL(Source):
-    """A .sql file holding one SELECT, run by DuckDB; the files it names are relative to the pipeline's folder."""
+    """A .sql file holding one SELECT; the files it names are relative to the pipeline's folder.
+
+    on: where it runs. None: in this process, by DuckDB. "postgresql://USER@HOST:PORT/DATABASE": on a Postgres server,
+        whose password comes from PGPASSWORD or ~/.pgpass. "spark://HOST:PORT", or "spark:MASTER" for any other master
+        ("spark:local[2]", "spark:yarn"): in a Spark session.
+    dialect: "duckdb" where the file is written in DuckDB's SQL and Spark runs it: then it is translated. None: it is
+        written in the SQL of what runs it.
+
+    Raises SetupError for a place that is none, or that holds a password: sources are noted in the store and in errors.
+    """
+
+    on: str | None = field(default=None, kw_only=True)
+    dialect: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.on is not None:
+            _check_place(self.path, self.on)
+        known = {None, self.engine.value} | ({Engine.DUCKDB.value} if self.engine is Engine.SPARK else set())
+        if self.dialect not in known:
+            raise SetupError(
+                f"a query in the SQL of {self.dialect!r} cannot be run by {self.engine.value}", where=self.path,
+                next='leave dialect= out; or write dialect="duckdb", for a query in DuckDB\'s SQL that Spark runs',
+            )  # fmt: skip
+
+    def __repr__(self) -> str:
+        # A store notes the sources of its views by this text, so that what is not given must not be in it.
+        given = [("path", self.path), ("time", self.time), ("key", self.key), ("columns", self.columns)]
+        given += [(name, value) for name, value in (("on", self.on), ("dialect", self.dialect)) if value is not None]
+        return f"SQL({', '.join(f'{name}={value!r}' for name, value in given)})"
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the query."""
+        if self.on is None:
+            return Engine.DUCKDB
+        return Engine.SPARK if self.on.startswith("spark:") else Engine.POSTGRES
+
+    @property
+    def spark_master(self) -> str:
+        """The master of the Spark session that runs the query, as Spark writes it."""
+        on = self.on or ""
+        return on if on.startswith("spark://") else on.removeprefix("spark:")
+
+
+def _check_place(path: str, on: str) -> None:
+    """Raise SetupError for what is no place of a query, without a word of it: it may hold a password."""
+    scheme, _, rest = on.partition(":") if isinstance(on, str) else ("", "", "")
+    if not rest.strip("/") or scheme not in {"postgresql", "postgres", "spark"}:
+        raise SetupError("on= names no place where a query can run", where=path, next=_ON_NEXT)
+    if scheme != "spark" and not rest.startswith("//"):
+        raise SetupError("on= is no URL of a Postgres database", where=path, next=_ON_NEXT)
+    if ":" in rest.removeprefix("//").rpartition("@")[0] or _PASSWORD_WORDS.search(rest):
+        raise SetupError(
+            "on= has a password, which stores and messages would tell", where=path,
+            next="take it out of the URL, and give it in PGPASSWORD or in ~/.pgpass",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

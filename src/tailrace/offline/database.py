@@ -64,7 +64,7 @@ def run_query(connection: Any, path: Path, view: str) -> Any:
     """
     import duckdb
 
-    query = _QUERY_END.sub("", path.read_text(encoding="utf-8"))
+    query = read_query(path)
     statement = _ROWS + query.encode() + b"\n)"
     try:
         connection.raw_sql("SET errors_as_json = true")
@@ -78,6 +78,11 @@ def run_query(connection: Any, path: Path, view: str) -> Any:
     finally:
         connection.raw_sql("SET errors_as_json = false")
     return connection.table("rows")
+
+
+def read_query(path: Path) -> str:
+    """Return the text of a SQL file without the semicolon at its end, and what stands behind it."""
+    return _QUERY_END.sub("", path.read_text(encoding="utf-8"))
 
 
 def message_of(error: BaseException) -> str:

@@ -19,10 +19,11 @@ import numpy as np
 
 from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
-from tailrace.features.sources import CSV, SQL, Parquet
+from tailrace.features.sources import CSV, SQL, Engine, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
 from tailrace.offline.casts import cast_column, cast_time, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
+from tailrace.offline.remote_query import run_remote_query
 from tailrace.offline.sorted_rows import SortedRows
 from tailrace.offline.source_keys import KeyType, SourceKey
 
@@ -94,6 +95,7 @@ class SourceRows:
         self._spec = spec
         self._source = spec.source
         self._key = SourceKey(spec.source, spec.entity)
+        self._base_dir = base_dir
         self._path = str(base_dir / spec.source.path)
         self._skew_ns = skew_ns
         self._takes_seconds = takes_seconds
@@ -238,7 +240,11 @@ class SourceRows:
             return table.mutate(**{"$row": ibis.row_number()})
         # Read once: lines that a CSV's reader rejects are reported at every scan, and a query may not repeat its order.
         if isinstance(source, SQL):
-            return run_query(connection, Path(self._path), self._spec.name)
+            if source.engine is Engine.DUCKDB:
+                return run_query(connection, Path(self._path), self._spec.name)
+            return run_remote_query(
+                connection, source, self._spec.name, self._base_dir, self._limits, Path(self._spill.name)
+            )
         if not isinstance(source, CSV):
             raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
         table = connection.read_csv(

@@ -1,0 +1,135 @@
+"""Runs a query in a Spark session, and gives its rows as Arrow batches.
+
+    this process --query--> a process of its own, with the session and its JVM --Arrow stream--> batches
+
+The session is a process of its own, so that what it logs is told only where it fails, its memory goes with it, and no
+session of the user's is touched. What is in the stream counts only once that process has ended well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tailrace.errors import SourceError
+from tailrace.features.sources import SQL
+from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.query_faults import QueryFaults
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCRIPT: Final = Path(__file__).with_name("spark_script.py")
+HEAP_MB_MIN: Final = 512
+"""A JVM of less does not start a session."""
+END_S_MAX: Final = 30.0
+"""How long the session may take to end behind its last row, before it is killed."""
+
+_LOG_BYTES: Final = 8_192
+_NEXT_JAVA: Final = "Spark 4 needs Java 17 or 21: apt-get install openjdk-17-jre-headless, or set JAVA_HOME to one"
+_NEXT_SESSION: Final = (
+    "see that the master of on= is there; what the session is told otherwise stands in spark-defaults.conf"
+)
+_NEXT_QUERY: Final = "correct the query: one SELECT in Spark's SQL, or in DuckDB's with dialect=\"duckdb\""
+
+
+class SparkQuery:
+    """One query in a Spark session. A context manager: the session ends with it, whatever has come of the query.
+
+    folder: for its log, and for what a local session writes. Raises SourceError.
+    """
+
+    def __init__(
+        self, source: SQL, query: str, faults: QueryFaults, base_dir: Path, limits: DatabaseLimits, folder: Path
+    ) -> None:
+        if find_spec("pyspark") is None:
+            raise SourceError("a query on Spark needs pyspark", where=faults.path, next="pip install 'tailrace[spark]'")
+        self._faults = faults
+        self._fault = folder / "spark-fault.json"
+        self._log = folder / "spark.log"
+        asked = {
+            "query": query,
+            "dialect": source.dialect,
+            "master": source.spark_master,
+            "heap_mb": max(limits.memory_mb, HEAP_MB_MIN),
+            "folder": str(folder),
+            "fault": str(self._fault),
+        }
+        with self._log.open("wb") as log:
+            # -P: beside the script lie modules of ours, whose names others may have too. UTC: what Python makes of
+            # Spark's times is in the zone of its process.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                cwd=base_dir, env={**os.environ, "TZ": "UTC"},
+            )  # fmt: skip
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended: how is told behind the stream
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.flush()  # it stays open: the session ends where it is closed, by our own end too
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()  # its JVM ends with it: it reads a pipe that this closes
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Give the rows, the columns with the first batch, which may be empty."""
+        import pyarrow as pa
+
+        rows = 0
+        try:
+            with pa.ipc.open_stream(self._process.stdout) as stream:
+                none = [pa.array([], field.type) for field in stream.schema]
+                yield pa.RecordBatch.from_arrays(none, schema=stream.schema)
+                for batch in stream:
+                    yield batch
+                    rows += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise self._told(rows, str(error)) from None
+        # A stream that is cut short between two batches reads like one that is whole.
+        if self._ended() != 0:
+            raise self._told(rows, f"its process ended with {self._process.returncode}")
+
+    def _ended(self) -> int | None:
+        """Return how the process ended, None where it does not."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(END_S_MAX)
+        return None
+
+    def _told(self, rows: int, reason: str) -> SourceError:
+        """Return what the session came to: in its own words, else by its log."""
+        faults = self._faults
+        self._ended()
+        try:
+            fault: dict[str, Any] = json.loads(self._fault.read_bytes())
+        except (OSError, ValueError):
+            return faults.broken_off("Spark", rows, f"{reason}; the last it logged: {self._last_line()}")
+        what, place = fault["what"], fault.get("place")
+        if fault["kind"] == "java":
+            return faults.unreachable("Spark", f"{what}; the last it logged: {self._last_line()}", _NEXT_JAVA)
+        if fault["kind"] == "session":
+            return faults.unreachable("Spark", what, _NEXT_SESSION)
+        if fault["kind"] == "column":
+            return faults.unreadable(fault["column"], what, "Spark")
+        if fault["kind"] == "rows":
+            return faults.broken_off("Spark", rows, what)
+        return faults.refused(what, _NEXT_QUERY, None if place is None else (place[0], place[1]))
+
+    def _last_line(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - _LOG_BYTES, 0))
+            lines = log.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

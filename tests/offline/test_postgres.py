@@ -1,0 +1,260 @@
+"""Views whose query a Postgres runs: what its values become, and what its faults, with a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from customer_runs import NOW_NS, Folder, spec_of, write_pipeline
+from payment_history import FEATURES, Payments
+from postgres_server import PASSWORD, PostgresServer
+
+import tailrace as tr
+from programs import do_without
+from tailrace.batch import Provenance
+from tailrace.errors import SourceError
+from tailrace.features.row_layout import EVENT_BYTE
+from tailrace.features.rows import RowCodec
+from tailrace.features.sources import SQL
+from tailrace.features.stores.memory import MemoryWriter
+from tailrace.offline import postgres
+from tailrace.offline.materialize import MaterializeReport
+
+# Ibis 12 calls what DuckDB 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Yield a running server with profiles of five customers, of which a test changes none."""
+    try:
+        server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    except FileNotFoundError as missing:
+        do_without(str(missing))
+    try:
+        server.start()
+        server.execute("""
+            CREATE TABLE profiles (customer_id bigint, amount numeric, edition numeric(20, 2), city text,
+                                   as_of timestamptz, tags text[], spent money, seen timestamp);
+            INSERT INTO profiles VALUES
+                (0, 0.1, 5.00, 'Köln', '2025-06-15 12:00+02', '{a}', 1, '2025-06-15 10:00'),
+                (1, 12345678901234.56, 9007199254740993, NULL, '2025-06-15 09:59:59.999999Z', NULL, 1, NULL),
+                (2, NULL, NULL, '', '2025-06-01', NULL, 1, NULL),
+                (3, 'NaN', 7, 'a,"b"', 'infinity', NULL, 1, NULL),
+                (0, 0.7, 1, 'old', '2025-06-15 11:59+02', NULL, 1, NULL),
+                (4, 1, 1.5, 'half', '2025-06-01', NULL, 1, NULL)""")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give libpq the password, and nothing else of ours."""
+    for name in [each for each in os.environ if each.startswith("PG")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+
+
+class Queries(Folder):
+    """Runs over queries of one server, into a store of memory."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        super().__init__(path, MemoryWriter(self.rows))
+        self.url = url
+
+    def ask(self, query: str = "SELECT 1", url: str = "", time: str | None = "as_of") -> MaterializeReport:
+        """Materialise the rows of a query."""
+        (self.path / "profile.sql").write_text(query)
+        return self.run(SQL("profile.sql", time, on=url or self.url))
+
+    def refused(self, query: str = "SELECT 1", url: str = "") -> SourceError:
+        """Return the error of a query, which leaves no row and tells no password."""
+        with pytest.raises(SourceError) as caught:
+            self.ask(query, url)
+        assert PASSWORD not in str(caught.value)
+        assert not [key for key in self.rows if key.startswith(b"{customer:")]
+        return caught.value
+
+
+@pytest.fixture
+def queries(tmp_path: Path, server: PostgresServer) -> Queries:
+    """Return what runs queries of the server."""
+    return Queries(tmp_path, server.url)
+
+
+VALUES = "SELECT customer_id, amount, edition, city, as_of FROM profiles"
+
+
+def test_values_of_postgres_are_what_their_columns_declare(queries: Queries) -> None:
+    """Amounts keep their last digit, nulls are defaults, times have their zone, `infinity` is still to come."""
+    report = queries.ask(VALUES + ";\n-- all of them\n")
+    assert (report.read, report.written, report.bad, report.later) == (6, 3, 1, 1)
+    assert report.examples[0].why == "edition: '1.50' is no int64"
+    codec = RowCodec(spec_of(SQL("profile.sql")))
+    rows = codec.unpack([0, 1, 2, 3, 4], [queries.writer.get(codec.key(each)) for each in range(5)], NOW_NS)
+    assert rows.column("amount").tolist() == [0.1, 12345678901234.56, -1.0, -1.0, -1.0]
+    assert rows.column("edition").tolist() == [5, 9007199254740993, -1, -1, -1]
+    assert rows.column("city").tolist() == ["Köln", "?", "", "?", "?"]
+    assert [each == Provenance.DEFAULT for each in rows.provenance.tolist()] == [False, False, False, True, True]
+    stored = [queries.writer.get(codec.key(each)) or b"" for each in (0, 1)]
+    times = [int.from_bytes(each[EVENT_BYTE : EVENT_BYTE + 8], "little") for each in stored]
+    assert [datetime.fromtimestamp(each // 10**9, UTC).isoformat() for each in times] == [
+        "2025-06-15T10:00:00+00:00", "2025-06-15T09:59:59+00:00",
+    ]  # fmt: skip
+
+
+def test_rows_that_did_not_change_are_not_written_again(queries: Queries) -> None:
+    """Of a table in which one customer has changed, one row is written."""
+    assert queries.ask(VALUES).written == len([key for key in queries.rows if key.startswith(b"{customer:")]) == 3
+    again = queries.ask(VALUES)
+    assert (again.written, again.unchanged) == (0, 3)
+    changed = (
+        "SELECT customer_id, amount, edition, CASE customer_id WHEN 2 THEN 'new' ELSE city END AS city, as_of FROM ("
+    )
+    report = queries.ask(f"{changed}{VALUES}) AS p")
+    assert (report.written, report.unchanged) == (1, 2)
+
+
+def test_answer_of_several_fetches_is_whole(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it ends within a fetch or with one, every row comes once."""
+    monkeypatch.setattr(postgres, "_FETCH", 'FETCH FORWARD 10 FROM "tailrace"')
+    for rows in (29, 30, 31):
+        report = queries.ask(f"SELECT i AS customer_id, 1.0 AS amount, 1 AS edition, 'x' AS city FROM "
+                             f"generate_series(1, {rows}) i", time=None)  # fmt: skip
+        assert report.read == report.written + report.unchanged == rows
+
+
+def test_query_without_rows_is_an_empty_source(queries: Queries) -> None:
+    """Its columns are known all the same."""
+    assert queries.refused(f"{VALUES} WHERE false").what == "the source has no rows"
+
+
+MISTAKEN = {
+    "syntax": ("SELECT customer_id\nFORM profiles", "2:6", "syntax error"),
+    "column": (f"{VALUES}\nWHERE 'ü' <> 'é' AND wealth > 1", "2:22", 'column "wealth" does not exist'),
+    "table": ("SELECT *\n  FROM nowhere", "2:8", 'relation "nowhere" does not exist'),
+    "value": ("SELECT 1 / (customer_id - 1) AS amount FROM profiles", "", "division by zero"),
+    "two columns": ("SELECT city, edition AS city FROM profiles", "", "gives two columns 'city'"),
+    "array": ("SELECT tags FROM profiles", "", "gives 'tags', which is text[]"),
+    "money": ("SELECT spent FROM profiles", "", "gives 'spent', which is money"),
+    "writing": ("SELECT nextval('counter')", "", "read-only transaction"),
+}
+"""A query, its place in the file, a part of what is said."""
+
+
+@pytest.mark.parametrize("kind", MISTAKEN)
+def test_mistaken_query_is_told_with_its_place(kind: str, queries: Queries, server: PostgresServer) -> None:
+    """The line and column are the file's own, where Postgres knows them."""
+    if kind == "writing":
+        server.execute("CREATE SEQUENCE IF NOT EXISTS counter")
+    query, place, what = MISTAKEN[kind]
+    error = queries.refused(query)
+    assert what in error.what
+    assert error.where == f"{queries.path / 'profile.sql'}{place and ':'}{place}"
+    assert error.next
+
+
+def test_query_that_takes_too_long_is_ended_by_the_server(queries: Queries) -> None:
+    """The URL says how long, in Postgres' own words."""
+    error = queries.refused("SELECT pg_sleep(60)", f"{queries.url}?options=-c%20statement_timeout%3D50ms")
+    assert "canceling statement due to statement timeout" in error.what
+    assert "statement_timeout" in error.next
+
+
+def test_connection_that_is_cut_in_the_middle_leaves_nothing(queries: Queries) -> None:
+    """The rows before the cut are a part of the answer, and no part is taken for the whole."""
+    cut = "CASE WHEN i = 12000 THEN pg_terminate_backend(pg_backend_pid()) END"
+    error = queries.refused(f"SELECT i AS customer_id, 1.0 AS amount, 1 AS edition, 'x' AS city, now() AS as_of, {cut} "
+                            f"FROM generate_series(1, 20000) i")  # fmt: skip
+    assert "broke off behind 10,000 rows, so nothing of it is written" in error.what
+
+
+def test_server_that_is_gone_is_told(queries: Queries, server: PostgresServer) -> None:
+    """Where it was looked for, and what to see to."""
+    gone = queries.url.replace(str(server.port), "1")
+    error = queries.refused(url=gone)
+    assert error.what.startswith("Postgres cannot be asked: ")
+    assert "127.0.0.1" in error.what
+    assert "PGPASSWORD" in error.next
+
+
+def test_wrong_password_is_told_without_it(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose it is, and where the right one is looked for."""
+    monkeypatch.setenv("PGPASSWORD", "another-word")
+    error = queries.refused()
+    assert "password authentication failed for user" in error.what
+    assert "another-word" not in str(error)
+
+
+def test_password_may_stand_in_the_file_of_passwords(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every client of Postgres reads it."""
+    monkeypatch.delenv("PGPASSWORD")
+    (queries.path / "passwords").write_text(f"127.0.0.1:*:*:tailrace:{PASSWORD}\n")
+    (queries.path / "passwords").chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(queries.path / "passwords"))
+    assert queries.ask(VALUES).written == 3
+
+
+def test_history_of_a_stream_may_be_a_table_of_postgres(queries: Queries, server: PostgresServer) -> None:
+    """A training set of it is that of the same events in a file."""
+    payments = Payments(queries.path, rows=100)
+    requests = payments.labelled()
+    expected = tr.dataset(payments.pipeline, requests).select(list(FEATURES))
+    server.execute("CREATE TABLE labels (transaction_id int, terminal_id int, is_fraud int, time timestamptz)")
+    labels = zip(*payments.labels.to_pydict().values(), strict=True)
+    rows = ", ".join(f"({number}, {terminal}, {is_fraud}, '{at}')" for number, terminal, is_fraud, at in labels)
+    server.execute(f"INSERT INTO labels VALUES {rows}")
+    (queries.path / "labels.sql").write_text("SELECT * FROM labels ORDER BY is_fraud")
+    (queries.path / "labels.parquet").unlink()
+    declared = payments.file.read_text()
+    payments.file.write_text(
+        declared.replace('tr.Parquet("labels.parquet")', f'tr.SQL("labels.sql", on="{server.url}")')
+    )
+    assert tr.dataset(payments.pipeline, requests).select(list(FEATURES)).equals(expected)
+
+
+def test_missing_driver_is_told_with_its_extra(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install 'tailrace[offline]'` brings none."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert queries.refused().next == "pip install 'tailrace[postgres]'"
+
+
+# -- a table that does not fit in memory, in a process of its own ------------------------------------------------------
+
+COMMAND = """
+import re, sys
+from tailrace.cli.main import main
+try:
+    main()
+finally:
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
+    sys.stderr.write(f"\\npeak {int(peak) // 1_024}")
+"""
+
+
+@pytest.mark.slow  # it reads some 300 MB
+def test_table_is_read_in_bounded_memory(queries: Queries) -> None:
+    """A million rows of 300 bytes take little more memory than ten thousand."""
+    peaks = []
+    for rows in (10_000, 1_000_000):
+        (queries.path / "profile.sql").write_text(f"""
+            SELECT i % 1000 AS customer_id, 1.5 AS amount, 1 AS edition, repeat(md5(i::text), 9) AS city
+            FROM generate_series(1, {rows}) i""")
+        file = write_pipeline(queries.path / "visits_pipeline.py", f'tr.SQL("profile.sql", on="{queries.url}")')
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", COMMAND, "materialize", str(file), "--json", "--memory-mb", "64",
+             "--store", str(queries.path / str(rows))],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (json.loads(done.stdout)["read"], json.loads(done.stdout)["written"]) == (rows, 1_000)
+        peaks.append(int(done.stderr.rpartition("peak ")[2]))
+    assert peaks[1] < peaks[0] + 150, peaks
