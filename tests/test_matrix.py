@@ -33,7 +33,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cells_are_every_combination() -> None:
     """Each Python meets the lowest and the newest, with each extra; the suite runs once a Python."""
     names = [cell.name for cell in matrix.cells()]
-    assert len(set(names)) == len(names) == 3 * 2 * 7 + 3
+    assert len(set(names)) == len(names) == 3 * 2 * 9 + 3
     assert [name for name in names if name.endswith("suite")] == [
         "3.11-lowest-suite", "3.12-newest-suite", "3.13-newest-suite",
     ]  # fmt: skip
@@ -93,6 +93,45 @@ def test_run_goes_on_where_it_was_cut_short(
     assert "| numpy | 2.1.0 |" in page
     assert "3.12-lowest-serve" in json.loads(matrix.RESULTS.read_text())["cells"]
     assert "3.11-lowest-serve" in capsys.readouterr().out
+
+
+def test_page_keeps_the_cells_that_were_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build folder that knows nothing of them is no reason to forget them, nor the versions that were tried there."""
+    matrix.PAGE.write_text("""
+<!-- matrix -->
+Run 2026-01-02 to 2026-01-04, on Linux x86-64.
+
+| Python | dependencies | serve | dev | suite |
+| --- | --- | --- | --- | --- |
+| 3.11.2 | lowest | ✓ | ✓ |  |
+| 3.12.1 | newest | ✓ | ✗ | ✓ |
+| 3.13 | newest | no such Python | ✓ |  |
+
+| package | lowest | newest |
+| --- | --- | --- |
+| mypy | 1.15.0 | 2.4.1 |
+| numpy | 2.1.0 | 2.5.5 |
+| redis |  | 8.1.0 |
+<!-- end -->
+""")
+    monkeypatch.setattr(matrix, "prepare", lambda: (Path(), Path()))
+    monkeypatch.setattr(
+        matrix, "try_cell", lambda cell, key, *_: Result("passed", key, "2026-02-01", 1.0, "3.11.9", {"numpy": "2.1.3"})
+    )
+    for _ in range(2):  # what is told of the page is told of it again
+        assert matrix.main(["--only", "3.11-lowest-serve"]) == 0
+        page = matrix.PAGE.read_text()
+        lines = [[each.strip() for each in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+        heads = lines[0]
+        signs = {(line[0], line[1]): dict(zip(heads, line, strict=True)) for line in lines if len(line) == len(heads)}
+        assert "Run 2026-01-02 to 2026-02-01" in page
+        assert [signs["3.11.9", "lowest"][extra] for extra in ("serve", "dev", "suite")] == ["✓", "✓", ""]
+        assert [signs["3.12.1", "newest"][extra] for extra in ("serve", "dev", "suite")] == ["✓", "✗", "✓"]
+        assert [signs["3.13", "newest"][extra] for extra in ("serve", "dev")] == ["no such Python", "✓"]
+        assert signs["3.12.1", "newest"]["offline"] == ""
+        assert [line for line in lines if len(line) == 3][-3:] == [
+            ["mypy", "1.15.0", "2.4.1"], ["numpy", "2.1.3", "2.5.5"], ["redis", "", "8.1.0"],
+        ]  # fmt: skip
 
 
 def test_cell_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:

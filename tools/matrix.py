@@ -1,7 +1,8 @@
 """`make matrix`: every Python × the lowest and the newest dependencies × each extra alone, and the suite once a Python.
 
 A cell is a fresh venv with the wheel, what it and the one extra depend on, and a smoke that uses it. What passed is
-kept in build/matrix.json until the wheel, the smokes, or the day change, so that a run that was cut short goes on.
+kept in build/matrix.json until the wheel, the smokes, or the day change, so that a run that was cut short goes on. What
+the page tells of other cells stays as it is there.
 
     make matrix                          all of it, an hour; the table goes to docs/reference/platforms.md
     make matrix ONLY=3.12-lowest-package one cell; or 3.13-*
@@ -35,8 +36,8 @@ UV: Final = Path(sys.executable).with_name("uv")
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 VERSIONS: Final = ("lowest", "newest")
 SUITE: Final = "suite"
-SMOKES: Final = ("serve", "offline", "package", "dynamodb", "kafka", "bench", "dev")
-EXTRAS: Final = {"serve": (), SUITE: ("offline", "package", "dynamodb", "kafka", "bench", "dev")}
+SMOKES: Final = ("serve", "offline", "postgres", "spark", "package", "dynamodb", "kafka", "bench", "dev")
+EXTRAS: Final = {"serve": (), SUITE: ("offline", "postgres", "package", "dynamodb", "kafka", "bench", "dev")}
 """What a cell installs, where that is not the extra of its name."""
 SHORT: Final = ("serve", "offline", "package")
 """What the short form tries: the ends of the range, with what people install."""
@@ -44,6 +45,9 @@ SMOKE_S_MAX: Final = 600.0
 SUITE_S_MAX: Final = 3_000.0
 MARKED: Final = re.compile(r"(<!-- matrix -->\n).*?(<!-- end -->)", re.DOTALL)
 SIGNS: Final = {"passed": "✓", "failed": "✗", "absent": "no such Python", "": ""}
+Versions = dict[str, str]
+"""Of packages, by name."""
+STATUSES: Final = {sign: status for status, sign in SIGNS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a cell ended. key: of what was tried. python: the whole version. versions: of the packages in its venv."""
+    """How a cell ended. key: of what was tried, "" where only the page tells of it. python: the whole version.
+
+    versions: of the packages in its venv.
+    """
 
     status: str
     key: str
@@ -102,12 +109,17 @@ def key_of(cell: Cell, today: str) -> str:
     files = [ROOT / "hatch_build.py"]
     for folder in folders:
         files += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".c", ".h", ".md"})
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bounds = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras_of(cell))]
-    digest = hashlib.sha256(repr((bounds, today if cell.versions == "newest" else "")).encode())
+    digest = hashlib.sha256(repr((bounds_of(cell), today if cell.versions == "newest" else "")).encode())
     for path in files:
         digest.update(path.read_bytes() if path != PAGE else b"")
     return digest.hexdigest()[:16]
+
+
+def bounds_of(cell: Cell) -> list[str]:
+    """Return the requirements of a cell: Tailrace's own, and those of its extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][extra] for extra in extras_of(cell)]
+    return [each for bounds in (project["dependencies"], *extras) for each in bounds]
 
 
 def find_python(version: str) -> Path | None:
@@ -217,8 +229,41 @@ def write_results(results: dict[str, Result]) -> None:
     RESULTS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
-def table(results: dict[str, Result]) -> str:
-    """Return the Markdown of both tables: the cells, and the versions that were tried."""
+def read_page() -> tuple[dict[str, Result], Versions, Versions]:
+    """Return what the page tells of cells, and the lowest and newest versions that it lists.
+
+    Another machine may have run them, or a build folder that is gone.
+    """
+    found = MARKED.search(PAGE.read_text())
+    lines = found[0].splitlines() if found else []
+    days = re.findall(r"^Run (\d{4}-\d\d-\d\d)", "\n".join(lines), re.MULTILINE)
+    low: Versions = {}
+    new: Versions = {}
+    told: dict[str, Result] = {}
+    heads: list[str] = []
+    for cells_of_line in map(split_line, lines):
+        if cells_of_line[:2] == ["Python", "dependencies"]:
+            heads = cells_of_line[2:]
+        elif heads and cells_of_line[1:2] and cells_of_line[1] in VERSIONS:
+            python, versions, *signs = cells_of_line
+            for extra, sign in zip(heads, signs, strict=False):
+                if status := STATUSES.get(sign, ""):
+                    name = Cell(".".join(python.split(".")[:2]), versions, extra).name
+                    told[name] = Result(status, "", days[0] if days else "", 0.0, python)
+        elif len(cells_of_line) == 3 and re.fullmatch(r"[\d.]*", cells_of_line[1]):
+            name, lowest, newest = cells_of_line
+            low |= {name: lowest} if lowest else {}
+            new |= {name: newest} if newest else {}
+    return told, low, new
+
+
+def split_line(line: str) -> list[str]:
+    """Return the cells of a line of a Markdown table."""
+    return [each.strip() for each in line.strip("|").split("|")]
+
+
+def table(results: dict[str, Result], low: Versions, new: Versions) -> str:
+    """Return the Markdown of both tables: the cells, and the versions that were tried, by these cells or before."""
     heads, days = [*SMOKES, SUITE], sorted({each.date for each in results.values()})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     lines = [f"Run {when}, on Linux x86-64.\n", f"| Python | dependencies | {' | '.join(heads)} |",
@@ -230,26 +275,37 @@ def table(results: dict[str, Result]) -> str:
             signs = [SIGNS[each.status if each else ""] for each in found]
             lines.append(f"| {exact} | {versions} | {' | '.join(signs)} |")
     lines += ["", "| package | lowest | newest |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {low} | {new} |" for name, low, new in tried(results)]
+    lines += [f"| {name} | {low} | {new} |" for name, low, new in tried(results, low, new)]
     return "\n".join(lines) + "\n"
 
 
-def tried(results: dict[str, Result]) -> Iterable[tuple[str, str, str]]:
-    """Yield each direct dependency with the versions tried: the lowest on the lowest Python, the newest on the last."""
-    low: dict[str, str] = {}
-    new: dict[str, str] = {}
+def tried(results: dict[str, Result], low: Versions, new: Versions) -> Iterable[tuple[str, str, str]]:
+    """Yield each direct dependency with the versions tried: the lowest on the lowest Python, the newest on the last.
+
+    low, new: what was tried before, where no result says otherwise.
+    """
     for extra in SMOKES:
-        low |= versions_in(results, Cell(PYTHONS[0], "lowest", extra))
-        new |= versions_in(results, Cell(PYTHONS[-1], "newest", extra))
-    text = (ROOT / "pyproject.toml").read_text()
-    for name in sorted(set(re.findall(r'"([a-z0-9-]+)(?:\[[a-z]+\])?>=', text))):
-        if name in low or name in new:
-            yield name, low.get(name, ""), new.get(name, "")
+        low = low | versions_in(results, Cell(PYTHONS[0], "lowest", extra))
+        new = new | versions_in(results, Cell(PYTHONS[-1], "newest", extra))
+    direct = set().union(*(names_of(bounds_of(cell)) for cell in cells()))
+    for name in sorted(direct & (low.keys() | new.keys())):
+        yield name, low.get(name, ""), new.get(name, "")
 
 
-def versions_in(results: dict[str, Result], cell: Cell) -> dict[str, str]:
-    """Return the versions that were tried in a cell; none where it has no result."""
-    return results[cell.name].versions if cell.name in results else {}
+def versions_in(results: dict[str, Result], cell: Cell) -> Versions:
+    """Return the versions that were tried in a cell, of what it depends on directly; none where it has no result.
+
+    What comes by another package is the newest that fits it, in the cells of the lowest versions too.
+    """
+    if cell.name not in results:
+        return {}
+    direct = names_of(bounds_of(cell))
+    return {name: version for name, version in results[cell.name].versions.items() if name in direct}
+
+
+def names_of(bounds: Iterable[str]) -> set[str]:
+    """Return the names of the packages that are required."""
+    return {re.split(r"[^a-z0-9-]", each)[0] for each in bounds}
 
 
 def main(arguments: list[str]) -> int:
@@ -275,9 +331,13 @@ def main(arguments: list[str]) -> int:
         print(f"{result.status} in {result.seconds:.0f} s" if result.python else SIGNS[result.status])
         if result.status == "failed":
             print(tail(BUILD / f"{cell.name}.log"))
-    if not options.short:
-        PAGE.write_text(MARKED.sub(lambda found: found[1] + table(results) + found[2], PAGE.read_text()))
-    print(table({cell.name: results[cell.name] for cell in chosen}) if options.short else table(results))
+    if options.short:
+        print(table({cell.name: results[cell.name] for cell in chosen}, {}, {}))
+    else:
+        told, low, new = read_page()
+        text = table(told | results, low, new)
+        PAGE.write_text(MARKED.sub(lambda found: found[1] + text + found[2], PAGE.read_text()))
+        print(text)
     return int(any(results[cell.name].status == "failed" for cell in chosen))
 
 

@@ -1,7 +1,8 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-EXTRA: serve, offline, package, dynamodb, kafka, bench or dev; "serve" is no extra at all. The folder is a copy of what
-prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra itself.
+EXTRA: serve, offline, postgres, spark, package, dynamodb, kafka, bench or dev; "serve" is no extra at all. The folder
+is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra
+itself; postgres also Debian's server, spark also Java.
 """
 
 from __future__ import annotations
@@ -118,6 +119,42 @@ def try_offline(folder: Path) -> None:
     shutil.rmtree(folder / ".tailrace")
     tailrace(folder, "materialize", "pipeline.py")
     try_serve(folder)
+
+
+def try_postgres(folder: Path) -> None:
+    """Materialise from a Postgres too, and serve what came of it."""
+    sys.path.insert(0, str(ROOT / "tests" / "offline"))
+    import pyarrow.parquet
+    from postgres_server import PASSWORD, PostgresServer
+
+    (folder / "postgres").mkdir()
+    server = PostgresServer(folder / "postgres")
+    try:
+        server.start()
+        server.execute("CREATE TABLE customers (customer_id bigint, spent numeric, as_of timestamptz)")
+        rows = pyarrow.parquet.read_table(folder / "customers.parquet").to_pylist()
+        values = ", ".join(f"({row['customer_id']}, {row['spent']!r}, '{row['as_of']}')" for row in rows)
+        server.execute(f"INSERT INTO customers VALUES {values}")
+        (folder / "customers.sql").write_text("SELECT customer_id, 2 * spent AS spent_twice, as_of FROM customers")
+        os.environ["PGPASSWORD"] = PASSWORD
+        run_queries_on(folder, f'on="{server.url}"')
+        try_offline(folder)
+    finally:
+        server.stop()
+
+
+def try_spark(folder: Path) -> None:
+    """Materialise the same query in a Spark session, and serve what came of it."""
+    run_queries_on(folder, 'on="spark:local[1]", dialect="duckdb"')
+    try_offline(folder)
+
+
+def run_queries_on(folder: Path, place: str) -> None:
+    """Let another engine run the pipeline's SQL file."""
+    declared = (folder / "pipeline.py").read_text()
+    source = 'tr.SQL("customers.sql", time="as_of"'
+    assert source in declared
+    (folder / "pipeline.py").write_text(declared.replace(source, f"{source}, {place}"))
 
 
 def try_package(folder: Path) -> None:
@@ -246,6 +283,8 @@ def try_dev(folder: Path) -> None:
 SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "serve": try_serve,
     "offline": try_offline,
+    "postgres": try_postgres,
+    "spark": try_spark,
     "package": try_package,
     "dynamodb": try_dynamodb,
     "kafka": try_kafka,
