@@ -64,17 +64,23 @@ def write(folder: Path, name: str, key: str, value: float, rows: int = 100) -> N
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Return a pipeline with two batch views, materialised once."""
+def declared(tmp_path: Path) -> Path:
+    """Return a pipeline with two batch views, and their sources."""
     folder = tmp_path / "app"
     (folder / "models").mkdir(parents=True)
     (folder / "pipeline.py").write_text(PIPELINE)
     linear(folder / "models", "ask", {"Spend.spend": 0.001, "Rank.rank": 0.001})
     write(folder, "spend", "customer_id", 1.0)
     write(folder, "rank", "shop_id", 1.0)
-    command = [str(Path(sys.executable).with_name("tailrace")), "materialize", str(folder / "pipeline.py")]
-    subprocess.run(command, check=True, capture_output=True)
     return folder / "pipeline.py"
+
+
+@pytest.fixture
+def file(declared: Path) -> Path:
+    """Return that pipeline, materialised once."""
+    command = [str(Path(sys.executable).with_name("tailrace")), "materialize", str(declared)]
+    subprocess.run(command, check=True, capture_output=True)
+    return declared
 
 
 def gives_way(pid: int) -> bool:
@@ -150,10 +156,10 @@ def test_clock_that_is_set_back_delays_no_refresh(file: Path) -> None:
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
-def test_view_that_is_due_is_refreshed_by_one_of_several_servers(file: Path) -> None:
+def test_view_that_is_due_is_refreshed_by_one_of_several_servers(declared: Path) -> None:
     """Each looks first, and leaves what another has refreshed. A run that did not reach its end is no refresh."""
-    file.write_text(PIPELINE.replace('"1s", jitter="200ms"', '"60s"').replace('tr.every("1s")', 'tr.every("60s")'))
-    pipelines, clock, counts = load_pipelines(file), ManualClock(), [Counts(), Counts()]
+    declared.write_text(PIPELINE.replace('"1s", jitter="200ms"', '"60s"').replace('tr.every("1s")', 'tr.every("60s")'))
+    pipelines, clock, counts = load_pipelines(declared), ManualClock(), [Counts(), Counts()]
     begin_ns = time.time_ns() - clock.now_ns()
 
     def wall_ns() -> int:
@@ -166,7 +172,7 @@ def test_view_that_is_due_is_refreshed_by_one_of_several_servers(file: Path) -> 
     for _ in range(2):
         clock.advance(61_000)
         with closing(open_writer(store)) as writer, pytest.raises(KeyboardInterrupt):
-            materialize(spec, file.parent, writer, pipeline="ask", on_progress=interrupt, clock=wall_ns)
+            materialize(spec, declared.parent, writer, pipeline="ask", on_progress=interrupt, clock=wall_ns)
         one.refresh_due()
         assert sorted(counts[0].done) == ["Rank", "Spend"]
         counts[0].done.clear()
