@@ -25,6 +25,7 @@ from tailrace.features.sources import SQL
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.offline import postgres
 from tailrace.offline.materialize import MaterializeReport
+from tailrace.offline.progress import source_files
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -135,6 +136,16 @@ def test_answer_of_several_fetches_is_whole(queries: Queries, monkeypatch: pytes
 def test_query_without_rows_is_an_empty_source(queries: Queries) -> None:
     """Its columns are known all the same."""
     assert queries.refused(f"{VALUES} WHERE false").what == "the source has no rows"
+
+
+def test_text_in_a_query_names_no_file_here(queries: Queries) -> None:
+    """What stands in quotes is Postgres' own: a file of that name may change as it likes."""
+    query = f"{VALUES} WHERE city <> 'profile.*'"
+    (queries.path / "profile.sql").write_text(query)
+    (queries.path / "profile.csv").touch()
+    spec = spec_of(SQL("profile.sql", on=queries.url))
+    assert set(source_files(spec, queries.path)) == {str(queries.path / "profile.sql")}
+    assert len(source_files(spec_of(SQL("profile.sql")), queries.path)) == 2
 
 
 MISTAKEN = {

@@ -84,7 +84,8 @@ def _connect(psycopg: Any, url: str) -> Any:
     """Return a connection whose transactions only read, and that gives all but numbers as text."""
     from psycopg.types.string import TextLoader
 
-    connection = psycopg.connect(**(_CONNECTION | psycopg.conninfo.conninfo_to_dict(url)))
+    settings = _CONNECTION | psycopg.conninfo.conninfo_to_dict(url)
+    connection = psycopg.connect(**settings, prepare_threshold=None)  # a pooler in between may know of none prepared
     connection.read_only = True
     for each in connection.adapters.types:
         if each.name not in _NUMBERS:

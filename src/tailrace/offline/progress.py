@@ -14,7 +14,7 @@ import msgspec
 
 from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
-from tailrace.features.sources import SQL
+from tailrace.features.sources import SQL, Engine
 
 FileStates = Mapping[str, tuple[int, int]]
 """The files of a source: their sizes and times."""
@@ -67,11 +67,12 @@ def progress_row(view: str, progress: Progress) -> tuple[bytes, bytes]:
 def source_files(spec: BatchViewSpec, base_dir: Path) -> FileStates:
     """Return the state of the files that a source reads. Of a SQL file, those that it names in quotes count too.
 
-    What a query reads from elsewhere is not known. Raises SourceError for a SQL file that cannot be read.
+    What a query reads from elsewhere is not known: of one that a Postgres runs, nothing. Raises SourceError for a SQL
+    file that cannot be read.
     """
     source = spec.source
     patterns = [source.path]
-    if isinstance(source, SQL):
+    if isinstance(source, SQL) and source.engine is not Engine.POSTGRES:
         patterns += _quoted(base_dir / source.path, spec.name)
     states = {}
     for pattern in patterns:
