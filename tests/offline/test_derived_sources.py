@@ -214,6 +214,16 @@ def test_views_of_derived_keys_are_materialised_by_their_columns(tmp_path: Path)
     shown = call("features", str(file), "category", "1", "--json")
     told = json.loads(shown.stdout.splitlines()[0])
     assert (told["view"], told["provenance"]) == ("Category", "fresh")
+    shown = call("features", str(file), "item", "0", "--json")
+    told = {each["view"]: each for each in map(json.loads, shown.stdout.splitlines())}
+    assert list(told) == ["Item", "Category", "Department", "RankedItem", "RankedCategory"]  # a request says who buys
+    category, department = told["Item"]["values"]["category_id"], told["Category"]["values"]["department"]
+    assert (told["Category"]["entity_id"], told["Department"]["entity_id"]) == (category, department)
+    assert told["Department"]["provenance"] == "fresh"
+    assert told["RankedCategory"] == told["RankedCategory"] | {"entity_id": None, "provenance": "default"}
+    words = " ".join(call("features", str(file), "item", "0").stdout.split())
+    assert f"derived.Category of category {category}: fresh" in words
+    assert "RankedCategory default: no category is known" in words
     assert call("features", str(file), "customer_category", "1,1", "--json").exit_code == 0
     assert call("forget", str(file), "category", "1").stdout.startswith("category 1: forgotten; 1 rows removed")
     with pytest.raises(SetupError, match="is no id"):

@@ -46,6 +46,8 @@ def features(
 ) -> None:
     """Show every view of one entity: its values, where they come from, and, with --why, the events behind them.
 
+    Views whose key is a column of these are shown too: of an item, those of its category.
+
     For example:
 
         tailrace features pipeline.py customer 4021 --why
@@ -63,11 +65,12 @@ def features(
         specs = [view.spec for view in pipeline.views if view.spec.entity.name == entity]
         if not specs:
             continue
+        others = [view.spec for view in pipeline.views if view.spec.entity.name != entity]
         found += 1
         own_id = ids_of(entity_id, {key_type_of(key_types(pipeline), specs[0].entity)})[0]
         with closing(open_writer(_url(pipeline, store), create=False)) as writer:
-            views = inspect_entity(specs, own_id, writer, now_ns)
-        _print(pipeline, views, why=why, as_json=as_json)
+            views = inspect_entity(specs, own_id, writer, now_ns, others)
+        _print(pipeline, views, entity, why=why, as_json=as_json)
     if not found:
         raise SetupError(f"no view is of an entity {entity!r}", where=str(file), next="name an entity of the views")
 
@@ -87,7 +90,7 @@ def _time_of(text: str) -> int:
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6) * 1_000
 
 
-def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_json: bool) -> None:
+def _print(pipeline: Pipeline, views: Sequence[InspectedView], entity: str, *, why: bool, as_json: bool) -> None:
     if as_json:
         for view in views:
             told = asdict(view)
@@ -102,7 +105,9 @@ def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_
     console = Console(emoji=False)  # a text that reads :x: is shown as it is
     for view in views:
         table = Table(
-            title=f"\n[bold]{pipeline.name}.{view.view}[/] {_origin(view)}", title_justify="left", title_style=""
+            title=f"\n[bold]{pipeline.name}.{view.view}[/] {_origin(view, entity)}",
+            title_justify="left",
+            title_style="",
         )
         for name, justify in (("column", "left"), ("value", "right"), ("window", "left"), ("", "left")):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -115,7 +120,16 @@ def _print(pipeline: Pipeline, views: Sequence[InspectedView], *, why: bool, as_
                 console.print(line, highlight=False, soft_wrap=True)
 
 
-def _origin(view: InspectedView) -> str:
+def _origin(view: InspectedView, entity: str) -> str:
+    from rich.markup import escape
+
+    if view.entity_id is None:
+        return f"[yellow]{view.provenance}[/]: no {view.entity} is known"
+    whose = f"of {view.entity} {escape(str(view.entity_id))}: " if view.entity != entity else ""
+    return whose + _stored(view)
+
+
+def _stored(view: InspectedView) -> str:
     if view.written_ns is None:
         return f"[yellow]{view.provenance}[/]: nothing is stored"
     return f"[dim]{view.provenance}, written {_clock(view.written_ns)}, {view.bytes:,} bytes[/]"
