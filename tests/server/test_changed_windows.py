@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import pyarrow.parquet as pq
 from serving import Server, serving, start_serve, wait_for
 
 from pipelines.model_graphs import linear
+from tailrace.compile.loading import load_pipelines
+from tailrace.deadline import NS_PER_S
+from tailrace.features.stores.opening import open_writer, resolve_url
+from tailrace.ingest.registration import note_use
 
+LAPSE = "a view lacks events that were counted into another definition of it alone"
 TAILRACE = str(Path(sys.executable).with_name("tailrace"))
 PIPELINE = """
 import tailrace as tr
@@ -73,3 +79,16 @@ def test_changed_windows_are_served_once_their_history_is_in(tmp_path: Path) -> 
     assert "5 events of 1 entities" in told.stdout
     with serving(tmp_path / "log-3", file) as server:
         assert [count(server, number) for number in range(5, 8)] == [5, 6, 7]
+        assert not server.events(LAPSE)
+    file.write_text(PIPELINE)
+    set_used(folder, file, seconds=-7_200)
+    with serving(tmp_path / "log-4", file) as server:
+        (told,) = server.events(LAPSE)
+    assert told["view"] == "Activity"
+
+
+def set_used(folder: Path, file: Path, *, seconds: int) -> None:
+    """Note that the definition in a file was last used so long ago."""
+    (pipeline,) = load_pipelines(file)
+    with closing(open_writer(resolve_url(pipeline.store, folder))) as writer:
+        note_use(pipeline.views[0].spec, writer, time.time_ns() + seconds * NS_PER_S)

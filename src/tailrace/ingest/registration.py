@@ -8,7 +8,8 @@ on. Whoever counts events into a definition notes that now and then, so that nob
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -69,6 +70,40 @@ def last_use_ns(get: Callable[[bytes], bytes | None], view: str, schema: str) ->
     """Return when that was last noted of a definition, since the epoch; 0 where it never was."""
     stored = get(use_key(view, schema))
     return int(stored) if stored is not None and stored.isdigit() else 0
+
+
+class Lapse(NamedTuple):
+    """A time in which events were counted into another definition of a view alone, in ns since the epoch."""
+
+    view: str
+    since_ns: int
+    until_ns: int
+
+    @property
+    def span(self) -> str:
+        """From when to when, as ISO 8601 in UTC."""
+        since, until = (datetime.fromtimestamp(each // NS_PER_S, UTC) for each in (self.since_ns, self.until_ns))
+        return f"{since.isoformat()} to {until.isoformat()}"
+
+
+def lapse(spec: StreamViewSpec, writer: StoreWriter) -> Lapse | None:
+    """Return the time whose events a registered view lacks, as far as the store tells; None where it tells of none.
+
+    Of one that was never used: from where its history ends to the newest event that has come. Of another: since it was
+    last used, where another definition was used for long after that. To be asked before its use is noted.
+    """
+    record, name = read_record(writer.get, spec.name), schema_name(spec.schema_id)
+    own = None if record is None else record.schemas.get(name)
+    if record is None or own is None or not own.is_whole:
+        return None
+    used_ns = last_use_ns(writer.get, spec.name, name)
+    others_ns = [last_use_ns(writer.get, spec.name, each) for each in record.schemas if each != name]
+    if not used_ns:
+        newest_ns = read_watermark(writer.get(watermark_key(spec.stream.name))).newest_ns
+        is_short = bool(newest_ns) and newest_ns[0] >= own.begins_ns > NEVER_NS
+        return Lapse(spec.name, own.begins_ns, newest_ns[0]) if is_short else None
+    is_long = bool(others_ns) and max(others_ns) > used_ns + 2 * int(USE_NOTE_S) * NS_PER_S
+    return Lapse(spec.name, used_ns, max(others_ns)) if is_long else None
 
 
 def note(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> None:

@@ -16,7 +16,7 @@ from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.frames import pipeline_route, stream_route
 from tailrace.ingest.intake import Route
-from tailrace.ingest.registration import note_use, register
+from tailrace.ingest.registration import Lapse, lapse, note_use, register
 from tailrace.pipeline import Pipeline, is_event_of, stream_views
 
 
@@ -35,19 +35,23 @@ def streams_of(pipelines: Sequence[Pipeline]) -> list[Stream]:
 class Routes:
     """Opens the stores of some pipelines' stream views, and gives the route of each kind of event.
 
-    url_of: the store of a pipeline. Raises StoreError for a store that cannot be written, SetupError.
+    url_of: the store of a pipeline. lapses: of views that lack events which came before.
+    Raises StoreError for a store that cannot be written, SetupError.
     """
 
     def __init__(self, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock) -> None:
         self.streams = streams_of(pipelines)
         self._writers: dict[str, StoreWriter] = {}
         self._wall_ns = clock.wall_ns
+        self.lapses: list[Lapse] = []
         views: dict[tuple[Stream, str], dict[str, RegisteredView]] = {}
         try:
             for pipeline in pipelines:
                 for view in stream_views(pipeline):
                     store = self._open(url_of(pipeline))
                     own = views.setdefault((view.spec.stream, store), {})
+                    if view.spec.name not in own and (found := lapse(view.spec, self._writers[store])) is not None:
+                        self.lapses.append(found)
                     own[view.spec.name] = _register(view.spec, pipeline.name, self._writers[store], clock)
             appliers = {key: applier_of(key[0], own, self._writers[key[1]], clock) for key, own in views.items()}
         except BaseException:

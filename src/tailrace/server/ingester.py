@@ -107,6 +107,11 @@ class Ingester:
         declared = load_all(self._start.pin)
         override = self._start.options.store
         self._routes = Routes(declared, lambda pipeline: store_url(pipeline, override), MonotonicClock())
+        for lapse in self._routes.lapses:
+            self._log.warning(
+                "a view lacks events that were counted into another definition of it alone", view=lapse.view,
+                span=lapse.span, next="it is right again once its windows reach back no further",
+            )  # fmt: skip
         layout = ingester_layout([stream.name for stream in self._routes.streams])
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = EventRecorder(block)
