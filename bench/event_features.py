@@ -1,4 +1,8 @@
-"""Stream views: what they cost beside batch views, nginx and windows written by hand, and how fast events come in."""
+"""Features: what windows cost beside batch views, nginx and windows written by hand, how fast events come in, and more.
+
+Feast's server (feast_peer.py), requests beside a refresh (refreshing.py) and curves of cost (cost_curves.py) are
+measured here too, each in its own file.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
@@ -18,22 +23,33 @@ from urllib.parse import urlsplit
 import numpy as np
 import redis
 
-from answers import fetch_answer
+from answers import check_whole, fetch_answer
+from cost_curves import measure_costs, steps_of_costs
+from feast_peer import measure_feast
 from figures import Figures
 from machine import LOAD_CORE, SERVER_CORE, BenchError
 from part import Line, Part, Session
 from peers import HERE, WORKPLACE, Server, start_nginx, start_redis, start_tailrace
+from ratios import bounds, measure_pairs
+from refreshing import RATE, measure_refresh
 from streamed_world import EVENTS, FILE, WORLD, bytes_per_entity, dataset_rows_per_s, ingest, make_world
 from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.processes import free_port, start, wait_ready
 from tailrace.loadtest.runner import run_load
 
 PAIRS: Final = 20
-PAIR_S: Final = 1.0
+PAIR_S: Final = 0.7
 FRESH: Final = 300
 READ_RATE: Final = 2_000
-READ_S: Final = 10.0
+READ_S: Final = 8.0
 PER_CALL: Final = 100
+CURVES: Final = {
+    "cost_windows": "windows",
+    "cost_windows_batch": "columns",
+    "cost_entities": "entities, 5 windows",
+    "cost_entities_batch": "entities, 5 columns",
+}
+"""What is drawn (draw_costs.py), and what to call it."""
 
 
 def measure(session: Session) -> Figures:
@@ -57,6 +73,9 @@ def measure(session: Session) -> Figures:
         figures |= measure_rates(session, stack, bodies, url)
     for name, store in (("lmdb", None), ("redis", "redis")):
         figures |= measure_fresh(session, name, store, bodies)
+    figures |= measure_feast(session, bodies)
+    figures |= measure_refresh(session)
+    figures |= measure_costs(session)
     return {"features": figures}
 
 
@@ -95,27 +114,22 @@ def measure_rates(session: Session, stack: ExitStack, bodies: Path, url: str) ->
              ("redis_ratio_fastapi", on_redis.url, peer.url)]  # fmt: skip
     figures: Figures = {}
     for name, one, other in pairs:
-        ratios, own = [], []
         for each in (one, other):
             session.replay.plain(each, bodies, 1.0, judged=False)
-        count = session.pick(PAIRS, 1)
-        for number in range(count):
-            session.tell(f"features: {name}, pair {number + 1} of {count}")
-            order = (one, other) if number % 2 else (other, one)
-            rates = {each: session.replay.plain(each, bodies, PAIR_S).rps for each in order}
-            ratios.append(rates[one] / rates[other])
-            own.append(rates[one])
-        figures[f"{name.partition('_')[0]}_rps"] = round(median(own))
+        rates = measure_pairs(
+            session, f"features: {name}", session.pick(PAIRS, 1),
+            partial(measure_rate, session, one, bodies), partial(measure_rate, session, other, bodies),
+        )  # fmt: skip
+        ratios = [own / theirs for own, theirs in rates]
+        figures[f"{name.partition('_')[0]}_rps"] = round(median(own for own, _ in rates))
         figures[name] = round(median(ratios), 3)
         figures[f"{name}_bounds"] = [round(each, 3) for each in bounds(ratios)]
     return figures
 
 
-def bounds(ratios: list[float]) -> tuple[float, float]:
-    """Return between which values the median lies, by order statistics at 95%: of 20 pairs, the 6th and the 15th."""
-    ordered = sorted(ratios)
-    cut = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))
-    return ordered[cut], ordered[-cut - 1]
+def measure_rate(session: Session, url: str, bodies: Path) -> float:
+    """Return the requests a second of one turn of a server."""
+    return session.replay.plain(url, bodies, PAIR_S).rps
 
 
 def start_peer(stack: ExitStack, url: str) -> Server:
@@ -162,7 +176,7 @@ def measure_fresh(session: Session, name: str, store: str | None, bodies: Path) 
                             budget_ns=50_000_000)  # fmt: skip
             report = run_load(plan)
             for body in reads[::250]:
-                see_fresh(server, body)
+                check_whole(server.url, body)
     assert report.ok is not None
     if not report.valid:
         session.notes.append(f"features: reads beside ingest on {name}: {'; '.join(report.reasons)}")
@@ -197,18 +211,6 @@ def reads_beside(lines: list[bytes]) -> list[bytes]:
     now = {"time": (last + timedelta(seconds=30)).isoformat()}
     return [json.dumps({**json.loads(line), **now, "transaction_id": 4 * 10**9 + number}).encode()
             for number, line in enumerate(lines)]  # fmt: skip
-
-
-def see_fresh(server: Server, body: bytes) -> None:
-    """Raise BenchError unless an answer is made of whole windows: one that is degraded costs something else."""
-    target = urlsplit(server.url)
-    connection = HTTPConnection(target.hostname or "", target.port, timeout=5)
-    connection.request("POST", target.path, body, {"Content-Type": "application/json", "X-Trace": "1"})
-    with connection.getresponse() as answer:
-        told, timing = answer.read(), answer.headers["Server-Timing"] or ""
-    connection.close()
-    if answer.status != 200 or not timing or "degraded" in timing:
-        raise BenchError(f"features: {answer.status} {told.decode()}, {timing or 'without a trace'}")
 
 
 def ask(connection: HTTPConnection, path: str, body: Any) -> Any:
@@ -258,6 +260,7 @@ def lines(figures: Figures) -> list[Line]:
         Line("stream views against batch views, LMDB", told["stream_ratio_batch"], 0.75, 0.88, more_is_better=True),
         Line("stream views on Redis against nginx", told["redis_ratio_nginx"], 0.25, 0.35, more_is_better=True),
         Line("  against FastAPI and sorted sets", told["redis_ratio_fastapi"], 12, 20, "×", more_is_better=True),
+        Line("batch views on Redis against Feast's server", told.get("ratio_feast"), 10, 30, "×", more_is_better=True),
         Line("event answered to counted, LMDB, p99", told["lmdb_freshness_p99_ms"], 20, 5, " ms"),
         Line("  Redis", told["redis_freshness_p99_ms"], 20, 5, " ms"),
         Line("events into LMDB, a second", told["lmdb_events_per_s"], 20_000, 50_000, more_is_better=True),
@@ -265,9 +268,17 @@ def lines(figures: Figures) -> list[Line]:
         Line("events into Redis, a second", told["redis_events_per_s"], 5_000, 15_000, more_is_better=True),
         Line("request p99 beside ingest, LMDB", told["lmdb_read_p99_ms"], 3, 1, " ms"),
         Line("  Redis", told["redis_read_p99_ms"], 6, 3, " ms"),
+        Line("  added by a refresh of a million rows", told.get("refresh_p99_change_ms"), 0.5, 0.1, " ms"),
         Line("rows of a training set, a second", told["dataset_rows_per_s"], 50_000, 500_000, more_is_better=True),
         Line("stored of a customer", told["bytes_per_entity"], 2_048, 900, " B"),
+        *(line_of_ends(what, told[key]) for key, what in CURVES.items() if key in told),
     ]
+
+
+def line_of_ends(what: str, points: Sequence[Sequence[float]]) -> Line:
+    """Return the line of a curve: its first and its last cost."""
+    (first, first_us), (last, last_us) = points[0], points[-1]
+    return Line(f"CPU of {first:g} and {last:g} {what}", f"{first_us:.1f} · {last_us:.1f} µs")
 
 
 PART: Final = Part(
@@ -277,8 +288,12 @@ PART: Final = Part(
         "features: the server has one core for the ratios; pairs are interleaved, and their bounds are of the median. "
         "The peer keeps a sorted set an entity, computes the windows in Python, and answers alike, which is checked.",
         "features: freshness and reads beside ingest have both cores, which load, store and server share.",
+        "features: Feast's server in Python (one worker) and Tailrace, its model a constant, answer the same twenty "
+        "values of two entities from one Redis, which is checked.",
+        f"features: beside a refresh, server and refresher share a core, at {RATE:,} requests/s; the refresher is "
+        "stopped in every other window. Told is the upper bound of what it adds to the p99, of 20 pairs of windows.",
     ),
-    steps=lambda session: 9 + 3 * session.pick(PAIRS, 1),
+    steps=lambda session: 14 + 4 * session.pick(PAIRS, 1) + steps_of_costs(session),
     measure=measure,
     lines=lines,
 )

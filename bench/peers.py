@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,14 +135,16 @@ def start_tailrace(
     file: Path = PIPELINE,
     pipeline: str = "fraud",
     source: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Server:
     """Start `tailrace serve` on a file, the fraud example with everything on where no other is named.
 
-    pipeline: the one of the file that `url` asks. source: another tree's src, whose Tailrace it is then.
+    pipeline: the one of the file that `url` asks. source: another tree's src, whose Tailrace it is then. options: of
+    the command, beside these.
     """
     port, admin_port = free_port(), free_port()
     command = [TAILRACE, "serve", str(file), "--port", str(port),
-               "--admin-port", str(admin_port), "--workers", str(workers)]  # fmt: skip
+               "--admin-port", str(admin_port), "--workers", str(workers), *options]  # fmt: skip
     command += ["--store", store] if store else []
     env = {"PYTHONPATH": str(source)} if source else {}
     process = start(stack, name, command, WORKPLACE / f"{name}.log", cores=cores, env=env)

@@ -121,3 +121,16 @@ def test_commit_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_every_part_has_caveats() -> None:
     """What is to be known before a figure is read is said by the part that takes it."""
     assert all(part.caveats for part in run.PARTS.values())
+
+
+def test_table_of_features_tells_the_ends_of_a_curve_and_leaves_a_peer_out_that_was_not_there() -> None:
+    """A figure that was not taken is a dash, not an error; of a curve the first and the last point are told."""
+    names = ("stream_ratio_batch", "redis_ratio_nginx", "redis_ratio_fastapi", "lmdb_freshness_p99_ms",
+             "redis_freshness_p99_ms", "lmdb_events_per_s", "lmdb_events_per_cpu_s", "redis_events_per_s",
+             "lmdb_read_p99_ms", "redis_read_p99_ms", "dataset_rows_per_s", "bytes_per_entity")  # fmt: skip
+    curves = {"cost_windows": [[1, 14.0], [10, 15.0], [50, 17.0]], "cost_entities": [[1, 18.0], [200, 500.0]]}
+    figures = {"features": dict.fromkeys(names, 1.0) | curves}
+    told = {line.name: line.write(line.value) for line in run.PARTS["features"].lines(figures)}
+    assert told["batch views on Redis against Feast's server"] == "-"
+    assert told["CPU of 1 and 50 windows"] == "14.0 · 17.0 µs"
+    assert told["CPU of 1 and 200 entities, 5 windows"] == "18.0 · 500.0 µs"

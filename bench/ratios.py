@@ -1,0 +1,30 @@
+"""What interleaved pairs show: the ratio of two servers, and between which values its median lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from part import Session
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Return between which values the median lies, by order statistics at 95%: of 20 pairs, the 6th and the 15th."""
+    ordered = sorted(values)
+    cut = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))
+    return ordered[cut], ordered[-cut - 1]
+
+
+def measure_pairs(
+    session: Session, what: str, count: int, run_one: Callable[[], float], run_other: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Return what both give, pair by pair; who is first changes, so that a machine that slows favours neither."""
+    pairs = []
+    for number in range(count):
+        session.tell(f"{what}, pair {number + 1} of {count}")
+        if number % 2:
+            one = run_one()
+            pairs.append((one, run_other()))
+        else:
+            other = run_other()
+            pairs.append((run_one(), other))
+    return pairs
