@@ -17,7 +17,10 @@ import tailrace as tr
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.hop_costs import hop_costs
 from tailrace.compile.resolve import wire
-from tailrace.deadline import MonotonicClock
+from tailrace.compile.samples import Samples
+from tailrace.compile.warm_up import warm_up
+from tailrace.deadline import NS_PER_S, MonotonicClock
+from tailrace.engine import answer
 from tailrace.errors import Problem
 from tailrace.features.hop_order import HOPS_MAX, hop_of, in_hop_order, key_views
 from tailrace.features.stores.memory import MemoryStore
@@ -212,3 +215,18 @@ def test_costs_of_hops_are_measured_for_rows_that_all_have_keys(pipeline_of: Cal
         assert each.p50_ns is not None
         assert each.p99_ns is not None
         assert each.p99_ns >= each.p50_ns > 0
+
+
+def test_warm_up_reads_every_hop_and_serving_only_what_has_a_key(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """What a call is said to cost has all round trips in it, though the store knows no entity of the samples."""
+    store, clock = NotingStore(), MonotonicClock()
+    plan = compile_plan(pipeline_of("derived_ranked"), store, clock=clock)
+    plan, _ = asyncio.run(warm_up(plan, clock))
+    batches = [[key.partition(b":")[0] for key in keys] for keys in store.asked]
+    assert all(b"{user" in keys for keys in batches[::2])
+    assert all(b"{region" in keys and b"{category" in keys for keys in batches[1::2])
+    store.asked.clear()
+    samples = Samples(plan)
+    batch = samples.batch([samples.request(1)], 0, clock.now_ns() + NS_PER_S)
+    asyncio.run(answer(plan, batch, clock.now_ns))
+    assert len(store.asked) == 1

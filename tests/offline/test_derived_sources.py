@@ -249,3 +249,48 @@ def test_key_whose_column_changed_its_type_is_another_key(tmp_path: Path) -> Non
     assert all(isinstance(each, MaterializeReport) and each.bad == 0 for each in reports.values()), reports
     with closing(open_writer(f"lmdb:{tmp_path / '.tailrace' / 'store'}", create=False)) as writer:
         assert [writer.get(key) is not None for key in keys] == [True, False, True]
+
+
+@pytest.mark.slow
+def test_training_set_of_lists_equals_what_was_served(tmp_path: Path) -> None:
+    """Each item is a row with its own category; keys of the request, of its user and of the item go together."""
+    declared = FILE.read_text()
+    declared = declared.replace("    item_ids: list[int]\n", "    item_ids: list[int]\n    time: datetime\n")
+    file = world(tmp_path)
+    file.write_text(
+        declared.replace('    model=tr.Model("derived_ranked"),', '    model=tr.Model("derived_ranked"), time="time",')
+    )
+    tables = {
+        "users.csv": "user_id,region\nann,n\nbob,\n",
+        "ranked_items.csv": "item_id,category_id\n1,10\n2,20\n3,\n4,0\n",
+        "user_categories.csv": "user_id,category_id,liking\nann,10,0.25\nann,20,0.75\nbob,0,0.125\n",
+        "ranked_categories.csv": "category_id,margin\n10,1\n0,3\n",
+        "regions.csv": "region,tax\nn,4\n",
+        "region_categories.csv": "region,category_id,local\nn,20,2.5\nn,0,3.5\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
+    pipeline = pipeline_of(file, "derived_ranked")
+    requests = [
+        {"user_id": user, "item_ids": items, "time": START.isoformat()}
+        for user, items in (("ann", [1, 2, 3, 4, 5]), ("bob", [4, 1]), ("eve", [2, 3]))
+    ]
+    with pytest.warns(UserWarning, match="no time column"):
+        table = tr.dataset(pipeline, pa.Table.from_pylist([each | {"time": START} for each in requests]))
+    views: dict[str, Any] = {view.__name__: view for view in pipeline.views}
+    with TestClient(pipeline) as client:
+        client.put(views["User"], "ann", region="n")
+        for item, category in ((1, 10), (2, 20), (3, None), (4, 0)):
+            client.put(views["RankedItem"], item, category_id=category)
+        for pair, liking in ((("ann", 10), 0.25), (("ann", 20), 0.75), (("bob", 0), 0.125)):
+            client.put(views["UserCategory"], pair, liking=liking)
+        for category, margin in ((10, 1.0), (0, 3.0)):
+            client.put(views["RankedCategory"], category, margin=margin)
+        client.put(views["Region"], "n", tax=4.0)
+        for pair, local in ((("n", 20), 2.5), (("n", 0), 3.5)):
+            client.put(views["RegionCategory"], pair, local=local)
+        served = client.predict(requests)
+    for name in DERIVED_RANKED_WEIGHTS:
+        values = [value for answer in served for value in answer[name.partition(".")[2]]]
+        assert table[name].to_pylist() == values, name
+    assert table["RegionCategory.local"].to_pylist() == [-3, 2.5, -3, 3.5, -3, -3, -3, -3, -3]

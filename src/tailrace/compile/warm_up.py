@@ -42,7 +42,8 @@ async def warm_up(plan: Plan, clock: Clock) -> tuple[Plan, tuple[LayerTimes, ...
         rows = sum(map(samples.rows, requests))
         if size > 1 and rows > plan.inference.rows_best:
             continue
-        marks = await _measure(plan, samples, requests, clock)
+        with plan.features.reading_every_hop():
+            marks = await _measure(plan, samples, requests, clock)
         wholes = sorted(each[-1] - each[0] for each in marks)
         row_ns = min(row_ns, wholes[len(wholes) // 2] / max(rows, 1))
     cost = Cost(p95_ns=_quantile(wholes, 0.95), least_ns=_quantile(wholes, 0.5), row_ns=row_ns)

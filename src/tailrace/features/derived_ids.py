@@ -105,12 +105,12 @@ class DerivedIds:
         self._parts = tuple(parts)
         self._format = format_
 
-    def read(self, batch: Batch) -> KeyedRows:
-        """Return the ids, once the views that give them have been read."""
+    def read(self, batch: Batch, *, takes_defaults: bool = False) -> KeyedRows:
+        """Return the ids, once the views that give them have been read. takes_defaults: see `Hop`."""
         columns, lacks = zip(*[part.read(batch) for part in self._parts], strict=True)
         ids: list[Any] = columns[0] if self._format is None else self._format.ids(columns)
         lacking = [each for each in lacks if each is not None]
-        if not lacking:
+        if not lacking or takes_defaults:
             return KeyedRows(ids)
         lack = np.maximum.reduce(lacking)
         known = np.flatnonzero(lack == 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -126,6 +127,11 @@ class FeaturesStep:
     def codecs(self) -> list[ViewCodec]:
         """The codec of each view."""
         return [codec for retrieval in self.retrievals for codec in retrieval.codecs]
+
+    @contextmanager
+    def reading_every_hop(self) -> Iterator[None]:
+        """Read meanwhile what costs as much as any batch does; here every batch reads all views."""
+        yield
 
     def record_to(self, events: EventSink) -> None:
         """Have requests counted as events from now on: what was sent to warm up was none."""
