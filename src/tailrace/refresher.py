@@ -13,7 +13,6 @@ import ctypes
 import os
 import platform
 import random
-import signal
 import struct
 import sys
 import time
@@ -22,9 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
-
-import structlog
-import uvloop
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import LeaseError, TailraceError
@@ -40,17 +36,7 @@ from tailrace.offline.options import MaterializeOptions
 from tailrace.offline.pipeline_views import batch_views, key_types
 from tailrace.offline.source_keys import key_type_of
 from tailrace.pipeline import Pipeline
-from tailrace.server.control import (
-    ChildChannel,
-    CompanionAssignment,
-    Drain,
-    Draining,
-    Failed,
-    Ready,
-    ToCompanion,
-    rss_bytes,
-)
-from tailrace.server.logging import configure_logging
+from tailrace.server.companion_process import CompanionProcess, run_companion
 from tailrace.server.served import load_all, store_url
 
 PAGE_ROWS: Final = 2_000
@@ -199,39 +185,29 @@ def schedule(pipelines: list[Pipeline], override: str | None) -> list[Scheduled]
     return list(found.values())
 
 
-async def _work(start: CompanionAssignment, channel: ChildChannel, began_s: float) -> int:
+async def _work(process: CompanionProcess) -> int:
     """Refresh until the supervisor says to stop, or is gone; return the exit code."""
-    log = structlog.get_logger().bind(pid=os.getpid())
+    task = process.task
     try:
-        scheduled = schedule(load_all(start.pin), start.options.store)
+        scheduled = schedule(load_all(task.pin), task.options.store)
         names = [(each.pipeline.name, each.name) for each in scheduled]
-        block = MetricBlock.create(refresher_layout(names), start.metrics_fd)
-        refresher = Refresher(scheduled, RefreshRecorder(block), log)
+        block = MetricBlock.create(refresher_layout(names), task.metrics_fd)
+        refresher = Refresher(scheduled, RefreshRecorder(block), process.log)
     except Exception as error:  # of what a user's file does: the supervisor is to know of it
-        channel.send(Failed(f"{type(error).__name__}: {error}"))
-        return 1
-    channel.send(Ready(os.getpid(), time.monotonic() - began_s, rss_bytes()))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor gets it too, and decides
-        loop.add_signal_handler(number, lambda: None)
-    beats = asyncio.create_task(channel.beat(start.options.heartbeat_s))
-    obeying = asyncio.create_task(_obey(channel))
+        return process.fail("start", error)
+    process.say_ready()
+    beats = asyncio.create_task(process.beat())
+    obeying = asyncio.create_task(process.obey())
     with ThreadPoolExecutor(1) as thread:
         while not obeying.done():
-            working = loop.run_in_executor(thread, refresher.refresh_due)
+            working = asyncio.get_running_loop().run_in_executor(thread, refresher.refresh_due)
             await asyncio.wait({working, obeying}, return_when=asyncio.FIRST_COMPLETED)
             refresher.is_stopping = obeying.done()
             await working
             await asyncio.wait({obeying}, timeout=LOOK_S)
-    channel.send(Draining())
+    process.say_draining()
     beats.cancel()
     return 0
-
-
-async def _obey(channel: ChildChannel) -> None:
-    """Wait until the supervisor says to stop, or is gone."""
-    while not isinstance(await channel.receive(), Drain | None):
-        pass
 
 
 def give_way() -> None:
@@ -249,14 +225,8 @@ def give_way() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a refresher on the control channel whose descriptor is the last argument."""
-    began_s = time.monotonic()
-    channel = ChildChannel(int(arguments[-1]), ToCompanion)
-    start: Any = channel.receive_blocking(30.0)
-    if not isinstance(start, CompanionAssignment):
-        return 1
-    configure_logging()
     give_way()
-    return uvloop.run(_work(start, channel, began_s))
+    return run_companion("refresher", arguments, _work)
 
 
 if __name__ == "__main__":

@@ -104,8 +104,8 @@ def test_ingester_notes_that_its_views_are_used(
 ) -> None:
     """On the thread that writes, so that the loop never waits for a store's lock; a store that fails is asked later."""
     monkeypatch.setattr(ingester_module, "USE_NOTE_S", 0.001)
-    start: Any = None
-    ingester, threads = Ingester(start, start, 0.0), list[str]()
+    process: Any = None
+    ingester, threads = Ingester(process), list[str]()
 
     async def scenario() -> None:
         noting = asyncio.create_task(ingester._note_use())

@@ -1,4 +1,4 @@
-"""The ingester: one process that counts the events of all workers into the stores. It alone takes a store's write lock.
+"""The ingester: one process that counts the events of all workers into the stores, so that none waits for a lock.
 
 Started by the supervisor as `python -m tailrace.server.ingester FD`, with FD its control channel, once a worker has
 streams. Each worker's link comes over that channel as a connected socket.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import socket
 import sys
-import time
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import structlog
-import uvloop
 
 from tailrace.deadline import MonotonicClock
-from tailrace.errors import StoreError, TailraceError
+from tailrace.errors import StoreError
 from tailrace.ingest.frames import EventFrame, FrameReader, encode_fates
 from tailrace.ingest.intake import EventIntake, Waiting
 from tailrace.ingest.registration import USE_NOTE_S
@@ -27,18 +24,8 @@ from tailrace.ingest.routes import Routes
 from tailrace.monitor.layout import ingester_layout
 from tailrace.monitor.recorder import EventRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.server.control import (
-    ChildChannel,
-    CompanionAssignment,
-    Drain,
-    Draining,
-    Failed,
-    Link,
-    Ready,
-    ToCompanion,
-    rss_bytes,
-)
-from tailrace.server.logging import configure_logging
+from tailrace.server.companion_process import CompanionProcess, run_companion
+from tailrace.server.control import CompanionAssignment
 from tailrace.server.served import load_all, store_url
 
 UNSENT_BYTES_MAX: Final = 8 << 20
@@ -48,38 +35,29 @@ UNSENT_BYTES_MAX: Final = 8 << 20
 class Ingester:
     """Counts events in until it is to drain."""
 
-    def __init__(self, start: CompanionAssignment, channel: ChildChannel, began_s: float) -> None:
-        self._start = start
-        self._channel = channel
-        self._began_s = began_s
+    def __init__(self, process: CompanionProcess) -> None:
+        self._process = process
         self._links: set[_WorkerLink] = set()
-        self._log = structlog.get_logger().bind(pid=os.getpid())
 
     async def run(self) -> int:
         """Count; return the exit code."""
+        process = self._process
         try:
-            self._prepare()
-        except TailraceError as error:
-            self._channel.send(Failed(str(error)))
-            return 1
+            self._prepare(process.task)
         except Exception as error:  # of what a user's file does in a successor, say: the supervisor is to know of it
-            self._channel.send(Failed(f"{type(error).__name__}: {error}"))
-            self._log.error("ingester cannot start", error=repr(error), exc_info=error)
-            return 1
+            return process.fail("start", error)
         gc.collect()
         gc.freeze()
-        self._channel.send(Ready(os.getpid(), time.monotonic() - self._began_s, rss_bytes()))
+        process.say_ready()
         counting = asyncio.create_task(self._intake.run())
-        beats = asyncio.create_task(self._channel.beat(self._start.options.heartbeat_s))
-        obeying = asyncio.create_task(self._obey())
+        beats = asyncio.create_task(process.beat())
+        obeying = asyncio.create_task(process.obey(self._take_link))
         noting = asyncio.create_task(self._note_use())
         done, _ = await asyncio.wait({counting, beats, obeying, noting}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             if (fault := task.exception()) is not None:
-                self._channel.send(Failed(f"the ingester cannot go on: {fault!r}"))
-                self._log.error("ingester failed", error=repr(fault), exc_info=fault)
-                return 1
-        self._channel.send(Draining(self._intake.waiting))
+                return process.fail("go on", fault)
+        process.say_draining(self._intake.waiting)
         is_whole = await self._drain(counting)
         for link in self._links:
             link.close()
@@ -94,26 +72,28 @@ class Ingester:
     async def _drain(self, counting: asyncio.Task[None]) -> bool:
         """Count what waits; return whether all of it is counted. There may be no supervisor that ends what hangs."""
         draining = asyncio.create_task(self._intake.drain())
-        limit_s = self._start.options.drain_s
+        limit_s = self._process.task.options.drain_s
         await asyncio.wait({counting, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         if draining.done():
             return True
         draining.cancel()
-        self._log.error("events are not counted, and not acknowledged", calls=self._intake.waiting, drain_s=limit_s)
+        self._process.log.error(
+            "events are not counted, and not acknowledged", calls=self._intake.waiting, drain_s=limit_s
+        )
         return False
 
-    def _prepare(self) -> None:
+    def _prepare(self, task: CompanionAssignment) -> None:
         """Load what the pipelines declare, and open the stores of their streams."""
-        declared = load_all(self._start.pin)
-        override = self._start.options.store
+        declared = load_all(task.pin)
+        override = task.options.store
         self._routes = Routes(declared, lambda pipeline: store_url(pipeline, override), MonotonicClock())
         for lapse in self._routes.lapses:
-            self._log.warning(
+            self._process.log.warning(
                 "a view lacks events that were counted into another definition of it alone", view=lapse.view,
                 span=lapse.span, next="it is right again once its windows reach back no further",
             )  # fmt: skip
         layout = ingester_layout([stream.name for stream in self._routes.streams])
-        block = MetricBlock.create(layout, self._start.metrics_fd)
+        block = MetricBlock.create(layout, task.metrics_fd)
         self._recorder = EventRecorder(block)
         self._intake = EventIntake(self._routes.routes, self._recorder.count)
 
@@ -124,18 +104,7 @@ class Ingester:
             try:
                 await self._intake.between(self._routes.note_use)
             except StoreError as error:
-                self._log.warning("it is not noted that stream views are used", cause=str(error))
-
-    async def _obey(self) -> None:
-        """Do as the supervisor says until it says to stop, or is gone."""
-        for number in (signal.SIGTERM, signal.SIGINT):  # the supervisor gets it too, and decides
-            asyncio.get_running_loop().add_signal_handler(number, lambda: None)
-        while True:
-            match await self._channel.receive():
-                case Link():
-                    await self._take_link(self._channel.take_descriptor())
-                case Drain() | None:
-                    return
+                self._process.log.warning("it is not noted that stream views are used", cause=str(error))
 
     async def _take_link(self, descriptor: int) -> None:
         """Take events from a worker."""
@@ -189,20 +158,14 @@ class _WorkerLink(asyncio.Protocol):
         self._transport.close()
 
 
-async def _work(start: CompanionAssignment, channel: ChildChannel, began_s: float) -> int:
+async def _work(process: CompanionProcess) -> int:
     """Run an ingester on the running loop."""
-    return await Ingester(start, channel, began_s).run()
+    return await Ingester(process).run()
 
 
 def main(arguments: list[str]) -> int:
     """Run an ingester on the control channel whose descriptor is the last argument."""
-    began_s = time.monotonic()
-    channel = ChildChannel(int(arguments[-1]), ToCompanion)
-    start: Any = channel.receive_blocking(30.0)
-    if not isinstance(start, CompanionAssignment):
-        return 1
-    configure_logging()
-    return uvloop.run(_work(start, channel, began_s))
+    return run_companion("ingester", arguments, _work)
 
 
 if __name__ == "__main__":
