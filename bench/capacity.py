@@ -26,7 +26,7 @@ CONNECTIONS: Final = 400
 """So many that hardly a call is pipelined: HTTP/1.1 holds a refusal back behind an earlier call's answer."""
 BODIES: Final = [b'{"job_id":%d}' % job for job in range(100)]
 FIRST_RATE: Final = 300.0
-RATE_STEP: Final = 1.2
+RATE_STEP: Final = 1.35
 GAIN_MIN: Final = 1.01
 FULL: Final = 1.1
 FULL_RUNS: Final = 3

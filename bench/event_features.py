@@ -38,7 +38,7 @@ from tailrace.loadtest.processes import free_port, start, wait_ready
 from tailrace.loadtest.runner import run_load
 
 PAIRS: Final = 20
-PAIR_S: Final = 0.7
+PAIR_S: Final = 0.6
 FRESH: Final = 300
 READ_RATE: Final = 2_000
 READ_S: Final = 8.0

@@ -37,7 +37,7 @@ INSTALL_S_MAX: Final = 300.0
 FILL_S_MAX: Final = 120.0
 PAIRS: Final = 20
 PAIR_S: Final = 0.5
-FEAST_S: Final = 1.0
+FEAST_S: Final = 0.9
 """Longer than the other's turn: in half a second Feast answers no hundred requests."""
 COMPARED: Final = 100
 CLOSE: Final = 1e-9

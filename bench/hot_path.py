@@ -18,8 +18,8 @@ from peers import PIPELINE, PREPARED, ROOT, TAILRACE, Server, start_fastapi, sta
 from replay import Replayed
 from tailrace.loadtest.processes import rss_mb
 
-ROUNDS: Final = 3
-SECONDS: Final = 5.0
+ROUNDS: Final = 5
+SECONDS: Final = 2.0
 SERVERS: Final = ("tailrace", "tailrace-redis", "fastapi", "fastapi-redis", "nginx")
 BUSY_ENOUGH: Final = 0.9
 """Of its core; a server that had less waited for the load, which also takes its time to start and to end."""

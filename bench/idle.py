@@ -13,7 +13,7 @@ from part import Line, Part, Session
 from peers import start_nginx, start_tailrace
 
 ROUNDS: Final = 7
-SECONDS: Final = 1.5
+SECONDS: Final = 1.0
 
 
 def measure(session: Session) -> Figures:

@@ -15,11 +15,11 @@ from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.runner import run_load
 
 RATE: Final = 5_000
-SECONDS: Final = 20.0
+SECONDS: Final = 10.0
 WORKERS: Final = 1
 """On two cores that the load shares; a second worker made the p99 two to three times as long (docs/performance.md)."""
 LOW, HIGH = 0.2, 0.8
-REPEATS: Final = 11
+REPEATS: Final = 7
 REPEAT_S: Final = 2.0
 """Many short ones: a shared machine is slow for half a second now and then, and a long one always has such a time."""
 PROBE_S: Final = 1.5
@@ -58,7 +58,7 @@ def measure_fixed_rate(session: Session) -> Figures:
 
 def measure_growth(session: Session, costly: Costly) -> Figures:
     """Return how much longer the p99 is near the capacity; null where the load itself was late, which is noted."""
-    capacity_rps = costly.find_capacity(session.pick(PROBE_S, 0.5))
+    capacity_rps = session.capacity_rps = costly.find_capacity(session.pick(PROBE_S, 0.5))
     p99s_ms: dict[float, list[float]] = {LOW: [], HIGH: []}
     repeats = session.pick(REPEATS, 1)
     for repeat in range(repeats):

@@ -22,12 +22,15 @@ Chosen = TypeVar("Chosen")
 class Session:
     """What the parts of one run share. tell: called at each step. notes: what a reader of the figures must know.
 
-    quick: one short round of everything. base: the commit that is compared with. known: what the file holds already.
+    quick: one short round of everything. base: the commit that is compared with. capacity_rps: of the heavy model on
+    one core, once a part has sought it, which takes half a minute; another part has it then. known: what the file holds
+    already.
     """
 
     tell: Callable[[str], None] = lambda step: None
     quick: bool = False
     base: str = BASE
+    capacity_rps: float | None = None
     known: Figures = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

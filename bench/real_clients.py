@@ -14,7 +14,7 @@ from peers import Server, start_tailrace
 from recording import Recording, read_recordings
 
 ROUNDS: Final = 5
-SECONDS: Final = 3.0
+SECONDS: Final = 1.0
 PLAIN: Final = {"one_write": 1, "two_writes": 2}
 """The clients that send no more than they must, by the writes in which they do."""
 

@@ -35,9 +35,9 @@ WORLD: Final = WORKPLACE / "refreshed"
 ROWS: Final = 1_000_000
 RATE: Final = 2_000
 PAIRS: Final = 20
-SPARE_PAIRS: Final = 4
+SPARE_PAIRS: Final = 3
 """More than are wanted: the refresher rests for a second between two refreshes, and such a window shows nothing."""
-WINDOW_S: Final = 0.8
+WINDOW_S: Final = 0.6
 SETTLE_S: Final = 0.05
 """Left out at the begin of each window: what was sent in the one before is answered then."""
 AT_WORK_S: Final = 0.02

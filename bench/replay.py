@@ -16,7 +16,7 @@ HERE: Final = Path(__file__).resolve().parent
 SOURCES: Final = (HERE / "replay.c", HERE / "latencies.h")
 FLAGS: Final = ("-std=c11", "-O2", "-Wall", "-Wextra")
 CONNECTIONS: Final = 64
-WARM_S: Final = 0.3
+WARM_S: Final = 0.2
 """Of each run, which count for nothing: connections are opened, and heads learnt."""
 REFUSED_SHARE_MAX: Final = 0.002
 """Of all answers; a rate of refusals is no figure."""

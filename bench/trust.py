@@ -32,7 +32,7 @@ from tailrace.loadtest.runner import run_load
 
 ROUNDS: Final = 20
 RATE: Final = 2_000
-ROUND_S: Final = 5.0
+ROUND_S: Final = 3.5
 """The load's part for each round: a round takes less, and the load must outlast them."""
 STARTS: Final = 7
 UNSEEN_NS: Final = 50_000_000

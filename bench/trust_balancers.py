@@ -19,7 +19,7 @@ RATE: Final = 2_000.0
 RESTARTS: Final = 10
 RESTARTS_QUICK: Final = 2
 PRE_DRAIN_S: Final = 5.0
-RESTART_S: Final = 17.0
+RESTART_S: Final = 11.5
 """More than a restart takes: pre-drain, drain, start, and until the balancer has seen it."""
 CONNECTIONS: Final = 128
 BUDGET: Final = ('Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms")',

@@ -18,7 +18,8 @@ from capacity import steady_goodput
 from figures import merge_figures, read_figures, write_figures
 from hot_path import lines
 from machine import BenchError
-from part import Line
+from open_loop import measure_growth
+from part import Line, Session
 from real_clients import summarize
 from recording import read_recordings
 from report import print_table
@@ -134,3 +135,15 @@ def test_table_of_features_tells_the_ends_of_a_curve_and_leaves_a_peer_out_that_
     assert told["batch views on Redis against Feast's server"] == "-"
     assert told["CPU of 1 and 50 windows"] == "14.0 · 17.0 µs"
     assert told["CPU of 1 and 200 entities, 5 windows"] == "18.0 · 500.0 µs"
+
+
+def test_capacity_that_one_part_has_found_is_there_for_another() -> None:
+    """To seek it takes half a minute; where all loads were late there is a capacity still, and no p99."""
+    late: Any = SimpleNamespace(ok=None, lag=None)
+    costly: Any = SimpleNamespace(find_capacity=lambda seconds: 1_234.5, run=lambda rate, seconds, seed: late)
+    session = Session(quick=True)
+    told = measure_growth(session, costly)
+    assert session.capacity_rps == 1_234.5
+    assert told["capacity_rps"] == 1_234
+    assert told["p99_growth_at_80"] is None
+    assert "2 of 2 loads" in session.notes[0]
