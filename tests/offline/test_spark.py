@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -187,7 +185,7 @@ def test_session_that_ends_in_the_middle_leaves_no_answer_and_no_java(end: str, 
             session._process.stdin.close()  # as the kernel does for one that is killed
         with pytest.raises(SourceError, match="so nothing of it is written"):
             list(batches)
-    wait_until(lambda: not any(map(runs_java, javas)))
+    assert not any(map(runs_java, javas))
 
 
 def children_of(parent: int) -> list[int]:
@@ -206,14 +204,6 @@ def runs_java(pid: int) -> bool:
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/exe").endswith("/java")
     return False
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until something is so."""
-    end_s = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end_s, "it is not so in time"
-        time.sleep(0.05)
 
 
 def test_missing_java_is_told_with_what_to_install(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,13 @@ session of the user's is touched. What is in the stream counts only once that pr
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -31,7 +34,9 @@ SCRIPT: Final = Path(__file__).with_name("spark_script.py")
 HEAP_MB_MIN: Final = 512
 """A JVM of less does not start a session."""
 END_S_MAX: Final = 30.0
-"""How long the session may take to end behind its last row, before it is killed."""
+"""How long the session may take to end behind its last row, and its JVM behind it, before they are killed."""
+LOOK_S: Final = 0.02
+"""How often it is seen whether the JVM has ended."""
 
 _LOG_BYTES: Final = 8_192
 _NEXT_JAVA: Final = "Spark 4 needs Java 17 or 21: apt-get install openjdk-17-jre-headless, or set JAVA_HOME to one"
@@ -64,11 +69,12 @@ class SparkQuery:
             "fault": str(self._fault),
         }
         with self._log.open("wb") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)  # held as long as a process has it as its stderr: the JVM too
             # -P: beside the script lie modules of ours, whose names others may have too. UTC: what Python makes of
             # Spark's times is in the zone of its process.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                cwd=base_dir, env={**os.environ, "TZ": "UTC"},
+                cwd=base_dir, env={**os.environ, "TZ": "UTC"}, start_new_session=True,
             )  # fmt: skip
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended: how is told behind the stream
@@ -81,9 +87,22 @@ class SparkQuery:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()  # its JVM ends with it: it reads a pipe that this closes
         self._process.wait()
+        self._await_java()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
+
+    def _await_java(self) -> None:
+        """Wait until the JVM has cleared up and ended, since the folder will be removed; kill one that does not end."""
+        end_s = time.monotonic() + END_S_MAX
+        with self._log.open("rb") as log:
+            while time.monotonic() < end_s:
+                with suppress(BlockingIOError):
+                    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                time.sleep(LOOK_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Give the rows, the columns with the first batch, which may be empty."""
