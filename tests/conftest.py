@@ -22,6 +22,14 @@ PIPELINES = Path(__file__).parent / "pipelines"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "card-transactions.parquet"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the processes that tests start a place for what they leave when they are killed, which pytest removes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("processes")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the Handbook's own transactions, or skip where they are absent."""
