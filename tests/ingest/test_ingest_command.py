@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+from kafka_cluster import kafka, produce
 from payments import BEGIN, counted, ingest, ingesting, lines, payment
 
 from features.redis_server import RedisServer
@@ -160,37 +161,20 @@ def test_stopped_consumer_has_acknowledged_what_it_tells(
     client.close()
 
 
-@contextmanager
-def kafka(topic: str) -> Iterator[Any]:
-    """Run a cluster; give its process and its brokers."""
-    pytest.importorskip("confluent_kafka")
-    command = [sys.executable, str(Path(__file__).with_name("mock_kafka.py")), topic]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().decode().strip()
-        finally:
-            process.kill()
-
-
-def produce(process: Any, numbers: range) -> None:
-    """Send payments to two partitions, and wait until they are there."""
-    for number, event in zip(numbers, lines(numbers), strict=True):
-        process.stdin.write(b"%d %b\n" % (number % 2, event))
-    process.stdin.write(b"flush\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == b"flushed\n"
+def by_turns(numbers: range) -> list[tuple[int, bytes]]:
+    """Return payments for two partitions, one for each in turn."""
+    return [(number % 2, event) for number, event in zip(numbers, lines(numbers), strict=True)]
 
 
 def test_kafka_topic_is_counted_once_through_kills(pipelines_dir: Path, tmp_path: Path, store: str) -> None:
     """A consumer that read some is killed before it counts the others: offsets follow what is counted."""
     with kafka("payments") as (process, brokers):
         origin = f"kafka://{brokers}/payments"
-        produce(process, range(EVENTS))
+        produce(process, by_turns(range(EVENTS)))
         with ingesting(pipelines_dir, store, origin) as consumer:
             wait_for(lambda: counted(pipelines_dir, store) == EVENTS)
             with held(tmp_path / "store"):
-                produce(process, range(EVENTS, 2 * EVENTS))
+                produce(process, by_turns(range(EVENTS, 2 * EVENTS)))
                 time.sleep(1)  # to be given them: a second longer than that takes
                 kill(consumer)
         assert counted(pipelines_dir, store) == EVENTS
@@ -203,10 +187,9 @@ def test_partition_that_is_behind_loses_nothing_to_one_that_is_ahead(pipelines_d
     """A day of each of two partitions is caught up, one after the other: no event of the second is late."""
     with kafka("payments") as (process, brokers):
         for partition in (0, 1):
-            for number, event in enumerate(lines(range(partition, 2 * EVENTS * 100, 200))):
-                process.stdin.write(b"%d %b\n" % (partition, event))
-                assert number < EVENTS
-        produce(process, range(0))
+            events = lines(range(partition, 2 * EVENTS * 100, 200))
+            assert len(events) == EVENTS
+            produce(process, [(partition, event) for event in events])
         report = ingest(pipelines_dir, store, f"kafka://{brokers}/payments", "--until-idle")
     assert (report["counted"], report["late"]) == (2 * EVENTS, 0)
     assert counted(pipelines_dir, store) == 2 * EVENTS

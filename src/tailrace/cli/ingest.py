@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailrace.errors import SetupError
-
 if TYPE_CHECKING:
     from tailrace.features.streams import Stream
+    from tailrace.ingest.origin import BrokerOrigin
     from tailrace.ingest.run import IngestReport, StreamWriters
     from tailrace.pipeline import Pipeline
 
@@ -55,33 +54,21 @@ def ingest(
     """
     from tailrace.compile.loading import load_pipelines
     from tailrace.deadline import MonotonicClock
-    from tailrace.ingest.origin import file_of
+    from tailrace.ingest.origin import BrokerOrigin, file_of, stream_named
     from tailrace.ingest.routes import streams_of
     from tailrace.ingest.run import StreamWriters
 
     pipelines = load_pipelines(file)
-    chosen = _chosen(file, streams_of(pipelines), stream)
+    source = file_of(origin) or BrokerOrigin.parse(origin)
+    chosen = stream_named(streams_of(pipelines), stream or "", where=str(file), option="--stream")
     with closing(StreamWriters(chosen, pipelines, _url_of(store), MonotonicClock())) as writers:
-        path = file_of(origin)
-        if path is not None:
-            report = _ingest_file(path, chosen, writers)
+        if isinstance(source, Path):
+            report = _ingest_file(source, chosen, writers)
         else:
-            report = _ingest_stream(origin, chosen, writers, group, until_idle=until_idle)
+            report = _ingest_stream(source, chosen, writers, group, until_idle=until_idle)
     _print(report, as_json=as_json)
     if report.events and not report.counted + report.duplicate:
         raise typer.Exit(1)
-
-
-def _chosen(file: Path, streams: Sequence[Stream], name: str | None) -> Stream:
-    """Return the stream of a name, or the only one."""
-    known = {each.name: each for each in streams}
-    if name is None and len(known) == 1:
-        return streams[0]
-    if name not in known:
-        what = "the file declares no stream view" if not known else f"no stream is called {name!r}"
-        what = f"the file has {len(known)} streams" if known and name is None else what
-        raise SetupError(what, where=str(file), next=f"name one with --stream: {', '.join(known) or 'none'}")
-    return known[name]
 
 
 def _url_of(store: str | None) -> Callable[[Pipeline], str]:
@@ -108,12 +95,11 @@ def _ingest_file(path: Path, stream: Stream, writers: StreamWriters) -> IngestRe
 
 
 def _ingest_stream(
-    origin: str, stream: Stream, writers: StreamWriters, group: str, *, until_idle: bool
+    origin: BrokerOrigin, stream: Stream, writers: StreamWriters, group: str, *, until_idle: bool
 ) -> IngestReport:
     """Count what comes until SIGTERM or SIGINT, with a line of figures on a terminal's stderr."""
     from rich.console import Console
 
-    from tailrace.ingest.origin import open_consumer
     from tailrace.ingest.run import ingest_stream
 
     stopped: list[int] = []
@@ -127,7 +113,7 @@ def _ingest_stream(
             left = "" if lag is None else f", {lag:,} to come"
             status.update(f"{stream.name}: {report.counted:,} counted, {rate:,.0f}/s{left}")
 
-        with closing(open_consumer(origin, stream, group=group)) as consumer:
+        with closing(origin.open(stream, group=group)) as consumer:
             return ingest_stream(stream, consumer, writers, lambda: bool(stopped), show, until_idle=until_idle)
 
 

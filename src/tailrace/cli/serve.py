@@ -7,6 +7,17 @@ from typing import Annotated
 
 import typer
 
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="Count a broker's events: redis://…?stream=KEY, kafka://…, or STREAM=URL; may be repeated.",
+    ),
+]
+AdminToken = Annotated[
+    str | None, typer.Option(envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port; needed off loopback.")
+]
+
 
 def serve(  # noqa: PLR0917 - one parameter an option
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Python files that declare pipelines.")],
@@ -19,6 +30,8 @@ def serve(  # noqa: PLR0917 - one parameter an option
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Materialise batch views again as often as their refresh says.")
     ] = False,
+    ingest: Origins = None,
+    ingest_group: Annotated[str, typer.Option(help="The consumer group of --ingest.")] = "tailrace",
     releases: Annotated[
         str | None,
         typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
@@ -28,10 +41,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     ] = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
-    admin_token: Annotated[
-        str | None,
-        typer.Option(envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port; needed off loopback."),
-    ] = None,
+    admin_token: AdminToken = None,
     body_bytes_max: Annotated[int, typer.Option(help="Longest body; a longer one is answered 413.")] = 1 << 20,
     header_bytes_max: Annotated[int, typer.Option(help="Longest head of a request, else 431.")] = 16 << 10,
     connections_max: Annotated[int, typer.Option(help="Connections a worker holds open, else 503.")] = 10_000,
@@ -61,7 +71,8 @@ def serve(  # noqa: PLR0917 - one parameter an option
 
         tailrace serve examples/fraud/pipeline.py --workers 2
     """
-    settings = dict(locals()) | {"files": tuple(map(str, files))}  # before any other name is there
+    settings = dict(locals())  # before any other name is there
+    settings |= {"files": tuple(map(str, files)), "ingest": tuple(ingest or ())}
 
     from tailrace.server.options import ServeOptions
     from tailrace.server.supervisor import serve as serve_until_stopped

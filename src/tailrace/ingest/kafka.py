@@ -6,35 +6,34 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tailrace.errors import SetupError, SourceError
+from tailrace.errors import SourceError
 from tailrace.ingest.consumer import Arrived
 
-MESSAGES_MAX: Final = 4_096
-"""Read at once."""
+MESSAGES_MAX: Final = 512
+"""Read at once, and so counted in one update: for as long an ingester may wait that writes the same store."""
 SESSION_MS: Final = 10_000
 """How long a consumer that died keeps its partitions from the others of its group."""
+ASK_S: Final = 10.0
+"""How long brokers may take to answer before they count as gone."""
 _FIRST_WAIT_S: Final = 0.05
 
 
 class KafkaConsumer:
     """Reads a topic for a group. brokers: "host:port,host:port". settings: of librdkafka, beside ours.
 
-    Raises SetupError where confluent-kafka is not installed, SourceError for brokers that cannot be reached.
+    Raises SourceError for brokers that cannot be reached.
     """
 
     def __init__(
         self, brokers: str, topic: str, *, group: str = "tailrace", settings: dict[str, Any] | None = None
     ) -> None:
-        try:
-            import confluent_kafka
-        except ImportError:
-            raise SetupError(
-                "Kafka needs confluent-kafka", where="--from", next="pip install 'tailrace[kafka]'"
-            ) from None
+        import confluent_kafka
+
         self._kafka = confluent_kafka
         self.where = f"kafka://{brokers}/{topic}"
         self._topic = topic
         self._partitions: dict[str, bool] = {}
+        self._are_down = False
         own = {
             "bootstrap.servers": brokers,
             "group.id": group,
@@ -44,10 +43,12 @@ class KafkaConsumer:
             "enable.partition.eof": True,
             "session.timeout.ms": SESSION_MS,
             "partition.assignment.strategy": "cooperative-sticky",
+            "error_cb": self._on_error,
+            "log_level": 2,  # else it writes twenty lines a second to stderr while a broker is gone
         }
         try:
             self._consumer = confluent_kafka.Consumer({**(settings or {}), **own})
-            found = self._consumer.list_topics(topic, timeout=10)
+            found = self._consumer.list_topics(topic, timeout=ASK_S)
             self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
         except confluent_kafka.KafkaException as error:
             raise self._fault(error) from None
@@ -61,6 +62,8 @@ class KafkaConsumer:
 
     def poll(self, wait_s: float) -> Sequence[Arrived]:
         """Return messages, those of each partition together."""
+        if self._are_down:
+            self._ask_again()
         messages = self._consumer.consume(MESSAGES_MAX, timeout=min(wait_s, _FIRST_WAIT_S))
         if not messages:
             messages = self._consumer.consume(1, timeout=wait_s)
@@ -107,6 +110,18 @@ class KafkaConsumer:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+
+    def _on_error(self, error: Any) -> None:
+        """Hear that all brokers are down; of a small cluster that is said too when it closes what was idle."""
+        self._are_down |= error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN
+
+    def _ask_again(self) -> None:
+        """See whether the brokers answer: their client would try for ever, and not say so."""
+        try:
+            self._consumer.list_topics(self._topic, timeout=ASK_S)
+        except self._kafka.KafkaException as error:
+            raise self._fault(error) from None
+        self._are_down = False
 
     def _on_assign(self, consumer: Any, assigned: Sequence[Any]) -> None:
         """Hear which partitions are read from now on: what they hold is not known yet."""

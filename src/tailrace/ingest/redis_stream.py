@@ -17,8 +17,8 @@ from tailrace.errors import SourceError
 from tailrace.features.stores.redis_address import RedisAddress
 from tailrace.ingest.consumer import Arrived
 
-ENTRIES_MAX: Final = 4_096
-"""Read at once."""
+ENTRIES_MAX: Final = 512
+"""Read at once, and so counted in one update: for as long an ingester may wait that writes the same store."""
 IDLE_MS: Final = 10_000
 """Entries that their consumer has had for so long, and not acknowledged, are taken over."""
 _EVENT: Final = b"event"

@@ -29,6 +29,8 @@ from tailrace.request.schema import bounded_type
 EXAMPLES_MAX: Final = 5
 WAIT_S: Final = 0.5
 """How long a consumer waits for events before it looks whether it is to stop."""
+LAG_LOOK_S: Final = 1.0
+"""How often a consumer that always finds events asks how many are yet to come."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,12 @@ class IngestReport:
     @property
     def events(self) -> int:
         """How many there were."""
-        return self.counted + self.duplicate + self.late + self.future + self.forgotten + self.poison
+        return sum(self.fates.values())
+
+    @property
+    def fates(self) -> dict[str, int]:
+        """How many there were of each fate, and that could not be read."""
+        return {name: getattr(self, name) for name in (*(fate.name.lower() for fate in Fate), "poison")}
 
     def add(self, fates: NDArray[np.uint8]) -> None:
         """Add the fates of some events."""
@@ -125,12 +132,14 @@ def ingest_stream(
 ) -> IngestReport:
     """Count what a consumer brings, until it is to stop. until_idle: or until nothing is left to come.
 
-    on_progress: is called after each group with the report so far, and how many events are yet to come.
+    on_progress: is called after each group, and while nothing comes, with the report so far, and how many events were
+    yet to come when that was last asked; None where it is not known. Raises SourceError, StoreError.
     """
     began_s, report = time.monotonic(), IngestReport(stream.name)
     decode = msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode
     columns = DecodedEvents(stream).columns
-    noted_s = began_s
+    noted_s = asked_s = began_s
+    lag = consumer.lag()
     while not is_stopping():
         if time.monotonic() >= noted_s + USE_NOTE_S:
             noted_s = time.monotonic()
@@ -148,8 +157,10 @@ def ingest_stream(
             count = partial(writers.apply, partition=part.source, partitions=partitions)
             report.add(_apply(count, columns, decoded, report))
         consumer.commit(arrived)
+        if time.monotonic() >= asked_s + LAG_LOOK_S:
+            lag, asked_s = consumer.lag(), time.monotonic()
         report.seconds = time.monotonic() - began_s
-        on_progress(report, None)
+        on_progress(report, lag)
     report.seconds = time.monotonic() - began_s
     return report
 

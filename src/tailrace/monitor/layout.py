@@ -10,6 +10,7 @@ import msgspec
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
 from tailrace.monitor.metrics import (
+    CONSUMER_FATES,
     DEGRADED_REASONS,
     FATES,
     METRICS,
@@ -91,6 +92,16 @@ def ingester_layout(streams: Sequence[str]) -> SeriesLayout:
     for stream in streams:
         for fate in FATES:
             builder.add("tailrace_events_total", stream, fate)
+    return SeriesLayout(tuple(builder.series))
+
+
+def consumer_layout(stream: str) -> SeriesLayout:
+    """Return the layout of one consumer: what became of its stream's events, how many are to come, whether it reads."""
+    builder = _LayoutBuilder("")
+    for fate in CONSUMER_FATES:
+        builder.add("tailrace_events_total", stream, fate)
+    builder.add("tailrace_event_lag", stream)
+    builder.add("tailrace_consumers", stream)
     return SeriesLayout(tuple(builder.series))
 
 

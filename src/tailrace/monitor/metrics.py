@@ -18,7 +18,8 @@ Unit = Literal["", "ns"]
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker, the ingester or the refresher in its shared block, or the supervisor itself.
+    owner: who counts it, each worker, the ingester, a consumer or the refresher in its shared block, or the supervisor
+    itself. Events are counted by the ingester, and by each consumer that brings some.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "ingester", "refresher", "supervisor"] = "worker"
+    owner: Literal["worker", "ingester", "consumer", "refresher", "supervisor"] = "worker"
 
 
 _TABLE: Final = (
@@ -54,6 +55,11 @@ _TABLE: Final = (
         "tailrace_events_total", "counter", "Events of a stream, by what became of them.", ("stream", "fate"),
         owner="ingester",
     ),
+    Metric(
+        "tailrace_event_lag", "gauge", "Events of a stream that its broker has, and that are yet to be counted.",
+        ("stream",), owner="consumer",
+    ),
+    Metric("tailrace_consumers", "gauge", "Consumers that follow a stream now.", ("stream",), owner="consumer"),
     Metric(
         "tailrace_refreshes_total", "counter", "Refreshes of a batch view, by what became of them.",
         ("pipeline", "view", "outcome"), owner="refresher",
@@ -90,6 +96,8 @@ DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
 REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)
+CONSUMER_FATES: Final = (*FATES, "poison")
+"""What becomes of an event that a consumer brings; poison: it cannot be read, for which HTTP has a 422."""
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
 
 

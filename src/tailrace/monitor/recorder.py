@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import add, attrgetter, sub
 from typing import Any, Final
 
@@ -15,7 +15,15 @@ from tailrace.deadline import LAYERS
 from tailrace.errors import ServingError, ShedError
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import Series
-from tailrace.monitor.metrics import DEGRADED_REASONS, FATES, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.metrics import (
+    CONSUMER_FATES,
+    DEGRADED_REASONS,
+    FATES,
+    PROVENANCES,
+    SHED_REASONS,
+    error_kinds,
+    slug,
+)
 from tailrace.monitor.shared import MetricBlock
 
 _arrival_of = attrgetter("arrival_ns")
@@ -242,6 +250,28 @@ class EventRecorder:
         """Count the fates of some events."""
         for fate, count in enumerate(np.bincount(fates, minlength=len(FATES)).tolist()):
             self._cells[self._places[stream, FATES[fate]]] += count
+
+
+class ConsumerRecorder:
+    """Counts what a consumer brings, in its block. It alone writes there, on one thread."""
+
+    def __init__(self, block: MetricBlock, stream: str) -> None:
+        find, self._cells = block.find, block.cells
+        self._places = {fate: find("tailrace_events_total", stream, fate).offset for fate in CONSUMER_FATES}
+        self._before = {fate: self._cells[place] for fate, place in self._places.items()}
+        self._lag = find("tailrace_event_lag", stream).offset
+        self._reading = find("tailrace_consumers", stream).offset
+
+    def set_reading(self) -> None:
+        """Tell that the consumer reads."""
+        self._cells[self._reading] = 1
+
+    def record(self, counts: Mapping[str, int], lag: int | None) -> None:
+        """Tell what became of all events of this process so far, by fate. lag: how many are to come, where known."""
+        for fate, place in self._places.items():
+            self._cells[place] = self._before[fate] + counts[fate]
+        if lag is not None:
+            self._cells[self._lag] = lag
 
 
 class RefreshRecorder:

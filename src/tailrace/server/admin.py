@@ -48,13 +48,14 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class CompanionStatus(msgspec.Struct, frozen=True):
-    """One process beside the workers, the ingester. pid 0: none runs at the moment."""
+    """One process beside the workers. pid 0: none runs at the moment. origin: what a consumer follows."""
 
     name: str
     pid: int
     state: str
     restarts: int
     rss_bytes: int
+    origin: str | None = None
 
 
 class ReleaseStatus(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ class Child:
     assignment: the first message to each process. fds: what each inherits. slot: a worker's place. block: the metrics
     that its processes write, where there are any. admitted: whether a process gets the slot's socket as soon as it is
     warm; the workers of a second release are started without, and get it by `admit`. asleep: whether the first process
-    waits for `wake`.
+    waits for `wake`. origin: where a consumer's events come from, without a password; it tells one from the others.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class Child:
         block: OwnedBlock | None = None,
         admitted: bool = True,
         asleep: bool = False,
+        origin: str = "",
     ) -> None:
         self.role = role
+        self.origin = origin
         self.slot = slot
         self.block = block
         self.name = role.name if slot is None else f"{role.name} {slot.index}"
@@ -79,7 +81,7 @@ class Child:
         self._stopping = asyncio.Event()
         self._is_pre_draining = False
         place = {} if slot is None else {"slot": slot.index}
-        self._log = logger(pid=os.getpid(), **place)
+        self._log = logger(pid=os.getpid(), **place, **({"origin": origin} if origin else {}))
 
     @property
     def is_running(self) -> bool:

@@ -1,10 +1,11 @@
-"""The processes beside the workers, as children of the supervisor: the ingester and, if asked for, the refresher."""
+"""The processes beside the workers, as children of the supervisor: ingester and, if asked for, refresher, consumers."""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
+from tailrace.ingest.origin import StreamOrigin
 from tailrace.monitor.shared import OwnedBlock
 from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
@@ -15,22 +16,32 @@ from tailrace.server.workers import WORKERS_DRAIN
 
 INGESTER: Final = "ingester"
 REFRESHER: Final = "refresher"
-MODULES: Final = {INGESTER: "tailrace.server.ingester", REFRESHER: "tailrace.refresher"}
+CONSUMER: Final = "consumer"
+MODULES: Final = {
+    INGESTER: "tailrace.server.ingester",
+    REFRESHER: "tailrace.refresher",
+    CONSUMER: "tailrace.server.consumer",
+}
 
 
 def open_companions(options: ServeOptions, pin: Pin) -> list[Child]:
     """Return the children beside the workers. They outlive the workers, which the ingester is fed by.
 
     The ingester is asleep until a worker has streams: without it their events are lost, so a start of it that fails
-    ends the server. A view that is not refreshed is stale at worst.
+    ends the server. A view that is not refreshed is stale at worst. A broker that is gone keeps its events, so that a
+    consumer can wait for it. It is asleep until the ingester has made known to the stores what views there are.
     """
-    ingester = _companion(INGESTER, options, pin, ends_server=True, asleep=True)
-    if not options.refresh:
-        return [ingester]
-    return [ingester, _companion(REFRESHER, options, pin, ends_server=False, asleep=False)]
+    children = [_companion(INGESTER, options, pin, ends_server=True, asleep=True)]
+    if options.refresh:
+        children.append(_companion(REFRESHER, options, pin, ends_server=False, asleep=False))
+    return children + [
+        _companion(CONSUMER, options, pin, ends_server=False, asleep=True, origin=origin) for origin in options.ingest
+    ]
 
 
-def _companion(name: str, options: ServeOptions, pin: Pin, *, ends_server: bool, asleep: bool) -> Child:
+def _companion(
+    name: str, options: ServeOptions, pin: Pin, *, ends_server: bool, asleep: bool, origin: str = ""
+) -> Child:
     role = ChildRole(
         name=name,
         command=(sys.executable, "-P", "-m", MODULES[name]),
@@ -43,5 +54,6 @@ def _companion(name: str, options: ServeOptions, pin: Pin, *, ends_server: bool,
         drain_order=WORKERS_DRAIN + 1,
     )
     block = OwnedBlock(name)
-    assignment = CompanionAssignment(metrics_fd=block.fd, options=options, pin=pin)
-    return Child(role, assignment, fds=(block.fd,), block=block, asleep=asleep)
+    assignment = CompanionAssignment(metrics_fd=block.fd, options=options, pin=pin, origin=origin)
+    shown = StreamOrigin.parse(origin).shown if origin else ""
+    return Child(role, assignment, fds=(block.fd,), block=block, asleep=asleep, origin=shown)

@@ -39,11 +39,15 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class CompanionAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Supervisor → ingester or refresher, first of all: what is served. Members mean what they do in `Assignment`."""
+    """Supervisor → process beside the workers, first of all: what is served. Members mean what they do in `Assignment`.
+
+    origin: of the events of a consumer, as `ServeOptions.ingest` has it.
+    """
 
     metrics_fd: int
     options: ServeOptions
     pin: Pin
+    origin: str = ""
 
 
 class Link(msgspec.Struct, frozen=True, tag=True):

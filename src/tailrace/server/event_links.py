@@ -1,7 +1,7 @@
 """The links between workers and the ingester: made by the supervisor, one for each pair of processes that are there.
 
 The supervisor reads no user's file, so it does not know whether there are streams: the first worker that has some asks
-for the ingester, which is a child that sleeps until then.
+for the ingester, which is a child that sleeps until then. Consumers sleep until the ingester is ready.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 
 from tailrace.server.child import Child
-from tailrace.server.companions import INGESTER
+from tailrace.server.companions import CONSUMER, INGESTER
 from tailrace.server.control import Link
 from tailrace.server.process import ChildProcess
 
@@ -21,6 +21,7 @@ class EventLinks:
     def __init__(self, children: Iterable[Child]) -> None:
         children = list(children)
         self._ingester = next((child for child in children if child.role.name == INGESTER), None)
+        self._consumers = [child for child in children if child.role.name == CONSUMER]
         self._workers = [child for child in children if child.slot is not None]
 
     def on_wanted(self, worker: Child) -> None:
@@ -31,10 +32,12 @@ class EventLinks:
         self._link(worker)
 
     def on_ready(self, child: Child) -> None:
-        """Link all workers that have asked, where it is the ingester that is ready."""
+        """Link all workers that have asked, and wake the consumers, where it is the ingester that is ready."""
         if child is self._ingester:
             for worker in self._workers:
                 self._link(worker)
+            for consumer in self._consumers:
+                consumer.wake()
 
     def _link(self, worker: Child) -> None:
         """Give both processes an end of a new socket pair."""

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from tailrace.errors import SetupError
+from tailrace.ingest.origin import ORIGINS_MAX, StreamOrigin
 
 WORKERS_MAX: Final = 256
 
@@ -19,7 +20,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     declarations. releases: the directory that releases are kept in; None takes one beside the store, or beside the
     first file. sample_requests: the file that a sample of what is served is appended to; each worker has its own, with
     its slot behind the name. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the
-    admin port is not on loopback. Raises SetupError for a value out of range.
+    admin port is not on loopback. Raises SetupError for a value out of range, or an origin that cannot be followed.
     """
 
     files: tuple[str, ...]
@@ -31,6 +32,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     refresh: bool = False
     """Whether a process materialises batch views again as often as they say."""
+    ingest: tuple[str, ...] = ()
+    """Brokers whose events are counted, each by a process of its own: `URL`, or `STREAM=URL`."""
+    ingest_group: str = "tailrace"
+    """The consumer group of all of them."""
     store: str | None = None
     releases: str | None = None
     sample_requests: str | None = None
@@ -78,6 +83,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             _check_range(name, getattr(self, name), 0.001, 86_400)
         for name in ("pre_drain_s", "drain_s", "cache_stale_s"):
             _check_range(name, getattr(self, name), 0, 86_400)
+        _check_range("ingest", len(self.ingest), 0, ORIGINS_MAX)
+        for origin in self.ingest:
+            StreamOrigin.parse(origin)
+        if not self.ingest_group:
+            raise SetupError("the consumer group has no name", where="ingest_group", next="give it one")
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
         if not is_loopback(self.admin_host) and not self.admin_token:

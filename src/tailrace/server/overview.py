@@ -137,4 +137,4 @@ class Overview:
 def _companion_status(child: Child, process: ChildProcess) -> CompanionStatus:
     """Return the status of a process beside the workers."""
     pid = process.pid if child.is_running else 0
-    return CompanionStatus(child.name, pid, process.state, child.restarts, process.rss_bytes)
+    return CompanionStatus(child.name, pid, process.state, child.restarts, process.rss_bytes, child.origin or None)

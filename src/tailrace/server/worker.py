@@ -24,6 +24,7 @@ from tailrace.compile.pinned_modules import unpinned_modules
 from tailrace.deadline import MonotonicClock
 from tailrace.errors import TailraceError, UnavailableError
 from tailrace.ingest.link import EventLink
+from tailrace.ingest.origin import StreamOrigin, check_origins
 from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
@@ -124,6 +125,7 @@ class Worker:
             self._log.warning("modules are no part of the release", modules=unpinned[:10], count=len(unpinned))
         was_served = self._start.pin.served_file.exists()
         streams = streams_of(declared)
+        check_origins([StreamOrigin.parse(origin) for origin in self._options.ingest], streams)
         if streams:
             await self._wait_for_link(FIRST_LINK_S if not was_served else LINK_S)
         layout = worker_layout([shape_of(pipeline) for pipeline in declared], self._start.slot, release.id)
