@@ -20,9 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCORE_DIFFERENCE_MAX: Final = 1e-5
-REVIEW_MIN: Final = 0.1
-AMOUNT_MIN: Final = 10
-"""The bands and the rule of nightly.py: what is not allowed there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Replay:
     amounts: NDArray[np.float64]
     is_fraud: NDArray[np.bool_]
     scores: NDArray[np.float64]
-    nightly_scores: NDArray[np.float64]
+    nightly_stopped: NDArray[np.bool_]
 
     def time_of(self, sent: float) -> np.datetime64:
         """Return the time of the payment that is sent after so many; of the last one for more."""
@@ -80,7 +77,7 @@ class Replay:
             labels=labels,
             is_fraud=self.is_fraud[at],
             amounts=self.amounts[at],
-            nightly_stopped=(self.nightly_scores[at] >= REVIEW_MIN) & (self.amounts[at] >= AMOUNT_MIN),
+            nightly_stopped=self.nightly_stopped[at],
             batch_stopped=stop_hourly(self.customers[at], self.times[at], labels != "allow"),
             differing=int(np.count_nonzero(~is_same)),
             score_difference_max=float(differences[is_same].max(initial=0.0)),
@@ -117,5 +114,5 @@ def read_replay(folder: Path) -> Replay:
         amounts=known["amount"].to_numpy(),
         is_fraud=known["is_fraud"].to_numpy().astype(bool),
         scores=known["score"].to_numpy(),
-        nightly_scores=known["nightly_score"].to_numpy(),
+        nightly_stopped=known["nightly_stopped"].to_numpy(),
     )

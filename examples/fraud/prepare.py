@@ -20,6 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,7 +34,6 @@ from training import TARGET, feature_columns, to_matrix, train
 import tailrace as tr
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import TailraceError
-from tailrace.ingest.routes import streams_of
 from tailrace.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ def prepare(data: Path | None, world: World, advance: Advance) -> dict[str, Any]
     metrics, scores = train_and_package(pipeline, history)
     advance("nightly model")
     nightly_metrics, nightly_scores = train_and_package(nightly, history)
+    rows = history.held_back_rows()
     advance("store")
-    fill_store(pipeline)
+    fill_store()
     advance("replay")
-    write_replay(history.held_back_rows(), scores, nightly_scores)
+    write_replay(rows, scores, find_stopped(nightly, rows, nightly_scores))
     return {
         "cutoff": str(history.cutoff),
         "shift_days": history.shift_days,
@@ -97,6 +98,13 @@ def train_and_package(pipeline: Pipeline, history: History) -> tuple[dict[str, A
     metrics = {"features": len(columns), "rows_trained": len(target), "positives_trained": int(target.sum())}
     metrics = package_model(pipeline, model, columns, held_back[TARGET].to_numpy(), metrics)
     return metrics, np.asarray(model.predict(to_matrix(columns)))
+
+
+def find_stopped(pipeline: Pipeline, rows: pa.Table, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which payments a pipeline of these scores would not have allowed, by its own bands and rule."""
+    bands, (rule,) = pipeline.decision, pipeline.rules
+    request = SimpleNamespace(amount=rows["amount"].to_numpy())
+    return (scores >= bands.edges[bands.labels.index("review")]) & ~rule.when(request)
 
 
 def write_transactions(world: World) -> Path:
@@ -126,14 +134,13 @@ def package_model(
     return dict(report.manifest.metrics)
 
 
-def fill_store(pipeline: Pipeline) -> None:
+def fill_store() -> None:
     """Write what had come by the cut-off into the online store, which is made anew: profiles, and recent events."""
     shutil.rmtree(BUILD / "store", ignore_errors=True)
     file = str(HERE / "pipeline.py")
     run_tailrace("materialize", file)
-    for stream in streams_of([pipeline]):
-        recent = BUILD / stream.name / "recent.parquet"
-        run_tailrace("ingest", file, "--stream", stream.name, "--from", str(recent))
+    for stream in ("payments", "labels"):
+        run_tailrace("ingest", file, "--stream", stream, "--from", str(BUILD / stream / "recent.parquet"))
 
 
 def run_tailrace(*arguments: str) -> None:
@@ -143,10 +150,10 @@ def run_tailrace(*arguments: str) -> None:
         raise TailraceError(done.stderr.strip(), where=f"tailrace {' '.join(arguments)}", next="see above")
 
 
-def write_replay(rows: pa.Table, scores: NDArray[np.float64], nightly_scores: NDArray[np.float64]) -> None:
+def write_replay(rows: pa.Table, scores: NDArray[np.float64], nightly_stopped: NDArray[np.bool_]) -> None:
     """Write the held-back transactions as request bodies, and beside them what the bodies do not say.
 
-    The scores are those of the two models, in the order of the rows.
+    scores: of the pipeline that is served. nightly_stopped: what the one of last night's profiles would have stopped.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -159,7 +166,7 @@ def write_replay(rows: pa.Table, scores: NDArray[np.float64], nightly_scores: ND
             body = dict(zip(names, values, strict=True)) | {"time": f"{moment}Z"}
             file.write(json.dumps(body, separators=(",", ":")) + "\n")
     known = rows.select(["transaction_id", "customer_id", "time", "amount", TARGET])
-    for name, column in (("score", scores), ("nightly_score", nightly_scores)):
+    for name, column in (("score", scores), ("nightly_stopped", nightly_stopped)):
         known = known.append_column(name, pa.array(column))
     pq.write_table(known, BUILD / "replay_labels.parquet")
 

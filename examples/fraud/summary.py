@@ -68,7 +68,7 @@ def show_decisions(console: Console, decided: Decided) -> None:
     console.print(table)
 
 
-def show_fraud(console: Console, decided: Decided, refused: int = 0) -> None:
+def show_fraud(console: Console, decided: Decided, short: int = 0) -> None:
     """Print the fraud that was stopped and that went through, by amount: as served, and by what knows less."""
     table = new_table("Fraud by amount")
     for heading in ("", "", "stopped", "share", "missed", "frauds", "honest"):
@@ -97,19 +97,19 @@ def show_fraud(console: Console, decided: Decided, refused: int = 0) -> None:
         "profiles alone, without the windows over payments and labels as they come. The hourly batch has the same "
         "scores at no cost, once an hour: it cannot stop what was paid before it ran, but stops a flagged card from "
         "then until midnight. The payments of a day are replayed in seconds; hours are those of the payments. "
-        f"{told_scores(decided, refused)}",
+        f"{told_scores(decided, short)}",
         width=WIDTH,
         style="dim",
         highlight=False,
     )
 
 
-def told_scores(decided: Decided, refused: int) -> str:
-    """Return a sentence on how the served scores compare with those computed offline. refused: payments."""
+def told_scores(decided: Decided, short: int) -> str:
+    """Return a sentence on how the served scores compare with those computed offline. short: see `check_scores`."""
     same = f"Served and offline scores differ by at most {decided.score_difference_max:.0e}"
     if not decided.differing:
         return f"{same}."
-    why = "what was refused is no event of those that follow" if refused else "payments that overtook one another"
+    why = f"{short:,} payments were refused or late to be counted" if short else "payments that overtook one another"
     return f"{same}, but for {decided.differing:,} of {len(decided.labels):,}: {why}."
 
 

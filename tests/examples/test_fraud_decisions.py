@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-from decisions import AMOUNT_MIN, REVIEW_MIN, Replay, stop_hourly
-
-from tailrace.compile.loading import load_pipelines
-
-FRAUD = Path(__file__).parents[2] / "examples" / "fraud"
+from decisions import Replay, stop_hourly
 
 
 def times(*texts: str) -> np.ndarray:
@@ -28,7 +22,7 @@ def replay() -> Replay:
         amounts=np.array([10.0, 20.0, 30.0]),
         is_fraud=np.array([False, True, False]),
         scores=np.array([0.1, 0.9, 0.2]),
-        nightly_scores=np.array([0.05, 0.02, 0.1]),
+        nightly_stopped=np.array([False, False, True]),
     )
 
 
@@ -79,14 +73,6 @@ def test_decide_tells_score_difference() -> None:
     decided = replay().decide([answer("allow", 0.100001), answer("block", 0.85), answer("allow", float("nan"))])
     assert decided.differing == 2
     assert abs(decided.score_difference_max - 1e-6) < 1e-9
-
-
-def test_nightly_decides_as_its_pipeline_says() -> None:
-    """The bands and the rule that are counted with are those that are declared."""
-    (nightly,) = load_pipelines(FRAUD / "nightly.py")
-    assert nightly.decision.edges[nightly.decision.labels.index("review")] == REVIEW_MIN
-    payment = SimpleNamespace(amount=np.array([AMOUNT_MIN - 0.01, AMOUNT_MIN]))
-    assert nightly.rules[0].when(payment).tolist() == [True, False]
 
 
 def test_decide_without_answers() -> None:

@@ -57,10 +57,18 @@ def test_demo_with_wrong_scores_is_a_failure() -> None:
     """Scores that are not those of the training's own code are no demonstration; one of a hundred may be."""
     none = np.zeros(200, bool)
     decided = [Decided(none.astype(str), none, none * 1.0, none, none, differing, 0.0) for differing in (2, 3)]
-    check_scores(decided[0], {})
+    check_scores(decided[0], short=0)
     with pytest.raises(TailraceError, match="3 of 200 served scores differ"):
-        check_scores(decided[1], {})
-    check_scores(decided[1], {"store_timeout": 1})
+        check_scores(decided[1], short=0)
+
+
+def test_demo_with_a_payment_lost_still_checks_the_others() -> None:
+    """What was refused or lost explains some scores of its own customer, and no more."""
+    none = np.zeros(200, bool)
+    decided = [Decided(none.astype(str), none, none * 1.0, none, none, differing, 0.0) for differing in (12, 13)]
+    check_scores(decided[0], short=1)
+    with pytest.raises(TailraceError, match="13 of 200 served scores differ"):
+        check_scores(decided[1], short=1)
 
 
 def test_end_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

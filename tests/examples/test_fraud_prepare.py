@@ -63,6 +63,7 @@ def test_prepare_writes_what_is_served(home: Path) -> None:
     labels = pq.read_table(build / "replay_labels.parquet")
     assert [body["transaction_id"] for body in bodies] == labels["transaction_id"].to_pylist()
     assert manifest["metrics"]["positives"] == pc.sum(labels["is_fraud"]).as_py()
+    assert 0 < pc.sum(labels["nightly_stopped"]).as_py() < labels.num_rows / 2
 
 
 def test_prepare_again_keeps_what_is_there(home: Path) -> None:

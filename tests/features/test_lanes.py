@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.features.lanes import (
-    NEVER_NS,
+    NO_TIME_NS,
     WHOLE_MAX,
     Columns,
     CountLane,
@@ -134,6 +134,6 @@ def test_moment_is_the_latest_or_the_earliest_that_counts() -> None:
         found_times, found = merged(lane, columns, [0, 4])
         assert (found_times.tolist(), found.tolist()) == ([7], [value])
         nothing, _ = merged(lane, columns, [3, 4])
-        assert nothing.tolist() == [NEVER_NS]
+        assert nothing.tolist() == [NO_TIME_NS]
     empty = MomentLane(is_latest=True).merge((np.zeros(0, np.int64), np.zeros(0)), np.array([0]), np.array([0]))
-    assert empty[0].tolist() == [NEVER_NS]
+    assert empty[0].tolist() == [NO_TIME_NS]

@@ -152,6 +152,7 @@ MISTAKEN = {
     "syntax": ("SELECT customer_id\nFORM profiles", "2:6", "syntax error"),
     "column": (f"{VALUES}\nWHERE 'ü' <> 'é' AND wealth > 1", "2:22", 'column "wealth" does not exist'),
     "table": ("SELECT *\n  FROM nowhere", "2:8", 'relation "nowhere" does not exist'),
+    "no column": ("SELECT FROM profiles", "", "it selects no column"),
     "value": ("SELECT 1 / (customer_id - 1) AS amount FROM profiles", "", "division by zero"),
     "two columns": ("SELECT city, edition AS city FROM profiles", "", "gives two columns 'city'"),
     "array": ("SELECT tags FROM profiles", "", "gives 'tags', which is text[]"),

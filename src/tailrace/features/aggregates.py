@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.features.distinct import DistinctLane
-from tailrace.features.lanes import NEVER_NS, Columns, CountLane, ExtremeLane, Lane, MomentLane, MomentsLane, SumLane
+from tailrace.features.lanes import NO_TIME_NS, Columns, CountLane, ExtremeLane, Lane, MomentLane, MomentsLane, SumLane
 
 LIFETIME: Final = "lifetime"
 """A window without a beginning."""
@@ -91,12 +91,12 @@ def _stddev(lanes: Sequence[Columns], decimals: int | None, now_ns: NDArray[np.i
 
 def _value(lanes: Sequence[Columns], decimals: int | None, now_ns: NDArray[np.int64]) -> Any:
     ((times, values),) = lanes
-    return values, times == NEVER_NS
+    return values, times == NO_TIME_NS
 
 
 def _since(lanes: Sequence[Columns], decimals: int | None, now_ns: NDArray[np.int64]) -> Any:
     ((times, _),) = lanes
-    is_never = times == NEVER_NS
+    is_never = times == NO_TIME_NS
     return (now_ns - np.where(is_never, now_ns, times)) / 1e9, is_never
 
 

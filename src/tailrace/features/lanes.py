@@ -26,7 +26,7 @@ from tailrace.features.ranges import (
 Columns = Sequence[NDArray[Any]]
 """The columns of a lane's entries, one for each of its fields."""
 
-NEVER_NS: Final = np.iinfo(np.int64).min
+NO_TIME_NS: Final = np.iinfo(np.int64).min
 WHOLE_MAX: Final = 1 << 53
 """Of the last decimal, one value of an exact sum at most: beyond, a float is no more exact, and taken as that."""
 TOGETHER_MAX: Final = 1 << 22
@@ -151,23 +151,23 @@ class MomentsLane:
 
 @dataclass(frozen=True, slots=True)
 class MomentLane:
-    """The latest event that counts, or the earliest: when it was, and its value. Of nothing: `NEVER_NS`."""
+    """The latest event that counts, or the earliest: when it was, and its value. Of nothing: `NO_TIME_NS`."""
 
     is_latest: bool
     fields: tuple[str, ...] = field(default=("<i8", "<f8"), init=False)
 
     def prepare(self, values: NDArray[Any], counted: NDArray[np.bool_], times: NDArray[np.int64]) -> Columns:
         """Take time and value of each event that counts."""
-        return np.where(counted, times, NEVER_NS), np.where(counted, values, 0.0)
+        return np.where(counted, times, NO_TIME_NS), np.where(counted, values, 0.0)
 
     def merge(self, columns: Columns, begins: Places, ends: Places) -> Columns:
         """Take the last of each range that counts, or the first: entries are in the order of their events."""
         times, values = columns
         if not len(times):
-            return np.full(len(begins), NEVER_NS), np.zeros(len(begins))
-        places = (last_places if self.is_latest else first_places)(times != NEVER_NS, begins, ends)
+            return np.full(len(begins), NO_TIME_NS), np.zeros(len(begins))
+        places = (last_places if self.is_latest else first_places)(times != NO_TIME_NS, begins, ends)
         is_found = places >= 0
-        return np.where(is_found, times[places], NEVER_NS), np.where(is_found, values[places], 0.0)
+        return np.where(is_found, times[places], NO_TIME_NS), np.where(is_found, values[places], 0.0)
 
 
 def _join_moments(one: Columns, other: Columns) -> Columns:

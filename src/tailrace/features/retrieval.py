@@ -20,7 +20,7 @@ LATE_NS_MIN: Final = 1 * NS_PER_MS
 """A fetch that took less than this was not late, however late its batch came to it."""
 PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 """A probe of the breaker that has taken so much longer than a fetch may take is lost."""
-_NEVER_NS: Final = 1 << 62
+_NO_LIMIT_NS: Final = 1 << 62
 
 
 class StoreHealth:
@@ -56,7 +56,7 @@ class Retrieval:
         self.store = store
         self.clock = clock
         self.fair_ns = fair_ns
-        self.slow_ns = 2 * fair_ns or _NEVER_NS
+        self.slow_ns = 2 * fair_ns or _NO_LIMIT_NS
         self._now_ns = clock.now_ns
         self._wall_ns = clock.wall_ns
         self.network = store.network

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, Clock
+from tailrace.features.catalogue import NEVER_NS
 from tailrace.features.events import Events
 from tailrace.features.keys import TOMBSTONE, CompositeFormat, EntityId, KeyFormat, entity_checks, fields_of
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.updates import Fate, update_states
-from tailrace.ingest.watermark import NEVER_NS, Behind, Watermark, read_watermark, watermark_key
+from tailrace.ingest.watermark import Behind, Watermark, read_watermark, watermark_key
 
 _NO_BEGINS: Final[Mapping[str, int]] = MappingProxyType({})
 FUTURE_NS: Final = 60 * NS_PER_S

@@ -15,10 +15,18 @@ import msgspec
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import StoreError
-from tailrace.features.catalogue import SchemaRecord, ViewRecord, catalogue_key, read_record, schema_name, use_key
+from tailrace.features.catalogue import (
+    NEVER_NS,
+    SchemaRecord,
+    ViewRecord,
+    catalogue_key,
+    read_record,
+    schema_name,
+    use_key,
+)
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
-from tailrace.ingest.watermark import NEVER_NS, read_watermark, watermark_key
+from tailrace.ingest.watermark import read_watermark, watermark_key
 
 SCHEMAS_MAX: Final = 8
 """Definitions of one view in a store."""

@@ -17,10 +17,10 @@ from typing import Final
 import msgspec
 
 from tailrace.deadline import NS_PER_S
+from tailrace.features.catalogue import NEVER_NS
 
 CONFIRMED_BY: Final = 3
 """Events of as many times must be as new as the watermark."""
-NEVER_NS: Final = -(1 << 62)
 SILENT_NS: Final = 30 * NS_PER_S
 """How long a partition that is behind holds the watermark without a word, by the wall clock."""
 

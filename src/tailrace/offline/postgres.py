@@ -66,10 +66,12 @@ def postgres_batches(url: str, query: str, faults: QueryFaults) -> Iterator[pa.R
     with closing(connection):
         try:
             cursor = _declare(connection, query)
-            columns: list[_Column] = []
-            while not columns or cursor.rowcount:
+            columns: list[_Column] | None = None
+            while columns is None or cursor.rowcount:
                 cursor.execute(_FETCH)
                 columns = columns or [_Column(each, connection.adapters.types, faults) for each in cursor.description]
+                if not columns:  # a SELECT of none is a query in Postgres
+                    raise faults.refused("it selects no column", _NEXT_QUERY)
                 if cursor.rowcount or not rows:
                     yield _batch(columns, cursor.fetchall())
                 rows += cursor.rowcount
