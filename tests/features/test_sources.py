@@ -15,6 +15,10 @@ from tailrace.features.sources import SQL, Engine
         ("postgresql://tailrace@db.internal:5433/shop?sslmode=require", Engine.POSTGRES, None),
         ("postgres:///shop?host=/run/postgresql", Engine.POSTGRES, None),
         ("postgresql://one:5432,two:5433/shop", Engine.POSTGRES, None),
+        ("postgresql://db:5432/shop?application_name=etl@host", Engine.POSTGRES, None),
+        ("postgresql://db:5432?application_name=etl", Engine.POSTGRES, None),
+        ("postgresql://etl@[::1]:5432/shop", Engine.POSTGRES, None),
+        ("postgresql://db/shop?options=-c%20app.word%3Dpassword=1", Engine.POSTGRES, None),
         ("spark://master:7077", Engine.SPARK, "spark://master:7077"),
         ("spark:local[2]", Engine.SPARK, "local[2]"),
         ("spark:yarn", Engine.SPARK, "yarn"),
@@ -34,7 +38,10 @@ def test_place_of_a_query_says_what_runs_it(on: str | None, engine: Engine, mast
     [
         "postgresql://tailrace:s3cret@db/shop", "postgresql://tailrace:s3/cret@db/shop", "postgres://:s3cret@db",
         "postgresql://tailrace@db/shop?password=s3cret", "postgresql://db/shop?sslmode=require&PASSWORD=s3cret",
-        "postgresql://db/shop?sslpassword=s3cret",
+        "postgresql://db/shop?sslpassword=s3cret", "postgresql://db?password=s3cret",
+        "postgresql://db/shop?p%61ssword=s3cret", "postgresql://db/shop?sslmode=require&sslp%61ssword=s3cret",
+        "postgresql://tailrace:s3?cret@db/shop", "postgresql://tailrace:s3#cret@db/shop", "postgresql://u:s3@cret@db",
+        "postgresql://db/shop?application_name=etl@host&password=s3cret", "postgresql://u:s3cret@db?application_name=a@b",
     ],
 )  # fmt: skip
 def test_password_in_a_place_is_refused_and_not_told(on: str) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
+from urllib.parse import parse_qsl
 
 from tailrace.deadline import parse_duration
 from tailrace.errors import SetupError
 from tailrace.features.keys import KeyFields
 
-_PASSWORD_WORDS: Final = re.compile(r"[?&](password|sslpassword)=", re.IGNORECASE)
+_PASSWORD_WORDS: Final = frozenset({"password", "sslpassword"})
 _ON_NEXT: Final = (
     'write on="postgresql://USER@HOST/DATABASE", "spark://HOST:PORT" or "spark:MASTER", as in "spark:local[2]"'
 )
@@ -113,11 +113,25 @@ def _check_place(path: str, on: str) -> None:
         raise SetupError("on= names no place where a query can run", where=path, next=_ON_NEXT)
     if scheme != "spark" and not rest.startswith("//"):
         raise SetupError("on= is no URL of a Postgres database", where=path, next=_ON_NEXT)
-    if ":" in rest.removeprefix("//").rpartition("@")[0] or _PASSWORD_WORDS.search(rest):
+    if _has_password(rest.removeprefix("//")):
         raise SetupError(
             "on= has a password, which stores and messages would tell", where=path,
             next="take it out of the URL, and give it in PGPASSWORD or in ~/.pgpass",
         )  # fmt: skip
+
+
+def _has_password(place: str) -> bool:
+    """Return whether what follows the scheme of a URL has a password, in front of its host or among its parameters.
+
+    It is taken apart as libpq does: what stands before an @ ahead of the first slash are user and password, whatever
+    else is in it. `urllib.parse.urlsplit` ends the host at a ? or a #, and would leave the rest of a password unseen.
+    """
+    hosts, _, rest = place.partition("/")
+    path, _, parameters = f"{hosts.rpartition('@')[2]}/{rest}".partition("?")
+    # A slash in a password cuts the URL in two. libpq refuses it then, but the text is noted first.
+    user = f"{hosts}/{path}" if "@" in path else hosts
+    names = {name.lower() for name, _ in parse_qsl(parameters, keep_blank_values=True)}
+    return ":" in user.rpartition("@")[0] or not names.isdisjoint(_PASSWORD_WORDS)
 
 
 @dataclass(frozen=True, slots=True)
