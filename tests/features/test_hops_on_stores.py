@@ -192,6 +192,30 @@ def test_store_that_stops_between_hops_costs_the_later_ones_alone(
     runner.run(scenario())
 
 
+def test_hop_behind_a_late_one_asks_redis_for_nothing(
+    ranked: Pipeline, redis_server: RedisServer, runner: asyncio.Runner
+) -> None:
+    """By Redis's own count: what the first hop has read stands; the second answers the timeout, and takes no probe."""
+
+    async def scenario() -> None:
+        async with served(ranked, redis_server.url) as plan:
+            first, breaker = plan.features.retrieval, plan.features.retrieval.breaker
+            assert breaker is not None
+            asked: list[bool] = []
+            breaker.allows = lambda: asked.append(True) or True  # type: ignore[method-assign, func-returns-value]
+            first.observe_fetch = lambda took_ns, is_late: time.sleep(2 * BUDGET_MS / 1e3)  # between the hops
+            redis_server.ask("CONFIG", "RESETSTAT")
+            batch = await ask(plan)
+            assert redis_server.ask("INFO", "commandstats")["cmdstat_mget"]["calls"] == len(asked) == 1
+            told = provenances(plan, batch)
+            assert (told.pop("User"), told.pop("RankedItem")) == ({FRESH}, {FRESH})
+            assert set.union(*told.values()) == {TIMEOUT}
+            assert batch.degraded is not None
+            assert set(batch.degraded.tolist()) == {int(Degraded.STORE_TIMEOUT)}
+
+    runner.run(scenario())
+
+
 async def until_fresh(plan: Plan) -> Batch:
     """Return the first batch that is not degraded."""
     end_s = time.monotonic() + 10

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 
-from tailrace.batch import Batch
+from tailrace.batch import Batch, Degraded
 from tailrace.deadline import LayerLimit
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.derived_ids import DerivedIds, KeyedRows
 from tailrace.features.events import Events
+from tailrace.features.keys import EntityId
 from tailrace.features.late import LateError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.step import FeaturesStep, OnDemandFeature, ViewRead
@@ -49,6 +50,18 @@ class HopRetrieval(Retrieval):
     def __init__(self, codecs: Sequence[ViewCodec], first: Retrieval) -> None:
         super().__init__(codecs, first.store, first.clock, first.fair_ns, first.health)
         self._fetch = DistinctFetch(first.store.fetch).fetch
+
+    async def read(
+        self, ids: Sequence[Sequence[EntityId]], deadline_ns: int, current: Sequence[Events | None] = ()
+    ) -> list[ViewRows]:
+        """Return the values of each view; see `Retrieval.read`.
+
+        Where the hops before have used the time up, a network store is not asked: its answer would come too late, and
+        a breaker that is half open would lose one of its probes. An embedded store answers from memory all the same.
+        """
+        if self.network and any(ids) and self._now_ns() >= deadline_ns:
+            return self._defaults(ids, Degraded.STORE_TIMEOUT)
+        return await super().read(ids, deadline_ns, current)
 
 
 class Hop:
