@@ -1,7 +1,7 @@
 """Features: what windows cost beside batch views, nginx and windows written by hand, how fast events come in, and more.
 
-Feast's server (feast_peer.py), requests beside a refresh (refreshing.py) and curves of cost (cost_curves.py) are
-measured here too, each in its own file.
+Requests that are events (recorded_requests.py), Feast's server (feast_peer.py), requests beside a refresh
+(refreshing.py) and curves of cost (cost_curves.py) are measured here too, each in its own file.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from machine import LOAD_CORE, SERVER_CORE, BenchError
 from part import Line, Part, Session
 from peers import HERE, WORKPLACE, Server, start_nginx, start_redis, start_tailrace
 from ratios import bounds, measure_pairs
+from recorded_requests import STORES, measure_recorded
 from refreshing import RATE, measure_refresh
 from streamed_world import EVENTS, FILE, WORLD, bytes_per_entity, dataset_rows_per_s, ingest, make_world
 from tailrace.loadtest.plan import LoadPlan
@@ -38,10 +39,10 @@ from tailrace.loadtest.processes import free_port, start, wait_ready
 from tailrace.loadtest.runner import run_load
 
 PAIRS: Final = 20
-PAIR_S: Final = 0.6
+PAIR_S: Final = 0.5
 FRESH: Final = 300
 READ_RATE: Final = 2_000
-READ_S: Final = 8.0
+READ_S: Final = 6.0
 PER_CALL: Final = 100
 CURVES: Final = {
     "cost_windows": "windows",
@@ -73,6 +74,7 @@ def measure(session: Session) -> Figures:
         figures |= measure_rates(session, stack, bodies, url)
     for name, store in (("lmdb", None), ("redis", "redis")):
         figures |= measure_fresh(session, name, store, bodies)
+    figures |= measure_recorded(session)
     figures |= measure_feast(session, bodies)
     figures |= measure_refresh(session)
     figures |= measure_costs(session)
@@ -269,10 +271,17 @@ def lines(figures: Figures) -> list[Line]:
         Line("request p99 beside ingest, LMDB", told["lmdb_read_p99_ms"], 3, 1, " ms"),
         Line("  Redis", told["redis_read_p99_ms"], 6, 3, " ms"),
         Line("  added by a refresh of a million rows", told.get("refresh_p99_change_ms"), 0.5, 0.1, " ms"),
+        *(line_of_load(name, load) for key, name in STORES.items() for load in told.get(key, ())),
         Line("rows of a training set, a second", told["dataset_rows_per_s"], 50_000, 500_000, more_is_better=True),
         Line("stored of a customer", told["bytes_per_entity"], 2_048, 900, " B"),
         *(line_of_ends(what, told[key]) for key, what in CURVES.items() if key in told),
     ]
+
+
+def line_of_load(store: str, load: Figures) -> Line:
+    """Return the line of a load of requests that are events."""
+    figures = f"{load['p50_ms']:.2f} · {load['p99_ms']:.2f} ms · {load['lost_share']:.2%}"
+    return Line(f"recorded requests at {load['rate']:,}/s, {store}: p50, p99, lost", figures)
 
 
 def line_of_ends(what: str, points: Sequence[Sequence[float]]) -> Line:
@@ -288,12 +297,15 @@ PART: Final = Part(
         "features: the server has one core for the ratios; pairs are interleaved, and their bounds are of the median. "
         "The peer keeps a sorted set an entity, computes the windows in Python, and answers alike, which is checked.",
         "features: freshness and reads beside ingest have both cores, which load, store and server share.",
+        "features: recorded requests are the fraud example's: each payment is written, counted by the ingester, and "
+        "only then scored; lost is the share that was scored before it was known to be counted. Load, server and "
+        "ingester share both cores.",
         "features: Feast's server in Python (one worker) and Tailrace, its model a constant, answer the same twenty "
-        "values of two entities from one Redis, which is checked.",
+        "values of two entities from one Redis, which is checked; a turn begins once the other server is at rest.",
         f"features: beside a refresh, server and refresher share a core, at {RATE:,} requests/s; the refresher is "
         "stopped in every other window. Told is the upper bound of what it adds to the p99, of 20 pairs of windows.",
     ),
-    steps=lambda session: 14 + 4 * session.pick(PAIRS, 1) + steps_of_costs(session),
+    steps=lambda session: 18 + 4 * session.pick(PAIRS, 1) + steps_of_costs(session),
     measure=measure,
     lines=lines,
 )

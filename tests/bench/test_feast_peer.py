@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +16,7 @@ import feast_peer
 from machine import BenchError
 from part import Session
 from peers import Server
+from tailrace.loadtest.processes import start
 
 
 def answer_of(values: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +79,19 @@ def test_servers_that_answer_otherwise_are_not_compared(wrong: dict[str, Any], t
         finally:
             http.shutdown()
             thread.join()
+
+
+def test_turn_begins_once_the_other_server_is_at_rest(tmp_path: Path) -> None:
+    """What is worked off after a load is waited for; a server that never rests is an error."""
+    work = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\ntime.sleep(60)"
+    with ExitStack() as stack:
+        server = start(stack, "feast", [sys.executable, "-c", work], tmp_path / "log")
+        feast_peer.wait_idle(server)
+        assert server.cpu_s() >= 0.3
+    with ExitStack() as stack:
+        server = start(stack, "feast", [sys.executable, "-c", "while True: pass"], tmp_path / "log")
+        with pytest.raises(BenchError, match="feast is still at work"):
+            feast_peer.wait_idle(server, 0.2)
 
 
 def test_feast_that_cannot_be_installed_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
