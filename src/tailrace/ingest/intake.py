@@ -1,4 +1,4 @@
-"""The ingester's intake: what workers and consumers bring is gathered, and counted in together.
+"""The ingester's intake: what workers bring is gathered, and counted in together.
 
 While one group of events is written, the next one gathers, as calls do in a loop's tick: so a store's transaction costs
 the more events the less the more there are. A thread writes; the loop goes on reading, and says that it lives.
