@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import tailrace as tr
+from tailrace.batch import Provenance
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.hop_costs import hop_costs
 from tailrace.compile.resolve import wire
@@ -217,16 +219,78 @@ def test_costs_of_hops_are_measured_for_rows_that_all_have_keys(pipeline_of: Cal
         assert each.p99_ns >= each.p50_ns > 0
 
 
-def test_warm_up_reads_every_hop_and_serving_only_what_has_a_key(pipeline_of: Callable[[str], Pipeline]) -> None:
-    """What a call is said to cost has all round trips in it, though the store knows no entity of the samples."""
+def count_of(kind: bytes, keys: list[bytes]) -> int:
+    """Return how many keys are of entities of a kind."""
+    return sum(key.startswith(b"{%b:" % kind) for key in keys)
+
+
+def test_warm_up_reads_as_many_keys_as_rows_can_have(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """What a call is said to cost has all its round trips and keys in it, though the store knows no sample's entity."""
     store, clock = NotingStore(), MonotonicClock()
     plan = compile_plan(pipeline_of("derived_ranked"), store, clock=clock)
     plan, _ = asyncio.run(warm_up(plan, clock))
-    batches = [[key.partition(b":")[0] for key in keys] for keys in store.asked]
-    assert all(b"{user" in keys for keys in batches[::2])
-    assert all(b"{region" in keys and b"{category" in keys for keys in batches[1::2])
+    firsts, seconds = store.asked[::2], store.asked[1::2]
+    assert len(firsts) == len(seconds)
+    for first, second in zip(firsts, seconds, strict=True):
+        calls, rows = count_of(b"user", first), count_of(b"item", first)
+        assert rows == 64 * calls
+        assert len(set(second)) == len(second) == calls + 3 * rows
+        assert count_of(b"region", second) == calls
+        assert count_of(b"user_category", second) == count_of(b"category", second) == rows
+
+
+def test_serving_reads_only_what_has_a_key_once_warmed_up(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A default is nobody's id: where no entity is known, no later hop asks for any."""
+    store, clock = NotingStore(), MonotonicClock()
+    plan, _ = asyncio.run(warm_up(compile_plan(pipeline_of("derived_ranked"), store, clock=clock), clock))
     store.asked.clear()
     samples = Samples(plan)
     batch = samples.batch([samples.request(1)], 0, clock.now_ns() + NS_PER_S)
     asyncio.run(answer(plan, batch, clock.now_ns))
     assert len(store.asked) == 1
+
+
+def test_step_for_samples_leaves_what_was_found(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """Keys are made up, and values are not: a function of the user's is given the defaults that it is promised."""
+    clock = MonotonicClock()
+    plan = compile_plan(pipeline_of("derived_ranked"), MemoryStore(), clock=clock)
+    samples = Samples(plan)
+    batch = samples.batch([samples.request(1)], 0, clock.now_ns() + NS_PER_S)
+    asyncio.run(answer(replace(plan, features=plan.features.for_samples()), batch, clock.now_ns))
+    rows = dict(zip((view.__name__ for view in plan.pipeline.views), batch.view_rows, strict=True))
+    assert rows["RankedItem"].column("category_id").tolist() == [0] * 64
+    assert rows["User"].column("region").tolist() == [""]
+    assert all((each.provenance == Provenance.DEFAULT).all() for each in rows.values())
+
+
+def test_step_without_hops_is_its_own_for_samples(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """Every batch of it reads all views."""
+    step = compile_plan(pipeline_of("payment"), MemoryStore()).features
+    assert step.for_samples() is step
+
+
+class SpelledStore(NotingStore):
+    """A store with keys of its own spelling, as one that another system fills."""
+
+    def codec(self, spec: Any) -> Any:
+        """Return Tailrace's codec with other keys."""
+        own = spec.codec()
+        return SimpleNamespace(keys=lambda ids: [b"spelled:" + key for key in own.keys(ids)])
+
+
+def test_costs_of_hops_are_measured_by_the_keys_of_the_store(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """The plan is compiled for another store, which spells them otherwise."""
+    plan = compile_plan(pipeline_of("derived_ranked"), MemoryStore())
+    store = SpelledStore()
+    costs = asyncio.run(hop_costs(plan, store, MonotonicClock()))
+    assert all(each.p50_ns for each in costs)
+    assert all(key.startswith(b"spelled:{") for keys in store.asked for key in keys)
+
+
+def test_failure_of_the_store_is_told_with_the_costs(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A store that fails is another thing than one that is not there."""
+    plan = compile_plan(pipeline_of("derived_ranked"), MemoryStore())
+    failing = asyncio.run(hop_costs(plan, FailingStore(), MonotonicClock()))
+    assert [each.failure for each in failing] == ["gone", "gone"]
+    absent = asyncio.run(hop_costs(plan, None, MonotonicClock()))
+    assert [each.failure for each in absent] == ["", ""]

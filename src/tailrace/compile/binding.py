@@ -90,7 +90,8 @@ def _derived_ids(wiring: Wiring, view: int) -> DerivedIds:
         if isinstance(part, Column):
             giver = wiring.view_of(part)
             place = wiring.views[giver].spec.columns.index(part)
-            parts.append(ColumnPart(giver, part.name, place, repeats=expands and not wiring.expands(giver)))
+            gives_rows = wiring.expands(giver)
+            parts.append(ColumnPart(giver, place, part, expands=gives_rows, repeats=expands and not gives_rows))
             types.append(part.id_type or int)
         else:
             makes_rows = part == wiring.expanded

@@ -34,7 +34,7 @@ class LayerTimes:
 
 async def warm_up(plan: Plan, clock: Clock) -> tuple[Plan, tuple[LayerTimes, ...]]:
     """Run sample batches of every size; return the plan with its cost, and each layer's times for a single call."""
-    samples = Samples(plan)
+    samples, tried = Samples(plan), replace(plan, features=plan.features.for_samples())
     row_ns = inf
     marks: list[list[int]] = []
     for size in SIZES:
@@ -42,8 +42,7 @@ async def warm_up(plan: Plan, clock: Clock) -> tuple[Plan, tuple[LayerTimes, ...
         rows = sum(map(samples.rows, requests))
         if size > 1 and rows > plan.inference.rows_best:
             continue
-        with plan.features.reading_every_hop():
-            marks = await _measure(plan, samples, requests, clock)
+        marks = await _measure(tried, samples, requests, clock)
         wholes = sorted(each[-1] - each[0] for each in marks)
         row_ns = min(row_ns, wholes[len(wholes) // 2] / max(rows, 1))
     cost = Cost(p95_ns=_quantile(wholes, 0.95), least_ns=_quantile(wholes, 0.5), row_ns=row_ns)

@@ -5,8 +5,7 @@ A pipeline without derived keys has none of this: its step is `FeaturesStep`, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import takewhile
 
 from tailrace.batch import Batch, Degraded
@@ -67,21 +66,18 @@ class HopRetrieval(Retrieval):
 class Hop:
     """Views that are read together, by keys that views of the hops before have given.
 
-    views: which of the batch's they are. keys: of each; one for all views of one key. takes_defaults: whether a row
-    without a key asks for what the defaults name, so that what is read to warm up, of entities that nobody knows, takes
-    as long as what is served. Never while serving: a default is nobody's id.
+    views: which of the batch's they are. keys: of each; one for all views of one key.
     """
 
     def __init__(self, retrieval: Retrieval, views: slice, keys: Sequence[DerivedIds]) -> None:
         self.retrieval = retrieval
-        self.takes_defaults = False
         self._views = views
         self._keys = tuple(dict.fromkeys(keys))
         self._places = [self._keys.index(key) for key in keys]
 
     def asked(self, batch: Batch) -> list[KeyedRows]:
         """Return which rows of each view are asked for by which ids; views of one key share them."""
-        found = [key.read(batch, takes_defaults=self.takes_defaults) for key in self._keys]
+        found = [key.read(batch) for key in self._keys]
         return [found[place] for place in self._places]
 
     async def read(self, batch: Batch, limit_ns: int, current: Sequence[Events | None]) -> list[ViewRows]:
@@ -91,6 +87,11 @@ class Hop:
         found = await self.retrieval.read([rows.ids for rows in asked], limit_ns, events)
         codecs = self.retrieval.codecs
         return [rows.spread(each, codec) for rows, each, codec in zip(asked, found, codecs, strict=True)]
+
+    def for_samples(self) -> Hop:
+        """Return a hop that reads the same views for samples; see `FeaturesStep.for_samples`."""
+        keys = [key.for_samples() for key in self._keys]
+        return Hop(self.retrieval, self._views, [keys[place] for place in self._places])
 
 
 class FeaturesInHops(FeaturesStep):
@@ -129,16 +130,10 @@ class FeaturesInHops(FeaturesStep):
         for feature in self.on_demand:
             batch.on_demand[feature.name] = feature.column(batch)
 
-    @contextmanager
-    def reading_every_hop(self) -> Iterator[None]:
-        """Read all hops meanwhile, whoever has a key; see `Hop`."""
-        for hop in self.hops:
-            hop.takes_defaults = True
-        try:
-            yield
-        finally:
-            for hop in self.hops:
-                hop.takes_defaults = False
+    def for_samples(self) -> FeaturesInHops:
+        """Return a step that reads every hop, whoever is known; see `FeaturesStep.for_samples`."""
+        hops = [hop.for_samples() for hop in self.hops]
+        return FeaturesInHops(self.retrieval, self.views, self.on_demand, self._limit, hops)
 
     def keep_rows(self, limits: CacheLimits) -> None:
         """Keep what is read from now on in memory, in one cache for all hops; see `FeaturesStep.keep_rows`."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -128,10 +127,13 @@ class FeaturesStep:
         """The codec of each view."""
         return [codec for retrieval in self.retrievals for codec in retrieval.codecs]
 
-    @contextmanager
-    def reading_every_hop(self) -> Iterator[None]:
-        """Read meanwhile what costs as much as any batch does; here every batch reads all views."""
-        yield
+    def for_samples(self) -> FeaturesStep:
+        """Return a step that reads as much for samples, whose entities nobody knows, as this one for any requests.
+
+        Of a later hop each row asks for a key of its own; what was read in the hops before stays as it was found. Here
+        every batch reads all views.
+        """
+        return self
 
     def record_to(self, events: EventSink) -> None:
         """Have requests counted as events from now on: what was sent to warm up was none."""
