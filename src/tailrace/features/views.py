@@ -34,12 +34,15 @@ class FeatureView:
     entity: ClassVar[Entity]
     max_staleness: ClassVar[str | None] = None
     spec: ClassVar[ViewSpec]
+    _key_views: ClassVar[tuple[type[FeatureView], ...]] = ()
 
     def __init_subclass__(cls, *, is_kind: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         if is_kind:
             return
         cls.spec = cls._read()
+        given = map(view_of, cls.spec.entity.columns)
+        cls._key_views = tuple(dict.fromkeys(view for view in given if view is not None))  # else nothing need hold them
         for column in cls.spec.columns:
             setattr(cls, column.name, column)
 
@@ -143,6 +146,11 @@ class Reading:
             self.report(f"the default {default!r} {mistake}", where, f"give a {_type_name(annotation)}")
             return None
         return Column(name, dtype, default, self._view.__name__)
+
+
+def key_views(view: type[FeatureView]) -> tuple[type[FeatureView], ...]:
+    """Return the views whose columns are in the key of a view, each once."""
+    return view._key_views
 
 
 def view_of(column: Column) -> type[FeatureView] | None:
