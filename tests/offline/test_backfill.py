@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from tailrace.features.streams import StreamFeatureView, StreamViewSpec
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.registration import register
+from tailrace.ingest.use import note_use
 from tailrace.offline.backfill import BackfillReport, backfill, settings_of
 from tailrace.offline.inspection import inspect_entity
 from tailrace.testing import ManualClock
@@ -88,7 +90,8 @@ def write_history(folder: Path, numbers: Sequence[int], extra: Sequence[Payment]
 
 
 def count_in(spec: StreamViewSpec, writer: MemoryWriter, numbers: Sequence[int]) -> None:
-    """Count events in as they come."""
+    """Count events in as they come, as a process that goes on."""
+    note_use(spec, writer, "server", time.time_ns())
     own = register(spec, ["pay"], writer, 0)
     applier = Applier(stream, [spec], writer, ManualClock(wall_ns=2 * BEGIN_S * 10**9), {spec.name: own.begins_ns})
     columns = DecodedEvents(stream).columns
@@ -131,7 +134,7 @@ def test_changed_view_is_as_if_it_had_been_there_from_the_first(writer: MemoryWr
     assert record is not None
     assert [each.is_whole for each in record.schemas.values()] == [True, False]
     report = run(CHANGED, writer, tmp_path)
-    assert (report.events, report.entities, report.filled) == (CUT, 7, 7)
+    assert (report.events, report.behind, report.entities, report.filled) == (CUT, 50, 7, 7)
     assert values(CHANGED, writer) == truth()
     assert values(BEFORE, writer) == before
     record = read_record(writer.get, "Activity")

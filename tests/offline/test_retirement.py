@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import tailrace as tr
 from tailrace.deadline import NS_PER_S
-from tailrace.errors import LeaseError, StoreError
+from tailrace.errors import LeaseError, SourceError, StoreError
 from tailrace.features.catalogue import SchemaRecord, key_end, read_record, schema_name, use_key
 from tailrace.features.keys import KeyFormat
 from tailrace.features.stores.memory import MemoryWriter
@@ -21,9 +22,11 @@ from tailrace.features.stores.opening import open_writer
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.stores.runs import Run
 from tailrace.features.streams import StreamFeatureView, StreamViewSpec
+from tailrace.ingest import registration
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.decoded import DecodedEvents
-from tailrace.ingest.registration import note_use, register
+from tailrace.ingest.registration import begin_use, register
+from tailrace.ingest.use import end_use, note_use, read_use
 from tailrace.offline.backfill import BackfillReport, backfill, settings_of
 from tailrace.offline.inspection import inspect_entity
 from tailrace.testing import ManualClock
@@ -64,7 +67,7 @@ def payments(numbers: range) -> list[Payment]:
 
 def serve(spec: StreamViewSpec, writer: StoreWriter, numbers: range, at_s: float) -> None:
     """Count events in as a server that starts at a time does."""
-    note_use(spec, writer, int(at_s) * NS_PER_S)
+    note_use(spec, writer, "server", int(at_s) * NS_PER_S)
     own = register(spec, ["pay"], writer, int(at_s) * NS_PER_S)
     clock = ManualClock(wall_ns=int(at_s) * NS_PER_S)
     Applier(stream, [spec], writer, clock, {spec.name: own.begins_ns}).apply(
@@ -101,10 +104,15 @@ def counts(spec: StreamViewSpec, writer: StoreWriter) -> list[int]:
 TRUTH = [len(range(each, EVENTS, CUSTOMERS)) for each in range(CUSTOMERS)]
 
 
+def write_history(folder: Path, events: int) -> None:
+    """Write the first events as the stream's history."""
+    rows = [{name: getattr(each, name) for name in Payment.__struct_fields__} for each in payments(range(EVENTS))]
+    pq.write_table(pa.Table.from_pylist(rows).slice(0, events), folder / "payments.parquet")
+
+
 def change(writer: StoreWriter, folder: Path) -> None:
     """Have the old definition counted, then the new one, whose history is counted in when the view is changed."""
-    rows = [{name: getattr(each, name) for name in Payment.__struct_fields__} for each in payments(range(EVENTS))]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "payments.parquet")
+    write_history(folder, EVENTS)
     serve(OLD, writer, range(EVENTS - 10), BEGIN_S + EVENTS)
     serve(NEW, writer, range(EVENTS - 10, EVENTS), CHANGE_S)
     report = run(NEW, writer, folder, CHANGE_S)
@@ -119,12 +127,20 @@ def writer(url: str, tmp_path: Path) -> Iterator[StoreWriter]:
         yield writer
 
 
+@pytest.fixture
+def writer_of_old() -> StoreWriter:
+    """Return a store in which the view was counted for half of the events."""
+    writer = MemoryWriter({})
+    serve(OLD, writer, range(30), BEGIN_S + 30)
+    return writer
+
+
 def test_definition_that_nobody_uses_is_removed(writer: StoreWriter, tmp_path: Path) -> None:
     """Its states and what is noted of it; the declared one, other views and entities stay. It may be declared again."""
     others = [b"{customer:1}Other:00000000", b"{shop:1}Activity:00000000"]
     writer.exchange([(key, b"of another view") for key in others], ())
     later_s = CHANGE_S + DAY_S
-    note_use(NEW, writer, later_s * NS_PER_S)
+    note_use(NEW, writer, "server", later_s * NS_PER_S)
     report = run(NEW, writer, tmp_path, later_s)
     assert (report.was_whole, report.retired) == (True, CUSTOMERS)
     assert states(OLD, writer) == []
@@ -158,11 +174,11 @@ def test_definition_that_may_be_used_is_kept(
     """Times of use, and of the run, after the change. Nothing of it is touched."""
     writer = MemoryWriter({})
     change(writer, tmp_path)
-    note_use(OLD, writer, (CHANGE_S + old_s) * NS_PER_S)
+    note_use(OLD, writer, "server", (CHANGE_S + old_s) * NS_PER_S)
     if new_s is None:
         writer.exchange((), [use_key("Activity", schema_name(NEW.schema_id))])
     else:
-        note_use(NEW, writer, (CHANGE_S + new_s) * NS_PER_S)
+        note_use(NEW, writer, "server", (CHANGE_S + new_s) * NS_PER_S)
     before = records(writer), counts(OLD, writer)
     assert run(NEW, writer, tmp_path, CHANGE_S + now_s, keep_s).retired == 0
     assert (records(writer), counts(OLD, writer)) == before
@@ -184,24 +200,73 @@ def test_definition_beside_one_that_lacks_its_history_is_kept(tmp_path: Path) ->
 
 
 class Starting(MemoryWriter):
-    """A store in which a server on the old file starts right before a definition is marked."""
+    """A store in which a server on the old file notes its use right before a definition is marked, and goes on after.
+
+    own: what the server is given.
+    """
+
+    def __init__(self, rows: dict[bytes, bytes]) -> None:
+        super().__init__(rows)
+        self._saw_mark = threading.Event()
+        self.own: SchemaRecord | None = None
+        self.server = threading.Thread(target=self._register)
 
     def exchange(self, puts: Collection[tuple[bytes, bytes]], removes: Collection[bytes]) -> int:
-        """Write, after the server has noted that it uses the definition."""
-        if any(b'"is_mixed":true' in value for _, value in puts):
-            note_use(OLD, MemoryWriter(self._rows), CHANGE_S * NS_PER_S)
-        return super().exchange(puts, removes)
+        """Write; once a definition is marked, go on when the server has seen that."""
+        is_mark = any(b'"is_mixed":true' in value for _, value in puts)
+        if is_mark:
+            note_use(OLD, MemoryWriter(self._rows), "late", CHANGE_S * NS_PER_S)
+        removed = super().exchange(puts, removes)
+        if is_mark:
+            self.server.start()
+            assert self._saw_mark.wait(10)
+        return removed
+
+    def _register(self) -> None:
+        class Reading(MemoryWriter):
+            def get(own, key: bytes) -> bytes | None:  # noqa: N805
+                stored = MemoryWriter.get(own, key)
+                if stored is not None and b'"is_mixed":true' in stored:
+                    self._saw_mark.set()
+                return stored
+
+        self.own = begin_use(OLD, ["pay"], Reading(self._rows), "late", lambda: CHANGE_S * NS_PER_S, refuse=False)
 
 
 def test_definition_of_a_server_that_starts_meanwhile_is_kept(tmp_path: Path) -> None:
-    """It is as it was: whole, with all of its states."""
+    """It is as it was, whole, with all of its states; and the server counts into it, though it has read the mark."""
     rows: dict[bytes, bytes] = {}
     writer = Starting(rows)
     change(writer, tmp_path)
-    note_use(NEW, writer, (CHANGE_S + DAY_S) * NS_PER_S)
+    note_use(NEW, writer, "server", (CHANGE_S + DAY_S) * NS_PER_S)
     before = records(writer), counts(OLD, writer)
     assert run(NEW, writer, tmp_path, CHANGE_S + DAY_S).retired == 0
     assert (records(writer), counts(OLD, writer)) == before
+    writer.server.join(10)
+    assert writer.own == records(writer)[schema_name(OLD.schema_id)]
+    assert writer.own is not None
+    assert writer.own.is_whole
+    assert not writer.own.is_retiring
+
+
+def test_server_begins_anew_with_a_definition_that_goes_while_it_starts(tmp_path: Path) -> None:
+    """It has noted its use between the mark's look and the end, with which its note goes: it notes it again."""
+    rows: dict[bytes, bytes] = {}
+
+    class Noting(MemoryWriter):
+        def remove(self, run: Run, keys: Any) -> int:
+            note_use(OLD, MemoryWriter(rows), "late", CHANGE_S * NS_PER_S)
+            return super().remove(run, keys)
+
+    writer, later_s = Noting(rows), CHANGE_S + DAY_S
+    change(writer, tmp_path)
+    note_use(NEW, writer, "server", later_s * NS_PER_S)
+    assert run(NEW, writer, tmp_path, later_s).retired == CUSTOMERS
+    with pytest.raises(StoreError, match="lacks its history"):
+        begin_use(OLD, ["pay"], writer, "late", lambda: later_s * NS_PER_S, refuse=True)
+    own = begin_use(OLD, ["pay"], writer, "late", lambda: later_s * NS_PER_S, refuse=False)
+    assert (own.is_whole, own.begins_ns) == (False, (BEGIN_S + EVENTS) * NS_PER_S)
+    assert read_use(writer.get, "Activity", schema_name(OLD.schema_id)).is_going_on(later_s * NS_PER_S)
 
 
 class Failing(MemoryWriter):
@@ -214,12 +279,14 @@ class Failing(MemoryWriter):
 
 
 @pytest.mark.parametrize("again", ["removed", "declared"])
-def test_killed_run_leaves_no_definition_that_is_served_in_part(tmp_path: Path, again: str) -> None:
-    """It is not whole, and counts nothing, until the next run has removed it; or it is declared and filled anew."""
+def test_killed_run_leaves_no_definition_that_is_served_in_part(
+    tmp_path: Path, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not whole, and nobody counts into it, until the next run has removed it, or has filled it anew."""
     rows: dict[bytes, bytes] = {}
     writer, later_s = MemoryWriter(rows), CHANGE_S + DAY_S
     change(writer, tmp_path)
-    note_use(NEW, writer, later_s * NS_PER_S)
+    note_use(NEW, writer, "server", later_s * NS_PER_S)
     with pytest.raises(StoreError):
         run(NEW, Failing(rows), tmp_path, later_s)
     assert len(states(OLD, writer)) == CUSTOMERS - 1
@@ -229,7 +296,49 @@ def test_killed_run_leaves_no_definition_that_is_served_in_part(tmp_path: Path, 
         assert run(NEW, writer, tmp_path, later_s).retired == CUSTOMERS - 1
         assert states(OLD, writer) == []
         return
-    serve(OLD, writer, range(EVENTS, EVENTS + 9), later_s)
+    monkeypatch.setattr(registration, "RETIRING_S", 0.1)
+    with pytest.raises(StoreError, match="are being removed"):
+        begin_use(OLD, ["pay"], writer, "server", lambda: later_s * NS_PER_S, refuse=False)
+    with pytest.raises(StoreError, match="are being removed"):
+        Applier(stream, [OLD], writer, ManualClock(), {"Activity": left.begins_ns})
     assert len(states(OLD, writer)) == CUSTOMERS - 1
     assert run(OLD, writer, tmp_path, later_s).events == EVENTS
     assert counts(OLD, writer) == TRUTH
+
+
+def test_definition_that_nobody_counts_into_is_cut_where_its_backfill_begins(
+    writer_of_old: StoreWriter, tmp_path: Path
+) -> None:
+    """Whoever registered it has gone, and the old one was counted on: each event is in the history, or comes."""
+    writer = writer_of_old
+    serve(NEW, writer, range(30, 40), BEGIN_S + 40)
+    end_use(NEW, writer, "server", (BEGIN_S + 41) * NS_PER_S)
+    serve(OLD, writer, range(30, 50), BEGIN_S + 50)
+    write_history(tmp_path, EVENTS - 5)
+    report = run(NEW, writer, tmp_path, CHANGE_S)
+    assert (report.events, report.behind, report.filled) == (50, 5, CUSTOMERS)
+    serve(NEW, writer, range(50, EVENTS), CHANGE_S)
+    assert counts(NEW, writer) == TRUTH
+
+
+def test_definition_that_somebody_counts_into_stays_cut_where_it_began(
+    writer_of_old: StoreWriter, tmp_path: Path
+) -> None:
+    """What has come since is in its states."""
+    writer = writer_of_old
+    serve(NEW, writer, range(30, EVENTS), BEGIN_S + 40)
+    write_history(tmp_path, EVENTS)
+    report = run(NEW, writer, tmp_path, BEGIN_S + 50)
+    assert (report.events, report.behind) == (30, EVENTS - 30)
+    assert counts(NEW, writer) == TRUTH
+
+
+def test_only_definition_keeps_what_was_counted_into_it(tmp_path: Path) -> None:
+    """It is served without its history, where no other has one: a backfill that finds none takes nothing away."""
+    writer = MemoryWriter({})
+    register(NEW, ["pay"], writer, 0, is_empty_whole=False)
+    serve(NEW, writer, range(EVENTS), BEGIN_S + EVENTS)
+    write_history(tmp_path, 0)
+    with pytest.raises(SourceError):
+        run(NEW, writer, tmp_path, CHANGE_S)
+    assert counts(NEW, writer) == TRUTH

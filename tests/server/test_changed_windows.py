@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from serving import Server, serving, start_serve, wait_for
 
 from pipelines.model_graphs import linear
 from tailrace.compile.loading import load_pipelines
-from tailrace.deadline import NS_PER_S
+from tailrace.features.catalogue import read_record
 from tailrace.features.stores.opening import open_writer, resolve_url
-from tailrace.ingest.registration import note_use
+from tailrace.ingest.use import LAPSED
 
-LAPSE = "a view lacks events that were counted into another definition of it alone"
 TAILRACE = str(Path(sys.executable).with_name("tailrace"))
 PIPELINE = """
 import tailrace as tr
@@ -60,35 +60,43 @@ def _whole(server: Server, number: int) -> Any:
     return answer if answer.status == 200 and not answer.degraded else None
 
 
-def test_changed_windows_are_served_once_their_history_is_in(tmp_path: Path) -> None:
-    """The server says so and what to do; after the backfill the windows have what the view before has counted."""
+def definitions(file: Path) -> int:
+    """Return how many definitions of the view the store of a file knows."""
+    (pipeline,) = load_pipelines(file)
+    with closing(open_writer(resolve_url(pipeline.store, pipeline.base_dir))) as writer:
+        record = read_record(writer.get, "Activity")
+    return 0 if record is None else len(record.schemas)
+
+
+def test_view_changes_beside_a_server_that_counts_on(tmp_path: Path) -> None:
+    """A refused start cuts nothing off. Set back soon after, the old file's windows lack what came: the log says so."""
     folder = tmp_path / "app"
     (folder / "models").mkdir(parents=True)
     file = folder / "pipeline.py"
     file.write_text(PIPELINE)
     linear(folder / "models", "pay", {"Activity.count": 0.001})
-    with serving(tmp_path / "log-1", file) as server:
-        assert [count(server, number) for number in range(5)] == [0, 1, 2, 3, 4]
-    file.write_text(PIPELINE.replace('window="1h"', 'window="2h"'))
-    refused = start_serve(tmp_path / "log-2", file)
-    assert refused.process.wait(60) == 1
-    assert "lacks its history" in refused.log.read_text()
-    assert "tailrace backfill" in refused.log.read_text()
-    pq.write_table(pa.Table.from_pylist([payment(number) for number in range(5)]), folder / "payments.parquet")
-    told = subprocess.run([TAILRACE, "backfill", str(file)], capture_output=True, text=True, check=True)
-    assert "5 events of 1 entities" in told.stdout
-    with serving(tmp_path / "log-3", file) as server:
-        assert [count(server, number) for number in range(5, 8)] == [5, 6, 7]
-        assert not server.events(LAPSE)
+    with serving(tmp_path / "log-1", file) as old:
+        assert [count(old, number) for number in range(5)] == [0, 1, 2, 3, 4]
+        file.write_text(PIPELINE.replace('window="1h"', 'window="2h"'))
+        refused = start_serve(tmp_path / "log-2", file)
+        assert refused.process.wait(60) == 1
+        assert "lacks its history" in refused.log.read_text()
+        assert "tailrace backfill" in refused.log.read_text()
+        assert definitions(file) == 1
+        assert [count(old, number) for number in range(5, 9)] == [5, 6, 7, 8]
+        pq.write_table(pa.Table.from_pylist([payment(number) for number in range(9)]), folder / "payments.parquet")
+        told = subprocess.run([TAILRACE, "backfill", str(file)], capture_output=True, text=True, check=True)
+        assert "9 events of 1 entities" in told.stdout
+        assert "behind" not in told.stdout
+        with serving(tmp_path / "log-3", file) as new:
+            assert old.end() == 0
+            ended_s = time.time()
+            assert [count(new, number) for number in range(9, 12)] == [9, 10, 11]
+            assert not new.events(LAPSED)
     file.write_text(PIPELINE)
-    set_used(folder, file, seconds=-7_200)
-    with serving(tmp_path / "log-4", file) as server:
-        (told,) = server.events(LAPSE)
-    assert told["view"] == "Activity"
-
-
-def set_used(folder: Path, file: Path, *, seconds: int) -> None:
-    """Note that the definition in a file was last used so long ago."""
-    (pipeline,) = load_pipelines(file)
-    with closing(open_writer(resolve_url(pipeline.store, folder))) as writer:
-        note_use(pipeline.views[0].spec, writer, time.time_ns() + seconds * NS_PER_S)
+    with serving(tmp_path / "log-4", file) as back:
+        (lapse,) = back.events(LAPSED)
+    assert lapse["view"] == "Activity"
+    since, until = (datetime.fromisoformat(each).timestamp() for each in lapse["span"].split(" to "))
+    assert ended_s - 10 < since <= ended_s
+    assert ended_s - 1 < until < time.time()

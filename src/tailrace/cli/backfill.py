@@ -132,6 +132,7 @@ def _print(pipeline: Pipeline, report: BackfillReport, *, as_json: bool) -> None
         print(f"{name}: it is whole already{retired and '; '}{retired}")
         return
     notes = [
+        f"{report.behind:,} behind the cut, counted as they come" if report.behind else "",
         f"{report.before:,} of an earlier run" if report.before else "",
         f"{report.forgotten:,} forgotten" if report.forgotten else "",
         f"{report.bad:,} rows that are no events" if report.bad else "",

@@ -57,11 +57,13 @@ def ingest(
     from tailrace.ingest.origin import BrokerOrigin, file_of, stream_named
     from tailrace.ingest.routes import streams_of
     from tailrace.ingest.run import StreamWriters
+    from tailrace.ingest.use import tell_lapses
 
     pipelines = load_pipelines(file)
     source = file_of(origin) or BrokerOrigin.parse(origin)
     chosen = stream_named(streams_of(pipelines), stream or "", where=str(file), option="--stream")
     with closing(StreamWriters(chosen, pipelines, _url_of(store), MonotonicClock())) as writers:
+        tell_lapses(writers.lapses, _warn)
         if isinstance(source, Path):
             report = _ingest_file(source, chosen, writers)
         else:
@@ -69,6 +71,10 @@ def ingest(
     _print(report, as_json=as_json)
     if report.events and not report.counted + report.duplicate:
         raise typer.Exit(1)
+
+
+def _warn(what: str, **more: str) -> None:
+    print(f"warning: {what}: {more['view']}, {more['span']}; {more['next']}", file=sys.stderr)
 
 
 def _url_of(store: str | None) -> Callable[[Pipeline], str]:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
-from tailrace.features.catalogue import catalogue_key, decode_record, old_progress_key, schema_name
+from tailrace.features.catalogue import ViewRecord, catalogue_key, decode_record, old_progress_key, schema_name
 from tailrace.features.stores.protocol import ForeignStore
 from tailrace.features.streams import StreamViewSpec
 from tailrace.features.view_spec import ViewCodec
@@ -47,10 +47,10 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
         return CheckedViews()
     unknown, unfit = [], []
     for codec, stored, old_progress in zip(codecs, found[::2], found[1::2], strict=True):
-        is_stream = isinstance(codec.spec, StreamViewSpec)
-        if stored is None and (is_stream or old_progress is None):
-            unknown += [] if is_stream else [codec.spec.name]  # the first event makes a stream view known
-        elif fault := (_stream_fault if is_stream else _fault)(plan.name, codec, stored):
+        if stored is None and (isinstance(codec.spec, StreamViewSpec) or old_progress is None):
+            if not isinstance(codec.spec, StreamViewSpec):  # the first event makes a stream view known
+                unknown.append(codec.spec.name)
+        elif fault := _fault(plan.name, codec, stored):
             if refuse:
                 raise fault
             unfit.append(str(fault))
@@ -69,20 +69,16 @@ def _check_foreign(plan: Plan, store: ForeignStore, *, refuse: bool) -> CheckedV
     return CheckedViews(unfit=tuple(unfit))
 
 
-def _stream_fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError | None:
-    """Return why a stream view must not be served, None where it may."""
-    view = codec.spec.name
-    try:
-        record = decode_record(view, stored or b"")
-    except StoreError as error:
-        return error
-    schema = record.schemas.get(schema_name(codec.schema_id))
-    if (schema is not None and schema.is_whole) or not any(each.is_whole for each in record.schemas.values()):
+def history_fault(spec: StreamViewSpec, record: ViewRecord | None) -> StoreError | None:
+    """Return that a stream view lacks its history as it is declared, where another definition has it; else None."""
+    schemas = {} if record is None else record.schemas
+    schema = schemas.get(schema_name(spec.schema_id))
+    if (schema is not None and schema.is_whole) or not any(each.is_whole for each in schemas.values()):
         return None
-    others = " and ".join(each.text for each in record.schemas.values() if each.is_whole and each.text)
+    others = " and ".join(each.text for each in schemas.values() if each.is_whole and each.text)
     return StoreError(f"the view as it is declared now lacks its history; whole is {others}",
-                      where=f"features.{view}",
-                      next=f"tailrace backfill FILE --view {view}, then start the server")  # fmt: skip
+                      where=f"features.{spec.name}",
+                      next=f"tailrace backfill FILE --view {spec.name}, then start the server")  # fmt: skip
 
 
 def _fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError | None:
@@ -96,9 +92,17 @@ def _fault(pipeline: str, codec: ViewCodec, stored: bytes | None) -> StoreError 
         record = decode_record(view, stored)
     except StoreError as error:
         return error
+    if isinstance(codec.spec, StreamViewSpec):
+        return history_fault(codec.spec, record)
+    return _batch_fault(pipeline, codec, record)
+
+
+def _batch_fault(pipeline: str, codec: ViewCodec, record: ViewRecord) -> StoreError | None:
+    """Return why a batch view must not be served, None where it may."""
+    where = f"features.{codec.spec.name}"
     if pipeline not in record.pipelines:
         owners = " and ".join(map(repr, record.pipelines))
-        return StoreError(f"the store's {view} is of pipeline {owners}, not of {pipeline!r}", where=where,
+        return StoreError(f"the store's {codec.spec.name} is of pipeline {owners}, not of {pipeline!r}", where=where,
                           next=f"{_NEXT}; or give the pipeline a store of its own")  # fmt: skip
     schema = record.schemas.get(schema_name(codec.schema_id))
     if schema is not None and schema.is_mixed:

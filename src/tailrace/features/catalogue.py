@@ -16,6 +16,8 @@ from tailrace.features.keys import row_name
 
 NEVER_NS = -(1 << 62)
 """Before every time."""
+NOTHING_FROM_NS = 1 << 62
+"""Behind every time: from then on events are counted into a definition of a stream view that is to go."""
 OLD_LAYOUT = ""
 """In place of a schema's name: the rows of the layout before, whose keys end with the view's name."""
 
@@ -49,6 +51,11 @@ class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a server may read it: it has every row, and of one source."""
         return self.is_whole and not self.is_mixed
 
+    @property
+    def is_retiring(self) -> bool:
+        """Whether a run removes its states, of a stream view: nobody may count into it, or serve it."""
+        return self.begins_ns == NOTHING_FROM_NS
+
 
 class ViewRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a store notes of one view.
@@ -80,8 +87,8 @@ def catalogue_key(view: str) -> bytes:
 
 
 def use_key(view: str, schema: str) -> bytes:
-    """Return the key under which a store notes when somebody last counted events into a schema of a stream view."""
-    return b"tailrace:use:%b:%b" % (view.encode(), schema.encode())
+    """Return the key under which a store notes who counts events into a schema of a stream view, and until when."""
+    return b"tailrace:use:{%b:%b}" % (view.encode(), schema.encode())
 
 
 def old_progress_key(view: str) -> bytes:

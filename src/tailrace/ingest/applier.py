@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, Clock
-from tailrace.features.catalogue import NEVER_NS
+from tailrace.errors import StoreError
+from tailrace.features.catalogue import NEVER_NS, NOTHING_FROM_NS
 from tailrace.features.events import Events
 from tailrace.features.keys import TOMBSTONE, CompositeFormat, EntityId, KeyFormat, entity_checks, fields_of
 from tailrace.features.stores.protocol import StoreWriter
@@ -30,7 +31,7 @@ class Applier:
     Others may do so in the same store: each reads the watermark within its update. watermark: as far as it is known
     here; it never goes back. Raises StoreError where the store cannot be read or written; then no event is answered
     for, and may come again. begins_ns: by the name of a view, from which time on events are counted in it: older ones
-    come to it from history.
+    come to it from history. A view that is being removed is refused, since its events would be answered as counted.
     """
 
     def __init__(
@@ -41,6 +42,9 @@ class Applier:
         clock: Clock,
         begins_ns: Mapping[str, int] = _NO_BEGINS,
     ) -> None:
+        if removed := sorted(name for name, from_ns in begins_ns.items() if from_ns == NOTHING_FROM_NS):
+            raise StoreError("the states of the view as it is declared are being removed",
+                             where=f"features.{removed[0]}", next="wait until they are gone")  # fmt: skip
         self.stream = stream
         self._views = [_View(spec, begins_ns.get(spec.name, NEVER_NS)) for spec in views]
         self._writer = writer

@@ -2,17 +2,18 @@
 
 The first definition of a view counts from its first event on. A changed one has states of its own, which begin empty
 beside those of the one before: it is whole once its history is counted in (`tailrace backfill`), and served from then
-on. Whoever counts events into a definition notes that now and then, so that nobody removes its states meanwhile.
+on.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
+from tailrace.compile.materialised import history_fault
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import StoreError
 from tailrace.features.catalogue import (
@@ -22,16 +23,17 @@ from tailrace.features.catalogue import (
     catalogue_key,
     read_record,
     schema_name,
-    use_key,
 )
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
+from tailrace.ingest.use import note_use, read_use
 from tailrace.ingest.watermark import read_watermark, watermark_key
 
 SCHEMAS_MAX: Final = 8
 """Definitions of one view in a store."""
-USE_NOTE_S: Final = 600.0
-"""How often whoever counts events into a definition notes it, at least."""
+RETIRING_S: Final = 5.0
+RETIRING_LOOK_S: Final = 0.05
+"""For how long, and how often, whoever begins to use a definition looks whether it is still being removed."""
 
 
 def register(
@@ -40,8 +42,8 @@ def register(
     """Return what the store notes of a view as it is declared; note it, where it is new.
 
     is_empty_whole: whether a view of which the store knows nothing is whole as it is, without history. A changed one
-    begins behind the newest event that has come. Raises StoreError for a view of another source, or too many
-    definitions.
+    begins behind the newest event that has come. Nothing is noted of one that is being removed. Raises StoreError for a
+    view of another source, or too many definitions.
     """
     record = read_record(writer.get, spec.name)
     source = f"stream {spec.stream.name!r} by {spec.key!r}"
@@ -62,6 +64,8 @@ def register(
         begins_ns = NEVER_NS if is_whole else first_begin_ns(spec, writer)
         own = SchemaRecord(entity=spec.entity.name, text=spec.schema_text, is_whole=is_whole, at_ns=now_ns,
                            begins_ns=begins_ns)  # fmt: skip
+    if own.is_retiring:
+        return own
     known = dict.fromkeys([*record.pipelines, *pipelines])
     changed = msgspec.structs.replace(record, pipelines=tuple(known), schemas={**record.schemas, name: own})
     if changed != record:
@@ -69,49 +73,39 @@ def register(
     return own
 
 
-def note_use(spec: StreamViewSpec, writer: StoreWriter, now_ns: int) -> None:
-    """Note that events are counted into a view as it is declared. now_ns: since the epoch."""
-    writer.exchange([(use_key(spec.name, schema_name(spec.schema_id)), b"%d" % now_ns)], ())
+def begin_use(
+    spec: StreamViewSpec,
+    pipelines: Sequence[str],
+    writer: StoreWriter,
+    user: str,
+    wall_ns: Callable[[], int],
+    *,
+    refuse: bool,
+) -> SchemaRecord:
+    """Register a view for a user that is to count events into it, which notes its use first; return its definition.
 
-
-def last_use_ns(get: Callable[[bytes], bytes | None], view: str, schema: str) -> int:
-    """Return when that was last noted of a definition, since the epoch; 0 where it never was."""
-    stored = get(use_key(view, schema))
-    return int(stored) if stored is not None and stored.isdigit() else 0
-
-
-class Lapse(NamedTuple):
-    """A time in which events were counted into another definition of a view alone, in ns since the epoch."""
-
-    view: str
-    since_ns: int
-    until_ns: int
-
-    @property
-    def span(self) -> str:
-        """From when to when, as ISO 8601 in UTC."""
-        since, until = (datetime.fromtimestamp(each // NS_PER_S, UTC) for each in (self.since_ns, self.until_ns))
-        return f"{since.isoformat()} to {until.isoformat()}"
-
-
-def lapse(spec: StreamViewSpec, writer: StoreWriter) -> Lapse | None:
-    """Return the time whose events a registered view lacks, as far as the store tells; None where it tells of none.
-
-    Of one that was never used: from where its history ends to the newest event that has come. Of another: since it was
-    last used, where another definition was used for long after that. To be asked before its use is noted.
+    From that note on nobody removes the definition. A run that was about to has marked it: either it sees the note and
+    takes the mark back, or the definition goes, and is registered anew. refuse: raise StoreError for a view that lacks
+    its history, in place of registering it. Raises StoreError where the mark stays, and as `register` does.
     """
-    record, name = read_record(writer.get, spec.name), schema_name(spec.schema_id)
-    own = None if record is None else record.schemas.get(name)
-    if record is None or own is None or not own.is_whole:
-        return None
-    used_ns = last_use_ns(writer.get, spec.name, name)
-    others_ns = [last_use_ns(writer.get, spec.name, each) for each in record.schemas if each != name]
-    if not used_ns:
-        newest_ns = read_watermark(writer.get(watermark_key(spec.stream.name))).newest_ns
-        is_short = bool(newest_ns) and newest_ns[0] >= own.begins_ns > NEVER_NS
-        return Lapse(spec.name, own.begins_ns, newest_ns[0]) if is_short else None
-    is_long = bool(others_ns) and max(others_ns) > used_ns + 2 * int(USE_NOTE_S) * NS_PER_S
-    return Lapse(spec.name, used_ns, max(others_ns)) if is_long else None
+    name = schema_name(spec.schema_id)
+    end_s = time.monotonic() + RETIRING_S
+    while True:
+        note_use(spec, writer, user, wall_ns())
+        record = read_record(writer.get, spec.name)
+        own = None if record is None else record.schemas.get(name)
+        if own is None or not own.is_retiring:
+            if refuse and (fault := history_fault(spec, record)) is not None:
+                raise fault
+            own = register(spec, pipelines, writer, wall_ns())
+            if not own.is_retiring and user in read_use(writer.get, spec.name, name).users:  # none went with the old
+                return own
+        if time.monotonic() >= end_s:
+            raise StoreError("the states of the view as it is declared are being removed",
+                             where=f"features.{spec.name}",
+                             next="start again once the run of tailrace backfill that removes them has ended; where it "
+                             "was killed, run it with this file, which counts the history in anew")  # fmt: skip
+        time.sleep(RETIRING_LOOK_S)
 
 
 def note(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> None:

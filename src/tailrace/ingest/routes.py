@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 
+from tailrace.compile.materialised import history_fault
 from tailrace.deadline import Clock
-from tailrace.errors import SetupError
-from tailrace.features.catalogue import SchemaRecord
+from tailrace.errors import SetupError, StoreError
+from tailrace.features.catalogue import SchemaRecord, read_record
 from tailrace.features.stores.opening import open_writer, store_identity
 from tailrace.features.stores.protocol import StoreWriter
-from tailrace.features.streams import Stream, StreamViewSpec
+from tailrace.features.streams import Stream, StreamFeatureView, StreamViewSpec
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.frames import pipeline_route, stream_route
 from tailrace.ingest.intake import Route
-from tailrace.ingest.registration import Lapse, lapse, note_use, register
+from tailrace.ingest.registration import begin_use, register
+from tailrace.ingest.use import Lapse, end_use, lapse, note_use, user_name
 from tailrace.pipeline import Pipeline, is_event_of, stream_views
 
 
@@ -35,29 +38,46 @@ def streams_of(pipelines: Sequence[Pipeline]) -> list[Stream]:
 class Routes:
     """Opens the stores of some pipelines' stream views, and gives the route of each kind of event.
 
-    url_of: the store of a pipeline. lapses: of views that lack events which came before.
-    Raises StoreError for a store that cannot be written, SetupError.
+    url_of: the store of a pipeline. chosen: the streams whose views it opens, in place of all. refuse: whether views
+    that lack their history are refused, as a server refuses them; then nothing is registered, nor noted, since events
+    that come from the registration on are no part of the history. lapses: of views that lack events which came before.
+    Raises StoreError for a store that cannot be written or a view that is refused or being removed, SetupError.
     """
 
-    def __init__(self, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock) -> None:
-        self.streams = streams_of(pipelines)
+    def __init__(
+        self,
+        pipelines: Sequence[Pipeline],
+        url_of: Callable[[Pipeline], str],
+        clock: Clock,
+        *,
+        chosen: Sequence[Stream] | None = None,
+        refuse: bool = False,
+    ) -> None:
+        declared = streams_of(pipelines)
+        self.streams = declared if chosen is None else [stream for stream in declared if stream in chosen]
         self._writers: dict[str, StoreWriter] = {}
         self._wall_ns = clock.wall_ns
+        self._user = user_name()
+        self._used: list[tuple[StreamViewSpec, StoreWriter]] = []
+        self._refuse = refuse
         self.lapses: list[Lapse] = []
         views: dict[tuple[Stream, str], dict[str, RegisteredView]] = {}
         try:
-            for pipeline in pipelines:
-                for view in stream_views(pipeline):
-                    store = self._open(url_of(pipeline))
-                    own = views.setdefault((view.spec.stream, store), {})
-                    if view.spec.name not in own and (found := lapse(view.spec, self._writers[store])) is not None:
-                        self.lapses.append(found)
-                    own[view.spec.name] = _register(view.spec, pipeline.name, self._writers[store], clock)
+            found = [
+                (pipeline.name, view.spec, self._open(url_of(pipeline)))
+                for pipeline in pipelines
+                for view in self._views(pipeline)
+            ]
+            for _, spec, store in found if refuse else ():
+                if (fault := history_fault(spec, read_record(self._writers[store].get, spec.name))) is not None:
+                    raise fault
+            for pipeline_name, spec, store in found:
+                own = views.setdefault((spec.stream, store), {})
+                own[spec.name] = self._register(spec, pipeline_name, self._writers[store])
             appliers = {key: applier_of(key[0], own, self._writers[key[1]], clock) for key, own in views.items()}
         except BaseException:
             self.close()
             raise
-        self._used = [(view.spec, self._writers[store]) for (_, store), own in views.items() for view in own.values()]
         self.routes = {
             stream_route(stream.name): Route(_decoder(stream.schema), _of(appliers, [stream]))
             for stream in self.streams
@@ -71,12 +91,35 @@ class Routes:
     def note_use(self) -> None:
         """Note that the views are used, which keeps their states. Raises StoreError."""
         for spec, writer in self._used:
-            note_use(spec, writer, self._wall_ns())
+            note_use(spec, writer, self._user, self._wall_ns())
+
+    def end_use(self) -> None:
+        """Note that no more events are counted in; once, however often it is called. Raises StoreError."""
+        while self._used:
+            spec, writer = self._used[-1]
+            end_use(spec, writer, self._user, self._wall_ns())
+            self._used.pop()
 
     def close(self) -> None:
-        """Let go of the stores."""
+        """Note the end of the use, and let go of the stores."""
+        with suppress(StoreError):  # then a lapse is told from the last note on, a minute sooner at most
+            self.end_use()
         for writer in self._writers.values():
             writer.close()
+
+    def _views(self, pipeline: Pipeline) -> list[type[StreamFeatureView]]:
+        """Return a pipeline's views of the streams."""
+        return [view for view in stream_views(pipeline) if view.spec.stream in self.streams]
+
+    def _register(self, spec: StreamViewSpec, pipeline: str, writer: StoreWriter) -> RegisteredView:
+        """Register a view of a pipeline for this process; of one that is new here, see what it lacks."""
+        if (spec, writer) in self._used:
+            return RegisteredView(spec, register(spec, [pipeline], writer, self._wall_ns()))
+        if (found := lapse(spec, writer, self._wall_ns())) is not None:
+            self.lapses.append(found)
+        self._used.append((spec, writer))
+        own = begin_use(spec, [pipeline], writer, self._user, self._wall_ns, refuse=self._refuse)
+        return RegisteredView(spec, own)
 
     def _open(self, url: str) -> str:
         """Open a store, once; return by what it is known."""
@@ -97,11 +140,6 @@ def applier_of(stream: Stream, views: Mapping[str, RegisteredView], writer: Stor
     """Return what counts the events of a stream in, in some registered views."""
     begins_ns = {name: view.record.begins_ns for name, view in views.items()}
     return Applier(stream, [view.spec for view in views.values()], writer, clock, begins_ns)
-
-
-def _register(spec: StreamViewSpec, pipeline: str, writer: StoreWriter, clock: Clock) -> RegisteredView:
-    note_use(spec, writer, clock.wall_ns())  # first: from here on nobody removes what is registered
-    return RegisteredView(spec, register(spec, [pipeline], writer, clock.wall_ns()))
 
 
 def _of(appliers: dict[tuple[Stream, str], Applier], streams: Sequence[Stream]) -> tuple[Applier, ...]:

@@ -21,8 +21,8 @@ from tailrace.ingest.consumer import Consumer
 from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.files import EventPage
 from tailrace.ingest.frames import stream_route
-from tailrace.ingest.registration import USE_NOTE_S
 from tailrace.ingest.routes import Routes
+from tailrace.ingest.use import USE_NOTE_S
 from tailrace.pipeline import Pipeline, stream_views
 from tailrace.request.schema import bounded_type
 
@@ -77,14 +77,16 @@ class IngestReport:
 class StreamWriters:
     """The appliers of one stream, one for each store of the pipelines that have views of it.
 
-    keys: the fields of an event that say of which entities it is.
+    keys: the fields of an event that say of which entities it is. lapses: of views that lack events which came before.
     Raises StoreError for a store that cannot be opened.
     """
 
     def __init__(
         self, stream: Stream, pipelines: Sequence[Pipeline], url_of: Callable[[Pipeline], str], clock: Clock
     ) -> None:
-        self._routes = Routes(pipelines, url_of, clock)
+        self._routes = Routes(pipelines, url_of, clock, chosen=[stream])
+        self._noted_s = time.monotonic()
+        self.lapses = self._routes.lapses
         self._appliers = self._routes.routes[stream_route(stream.name)].appliers
         specs = [view.spec for pipeline in pipelines for view in stream_views(pipeline)]
         self.keys = frozenset(name for spec in specs if spec.stream == stream for name in fields_of(spec.key))
@@ -98,21 +100,24 @@ class StreamWriters:
             worst = np.maximum(worst, applier.apply(events, partition, partitions))
         return worst
 
-    def note_use(self) -> None:
-        """Note that the views are used, which keeps their states. Raises StoreError."""
-        self._routes.note_use()
+    def note_use_when_due(self) -> None:
+        """Note that the views are used, which keeps their states, unless that was just done. Raises StoreError."""
+        if time.monotonic() >= self._noted_s + USE_NOTE_S:
+            self._routes.note_use()
+            self._noted_s = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the stores."""
+        """Note the end of the use, and let go of the stores."""
         self._routes.close()
 
 
 def ingest_pages(
     stream: Stream, pages: Iterable[EventPage], writers: StreamWriters, on_progress: Callable[[int], None]
 ) -> IngestReport:
-    """Count the events of a file in. on_progress: is called with the rows of each page."""
+    """Count the events of a file in. on_progress: is called with the rows of each page. Raises StoreError."""
     began_s, report = time.monotonic(), IngestReport(stream.name)
     for page in pages:
+        writers.note_use_when_due()
         events = page.read(writers.keys)
         report.add(writers.apply(events))
         report.add_poison(page.rows - len(events), "a row without a time, an id or a view's key, or that is no event")
@@ -138,12 +143,10 @@ def ingest_stream(
     began_s, report = time.monotonic(), IngestReport(stream.name)
     decode = msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode
     columns = DecodedEvents(stream).columns
-    noted_s = asked_s = began_s
+    asked_s = began_s
     lag = consumer.lag()
     while not is_stopping():
-        if time.monotonic() >= noted_s + USE_NOTE_S:
-            noted_s = time.monotonic()
-            writers.note_use()
+        writers.note_use_when_due()
         arrived = consumer.poll(WAIT_S)
         if not arrived:
             lag = consumer.lag()

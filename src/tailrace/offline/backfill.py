@@ -33,7 +33,7 @@ from tailrace.offline.arrow_columns import to_array
 from tailrace.offline.history import HistoryPart
 from tailrace.offline.leasing import leased
 from tailrace.offline.options import KEEP_OLD, WAIT
-from tailrace.offline.retirement import clear, retire
+from tailrace.offline.retirement import clear, cut_anew, retire
 from tailrace.offline.view_history import HistorySettings, StreamHistory
 
 ENTITIES_TOGETHER = 1_000
@@ -44,6 +44,7 @@ ENTITIES_TOGETHER = 1_000
 class BackfillReport:
     """What one run did. events: of the history, before the cut; entities: that have some.
 
+    behind: events of the history behind the cut, which are counted as they come, by whoever counts into the view then.
     filled: entities whose history was counted in now; before: by an earlier run; forgotten: left out. bad: rows of the
     history that are no events; ahead: events that are ahead of the clock, left out. was_whole: whether there was
     no history to count in. retired: states of other definitions of the view, which nobody uses, that were removed.
@@ -52,6 +53,7 @@ class BackfillReport:
     view: str
     schema: str
     events: int
+    behind: int
     entities: int
     filled: int
     before: int
@@ -87,15 +89,17 @@ def backfill(
         own = register(spec, [pipeline], writer, wall_ns(), is_empty_whole=False)
         if own.is_mixed:
             own = clear(spec, own, writer)
+        elif not own.is_whole:
+            own = cut_anew(spec, own, writer, wall_ns())
         filling = None if own.is_whole else _fill(spec, own, settings, writer, on_progress, wall_ns)
         retired = retire(spec, writer, lease, keep_ns=keep_old_ns, now_ns=wall_ns())
     schema = schema_name(spec.schema_id)
     if filling is None:
         seconds = time.monotonic() - began_s
-        return BackfillReport(spec.name, schema, 0, 0, 0, 0, 0, 0, 0, True, retired, seconds)
+        return BackfillReport(spec.name, schema, 0, 0, 0, 0, 0, 0, 0, 0, True, retired, seconds)
     return BackfillReport(
-        spec.name, schema, filling.events, filling.entities, filling.filled, filling.before, filling.forgotten,
-        filling.bad, filling.ahead, False, retired, time.monotonic() - began_s,
+        spec.name, schema, filling.events, filling.behind, filling.entities, filling.filled, filling.before,
+        filling.forgotten, filling.bad, filling.ahead, False, retired, time.monotonic() - began_s,
     )  # fmt: skip
 
 
@@ -166,7 +170,8 @@ class _Filling:
         self._writer = writer
         self._begins_ns = begins_ns
         self._now_ns = now_ns
-        self.events = self.entities = self.filled = self.before = self.forgotten = self.bad = self.ahead = 0
+        self.events = self.behind = self.bad = self.ahead = 0
+        self.entities = self.filled = self.before = self.forgotten = 0
 
     def take(self, part: HistoryPart) -> None:
         """Count the events of some entities in, but for those that are further ahead than one that comes may be."""
@@ -181,6 +186,7 @@ class _Filling:
             own = slice(first, end)
             rows = np.repeat(np.arange(len(part.begins[chosen])), (part.ends - part.begins)[chosen])
             is_before = (part.times[own] < self._begins_ns) & ~is_ahead[own]
+            self.behind += int(np.count_nonzero(~is_before & ~is_ahead[own]))
             places = np.flatnonzero(is_before) + first
             events = Events(part.times[places], ids[places], lambda name, at=places: fields[name][at])  # type: ignore[misc]
             self._fill(names[chosen], rows[is_before], events)

@@ -1,7 +1,7 @@
 """Definitions of a stream view that are out of use: their states are removed, and with them what the store notes.
 
 A server on the file of before reads and writes the states of its own definition, so these stay until it has been gone
-for a while: whoever counts events in notes that (`tailrace.ingest.registration`). A definition goes in three steps, so
+for a while: whoever counts events in notes that (`tailrace.ingest.use`). A definition goes in three steps, so
 that a server that starts meanwhile either keeps it or does not begin with it, and a killed run may be made again:
 
     marked: it is not whole, and counts nothing --> was it used meanwhile? then all is as before --> states, then mark
@@ -14,17 +14,23 @@ from typing import Final
 import msgspec
 
 from tailrace.deadline import NS_PER_S
-from tailrace.features.catalogue import SchemaRecord, catalogue_key, read_record, schema_name, use_key
+from tailrace.features.catalogue import (
+    NOTHING_FROM_NS,
+    SchemaRecord,
+    catalogue_key,
+    read_record,
+    schema_name,
+    use_key,
+)
 from tailrace.features.stores.lease import Lease
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
-from tailrace.ingest.registration import USE_NOTE_S, first_begin_ns, last_use_ns
+from tailrace.ingest.registration import first_begin_ns
+from tailrace.ingest.use import Use, read_use
 from tailrace.offline.sweeping import remove_schema
 
-KEPT_NS_MIN: Final = 2 * int(USE_NOTE_S) * NS_PER_S
-"""A definition that is used is noted more often than this."""
-NOTHING_FROM_NS: Final = 1 << 62
-"""From when events are counted into a definition that is to go."""
+KEPT_NS_MIN: Final = 20 * 60 * NS_PER_S
+"""A definition that is used is noted far more often than this, by clocks that may differ."""
 
 
 def retire(spec: StreamViewSpec, writer: StoreWriter, lease: Lease, *, keep_ns: int, now_ns: int) -> int:
@@ -34,14 +40,14 @@ def retire(spec: StreamViewSpec, writer: StoreWriter, lease: Lease, *, keep_ns: 
     the epoch. Raises LeaseError once the lease is lost, StoreError.
     """
     removed = 0
-    for name, used_ns in _unused(spec, writer, keep_ns, now_ns).items():
+    for name, use in _unused(spec, writer, keep_ns, now_ns).items():
         lease.check()
-        removed += _remove(spec.name, name, used_ns, writer)
+        removed += _remove(spec.name, name, use, writer)
     return removed
 
 
-def _unused(spec: StreamViewSpec, writer: StoreWriter, keep_ns: int, now_ns: int) -> dict[str, int]:
-    """Return the definitions that are out of use, each with when it was last used.
+def _unused(spec: StreamViewSpec, writer: StoreWriter, keep_ns: int, now_ns: int) -> dict[str, Use]:
+    """Return the definitions that are out of use, each with what is noted of that.
 
     By this machine's clock and by that of whoever uses the declared one: where one is ahead, nothing is removed. So
     nothing is before events are counted into the declared one.
@@ -50,12 +56,12 @@ def _unused(spec: StreamViewSpec, writer: StoreWriter, keep_ns: int, now_ns: int
     schema = None if record is None else record.schemas.get(own)
     if record is None or schema is None or not schema.is_fit:
         return {}
-    used_ns = {name: last_use_ns(writer.get, spec.name, name) for name in record.schemas}
-    until_ns = min(now_ns, used_ns[own]) - max(keep_ns, KEPT_NS_MIN)
+    uses = {name: read_use(writer.get, spec.name, name) for name in record.schemas}
+    until_ns = min(now_ns, uses[own].until_ns) - max(keep_ns, KEPT_NS_MIN)
     return {
-        name: used_ns[name]
+        name: uses[name]
         for name, each in record.schemas.items()
-        if name != own and max(schema.whole_ns, each.at_ns, used_ns[name]) <= until_ns
+        if name != own and max(schema.whole_ns, each.at_ns, uses[name].until_ns) <= until_ns
     }
 
 
@@ -68,20 +74,38 @@ def clear(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> Schem
     return own
 
 
-def _remove(view: str, name: str, used_ns: int, writer: StoreWriter) -> int:
+def cut_anew(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter, now_ns: int) -> SchemaRecord:
+    """Return the declared definition, which lacks its history, cut behind the newest event that has come by now.
+
+    What has come since its cut was counted into another definition alone, unless somebody counts into this one: then
+    it stays as it is, and so does one that is served, since no other has its history. now_ns: since the epoch.
+    """
+    record, name = read_record(writer.get, spec.name), schema_name(spec.schema_id)
+    use = read_use(writer.get, spec.name, name)
+    is_served = record is None or not any(each.is_whole for each in record.schemas.values())
+    if is_served or use.is_going_on(now_ns) or first_begin_ns(spec, writer) <= own.begins_ns:
+        return own
+    return clear(spec, own, writer) if _mark(spec.name, name, own, use, writer) else own
+
+
+def _remove(view: str, name: str, use: Use, writer: StoreWriter) -> int:
     """Remove a definition, unless somebody has begun to use it; return how many states it had."""
     record = read_record(writer.get, view)
-    if record is None or name not in record.schemas:
+    if record is None or name not in record.schemas or not _mark(view, name, record.schemas[name], use, writer):
         return 0
-    schema = record.schemas[name]
-    marked = msgspec.structs.replace(schema, is_whole=False, is_mixed=True, begins_ns=NOTHING_FROM_NS)
-    _note(view, name, marked, writer)
-    if last_use_ns(writer.get, view, name) != used_ns:  # whoever comes later sees the mark
-        _note(view, name, schema, writer)
-        return 0
-    removed = remove_schema(writer, writer.begin_run(view), name, schema)
+    removed = remove_schema(writer, writer.begin_run(view), name, record.schemas[name])
     _note(view, name, None, writer)
     return removed
+
+
+def _mark(view: str, name: str, schema: SchemaRecord, use: Use, writer: StoreWriter) -> bool:
+    """Mark that a definition is to go, unless somebody has used it since a use; return whether it is marked."""
+    marked = msgspec.structs.replace(schema, is_whole=False, is_mixed=True, begins_ns=NOTHING_FROM_NS)
+    _note(view, name, marked, writer)
+    if read_use(writer.get, view, name) == use:
+        return True  # whoever begins now sees the mark
+    _note(view, name, schema, writer)
+    return False
 
 
 def _note(view: str, name: str, schema: SchemaRecord | None, writer: StoreWriter) -> None:

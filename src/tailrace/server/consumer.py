@@ -19,6 +19,7 @@ from tailrace.deadline import MonotonicClock
 from tailrace.ingest.origin import StreamOrigin, followed_stream
 from tailrace.ingest.routes import streams_of
 from tailrace.ingest.run import IngestReport, StreamWriters, ingest_stream
+from tailrace.ingest.use import tell_lapses
 from tailrace.monitor.layout import consumer_layout
 from tailrace.monitor.recorder import ConsumerRecorder
 from tailrace.monitor.shared import MetricBlock
@@ -66,12 +67,14 @@ class StreamFollower:
         self._stream = followed_stream(origin, streams_of(pipelines))
         block = MetricBlock.create(consumer_layout(self._stream.name), task.metrics_fd)
         self._recorder = ConsumerRecorder(block, self._stream.name)
-        self._writers = StreamWriters(
-            self._stream, pipelines, lambda pipeline: store_url(pipeline, options.store), MonotonicClock()
-        )
         # A successor has the name of the one before, which is gone, and so takes over at once what that one left.
         name = f"{socket.gethostname()}-{os.getppid()}"
         self._consumer = origin.broker.open(self._stream, group=options.ingest_group, consumer=name)
+        # The stores come last: while the broker is gone, the views are not used.
+        self._writers = StreamWriters(
+            self._stream, pipelines, lambda pipeline: store_url(pipeline, options.store), MonotonicClock()
+        )
+        tell_lapses(self._writers.lapses, self._process.log.warning)
         self._recorder.set_reading()
 
     def _count(self) -> None:

@@ -11,6 +11,7 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Final, cast
 
 import structlog
@@ -19,8 +20,8 @@ from tailrace.deadline import MonotonicClock
 from tailrace.errors import StoreError
 from tailrace.ingest.frames import EventFrame, FrameReader, encode_fates
 from tailrace.ingest.intake import EventIntake, Waiting
-from tailrace.ingest.registration import USE_NOTE_S
 from tailrace.ingest.routes import Routes
+from tailrace.ingest.use import USE_NOTE_S, tell_lapses
 from tailrace.monitor.layout import ingester_layout
 from tailrace.monitor.recorder import EventRecorder
 from tailrace.monitor.shared import MetricBlock
@@ -71,7 +72,7 @@ class Ingester:
 
     async def _drain(self, counting: asyncio.Task[None]) -> bool:
         """Count what waits; return whether all of it is counted. There may be no supervisor that ends what hangs."""
-        draining = asyncio.create_task(self._intake.drain())
+        draining = asyncio.create_task(self._count_to_end())
         limit_s = self._process.task.options.drain_s
         await asyncio.wait({counting, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         if draining.done():
@@ -82,16 +83,23 @@ class Ingester:
         )
         return False
 
+    async def _count_to_end(self) -> None:
+        """Count what waits, then note that the stream views are used no more."""
+        await self._intake.drain()
+        await self._note(self._routes.end_use)
+
     def _prepare(self, task: CompanionAssignment) -> None:
-        """Load what the pipelines declare, and open the stores of their streams."""
+        """Load what the pipelines declare, and open the stores of their streams.
+
+        Before the release is served, a view that lacks its history is refused here as in a worker, which asks later.
+        """
         declared = load_all(task.pin)
         override = task.options.store
-        self._routes = Routes(declared, lambda pipeline: store_url(pipeline, override), MonotonicClock())
-        for lapse in self._routes.lapses:
-            self._process.log.warning(
-                "a view lacks events that were counted into another definition of it alone", view=lapse.view,
-                span=lapse.span, next="it is right again once its windows reach back no further",
-            )  # fmt: skip
+        self._routes = Routes(
+            declared, lambda pipeline: store_url(pipeline, override), MonotonicClock(),
+            refuse=not task.pin.served_file.exists(),
+        )  # fmt: skip
+        tell_lapses(self._routes.lapses, self._process.log.warning)
         layout = ingester_layout([stream.name for stream in self._routes.streams])
         block = MetricBlock.create(layout, task.metrics_fd)
         self._recorder = EventRecorder(block)
@@ -101,10 +109,14 @@ class Ingester:
         """Note again and again that the stream views are used; a store that cannot be written is asked later."""
         while True:
             await asyncio.sleep(USE_NOTE_S)
-            try:
-                await self._intake.between(self._routes.note_use)
-            except StoreError as error:
-                self._process.log.warning("it is not noted that stream views are used", cause=str(error))
+            await self._note(self._routes.note_use)
+
+    async def _note(self, note: Callable[[], None]) -> None:
+        """Note something of the use of the stream views, between two groups of events."""
+        try:
+            await self._intake.between(note)
+        except StoreError as error:
+            self._process.log.warning("the use of stream views is not noted", cause=str(error))
 
     async def _take_link(self, descriptor: int) -> None:
         """Take events from a worker."""
