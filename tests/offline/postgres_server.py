@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,26 @@ class PostgresServer:
         """Run a statement as the database's owner."""
         with psycopg.connect(host=str(self._folder), port=self.port, user="tailrace", dbname="postgres") as connection:
             connection.execute(statement)
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of the database's owner."""
+        with psycopg.connect(host=str(self._folder), port=self.port, user="tailrace", dbname="postgres") as connection:
+            return connection.execute(query).fetchall()
+
+    def pause(self) -> None:
+        """Stop every process of it: connections stay, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        own = self._process.pid
+        for each in [own, *map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split())]:
+            with suppress(ProcessLookupError):
+                os.kill(each, number)
 
     def stop(self) -> None:
         """End it, and wait until its processes are gone."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +27,10 @@ from tailrace.features.row_layout import EVENT_BYTE
 from tailrace.features.rows import RowCodec
 from tailrace.features.sources import SQL
 from tailrace.features.stores.memory import MemoryWriter
-from tailrace.offline import postgres
-from tailrace.offline.materialize import MaterializeReport
+from tailrace.offline import outside_calls, postgres
+from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.materialize import MaterializeReport, materialize
+from tailrace.offline.outside_calls import StoppedError
 from tailrace.offline.progress import source_files
 
 # Ibis 12 calls what DuckDB 2 deprecates.
@@ -70,11 +76,12 @@ class Queries(Folder):
         self.rows: dict[bytes, bytes] = {}
         super().__init__(path, MemoryWriter(self.rows))
         self.url = url
+        self.limit_s = 60.0
 
     def ask(self, query: str = "SELECT 1", url: str = "", time: str | None = "as_of") -> MaterializeReport:
         """Materialise the rows of a query."""
         (self.path / "profile.sql").write_text(query)
-        return self.run(SQL("profile.sql", time, on=url or self.url))
+        return self.run(SQL("profile.sql", time, on=url or self.url), limits=DatabaseLimits(query_s=self.limit_s))
 
     def refused(self, query: str = "SELECT 1", url: str = "") -> SourceError:
         """Return the error of a query, which leaves no row and tells no password."""
@@ -179,6 +186,145 @@ def test_query_that_takes_too_long_is_ended_by_the_server(queries: Queries) -> N
     error = queries.refused("SELECT pg_sleep(60)", f"{queries.url}?options=-c%20statement_timeout%3D50ms")
     assert "canceling statement due to statement timeout" in error.what
     assert "statement_timeout" in error.next
+
+
+SLOW = "SELECT 1 AS customer_id, pg_sleep(300)"
+
+
+def running(server: PostgresServer) -> int:
+    """Return how many queries of ours run in the server."""
+    return server.ask("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%tailrace%' AND state <> 'idle' "
+                      "AND pid <> pg_backend_pid()")[0][0]  # fmt: skip
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_query_past_the_limit_is_ended_in_the_server_too(
+    queries: Queries, server: PostgresServer, temporary: Path
+) -> None:
+    """It is told with the way to more time; nothing of it runs, and nothing lies on the disk."""
+    queries.limit_s = 0.3
+    error = queries.refused(SLOW)
+    assert "it takes longer than 0.3 s, behind 0 rows" in error.what
+    assert "--query-limit" in error.next
+    assert running(server) == 0
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("begin", ["is running", "is yet to be connected to"])
+def test_server_that_stands_still_is_left(
+    begin: str, queries: Queries, server: PostgresServer, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    """Its kernel takes what is sent, so no setting of the connection finds out; it is cut off, and forgotten."""
+    monkeypatch.setattr(outside_calls, "GRACE_S", 0.1)
+    queries.limit_s = 0.3
+    pausing = threading.Timer(0.15 if begin == "is running" else 0, server.pause)
+    pausing.start()
+    if begin != "is running":
+        pausing.join()
+    began_s = time.monotonic()
+    try:
+        error = queries.refused(SLOW)
+    finally:
+        pausing.join()
+        server.resume()
+    assert time.monotonic() - began_s < 5
+    assert "it takes longer than 0.3 s" in error.what
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("end", ["it is told to stop", "it is interrupted"])
+def test_query_of_a_run_that_ends_is_ended(end: str, queries: Queries, server: PostgresServer, temporary: Path) -> None:
+    """The run ends soon, and leaves no query in the server and no file."""
+    (queries.path / "profile.sql").write_text(SLOW)
+    spec = spec_of(SQL("profile.sql", on=queries.url))
+    began_s = time.monotonic()
+
+    def is_stopping() -> bool:
+        is_time = running(server) > 0
+        if is_time and end == "it is interrupted":
+            raise KeyboardInterrupt
+        return is_time
+
+    with pytest.raises(StoppedError if end == "it is told to stop" else KeyboardInterrupt):
+        materialize(spec, queries.path, queries.writer, is_stopping=is_stopping)
+    assert time.monotonic() - began_s < 5
+    assert running(server) == 0
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.slow  # a process each
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_that_is_interrupted_leaves_no_query_and_no_file(
+    number: signal.Signals, queries: Queries, server: PostgresServer, temporary: Path
+) -> None:
+    """Ctrl-C, and what a timer or a scheduler sends."""
+    (queries.path / "profile.sql").write_text(SLOW)
+    file = write_pipeline(queries.path / "visits_pipeline.py", f'tr.SQL("profile.sql", on="{queries.url}")')
+    command = [sys.executable, "-W", "ignore", "-m", "tailrace.cli.main", "materialize", str(file)]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE) as process:
+        end_s = time.monotonic() + 30
+        while not running(server):
+            assert process.poll() is None
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(10) != 0
+    assert running(server) == 0
+    assert not list(temporary.iterdir())
+
+
+SETTINGS = "SELECT 1 AS customer_id, 1 AS amount, 1 AS edition, current_setting('{}') AS city"
+
+
+def setting(queries: Queries, name: str, url: str = "") -> str:
+    """Return what a setting is in the transaction of a query, of a store of its own."""
+    queries.rows.clear()
+    queries.ask(SETTINGS.format(name), url, time=None)
+    codec = RowCodec(spec_of(SQL("profile.sql")))
+    return codec.unpack([1], [queries.writer.get(codec.key(1))], NOW_NS).column("city").tolist()[0]
+
+
+def test_server_has_the_limit_too_unless_the_url_says_another(queries: Queries) -> None:
+    """It may outlive us. What the URL says is kept, and where it is longer than the limit it holds for both."""
+    assert setting(queries, "statement_timeout") == f"{queries.limit_s + outside_calls.GRACE_S:.0f}s"
+    url = f"{queries.url}?options=-c%20statement_timeout%3D"
+    assert setting(queries, "statement_timeout", url + "5s") == "5s"
+    queries.rows.clear()
+    queries.limit_s = 0.05
+    slow = SETTINGS.format("statement_timeout") + " FROM pg_sleep(0.1)"
+    assert queries.ask(slow, url + "5s", time=None).read == 1
+
+
+def test_settings_of_the_connection_may_stand_anywhere(queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default of ours is taken only where neither the URL, nor a variable, nor the service says one."""
+    assert setting(queries, "application_name") == "tailrace"
+    (queries.path / "services").write_text("[shop]\napplication_name=of the service\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(queries.path / "services"))
+    assert setting(queries, "application_name", f"{queries.url}?service=shop") == "of the service"
+    monkeypatch.setenv("PGSERVICE", "shop")
+    assert setting(queries, "application_name") == "of the service"
+    monkeypatch.delenv("PGSERVICE")
+    monkeypatch.setenv("PGAPPNAME", "of the variable")
+    monkeypatch.setenv("PGCLIENTENCODING", "latin1")
+    assert setting(queries, "application_name") == "of the variable"
+    assert setting(queries, "client_encoding").lower() == "latin1"
+    assert setting(queries, "application_name", f"{queries.url}?application_name=url") == "url"
+
+
+def test_numeric_keeps_its_last_digit_as_a_text(queries: Queries) -> None:
+    """Zeros too: 10.00 is a price. As an int it is 10."""
+    queries.ask("SELECT 1.0 AS customer_id, 1 AS amount, 10.00 AS edition, 10.00 AS city", time=None)
+    codec = RowCodec(spec_of(SQL("profile.sql")))
+    rows = codec.unpack([1], [queries.writer.get(codec.key(1))], NOW_NS)
+    assert (rows.column("city").tolist(), rows.column("edition").tolist()) == (["10.00"], [10])
 
 
 def test_connection_that_is_cut_in_the_middle_leaves_nothing(queries: Queries) -> None:

@@ -22,6 +22,7 @@ from tailrace.features.sources import SQL
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.offline import spark
 from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.outside_calls import OutsideCalls
 from tailrace.offline.query_faults import QueryFaults
 
 # Ibis 12 calls what DuckDB 2 deprecates.
@@ -173,7 +174,7 @@ def test_session_that_ends_in_the_middle_leaves_no_answer_and_no_java(end: str, 
     query = "SELECT id AS customer_id FROM range(0, 5000000, 1, 50)"
     faults = QueryFaults("Profile", "profile.sql", query)
     source = SQL("profile.sql", on=ONE_CORE)
-    with spark.SparkQuery(source, query, faults, tmp_path, DatabaseLimits(), tmp_path) as session:
+    with spark.SparkQuery(source, query, faults, tmp_path, DatabaseLimits(), tmp_path, OutsideCalls(60)) as session:
         batches = session.batches()
         assert sum(next(batches).num_rows for _ in range(3)) > 0
         own = session._process.pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailrace.cli.durations import duration_ns
+from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError, TailraceError
-from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
+from tailrace.offline.database import MEMORY_MB, QUERY_LIMIT, THREADS, DatabaseLimits
 from tailrace.offline.options import (
     BATCH_ROWS,
     CLOCK_SKEW,
@@ -46,6 +48,9 @@ def materialize(  # noqa: PLR0917 - one parameter an option
         int, typer.Option(help="Memory that reading a source may take, in MiB; beyond it DuckDB spills to disk.")
     ] = MEMORY_MB,
     threads: Annotated[int, typer.Option(help="Threads that read a source.")] = THREADS,
+    query_limit: Annotated[
+        str, typer.Option(help="How long a query on Postgres or Spark may take; then it is ended there.")
+    ] = QUERY_LIMIT,
     prune: Annotated[bool, typer.Option("--prune", help="Remove entities that the source no longer has.")] = False,
     prune_max: Annotated[float, typer.Option(help="Largest share of the stored entities that --prune removes.")] = (
         PRUNE_MAX
@@ -76,19 +81,28 @@ def materialize(  # noqa: PLR0917 - one parameter an option
 
         tailrace materialize examples/fraud/pipeline.py --view CustomerProfile
     """
-    from tailrace.compile.loading import load_pipelines
-
     options = MaterializeOptions(
         batch_rows=batch_rows, wait_ns=duration_ns(wait, "--wait"),
         resume_ns=duration_ns(resume_within, "--resume-within"), skew_ns=duration_ns(clock_skew, "--clock-skew"),
         keep_old_ns=duration_ns(keep_old, "--keep-old"), allow_empty=allow_empty, prune=prune, prune_max=prune_max,
-        take_over=take_over, limits=DatabaseLimits(memory_mb, threads),
+        take_over=take_over,
+        limits=DatabaseLimits(memory_mb, threads, duration_ns(query_limit, "--query-limit") / NS_PER_S),
     )  # fmt: skip
-    pipelines = load_pipelines(file)
-    chosen = _chosen(file, pipelines, view or ())
-    written = [_write(pipeline, store, chosen, options, as_json=as_json) for pipeline in pipelines]
-    if not all(written):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no query elsewhere and no file stays behind
+    if not _write_all(file, view or (), store, options, as_json=as_json):
         raise typer.Exit(1)
+
+
+def _write_all(
+    file: Path, names: Sequence[str], store: str | None, options: MaterializeOptions, *, as_json: bool
+) -> bool:
+    """Write the views that are named, or all; return whether none has failed."""
+    from tailrace.compile.loading import load_pipelines
+
+    pipelines = load_pipelines(file)
+    chosen = _chosen(file, pipelines, names)
+    written = [_write(pipeline, store, chosen, options, as_json=as_json) for pipeline in pipelines]
+    return all(written)
 
 
 def _write(

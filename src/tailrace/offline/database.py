@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tailrace.deadline import NS_PER_S, parse_duration
 from tailrace.errors import SourceError
 
 MEMORY_MB: Final = 1_024
@@ -17,6 +18,9 @@ MEMORY_MB_MIN: Final = 32
 """DuckDB's own blocks and buffers take about so much before there is a row."""
 MEMORY_MB_MAX: Final = 1 << 24
 THREADS_MAX: Final = 1_024
+QUERY_LIMIT: Final = "6h"
+"""How long a query may take that another engine runs, as the command line shows it."""
+QUERY_S_MAX: Final = 7 * 86_400
 
 _QUERY_END: Final = re.compile(r";(?:\s|--[^\n]*)*\Z")
 _ROWS: Final = b'CREATE TEMP TABLE rows AS SELECT *, row_number() OVER () - 1 AS "$row" FROM (\n'
@@ -26,11 +30,13 @@ _ROWS: Final = b'CREATE TEMP TABLE rows AS SELECT *, row_number() OVER () - 1 AS
 class DatabaseLimits:
     """What reading a source may take. memory_mb: MiB, beyond which DuckDB spills to a temporary folder.
 
-    The defaults leave room for a server beside it. Raises SourceError for a value out of range.
+    query_s: how long a query that another engine runs may take until its last row is here. The defaults leave room for
+    a server beside it. Raises SourceError for a value out of range.
     """
 
     memory_mb: int = MEMORY_MB
     threads: int = THREADS
+    query_s: float = parse_duration(QUERY_LIMIT) / NS_PER_S
 
     def __post_init__(self) -> None:
         for flag, value, least, most in (
@@ -39,6 +45,8 @@ class DatabaseLimits:
         ):
             if not least <= value <= most:
                 raise SourceError(f"{value:,} is out of range", where=flag, next=f"give {least:,} to {most:,}")
+        if not 0 < self.query_s <= QUERY_S_MAX:
+            raise SourceError(f"{self.query_s:g} s is out of range", where="--query-limit", next="give 1s to 7d")
 
 
 def open_database(ibis: Any, limits: DatabaseLimits, spill: str, base_dir: Path) -> Any:

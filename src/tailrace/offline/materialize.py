@@ -33,6 +33,7 @@ from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.stores.runs import PageCounts, PageRow
 from tailrace.offline.leasing import leased
 from tailrace.offline.options import MaterializeOptions
+from tailrace.offline.outside_calls import never
 from tailrace.offline.ownership import claim, with_old_layout, with_schema
 from tailrace.offline.progress import (
     Progress,
@@ -87,12 +88,15 @@ def materialize(
     on_progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], int] = time.time_ns,
     key_type: KeyType | None = None,
+    on_lease: Callable[[], None] | None = None,
+    is_stopping: Callable[[], bool] = never,
 ) -> MaterializeReport:
     """Write a view's latest rows to the online store.
 
     base_dir: what the source's relative path is relative to. pipeline: whose view it is. on_progress: called with the
     rows dealt with and the rows there are. clock: since the epoch. key_type: of the entity's id, as the request has
-    it; None takes it as the source has it.
+    it; None takes it as the source has it. on_lease: called once the lease is held, before anything is written or read;
+    what it raises ends the run. is_stopping: asked while another engine runs the source's query, from this thread.
     Raises CompileError for a mistaken view, SourceError for a source that cannot be read or of which nothing can be
     written, LeaseError while another run writes the view, and StoreError for a store that cannot be written or has the
     view from elsewhere.
@@ -102,7 +106,9 @@ def materialize(
     options = options or MaterializeOptions()
     began_s = time.monotonic()
     with leased(writer, spec.name, options.wait_ns) as lease:
-        run = _ViewRun(spec, base_dir, writer, pipeline, options, clock, lease)
+        if on_lease is not None:
+            on_lease()
+        run = _ViewRun(spec, base_dir, writer, pipeline, options, clock, lease, is_stopping)
         return run.report(on_progress, key_type, began_s)
 
 
@@ -111,7 +117,7 @@ class _ViewRun:
 
     def __init__(
         self, spec: BatchViewSpec, base_dir: Path, writer: StoreWriter, pipeline: str, options: MaterializeOptions,
-        clock: Callable[[], int], lease: Lease,
+        clock: Callable[[], int], lease: Lease, is_stopping: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._spec = spec
         self._base_dir = base_dir
@@ -119,6 +125,7 @@ class _ViewRun:
         self._options = options
         self._clock = clock
         self._lease = lease
+        self._is_stopping = is_stopping
         self._codec = spec.codec()
         self._schema = schema_name(self._codec.schema_id)
         self._tombstones = KeyFormat(spec.entity.name, TOMBSTONE)
@@ -173,8 +180,9 @@ class _ViewRun:
         """Open the source."""
         options = self._options
         return SourceRows(
-            self._spec, self._base_dir, key_type, self._clock, skew_ns=options.skew_ns, limits=options.limits
-        )
+            self._spec, self._base_dir, key_type, self._clock, skew_ns=options.skew_ns, limits=options.limits,
+            is_stopping=self._is_stopping,
+        )  # fmt: skip
 
     @property
     def _where(self) -> str:

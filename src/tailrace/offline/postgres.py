@@ -7,11 +7,15 @@ a column declares as the values of a CSV are: an amount keeps its last digit, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tailrace.errors import SourceError
+from tailrace.offline.outside_calls import GRACE_S, LateError, OutsideCalls
 from tailrace.offline.query_faults import QueryFaults
 
 if TYPE_CHECKING:
@@ -27,11 +31,14 @@ _SETTINGS: Final = (
     "SET DateStyle = 'ISO'",
     "SET cursor_tuple_fraction = 1",  # every row is read: a plan that is quick for the first ones is none for all
 )
+_TIMEOUT: Final = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"  # 0: there is none
 _CONNECTION: Final = {
     "connect_timeout": "10", "application_name": "tailrace", "client_encoding": "utf8",
     "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000",
 }  # fmt: skip
-"""Seconds, but for the last, of milliseconds. A URL may say otherwise."""
+"""Seconds, but for the last, of milliseconds. Each is left out where the URL, a variable or the service says it."""
+_NOWHERE: Final = "/nowhere"
+"""As a host it is a folder of sockets: where it is missing, nobody is asked."""
 
 _NUMBERS: Final = {"bool": "bool_", "int2": "int16", "int4": "int32", "int8": "int64", "float4": "float32",
                    "float8": "float64"}  # fmt: skip
@@ -43,15 +50,17 @@ _NEXT_CONNECT: Final = (
 )
 _NEXT_QUERY: Final = "correct the query: one SELECT in Postgres' SQL"
 _NEXT_TIME: Final = (
-    'give it more time, as in on="postgresql://…?options=-c%20statement_timeout%3D10min", or make the query cheaper'
+    "make the query cheaper, or give it more time: tailrace materialize --query-limit, or "
+    'on="postgresql://…?options=-c%20statement_timeout%3D10min"'
 )
 _QUERY_CANCELED: Final = "57014"
 
 
-def postgres_batches(url: str, query: str, faults: QueryFaults) -> Iterator[pa.RecordBatch]:
-    """Give the rows of a query, the columns with the first batch, which may be empty. Raises SourceError.
+def postgres_batches(url: str, query: str, faults: QueryFaults, calls: OutsideCalls) -> Iterator[pa.RecordBatch]:
+    """Give the rows of a query, the columns with the first batch, which may be empty.
 
-    url: of the database; libpq finds the password, in the environment or in ~/.pgpass.
+    url: of the database; libpq finds the password, in the environment or in ~/.pgpass. calls: how the server is asked.
+    Raises SourceError, also where the answer is not whole in time, and StoppedError; the query is ended then.
     """
     try:
         import psycopg
@@ -60,34 +69,41 @@ def postgres_batches(url: str, query: str, faults: QueryFaults) -> Iterator[pa.R
                           next="pip install 'tailrace[postgres]'") from None  # fmt: skip
     rows = 0
     try:
-        connection = _connect(psycopg, url)
+        connection = calls.call(partial(_connect, psycopg, url, calls))
     except psycopg.Error as error:
         raise faults.unreachable("Postgres", _message(error), _NEXT_CONNECT) from None
-    with closing(connection):
-        try:
-            cursor = _declare(connection, query)
-            columns: list[_Column] | None = None
-            while columns is None or cursor.rowcount:
-                cursor.execute(_FETCH)
-                columns = columns or [_Column(each, connection.adapters.types, faults) for each in cursor.description]
-                if not columns:  # a SELECT of none is a query in Postgres
-                    raise faults.refused("it selects no column", _NEXT_QUERY)
-                if cursor.rowcount or not rows:
-                    yield _batch(columns, cursor.fetchall())
-                rows += cursor.rowcount
-        except psycopg.Error as error:
-            raise _told(error, rows, faults) from None
-        finally:
-            with suppress(psycopg.Error):  # the connection may be gone
-                connection.rollback()
+    except LateError as error:
+        raise faults.unreachable("Postgres", str(error), _NEXT_CONNECT) from None
+    asked = _Asked(connection, calls)
+    try:
+        cursor = asked.declare(query)
+        columns: list[_Column] | None = None
+        while columns is None or cursor.rowcount:
+            asked.run(partial(cursor.execute, _FETCH))
+            columns = columns or [_Column(each, connection.adapters.types, faults) for each in cursor.description]
+            if not columns:  # a SELECT of none is a query in Postgres
+                raise faults.refused("it selects no column", _NEXT_QUERY)
+            if cursor.rowcount or not rows:
+                yield _batch(columns, cursor.fetchall())
+            rows += cursor.rowcount
+        asked.run(connection.rollback)  # a pooler in between keeps its own connection for the next who comes
+    except psycopg.Error as error:
+        raise _told(error, rows, faults) from None
+    except LateError as error:
+        raise faults.refused(f"{error}, behind {rows:,} rows", _NEXT_TIME) from None
+    finally:
+        asked.close()
 
 
-def _connect(psycopg: Any, url: str) -> Any:
+def _connect(psycopg: Any, url: str, calls: OutsideCalls) -> Any:
     """Return a connection whose transactions only read, and that gives all but numbers as text."""
     from psycopg.types.string import TextLoader
 
-    settings = _CONNECTION | psycopg.conninfo.conninfo_to_dict(url)
+    settings = psycopg.conninfo.conninfo_to_dict(url)
+    settings |= {name: value for name, value in _CONNECTION.items() if name not in _said(psycopg, settings)}
     connection = psycopg.connect(**settings, prepare_threshold=None)  # a pooler in between may know of none prepared
+    if calls.left_behind:  # nobody waits for it any more
+        connection.close()
     connection.read_only = True
     for each in connection.adapters.types:
         if each.name not in _NUMBERS:
@@ -95,13 +111,61 @@ def _connect(psycopg: Any, url: str) -> Any:
     return connection
 
 
-def _declare(connection: Any, query: str) -> Any:
-    """Begin the transaction, and return a cursor of the query's rows."""
-    cursor = connection.cursor()
-    for setting in _SETTINGS:
-        cursor.execute(setting)
-    cursor.execute(_DECLARE + query)
-    return cursor
+def _said(psycopg: Any, settings: dict[str, Any]) -> set[str]:
+    """Return the settings that the URL, libpq's variables or its service file say.
+
+    Only libpq knows them all, and it tells of a connection alone, be it one that has failed before anybody was asked.
+    """
+    nowhere = psycopg.conninfo.make_conninfo("", **settings | {"host": _NOWHERE, "hostaddr": "", "port": "1"})
+    connection = psycopg.pq.PGconn.connect_start(nowhere.encode())
+    try:
+        return {each.keyword.decode() for each in connection.info if each.val is not None}
+    finally:
+        connection.finish()
+
+
+class _Asked:
+    """A server that is asked one query. Its calls are ended by a word to it, or, where it is silent, by the socket."""
+
+    def __init__(self, connection: Any, calls: OutsideCalls) -> None:
+        self._connection = connection
+        self._calls = calls
+
+    def declare(self, query: str) -> Any:
+        """Begin the transaction, and return a cursor of the query's rows.
+
+        The server has a limit too, since it may outlive us: a little more, so that it is we who tell. One that the URL
+        or the role says is kept, and holds here too where it is longer.
+        """
+        cursor = self._connection.cursor()
+        self.run(partial(cursor.execute, _TIMEOUT))
+        ((own_ms,),) = cursor.fetchall()
+        settings = list(_SETTINGS)
+        if own_ms:
+            self._calls.extend(own_ms / 1_000)
+        else:
+            settings.append(f"SET statement_timeout = {math.ceil((self._calls.limit_s + GRACE_S) * 1_000)}")
+        for setting in settings:
+            self.run(partial(cursor.execute, setting))
+        self.run(partial(cursor.execute, _DECLARE + query))
+        return cursor
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Have the server do something. Raises as `OutsideCalls.call` does."""
+        self._calls.call(work, (self._cancel, self._cut))
+
+    def close(self) -> None:
+        """Let go, which ends the transaction; a connection that a call still uses is left to it."""
+        if not self._calls.left_behind:
+            self._connection.close()
+
+    def _cancel(self) -> None:
+        self._connection.cancel_safe(timeout=GRACE_S)
+
+    def _cut(self) -> None:
+        """Shut the socket down, for whoever waits on it; it is closed by its owner."""
+        with socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as own:
+            own.shutdown(socket.SHUT_RDWR)
 
 
 class _Column:
@@ -115,16 +179,13 @@ class _Column:
         if kind in _UNREADABLE or (known is not None and description.type_code == known.array_oid):
             raise faults.unreadable(description.name, f"{kind}[]" if kind not in _UNREADABLE else kind, "Postgres")
         self.name = description.name
-        self.is_number = kind == "numeric"
         self.arrow = getattr(pa, _NUMBERS.get(kind, "string"))()
 
     def array(self, values: Sequence[Any]) -> Any:
-        """Return some of its values in Arrow. A numeric that is whole is written without a point, as an id is."""
+        """Return some of its values in Arrow."""
         import pyarrow as pa
-        import pyarrow.compute as pc
 
-        array = pa.array(values, self.arrow)
-        return pc.replace_substring_regex(array, r"\.0+$", "") if self.is_number else array
+        return pa.array(values, self.arrow)
 
 
 def _batch(columns: Sequence[_Column], rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:

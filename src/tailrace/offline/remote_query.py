@@ -5,13 +5,14 @@ SQL file --Postgres or Spark--> batches of some thousand rows --> the table `row
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailrace.errors import SourceError
 from tailrace.features.sources import SQL, Engine
 from tailrace.offline.database import DatabaseLimits, read_query
+from tailrace.offline.outside_calls import OutsideCalls, never
 from tailrace.offline.postgres import postgres_batches
 from tailrace.offline.query_faults import QueryFaults
 from tailrace.offline.spark import SparkQuery
@@ -21,20 +22,28 @@ if TYPE_CHECKING:
 
 
 def run_remote_query(
-    connection: Any, source: SQL, view: str, base_dir: Path, limits: DatabaseLimits, folder: Path
+    connection: Any,
+    source: SQL,
+    view: str,
+    base_dir: Path,
+    limits: DatabaseLimits,
+    folder: Path,
+    is_stopping: Callable[[], bool] = never,
 ) -> Any:
     """Return the rows of a query that another engine runs as the table `rows`, with the place of each in `$row`.
 
     base_dir: the pipeline's folder, which names of files are relative to. folder: for what the engine writes itself.
-    Raises SourceError, and then no table is there: a part of an answer is never taken for the whole.
+    Raises SourceError, also for an answer that is not whole in time, and StoppedError where the run is to stop. Then no
+    table is there, since a part of an answer is never taken for the whole, and no query goes on.
     """
     path = base_dir / source.path
     query = read_query(path)
     faults = QueryFaults(view, str(path), query)
+    calls = OutsideCalls(limits.query_s, is_stopping)
     if source.engine is Engine.POSTGRES:
         assert source.on is not None
-        return _load(connection, postgres_batches(source.on, query, faults), faults)
-    with SparkQuery(source, query, faults, base_dir, limits, folder) as spark:
+        return _load(connection, postgres_batches(source.on, query, faults, calls), faults)
+    with SparkQuery(source, query, faults, base_dir, limits, folder, calls) as spark:
         return _load(connection, spark.batches(), faults)
 
 

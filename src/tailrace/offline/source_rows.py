@@ -23,6 +23,7 @@ from tailrace.features.sources import CSV, SQL, Engine, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
 from tailrace.offline.casts import cast_column, cast_time, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
+from tailrace.offline.outside_calls import never
 from tailrace.offline.remote_query import run_remote_query
 from tailrace.offline.sorted_rows import SortedRows
 from tailrace.offline.source_keys import KeyType, SourceKey
@@ -77,7 +78,8 @@ class SourceRows:
     key_type: of the ids in the store; None takes them as the source has them (of a CSV, whose values are all text:
     int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for the time
     itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then. limits: of
-    the database. takes_seconds: whether a time may be a number, of seconds since the epoch. Raises SourceError.
+    the database. takes_seconds: whether a time may be a number, of seconds since the epoch. is_stopping:
+    says that a query on another engine is to end. Raises SourceError, and StoppedError where it was.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class SourceRows:
         skew_ns: int = 0,
         limits: DatabaseLimits | None = None,
         takes_seconds: bool = False,
+        is_stopping: Callable[[], bool] = never,
     ) -> None:
         self._ibis, self._errors = _import_ibis()
         self._spec = spec
@@ -100,6 +103,7 @@ class SourceRows:
         self._skew_ns = skew_ns
         self._takes_seconds = takes_seconds
         self._limits = limits or DatabaseLimits()
+        self._is_stopping = is_stopping
         self._spill = tempfile.TemporaryDirectory(prefix="tailrace-")
         self._connection: Any = None
         try:
@@ -243,8 +247,9 @@ class SourceRows:
             if source.engine is Engine.DUCKDB:
                 return run_query(connection, Path(self._path), self._spec.name)
             return run_remote_query(
-                connection, source, self._spec.name, self._base_dir, self._limits, Path(self._spill.name)
-            )
+                connection, source, self._spec.name, self._base_dir, self._limits, Path(self._spill.name),
+                self._is_stopping,
+            )  # fmt: skip
         if not isinstance(source, CSV):
             raise SourceError(f"no source can be read of {source!r}", where=self._where, next="use Parquet, CSV or SQL")
         table = connection.read_csv(

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from tailrace.errors import SourceError
 from tailrace.features.sources import SQL
 from tailrace.offline.database import DatabaseLimits
+from tailrace.offline.outside_calls import LateError, OutsideCalls
 from tailrace.offline.query_faults import QueryFaults
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ HEAP_MB_MIN: Final = 512
 """A JVM of less does not start a session."""
 END_S_MAX: Final = 30.0
 """How long the session may take to end behind its last row, and its JVM behind it, before they are killed."""
+ABORT_S_MAX: Final = 3.0
+"""How long a JVM may take whose query has failed, or is to end: nothing of its answer is used."""
 LOOK_S: Final = 0.02
 """How often it is seen whether the JVM has ended."""
 
@@ -44,20 +48,23 @@ _NEXT_SESSION: Final = (
     "see that the master of on= is there; what the session is told otherwise stands in spark-defaults.conf"
 )
 _NEXT_QUERY: Final = "correct the query: one SELECT in Spark's SQL, or in DuckDB's with dialect=\"duckdb\""
+_NEXT_TIME: Final = "make the query cheaper, or give it more time: tailrace materialize --query-limit"
 
 
 class SparkQuery:
     """One query in a Spark session. A context manager: the session ends with it, whatever has come of the query.
 
-    folder: for its log, and for what a local session writes. Raises SourceError.
+    folder: for its log, and for what a local session writes. calls: how it is waited for. Raises SourceError.
     """
 
     def __init__(
-        self, source: SQL, query: str, faults: QueryFaults, base_dir: Path, limits: DatabaseLimits, folder: Path
-    ) -> None:
+        self, source: SQL, query: str, faults: QueryFaults, base_dir: Path, limits: DatabaseLimits, folder: Path,
+        calls: OutsideCalls,
+    ) -> None:  # fmt: skip
         if find_spec("pyspark") is None:
             raise SourceError("a query on Spark needs pyspark", where=faults.path, next="pip install 'tailrace[spark]'")
         self._faults = faults
+        self._calls = calls
         self._fault = folder / "spark-fault.json"
         self._log = folder / "spark.log"
         asked = {
@@ -87,35 +94,46 @@ class SparkQuery:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()  # its JVM ends with it: it reads a pipe that this closes
         self._process.wait()
-        self._await_java()
+        if not self._has_java_ended(END_S_MAX if kind is None else ABORT_S_MAX):
+            self._kill_all()
+            self._has_java_ended(ABORT_S_MAX)  # the kernel takes a moment
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
 
-    def _await_java(self) -> None:
-        """Wait until the JVM has cleared up and ended, since the folder will be removed; kill one that does not end."""
-        end_s = time.monotonic() + END_S_MAX
+    def _has_java_ended(self, limit_s: float) -> bool:
+        """Wait until the JVM has cleared up and ended, since the folder will be removed; return whether it has."""
+        end_s = time.monotonic() + limit_s
         with self._log.open("rb") as log:
             while time.monotonic() < end_s:
                 with suppress(BlockingIOError):
                     fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
+                    return True
                 time.sleep(LOOK_S)
+        return False
+
+    def _kill_all(self) -> None:
+        """Kill the session and what it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Give the rows, the columns with the first batch, which may be empty."""
+        """Give the rows, the columns with the first batch, which may be empty.
+
+        Raises SourceError, also where the answer is not whole in time, and StoppedError.
+        """
         import pyarrow as pa
 
-        rows = 0
+        rows, ends = 0, (self._process.kill, self._kill_all)
         try:
-            with pa.ipc.open_stream(self._process.stdout) as stream:
+            with self._calls.call(partial(pa.ipc.open_stream, self._process.stdout), ends) as stream:
                 none = [pa.array([], field.type) for field in stream.schema]
                 yield pa.RecordBatch.from_arrays(none, schema=stream.schema)
-                for batch in stream:
+                while (batch := self._calls.call(partial(next, stream, None), ends)) is not None:
                     yield batch
                     rows += batch.num_rows
+        except LateError as error:
+            raise self._faults.refused(f"{error}, behind {rows:,} rows", _NEXT_TIME) from None
         except (pa.ArrowException, OSError) as error:
             raise self._told(rows, str(error)) from None
         # A stream that is cut short between two batches reads like one that is whole.

@@ -1,0 +1,108 @@
+"""Calls into other programs: they answer, or are ended, politely first; a run never waits longer than it may."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tailrace.offline import outside_calls
+from tailrace.offline.outside_calls import LateError, OutsideCalls, StoppedError
+
+
+class Silence:
+    """A program that does not answer until it is told to."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._over = threading.Event()
+
+    def ask(self) -> str:
+        """Wait for it."""
+        self._over.wait()
+        return "answer"
+
+    def refuse(self) -> None:
+        """Hear, and go on."""
+        self.told.append("politely")
+        raise ConnectionError("nobody hears")
+
+    def end(self) -> None:
+        """End."""
+        self.told.append("by force")
+        self._over.set()
+
+
+@pytest.fixture
+def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silence]:
+    """Yield a program, which ends with the test."""
+    monkeypatch.setattr(outside_calls, "GRACE_S", 0.02)
+    monkeypatch.setattr(outside_calls, "LOOK_S", 0.005)
+    silence = Silence()
+    yield silence
+    silence.end()
+
+
+def test_call_gives_its_answer_or_its_error() -> None:
+    """As if it were made here, but on another thread."""
+    calls = OutsideCalls(10)
+    assert calls.call(lambda: "answer") == "answer"
+    assert calls.call(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        calls.call(lambda: 1 // 0)
+    assert not calls.left_behind
+
+
+def test_late_call_is_ended_politely_then_by_force(silence: Silence) -> None:
+    """An end that raises, or is not heard, is followed by the next one."""
+    calls = OutsideCalls(0.02)
+    with pytest.raises(LateError, match=r"longer than 0\.02 s"):
+        calls.call(silence.ask, (silence.refuse, silence.end))
+    assert silence.told == ["politely", "by force"]
+    assert not calls.left_behind
+
+
+def test_call_that_cannot_be_ended_is_left_behind(silence: Silence) -> None:
+    """Not even an end that hangs itself is waited for."""
+    calls = OutsideCalls(0.02)
+    began_s = time.monotonic()
+    with pytest.raises(LateError):
+        calls.call(silence.ask, (silence.ask,))
+    assert calls.left_behind
+    assert time.monotonic() - began_s < 5
+
+
+def test_limit_is_one_for_all_calls_and_only_grows(silence: Silence) -> None:
+    """What the calls before took is gone; a longer limit that the user has given elsewhere holds."""
+    calls = OutsideCalls(0.2)
+    calls.extend(0.01)
+    assert calls.limit_s == 0.2
+    began_s = time.monotonic()
+    calls.call(lambda: time.sleep(0.15))
+    with pytest.raises(LateError):
+        calls.call(silence.ask, (silence.end,))
+    assert time.monotonic() - began_s < 0.3
+    calls.extend(60)
+    assert calls.call(silence.ask) == "answer"
+
+
+def test_call_of_a_run_that_is_to_stop_is_ended(silence: Silence) -> None:
+    """At once, however much time is left; so is one whose run is interrupted."""
+    stops: list[bool] = []
+    calls = OutsideCalls(60, lambda: len(stops) > 1 or stops.append(True))  # type: ignore[func-returns-value, arg-type]
+    with pytest.raises(StoppedError):
+        calls.call(silence.ask, (silence.end,))
+    assert silence.told == ["by force"]
+
+
+def test_call_whose_run_is_interrupted_is_ended(silence: Silence) -> None:
+    """Ctrl-C comes to the thread that waits, and to no library."""
+
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        OutsideCalls(60, interrupt).call(silence.ask, (silence.end,))
+    assert silence.told == ["by force"]
