@@ -32,6 +32,8 @@ ALONE = {
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
     "kafka": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "pytest"),
     "dynamodb": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "pytest"),
+    "postgres": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "boto3", "pyspark", "pytest"),
+    "spark": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "boto3", "psycopg", "pytest"),
     "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),
 }
 """What each extra does not bring, so that its test proves something. "serve" is no extra at all."""
@@ -103,6 +105,7 @@ def test_extras_are_those_that_are_tried(wheel: Path) -> None:
     assert {"serve", *declared} == {*ALONE, "dev"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", ALONE)
 def test_extra_alone_does_what_it_is_for(extra: str, wheel: Path, prepared: Path, tmp_path: Path) -> None:
     """The smoke of an extra passes where nothing is installed but what the wheel says that it needs."""

@@ -21,7 +21,7 @@ RATE = 200.0
 RESTARTS = 2
 PRE_DRAIN_S = 3.5
 """HAProxy takes two to three seconds to see that a server is not ready."""
-RESTART_S_MAX = 14.0
+RESTART_S_MAX = 11.0
 
 
 @dataclass

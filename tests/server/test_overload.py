@@ -43,7 +43,7 @@ class Target:
         return best
 
 
-@pytest.fixture(scope="module", params=["costly_threaded", "costly_inline"])
+@pytest.fixture(scope="module", params=[pytest.param("costly_threaded", marks=pytest.mark.slow), "costly_inline"])
 def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pipelines_dir: Path
 ) -> Iterator[Target]:
