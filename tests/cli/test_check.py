@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,41 @@ def test_check_shows_hops_and_what_they_take_on_the_store(pipelines_dir: Path, r
     assert not [each for each in json.loads(out)[0]["warnings"] if "hops take" in each]
     code, out, _ = run_check(file)
     assert (code, "not measured: its store is not there" in out) == (0, True)
+
+
+@pytest.mark.parametrize("store", ["redis://127.0.0.1:1/0", "lmdb:{}"], ids=["does not answer", "cannot be read"])
+def test_check_tells_why_a_store_that_is_there_was_not_measured(
+    pipelines_dir: Path, tmp_path: Path, store: str
+) -> None:
+    """A store that failed is another thing than one that is not there yet; hops are counted all the same."""
+    (tmp_path / "data.mdb").write_bytes(b"no store" * 1_000)
+    file, options = str(pipelines_dir / "derived.py"), ["--store", store.format(tmp_path)]
+    code, out, _ = run_check(file, *options)
+    assert code == 0
+    assert "not measured: its store failed: " in " ".join(out.split())
+    assert "is not there" not in out
+    if store.startswith("redis"):
+        code, out, _ = run_check(file, *options, "--json")
+        hops = [hop for report in json.loads(out) for hop in report["hops"]]
+        assert all((hop["p50_ns"], bool(hop["failure"])) == (None, True) for hop in hops)
+
+
+def test_check_measures_a_store_that_feast_fills(declared: Path, tmp_path: Path) -> None:
+    """Its keys are Feast's: those of a store of Tailrace's own would be none of its."""
+    with closing(sqlite3.connect(tmp_path / "online.db")) as online:
+        for view in ("spend", "rank"):
+            online.execute(f"CREATE TABLE shop_{view} (entity_key BLOB, feature_name TEXT, value BLOB, event_ts TEXT)")
+        online.commit()
+    text = declared.read_text()
+    for view, key in (("spend", "customer_id"), ("rank", "shop_id")):
+        entity = next(line for line in text.splitlines() if f'key="{key}"' in line)
+        text = text.replace(entity, f'{entity}\n    feast = tr.FeastView("{view}", join_key="{key}")')
+    declared.write_text(text)
+    code, out, err = run_check(str(declared), "--store", f"feast+sqlite:{tmp_path}/online.db?project=shop", "--json")
+    (report,) = json.loads(out)
+    (hop,) = report["hops"]
+    assert (code, report["warnings"], hop["failure"]) == (0, [], ""), err
+    assert hop["p50_ns"] > 0
 
 
 def test_check_warns_of_hops_that_take_longer_than_features_may(

@@ -80,11 +80,16 @@ async def _measure(
             began_ns = now_ns()
             await store.fetch(keys, began_ns + FETCH_NS_MAX)
             times_ns.append(now_ns() - began_ns)
-    except StoreError as error:
-        return [], f"{error.where}: {error.what}" if error.where else error.what
-    except (TimeoutError, ConnectionError) as error:
-        return [], str(error) or type(error).__name__
+    except (TimeoutError, ConnectionError, StoreError) as error:
+        return [], shown_fault(error)
     return sorted(times_ns), ""
+
+
+def shown_fault(error: Exception) -> str:
+    """Return a store's failure in one line, without what to do next."""
+    if isinstance(error, StoreError):
+        return f"{error.where}: {error.what}" if error.where else error.what
+    return str(error) or type(error).__name__
 
 
 def _sample_ids(plan: Plan) -> list[list[list[EntityId]]]:
