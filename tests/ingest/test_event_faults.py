@@ -22,6 +22,7 @@ from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.updates import Fate
 from tailrace.features.view_spec import Entity
 from tailrace.ingest.applier import Applier
+from tailrace.ingest.counting import StreamCounter
 from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.frames import stream_route
 from tailrace.ingest.intake import EventIntake, Route, Waiting
@@ -183,7 +184,7 @@ def test_event_that_raises_when_it_is_counted_takes_no_call_along() -> None:
         return Waiting(stream_route("payments"), encoded, lambda fates, why: answers.update({name: (fates, why)}))
 
     async def scenario() -> None:
-        intake = EventIntake({stream_route("payments"): Route(decode, (applier,))})
+        intake = EventIntake({stream_route("payments"): Route(decode, (StreamCounter(applier.stream, [applier]),))})
         intake.take(sent("well", payment(1), payment(2)))
         intake.take(sent("poisoned", payment(3, customer=1 << 63)))
         intake.take(sent("behind", payment(4)))

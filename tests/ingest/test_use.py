@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from payments import ingesting
 
 import tailrace as tr
 from features.redis_server import RedisServer
@@ -367,3 +369,23 @@ def test_lapses_are_told_in_one_form() -> None:
     assert what == LAPSED
     assert (more["view"], more["span"]) == ("Activity", "1970-01-01T00:00:00+00:00 to 1970-01-01T00:01:00+00:00")
     assert "next" in more
+
+
+def test_command_says_which_events_a_view_lacks(pipeline: Pipeline, pipelines_dir: Path, tmp_path: Path) -> None:
+    """Where another definition was counted since the last run; the warning is no part of the report."""
+    store = f"lmdb:{tmp_path / 'store'}"
+    Routes([pipeline], lambda _: store, MonotonicClock()).close()
+    with closing(open_writer(store)) as writer:
+        record = read_record(writer.get, "CustomerActivity")
+        assert record is not None
+        schemas = record.schemas | {"0000000a": SchemaRecord(entity="customer")}
+        changed = msgspec.structs.replace(record, schemas=schemas)
+        other = Use(MonotonicClock().wall_ns())
+        writer.exchange([(catalogue_key("CustomerActivity"), msgspec.json.encode(changed)),
+                         (use_key("CustomerActivity", "0000000a"), msgspec.json.encode(other))], ())  # fmt: skip
+    (tmp_path / "events.jsonl").touch()
+    with ingesting(pipelines_dir, store, str(tmp_path / "events.jsonl")) as process:
+        report, errors = process.communicate(timeout=60)
+    assert json.loads(report)["counted"] == 0
+    (warning,) = errors.decode().splitlines()
+    assert warning.startswith(f"warning: {LAPSED}: CustomerActivity, ")

@@ -30,6 +30,16 @@ class Fate(IntEnum):
     """Its entity is forgotten."""
 
 
+def joined_fates(fates: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what becomes of events in several places: refused where one refuses, else counted where one counts.
+
+    fates: in each place, of every event.
+    """
+    worst, best = np.max(fates, axis=0), np.min(fates, axis=0)
+    joined: NDArray[np.uint8] = np.where(worst > Fate.DUPLICATE, worst, best)
+    return joined
+
+
 class Update(NamedTuple):
     """What events make of states. values: of every entity, what is to be stored. fates: of every event, of `Fate`."""
 

@@ -17,7 +17,7 @@ from tailrace.features.events import Events
 from tailrace.features.keys import TOMBSTONE, CompositeFormat, EntityId, KeyFormat, entity_checks, fields_of
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamViewSpec
-from tailrace.features.updates import Fate, update_states
+from tailrace.features.updates import Fate, joined_fates, update_states
 from tailrace.ingest.watermark import Behind, Watermark, read_watermark, watermark_key
 
 _NO_BEGINS: Final[Mapping[str, int]] = MappingProxyType({})
@@ -155,9 +155,8 @@ class _StateChanges:
 
     @property
     def fates(self) -> NDArray[np.uint8]:
-        """The fate of each event: refused where one view has, else counted where one view has."""
-        worst, best = self._fates.max(axis=0), self._fates.min(axis=0)
-        fates: NDArray[np.uint8] = np.where(worst > Fate.DUPLICATE, worst, best)
+        """The fate of each event, over all views."""
+        fates = joined_fates(self._fates)
         fates[self._is_late] = Fate.LATE
         return fates
 

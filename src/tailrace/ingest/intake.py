@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,18 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import TailraceError
-from tailrace.ingest.applier import Applier
-from tailrace.ingest.decoded import DecodedEvents
+from tailrace.features.updates import joined_fates
+from tailrace.ingest.counting import StreamCounter, count_apart
 
 EVENTS_MAX: Final = 4_096
 """Written together at most, but for a frame of more."""
+Frame = tuple[int, list[Any]]
+"""What one sender sent at once, decoded: its place in the group, and its events."""
 
 
 class Route(NamedTuple):
-    """What events of one kind go through. decode: to the stream's schema. appliers: of all streams that they are of."""
+    """What events of one kind go through. decode: to the stream's schema. counters: of all streams that they are of."""
 
     decode: Callable[[Any], list[Any]]
-    appliers: tuple[Applier, ...]
+    counters: tuple[StreamCounter, ...]
 
 
 class Waiting(NamedTuple):
@@ -46,9 +49,6 @@ class EventIntake:
     ) -> None:
         self._routes = routes
         self._on_counted = on_counted
-        self._columns = {
-            applier: DecodedEvents(applier.stream) for route in routes.values() for applier in route.appliers
-        }
         self._waiting: list[Waiting] = []
         self._came = asyncio.Event()
         self._is_counting = False
@@ -100,50 +100,56 @@ class EventIntake:
     def _count_all(self, group: Sequence[Waiting]) -> list[tuple[bytes | None, str]]:
         """Return the answer to each of a group, in order."""
         answers: list[tuple[bytes | None, str]] = [(None, "")] * len(group)
-        by_route: dict[tuple[Applier, ...], list[tuple[int, list[Any]]]] = {}
+        by_route: dict[tuple[StreamCounter, ...], list[Frame]] = {}
         for place, waiting in enumerate(group):
             route = self._routes.get(waiting.route)
             try:
                 if route is None:
                     raise ValueError(f"nothing takes events of {waiting.route!r}")
-                by_route.setdefault(route.appliers, []).append((place, route.decode(waiting.events)))
+                by_route.setdefault(route.counters, []).append((place, route.decode(waiting.events)))
             except (msgspec.MsgspecError, ValueError) as error:
                 answers[place] = None, str(error)
-        for appliers, decoded in by_route.items():
+        for counters, decoded in by_route.items():
             for part in _parts(decoded):
-                for place, answer in self._count_part(appliers, part):
+                for place, answer in self._count_part(counters, part):
                     answers[place] = answer
         return answers
 
     def _count_part(
-        self, appliers: Sequence[Applier], part: Sequence[tuple[int, list[Any]]]
+        self, counters: Sequence[StreamCounter], part: Sequence[Frame]
     ) -> list[tuple[int, tuple[bytes | None, str]]]:
-        """Count some frames together; where that raises, each alone, so that one takes no other along."""
+        """Count some frames together, and one that cannot be counted alone, so that it takes no other along."""
         try:
-            fates = self._count(appliers, [event for _, events in part for event in events])
+            counted = count_apart(part, partial(self._count, counters))
         except TailraceError as error:
             return [(place, (None, str(error))) for place, _ in part]
-        except Exception as error:  # of an expression, on what one event holds
-            if len(part) == 1:
-                return [(part[0][0], (None, f"{type(error).__name__}: {error}"))]
-            return [answer for each in part for answer in self._count_part(appliers, [each])]
-        ends = np.cumsum([len(events) for _, events in part])[:-1]
-        return [(place, (own.tobytes(), "")) for (place, _), own in zip(part, np.split(fates, ends), strict=True)]
+        except Exception as error:  # of a fault of ours: senders are told, and the next group is counted
+            return [(place, (None, f"{type(error).__name__}: {error}")) for place, _ in part]
+        answers: list[tuple[int, tuple[bytes | None, str]]] = []
+        for frames, fates in counted:
+            if isinstance(fates, Exception):
+                answers += [(place, (None, f"{type(fates).__name__}: {fates}")) for place, _ in frames]
+                continue
+            ends = np.cumsum([len(events) for _, events in frames])[:-1]
+            own = (each.tobytes() for each in np.split(fates, ends))
+            answers += [(place, (each, "")) for (place, _), each in zip(frames, own, strict=True)]
+        return answers
 
-    def _count(self, appliers: Sequence[Applier], events: list[Any]) -> NDArray[np.uint8]:
-        """Count events in every stream that they are of; return the worst fate of each."""
-        worst = np.zeros(len(events), np.uint8)
-        for applier in appliers if events else ():
-            fates = applier.apply(self._columns[applier].columns(events))
-            worst = np.maximum(worst, fates)
-            if self._on_counted is not None:
-                self._on_counted(applier.stream.name, fates)
-        return worst
+    def _count(self, counters: Sequence[StreamCounter], frames: Sequence[Frame]) -> NDArray[np.uint8]:
+        """Count the events of some frames in every stream that they are of; return the fate of each."""
+        events = [event for _, events in frames for event in events]
+        if not events or not counters:
+            return np.zeros(len(events), np.uint8)
+        fates = [counter.count_decoded(events) for counter in counters]
+        if self._on_counted is not None:
+            for counter, own in zip(counters, fates, strict=True):
+                self._on_counted(counter.stream.name, own)
+        return joined_fates(fates)
 
 
-def _parts(decoded: Sequence[tuple[int, list[Any]]]) -> list[list[tuple[int, list[Any]]]]:
+def _parts(decoded: Sequence[Frame]) -> list[list[Frame]]:
     """Return frames in parts of at most `EVENTS_MAX` events, or of one frame."""
-    parts: list[list[tuple[int, list[Any]]]] = []
+    parts: list[list[Frame]] = []
     size = EVENTS_MAX
     for each in decoded:
         if size + len(each[1]) > EVENTS_MAX:

@@ -16,6 +16,7 @@ from tailrace.features.stores.opening import open_writer, store_identity
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import Stream, StreamFeatureView, StreamViewSpec
 from tailrace.ingest.applier import Applier
+from tailrace.ingest.counting import StreamCounter
 from tailrace.ingest.frames import pipeline_route, stream_route
 from tailrace.ingest.intake import Route
 from tailrace.ingest.registration import begin_use, register
@@ -78,15 +79,19 @@ class Routes:
         except BaseException:
             self.close()
             raise
-        self.routes = {
-            stream_route(stream.name): Route(_decoder(stream.schema), _of(appliers, [stream]))
+        counters = {
+            stream: StreamCounter(stream, [applier for (own, _), applier in appliers.items() if own == stream])
             for stream in self.streams
+        }
+        self.counters = {stream.name: counter for stream, counter in counters.items()}
+        self.routes = {
+            stream_route(stream.name): Route(_decoder(stream.schema), (counter,))
+            for stream, counter in counters.items()
         }
         for pipeline in pipelines:
             if pipeline.record_requests:
-                events_of = [stream for stream in self.streams if is_event_of(pipeline, stream)]
-                route = Route(_decoder(pipeline.request), _of(appliers, events_of))
-                self.routes[pipeline_route(pipeline.name)] = route
+                events_of = tuple(each for stream, each in counters.items() if is_event_of(pipeline, stream))
+                self.routes[pipeline_route(pipeline.name)] = Route(_decoder(pipeline.request), events_of)
 
     def note_use(self) -> None:
         """Note that the views are used, which keeps their states. Raises StoreError."""
@@ -140,10 +145,6 @@ def applier_of(stream: Stream, views: Mapping[str, RegisteredView], writer: Stor
     """Return what counts the events of a stream in, in some registered views."""
     begins_ns = {name: view.record.begins_ns for name, view in views.items()}
     return Applier(stream, [view.spec for view in views.values()], writer, clock, begins_ns)
-
-
-def _of(appliers: dict[tuple[Stream, str], Applier], streams: Sequence[Stream]) -> tuple[Applier, ...]:
-    return tuple(applier for (stream, _), applier in appliers.items() if stream in streams)
 
 
 def _decoder(schema: type[Any]) -> Callable[[Any], list[Any]]:

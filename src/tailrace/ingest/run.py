@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import Clock
-from tailrace.features.events import Events
 from tailrace.features.keys import fields_of
 from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
 from tailrace.ingest.consumer import Consumer
-from tailrace.ingest.decoded import DecodedEvents
+from tailrace.ingest.counting import count_apart
 from tailrace.ingest.files import EventPage
-from tailrace.ingest.frames import stream_route
 from tailrace.ingest.routes import Routes
 from tailrace.ingest.use import USE_NOTE_S
 from tailrace.pipeline import Pipeline, stream_views
@@ -75,10 +73,10 @@ class IngestReport:
 
 
 class StreamWriters:
-    """The appliers of one stream, one for each store of the pipelines that have views of it.
+    """The stores of the pipelines that have views of one stream, open for its events.
 
-    keys: the fields of an event that say of which entities it is. lapses: of views that lack events which came before.
-    Raises StoreError for a store that cannot be opened.
+    counter: counts them in. keys: the fields of an event that say of which entities it is. lapses: of views that lack
+    events which came before. Raises StoreError for a store that cannot be opened.
     """
 
     def __init__(
@@ -87,18 +85,9 @@ class StreamWriters:
         self._routes = Routes(pipelines, url_of, clock, chosen=[stream])
         self._noted_s = time.monotonic()
         self.lapses = self._routes.lapses
-        self._appliers = self._routes.routes[stream_route(stream.name)].appliers
+        self.counter = self._routes.counters[stream.name]
         specs = [view.spec for pipeline in pipelines for view in stream_views(pipeline)]
         self.keys = frozenset(name for spec in specs if spec.stream == stream for name in fields_of(spec.key))
-
-    def apply(
-        self, events: Events, partition: str = "", partitions: Mapping[str, bool] | None = None
-    ) -> NDArray[np.uint8]:
-        """Count events in everywhere; return the worst fate of each. partition, partitions: see `Applier.apply`."""
-        worst = np.zeros(len(events), np.uint8)
-        for applier in self._appliers if len(events) else ():
-            worst = np.maximum(worst, applier.apply(events, partition, partitions))
-        return worst
 
     def note_use_when_due(self) -> None:
         """Note that the views are used, which keeps their states, unless that was just done. Raises StoreError."""
@@ -119,7 +108,7 @@ def ingest_pages(
     for page in pages:
         writers.note_use_when_due()
         events = page.read(writers.keys)
-        report.add(writers.apply(events))
+        report.add(writers.counter.count(events))
         report.add_poison(page.rows - len(events), "a row without a time, an id or a view's key, or that is no event")
         on_progress(page.rows)
     report.seconds = time.monotonic() - began_s
@@ -142,7 +131,6 @@ def ingest_stream(
     """
     began_s, report = time.monotonic(), IngestReport(stream.name)
     decode = msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode
-    columns = DecodedEvents(stream).columns
     asked_s = began_s
     lag = consumer.lag()
     while not is_stopping():
@@ -157,8 +145,12 @@ def ingest_stream(
         for place, part in enumerate(arrived):
             partitions = {**consumer.partitions, **{later.source: True for later in arrived[place + 1 :]}}
             decoded = _decoded(part.events, decode, report, f"{consumer.where} {part.source}")
-            count = partial(writers.apply, partition=part.source, partitions=partitions)
-            report.add(_apply(count, columns, decoded, report))
+            count = partial(writers.counter.count_decoded, partition=part.source, partitions=partitions)
+            for events, fates in count_apart(decoded, count):
+                if isinstance(fates, Exception):
+                    report.add_poison(1, f"{type(fates).__name__}: {fates}: {str(events[0])[:200]}")
+                else:
+                    report.add(fates)
         consumer.commit(arrived)
         if time.monotonic() >= asked_s + LAG_LOOK_S:
             lag, asked_s = consumer.lag(), time.monotonic()
@@ -177,28 +169,3 @@ def _decoded(events: Sequence[bytes], decode: Callable[[bytes], Any], report: In
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as error:
             report.add_poison(1, f"{where}: {error}: {event[:200]!r}")
     return found
-
-
-def _apply(
-    count: Callable[[Events], NDArray[np.uint8]],
-    columns: Callable[[Sequence[Any]], Events],
-    decoded: list[Any],
-    report: IngestReport,
-) -> NDArray[np.uint8]:
-    """Count events in; where that raises, their halves, until each that cannot be counted is alone."""
-    if not decoded:
-        return np.zeros(0, np.uint8)
-    try:
-        return count(columns(decoded))
-    except (
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        AttributeError,
-    ) as error:  # of an expression, on what an event holds
-        if len(decoded) == 1:
-            report.add_poison(1, f"{type(error).__name__}: {error}: {str(decoded[0])[:200]}")
-            return np.zeros(0, np.uint8)
-        half = len(decoded) // 2
-        parts = [_apply(count, columns, part, report) for part in (decoded[:half], decoded[half:])]
-        return np.concatenate(parts)
