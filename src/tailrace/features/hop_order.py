@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from tailrace.features.views import FeatureView, key_views
+from tailrace.features.views import FeatureView, view_of
 
 HOPS_MAX: Final = 4
 """Reads one after the other, for one batch. Each costs a network store's round trip."""
+
+
+def key_views(view: type[FeatureView]) -> tuple[type[FeatureView], ...]:
+    """Return the views whose columns are in the key of a view, each once."""
+    found = (view_of(column) for column in view.spec.entity.columns)
+    return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
 def hop_of(view: type[FeatureView]) -> int:

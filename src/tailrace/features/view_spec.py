@@ -6,7 +6,7 @@ Every kind of view has a spec of its own, which gives the codec of its values. R
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -26,13 +26,15 @@ INT64_BYTES: Final = 8
 class Column:
     """One feature of a view.
 
-    dtype: NumPy's, little-endian; object for text. default: answers where nothing is known.
+    dtype: NumPy's, little-endian; object for text. default: answers where nothing is known. view: the view's name.
+    declared_by: the view itself, so that who names a column, as a feature or in a key, holds its view.
     """
 
     name: str
     dtype: np.dtype[Any]
     default: Any
     view: str = ""
+    declared_by: type | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_text(self) -> bool:

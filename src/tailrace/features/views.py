@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -34,15 +33,12 @@ class FeatureView:
     entity: ClassVar[Entity]
     max_staleness: ClassVar[str | None] = None
     spec: ClassVar[ViewSpec]
-    _key_views: ClassVar[tuple[type[FeatureView], ...]] = ()
 
     def __init_subclass__(cls, *, is_kind: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         if is_kind:
             return
         cls.spec = cls._read()
-        given = map(view_of, cls.spec.entity.columns)
-        cls._key_views = tuple(dict.fromkeys(view for view in given if view is not None))  # else nothing need hold them
         for column in cls.spec.columns:
             setattr(cls, column.name, column)
 
@@ -145,23 +141,15 @@ class Reading:
         if mistake:
             self.report(f"the default {default!r} {mistake}", where, f"give a {_type_name(annotation)}")
             return None
-        return Column(name, dtype, default, self._view.__name__)
-
-
-def key_views(view: type[FeatureView]) -> tuple[type[FeatureView], ...]:
-    """Return the views whose columns are in the key of a view, each once."""
-    return view._key_views
+        return Column(name, dtype, default, self._view.__name__, self._view)
 
 
 def view_of(column: Column) -> type[FeatureView] | None:
     """Return the view that a column is of; None for one that is of none."""
-    return next((view for view in _subclasses(FeatureView) if vars(view).get(column.name) is column), None)
-
-
-def _subclasses(view: type[FeatureView]) -> Iterator[type[FeatureView]]:
-    for subclass in view.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
+    view = column.declared_by
+    if view is None or not issubclass(view, FeatureView) or vars(view).get(column.name) is not column:
+        return None
+    return view
 
 
 def _key_mistake(entity: Entity) -> str:
