@@ -41,7 +41,8 @@ PAIRS: Final = 20
 PAIR_S: Final = 0.5
 FEAST_S: Final = 2.5
 """Longer than the other's turn: Feast answers 64 requests in 0.2 to 0.4 s, and two or three such rounds are no rate."""
-STILL_S: Final = 0.1
+STILL_S: Final = 0.2
+"""Without CPU a server is at rest; what is ready to run gets a core sooner."""
 IDLE_S_MAX: Final = 20.0
 """How long a server may take to work off what is under way when its turn ends."""
 COMPARED: Final = 100
