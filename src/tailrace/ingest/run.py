@@ -25,15 +25,27 @@ from tailrace.pipeline import Pipeline, stream_views
 from tailrace.request.schema import bounded_type
 
 EXAMPLES_MAX: Final = 5
+EXAMPLE_CHARACTERS_MAX: Final = 200
 WAIT_S: Final = 0.5
 """How long a consumer waits for events before it looks whether it is to stop."""
 LAG_LOOK_S: Final = 1.0
 """How often a consumer that always finds events asks how many are yet to come."""
 
 
+@dataclass(frozen=True, slots=True)
+class PoisonEvent:
+    """An event that could not be read. event: the beginning of it, which may be somebody's data: not for a log."""
+
+    why: str
+    event: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.why}: {self.event}" if self.event else self.why
+
+
 @dataclass(slots=True)
 class IngestReport:
-    """What one run did, in events. poison: that could not be read; examples: the first of them, with why.
+    """What one run did, in events. poison: that could not be read; examples: the first of them.
 
     seconds: monotonic.
     """
@@ -46,7 +58,7 @@ class IngestReport:
     forgotten: int = 0
     poison: int = 0
     seconds: float = 0.0
-    examples: list[str] = field(default_factory=list)
+    examples: list[PoisonEvent] = field(default_factory=list)
 
     @property
     def events(self) -> int:
@@ -65,11 +77,11 @@ class IngestReport:
             name = fate.name.lower()
             setattr(self, name, getattr(self, name) + count)
 
-    def add_poison(self, count: int, why: str) -> None:
+    def add_poison(self, count: int, why: str, event: str = "") -> None:
         """Add events that could not be read."""
         self.poison += count
         if count and len(self.examples) < EXAMPLES_MAX:
-            self.examples.append(why)
+            self.examples.append(PoisonEvent(why, event[:EXAMPLE_CHARACTERS_MAX]))
 
 
 class StreamWriters:
@@ -148,7 +160,7 @@ def ingest_stream(
             count = partial(writers.counter.count_decoded, partition=part.source, partitions=partitions)
             for events, fates in count_apart(decoded, count):
                 if isinstance(fates, Exception):
-                    report.add_poison(1, f"{type(fates).__name__}: {fates}: {str(events[0])[:200]}")
+                    report.add_poison(1, f"{type(fates).__name__}: {fates}", str(events[0]))
                 else:
                     report.add(fates)
         consumer.commit(arrived)
@@ -167,5 +179,5 @@ def _decoded(events: Sequence[bytes], decode: Callable[[bytes], Any], report: In
         try:
             found.append(decode(event))
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as error:
-            report.add_poison(1, f"{where}: {error}: {event[:200]!r}")
+            report.add_poison(1, f"{where}: {error}", repr(event[:EXAMPLE_CHARACTERS_MAX]))
     return found
