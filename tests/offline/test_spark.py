@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,7 +23,7 @@ from tailrace.features.sources import SQL
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.offline import spark
 from tailrace.offline.database import DatabaseLimits
-from tailrace.offline.outside_calls import OutsideCalls
+from tailrace.offline.outside_calls import OutsideCalls, StoppedError
 from tailrace.offline.query_faults import QueryFaults
 
 # Ibis 12 calls what DuckDB 2 deprecates.
@@ -186,6 +187,30 @@ def test_session_that_ends_in_the_middle_leaves_no_answer_and_no_java(end: str, 
             session._process.stdin.close()  # as the kernel does for one that is killed
         with pytest.raises(SourceError, match="so nothing of it is written"):
             list(batches)
+    assert not any(map(runs_java, javas))
+
+
+@pytest.mark.slow  # a session
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("with_spark")
+@pytest.mark.parametrize("end", ["it is late", "its run is to stop"])
+def test_session_that_takes_too_long_is_ended_with_its_java(end: str, tmp_path: Path) -> None:
+    """Within seconds, whatever the query computes; its folder can be removed then."""
+    query = "SELECT count(DISTINCT id % 1000000007) AS customer_id FROM range(0, 1000000000000)"
+    faults, source = QueryFaults("Profile", "profile.sql", query), SQL("profile.sql", on=ONE_CORE)
+    javas: list[int] = []
+
+    def is_stopping() -> bool:
+        javas[:] = [pid for pid in children_of(session._process.pid) if runs_java(pid)] or javas
+        return bool(javas) and time.monotonic() - began_s > 12 and end == "its run is to stop"
+
+    calls = OutsideCalls(12 if end == "it is late" else 300, is_stopping)
+    began_s = time.monotonic()
+    told = pytest.raises(SourceError, match="longer than 12 s") if end == "it is late" else pytest.raises(StoppedError)
+    with told, spark.SparkQuery(source, query, faults, tmp_path, DatabaseLimits(), tmp_path, calls) as session:
+        list(session.batches())
+    assert time.monotonic() - began_s < 30
+    assert javas
     assert not any(map(runs_java, javas))
 
 
