@@ -12,11 +12,12 @@ import pytest
 from view_samples import WALL_NS, Profile, profile_rows, run_now
 
 from tailrace.batch import Degraded, Provenance
-from tailrace.errors import StoreError
+from tailrace.errors import LeaseError, StoreError
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.lmdb import LmdbStore
-from tailrace.features.stores.lmdb_writer import LmdbWriter
+from tailrace.features.stores.lmdb_writer import TRANSACTION_ROWS_MAX, LmdbWriter
+from tailrace.features.stores.runs import PageRow
 from tailrace.testing import ManualClock
 
 NEVER_NS = 1 << 62
@@ -197,6 +198,33 @@ def test_lmdb_writer_puts_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         writer.exchange([(b"a", b"1"), (b"k" * 600, b"2")], ())
     assert writer.get(b"a") is None
+    writer.close()
+
+
+def test_run_writes_and_removes_some_hundred_rows_in_a_transaction(tmp_path: Path) -> None:
+    """Others wait for the lock meanwhile. By LMDB's own count of transactions; the notes are in the last one."""
+    writer = LmdbWriter(tmp_path / "store")
+    environment = writer._environment
+
+    def transactions() -> int:
+        return environment.info()["last_txnid"]  # type: ignore[no-any-return]
+
+    run = writer.begin_run("Profile")
+    rows = [PageRow(b"{c:%04d}" % place, b"gone", b"row") for place in range(4 * TRANSACTION_ROWS_MAX + 1)]
+    begin = transactions()
+    assert writer.write(run, rows, [(b"note", b"written")]).written == len(rows)
+    assert transactions() - begin == 5
+    assert writer.get(b"note") == b"written"
+    begin = transactions()
+    assert writer.remove(run, [each.key for each in rows]) == len(rows)
+    assert transactions() - begin == 5
+    begin = transactions()
+    writer.write(run, (), [(b"note", b"ended")])
+    assert transactions() - begin == 1
+    later = writer.begin_run("Profile")
+    with pytest.raises(LeaseError):
+        writer.write(run, rows)
+    assert writer.write(later, rows[:1]).written == 1
     writer.close()
 
 

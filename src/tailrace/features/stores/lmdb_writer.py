@@ -1,8 +1,9 @@
-"""The embedded store's writer: every call is one transaction, in which it also looks whether its run is the last."""
+"""The embedded store's writer: in every transaction of a run it also looks whether that run is the last."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice, takewhile
 from operator import methodcaller
@@ -18,6 +19,11 @@ from tailrace.features.stores.protocol import Changes
 from tailrace.features.stores.runs import PageCounts, PageRow, Run, lost_run, next_run, run_key, write_page
 
 Answer = TypeVar("Answer")
+Part = TypeVar("Part")
+TRANSACTION_ROWS_MAX: Final = 250
+"""Rows that a run writes or removes in one transaction: others wait for its end, such as who counts events."""
+GAP_S: Final = 0.0002
+"""How long a run leaves the lock alone between two transactions: it is not fair, and who waits must wake up first."""
 SCAN_KEYS: Final = 10_000
 """Read in one transaction of a scan: a long one would keep old pages from being used again."""
 
@@ -68,7 +74,18 @@ class LmdbWriter:
     def write(
         self, run: Run, rows: Sequence[PageRow], notes: Sequence[tuple[bytes, bytes]] = (), *, newer_only: bool = False
     ) -> PageCounts:
-        """Write a run's rows that may be written, and its notes: all of them, or none."""
+        """Write a run's rows that may be written, some hundred in a transaction, the last with the notes."""
+        counts = PageCounts()
+        *before, last = _parts(rows)
+        for part in before:
+            counts = counts.plus(self._write_part(run, part, (), newer_only=newer_only))
+            time.sleep(GAP_S)
+        return counts.plus(self._write_part(run, last, notes, newer_only=newer_only))
+
+    def _write_part(
+        self, run: Run, rows: Sequence[PageRow], notes: Sequence[tuple[bytes, bytes]], *, newer_only: bool
+    ) -> PageCounts:
+        """Write rows and notes in one transaction: all of them, or none."""
 
         def put_all(transaction: Any) -> PageCounts:
             self._check_run(transaction, run)
@@ -80,7 +97,15 @@ class LmdbWriter:
         return self._transact(put_all)
 
     def remove(self, run: Run, keys: Sequence[bytes]) -> int:
-        """Remove keys for a run: all of them, or none."""
+        """Remove keys for a run, some hundred in a transaction."""
+        removed = 0
+        for part in _parts(keys):
+            removed += self._remove_part(run, part)
+            time.sleep(GAP_S)
+        return removed
+
+    def _remove_part(self, run: Run, keys: Sequence[bytes]) -> int:
+        """Remove keys in one transaction: all of them, or none."""
 
         def delete_all(transaction: Any) -> int:
             self._check_run(transaction, run)
@@ -176,6 +201,12 @@ class LmdbWriter:
             with self._environment.begin(write=True):  # no other writer makes it longer meanwhile
                 if os.stat(self._file).st_size < (needed := bytes_used(self._environment)):
                     os.truncate(self._file, needed)
+
+
+def _parts(whole: Sequence[Part]) -> list[Sequence[Part]]:
+    """Return what goes into each transaction; one of nothing where there is nothing."""
+    begins = range(0, len(whole) or 1, TRANSACTION_ROWS_MAX)
+    return [whole[begin : begin + TRANSACTION_ROWS_MAX] for begin in begins]
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

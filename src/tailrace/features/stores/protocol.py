@@ -104,9 +104,9 @@ class StoreWriter(Protocol):
     ) -> PageCounts:
         """Write a run's rows, then its notes, key and value pairs; leave out rows of entities that are forgotten.
 
-        newer_only: leave out a row whose event time is before the stored one's, too. LMDB writes all of a call's or
-        none, Redis some hundred at a time, a cluster those of a slot; each row is whole, and the call may be made
-        again. Raises LeaseError, and writes nothing, once a later run has begun.
+        newer_only: leave out a row whose event time is before the stored one's, too. LMDB and Redis write some hundred
+        rows at a time, a cluster those of a slot; each row is whole, and the call may be made again.
+        Raises LeaseError, and writes nothing more, once a later run has begun.
         """
         ...
 
