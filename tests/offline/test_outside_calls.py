@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from customer_runs import spec_of
 
+from tailrace.features.sources import SQL
+from tailrace.features.stores.memory import MemoryWriter
 from tailrace.offline import outside_calls
+from tailrace.offline.materialize import materialize
 from tailrace.offline.outside_calls import LateError, OutsideCalls, StoppedError
 
 
@@ -106,3 +112,21 @@ def test_call_whose_run_is_interrupted_is_ended(silence: Silence) -> None:
     with pytest.raises(KeyboardInterrupt):
         OutsideCalls(60, interrupt).call(silence.ask, (silence.end,))
     assert silence.told == ["by force"]
+
+
+# Ibis 12 calls what DuckDB 2 deprecates.
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+def test_query_on_duckdb_is_ended_where_its_run_is_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its own work, soon; its folder of what did not fit is removed."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "profile.sql").write_text(
+        "SELECT sum(a.range * b.range) AS customer_id FROM range(9999999) a, range(9999999) b"
+    )
+    began_s = time.monotonic()
+    with pytest.raises(StoppedError):
+        materialize(
+            spec_of(SQL("profile.sql")), tmp_path, MemoryWriter({}), is_stopping=lambda: time.monotonic() - began_s > 0.3
+        )
+    assert time.monotonic() - began_s < 10
+    assert not list((tmp_path / "temporary").iterdir())

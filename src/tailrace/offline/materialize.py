@@ -96,7 +96,7 @@ def materialize(
     base_dir: what the source's relative path is relative to. pipeline: whose view it is. on_progress: called with the
     rows dealt with and the rows there are. clock: since the epoch. key_type: of the entity's id, as the request has
     it; None takes it as the source has it. on_lease: called once the lease is held, before anything is written or read;
-    what it raises ends the run. is_stopping: asked while another engine runs the source's query, from this thread.
+    what it raises ends the run. is_stopping: asked from this thread while a SQL file's query runs, to end it.
     Raises CompileError for a mistaken view, SourceError for a source that cannot be read or of which nothing can be
     written, LeaseError while another run writes the view, and StoreError for a store that cannot be written or has the
     view from elsewhere.

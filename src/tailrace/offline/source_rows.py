@@ -8,9 +8,11 @@ A value that its column cannot hold makes its row bad. A bad row is counted and 
 from __future__ import annotations
 
 import difflib
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,7 +25,7 @@ from tailrace.features.sources import CSV, SQL, Engine, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
 from tailrace.offline.casts import cast_column, cast_time, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
-from tailrace.offline.outside_calls import never
+from tailrace.offline.outside_calls import OutsideCalls, never
 from tailrace.offline.remote_query import run_remote_query
 from tailrace.offline.sorted_rows import SortedRows
 from tailrace.offline.source_keys import KeyType, SourceKey
@@ -79,7 +81,7 @@ class SourceRows:
     int, where most are). clock: since the epoch; read once the query has begun, since a query may ask for the time
     itself. Rows later than that and `skew_ns` are left out, and without a time column every row is of then. limits: of
     the database. takes_seconds: whether a time may be a number, of seconds since the epoch. is_stopping:
-    says that a query on another engine is to end. Raises SourceError, and StoppedError where it was.
+    says that the query of a SQL file is to end. Raises SourceError, and StoppedError where it was.
     """
 
     def __init__(
@@ -245,7 +247,9 @@ class SourceRows:
         # Read once: lines that a CSV's reader rejects are reported at every scan, and a query may not repeat its order.
         if isinstance(source, SQL):
             if source.engine is Engine.DUCKDB:
-                return run_query(connection, Path(self._path), self._spec.name)
+                calls = OutsideCalls(math.inf, self._is_stopping)  # it is ours, but takes as long as any
+                query = partial(run_query, connection, Path(self._path), self._spec.name)
+                return calls.call(query, [connection.con.interrupt])
             return run_remote_query(
                 connection, source, self._spec.name, self._base_dir, self._limits, Path(self._spill.name),
                 self._is_stopping,
