@@ -126,7 +126,10 @@ def test_query_on_duckdb_is_ended_where_its_run_is_to_stop(tmp_path: Path, monke
     began_s = time.monotonic()
     with pytest.raises(StoppedError):
         materialize(
-            spec_of(SQL("profile.sql")), tmp_path, MemoryWriter({}), is_stopping=lambda: time.monotonic() - began_s > 0.3
+            spec_of(SQL("profile.sql")),
+            tmp_path,
+            MemoryWriter({}),
+            is_stopping=lambda: time.monotonic() - began_s > 0.3,
         )
     assert time.monotonic() - began_s < 10
     assert not list((tmp_path / "temporary").iterdir())
