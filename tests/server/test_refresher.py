@@ -9,78 +9,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import structlog
+from refreshed_views import LIMIT_S, PIPELINE, Counts, declare, write
 from serving import Server, serving, wait_for
 
-import tailrace.refresher as refresher_module
-from offline.postgres_server import PASSWORD, PostgresServer
-from pipelines.model_graphs import linear
-from programs import do_without
 from tailrace.compile.loading import load_pipelines
 from tailrace.deadline import NS_PER_S
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.opening import open_writer
 from tailrace.features.stores.protocol import StoreWriter
-from tailrace.monitor.recorder import RefreshRecorder
 from tailrace.offline.materialize import materialize
-from tailrace.refresher import NICE, SCHED_SETATTR, Refresher, Rest, Scheduled, query_limit_s, schedule
+from tailrace.refresher import NICE, SCHED_SETATTR, Refresher, Rest, Scheduled, schedule
 from tailrace.testing import ManualClock
-
-PIPELINE = """
-import tailrace as tr
-
-class Ask(tr.Request):
-    customer_id: int
-    shop_id: int
-
-class Answer(tr.Response):
-    spend: float
-    rank: float
-
-class Spend(tr.BatchFeatureView):
-    entity = tr.Entity("customer", key="customer_id")
-    source = tr.Parquet("spend.parquet")
-    refresh = tr.every("1s", jitter="200ms")
-    spend: float = -1.0
-
-class Rank(tr.BatchFeatureView):
-    entity = tr.Entity("shop", key="shop_id")
-    source = tr.Parquet("rank.parquet")
-    refresh = tr.every("1s")
-    rank: float = -1.0
-
-ask = tr.Pipeline(name="ask", request=Ask, response=Answer, features=[Spend, Rank], model=tr.Model("ask"),
-                  budget=tr.Budget("200ms"))
-"""
-LIMIT_S = 20.0
-
-
-def write(folder: Path, name: str, key: str, value: float, rows: int = 100) -> None:
-    """Write a source in which every entity has one value, at once."""
-    draft = folder / f"{name}.draft"
-    pq.write_table(pa.table({key: range(rows), name: [value] * rows}), draft)
-    draft.replace(folder / f"{name}.parquet")
 
 
 @pytest.fixture
 def declared(tmp_path: Path) -> Path:
     """Return a pipeline with two batch views, and their sources."""
-    folder = tmp_path / "app"
-    (folder / "models").mkdir(parents=True)
-    (folder / "pipeline.py").write_text(PIPELINE)
-    linear(folder / "models", "ask", {"Spend.spend": 0.001, "Rank.rank": 0.001})
-    write(folder, "spend", "customer_id", 1.0)
-    write(folder, "rank", "shop_id", 1.0)
-    return folder / "pipeline.py"
+    return declare(tmp_path / "app")
 
 
 @pytest.fixture
@@ -128,21 +80,6 @@ def test_view_that_is_fresh_is_left_alone(file: Path, tmp_path: Path) -> None:
         wait_for(lambda: server.metric("tailrace_view_refreshed_timestamp_seconds") > 3e9, LIMIT_S)
         assert server.metric("tailrace_refreshes_total") == 0
         assert not server.events("view refreshed")
-
-
-class Counts(RefreshRecorder):
-    """Keeps what is counted in lists."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.failed: list[str] = []
-
-    def count(self, pipeline: str, view: str, outcome: str | None, whole_s: int | None = None) -> None:
-        """Note the view of a refresh that is done, or has failed."""
-        if outcome == "done":
-            self.done.append(view)
-        elif outcome == "failed":
-            self.failed.append(view)
 
 
 GIVING_WAY = """
@@ -291,82 +228,6 @@ def test_fault_that_nobody_thought_of_is_counted_and_harms_no_other_view(declare
     refresher.refresh_due()
     assert (counts.done, counts.failed) == (["Rank"], ["Spend"])
     assert all(each.due_ns > time.monotonic_ns() for each in refresher.scheduled)
-
-
-def test_query_may_take_the_time_between_two_refreshes() -> None:
-    """A minute at least, an hour at most."""
-    assert [query_limit_s(seconds * NS_PER_S) for seconds in (1, 600, 86_400)] == [60, 600, 3_600]
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """Yield a running server."""
-    folder = tmp_path / "postgres"
-    folder.mkdir()
-    try:
-        server = PostgresServer(folder)
-    except FileNotFoundError as missing:
-        do_without(str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-def asks_postgres(declared: Path, server: PostgresServer) -> None:
-    """Declare that one of the views is made by a query that takes for ever."""
-    source = f'tr.SQL("spend.sql", on="{server.url}")'
-    declared.write_text(PIPELINE.replace('tr.Parquet("spend.parquet")', source))
-    (declared.parent / "spend.sql").write_text("SELECT 7 AS customer_id, 2.0 AS spend, pg_sleep(300)")
-
-
-# Ibis 12 calls what DuckDB 2 deprecates.
-@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
-def test_query_that_takes_too_long_keeps_no_other_view_waiting(
-    declared: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is ended, counted as failed, and the next view has its turn."""
-    monkeypatch.setattr(refresher_module, "QUERY_S_MIN", 0.2)
-    monkeypatch.setattr(refresher_module, "QUERY_S_MAX", 0.2)
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    asks_postgres(declared, postgres)
-    counts = Counts()
-    refresher = Refresher(schedule(load_pipelines(declared), "memory:late"), counts, structlog.get_logger())
-    refresher.refresh_due()
-    assert (counts.done, counts.failed) == (["Rank"], ["Spend"])
-    assert not running(postgres)
-
-
-@pytest.mark.slow  # a server and a Postgres
-@pytest.mark.parametrize("state", ["answers", "stands still"])
-def test_stop_ends_a_query_that_runs_and_leaves_nothing(
-    state: str, declared: Path, postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The refresher ends long before the drain is over; no file is left, and no query in a Postgres that answers."""
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    asks_postgres(declared, postgres)
-    open_writer(schedule(load_pipelines(declared), None)[0].store).close()  # a server starts on a store that is there
-    with serving(tmp_path / "log", declared, "--refresh", "--drain-s", "10") as server:
-        wait_for(lambda: running(postgres), LIMIT_S)
-        assert list(temporary.glob("tailrace-*"))
-        if state == "stands still":
-            postgres.pause()
-        began_s = time.monotonic()
-        assert server.end() == 0
-        assert time.monotonic() - began_s < 8
-        assert not server.events("refresher killed")
-        postgres.resume()
-    wait_for(lambda: not running(postgres), LIMIT_S)
-    assert not list(temporary.glob("tailrace-*"))
-
-
-def running(server: PostgresServer) -> bool:
-    """Return whether the query of a view runs in a Postgres."""
-    return bool(server.ask("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%FETCH%' AND pid <> pg_backend_pid()"))
 
 
 BROKEN = """
