@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -114,6 +115,38 @@ def test_call_whose_run_is_interrupted_is_ended(silence: Silence) -> None:
     assert silence.told == ["by force"]
 
 
+def test_end_that_is_not_heard_at_first_is_repeated_within_its_grace(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB hears no interrupt between two statements; where the call is over, nothing more is told."""
+    monkeypatch.setattr(outside_calls, "GRACE_S", 10)
+
+    def end_at_third() -> None:
+        if len(silence.told) == 2:
+            silence.end()
+        silence.refuse()
+
+    calls = OutsideCalls(0.02)
+    with pytest.raises(LateError):
+        calls.call(silence.ask, (end_at_third,), repeats=True)
+    assert not calls.left_behind
+    time.sleep(0.05)
+    assert silence.told == ["politely", "politely", "by force", "politely"]
+
+
+def test_end_is_not_repeated_beyond_its_grace(silence: Silence) -> None:
+    """A call that never hears it is left behind in peace."""
+    calls = OutsideCalls(0.02)
+    with pytest.raises(LateError):
+        calls.call(silence.ask, (silence.refuse,), repeats=True)
+    assert calls.left_behind
+    time.sleep(0.05)
+    told = len(silence.told)
+    assert told > 1
+    time.sleep(0.05)
+    assert len(silence.told) == told
+
+
 # Ibis 12 calls what DuckDB 2 deprecates.
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
 def test_query_on_duckdb_is_ended_where_its_run_is_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +166,32 @@ def test_query_on_duckdb_is_ended_where_its_run_is_to_stop(tmp_path: Path, monke
         )
     assert time.monotonic() - began_s < 10
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("cause", [StoppedError, KeyboardInterrupt])
+def test_query_on_duckdb_that_cannot_be_ended_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: type[BaseException]
+) -> None:
+    """A read that hangs hears no interrupt. The run ends all the same, by its own cause, and its folder is removed."""
+    monkeypatch.setattr(outside_calls, "GRACE_S", 0.2)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    os.mkfifo(tmp_path / "silent.csv")
+    (tmp_path / "profile.sql").write_text("SELECT * FROM read_csv('silent.csv', columns = {'customer_id': 'BIGINT'})")
+    before, began_s = set(threading.enumerate()), time.monotonic()
+
+    def is_stopping() -> bool:
+        if time.monotonic() - began_s < 0.3:
+            return False
+        raise cause
+
+    try:
+        with pytest.raises(cause):
+            materialize(spec_of(SQL("profile.sql")), tmp_path, MemoryWriter({}), is_stopping=is_stopping)
+        assert not list((tmp_path / "temporary").iterdir())
+        hanging = [each for each in set(threading.enumerate()) - before if each.name == "outside call"]
+        assert len(hanging) == 1
+    finally:
+        os.close(os.open(tmp_path / "silent.csv", os.O_WRONLY | os.O_NONBLOCK))
+    hanging[0].join(10)
+    assert not hanging[0].is_alive()

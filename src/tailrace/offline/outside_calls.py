@@ -59,9 +59,10 @@ class OutsideCalls:
         """Let them take longer, where the user has said so elsewhere."""
         self._limit_s = max(self._limit_s, limit_s)
 
-    def call(self, work: Callable[[], Answer], ends: Sequence[End] = ()) -> Answer:
+    def call(self, work: Callable[[], Answer], ends: Sequence[End] = (), *, repeats: bool = False) -> Answer:
         """Return what some work does. ends: what ends it, the next one where the one before does not.
 
+        repeats: whether an end is made again and again within its grace, since the work may not hear the first.
         Raises LateError past the limit, StoppedError where the run is to stop, and what the work raises. It is ended
         too where this thread is interrupted.
         """
@@ -70,7 +71,7 @@ class OutsideCalls:
             while not call.done.wait(LOOK_S):
                 self._check()
         except BaseException:
-            self.left_behind = not _end(call, ends)
+            self.left_behind = not _end(call, ends, repeats=repeats)
             raise
         return call.answer()
 
@@ -106,15 +107,21 @@ class _Call(Generic[Answer]):
         return answer
 
 
-def _end(call: _Call[Any], ends: Sequence[End]) -> bool:
+def _end(call: _Call[Any], ends: Sequence[End], *, repeats: bool) -> bool:
     """End a call; return whether it has ended. An end may hang for the reason for which the call does."""
     for end in ends:
-        threading.Thread(target=_quietly, args=(end,), name="end of an outside call", daemon=True).start()
+        made = (end, call.done, GRACE_S if repeats else 0)
+        threading.Thread(target=_make, args=made, name="end of an outside call", daemon=True).start()
         if call.done.wait(GRACE_S):
             return True
     return call.done.is_set()
 
 
-def _quietly(end: End) -> None:
-    with suppress(Exception):
-        end()
+def _make(end: End, done: threading.Event, grace_s: float) -> None:
+    """Make an end once, and again until the call is over or its grace is."""
+    end_s = time.monotonic() + grace_s
+    while True:
+        with suppress(Exception):
+            end()
+        if time.monotonic() >= end_s or done.wait(LOOK_S):
+            return

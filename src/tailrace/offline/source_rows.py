@@ -106,7 +106,9 @@ class SourceRows:
         self._takes_seconds = takes_seconds
         self._limits = limits or DatabaseLimits()
         self._is_stopping = is_stopping
-        self._spill = tempfile.TemporaryDirectory(prefix="tailrace-")
+        self._calls = OutsideCalls(math.inf, is_stopping)  # DuckDB is within, but its query takes as long as any
+        # A query that is left behind may write to the folder while it is removed.
+        self._spill = tempfile.TemporaryDirectory(prefix="tailrace-", ignore_cleanup_errors=True)
         self._connection: Any = None
         try:
             self._connection = open_database(self._ibis, self._limits, self._spill.name, base_dir)
@@ -132,8 +134,8 @@ class SourceRows:
             raise self._cannot_read(error) from None
 
     def close(self) -> None:
-        """Let go of the database."""
-        if self._connection is not None:
+        """Let go of the database. One that a query still uses is left to it: DuckDB refuses to close it."""
+        if self._connection is not None and not self._calls.left_behind:
             self._connection.disconnect()
         self._spill.cleanup()
 
@@ -247,9 +249,9 @@ class SourceRows:
         # Read once: lines that a CSV's reader rejects are reported at every scan, and a query may not repeat its order.
         if isinstance(source, SQL):
             if source.engine is Engine.DUCKDB:
-                calls = OutsideCalls(math.inf, self._is_stopping)  # it is ours, but takes as long as any
                 query = partial(run_query, connection, Path(self._path), self._spec.name)
-                return calls.call(query, [connection.con.interrupt])
+                # DuckDB does not hear an interrupt that comes between two statements.
+                return self._calls.call(query, [connection.con.interrupt], repeats=True)
             return run_remote_query(
                 connection, source, self._spec.name, self._base_dir, self._limits, Path(self._spill.name),
                 self._is_stopping,
