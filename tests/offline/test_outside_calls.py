@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -145,6 +146,26 @@ def test_end_is_not_repeated_beyond_its_grace(silence: Silence) -> None:
     assert told > 1
     time.sleep(0.05)
     assert len(silence.told) == told
+
+
+def test_call_is_left_behind_where_its_end_is_interrupted(silence: Silence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C ends the wait, and the call goes on: what it uses must not be closed under it."""
+    monkeypatch.setattr(outside_calls, "GRACE_S", 10)
+
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    def interrupt_again() -> None:
+        silence.told.append("interrupted")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    calls = OutsideCalls(60, interrupt)
+    began_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        calls.call(silence.ask, (interrupt_again,))
+    assert time.monotonic() - began_s < 5
+    assert silence.told == ["interrupted"]
+    assert calls.left_behind
 
 
 # Ibis 12 calls what DuckDB 2 deprecates.

@@ -71,6 +71,7 @@ class OutsideCalls:
             while not call.done.wait(LOOK_S):
                 self._check()
         except BaseException:
+            self.left_behind = True  # it is while the end is waited for, which a second Ctrl-C may cut short
             self.left_behind = not _end(call, ends, repeats=repeats)
             raise
         return call.answer()
