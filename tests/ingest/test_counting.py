@@ -123,6 +123,73 @@ def test_intake_records_each_event_once_however_many_stores_have_its_stream(erro
         assert recorded == []
 
 
+class Visit(tr.Request):
+    """An event of two streams, which see its time in a field each."""
+
+    payment_id: int
+    customer_id: int
+    time: float
+    told: str
+
+
+paid = tr.Stream("paid", schema=Visit, time="time", id="payment_id", lateness="1m")
+told = tr.Stream("told", schema=Visit, time="told", id="payment_id", lateness="1m")
+
+
+class Paid(StreamFeatureView):
+    """A view of the one stream."""
+
+    entity = tr.Entity("customer", key="customer_id")
+    stream = paid
+    count: int = tr.count(window="1h")
+
+
+class Told(StreamFeatureView):
+    """A view of the other stream."""
+
+    entity = tr.Entity("customer", key="customer_id")
+    stream = told
+    count: int = tr.count(window="1h")
+
+
+@pytest.mark.parametrize("poison", [None, 0, 1, 3])
+def test_intake_counts_events_of_two_streams_once_in_each(poison: int | None) -> None:
+    """Though one of them is poison in one stream: in the other none is counted again, and told to be there already."""
+    writer, clock = MemoryWriter({}), ManualClock(wall_ns=(BEGIN_S + 3_600) * 10**9)
+    counters = tuple(
+        StreamCounter(spec.stream, [Applier(spec.stream, [spec], writer, clock)]) for spec in (Paid.spec, Told.spec)
+    )
+    recorded: dict[str, list[int]] = {"paid": [], "told": []}
+    answers: dict[int, tuple[bytes | None, str]] = {}
+
+    def sent(number: int) -> Waiting:
+        times = [f"{BEGIN_S + number}", "no time" if number == poison else f"{BEGIN_S + number}"]
+        visits = [Visit(payment_id=10 * number + at, customer_id=7, time=BEGIN_S + number, told=each)
+                  for at, each in enumerate(times)]  # fmt: skip
+        encoded = msgspec.Raw(msgspec.msgpack.encode(visits))
+        return Waiting("visits", encoded, lambda fates, why: answers.update({number: (fates, why)}))
+
+    async def scenario() -> None:
+        decode = msgspec.msgpack.Decoder(list[Visit]).decode
+        intake = EventIntake(
+            {"visits": Route(decode, counters)}, lambda stream, fates: recorded[stream].extend(fates.tolist())
+        )
+        for number in range(4):
+            intake.take(sent(number))
+        empty = msgspec.Raw(msgspec.msgpack.encode([]))
+        intake.take(Waiting("visits", empty, lambda fates, why: answers.update({4: (fates, why)})))
+        counting = asyncio.create_task(intake.run())
+        await asyncio.wait_for(intake.drain(), 20)
+        counting.cancel()
+        intake.close()
+
+    asyncio.run(scenario())
+    well = {number: (bytes([Fate.COUNTED] * 2), "") for number in range(4) if number != poison}
+    refused = {} if poison is None else {poison: (None, "ValueError: could not convert string to float: 'no time'")}
+    assert answers == {**well, **refused, 4: (b"", "")}
+    assert recorded == {"paid": [Fate.COUNTED] * 8, "told": [Fate.COUNTED] * 2 * len(well)}
+
+
 @given(st.lists(st.sampled_from(["good", *(each.__name__ for each in EVENT_FAULTS)]), max_size=40))
 def test_poison_is_found_alone_and_takes_nothing_along(kinds: list[str]) -> None:
     """In order, each unit in one part; the fault of each poison is its own."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -60,6 +59,11 @@ class EventIntake:
         """How many frames wait."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, and no work is under way."""
+        return not (self._waiting or self._is_counting or self._works)
+
     def take(self, waiting: Waiting) -> None:
         """Take events; they are answered when they are counted."""
         self._waiting.append(waiting)
@@ -88,7 +92,7 @@ class EventIntake:
 
     async def drain(self) -> None:
         """Wait until nothing waits, and no work is under way; `run` must go on meanwhile."""
-        while self._waiting or self._is_counting or self._works:
+        while not self.is_idle:
             await asyncio.sleep(0.01)
 
     def close(self) -> None:
@@ -120,31 +124,46 @@ class EventIntake:
     ) -> list[tuple[int, tuple[bytes | None, str]]]:
         """Count some frames together, and one that cannot be counted alone, so that it takes no other along."""
         try:
-            counted = count_apart(part, partial(self._count, counters))
+            counted = [self._count(counter, part) for counter in counters]
         except TailraceError as error:
             return [(place, (None, str(error))) for place, _ in part]
         except Exception as error:  # of a fault of ours: senders are told, and the next group is counted
             return [(place, (None, f"{type(error).__name__}: {error}")) for place, _ in part]
+        sizes = [len(events) for _, events in part]
+        joined = joined_fates([fates for fates, _ in counted]) if counted else np.zeros(sum(sizes), np.uint8)
         answers: list[tuple[int, tuple[bytes | None, str]]] = []
-        for frames, fates in counted:
-            if isinstance(fates, Exception):
-                answers += [(place, (None, f"{type(fates).__name__}: {fates}")) for place, _ in frames]
-                continue
-            ends = np.cumsum([len(events) for _, events in frames])[:-1]
-            own = (each.tobytes() for each in np.split(fates, ends))
-            answers += [(place, (each, "")) for (place, _), each in zip(frames, own, strict=True)]
+        for (place, _), own in zip(part, np.split(joined, np.cumsum(sizes)[:-1]), strict=True):
+            fault = next((faults[place] for _, faults in counted if place in faults), None)
+            answer = (own.tobytes(), "") if fault is None else (None, f"{type(fault).__name__}: {fault}")
+            answers.append((place, answer))
         return answers
 
-    def _count(self, counters: Sequence[StreamCounter], frames: Sequence[Frame]) -> NDArray[np.uint8]:
-        """Count the events of some frames in every stream that they are of; return the fate of each."""
-        events = [event for _, events in frames for event in events]
-        if not events or not counters:
-            return np.zeros(len(events), np.uint8)
-        fates = [counter.count_decoded(events) for counter in counters]
-        if self._on_counted is not None:
-            for counter, own in zip(counters, fates, strict=True):
-                self._on_counted(counter.stream.name, own)
-        return joined_fates(fates)
+    def _count(self, counter: StreamCounter, part: Sequence[Frame]) -> tuple[NDArray[np.uint8], dict[int, Exception]]:
+        """Count the events of some frames in one stream; return their fates, and what some frames raised, by place.
+
+        The fates of a frame that raised say nothing. Each stream looks for its own poison: frames that one stream
+        counts again because of a poison in another would be recorded as duplicates.
+        """
+
+        def count(frames: Sequence[Frame]) -> NDArray[np.uint8]:
+            events = [event for _, events in frames for event in events]
+            if not events:
+                return np.zeros(0, np.uint8)
+            fates = counter.count_decoded(events)
+            if self._on_counted is not None:
+                self._on_counted(counter.stream.name, fates)
+            return fates
+
+        parts: list[NDArray[np.uint8]] = []
+        faults: dict[int, Exception] = {}
+        for frames, outcome in count_apart(part, count):
+            if isinstance(outcome, Exception):
+                ((place, events),) = frames
+                faults[place] = outcome
+                parts.append(np.zeros(len(events), np.uint8))
+            else:
+                parts.append(outcome)
+        return np.concatenate(parts), faults
 
 
 def _parts(decoded: Sequence[Frame]) -> list[list[Frame]]:
