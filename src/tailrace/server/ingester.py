@@ -84,9 +84,16 @@ class Ingester:
         return False
 
     async def _count_to_end(self) -> None:
-        """Count what waits, then note that the stream views are used no more."""
+        """Count what waits, then note that the stream views are used no more; nothing is under way when this returns.
+
+        Workers may outlive the supervisor, and go on sending. What they send from here on stays unread in their links,
+        which are closed soon: it would be counted behind the note of the end, in stores that are being closed.
+        """
         await self._intake.drain()
+        for link in self._links:
+            link.pause()
         await self._note(self._routes.end_use)
+        await self._intake.drain()
 
     def _prepare(self, task: CompanionAssignment) -> None:
         """Load what the pipelines declare, and open the stores of their streams.
@@ -164,6 +171,11 @@ class _WorkerLink(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the link; what it has brought is counted all the same."""
         self._links.discard(self)
+
+    def pause(self) -> None:
+        """Read no more; answers are still sent."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def close(self) -> None:
         """Send what is left, and let go."""
