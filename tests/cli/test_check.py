@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -116,11 +117,10 @@ def test_check_warns_of_a_view_that_a_server_would_refuse(declared: Path, tmp_pa
     assert "warning: features.CustomerSpend: the view as it is declared now" in out
 
 
-@pytest.mark.parametrize("store", ["lmdb:nowhere", "redis://127.0.0.1:1/0"])
-def test_check_needs_no_store(declared: Path, tmp_path: Path, store: str) -> None:
-    """One that is not there yet, or does not answer, is no warning, and is not made."""
+def test_check_needs_no_store(declared: Path, tmp_path: Path) -> None:
+    """One that is not there yet is no warning, and is not made."""
     assert warnings_of(declared) == []
-    assert warnings_of(declared, "--store", store.replace("nowhere", str(tmp_path / "nowhere"))) == []
+    assert warnings_of(declared, "--store", f"lmdb:{tmp_path / 'nowhere'}") == []
     assert not (tmp_path / "nowhere").exists()
     assert not (tmp_path / "visits").exists()
 
@@ -131,6 +131,20 @@ def test_check_warns_of_a_store_that_cannot_be_read(declared: Path, tmp_path: Pa
     (tmp_path / "visits" / "data.mdb").write_bytes(b"no store" * 1_000)
     (warning,) = warnings_of(declared)
     assert "not a store that can be read" in warning
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["refuses", "is silent"])
+def test_check_warns_of_a_store_that_does_not_answer(declared: Path, is_silent: bool) -> None:
+    """A pipeline of one hop has no other line that would tell it; the views in the store may be wrong."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if is_silent else 1
+        options = ["--store", f"redis://127.0.0.1:{port}/0"]
+        (warning,) = warnings_of(declared, *options)
+        code, out, _ = run_check(str(declared), *options)
+    assert warning.startswith("store: its store failed: ")
+    assert "its views were not looked at" in warning
+    assert "next: see that it runs and answers" in warning
+    assert (code, "warning: store: its store failed: " in out) == (0, True)
 
 
 def test_check_shows_hops_and_what_they_take_on_the_store(pipelines_dir: Path, redis_server: RedisServer) -> None:
@@ -183,6 +197,12 @@ def test_check_measures_a_store_that_feast_fills(declared: Path, tmp_path: Path)
     (hop,) = report["hops"]
     assert (code, report["warnings"], hop["failure"]) == (0, [], ""), err
     assert hop["p50_ns"] > 0
+    with closing(sqlite3.connect(tmp_path / "online.db")) as online:
+        online.execute("DROP TABLE shop_rank")
+    failed, unfit = warnings_of(declared, "--store", f"feast+sqlite:{tmp_path}/online.db?project=shop")
+    assert failed.startswith("store: its store failed: ")
+    assert "were not looked at" not in failed
+    assert "Feast has no table 'shop_rank'" in unfit
 
 
 def test_check_warns_of_hops_that_take_longer_than_features_may(

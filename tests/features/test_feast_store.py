@@ -20,7 +20,7 @@ import tailrace as tr
 from feast_repository import FeastRepository
 from tailrace.batch import Provenance
 from tailrace.compile.compiler import compile_plan
-from tailrace.compile.materialised import check_views
+from tailrace.compile.materialised import CheckedViews, check_views
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.errors import CompileError, NoStoreError, StoreError
 from tailrace.features.feast.keys import FeastKeys
@@ -147,7 +147,7 @@ def test_store_of_feast_is_read_by_a_plan(
 
     async def serve() -> list[ViewRows]:
         await plan.open()
-        assert await check_views(plan, clock, refuse=True) == ((), ())
+        assert await check_views(plan, clock, refuse=True) == CheckedViews()
         return await plan.features.retrieval.read([[1, 2], ["søndag", "s-1"]], later_ns())
 
     try:

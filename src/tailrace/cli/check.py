@@ -36,7 +36,7 @@ def check(
     Prints the budget table (what each layer may take, what one call took at warm-up, the buffer) and the model's
     inputs beside the features that fill them; or every mistake at once, each with what, where and what next. Exit
     code 1 for a mistake. Features are read from an empty store, so no data need be materialised. Where the pipeline's
-    store is there, each of its views with which `serve` would not start is a warning.
+    store is there, each of its views with which `serve` would not start is a warning; so is a store that fails.
 
     Where a column of one view is the key of another, the hops are printed too: what is read together, by which keys,
     and how long that takes on the store. Hops that take longer, one after the other, than features may is a warning.

@@ -89,9 +89,16 @@ async def _check_store(plan: Plan, url: str | None, clock: Clock) -> CheckedStor
         hops = await hop_costs(plan, store, clock)
     finally:
         store.close()
-    if failure := next((hop.failure for hop in hops if hop.failure), ""):
-        return CheckedStore("", f"its store failed: {failure}", hops, _view_warnings(checked))
+    if failure := checked.failure or next((hop.failure for hop in hops if hop.failure), ""):
+        unmeasured = f"its store failed: {failure}"
+        return CheckedStore("", unmeasured, hops, (_failure_warning(unmeasured, checked), *_view_warnings(checked)))
     return CheckedStore(url.partition(":")[0], "", hops, _view_warnings(checked))
+
+
+def _failure_warning(unmeasured: str, checked: CheckedViews) -> str:
+    """Return that a store failed: no other line of a report without hops tells it from one that is whole."""
+    views = "; its views were not looked at" if checked.failure else ""
+    return f"store: {unmeasured}{views}\n    next: see that it runs and answers, or look at another: --store URL"
 
 
 def _view_warnings(checked: CheckedViews) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from tailrace.compile.hop_costs import shown_fault
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import StoreError
 from tailrace.features.catalogue import ViewRecord, catalogue_key, decode_record, old_progress_key, schema_name
@@ -20,10 +21,12 @@ class CheckedViews(NamedTuple):
     """What a store lacks of a plan's views.
 
     unknown: the views of which it knows nothing. unfit: why others must not be served, each with where and what next.
+    failure: why the store could not be asked, in one line.
     """
 
     unknown: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
+    failure: str = ""
 
 
 async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews:
@@ -43,8 +46,8 @@ async def check_views(plan: Plan, clock: Clock, *, refuse: bool) -> CheckedViews
         return CheckedViews()
     try:
         found = await plan.store.fetch(keys, clock.now_ns() + ASK_NS_MAX)
-    except (TimeoutError, ConnectionError, StoreError):
-        return CheckedViews()
+    except (TimeoutError, ConnectionError, StoreError) as error:
+        return CheckedViews(failure=shown_fault(error))
     unknown, unfit = [], []
     for codec, stored, old_progress in zip(codecs, found[::2], found[1::2], strict=True):
         if stored is None and (isinstance(codec.spec, StreamViewSpec) or old_progress is None):
