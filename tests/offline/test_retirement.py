@@ -26,8 +26,9 @@ from tailrace.ingest import registration
 from tailrace.ingest.applier import Applier
 from tailrace.ingest.decoded import DecodedEvents
 from tailrace.ingest.registration import begin_use, register
-from tailrace.ingest.use import end_use, note_use
+from tailrace.ingest.use import SILENT_NS, end_use, lapse, note_use
 from tailrace.offline.backfill import BackfillReport, backfill, settings_of
+from tailrace.offline.history import History, HistoryCounts
 from tailrace.offline.inspection import inspect_entity
 from tailrace.testing import ManualClock
 
@@ -323,6 +324,57 @@ def test_definition_that_somebody_counts_into_stays_cut_where_it_began(
     report = run(NEW, writer, tmp_path, BEGIN_S + 50)
     assert (report.events, report.behind) == (30, EVENTS - 30)
     assert counts(NEW, writer) == TRUTH
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("events", [30, 45, 48])
+def test_definition_that_was_counted_into_keeps_what_a_history_that_is_behind_lacks(
+    writer_of_old: StoreWriter, tmp_path: Path, events: int, is_killed: bool
+) -> None:
+    """Whoever counted has ended, or was killed some time after its last note; it lacks what came into the old alone."""
+    writer, end_s = writer_of_old, BEGIN_S + (44 if is_killed else 50)
+    serve(NEW, writer, range(30, 50), end_s)
+    if not is_killed:
+        end_use(NEW, writer, "server", end_s * NS_PER_S)
+    later_s = end_s + SILENT_NS // NS_PER_S
+    serve(OLD, writer, range(30, EVENTS - 5), later_s)
+    write_history(tmp_path, events)
+    report = run(NEW, writer, tmp_path, later_s)
+    assert (report.events, report.behind) == (30, events - 30)
+    assert sum(counts(NEW, writer)) == 50
+    assert lapse(NEW, writer, (later_s + 1) * NS_PER_S) == ("Activity", end_s * NS_PER_S, (later_s + 1) * NS_PER_S)
+
+
+def test_row_with_a_wrong_date_takes_nothing_away(writer_of_old: StoreWriter, tmp_path: Path) -> None:
+    """One row of a history that is behind is later than all that was counted: it does not reach there."""
+    writer = writer_of_old
+    serve(NEW, writer, range(30, 50), BEGIN_S + 50)
+    end_use(NEW, writer, "server", (BEGIN_S + 50) * NS_PER_S)
+    serve(OLD, writer, range(30, EVENTS - 5), BEGIN_S + 55)
+    rows = [{name: getattr(each, name) for name in Payment.__struct_fields__} for each in payments(range(30))]
+    wrong = {"payment_id": 99, "customer_id": 1, "time": float(BEGIN_S + 54)}
+    pq.write_table(pa.Table.from_pylist([*rows, wrong]), tmp_path / "payments.parquet")
+    assert run(NEW, writer, tmp_path, BEGIN_S + 55).events == 30
+    assert sum(counts(NEW, writer)) == 50
+
+
+def test_new_cut_lies_before_what_comes_while_the_history_is_read(
+    writer_of_old: StoreWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which the history does not have; the first server on the new file counts it, or says that it is lacking."""
+    writer = writer_of_old
+    register(NEW, ["pay"], writer, (BEGIN_S + 30) * NS_PER_S)
+    serve(OLD, writer, range(30, 50), BEGIN_S + 50)
+    write_history(tmp_path, 50)
+    read = History.counts
+
+    def arriving(history: History) -> HistoryCounts:
+        serve(OLD, writer, range(50, EVENTS), CHANGE_S)
+        return read(history)
+
+    monkeypatch.setattr(History, "counts", arriving)
+    assert run(NEW, writer, tmp_path, CHANGE_S).events == 50
+    assert records(writer)[schema_name(NEW.schema_id)].begins_ns == (BEGIN_S + 50) * NS_PER_S
 
 
 def test_only_definition_keeps_what_was_counted_into_it(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ class Use(msgspec.Struct, frozen=True):
         """Whether somebody counts events into the definition now."""
         return bool(self._heard(now_ns))
 
+    @property
+    def ended_ns(self) -> int:
+        """When its users counted no more, at the latest, where nobody goes on; since the epoch, 0 for never."""
+        return self.until_ns + SILENT_NS if self.users else self.until_ns
+
     def noted(self, user: str, now_ns: int) -> Use:
         """Return it with a user that counts events in."""
         users = sorted({**self._heard(now_ns), user: now_ns}.items(), key=lambda each: each[1])

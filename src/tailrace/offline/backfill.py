@@ -27,8 +27,8 @@ from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
 from tailrace.features.updates import fill_states
 from tailrace.ingest.applier import FUTURE_NS
-from tailrace.ingest.registration import note, register
-from tailrace.ingest.watermark import read_watermark, watermark_key
+from tailrace.ingest.registration import first_begin_ns, note, register
+from tailrace.ingest.watermark import CONFIRMED_BY, Watermark, read_watermark, watermark_key
 from tailrace.offline.arrow_columns import to_array
 from tailrace.offline.history import HistoryPart
 from tailrace.offline.leasing import leased
@@ -88,9 +88,7 @@ def backfill(
     with leased(writer, spec.name, wait_ns) as lease:
         own = register(spec, [pipeline], writer, wall_ns(), is_empty_whole=False)
         if own.is_mixed:
-            own = clear(spec, own, writer)
-        elif not own.is_whole:
-            own = cut_anew(spec, own, writer, wall_ns())
+            own = clear(spec, own, writer, first_begin_ns(spec, writer))
         filling = None if own.is_whole else _fill(spec, own, settings, writer, on_progress, wall_ns)
         retired = retire(spec, writer, lease, keep_ns=keep_old_ns, now_ns=wall_ns())
     schema = schema_name(spec.schema_id)
@@ -112,10 +110,12 @@ def _fill(
     wall_ns: Callable[[], int],
 ) -> _Filling:
     """Count the history in, and note that the view is whole."""
+    begins_ns = first_begin_ns(spec, writer)  # what comes while the history is read is not in it
     history = StreamHistory(spec, settings, None, None)
     with closing(history.history):
         counts = history.history.counts()
         now_ns = wall_ns()
+        own = cut_anew(spec, own, writer, now_ns, begins_ns, lambda: _reached_ns(history, now_ns))
         if own.begins_ns == NEVER_NS:
             own = _cut_behind(spec, own, history, writer, now_ns)
         filling = _Filling(spec, history, writer, own.begins_ns, now_ns)
@@ -142,17 +142,28 @@ def _cut_behind(
 
     What is later than now cuts nothing off: events that come until then would be counted nowhere.
     """
-    newest: NDArray[np.int64] = np.zeros(0, np.int64)
-    for part in history.history.parts():
-        newest = np.unique(np.concatenate((newest, part.times[part.times <= now_ns])))[-3:]
-    if not len(newest):
+    newest = _newest_ns(history, now_ns)
+    if not newest:
         return own
     key = watermark_key(spec.stream.name)
-    watermark = read_watermark(writer.get(key)).advanced(newest.tolist())
-    own = msgspec.structs.replace(own, begins_ns=(int(newest[-1]) // NS_PER_S + 1) * NS_PER_S)
+    watermark = read_watermark(writer.get(key)).advanced(newest)
+    own = msgspec.structs.replace(own, begins_ns=(newest[-1] // NS_PER_S + 1) * NS_PER_S)
     writer.exchange([(key, msgspec.json.encode(watermark))], ())
     note(spec, own, writer)
     return own
+
+
+def _reached_ns(history: StreamHistory, now_ns: int) -> int:
+    """Return how far a history reaches, as the watermark of its events: a row with a wrong date takes it nowhere."""
+    return Watermark().advanced(_newest_ns(history, now_ns)).at_ns
+
+
+def _newest_ns(history: StreamHistory, now_ns: int) -> list[int]:
+    """Return the newest times of a history that are not later than now, as many as a watermark asks for, in order."""
+    newest: NDArray[np.int64] = np.zeros(0, np.int64)
+    for part in history.history.parts():
+        newest = np.unique(np.concatenate((newest, part.times[part.times <= now_ns])))[-CONFIRMED_BY:]
+    return [int(each) for each in newest]
 
 
 class _Filling:

@@ -9,12 +9,14 @@ that a server that starts meanwhile either keeps it or does not begin with it, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from tailrace.deadline import NS_PER_S
 from tailrace.features.catalogue import (
+    NEVER_NS,
     NOTHING_FROM_NS,
     SchemaRecord,
     catalogue_key,
@@ -25,7 +27,6 @@ from tailrace.features.catalogue import (
 from tailrace.features.stores.lease import Lease
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.features.streams import StreamViewSpec
-from tailrace.ingest.registration import first_begin_ns
 from tailrace.ingest.use import Use, read_use
 from tailrace.offline.sweeping import remove_schema
 
@@ -65,27 +66,42 @@ def _unused(spec: StreamViewSpec, writer: StoreWriter, keep_ns: int, now_ns: int
     }
 
 
-def clear(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter) -> SchemaRecord:
-    """Return the declared definition as a new one, where a run that removed it was killed: what is left of it goes."""
+def clear(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter, begins_ns: int) -> SchemaRecord:
+    """Return the declared definition as a new one, where a run that removed it was killed: what is left of it goes.
+
+    begins_ns: where it is cut, since the epoch.
+    """
     run = writer.begin_run(spec.name)
     remove_schema(writer, run, schema_name(spec.schema_id), own)
-    own = msgspec.structs.replace(own, is_mixed=False, begins_ns=first_begin_ns(spec, writer))
+    own = msgspec.structs.replace(own, is_mixed=False, begins_ns=begins_ns)
     _note(spec.name, schema_name(spec.schema_id), own, writer)
     return own
 
 
-def cut_anew(spec: StreamViewSpec, own: SchemaRecord, writer: StoreWriter, now_ns: int) -> SchemaRecord:
-    """Return the declared definition, which lacks its history, cut behind the newest event that has come by now.
+def cut_anew(
+    spec: StreamViewSpec,
+    own: SchemaRecord,
+    writer: StoreWriter,
+    now_ns: int,
+    begins_ns: int,
+    reached_ns: Callable[[], int],
+) -> SchemaRecord:
+    """Return the declared definition, which lacks its history, cut at a later time, unless its states would be missed.
 
-    What has come since its cut was counted into another definition alone, unless somebody counts into this one: then
-    it stays as it is, and so does one that is served, since no other has its history. now_ns: since the epoch.
+    They stay, with their cut, while somebody counts into them; where nobody does any more, but the history does not
+    reach up to the end of that; and where no other definition is whole, so that this one is served.
+    begins_ns: the new cut, behind the newest event that had come before the history was read. reached_ns: returns how
+    far the history reaches; it is asked only where something was counted. now_ns and all of these: since the epoch.
     """
     record, name = read_record(writer.get, spec.name), schema_name(spec.schema_id)
     use = read_use(writer.get, spec.name, name)
     is_served = record is None or not any(each.is_whole for each in record.schemas.values())
-    if is_served or use.is_going_on(now_ns) or first_begin_ns(spec, writer) <= own.begins_ns:
+    if is_served or use.is_going_on(now_ns) or begins_ns <= own.begins_ns:
         return own
-    return clear(spec, own, writer) if _mark(spec.name, name, own, use, writer) else own
+    has_counted = use.until_ns > own.begins_ns > NEVER_NS
+    if has_counted and reached_ns() < use.ended_ns:
+        return own  # the history has not all that was counted since the cut
+    return clear(spec, own, writer, begins_ns) if _mark(spec.name, name, own, use, writer) else own
 
 
 def _remove(view: str, name: str, use: Use, writer: StoreWriter) -> int:
