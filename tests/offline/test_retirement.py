@@ -314,6 +314,30 @@ def test_definition_that_nobody_counts_into_is_cut_where_its_backfill_begins(
     assert counts(NEW, writer) == TRUTH
 
 
+def test_definition_that_was_cut_anew_lacks_what_came_since_that_cut_alone(
+    writer_of_old: StoreWriter, tmp_path: Path
+) -> None:
+    """Its history has what came between its use and the cut; from its next use on, the end of that counts again."""
+    writer = writer_of_old
+    serve(NEW, writer, range(30, 40), BEGIN_S + 40)
+    end_use(NEW, writer, "server", (BEGIN_S + 41) * NS_PER_S)
+    serve(OLD, writer, range(30, 50), BEGIN_S + 50)
+    write_history(tmp_path, 50)
+    run(NEW, writer, tmp_path, CHANGE_S)
+    note_use(OLD, writer, "server", CHANGE_S * NS_PER_S)
+    assert lapse(NEW, writer, (CHANGE_S + 1) * NS_PER_S) is None
+    serve(OLD, writer, range(50, EVENTS), CHANGE_S + 2)
+    cut_s, newest_s = BEGIN_S + 50, BEGIN_S + EVENTS - 1
+    assert lapse(NEW, writer, (CHANGE_S + 3) * NS_PER_S) == ("Activity", cut_s * NS_PER_S, newest_s * NS_PER_S)
+    note_use(NEW, writer, "next", (CHANGE_S + 4) * NS_PER_S)
+    assert lapse(NEW, writer, (CHANGE_S + 5) * NS_PER_S) is None
+    end_use(NEW, writer, "next", (CHANGE_S + 6) * NS_PER_S)
+    note_use(OLD, writer, "server", (CHANGE_S + 8) * NS_PER_S)
+    end_use(OLD, writer, "server", (CHANGE_S + 9) * NS_PER_S)
+    ended_ns, until_ns = (CHANGE_S + 6) * NS_PER_S, (CHANGE_S + 9) * NS_PER_S
+    assert lapse(NEW, writer, (CHANGE_S + 10) * NS_PER_S) == ("Activity", ended_ns, until_ns)
+
+
 def test_definition_that_somebody_counts_into_stays_cut_where_it_began(
     writer_of_old: StoreWriter, tmp_path: Path
 ) -> None:

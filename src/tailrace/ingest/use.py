@@ -127,21 +127,21 @@ class Lapse(NamedTuple):
 def lapse(spec: StreamViewSpec, writer: StoreWriter, now_ns: int) -> Lapse | None:
     """Return the time whose events a registered view lacks, as far as the store tells; None where it tells of none.
 
-    Of one that was never used: from where its history ends to the newest event that has come. Of one that nobody uses
-    now: since it was last used, where another was used later. That ends with the other's last use, or now, where the
-    other goes on or did not note its end. To be asked before a use that begins now_ns is noted.
+    Of one that was not used since its cut: from there, where its history ends, to the newest event that has come. Of
+    one that nobody uses now: since it was last used, where another was used later. That ends with the other's last
+    use, or now, where the other goes on or did not note its end. To be asked before a use that begins now_ns is noted.
     """
     record, name = read_record(writer.get, spec.name), schema_name(spec.schema_id)
     own = None if record is None else record.schemas.get(name)
     if record is None or own is None or not own.is_whole:
         return None
     use = read_use(writer.get, spec.name, name)
-    if not use.until_ns:
+    if use.is_going_on(now_ns):
+        return None
+    if not use.until_ns or use.until_ns <= own.begins_ns:
         newest_ns = read_watermark(writer.get(watermark_key(spec.stream.name))).newest_ns
         is_short = bool(newest_ns) and newest_ns[0] >= own.begins_ns > NEVER_NS
         return Lapse(spec.name, own.begins_ns, newest_ns[0]) if is_short else None
-    if use.is_going_on(now_ns):
-        return None
     others = [read_use(writer.get, spec.name, each) for each in record.schemas if each != name]
     ends_ns = [
         now_ns if other.users else other.until_ns
