@@ -1,6 +1,6 @@
-"""Events counted once each, in every store that has views of their stream, and apart from one that cannot be counted.
+"""Events counted once each, in every store that has views of their stream, whatever brings them.
 
-Whatever brings events counts them through here: workers, brokers and files.
+What workers and brokers bring is counted apart from an event that cannot be; a file with one is to be mended.
 """
 
 from __future__ import annotations
