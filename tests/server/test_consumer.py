@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -107,13 +108,12 @@ def test_server_follows_a_broker_through_its_outage(broker: Broker, tmp_path: Pa
     with following(tmp_path, pipelines_dir, "--ingest", broker.origin) as server:
         shown = f"payments=redis://127.0.0.1:{broker.server.port}/0?stream=paid"
         assert consumer_of(server)["origin"] == shown
-        broker.add([payment(number) for number in range(40)] + [{"no": "secret"}])
+        broker.add([payment(number) for number in range(40)] + [{"secret": "no"}])
         wait_for(lambda: server.metric("tailrace_events_total", 'fate="counted"') == 40, LIMIT_S)
         assert counted(server, 1_000) == 40
         assert server.metric("tailrace_events_total", 'fate="poison"') == 1
         (told, *_) = server.events("an event cannot be read")
-        assert "unknown field `no`" in told["cause"]
-        assert "secret" not in str(told)
+        assert re.fullmatch(r"redis://\S+ stream paid paid \d+-\d+: ValidationError", told["cause"])
         assert server.metric("tailrace_consumers", 'stream="payments"') == 1
         broker.server.kill()
         wait_for(lambda: len(server.events("consumer died")) == 2, LIMIT_S)

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, Protocol
 class Arrived(NamedTuple):
     """Some events of one source, in its order, encoded as JSON.
 
-    source: a partition of the stream, by which its progress is known. token: what `commit` takes.
+    source: a partition of the stream, by which its progress is known. offsets: of each event, what the broker finds it
+    by in its source. token: what `commit` takes.
     """
 
     source: str
     events: Sequence[bytes]
+    offsets: Sequence[str]
     token: Any
 
 

@@ -79,7 +79,12 @@ class KafkaConsumer:
             self._partitions[source] = True
             by_partition.setdefault(message.partition() or 0, []).append(message)
         return [
-            Arrived(f"{self._topic}/{partition}", [message.value() or b"" for message in own], own[-1])
+            Arrived(
+                f"{self._topic}/{partition}",
+                [message.value() or b"" for message in own],
+                [str(message.offset()) for message in own],
+                own[-1],
+            )
             for partition, own in by_partition.items()
         ]
 

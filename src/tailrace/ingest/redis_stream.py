@@ -59,7 +59,9 @@ class RedisStreamConsumer:
             raise self._fault(error) from None
         if not entries:
             return ()
-        return (Arrived(self._key, [_event(fields) for _, fields in entries], [number for number, _ in entries]),)
+        numbers = [number for number, _ in entries]
+        events = [_event(fields) for _, fields in entries]
+        return (Arrived(self._key, events, [number.decode() for number in numbers], numbers),)
 
     def commit(self, arrived: Sequence[Arrived]) -> None:
         """Acknowledge entries."""

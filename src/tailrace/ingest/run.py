@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,31 +16,22 @@ from tailrace.deadline import Clock
 from tailrace.features.keys import fields_of
 from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
-from tailrace.ingest.consumer import Consumer
+from tailrace.ingest.consumer import Arrived, Consumer
 from tailrace.ingest.counting import count_apart
 from tailrace.ingest.files import EventPage
+from tailrace.ingest.poison import EVENT_CHARACTERS_MAX, PoisonEvent
 from tailrace.ingest.routes import Routes
 from tailrace.ingest.use import USE_NOTE_S
 from tailrace.pipeline import Pipeline, stream_views
 from tailrace.request.schema import bounded_type
 
 EXAMPLES_MAX: Final = 5
-EXAMPLE_CHARACTERS_MAX: Final = 200
 WAIT_S: Final = 0.5
 """How long a consumer waits for events before it looks whether it is to stop."""
 LAG_LOOK_S: Final = 1.0
 """How often a consumer that always finds events asks how many are yet to come."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoisonEvent:
-    """An event that could not be read. event: the beginning of it, which may be somebody's data: not for a log."""
-
-    why: str
-    event: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.why}: {self.event}" if self.event else self.why
+_NO_ROW: Final = "a row without a time, an id or a view's key, or that is no event"
+_NO_EVENT: Final = PoisonEvent(_NO_ROW, _NO_ROW)
 
 
 @dataclass(slots=True)
@@ -77,11 +68,11 @@ class IngestReport:
             name = fate.name.lower()
             setattr(self, name, getattr(self, name) + count)
 
-    def add_poison(self, count: int, why: str, event: str = "") -> None:
+    def add_poison(self, count: int, example: PoisonEvent) -> None:
         """Add events that could not be read."""
         self.poison += count
         if count and len(self.examples) < EXAMPLES_MAX:
-            self.examples.append(PoisonEvent(why, event[:EXAMPLE_CHARACTERS_MAX]))
+            self.examples.append(example)
 
 
 class StreamWriters:
@@ -121,7 +112,7 @@ def ingest_pages(
         writers.note_use_when_due()
         events = page.read(writers.keys)
         report.add(writers.counter.count(events))
-        report.add_poison(page.rows - len(events), "a row without a time, an id or a view's key, or that is no event")
+        report.add_poison(page.rows - len(events), _NO_EVENT)
         on_progress(page.rows)
     report.seconds = time.monotonic() - began_s
     return report
@@ -142,7 +133,7 @@ def ingest_stream(
     yet to come when that was last asked; None where it is not known. Raises SourceError, StoreError.
     """
     began_s, report = time.monotonic(), IngestReport(stream.name)
-    decode = msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode
+    schema = _Schema.of(stream)
     asked_s = began_s
     lag = consumer.lag()
     while not is_stopping():
@@ -156,13 +147,8 @@ def ingest_stream(
             continue
         for place, part in enumerate(arrived):
             partitions = {**consumer.partitions, **{later.source: True for later in arrived[place + 1 :]}}
-            decoded = _decoded(part.events, decode, report, f"{consumer.where} {part.source}")
             count = partial(writers.counter.count_decoded, partition=part.source, partitions=partitions)
-            for events, fates in count_apart(decoded, count):
-                if isinstance(fates, Exception):
-                    report.add_poison(1, f"{type(fates).__name__}: {fates}", str(events[0]))
-                else:
-                    report.add(fates)
+            _count_part(part, schema, consumer.where, count, report)
         consumer.commit(arrived)
         if time.monotonic() >= asked_s + LAG_LOOK_S:
             lag, asked_s = consumer.lag(), time.monotonic()
@@ -172,12 +158,40 @@ def ingest_stream(
     return report
 
 
-def _decoded(events: Sequence[bytes], decode: Callable[[bytes], Any], report: IngestReport, where: str) -> list[Any]:
-    """Return the events that can be read; what cannot is counted, and never comes again."""
-    found = []
-    for event in events:
+class _Schema(NamedTuple):
+    """What a broker's events are read by. fields: their names in JSON."""
+
+    decode: Callable[[bytes], Any]
+    fields: frozenset[str]
+
+    @classmethod
+    def of(cls, stream: Stream) -> _Schema:
+        """Return what reads the events of a stream."""
+        fields = frozenset(field.encode_name for field in msgspec.structs.fields(stream.schema))
+        return cls(msgspec.json.Decoder(bounded_type(stream.schema), strict=False).decode, fields)
+
+
+def _count_part(
+    part: Arrived,
+    schema: _Schema,
+    where: str,
+    count: Callable[[Sequence[Any]], NDArray[np.uint8]],
+    report: IngestReport,
+) -> None:
+    """Count the events of one source in; one that cannot be read, or counted, is told of and never comes again."""
+
+    def add_poison(error: Exception, at: int, event: str) -> None:
+        report.add_poison(1, PoisonEvent.of(error, f"{where} {part.source} {part.offsets[at]}", event, schema.fields))
+
+    decoded: list[tuple[int, Any]] = []
+    for at, event in enumerate(part.events):
         try:
-            found.append(decode(event))
+            decoded.append((at, schema.decode(event)))
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as error:
-            report.add_poison(1, f"{where}: {error}", repr(event[:EXAMPLE_CHARACTERS_MAX]))
-    return found
+            add_poison(error, at, repr(event[:EVENT_CHARACTERS_MAX]))
+    for units, fates in count_apart(decoded, lambda units: count([event for _, event in units])):
+        if isinstance(fates, Exception):
+            ((at, event),) = units
+            add_poison(fates, at, str(event))
+        else:
+            report.add(fates)

@@ -83,10 +83,10 @@ class StreamFollower:
             ingest_stream(self._stream, consumer, self._writers, self._stopping.is_set, self._note)
 
     def _note(self, report: IngestReport, lag: int | None) -> None:
-        """Show how far it has come, and log why the first events cannot be read, without what they hold."""
+        """Show how far it has come, and log where the first events that cannot be read are, not what they hold."""
         self._recorder.record(report.fates, lag)
         for example in report.examples[self._told :]:
-            self._process.log.warning("an event cannot be read", cause=example.why)
+            self._process.log.warning("an event cannot be read", cause=example.fault)
         self._told = len(report.examples)
 
 
