@@ -166,6 +166,7 @@ def by_turns(numbers: range) -> list[tuple[int, bytes]]:
     return [(number % 2, event) for number, event in zip(numbers, lines(numbers), strict=True)]
 
 
+@pytest.mark.slow
 def test_kafka_topic_is_counted_once_through_kills(pipelines_dir: Path, tmp_path: Path, store: str) -> None:
     """A consumer that read some is killed before it counts the others: offsets follow what is counted."""
     with kafka("payments") as (process, brokers):

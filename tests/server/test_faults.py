@@ -464,7 +464,7 @@ def read_slowly(url: str, stack: ExitStack) -> None:
                 sock.send(requests)
 
 
-@pytest.mark.parametrize("misbehave", [break_off, idle, read_slowly])
+@pytest.mark.parametrize("misbehave", [break_off, idle, pytest.param(read_slowly, marks=pytest.mark.slow)])
 def test_neighbours_of_bad_clients(
     tmp_path: Path, file: Path, store: Path, misbehave: Callable[[str, ExitStack], None]
 ) -> None:

@@ -43,7 +43,7 @@ class Target:
         return best
 
 
-@pytest.fixture(scope="module", params=[pytest.param("costly_threaded", marks=pytest.mark.slow), "costly_inline"])
+@pytest.fixture(scope="module", params=["costly_threaded", "costly_inline"])
 def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pipelines_dir: Path
 ) -> Iterator[Target]:
@@ -53,6 +53,7 @@ def target(
         yield Target(server, request.param)
 
 
+@pytest.mark.slow
 def test_overload_is_refused_and_forgotten(target: Target) -> None:
     """At a multiple of the peak each call gets its answer or its refusal, and within 5 s of the end all are served."""
     peak = target.peak_per_s()
