@@ -69,7 +69,7 @@ def start_servers(stack: ExitStack, bodies: list[bytes]) -> dict[str, Server]:
     servers = {
         "tailrace": start_tailrace(stack, cores=core),
         "tailrace-redis": start_tailrace(stack, cores=core, store=redis_url, name="tailrace-redis"),
-        "fastapi": start_fastapi(stack, str(PREPARED / "store")),
+        "fastapi": start_fastapi(stack, str(PREPARED / "nightly_store")),
         "fastapi-redis": start_fastapi(stack, redis_url),
     }
     servers["nginx"] = start_nginx(stack, fetch_answer(servers["tailrace"].url, bodies[0]))

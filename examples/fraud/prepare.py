@@ -135,10 +135,12 @@ def package_model(
 
 
 def fill_store() -> None:
-    """Write what had come by the cut-off into the online store, which is made anew: profiles, and recent events."""
-    shutil.rmtree(BUILD / "store", ignore_errors=True)
+    """Write what had come by the cut-off into the online stores, which are made anew: profiles, and recent events."""
+    for name in ("store", "nightly_store"):
+        shutil.rmtree(BUILD / name, ignore_errors=True)
     file = str(HERE / "pipeline.py")
     run_tailrace("materialize", file)
+    run_tailrace("materialize", str(HERE / "nightly.py"))
     for stream in ("payments", "labels"):
         run_tailrace("ingest", file, "--stream", stream, "--from", str(BUILD / stream / "recent.parquet"))
 
@@ -185,7 +187,15 @@ def fingerprint_of(data: Path | None, world: World) -> str:
 
 def read_stamp(fingerprint: str) -> dict[str, Any] | None:
     """Return what was made before from the same inputs; None if anything of it is missing."""
-    names = ("model/manifest.json", "nightly/manifest.json", "store", "labels", "replay.jsonl", "replay_labels.parquet")
+    names = (
+        "model/manifest.json",
+        "nightly/manifest.json",
+        "store",
+        "nightly_store",
+        "labels",
+        "replay.jsonl",
+        "replay_labels.parquet",
+    )
     made = [BUILD / name for name in names]
     if not STAMP.is_file() or not all(path.exists() for path in made):
         return None

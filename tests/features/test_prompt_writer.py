@@ -12,7 +12,7 @@ import pytest
 
 from tailrace.errors import LeaseError
 from tailrace.features.stores.lmdb_writer import LmdbWriter
-from tailrace.features.stores.prompt_writer import PromptWriter
+from tailrace.features.stores.prompt_writer import ROWS_MAX, PromptWriter
 from tailrace.features.stores.runs import PageRow
 
 
@@ -61,3 +61,17 @@ def test_prompt_writer_refuses_as_the_writer_does(writer: PromptWriter) -> None:
     with pytest.raises(LeaseError):
         writer.write(run, [])
     writer.write(later, [])
+
+
+def test_prompt_writer_holds_the_lock_for_few_rows_at_a_time(tmp_path: Path) -> None:
+    """A worker on the same core waits for as long; all rows are written, and the notes behind the last."""
+    inner = LmdbWriter(tmp_path)
+    with ThreadPoolExecutor(1) as thread, closing(PromptWriter(inner, thread)) as writer:
+        run = writer.begin_run("Profile")
+        rows = [PageRow(b"{c:%04d}" % place, b"gone", b"row") for place in range(2 * ROWS_MAX + 1)]
+        begin = inner._environment.info()["last_txnid"]
+        assert writer.write(run, rows, [(b"note", b"n")]).written == len(rows)
+        assert inner._environment.info()["last_txnid"] - begin == 3
+        assert writer.get(b"note") == b"n"
+        assert writer.write(run, [], [(b"note", b"m")]).written == 0
+        assert writer.get(b"note") == b"m"
