@@ -67,7 +67,8 @@ def test_file_of_which_nothing_is_counted_exits_1(pipelines_dir: Path, tmp_path:
     assert (report["counted"], report["future"], report["code"]) == (0, 1, 1)
 
 
-@pytest.mark.parametrize("dies", [pytest.param("before it counts", marks=pytest.mark.slow), "before it acknowledges"])
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", ["before it counts", "before it acknowledges"])
 def test_redis_stream_is_counted_once_through_kills(
     dies: str, pipelines_dir: Path, tmp_path: Path, store: str, redis_server: RedisServer
 ) -> None:

@@ -17,6 +17,8 @@ from rolling import BALANCERS, Pair, count_failed, roll, start_balancer
 from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.report import LoadReport
 
+pytestmark = pytest.mark.slow  # `make bench ONLY=balancers` does it ten times
+
 RATE = 200.0
 RESTARTS = 2
 PRE_DRAIN_S = 3.5

@@ -118,6 +118,7 @@ def test_view_that_was_never_materialised_is_served_with_defaults(tmp_path: Path
         assert [event["view"] for event in told] == ["CustomerSpend", "ShopRank"]
 
 
+@pytest.mark.slow
 def test_worker_comes_back_though_its_view_is_another_pipelines_by_now(tmp_path: Path, file: Path, url: str) -> None:
     """A server that has served goes on as it was: its successor logs what a first start would refuse."""
     assert materialize(file, url).returncode == 0

@@ -200,7 +200,13 @@ def break_by_other_schema(store: Path, file: Path) -> None:
     other.rename(store)
 
 
-@pytest.mark.parametrize("break_store", [break_by_removing, break_by_cutting, break_by_other_schema])
+@pytest.mark.parametrize(
+    "break_store",
+    [
+        break_by_cutting,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (break_by_removing, break_by_other_schema)),
+    ],
+)
 def test_lmdb_broken_under_load(
     tmp_path: Path, file: Path, store: Path, break_store: Callable[[Path, Path], None]
 ) -> None:
@@ -464,7 +470,9 @@ def read_slowly(url: str, stack: ExitStack) -> None:
                 sock.send(requests)
 
 
-@pytest.mark.parametrize("misbehave", [break_off, idle, pytest.param(read_slowly, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "misbehave", [break_off, *(pytest.param(each, marks=pytest.mark.slow) for each in (idle, read_slowly))]
+)
 def test_neighbours_of_bad_clients(
     tmp_path: Path, file: Path, store: Path, misbehave: Callable[[str, ExitStack], None]
 ) -> None:

@@ -39,7 +39,8 @@ def date_of(server: Server) -> str:
     return server.ask("payment", PAYMENT).headers["date"]
 
 
-@pytest.mark.parametrize("break_log", [close_reader, pytest.param(fill_pipe, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("break_log", [close_reader, fill_pipe])
 def test_log_that_is_not_read_stops_nothing(
     tmp_path: Path, pipelines_dir: Path, break_log: Callable[[BinaryIO, int], None]
 ) -> None:
