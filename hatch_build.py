@@ -29,7 +29,11 @@ class Kernel(NamedTuple):
 
 SRC = Path("src/tailrace")
 KERNELS = (
-    Kernel(SRC / "inference/bitvector.c", SRC / "inference/libbitvector.so", "ONNX Runtime will compute trees"),
+    Kernel(
+        SRC / "inference/backends/bitvector.c",
+        SRC / "inference/backends/libbitvector.so",
+        "ONNX Runtime will compute trees",
+    ),
     Kernel(SRC / "features/windows.c", SRC / "features/libwindows.so", "NumPy will compute windows"),
 )
 FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden")

@@ -11,8 +11,8 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("tailrace/inference/libbitvector.so", "tailrace/features/libwindows.so")
-SOURCES = ("inference/bitvector.c", "features/windows.c")
+LIBRARIES = ("tailrace/inference/backends/libbitvector.so", "tailrace/features/libwindows.so")
+SOURCES = ("inference/backends/bitvector.c", "features/windows.c")
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -46,7 +46,7 @@ def test_wheel_with_a_compiler_holds_the_libraries(build_wheel: Callable[..., Pa
     assert not wheel.name.endswith("-any.whl")
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path, LIBRARIES)
-    program = "import sys, pathlib; from tailrace.inference import bitvector; from tailrace.features import \
+    program = "import sys, pathlib; from tailrace.inference.backends import bitvector; from tailrace.features import \
         window_kernel; trees, windows = map(pathlib.Path, sys.argv[1:]); bitvector.open_library(trees); \
         window_kernel.open_library(windows); print('opened')"
     libraries = [str(tmp_path / library) for library in LIBRARIES]
@@ -66,7 +66,7 @@ def test_wheel_without_a_compiler_is_pure(build_wheel: Callable[..., Path], sett
 
 def test_kernel_that_does_not_compile_leaves_the_other(build_wheel: Callable[..., Path], tmp_path: Path) -> None:
     """A compiler that refuses one source: the wheel holds the other library, and is this platform's."""
-    (tmp_path / "source/src/tailrace/inference/bitvector.c").write_text("#error no\n")
+    (tmp_path / "source/src/tailrace/inference/backends/bitvector.c").write_text("#error no\n")
     wheel = build_wheel(TAILRACE_NO_COMPILE="0")
     assert not wheel.name.endswith("-any.whl")
     with ZipFile(wheel) as archive:

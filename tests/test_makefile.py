@@ -180,14 +180,14 @@ def test_wheels_have_tags_that_an_index_accepts(dist: Path) -> None:
     assert len(names) == 2
     assert "-py3-none-" in pure.name
     assert "-py3-none-" in linux.name
-    for library in ("tailrace/inference/libbitvector.so", "tailrace/features/libwindows.so"):
+    for library in ("tailrace/inference/backends/libbitvector.so", "tailrace/features/libwindows.so"):
         assert library in ZipFile(linux).namelist()
         assert library not in ZipFile(pure).namelist()
 
 
 @pytest.mark.parametrize(
     "edited",
-    ["", "src/tailrace/inference/bitvector.c", "src/tailrace/inference/bitvector_block.h",
+    ["", "src/tailrace/inference/backends/bitvector.c", "src/tailrace/inference/backends/bitvector_block.h",
      "src/tailrace/features/windows.c", "hatch_build.py"],
 )  # fmt: skip
 def test_kernel_that_was_edited_is_compiled_anew(tmp_path: Path, edited: str) -> None:

@@ -37,7 +37,7 @@ def test_check_tells_budget_and_what_fills_each_input(pipelines_dir: Path) -> No
 
 
 def test_check_prints_tables_and_what_computes_the_model(pipelines_dir: Path) -> None:
-    """A person sees the same: the budget table with its buffer, the inputs, the kernel."""
+    """A person sees the same: the budget table with its buffer, the inputs, the backend."""
     code, out, _ = run_check(str(pipelines_dir / "payment.py"))
     assert code == 0
     for text in (*LAYERS, "buffer", "whole", "CustomerProfile.avg_amount", "The model is computed by"):

@@ -13,14 +13,15 @@ import pytest
 
 from inference.tree_models import draw_forest, package_forest
 from tailrace.errors import ModelPackageError
-from tailrace.inference.bitvector import LIBRARY, BitvectorModel
+from tailrace.inference.backends import bitvector
+from tailrace.inference.backends.bitvector import LIBRARY, BitvectorModel
+from tailrace.inference.backends.onnx import OnnxModel
+from tailrace.inference.backends.tree_tables import decode_tables, encode_tables
 from tailrace.inference.curve import SIZES, measure_curve
 from tailrace.inference.declaration import Constant
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MANIFEST_FILE, TREES_FILE
-from tailrace.inference.onnx import OnnxModel
 from tailrace.inference.scorer import Scorer
-from tailrace.inference.tree_tables import decode_tables, encode_tables
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
 
@@ -45,23 +46,29 @@ def edit_manifest(directory: Path, **changes: Any) -> None:
     path.write_bytes(msgspec.json.encode({name: value for name, value in fields.items() if value is not None}))
 
 
+def edit_files(directory: Path, changes: dict[str, str | None]) -> None:
+    """Replace the digests of files in a manifest; None removes one."""
+    files = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes())["files"] | changes
+    edit_manifest(directory, files={name: digest for name, digest in files.items() if digest is not None})
+
+
 def replace_tables(directory: Path, content: bytes) -> None:
     """Write another file of tables, with its checksum."""
     (directory / TREES_FILE).write_bytes(content)
-    edit_manifest(directory, trees_sha256=hashlib.sha256(content).hexdigest())
+    edit_files(directory, {TREES_FILE: hashlib.sha256(content).hexdigest()})
 
 
 def test_trees_are_served_by_bit_vectors(packaged: Path) -> None:
     """A packaged forest comes with tables; what loads is the same model to whoever holds it."""
     model, graph = load_model(packaged), OnnxModel.load(packaged)
-    assert (model.kernel, model.kernel_reason) == ("bit vectors", "")
+    assert (model.backend, model.backend_reason) == ("bit vectors", "")
     assert (model.signature, model.version, model.manifest) == (graph.signature, graph.version, graph.manifest)
     feeds = model.sample_feeds(100)
     assert feeds["features"].tobytes() == graph.sample_feeds(100)["features"].tobytes()
     np.testing.assert_allclose(model.predict(feeds), graph.predict(feeds), rtol=0, atol=1e-6)
 
 
-def test_curve_is_measured_with_the_kernel_that_serves(packaged: Path) -> None:
+def test_curve_is_measured_with_the_backend_that_serves(packaged: Path) -> None:
     """The cost of a call is the bit-vector kernel's own."""
     curve = measure_curve(load_model(packaged))
     assert curve.sizes == SIZES
@@ -72,38 +79,59 @@ def test_serving_trees_needs_no_onnxruntime(packaged: Path) -> None:
     """A worker that serves by bit vectors never imports ONNX Runtime, nor pays its memory."""
     program = (
         "import sys; from tailrace.inference.loading import load_model; model = load_model(sys.argv[1]);"
-        "model.predict(model.sample_feeds(9)); print(model.kernel, 'onnxruntime' in sys.modules)"
+        "model.predict(model.sample_feeds(9)); print(model.backend, 'onnxruntime' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program, packaged], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["bit", "vectors", "False"]
 
 
-def test_missing_library_leaves_it_to_onnxruntime(packaged: Path, tmp_path: Path) -> None:
+def test_missing_library_leaves_it_to_onnxruntime(
+    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the compiled library the same directory is served, and the model says by what and why."""
-    model = load_model(packaged, library=tmp_path / "none.so")
-    assert model.kernel == "ONNX Runtime"
-    assert "was not compiled" in model.kernel_reason
+    monkeypatch.setattr(bitvector, "LIBRARY", tmp_path / "none.so")
+    model = load_model(packaged)
+    assert model.backend == "ONNX Runtime"
+    assert "was not compiled" in model.backend_reason
+    monkeypatch.undo()
     feeds = model.sample_feeds(50)
     np.testing.assert_allclose(model.predict(feeds), load_model(packaged).predict(feeds), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF but not really"])
-def test_library_that_cannot_be_opened_leaves_it_to_onnxruntime(packaged: Path, tmp_path: Path, content: bytes) -> None:
+def test_library_that_cannot_be_opened_leaves_it_to_onnxruntime(
+    packaged: Path, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A library cut short or of another machine is no reason not to serve."""
     library = tmp_path / "broken.so"
     library.write_bytes(content)
-    model = load_model(packaged, library=library)
-    assert model.kernel == "ONNX Runtime"
-    assert "cannot be used" in model.kernel_reason
+    monkeypatch.setattr(bitvector, "LIBRARY", library)
+    model = load_model(packaged)
+    assert model.backend == "ONNX Runtime"
+    assert model.backend_reason.startswith("bit vectors cannot compute it here: ")
 
 
-def test_manifest_from_before_the_tables_is_served(directory: Path) -> None:
-    """A directory that an older Tailrace wrote loads, through ONNX Runtime."""
+def test_directory_with_the_graph_alone_is_served(directory: Path) -> None:
+    """A file that the manifest does not name is not missed: ONNX Runtime computes the model."""
     (directory / TREES_FILE).unlink()
-    edit_manifest(directory, trees_sha256=None, trees_reason=None)
-    model = load_model(directory)
-    assert model.kernel == "ONNX Runtime"
-    assert "without bit-vector tables" in model.kernel_reason
+    edit_files(directory, {TREES_FILE: None})
+    assert load_model(directory).backend == "ONNX Runtime"
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a\0b", "..", "manifest.json", "sub/model.onnx"])
+def test_file_outside_the_directory_is_refused(directory: Path, name: str) -> None:
+    """A manifest has no say over files that are not its directory's own."""
+    edit_files(directory, {name: "0" * 64})
+    with pytest.raises(ModelPackageError, match="as a file of the model"):
+        load_model(directory)
+
+
+def test_model_that_no_backend_knows_is_refused(directory: Path) -> None:
+    """A directory of files that this Tailrace computes none of says so; nothing is guessed."""
+    (directory / "model.other").write_bytes(b"?")
+    edit_manifest(directory, files={"model.other": hashlib.sha256(b"?").hexdigest()})
+    with pytest.raises(ModelPackageError, match="no backend can compute it: this Tailrace knows none of its files"):
+        load_model(directory)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
@@ -154,8 +182,8 @@ def test_tables_of_another_model_leave_it_to_onnxruntime(directory: Path) -> Non
     tables = decode_tables((directory / TREES_FILE).read_bytes())
     replace_tables(directory, encode_tables(msgspec.structs.replace(tables, base=tables.base + 1.0)))
     model = load_model(directory)
-    assert model.kernel == "ONNX Runtime"
-    assert "golden row" in model.kernel_reason
+    assert model.backend == "ONNX Runtime"
+    assert "golden row" in model.backend_reason
 
 
 def test_row_with_nan_has_no_score_where_the_original_refuses_it(directory: Path) -> None:

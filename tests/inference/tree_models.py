@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from onnx import TensorProto, helper
 
-from tailrace.inference.bitvector import LIBRARY, BitvectorKernel, open_library
-from tailrace.inference.onnx import open_session
+from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel, open_library
+from tailrace.inference.backends.onnx import open_session
+from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.inference.signature import Signature, TensorSpec
-from tailrace.inference.tree_tables import expand_tables
 from tailrace.release.ensemble import tabulate_graph
 from tailrace.release.package import PackageReport, package
 from tailrace.release.trees import build_graph

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.onnx import OnnxModel
+from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.release.package import package
 
 NAMES = ["a", "b"]

@@ -22,9 +22,9 @@ from sklearn.preprocessing import MaxAbsScaler, OneHotEncoder, StandardScaler
 from typer.testing import CliRunner
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.bitvector import LIBRARY
+from tailrace.inference.backends.bitvector import LIBRARY
+from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.inference.loading import load_model
-from tailrace.inference.onnx import OnnxModel
 from tailrace.release.package import package
 
 NAMES = ["amount", "CustomerProfile.avg_amount_90d", "CustomerProfile.chargebacks_1y", "amount_ratio"]
@@ -129,9 +129,9 @@ def test_packaged_model_scores_as_the_original(kind: str, frame: pd.DataFrame, t
     assert np.isnan(spoiled[5]).all() != takes_nan, "a row with NaN gets the original's score or none"
     np.testing.assert_allclose(np.delete(spoiled, 5, axis=0), np.delete(expected, 5, axis=0), rtol=1e-5, atol=1e-5)
     served = load_model(tmp_path / "m")
-    assert (report.kernel, report.kernel_reason) == (served.kernel, served.kernel_reason)
+    assert (report.backend, report.backend_reason) == (served.backend, served.backend_reason)
     if LIBRARY.is_file():
-        assert served.kernel == ("bit vectors" if kind in TABULATED else "ONNX Runtime"), served.kernel_reason
+        assert served.backend == ("bit vectors" if kind in TABULATED else "ONNX Runtime"), served.backend_reason
     np.testing.assert_allclose(served.predict(feeds), spoiled, rtol=1e-6, atol=1e-6)
 
 

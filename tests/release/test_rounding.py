@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from tailrace.cli.package import package as command
 from tailrace.errors import ModelPackageError
-from tailrace.inference.onnx import OnnxModel
+from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.inference.signature import TensorSpec
 from tailrace.release.package import package
 from tailrace.release.rows import Rows

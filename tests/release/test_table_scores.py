@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from inference.tree_models import Forest, draw_forest, signature_of
-from tailrace.inference.onnx import open_session
-from tailrace.inference.tree_tables import expand_tables
+from tailrace.inference.backends.onnx import open_session
+from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.release import table_scores
 from tailrace.release.ensemble import tabulate_graph
 from tailrace.release.table_scores import score_tables

@@ -17,11 +17,11 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 
 import tailrace
 from inference.tree_models import Forest, draw_forest, package_forest, signature_of
-from tailrace.inference.bitvector import LIBRARY, BitvectorKernel
+from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel
+from tailrace.inference.backends.onnx import OnnxModel, open_session
+from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import TREES_FILE, read_manifest
-from tailrace.inference.onnx import OnnxModel, open_session
-from tailrace.inference.tree_tables import expand_tables
 from tailrace.release import tabulation
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted
@@ -48,16 +48,16 @@ def test_tree_of_65_leaves_is_packaged_for_onnxruntime(tmp_path: Path) -> None:
     """A model that the kernel does not fit is packaged without tables, served by ONNX Runtime, and says why."""
     report = package_forest(draw_forest(0, features=4, trees=3, leaves=65), tmp_path)
     assert not (report.directory / TREES_FILE).exists()
-    assert report.manifest.trees_sha256 == ""
-    assert report.kernel == load_model(report.directory).kernel == "ONNX Runtime"
-    assert "more than 64 leaves" in load_model(report.directory).kernel_reason
+    assert TREES_FILE not in report.manifest.files
+    assert report.backend == load_model(report.directory).backend == "ONNX Runtime"
+    assert "more than 64 leaves" in load_model(report.directory).backend_reason
 
 
 def test_tree_of_64_leaves_is_packaged_for_bit_vectors(tmp_path: Path) -> None:
     """The largest tree that fits is served by the kernel, whose score is the graph's."""
     report = package_forest(draw_forest(0, features=4, trees=3, leaves=64), tmp_path)
     model = load_model(report.directory)
-    assert report.kernel == model.kernel == "bit vectors"
+    assert report.backend == model.backend == "bit vectors"
     feeds = model.sample_feeds(200)
     np.testing.assert_allclose(model.predict(feeds), OnnxModel.load(report.directory).predict(feeds), rtol=0, atol=1e-6)
 
@@ -90,10 +90,10 @@ def test_model_packaged_where_there_is_no_compiler_is_served_by_bit_vectors(fore
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["kernel"] == "ONNX Runtime"
-    assert "was not compiled" in told["kernel_reason"]
-    assert read_manifest(tmp_path / "m").kernel_times is None
-    assert load_model(tmp_path / "m").kernel == "bit vectors"
+    assert told["backend"] == "ONNX Runtime"
+    assert "was not compiled" in told["backend_reason"]
+    assert read_manifest(tmp_path / "m").times is None
+    assert load_model(tmp_path / "m").backend == "bit vectors"
 
 
 @pytest.mark.parametrize("library", [LIBRARY, Path("none.so")], ids=["kernel", "NumPy"])
@@ -160,7 +160,7 @@ def test_kernel_that_is_slower_is_packaged(forest: Forest, rows: Any, monkeypatc
     content, reason, times = tabulate(comparison_of(forest), {"features": rows})
     assert (content != b"", reason) == (True, "")
     assert times is not None
-    assert times.bit_vectors_ns[1] > 5 * times.onnx_ns[1]
+    assert times.ns["bit vectors"][1] > 5 * times.ns["ONNX Runtime"][1]
 
 
 MODELS = {
@@ -180,7 +180,7 @@ def test_forests_of_scikit_learn_are_tabulated(kind: str, rows: Any, tmp_path: P
     signal = rows[:, 0] * 2 + np.sin(rows[:, 1] * 3)
     model = MODELS[kind].fit(frame, signal > 0 if "classifier" in kind else signal)
     report = package(model, frame, name="m", out=tmp_path / "m")
-    assert (report.kernel, report.kernel_reason) == ("bit vectors", "")
+    assert (report.backend, report.backend_reason) == ("bit vectors", "")
     expected = model.predict_proba(frame)[:, 1] if "classifier" in kind else model.predict(frame)
     name = report.manifest.signature.inputs[0].name
     np.testing.assert_allclose(load_model(tmp_path / "m").predict({name: rows}), expected, rtol=1e-5, atol=1e-5)

@@ -114,7 +114,7 @@ def test_release_is_told(tmp_path: Path, file: Path) -> None:
         assert model["name"] == "pay"
         assert [(each["id"], each["workers"]) for each in status["releases"]] == [(release, [0])]
         assert [event["models"] for event in server.events("worker ready")] == [{"pay.pay": model["version"]}]
-        assert model["kernel"]
+        assert model["backend"]
         assert [event["release"] for event in server.events("worker ready")] == [release]
         labels = [f'release="{release}"', 'pipeline="pay"', 'model="pay"', f'version="{model["version"]}"']
         assert server.metric("tailrace_release_info", *labels) == 1

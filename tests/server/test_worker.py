@@ -19,7 +19,7 @@ from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import StoreError
 from tailrace.features.stores.memory import MemoryStore
-from tailrace.inference.bitvector import LIBRARY
+from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.loadtest.processes import is_running
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
@@ -104,17 +104,17 @@ trees = tr.Pipeline(
 
 
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
-def test_status_names_the_kernel_of_each_model(tmp_path: Path, pipelines_dir: Path) -> None:
-    """Which kernel computes a model is seen from outside, with the reason where it is not the bit vectors."""
+def test_status_names_the_backend_of_each_model(tmp_path: Path, pipelines_dir: Path) -> None:
+    """Which backend computes a model is seen from outside, with the reason where it is not the bit vectors."""
     package_forest(draw_forest(0, features=4, trees=50, leaves=16), tmp_path)
     (tmp_path / "trees.py").write_text(TREES)
     with serving(tmp_path / "log", tmp_path / "trees.py", str(pipelines_dir / "log.py")) as server:
         status = json.loads(fetch(f"{server.admin}/status")[2])
     (release,) = status["releases"]
     warm_up = {model["name"]: model for each in release["pipelines"] for model in each["models"]}
-    assert (warm_up["trees"]["kernel"], warm_up["trees"]["kernel_reason"]) == ("bit vectors", "")
-    assert warm_up["log"]["kernel"] == "ONNX Runtime"
-    assert "does not fit" in warm_up["log"]["kernel_reason"]
+    assert (warm_up["trees"]["backend"], warm_up["trees"]["backend_reason"]) == ("bit vectors", "")
+    assert warm_up["log"]["backend"] == "ONNX Runtime"
+    assert "does not fit" in warm_up["log"]["backend_reason"]
 
 
 def test_garbage_of_a_busy_worker_is_collected_young() -> None:

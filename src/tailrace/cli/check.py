@@ -87,8 +87,8 @@ def _report(checked: CheckedPipeline) -> dict[str, Any]:
         "inputs": [{"input": name, "dtype": dtype, "from": source} for name, dtype, source in checked.inputs],
         "inference_thread": stage.is_threaded,
         "rows_best": stage.rows_best,
-        "kernel": stage.kernel,
-        "kernel_reason": stage.kernel_reason,
+        "backend": stage.backend,
+        "backend_reason": stage.backend_reason,
         "warnings": checked.warnings,
     }
 
@@ -106,8 +106,8 @@ def _show(checked: CheckedPipeline) -> None:
     console.print(_inputs_table(checked))
     (stage,) = plan.inference.stages
     where = "the inference thread" if stage.is_threaded else "the event loop"
-    reason = f" ({stage.kernel_reason})" if stage.kernel_reason else ""
-    console.print(f"The model is computed by {stage.kernel}{reason}.", highlight=False)
+    reason = f" ({stage.backend_reason})" if stage.backend_reason else ""
+    console.print(f"The model is computed by {stage.backend}{reason}.", highlight=False)
     console.print(f"It runs on {where}, best with {stage.rows_best} rows a call.\n", highlight=False)
 
 

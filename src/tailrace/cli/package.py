@@ -95,14 +95,15 @@ def _to_json(report: PackageReport) -> str:
         {
             "directory": str(report.directory),
             "name": manifest.name,
-            "sha256": manifest.sha256,
+            "version": manifest.version,
+            "files": manifest.files,
             "signature": manifest.signature,
             "source": manifest.source,
             "metrics": manifest.metrics,
             "golden_rows": len(manifest.golden.scores),
             "size_bytes": report.size_bytes,
-            "kernel": report.kernel,
-            "kernel_reason": report.kernel_reason,
+            "backend": report.backend,
+            "backend_reason": report.backend_reason,
             "cost_ns": {str(rows): report.curve.cost_ns(rows) for rows in (1, 16, 64)},
         }
     ).decode()
@@ -126,7 +127,7 @@ def _print_report(report: PackageReport) -> None:
 
     manifest, source = report.manifest, report.manifest.source
     console = Console()
-    signature = Table(title=f"{manifest.name} {manifest.sha256[:12]}", title_justify="left")
+    signature = Table(title=f"{manifest.name} {manifest.version}", title_justify="left")
     for header in ("input", "dtype", "feature"):
         signature.add_column(header)
     for spec in manifest.signature.inputs:
@@ -141,8 +142,8 @@ def _print_report(report: PackageReport) -> None:
         facts.add_row("compared", _tell_compared(manifest))
     for metric, value in manifest.metrics.items():
         facts.add_row(metric, f"{value:.4f}" if isinstance(value, float) else str(value))
-    reason = f" ({report.kernel_reason})" if report.kernel_reason else ""
-    facts.add_row("kernel", report.kernel + reason)
+    reason = f" ({report.backend_reason})" if report.backend_reason else ""
+    facts.add_row("backend", report.backend + reason)
     facts.add_row("golden", f"{len(manifest.golden.scores)} rows")
     facts.add_row(
         "cost", ", ".join(f"{rows} rows {format_duration(report.curve.cost_ns(rows))}" for rows in (1, 16, 64))

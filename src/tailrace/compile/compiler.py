@@ -17,9 +17,9 @@ from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
 from tailrace.errors import CompileError, ModelPackageError, Problem, StoreError
 from tailrace.features.stores.protocol import OnlineStore, codec_of
 from tailrace.features.view_spec import ViewCodec
+from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.curve import measure_curve
 from tailrace.inference.declaration import Model
-from tailrace.inference.kernels import KernelChoice
 from tailrace.inference.loading import load_model
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.scorer import Scorer
@@ -29,7 +29,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.request.rows import ARRAY_MAX
 
-_CHOOSE: Final[Mapping[Path, KernelChoice]] = MappingProxyType({})
+_CHOOSE: Final[Mapping[Path, BackendChoice]] = MappingProxyType({})
 
 
 def compile_plan(
@@ -38,17 +38,17 @@ def compile_plan(
     *,
     clock: Clock | None = None,
     array_max: int = ARRAY_MAX,
-    kernels: Mapping[Path, KernelChoice] = _CHOOSE,
+    backends: Mapping[Path, BackendChoice] = _CHOOSE,
 ) -> Plan:
     """Compile a pipeline for serving from a store. Raises CompileError with every mistake at once.
 
-    kernels: chosen beforehand, by the model's directory; for a model that is not among them it is chosen now.
+    backends: chosen beforehand, by the model's directory; for a model that is not among them it is chosen now.
     The plan's cost is yet to be measured: see `warm_up`.
     """
     clock = clock or MonotonicClock()
     problems: list[Problem] = []
-    model = _load_model(pipeline.model, pipeline.base_dir, kernels, problems)
-    second = _load_second(pipeline, model, kernels, problems)
+    model = _load_model(pipeline.model, pipeline.base_dir, backends, problems)
+    second = _load_second(pipeline, model, backends, problems)
     wiring = wire(pipeline, model.signature if model is not None else None)
     problems = [*wiring.problems, *problems]
     if problems or model is None:
@@ -103,30 +103,30 @@ def _stage(
         budget=pipeline.budget,
         clock=clock,
         fallback_curve=None if second is None else measure_curve(second, clock=clock),
-        kernel=model.kernel,
-        kernel_reason=model.kernel_reason,
+        backend=model.backend,
+        backend_reason=model.backend_reason,
     )
 
 
 def _load_model(
-    model: Model, base_dir: Path, kernels: Mapping[Path, KernelChoice], problems: list[Problem]
+    model: Model, base_dir: Path, backends: Mapping[Path, BackendChoice], problems: list[Problem]
 ) -> PackagedModel | None:
     directory = model.directory(base_dir)
     try:
-        return load_model(directory, choice=kernels.get(directory))
+        return load_model(directory, choice=backends.get(directory))
     except ModelPackageError as error:
         problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
         return None
 
 
 def _load_second(
-    pipeline: Pipeline, model: PackagedModel | None, kernels: Mapping[Path, KernelChoice], problems: list[Problem]
+    pipeline: Pipeline, model: PackagedModel | None, backends: Mapping[Path, BackendChoice], problems: list[Problem]
 ) -> PackagedModel | None:
     """Return the model that a model falls back to; None where there is none, or it cannot be used."""
     fallback = pipeline.model.fallback
     if not isinstance(fallback, Model):
         return None
-    second = _load_model(fallback, pipeline.base_dir, kernels, problems)
+    second = _load_model(fallback, pipeline.base_dir, backends, problems)
     if second is None or model is None:
         return None
     one, other = model.signature, second.signature

@@ -1,45 +1,42 @@
-"""A model directory opened with the kernel that was chosen for it."""
+"""A model directory opened with the backend that was chosen for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.bitvector import LIBRARY, BitvectorModel
-from tailrace.inference.kernels import BIT_VECTORS, KernelChoice, choose_kernel
+from tailrace.inference.backends.choice import BackendChoice, choose_backend
+from tailrace.inference.backends.table import backend_named
 from tailrace.inference.manifest import read_while_replaced
-from tailrace.inference.onnx import OnnxModel
 from tailrace.inference.packaged import PackagedModel
 
 
-def load_model(directory: str | Path, *, choice: KernelChoice | None = None, library: Path = LIBRARY) -> PackagedModel:
+def load_model(directory: str | Path, *, choice: BackendChoice | None = None) -> PackagedModel:
     """Return the model of a directory that `tailrace package` wrote.
 
-    choice: the kernel that computes it; None chooses it now (`choose_kernel`). ONNX Runtime is imported only where it
-    computes the model. library: where the compiled bit-vector library is.
-    Raises ModelPackageError unless the files are whole, the kernel that was chosen can be used, and the golden rows get
-    their expected scores.
+    choice: the backend that computes it; None chooses it now (`choose_backend`). A backend is imported only where it
+    computes the model.
+    Raises ModelPackageError unless the files are whole, the backend that was chosen can be used, and the golden rows
+    get their expected scores.
     """
     directory = Path(directory)
-    return read_while_replaced(directory, lambda: _load(directory, choice, library))
+    return read_while_replaced(directory, lambda: _load(directory, choice))
 
 
-def _load(directory: Path, choice: KernelChoice | None, library: Path) -> PackagedModel:
+def _load(directory: Path, choice: BackendChoice | None) -> PackagedModel:
     """Return the model of a directory as it is now."""
     if choice is None:
-        choice = choose_kernel(directory, library=library)
-    model = _load_trees(directory, library) if choice.name == BIT_VECTORS else OnnxModel.load(directory)
-    model.kernel_reason = choice.reason
-    return model
-
-
-def _load_trees(directory: Path, library: Path) -> PackagedModel:
+        choice = choose_backend(directory)
+    backend = backend_named(choice.name)
     try:
-        return BitvectorModel.load(directory, library=library)
+        if backend is None:
+            raise OSError("this Tailrace has no such backend")
+        model = backend.load(directory)
     except OSError as error:
         raise ModelPackageError(
-            f"the kernel chosen for it, {BIT_VECTORS}, cannot compute it: {error}",
+            f"the backend chosen for it, {choice.name}, cannot compute it: {error}",
             where=str(directory),
-            next="put the bit-vector library back (install Tailrace where there is a C compiler), or have the kernel "
-            "chosen again: make a new release",
+            next="put back what it needs, or have the backend chosen again: make a new release",
         ) from error
+    model.backend_reason = choice.reason
+    return model

@@ -1,6 +1,6 @@
-"""A packaged model on disk: `model.onnx` and the `manifest.json` that says what it is and how it must behave.
+"""A packaged model on disk: files, and the `manifest.json` that says what they are and how the model must behave.
 
-A tree ensemble may have a third file: `trees.msgpack`, the same trees as tables for the bit-vector kernel.
+A file is the model in the form that one backend computes: `model.onnx`, or `trees.msgpack`, the same trees as tables.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.signature import Signature
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 TREES_FILE: Final = "trees.msgpack"
+VERSION_CHARACTERS: Final = 12
 REPACKAGE: Final = "write the model directory again with `tailrace package`"
 
 _READS_MAX: Final = 50
@@ -97,42 +98,46 @@ class Golden(msgspec.Struct, frozen=True):
         return {spec.name: to_array(self.inputs[spec.name], spec.dtype, spec.numpy_dtype) for spec in signature.inputs}
 
 
-class KernelTimes(msgspec.Struct, frozen=True):
-    """What a call takes, the median, by either kernel and at each number of rows.
+class BackendTimes(msgspec.Struct, frozen=True):
+    """What a call takes, the median, by each backend and at each number of rows.
 
-    Raises ValueError unless there is a time above zero by both for each, and one number at least.
+    Raises ValueError unless there is a time above zero by each for each, and one number at least.
     """
 
     rows: tuple[int, ...]
-    bit_vectors_ns: tuple[int, ...]
-    onnx_ns: tuple[int, ...]
+    ns: dict[str, tuple[int, ...]]
 
     def __post_init__(self) -> None:
-        if not len(self.rows) == len(self.bit_vectors_ns) == len(self.onnx_ns) > 0:
-            raise ValueError("kernel times: one time by each kernel is needed for each number of rows")
-        if min(*self.rows, *self.bit_vectors_ns, *self.onnx_ns) <= 0:
-            raise ValueError("kernel times: they must be above zero")
+        if not self.rows or any(len(times) != len(self.rows) for times in self.ns.values()):
+            raise ValueError("backend times: one time by each backend is needed for each number of rows")
+        if any(value <= 0 for times in (self.rows, *self.ns.values()) for value in times):
+            raise ValueError("backend times: they must be above zero")
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """All that is known of a packaged model. created: RFC 3339, UTC. sha256: of model.onnx, in hex.
+    """All that is known of a packaged model. created: RFC 3339, UTC.
 
-    trees_sha256: of trees.msgpack; empty where there is none, and then trees_reason says why. A manifest older than
-    that file has neither. kernel_times: measured where it was packaged; None where the library was not compiled there.
+    files: the sha256, in hex, of each file beside the manifest. reasons: why a backend, by its name, has no file here.
+    times: measured where it was packaged; None where they were not.
     """
 
     format: int
     name: str
     created: str
     signature: Signature
-    sha256: str
+    files: dict[str, str]
     source: ModelSource
     metrics: dict[str, float | int | str]
     profile: Profile
     golden: Golden
-    trees_sha256: str = ""
-    trees_reason: str = ""
-    kernel_times: KernelTimes | None = None
+    reasons: dict[str, str] = {}
+    times: BackendTimes | None = None
+
+    @property
+    def version(self) -> str:
+        """The first characters of the digest of all files: equal where the files are."""
+        content = "".join(f"{sha256} {name}\n" for name, sha256 in sorted(self.files.items()))
+        return hashlib.sha256(content.encode()).hexdigest()[:VERSION_CHARACTERS]
 
 
 class _Header(msgspec.Struct):
@@ -204,7 +209,7 @@ def read_manifest(directory: str | Path) -> Manifest:
     """Return the manifest of a model directory, after its other files were found whole.
 
     Raises ModelPackageError: no such directory, a file is missing, the manifest is not one or is of another format
-    version, or model.onnx or trees.msgpack is not the file that was packaged.
+    version, or a file is not the one that was packaged.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -213,13 +218,11 @@ def read_manifest(directory: str | Path) -> Manifest:
             where=str(directory),
             next="package a trained model: tailrace package MODEL --data FILE --name NAME --out " + str(directory),
         )
-    for name in (MANIFEST_FILE, MODEL_FILE):
-        _require_file(directory / name)
+    _require_file(directory / MANIFEST_FILE)
     manifest = decode_manifest(directory / MANIFEST_FILE)
-    _check_file(directory / MODEL_FILE, manifest.sha256)
-    if manifest.trees_sha256:
-        _require_file(directory / TREES_FILE)
-        _check_file(directory / TREES_FILE, manifest.trees_sha256)
+    for name, sha256 in manifest.files.items():
+        _require_file(directory / name)
+        _check_file(directory / name, sha256)
     return manifest
 
 
@@ -254,6 +257,7 @@ def decode_manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelPackageError(f"the manifest cannot be read: {error}", where=str(path), next=REPACKAGE) from error
+    _check_names(manifest, path)
     _check_golden(manifest, path)
     return manifest
 
@@ -261,6 +265,14 @@ def decode_manifest(path: Path) -> Manifest:
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return a manifest as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """Raise ModelPackageError unless there are files, and each is one of the directory's own."""
+    strange = [name for name in manifest.files if name in {"", ".", "..", MANIFEST_FILE} or set(name) & {"/", "\0"}]
+    if strange or not manifest.files:
+        what = f"the manifest names {strange[0]!r} as a file of the model" if strange else "the manifest names no file"
+        raise ModelPackageError(what, where=str(path), next=REPACKAGE)
 
 
 def _check_golden(manifest: Manifest, path: Path) -> None:

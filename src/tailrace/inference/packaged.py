@@ -1,4 +1,4 @@
-"""What every packaged model has, whichever kernel computes it: manifest, sample rows, golden rows that must hold."""
+"""What every packaged model has, whichever backend computes it: manifest, sample rows, golden rows that must hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +22,18 @@ GOLDEN_TOLERANCE: Final = 1e-5
 class PackagedModel(ABC):
     """A packaged model, ready to score. Satisfies `Predictor`.
 
-    kernel: what computes it, in words. kernel_reason: why it is not a faster one; empty where there is none.
+    backend: what computes it, in words. backend_reason: why it is not a faster one; empty where there is none.
     """
 
-    __slots__ = ("_floats", "_golden_feeds", "kernel_reason", "manifest", "signature", "version")
+    __slots__ = ("_floats", "_golden_feeds", "backend_reason", "manifest", "signature", "version")
 
-    kernel: ClassVar[str]
+    backend: ClassVar[str]
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.signature: Signature = manifest.signature
-        self.version: str = manifest.sha256[:12]
-        self.kernel_reason = ""
+        self.version: str = manifest.version
+        self.backend_reason = ""
         # The inputs to look for NaN in, where the model would give a row with NaN another score than the original does.
         self._floats = tuple(
             spec.name
@@ -41,6 +41,15 @@ class PackagedModel(ABC):
             if spec.dtype.startswith("float") and not manifest.source.missing
         )
         self._golden_feeds = manifest.golden.feeds(manifest.signature)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Return the model of a directory that `tailrace package` wrote, its golden rows checked.
+
+        Raises OSError, saying why, where this machine cannot use the backend; ModelPackageError where the files are not
+        what they should be.
+        """
 
     @abstractmethod
     def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -81,7 +90,7 @@ class PackagedModel(ABC):
                 f"golden row {worst} gets the score {found[worst].tolist()} where {expected[worst].tolist()} "
                 "is expected",
                 where=str(path),
-                next=f"{self.kernel} on this machine does not compute what was packaged: " + REPACKAGE,
+                next=f"{self.backend} on this machine does not compute what was packaged: " + REPACKAGE,
             )
 
     def _without_missing(self, scores: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -43,7 +43,7 @@ class Stage:
     """One model, ready to score the batches of a pipeline.
 
     name: of its scores. assemblers: fill its inputs. curve: what a call costs, measured before traffic;
-    fallback_curve: of its second model, if it falls back to one. kernel: what computes it; kernel_reason: why it is
+    fallback_curve: of its second model, if it falls back to one. backend: what computes it; backend_reason: why it is
     not a faster one. rows_inline_max: rows of a batch that runs on the loop, 0 for none; rows_best: rows with the least
     cost each; both follow what is learned. learns: whether it learns yet, from real calls and not from samples.
     in_flight_max: batches it takes at once.
@@ -62,12 +62,12 @@ class Stage:
         budget: Budget,
         clock: Clock,
         fallback_curve: CostCurve | None = None,
-        kernel: str = "",
-        kernel_reason: str = "",
+        backend: str = "",
+        backend_reason: str = "",
     ) -> None:
         self.name = name
         self.signature = signature
-        self.kernel, self.kernel_reason = kernel, kernel_reason
+        self.backend, self.backend_reason = backend, backend_reason
         self.rows_inline_max = 0
         self.rows_best = 1
         self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]

@@ -75,7 +75,7 @@ _TABLE: Final = (
     Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),
     Metric(
         "tailrace_release_info", "gauge", "1; the labels tell which release workers serve.",
-        ("release", "pipeline", "model", "version", "kernel"), owner="supervisor",
+        ("release", "pipeline", "model", "version", "backend"), owner="supervisor",
     ),
     Metric("tailrace_build_info", "gauge", "1; the labels tell what runs.", ("version", "python"), owner="supervisor"),
 )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.onnx import open_session, select_scores
+from tailrace.inference.backends.onnx import open_session, select_scores
 from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
 from tailrace.inference.signature import Signature
 from tailrace.release.convert import Converted

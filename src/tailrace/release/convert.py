@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.onnx import open_session
+from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.original import Original
 from tailrace.release.rows import read_rows

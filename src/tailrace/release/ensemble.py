@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from tailrace.inference.backends.tree_tables import LEAVES_MAX, TABLES_LAYOUT, TreeTables
 from tailrace.inference.signature import Signature
-from tailrace.inference.tree_tables import LEAVES_MAX, TABLES_LAYOUT, TreeTables
 from tailrace.release.trees import regressor_graph
 
 _TESTS: Final = {b"BRANCH_LEQ", b"BRANCH_LT", b"BRANCH_GT", b"BRANCH_GTE"}

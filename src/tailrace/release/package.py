@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.table import BIT_VECTORS
 from tailrace.inference.curve import CostCurve, measure_curve
 from tailrace.inference.declaration import Model
 from tailrace.inference.loading import load_model
@@ -55,16 +56,16 @@ DIFFERENCE_ROUNDED: Final = "difference_rounded"
 class PackageReport:
     """What `package` wrote.
 
-    size_bytes: of the whole directory. curve: the model's cost on this machine, with the kernel that this machine would
-    choose. kernel_reason: why it is not the bit vectors; empty where it is.
+    size_bytes: of the whole directory. curve: the model's cost here. backend: that this machine would choose;
+    backend_reason: why it is not a preferred one; empty where it is.
     """
 
     directory: Path
     manifest: Manifest
     size_bytes: int
     curve: CostCurve
-    kernel: str
-    kernel_reason: str
+    backend: str
+    backend_reason: str
 
 
 def package(
@@ -88,8 +89,8 @@ def package(
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted, a score of the conversion
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), or `out` exists. The
-    bit-vector tables are left out, and the manifest says why, where the kernel does not fit the model or any score of
-    them is over 1e-6 from the conversion's. Which kernel computes the model is chosen where it is served.
+    bit-vector tables are left out, and the manifest says why, where the backend does not fit the model or any score of
+    them is over 1e-6 from the conversion's. Which backend computes the model is chosen where it is served.
     """
     out = Path(out)
     _check_place(name, out, overwrite)
@@ -111,22 +112,22 @@ def package(
     scores = chosen.score(feeds)
     on_step("tabulate")
     trees, reason, times = tabulate(chosen, feeds)
+    contents = {MODEL_FILE: chosen.converted.graph} | ({TREES_FILE: trees} if trees else {})
     manifest = Manifest(
         format=FORMAT_VERSION,
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         signature=signature,
-        sha256=hashlib.sha256(chosen.converted.graph).hexdigest(),
+        files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         source=_source_of(original, chosen),
         metrics=_measure(chosen, scores, scored, target) | dict(metrics or {}),
         profile=profile_model(signature, sample, scores),
         golden=pick_golden(original, chosen, rows, scores),
-        trees_sha256=hashlib.sha256(trees).hexdigest() if trees else "",
-        trees_reason=reason,
-        kernel_times=times,
+        reasons={BIT_VECTORS: reason} if reason else {},
+        times=times,
     )
     on_step("write")
-    return _write(out, manifest, {MODEL_FILE: chosen.converted.graph, TREES_FILE: trees}, on_step)
+    return _write(out, manifest, contents, on_step)
 
 
 def _check_place(name: str, out: Path, overwrite: bool) -> None:
@@ -191,15 +192,14 @@ def _outcomes(table: Any, target: str) -> NDArray[Any]:
 def _write(out: Path, manifest: Manifest, contents: dict[str, bytes], on_step: Callable[[str], None]) -> PackageReport:
     """Write the directory beside `out`, verify it as serving would, and put it in place by a rename.
 
-    contents: of the files beside the manifest; one without content is not written.
+    contents: of the files beside the manifest.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         draft.chmod(0o755)
         for name, content in contents.items():
-            if content:
-                _write_file(draft / name, content)
+            _write_file(draft / name, content)
         _write_file(draft / MANIFEST_FILE, encode_manifest(manifest))
         on_step("verify")
         model = load_model(draft)
@@ -209,7 +209,7 @@ def _write(out: Path, manifest: Manifest, contents: dict[str, bytes], on_step: C
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return PackageReport(out, manifest, size, curve, model.kernel, model.kernel_reason)
+    return PackageReport(out, manifest, size, curve, model.backend, model.backend_reason)
 
 
 def _write_file(path: Path, content: bytes) -> None:

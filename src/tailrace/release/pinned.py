@@ -52,7 +52,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model of a release. directory: where it was declared; copy: where it is served from.
 
-    kernel: computes it, as was chosen when the release was made; kernel_reason: why it is not the bit vectors.
+    backend: computes it, as was chosen when the release was made; backend_reason: why it is not the bit vectors.
     """
 
     pipeline: str
@@ -60,8 +60,8 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     directory: str
     copy: str
-    kernel: str
-    kernel_reason: str
+    backend: str
+    backend_reason: str
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

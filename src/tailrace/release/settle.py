@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import ModelPackageError, SetupError
+from tailrace.inference.backends.choice import BackendChoice, choose_backend
 from tailrace.inference.declaration import Constant, Model
-from tailrace.inference.kernels import KernelChoice, choose_kernel
 from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
@@ -59,10 +59,10 @@ def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
     return replace(pipeline, model=fallback)
 
 
-def chosen_kernels(release: Release) -> dict[Path, KernelChoice]:
-    """Return the kernels of a release's models, by the directories that they are loaded from."""
+def chosen_backends(release: Release) -> dict[Path, BackendChoice]:
+    """Return the backends of a release's models, by the directories that they are loaded from."""
     return {
-        Path(model.copy): msgspec.convert({"name": model.kernel, "reason": model.kernel_reason}, KernelChoice)
+        Path(model.copy): msgspec.convert({"name": model.backend, "reason": model.backend_reason}, BackendChoice)
         for model in release.models
     }
 
@@ -73,15 +73,15 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedM
         for model in pipeline.model.chain:
             directory = model.directory(pipeline.base_dir)
             copy = _keep_model(shelf, directory)
-            kernel = choose_kernel(copy)
+            backend = choose_backend(copy)
             yield PinnedModel(
                 pipeline=pipeline.name,
                 name=model.name,
-                version=decode_manifest(copy / MANIFEST_FILE).sha256[:ID_CHARACTERS],
+                version=decode_manifest(copy / MANIFEST_FILE).version,
                 directory=str(directory),
                 copy=str(copy),
-                kernel=kernel.name,
-                kernel_reason=kernel.reason,
+                backend=backend.name,
+                backend_reason=backend.reason,
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.tree_tables import TreeTables
+from tailrace.inference.backends.tree_tables import TreeTables
 
 CELLS_MAX: Final = 1 << 20
 """Rows × splits looked at together."""

@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.bitvector import LIBRARY, BitvectorKernel, open_library
-from tailrace.inference.kernels import measure_kernels
-from tailrace.inference.manifest import KernelTimes
-from tailrace.inference.onnx import find_run, select_scores
+from tailrace.inference.backends.bitvector import BitvectorKernel, open_library
+from tailrace.inference.backends.choice import measure_backends
+from tailrace.inference.backends.onnx import find_run, select_scores
+from tailrace.inference.backends.table import BIT_VECTORS, ONNX_RUNTIME
+from tailrace.inference.backends.tree_tables import TreeArrays, encode_tables, expand_tables
+from tailrace.inference.manifest import BackendTimes
 from tailrace.inference.packaged import score_error
-from tailrace.inference.tree_tables import TreeArrays, encode_tables, expand_tables
 from tailrace.release.comparison import Comparison
 from tailrace.release.ensemble import NoTablesError, tabulate_graph
 from tailrace.release.table_scores import score_tables
@@ -37,19 +38,19 @@ Score = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 class Tabulated(NamedTuple):
-    """The content of the file, or no content and the reason why; what both kernels take, where that was measured."""
+    """The content of the file, or no content and the reason why; what both backends take, where that was measured."""
 
     content: bytes
     reason: str = ""
-    times: KernelTimes | None = None
+    times: BackendTimes | None = None
 
 
-def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path = LIBRARY) -> Tabulated:
+def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path | None = None) -> Tabulated:
     """Return the tables of a conversion, if they give its scores for `feeds` and for probes.
 
     The probes hold every threshold and the float32 on either side of it, NaN, infinities, the largest numbers, zeros.
     Where the library was not compiled NumPy computes the tables' scores, and nothing is timed: whether the kernel is
-    the faster one, and whether it is there at all, is for the machine that serves (`choose_kernel`).
+    the faster one, and whether it is there at all, is for the machine that serves (`choose_backend`).
     """
     signature = chosen.converted.signature
     try:
@@ -72,14 +73,14 @@ def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path =
     return Tabulated(encode_tables(tables), times=None if kernel is None else _time_both(kernel, chosen, name, rows))
 
 
-def _open_kernel(arrays: TreeArrays, library: Path) -> BitvectorKernel | None:
+def _open_kernel(arrays: TreeArrays, library: Path | None) -> BitvectorKernel | None:
     try:
         return BitvectorKernel(arrays, open_library(library))
     except OSError:  # there was no compiler, or it was compiled for another machine or version
         return None
 
 
-def _time_both(kernel: BitvectorKernel, chosen: Comparison, name: str, rows: NDArray[Any]) -> KernelTimes:
+def _time_both(kernel: BitvectorKernel, chosen: Comparison, name: str, rows: NDArray[Any]) -> BackendTimes:
     """Return what a call takes by the kernel and by ONNX Runtime, on rows of the data.
 
     Hundreds of features, each with a few splits, are what the kernel is slow at: it looks every one of them up.
@@ -90,9 +91,11 @@ def _time_both(kernel: BitvectorKernel, chosen: Comparison, name: str, rows: NDA
     def draw(count: int, seed: int) -> dict[str, NDArray[Any]]:
         return {name: np.ascontiguousarray(rows[np.random.default_rng(seed).integers(0, len(rows), count)])}
 
-    return measure_kernels(
-        lambda feeds: kernel.score(feeds[name]),
-        lambda feeds: select_scores(run(outputs, feeds, None)[0], chosen.signature.column),
+    return measure_backends(
+        {
+            BIT_VECTORS: lambda feeds: kernel.score(feeds[name]),
+            ONNX_RUNTIME: lambda feeds: select_scores(run(outputs, feeds, None)[0], chosen.signature.column),
+        },
         draw,
     )
 

@@ -86,12 +86,12 @@ class LayerCost(msgspec.Struct, frozen=True):
 
 
 class ReleasedModel(msgspec.Struct, frozen=True):
-    """One model of a release. kernel: computes it; kernel_reason: why not the bit vectors."""
+    """One model of a release. backend: computes it; backend_reason: why not the bit vectors."""
 
     name: str
     version: str
-    kernel: str
-    kernel_reason: str
+    backend: str
+    backend_reason: str
 
 
 class ReleasedPipeline(msgspec.Struct, frozen=True):

@@ -68,7 +68,7 @@ class Overview:
         for release in self._releases():
             for pipeline in release.pipelines:
                 for model in pipeline.models:
-                    labels = (release.id, pipeline.name, model.name, model.version, model.kernel)
+                    labels = (release.id, pipeline.name, model.name, model.version, model.backend)
                     values["tailrace_release_info", labels] = 1
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]

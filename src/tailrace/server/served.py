@@ -32,7 +32,7 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
-from tailrace.release.settle import chosen_kernels, settle, with_pinned_models
+from tailrace.release.settle import chosen_backends, settle, with_pinned_models
 from tailrace.server.control import LayerCost, PipelineReady, ReleasedModel, ReleasedPipeline
 from tailrace.server.eager_loop import EagerLoop
 from tailrace.server.endpoint import Endpoint
@@ -80,7 +80,7 @@ class ServedPipelines:
         self._release = release
         self._is_successor = is_successor
         self._link = link
-        self._kernels = chosen_kernels(release)
+        self._backends = chosen_backends(release)
         self._options = options
         self._block = block
         self._load = load
@@ -95,7 +95,7 @@ class ServedPipelines:
         pipeline = with_pinned_models(declared, self._release)
         plan = compile_plan(
             pipeline, self._store(pipeline), clock=self._clock, array_max=self._options.array_max,
-            kernels=self._kernels,
+            backends=self._backends,
         )  # fmt: skip
         await plan.open()
         checked = await check_views(plan, self._clock, refuse=not self._is_successor)
@@ -231,5 +231,5 @@ def released_pipelines(release: Release) -> tuple[ReleasedPipeline, ...]:
     """Return the pipelines of a release as the control channel carries them."""
     models: dict[str, list[ReleasedModel]] = {name: [] for name in release.schemas}
     for model in release.models:
-        models[model.pipeline].append(ReleasedModel(model.name, model.version, model.kernel, model.kernel_reason))
+        models[model.pipeline].append(ReleasedModel(model.name, model.version, model.backend, model.backend_reason))
     return tuple(ReleasedPipeline(name, release.schemas[name], tuple(found)) for name, found in models.items())

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailrace.inference.tree_tables import (
+from tailrace.inference.backends.tree_tables import (
     CHECKPOINTS_BYTES_MAX,
     TABLES_LAYOUT,
     TreeTables,

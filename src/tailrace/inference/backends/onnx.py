@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.table import ONNX_RUNTIME
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.signature import Signature
@@ -26,7 +27,7 @@ class OnnxModel(PackagedModel):
 
     __slots__ = ("_column", "_outputs", "_run", "session")
 
-    kernel: ClassVar[str] = "ONNX Runtime"
+    backend: ClassVar[str] = ONNX_RUNTIME
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
         super().__init__(manifest)
@@ -36,7 +37,7 @@ class OnnxModel(PackagedModel):
         self._column = manifest.signature.column
 
     @classmethod
-    def load(cls, directory: str | Path, *, threads: int = 1) -> OnnxModel:
+    def load(cls, directory: str | Path, *, threads: int = 1) -> Self:
         """Return the model of a directory that `tailrace package` wrote.
 
         threads: ONNX Runtime's threads for one call; one is best for the small batches of a worker that owns a core.
@@ -46,6 +47,8 @@ class OnnxModel(PackagedModel):
         directory = Path(directory)
         manifest = read_manifest(directory)
         path = directory / MODEL_FILE
+        if MODEL_FILE not in manifest.files:
+            raise ModelPackageError(f"the model directory has no {MODEL_FILE}", where=str(directory), next=REPACKAGE)
         session = open_session(path, threads=threads)
         _check_interface(session, manifest.signature, path)
         model = cls(session, manifest)

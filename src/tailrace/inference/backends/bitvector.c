@@ -16,7 +16,7 @@
  * Leaves are added in the order of the trees, in float, as ONNX Runtime's single thread adds them: the sum is the same
  * to the last bit, and a sigmoid of it to some 1e-7. C99 with GCC's and Clang's builtins; no Python in it, so the caller's thread need not hold the GIL.
  *
- * Bounds: nothing is checked here. The caller sees to it (tailrace.inference.tree_tables) that tree ids and columns are
+ * Bounds: nothing is checked here. The caller sees to it (tailrace.inference.backends.tree_tables) that tree ids and columns are
  * within their ranges, that there is a checkpoint for every 2^shift splits of a feature, and that no mask clears the
  * highest bit of a word: then every word keeps a bit, and every leaf found is one of the word's.
  */

@@ -9,15 +9,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.table import BIT_VECTORS
+from tailrace.inference.backends.tree_tables import TreeArrays, decode_tables, expand_tables
 from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest, read_manifest
 from tailrace.inference.packaged import PackagedModel
-from tailrace.inference.tree_tables import TreeArrays, decode_tables, expand_tables
 
 LIBRARY: Final = Path(__file__).with_name("libbitvector.so")
 """Where the build (hatch_build.py) puts the library."""
@@ -47,8 +48,9 @@ class _Trees(ctypes.Structure):
     )
 
 
-def open_library(path: Path = LIBRARY) -> ScoreFunction:
+def open_library(path: Path | None = None) -> ScoreFunction:
     """Return the function of the compiled library. Raises OSError, saying why, where it cannot be used."""
+    path = path or LIBRARY
     if not path.is_file():
         raise OSError("it was not compiled when Tailrace was installed")
     try:
@@ -101,7 +103,7 @@ class BitvectorModel(PackagedModel):
 
     __slots__ = ("_input", "_score", "tables")
 
-    kernel: ClassVar[str] = "bit vectors"
+    backend: ClassVar[str] = BIT_VECTORS
 
     def __init__(self, kernel: BitvectorKernel, manifest: Manifest) -> None:
         super().__init__(manifest)
@@ -110,17 +112,17 @@ class BitvectorModel(PackagedModel):
         self._input = manifest.signature.inputs[0].name
 
     @classmethod
-    def load(cls, directory: str | Path, *, library: Path = LIBRARY) -> BitvectorModel:
+    def load(cls, directory: str | Path) -> Self:
         """Return the model of a directory that `tailrace package` wrote.
 
-        library: the compiled library. Raises OSError, saying why, where this machine cannot use it, or not for the
-        golden rows' scores; ModelPackageError unless the files are whole and the tables are the signature's.
+        Raises OSError, saying why, where this machine cannot use the compiled library, or not for the golden rows'
+        scores; ModelPackageError unless the files are whole and the tables are the signature's.
         """
         directory = Path(directory)
         manifest = read_manifest(directory)
-        if not manifest.trees_sha256:
+        if TREES_FILE not in manifest.files:
             raise OSError("the model directory has no tables for it")
-        score = open_library(library)
+        score = open_library()
         path = directory / TREES_FILE
         model = cls(BitvectorKernel(_read_tables(path, manifest), score), manifest)
         try:

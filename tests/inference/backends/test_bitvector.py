@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as matrices
 
 from inference.tree_models import Forest, draw_forest, scaled_graph, score_both, signature_of
-from tailrace.inference.bitvector import LIBRARY, BitvectorKernel, open_library
-from tailrace.inference.onnx import open_session
-from tailrace.inference.tree_tables import expand_tables
+from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel, open_library
+from tailrace.inference.backends.onnx import open_session
+from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.release.ensemble import NoTablesError, tabulate_graph
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
@@ -173,7 +173,7 @@ def test_threads_may_call_at_once(pairs: dict[str, Pair]) -> None:
 
 def test_library_of_another_version_is_not_used(pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     """A library whose layout of the tables is another one says so before it reads any."""
-    monkeypatch.setattr("tailrace.inference.bitvector.LIBRARY_LAYOUT", 99)
+    monkeypatch.setattr("tailrace.inference.backends.bitvector.LIBRARY_LAYOUT", 99)
     with pytest.raises(OSError, match="another version"):
         BitvectorKernel(pairs["one tree"].kernel.arrays, open_library(LIBRARY))
 
