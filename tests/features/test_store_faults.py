@@ -19,9 +19,9 @@ from redis_server import RedisServer
 from view_samples import WALL_NS, Profile, profile_rows
 
 from tailrace.batch import Degraded, Provenance
+from tailrace.breaker import Breaker
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import StoreError
-from tailrace.features.breaker import Breaker
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.retrieval import Retrieval

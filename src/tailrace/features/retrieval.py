@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tailrace.batch import Degraded, Provenance
+from tailrace.breaker import Breaker
 from tailrace.deadline import NS_PER_MS, Clock
 from tailrace.errors import StoreError
-from tailrace.features.breaker import Breaker
 from tailrace.features.events import Events
 from tailrace.features.keys import EntityId, entity_checks
 from tailrace.features.late import LateError

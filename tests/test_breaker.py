@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tailrace.breaker import FAILURES_MIN, OPEN_NS, PROBES_MAX, SLOT_NS, SLOTS, Breaker
 from tailrace.deadline import NS_PER_MS
-from tailrace.features.breaker import FAILURES_MIN, OPEN_NS, PROBES_MAX, SLOT_NS, SLOTS, Breaker
 from tailrace.testing import ManualClock
 
 OPEN_MS = OPEN_NS / NS_PER_MS

@@ -1,4 +1,4 @@
-"""The circuit breaker: a store that fails or is slow too often is left alone, and asked again only now and then.
+"""The circuit breaker: a server that fails or is slow too often is left alone, and asked again only now and then.
 
 Its states:
 
@@ -6,7 +6,7 @@ Its states:
                                                               ^------------failure-------------|
 
 A call fails that raises, or that takes longer than its caller has for it. The window is the last second, in tenths.
-Half-open, up to `PROBES_MAX` batches ask the store; if none of them is ever answered, they count as lost, and the next
+Half-open, up to `PROBES_MAX` batches ask the server; if none of them is ever answered, they count as lost, and the next
 ones may ask: it is never stuck. Without batches nothing is asked: the first one after a pause is a probe.
 """
 
@@ -23,15 +23,15 @@ SLOT_NS: Final = 100 * NS_PER_MS
 """The window is `SLOTS` of these: so long, a fault is found within it whatever went well before."""
 
 FAILURES_MIN: Final = 3
-"""Fewer in a window say nothing: at such a rate a failing store costs no more than its callers' budgets."""
+"""Fewer in a window say nothing: at such a rate a failing server costs no more than its callers' budgets."""
 
 PROBES_MAX: Final = 3
 OPEN_NS: Final = 200 * NS_PER_MS
-"""How long it is open, give or take half: the workers of a store that is back do not all come at once."""
+"""How long it is open, give or take half: the workers whose server is back do not all come at once."""
 
 
 class Breaker:
-    """One store's breaker. openings: how often it has opened.
+    """One server's breaker. openings: how often it has opened.
 
     lost_ns: how long a probe may take; it counts as lost after that, or after an open time if that is longer. draw: a
     number from 0 to 1, for the jitter.
@@ -48,7 +48,7 @@ class Breaker:
         self._probes_left = 0
         self._is_probed = False
         self.is_open = False
-        """Whether the store is being left alone, but for probes."""
+        """Whether the server is being left alone, but for probes."""
         self.openings = 0
 
     @property
@@ -57,7 +57,7 @@ class Breaker:
         return self.is_open and self._is_probed
 
     def allows(self) -> bool:
-        """Return whether this batch may ask the store; while open, that makes it a probe."""
+        """Return whether this batch may ask the server; while open, that makes it a probe."""
         if not self.is_open:
             return True
         now_ns = self._now_ns()
