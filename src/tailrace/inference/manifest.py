@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 TREES_FILE: Final = "trees.msgpack"
 VERSION_CHARACTERS: Final = 12
+THREADS_MAX: Final = 256
 REPACKAGE: Final = "write the model directory again with `tailrace package`"
 
 _READS_MAX: Final = 50
@@ -87,11 +88,13 @@ class Profile(msgspec.Struct, frozen=True):
 class Golden(msgspec.Struct, frozen=True):
     """Rows whose scores are known. inputs: for each input tensor its rows; a null stands for NaN.
 
-    scores: one list a row: one score, or one a class.
+    scores: one list a row: one score, or one a class. rounding: how far a score may be from it beyond what is
+    allowed to all, where numbers are shorter than float32: another processor may round one of them otherwise.
     """
 
     inputs: dict[str, list[list[Cell]]]
     scores: list[list[float]]
+    rounding: float = 0.0
 
     def feeds(self, signature: Signature) -> dict[str, NDArray[Any]]:
         """Return the golden rows as the arrays that the model takes."""
@@ -114,11 +117,54 @@ class BackendTimes(msgspec.Struct, frozen=True):
             raise ValueError("backend times: they must be above zero")
 
 
+class SessionSettings(msgspec.Struct, frozen=True):
+    """How ONNX Runtime computes the graph.
+
+    threads: for one call; one is best for the small batches of a worker that owns a core. arena: whether memory is kept
+    for the next call; most graphs are no faster with it, and it never gives back a large batch. level: how far the
+    graph is optimised when it is loaded.
+    """
+
+    threads: int = 1
+    arena: bool = False
+    level: Literal["none", "basic", "extended", "all"] = "all"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threads <= THREADS_MAX:
+            raise ValueError(f"session settings: {self.threads} threads, not 1 to {THREADS_MAX}")
+
+
+class Optimisation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model was made from another one by `tailrace optimize`.
+
+    parent, parent_version: the model it was made from. recipe: what was done to it. backend: that it was measured with.
+    data_sha256: of the file that judged it. rows: that judged. metric: its name; before and after: the parent's and its
+    own. difference_max: between a score of both. speedup: of a call of `batch` rows, against ONNX Runtime on the
+    parent, with the bounds of its median at 95%.
+    """
+
+    parent: str
+    parent_version: str
+    recipe: str
+    backend: str
+    data_sha256: str
+    rows: int
+    metric: str
+    before: float
+    after: float
+    difference_max: float
+    batch: int
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """All that is known of a packaged model. created: RFC 3339, UTC.
 
     files: the sha256, in hex, of each file beside the manifest. reasons: why a backend, by its name, has no file here.
     times: measured where it was packaged; None where they were not.
+    optimised: how it was made, where another model was optimised.
     """
 
     format: int
@@ -132,6 +178,8 @@ class Manifest(msgspec.Struct, frozen=True):
     golden: Golden
     reasons: dict[str, str] = {}
     times: BackendTimes | None = None
+    session: SessionSettings = SessionSettings()
+    optimised: Optimisation | None = None
 
     @property
     def version(self) -> str:

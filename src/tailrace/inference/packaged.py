@@ -85,7 +85,7 @@ class PackagedModel(ABC):
             )
         distances = score_error(found, expected).max(axis=1)
         worst = int(distances.argmax())
-        if distances[worst] > GOLDEN_TOLERANCE:
+        if distances[worst] > GOLDEN_TOLERANCE + self.manifest.golden.rounding:
             raise ModelPackageError(
                 f"golden row {worst} gets the score {found[worst].tolist()} where {expected[worst].tolist()} "
                 "is expected",

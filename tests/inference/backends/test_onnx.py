@@ -131,6 +131,32 @@ def test_golden_score_that_differs_is_refused(directory: Path) -> None:
         OnnxModel.load(directory)
 
 
+def test_golden_score_may_differ_by_what_is_rounded(directory: Path) -> None:
+    """A model of shorter numbers is served where another processor rounds one of them otherwise, and no further off."""
+    golden = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes())["golden"]
+    golden["scores"][3][0] += 1e-3
+    edit_manifest(directory, golden=golden | {"rounding": 2e-3})
+    OnnxModel.load(directory)
+    edit_manifest(directory, golden=golden | {"rounding": 1e-4})
+    with pytest.raises(ModelPackageError, match="golden row 3 gets the score"):
+        OnnxModel.load(directory)
+
+
+def test_session_is_as_the_manifest_says(directory: Path) -> None:
+    """Threads, memory and the level of optimisation are those that were found best for the model."""
+    edit_manifest(directory, session={"threads": 2, "arena": True, "level": "basic"})
+    options = OnnxModel.load(directory).session.get_session_options()
+    assert (options.intra_op_num_threads, options.enable_cpu_mem_arena) == (2, True)
+    assert options.graph_optimization_level.name == "ORT_ENABLE_BASIC"
+
+
+def test_session_of_no_threads_is_refused(directory: Path) -> None:
+    """None would mean as many as there are cores, and each worker would take them all."""
+    edit_manifest(directory, session={"threads": 0})
+    with pytest.raises(ModelPackageError, match="0 threads, not 1 to"):
+        OnnxModel.load(directory)
+
+
 def test_golden_rows_that_do_not_fit_are_refused(directory: Path) -> None:
     """Golden rows of another width are no golden rows."""
     edit_manifest(directory, golden={"inputs": {"x": [[1.0, 2.0]]}, "scores": [[0.0]]})

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import ONNX_RUNTIME
-from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, read_manifest
+from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, SessionSettings, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.signature import Signature
+
+_LEVELS: Final = {
+    "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
+}  # fmt: skip
 
 Run = Callable[[list[str], Mapping[str, NDArray[Any]], Any], Sequence[Any]]
 """The names of the outputs, the feeds, options or None → the outputs."""
@@ -37,10 +41,9 @@ class OnnxModel(PackagedModel):
         self._column = manifest.signature.column
 
     @classmethod
-    def load(cls, directory: str | Path, *, threads: int = 1) -> Self:
+    def load(cls, directory: str | Path) -> Self:
         """Return the model of a directory that `tailrace package` wrote.
 
-        threads: ONNX Runtime's threads for one call; one is best for the small batches of a worker that owns a core.
         Raises ModelPackageError unless the files are whole, ONNX Runtime accepts the graph, its inputs and outputs
         are those of the signature, and the golden rows get their expected scores.
         """
@@ -49,7 +52,7 @@ class OnnxModel(PackagedModel):
         path = directory / MODEL_FILE
         if MODEL_FILE not in manifest.files:
             raise ModelPackageError(f"the model directory has no {MODEL_FILE}", where=str(directory), next=REPACKAGE)
-        session = open_session(path, threads=threads)
+        session = open_session(path, manifest.session)
         _check_interface(session, manifest.signature, path)
         model = cls(session, manifest)
         model.check_golden(path)
@@ -86,7 +89,7 @@ def find_run(session: Any, outputs: list[str], feeds: Mapping[str, NDArray[Any]]
     return public
 
 
-def open_session(model: Path | bytes, *, threads: int = 1) -> Any:
+def open_session(model: Path | bytes, settings: SessionSettings = SessionSettings()) -> Any:  # noqa: B008 - it is frozen
     """Return an ONNX Runtime session tuned for small batches.
 
     Raises ModelPackageError when ONNX Runtime refuses the graph.
@@ -94,11 +97,12 @@ def open_session(model: Path | bytes, *, threads: int = 1) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False  # no slower for these graphs, and the arena never gives back a large batch
+    options.enable_cpu_mem_arena = settings.arena
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[settings.level])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(
