@@ -235,7 +235,7 @@ def test_declared_pipeline_answers(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "pipeline.py"
     path.write_text(block.text)
     (pipeline,) = load_pipelines(path)
-    features = list(wire(pipeline, None).features)
+    features = list(wire(pipeline).features)
     train(features, pipeline.model.name, pipeline.model.directory(tmp_path))
     with TestClient.of_file(path) as client:
         answer = msgspec.json.decode(client.predict_bytes(Samples(client.plan).body(1)))

@@ -288,7 +288,7 @@ def test_large_queue_is_cut_into_batches_in_order(compiled: Compiled) -> None:
 
     async def main() -> None:
         bench = Bench(compiled("payment"), ManualClock())
-        bench.plan.inference.stages[0].rows_best = 8
+        bench.plan.inference.stage.rows_best = 8
         for index in range(20):
             bench.submit(index, [PAYMENT] * 12 if index == 5 else [PAYMENT, PAYMENT] if index == 9 else PAYMENT)
         await bench.settle()
@@ -383,7 +383,7 @@ def test_call_read_behind_a_batch_is_dated_back_by_it(compiled: Compiled) -> Non
     clock, turns, plan = ManualClock(now_ns=10**9), Turns(), compiled("payment")
     plan = replace(plan, postprocess=Before(plan.postprocess, lambda batch: clock.advance(10)))
     bench = Bench(plan, clock, turns=turns)
-    plan.inference.stages[0].rows_best = 2
+    plan.inference.stage.rows_best = 2
 
     def unread_ms(caller: str) -> float:
         call, refusal = bench.accept(caller, PAYMENT)
@@ -514,7 +514,7 @@ def test_faults_of_a_third_of_a_batch_fail_no_neighbour(pipelines_dir: Path) -> 
 
     async def main() -> None:
         bench = Bench(shared_plan(pipelines_dir), ManualClock())
-        bench.plan.inference.stages[0].rows_best = 1_000
+        bench.plan.inference.stage.rows_best = 1_000
         for index in range(96):
             amount = 6666.0 if index % 3 == 0 else 100.0
             bench.submit(index, PAYMENT | {"transaction_id": f"t{index}", "amount": amount})
@@ -566,7 +566,7 @@ def test_batch_is_cut_by_calls_too(compiled: Compiled, request_of: Callable[[int
 
     async def main() -> None:
         bench = Bench(compiled("payment"), ManualClock(now_ns=10**9))
-        bench.plan.inference.stages[0].rows_best = 16
+        bench.plan.inference.stage.rows_best = 16
         for index in range(200):
             bench.submit(index, request_of(index))
         await bench.settle()
@@ -602,7 +602,7 @@ def test_every_call_gets_exactly_one_answer(calls: list[Any], rows_best: int, pi
     async def main() -> None:
         clock = ManualClock()
         bench = Bench(shared_plan(pipelines_dir), clock)
-        bench.plan.inference.stages[0].rows_best = rows_best
+        bench.plan.inference.stage.rows_best = rows_best
         kinds = {"one": PAYMENT, "list": [PAYMENT] * 3, "empty": [], "raises": PAYMENT | {"amount": 6666.0}}
         for index, (kind, budget_ms, pause_ms) in enumerate(calls):
             bench.submit(index, kinds[kind], budget_ns=budget_ms * NS_PER_MS)
@@ -655,7 +655,7 @@ def test_heavy_model_runs_on_the_thread_while_the_loop_goes_on(compiled: Compile
 
     async def main() -> None:
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
-        assert bench.plan.inference.stages[0].is_threaded
+        assert bench.plan.inference.stage.is_threaded
         bench.submit("first", {"work": 10_000}, budget_ns=10**11)
         await asyncio.sleep(0)
         turns = 0
@@ -707,7 +707,7 @@ def test_late_model_is_answered_by_a_second_one_on_its_own_thread(compiled: Comp
         assert bench.desk.answers["late"] == [{"score": 0.5}]
         assert turns > 10
         assert longest_ns < 50 * NS_PER_MS
-        fallback_thread = bench.plan.inference.stages[0]._fallback_thread
+        fallback_thread = bench.plan.inference.stage._fallback_thread
         assert fallback_thread is not None
         fallback_thread.outstanding_max = 0
         bench.submit("both late", {"work": 400_000})
@@ -727,7 +727,7 @@ def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compile
     async def main() -> None:
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
         yields: list[int] = []
-        bench.plan.inference.stages[0].yield_core = lambda: yields.append(1)  # type: ignore[method-assign]
+        bench.plan.inference.stage.yield_core = lambda: yields.append(1)  # type: ignore[method-assign]
         assert not any(bench.admits(-1) for _ in range(5))
         await asyncio.sleep(0)
         assert not yields

@@ -300,7 +300,7 @@ def test_on_demand_feature_of_any_kind_of_number(kind: str, pipeline_of: Callabl
         log, request=Amount, response=Shown, features=[value], model=tr.Model("value"), decision=None,
         rules=(),
     )  # fmt: skip
-    wiring = wire(pipeline, None)
+    wiring = wire(pipeline)
     assert not wiring.problems
     values = field_values(dict(wiring.response)["value"], wiring)
     batch = Batch([], 0, 0)
@@ -335,7 +335,7 @@ def test_on_demand_feature_may_use_one_before_it(pipeline_of: Callable[[str], Pi
         return amount_ratio * 2
 
     payment = pipeline_of("payment")
-    wiring = wire(replace(payment, features=[*payment.features, doubled]), None)
+    wiring = wire(replace(payment, features=[*payment.features, doubled]))
     assert not wiring.problems
     assert [source.name for source in wiring.on_demand["doubled"][1]] == ["amount_ratio"]
 
@@ -379,7 +379,7 @@ def test_constant_fallback_is_decided_and_told_as_declared(pipeline_of: Callable
     rule = tr.Rule("seen", when=lambda score: seen.append(score >= 0.9) or score < 0, then="block")
     pipeline = replace(pipeline, decision=tr.bands("score", allow=0.0, review=0.6, block=0.9), rules=[rule])
     plan = compile_plan(pipeline, MemoryStore())
-    (stage,) = plan.inference.stages
+    stage: Any = plan.inference.stage
     stage._scorer._predict = lambda feeds: np.full(1, np.nan, np.float32)
     samples = Samples(plan)
     batch = samples.batch([samples.request(1)], 0, 10**18)

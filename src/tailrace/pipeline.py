@@ -20,7 +20,7 @@ from tailrace.features.on_demand import OnDemandView
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Column
 from tailrace.features.views import FeatureView, view_of
-from tailrace.inference.declaration import Model
+from tailrace.inference.declaration import StageDeclaration
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Request
@@ -48,7 +48,7 @@ class Pipeline:
     request: type[Request]
     response: type[Response]
     features: Sequence[Any]
-    model: Model
+    model: StageDeclaration
     budget: Budget
     decision: Bands | Labels | None = None
     rules: Sequence[Rule] = ()
@@ -93,7 +93,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
     kinds: list[tuple[str, Any, str]] = [
         ("name", str, 'name="fraud"'),
         ("features", Sequence, "features=[Payment.amount, …]"),
-        ("model", Model, 'model=tr.Model("fraud")'),
+        ("model", StageDeclaration, 'model=tr.Model("fraud")'),
         ("budget", Budget, 'budget=tr.Budget("50ms")'),
         ("decision", Bands | Labels | None, 'decision=tr.bands("score", …), tr.labels() or None'),
         ("rules", Sequence, "rules=[tr.Rule(…)]"),

@@ -27,7 +27,7 @@ from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
 from tailrace.features.view_spec import Entity
 from tailrace.inference.curve import SIZES, CostCurve
-from tailrace.inference.stage import INLINE_NS_MAX, OVERHEAD_NS
+from tailrace.inference.model_stage import INLINE_NS_MAX, OVERHEAD_NS
 from tailrace.inference.step import InferenceStep
 from tailrace.ingest.local import LocalEvents
 from tailrace.loop_load import LoopLoad
@@ -281,7 +281,7 @@ class _CostedInference(InferenceStep):
     """A layer 3 that takes, by a clock moved by hand, what a batch is said to cost."""
 
     def __init__(self, plan: Plan, clock: ManualClock, cost: Cost) -> None:
-        super().__init__(plan.inference.stages, LayerLimit(plan.budget, INFERENCE, clock))
+        super().__init__(plan.inference.stage, LayerLimit(plan.budget, INFERENCE, clock))
         self._clock = clock
         self._cost = cost
         costs_ns = tuple(int(cost.least_ns + (rows - 1) * cost.row_ns) for rows in SIZES)

@@ -40,7 +40,7 @@ def test_check_prints_tables_and_what_computes_the_model(pipelines_dir: Path) ->
     """A person sees the same: the budget table with its buffer, the inputs, the backend."""
     code, out, _ = run_check(str(pipelines_dir / "payment.py"))
     assert code == 0
-    for text in (*LAYERS, "buffer", "whole", "CustomerProfile.avg_amount", "The model is computed by"):
+    for text in (*LAYERS, "buffer", "whole", "CustomerProfile.avg_amount", "is computed by"):
         assert text in out
 
 

@@ -65,7 +65,7 @@ def problems_of(view: Any, *, request: Any = Event, **more: Any) -> list[Problem
         budget=tr.Budget("50ms"),
         **more,
     )
-    problems = wire(pipeline, None).problems
+    problems = wire(pipeline).problems
     assert all(all(problem) for problem in problems)
     return problems
 

@@ -34,7 +34,7 @@ class Scores(tr.Response):
 
 def told_without_models(plan: Plan, rows: int = 4) -> tuple[list[Any], Batch]:
     """Return what callers are told when every model of a plan is out, and their batch."""
-    (stage,) = plan.inference.stages
+    stage: Any = plan.inference.stage
     scorer: Any = stage._scorer
     while hasattr(scorer, "fallback"):
         scorer._predict = lambda feeds: np.full((len(next(iter(feeds.values()))), 3), np.nan, np.float32)

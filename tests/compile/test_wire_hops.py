@@ -85,7 +85,7 @@ def base(pipelines_dir: Path) -> Pipeline:
 
 def problems_of(base: Pipeline, *features: Any) -> list[Problem]:
     """Return the mistakes of a pipeline with some views more."""
-    return wire(replace(base, features=[Ask.amount, *features]), None).problems
+    return wire(replace(base, features=[Ask.amount, *features])).problems
 
 
 @pytest.mark.parametrize("column", ["weight", "is_new", "huge_id"])

@@ -572,7 +572,7 @@ def test_inputs_of_a_forgotten_view_are_told_together(pipeline_of: Callable[[str
     """Three missing inputs are told each with a suggestion, the rest of them in one line."""
     pipeline = pipeline_of("payment")
     tensor = TensorSpec("x", "float32", tuple(f"Forgotten.f{index}" for index in range(24)))
-    problems = wire(replace(pipeline, features=[]), Signature((tensor,), "score")).problems
+    problems = wire(replace(pipeline, features=[]), {pipeline.model: Signature((tensor,), "score")}).problems
     missing = [problem.what for problem in problems if "no feature gives" in problem.what]
     assert len(missing) == 4
     assert missing[-1].startswith("the model wants 21 more inputs that no feature gives: Forgotten.f3, Forgotten.f4,")

@@ -230,7 +230,7 @@ def test_training_set_of_pairs_equals_what_was_served(file: Path) -> None:
     with TestClient(pipeline) as client:
         for place, pair in enumerate(PAIRS):
             client.put(profile, pair, usual=float(place), note="n")
-        wires = wire(pipeline, None).features
+        wires = wire(pipeline).features
         batches = [client.run([msgspec.json.encode(request)]) for request in requests.to_pylist()]
         for name in FEATURES:
             served = [float(reader_of(wires[name]).read(batch)[0]) for batch in batches]

@@ -153,7 +153,7 @@ def test_request_of_an_entity_that_history_lacks_has_defaults(own: Payments) -> 
     (row,) = table.select(list(FEATURES)).to_pylist()
     with TestClient.of_file(own.file) as client:
         batch = client.run([msgspec.json.encode(first)])
-        readers = wire(client.plan.pipeline, None).features
+        readers = wire(client.plan.pipeline).features
         served = {name: reader_of(each).read(batch).tolist()[0] for name, each in readers.items()}
     assert row == served
     assert row["Activity.count_1d"] == 1
@@ -166,7 +166,7 @@ def replay(payments: Payments) -> dict[str, list[Any]]:
     with TestClient.of_file(payments.file) as client:
         pipeline = client.plan.pipeline
         views = {view.__name__: view for view in pipeline.views}
-        readers = {name: reader_of(each) for name, each in wire(pipeline, None).features.items()}
+        readers = {name: reader_of(each) for name, each in wire(pipeline).features.items()}
         served: dict[str, list[Any]] = {name: [] for name in readers}
         rows = zip(payments.payments.to_pylist(), payments.labels.to_pylist(), strict=True)
         for payment, label in rows:

@@ -173,7 +173,7 @@ def test_what_was_served_is_what_training_has(text: bool, tmp_path: Path) -> Non
     write_bought(tmp_path, text)
     pipeline = pipeline_of(file)
     table = tr.dataset(pipeline, pa.Table.from_pylist(purchases()))
-    wires = wire(pipeline, None).features
+    wires = wire(pipeline).features
     served: dict[str, list[float]] = {name: [] for name in FEATURES}
     writer = SampleWriter(tmp_path / "samples.jsonl.0", structlog.get_logger())
     recorder = Sampler(pipeline, "r1", writer, MonotonicClock())

@@ -115,7 +115,7 @@ def test_calls_without_rows_are_counted_and_cut_into_batches(serve: Serve) -> No
 
     recorder.record = looked  # type: ignore[method-assign]
     clients = [server.connect() for _ in range(8)]
-    server.on_loop(setattr, engine.plan.inference.stages[0], "rows_best", 16)
+    server.on_loop(setattr, engine.plan.inference.stage, "rows_best", 16)
     server.hold(lambda: [client.send(post("[]") * 64) for client in clients])
     for client in clients:
         assert [client.read().json for _ in range(64)] == [[]] * 64

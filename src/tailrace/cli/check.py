@@ -72,8 +72,9 @@ def check(
 
 
 def _report(checked: CheckedPipeline) -> dict[str, Any]:
+    from tailrace.inference.model_stage import model_stages
+
     plan = checked.plan
-    (stage,) = plan.inference.stages
     return {
         "pipeline": plan.name,
         "ok": True,
@@ -85,10 +86,17 @@ def _report(checked: CheckedPipeline) -> dict[str, Any]:
         ],
         "hops": [asdict(hop) for hop in checked.store.hops],
         "inputs": [{"input": name, "dtype": dtype, "from": source} for name, dtype, source in checked.inputs],
-        "inference_thread": stage.is_threaded,
-        "rows_best": stage.rows_best,
-        "backend": stage.backend,
-        "backend_reason": stage.backend_reason,
+        "rows_best": plan.inference.rows_best,
+        "models": [
+            {
+                "name": stage.name,
+                "inference_thread": stage.is_threaded,
+                "rows_best": stage.rows_best,
+                "backend": stage.backend,
+                "backend_reason": stage.backend_reason,
+            }
+            for stage in model_stages(plan.inference.stage)
+        ],
         "warnings": checked.warnings,
     }
 
@@ -97,6 +105,8 @@ def _show(checked: CheckedPipeline) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from tailrace.inference.model_stage import model_stages
+
     console, plan = Console(), checked.plan
     console.print(_budget_table(plan, checked.times))
     for warning in checked.warnings:
@@ -104,11 +114,11 @@ def _show(checked: CheckedPipeline) -> None:
     if len(checked.store.hops) > 1:
         console.print(_hops_table(checked))
     console.print(_inputs_table(checked))
-    (stage,) = plan.inference.stages
-    where = "the inference thread" if stage.is_threaded else "the event loop"
-    reason = f" ({stage.backend_reason})" if stage.backend_reason else ""
-    console.print(f"The model is computed by {stage.backend}{reason}.", highlight=False)
-    console.print(f"It runs on {where}, best with {stage.rows_best} rows a call.\n", highlight=False)
+    for stage in model_stages(plan.inference.stage):
+        where = "the inference thread" if stage.is_threaded else "the event loop"
+        reason = f" ({stage.backend_reason})" if stage.backend_reason else ""
+        console.print(f"The model {stage.name} is computed by {stage.backend}{reason}.", highlight=False)
+        console.print(f"It runs on {where}, best with {stage.rows_best} rows a call.\n", highlight=False)
 
 
 def _budget_table(plan: Plan, times: tuple[LayerTimes, ...]) -> Table:

@@ -16,6 +16,7 @@ from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.features.streams import StreamFeatureView
+from tailrace.inference.model_stage import model_stages
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 
@@ -127,9 +128,8 @@ def _hop_warnings(plan: Plan, hops: tuple[HopCost, ...]) -> list[str]:
 
 
 def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
-    """Return each of the model's inputs with what fills it."""
-    (stage,) = plan.inference.stages
-    wiring = wire(plan.pipeline, stage.signature)
+    """Return each of the models' inputs with what fills it."""
+    wiring = wire(plan.pipeline)
 
     def filled_by(source: Wire) -> str:
         if source.origin is not Origin.VIEW:
@@ -137,8 +137,10 @@ def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
         is_stream = issubclass(wiring.views[source.view], StreamFeatureView)
         return "view, of a stream" if is_stream else "view, materialised"
 
-    return tuple(
+    found = (
         ModelInput(name, tensor.dtype, filled_by(wiring.features[name]))
+        for stage in model_stages(plan.inference.stage)
         for tensor in stage.signature.inputs
         for name in tensor.features
     )
+    return tuple(dict.fromkeys(found))

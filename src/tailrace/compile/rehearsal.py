@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,11 +16,14 @@ from tailrace.compile.wiring import Wiring
 from tailrace.errors import Problem, SetupError
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewCodec
+from tailrace.inference.declaration import StageDeclaration
 from tailrace.inference.signature import Signature
 from tailrace.plan import Plan
 
 
-def rehearse(plan: Plan, wiring: Wiring, codecs: Sequence[ViewCodec]) -> list[Problem]:
+def rehearse(
+    plan: Plan, wiring: Wiring, codecs: Sequence[ViewCodec], signatures: Mapping[StageDeclaration, Signature]
+) -> list[Problem]:
     """Run what the user wrote once, on sample requests with default features; return what it does wrong."""
     try:
         samples = Samples(plan)
@@ -36,8 +39,9 @@ def rehearse(plan: Plan, wiring: Wiring, codecs: Sequence[ViewCodec]) -> list[Pr
         columns, found = _try(feature.function, feature.arguments, batches, f"@on_demand {name}", "fiubOUST")
         for each, column in zip(batches, columns, strict=True):
             each.on_demand[name] = column
-        problems += found or _check_fit(plan, name, batch.on_demand[name])
-    _sample_scores(plan, wiring, batch, [first, second])
+        problems += found or _check_fit(signatures, name, batch.on_demand[name])
+    width = next(iter(signatures.values())).scores_width
+    _sample_scores(width, wiring, batch, [first, second])
     for bound in plan.postprocess.rules:
         problems += _try(bound.rule.when, bound.arguments, batches, f"rule {bound.rule.name!r}", "b")[1]
     if not problems:
@@ -90,9 +94,8 @@ def _sample_batch(
     return batch
 
 
-def _sample_scores(plan: Plan, wiring: Wiring, batch: Batch, alone: Sequence[Batch]) -> None:
+def _sample_scores(classes: int, wiring: Wiring, batch: Batch, alone: Sequence[Batch]) -> None:
     """Give every row a score and a decision of its own, the same alone as beside others."""
-    classes = _signature_of(plan).scores_width
     shape = (batch.rows, classes) if classes > 1 else (batch.rows,)
     scores = np.linspace(0.1, 0.9, batch.rows * classes).reshape(shape)
     decisions = np.arange(batch.rows) % max(len(wiring.labels), 1)
@@ -152,19 +155,15 @@ def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool(np.array_equal(one, other))
 
 
-def _signature_of(plan: Plan) -> Signature:
-    """Return the signature of the model that gives the score."""
-    return plan.inference.stages[-1].signature
-
-
-def _check_fit(plan: Plan, name: str, column: NDArray[Any]) -> list[Problem]:
-    """Hold the type that a function gives against the model's input that it fills."""
+def _check_fit(signatures: Mapping[StageDeclaration, Signature], name: str, column: NDArray[Any]) -> list[Problem]:
+    """Hold the type that a function gives against the models' inputs that it fills."""
     dtype = column.dtype
     if dtype.kind == "O" and not isinstance(column[0] if len(column) else "", str):
         dtype = np.array(column.tolist()).dtype
     problems: list[Problem] = []
-    for tensor in _signature_of(plan).inputs:
-        if name in tensor.features:
-            place = f"{tensor.name!r}[{tensor.features.index(name)}] of the model {plan.pipeline.model.name!r}"
-            problems += dtype_problem(name, dtype, place, tensor.dtype)
+    for model, signature in signatures.items():
+        for tensor in signature.inputs:
+            if name in tensor.features:
+                place = f"{tensor.name!r}[{tensor.features.index(name)}] of the model {model.name!r}"
+                problems += dtype_problem(name, dtype, place, tensor.dtype)
     return problems

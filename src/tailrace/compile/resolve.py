@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from tailrace.compile.wire_events import wire_events
-from tailrace.compile.wire_fallback import check_constant
+from tailrace.compile.wire_fallback import check_constants
 from tailrace.compile.wire_features import wire_features, wire_views
-from tailrace.compile.wire_model import check_signature
+from tailrace.compile.wire_model import check_signatures
 from tailrace.compile.wire_outputs import wire_decision, wire_response, wire_rules
 from tailrace.compile.wiring import Wiring
 from tailrace.errors import Problem
+from tailrace.inference.declaration import StageDeclaration
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
 from tailrace.request.schema import bounded_type, field_specs
 
+_NO_MODELS: Final[Mapping[StageDeclaration, Signature]] = MappingProxyType({})
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
-    """Resolve every name of a pipeline. signature: of its model; None leaves the model's inputs unchecked."""
+def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = _NO_MODELS) -> Wiring:
+    """Resolve every name of a pipeline. signatures: of its models; the inputs of one that has none stay unchecked."""
     wiring = Wiring({}, pipeline.views)
     _check_name(pipeline, wiring)
     _check_budget(pipeline, wiring)
@@ -31,11 +35,10 @@ def wire(pipeline: Pipeline, signature: Signature | None) -> Wiring:
     wire_views(pipeline, wiring)
     wire_features(pipeline, wiring)
     wire_events(pipeline, wiring)
-    if signature is not None:
-        check_signature(pipeline, wiring, signature)
+    check_signatures(pipeline, wiring, signatures)
+    signature = next(iter(signatures.values()), None)
     wire_decision(pipeline, wiring, signature)
-    if signature is not None:
-        check_constant(pipeline, wiring, signature)
+    check_constants(pipeline, wiring, signatures)
     wire_rules(pipeline, wiring)
     wire_response(pipeline, wiring)
     return wiring

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
-from tailrace.inference.declaration import Constant
+from tailrace.inference.declaration import Constant, Model, StageDeclaration
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import Labels
 
 
-def check_constant(pipeline: Pipeline, wiring: Wiring, signature: Signature) -> None:
-    """Hold the constant against the model: one number for one score; for many classes a label, or a number each."""
-    constant = pipeline.model.constant
-    if constant is None:
-        return
-    width = signature.scores_width
-    found = _many_classes_problem(constant, pipeline, signature) if width > 1 else _one_score_problem(constant)
-    if found is not None:
-        wiring.problems.append(Problem(found[0], f"model {pipeline.model.name!r}, its fallback", found[1]))
+def check_constants(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
+    """Hold each constant against its model: one number for one score; for many classes a label, or a number each."""
+    for model, signature in signatures.items():
+        if not isinstance(model, Model) or model.constant is None:
+            continue
+        many = signature.scores_width > 1
+        found = (
+            _many_classes_problem(model.constant, pipeline, signature) if many else _one_score_problem(model.constant)
+        )
+        if found is not None:
+            wiring.problems.append(Problem(found[0], f"model {model.name!r}, its fallback", found[1]))
 
 
-def constant_scores(pipeline: Pipeline, signature: Signature) -> Constant | None:
-    """Return the constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
-    constant = pipeline.model.constant
+def constant_scores(pipeline: Pipeline, model: Model, signature: Signature) -> Constant | None:
+    """Return a model's constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
+    constant = model.constant
     if constant is None or not isinstance(constant.value, str):
         return constant
     return Constant([float(label == constant.value) for label in _labels(pipeline, signature)])

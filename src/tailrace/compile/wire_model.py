@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
+from tailrace.inference.declaration import StageDeclaration, first_models
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline
 
@@ -15,11 +17,34 @@ MISSING_TOLD_MAX: Final = 3
 """Inputs without a feature that are named one by one; a forgotten view misses many, which are named together."""
 
 
-def check_signature(pipeline: Pipeline, wiring: Wiring, signature: Signature) -> None:
-    """Hold the features against the model's inputs: a name too few or too many, the order, the types."""
-    wanted, given = signature.feature_names, tuple(wiring.features)
-    where = f"model {pipeline.model.name!r}"
-    missing = [(index, name) for index, name in enumerate(wanted) if name not in wiring.features]
+def check_signatures(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
+    """Hold the features against the models' inputs: a name too few or too many, the order, the types.
+
+    The order is that of the inputs where all models have the same ones; where they do not, there is none.
+    """
+    if not signatures:
+        return
+    for model, signature in signatures.items():
+        _check_missing(wiring, model.name, signature)
+    orders = list(dict.fromkeys(signature.feature_names for signature in signatures.values()))
+    wanted, given = dict.fromkeys(name for order in orders for name in order), tuple(wiring.features)
+    firsts = first_models(pipeline.model)
+    for name in given:
+        if name not in wanted and len(signatures) >= len(firsts):  # a model that was not loaded may take it
+            what = "the model takes no such input" if len(firsts) == 1 else "no model takes such an input"
+            wiring.problems.append(Problem(what, f"features.{name}", f"remove it: {suggest(name, wanted)}"))
+    if len(orders) == 1:
+        _check_order(wiring, orders[0], given)
+    for model, signature in signatures.items():
+        for tensor in signature.inputs:
+            _check_dtypes(wiring, tensor, model.name)
+    _check_outputs(pipeline, wiring, signatures)
+
+
+def _check_missing(wiring: Wiring, model: str, signature: Signature) -> None:
+    """Find the inputs of a model that no feature gives."""
+    where, given = f"model {model!r}", tuple(wiring.features)
+    missing = [(index, name) for index, name in enumerate(signature.feature_names) if name not in wiring.features]
     for index, name in missing[:MISSING_TOLD_MAX]:
         what = f"the model wants {name} as input {index}, and no feature gives it"
         wiring.problems.append(Problem(what, where, suggest(name, given)))
@@ -27,22 +52,39 @@ def check_signature(pipeline: Pipeline, wiring: Wiring, signature: Signature) ->
         names = ", ".join(name for _, name in more)
         what = f"the model wants {len(more)} more inputs that no feature gives: {names}"
         wiring.problems.append(Problem(what, where, "add their views or functions to the features, in this order"))
-    for name in given:
-        if name not in wanted:
-            wiring.problems.append(
-                Problem("the model takes no such input", f"features.{name}", f"remove it: {suggest(name, wanted)}")
-            )
-    if sorted(wanted) == sorted(given) and wanted != given:
-        at = next(index for index, pair in enumerate(zip(wanted, given, strict=True)) if pair[0] != pair[1])
-        wiring.problems.append(
-            Problem(
-                f"input {at} of the model is {wanted[at]}, but the features have {given[at]} there",
-                "features",
-                f"list the features in the model's order: {', '.join(wanted)}",
-            )
+
+
+def _check_order(wiring: Wiring, wanted: tuple[str, ...], given: tuple[str, ...]) -> None:
+    """Find the first feature that stands where the model has another input."""
+    if sorted(wanted) != sorted(given) or wanted == given:
+        return
+    at = next(index for index, pair in enumerate(zip(wanted, given, strict=True)) if pair[0] != pair[1])
+    wiring.problems.append(
+        Problem(
+            f"input {at} of the model is {wanted[at]}, but the features have {given[at]} there",
+            "features",
+            f"list the features in the model's order: {', '.join(wanted)}",
         )
-    for tensor in signature.inputs:
-        _check_dtypes(wiring, tensor, pipeline.model.name)
+    )
+
+
+def _check_outputs(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
+    """Find the models whose scores cannot stand in one column: of other classes, or of one score beside many."""
+    (first, one), *others = signatures.items()
+    for model, other in others:
+        if (one.classes, one.column is None) != (other.classes, other.column is None):
+            what = f"{_tell_output(other)}, and {first.name!r} {_tell_output(one)}: their scores are not alike"
+            wiring.problems.append(
+                Problem(
+                    f"it {what}", f"model {model.name!r} of {pipeline.model.name!r}",
+                    "train them for the same outcome, with the same classes in the same order",
+                )
+            )  # fmt: skip
+
+
+def _tell_output(signature: Signature) -> str:
+    """Return what a model gives, in words."""
+    return f"gives the classes {', '.join(map(str, signature.classes))}" if signature.classes else "gives one number"
 
 
 def _check_dtypes(wiring: Wiring, tensor: TensorSpec, model: str) -> None:

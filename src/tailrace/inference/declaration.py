@@ -1,11 +1,13 @@
-"""The model as a pipeline declares it: a name, where it lies, and what answers in its place. No I/O."""
+"""What scores, as a pipeline declares it: a model by its name, or models composed (composition.py). No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,53 @@ def _is_finite(value: object) -> bool:
         return False
 
 
+class StageDeclaration(ABC):
+    """What a pipeline may have as its model: a stage, which may be made of others. Frozen.
+
+    name: of its scores.
+    """
+
+    __slots__ = ()
+
+    name: str
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[StageDeclaration, ...]:
+        """The stages that it is made of, or falls back to; none for a model alone."""
+
+    @abstractmethod
+    def with_members(self, members: Sequence[StageDeclaration]) -> Self:
+        """Return the same of other members, as many of them."""
+
+
+def walk_declared(declared: StageDeclaration) -> Iterator[StageDeclaration]:
+    """Give a stage and all that it is made of, in their order."""
+    yield declared
+    for member in declared.members:
+        yield from walk_declared(member)
+
+
+def models_of(declared: StageDeclaration) -> tuple[Model, ...]:
+    """Return the packaged models of a stage, in their order."""
+    return tuple(found for found in walk_declared(declared) if isinstance(found, Model))
+
+
+def first_models(declared: StageDeclaration) -> tuple[Model, ...]:
+    """Return the packaged models that a stage asks, in their order, without those that they fall back to; each once."""
+    if isinstance(declared, Model):
+        return (declared,)
+    return tuple(dict.fromkeys(model for member in declared.members for model in first_models(member)))
+
+
+def with_paths(declared: StageDeclaration, paths: Iterator[Path]) -> StageDeclaration:
+    """Return a stage whose packaged models lie elsewhere. paths: as many as `models_of` gives, in their order."""
+    own = replace(declared, path=next(paths)) if isinstance(declared, Model) else declared
+    return own.with_members([with_paths(member, paths) for member in declared.members])
+
+
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(StageDeclaration):
     """A packaged model, by name.
 
     path: the directory that `tailrace package` wrote; None means `models/<name>` beside the pipeline's file.
@@ -71,9 +118,15 @@ class Model:
         return self.fallback.constant if isinstance(self.fallback, Model) else self.fallback
 
     @property
-    def chain(self) -> tuple[Model, ...]:
-        """The model, and the one that it falls back to, if that is a model too."""
-        return (self, *self.fallback.chain) if isinstance(self.fallback, Model) else (self,)
+    def members(self) -> tuple[Model, ...]:
+        """The model that it falls back to, if that is one."""
+        return (self.fallback,) if isinstance(self.fallback, Model) else ()
+
+    def with_members(self, members: Sequence[StageDeclaration]) -> Self:
+        """Return the model with another one to fall back to, if it falls back to one."""
+        (second,) = members or (self.fallback,)
+        assert isinstance(second, Model | Constant | None)
+        return replace(self, fallback=second)
 
     def directory(self, beside: Path) -> Path:
         """Return the model's directory for a pipeline declared in the folder `beside`."""

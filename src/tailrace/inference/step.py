@@ -1,61 +1,63 @@
-"""Layer 3 of a batch: the stages, one after the other; what the last one says is the score."""
+"""Layer 3 of a batch: its stage, under the layer's deadline; what the stage says is the score."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import attrgetter
+import numpy as np
 
 from tailrace.batch import Batch
 from tailrace.deadline import LayerLimit
-from tailrace.inference.stage import Stage
-
-_rows_best = attrgetter("rows_best")
-_rows_inline_max = attrgetter("rows_inline_max")
+from tailrace.inference.scorer import Scored
+from tailrace.inference.stage import Stage, walk_stages
 
 
 class InferenceStep:
-    """Scores a batch by every stage, under the layer's one deadline. in_flight_max: batches that it takes at once."""
+    """Scores a batch by a stage, which may be made of others. in_flight_max: batches that it takes at once."""
 
-    def __init__(self, stages: Sequence[Stage], limit: LayerLimit) -> None:
-        self.stages = tuple(stages)
-        self.in_flight_max = min(stage.in_flight_max for stage in stages)
+    def __init__(self, stage: Stage, limit: LayerLimit) -> None:
+        self.stage = stage
+        self.in_flight_max = stage.in_flight_max
         self._limit = limit
 
     @property
     def rows_best(self) -> int:
         """Rows of a batch with the least cost each."""
-        rows_best: int = min(map(_rows_best, self.stages))
-        return rows_best
+        return self.stage.rows_best
 
     def suspends(self, rows: int) -> bool:
         """Return whether a batch of so many rows waits in a stage."""
-        rows_max: int = min(map(_rows_inline_max, self.stages))
-        return rows > rows_max
+        return rows > self.stage.rows_inline_max
 
     async def run(self, batch: Batch) -> None:
-        """Fill `scores` and `stage_scores`; a batch without rows has none."""
+        """Fill `scores`, `stage_scores`, `failed`, and what is degraded; a batch without rows has none."""
         if batch.rows:
-            limit_ns = self._limit.at_ns(batch.deadline_ns)
-            for stage in self.stages:
-                await stage.run(batch, limit_ns)
+            take_scores(batch, await self.stage.score(batch, None, self._limit.at_ns(batch.deadline_ns)))
 
     def begin_learning(self) -> None:
         """Learn from now on what calls cost: real ones come."""
-        for stage in self.stages:
+        for stage in walk_stages(self.stage):
             stage.learns = True
 
     def yield_core(self) -> None:
         """Leave the core to the stage whose thread is at work, for a moment."""
-        for stage in self.stages:
-            if stage.is_computing:
-                stage.yield_core()
+        if self.stage.is_computing:
+            self.stage.yield_core()
 
     @property
     def is_computing(self) -> bool:
         """Whether the thread of a stage is at work."""
-        return any(stage.is_computing for stage in self.stages)
+        return self.stage.is_computing
 
     def close(self) -> None:
         """Let go of the stages' threads."""
-        for stage in self.stages:
-            stage.close()
+        self.stage.close()
+
+
+def take_scores(batch: Batch, scored: Scored) -> None:
+    """Leave what the stage said in a batch, for the layers that follow."""
+    # As float64: a band's edge and a rule's number are, and so is what the caller gets.
+    batch.scores = scores = scored.scores.astype(np.float64, copy=False)
+    scores.flags.writeable = False  # a rule that changed one would change what the caller gets
+    if scored.failed is not None:
+        batch.failed = scored.failed if batch.failed is None else batch.failed | scored.failed
+    if scored.degraded is not None:
+        batch.add_degraded(scored.degraded)

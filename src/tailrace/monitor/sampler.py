@@ -30,7 +30,7 @@ class Sampler:
     """Samples one pipeline; a recorder of its engine. On the loop it takes slices; the writer's thread makes lines."""
 
     def __init__(self, pipeline: Pipeline, release: str, writer: SampleWriter, clock: Clock) -> None:
-        wiring = wire(pipeline, None)
+        wiring = wire(pipeline)
         self._pipeline = pipeline.name
         self._release = release
         self._writer = writer

@@ -54,7 +54,7 @@ class TrainingSet:
         on_view: Callable[[str], None] = lambda view: None,
     ) -> None:
         self.pipeline = pipeline
-        self.wiring = wire(pipeline, None)
+        self.wiring = wire(pipeline)
         if self.wiring.problems:
             raise CompileError(pipeline.name, self.wiring.problems)
         self.names = tuple(self.wiring.features)

@@ -12,7 +12,7 @@ import msgspec
 
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.backends.choice import BackendChoice, choose_backend
-from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.declaration import models_of, with_paths
 from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
@@ -49,14 +49,11 @@ def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
     Raises SetupError where it declares more models than it did, or fewer.
     """
     pinned = [model for model in release.models if model.pipeline == pipeline.name]
-    if len(pinned) != len(pipeline.model.chain):
-        raise SetupError(f"it declares {len(pipeline.model.chain)} models, its release has {len(pinned)}",
+    declared = models_of(pipeline.model)
+    if len(pinned) != len(declared):
+        raise SetupError(f"it declares {len(declared)} models, its release has {len(pinned)}",
                          where=f"pipeline {pipeline.name!r}", next="start the server again")  # fmt: skip
-    fallback: Constant | Model | None = pipeline.model.constant
-    for model, kept in zip(reversed(pipeline.model.chain), reversed(pinned), strict=True):
-        fallback = replace(model, path=Path(kept.copy), fallback=fallback)
-    assert isinstance(fallback, Model)
-    return replace(pipeline, model=fallback)
+    return replace(pipeline, model=with_paths(pipeline.model, (Path(model.copy) for model in pinned)))
 
 
 def chosen_backends(release: Release) -> dict[Path, BackendChoice]:
@@ -70,7 +67,7 @@ def chosen_backends(release: Release) -> dict[Path, BackendChoice]:
 def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
     """Keep the models of pipelines; give each, as it was declared."""
     for pipeline in pipelines:
-        for model in pipeline.model.chain:
+        for model in models_of(pipeline.model):
             directory = model.directory(pipeline.base_dir)
             copy = _keep_model(shelf, directory)
             backend = choose_backend(copy)

@@ -13,9 +13,10 @@ from tailrace.deadline import NS_PER_MS, NS_PER_US, Budget, MonotonicClock
 from tailrace.inference.curve import SIZES, CostCurve
 from tailrace.inference.declaration import Constant
 from tailrace.inference.learned import CALLS_PER_CURVE
+from tailrace.inference.model_stage import LEARN_EVERY, ModelStage
 from tailrace.inference.scorer import Scorer
 from tailrace.inference.signature import Signature
-from tailrace.inference.stage import LEARN_EVERY, Stage
+from tailrace.inference.step import take_scores
 from tailrace.testing import ManualClock
 
 BUDGET = Budget("50ms")
@@ -62,21 +63,21 @@ def ten_us(rows: int) -> int:
     return 10 * NS_PER_US * rows
 
 
-Make = Callable[..., Stage]
+Make = Callable[..., ModelStage]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Return what makes a stage; it is closed after the test."""
-    made: list[Stage] = []
+    made: list[ModelStage] = []
 
-    def stage(model: Model, cost_ns: Callable[[int], int] = ten_us, fallback: Any = None, **more: Any) -> Stage:
+    def stage(model: Model, cost_ns: Callable[[int], int] = ten_us, fallback: Any = None, **more: Any) -> ModelStage:
         clock = model.clock or MonotonicClock()
         scorer = Scorer(model, fallback, clock=clock)
         numbers: Any = Numbers()
         signature = Signature((), "score")
         given = {"budget": BUDGET, "clock": clock} | more
-        made.append(Stage("amount", signature, [numbers], scorer, curve_of(cost_ns), **given))
+        made.append(ModelStage("amount", signature, [numbers], scorer, curve_of(cost_ns), **given))
         made[-1].learns = True
         return made[-1]
 
@@ -85,10 +86,10 @@ def make() -> Iterator[Make]:
         each.close()
 
 
-def run(stage: Stage, rows: int, *, deadline_ns: int = FAR_NS, suspends: bool | None = None) -> Batch:
+def run(stage: ModelStage, rows: int, *, deadline_ns: int = FAR_NS, suspends: bool | None = None) -> Batch:
     """Score a batch as an engine does."""
-    batch = Batch([], 0, deadline_ns, stage.suspends(rows) if suspends is None else suspends, rows=rows)
-    asyncio.run(stage.run(batch, deadline_ns))
+    batch = Batch([], 0, deadline_ns, rows > stage.rows_inline_max if suspends is None else suspends, rows=rows)
+    take_scores(batch, asyncio.run(stage.score(batch, None, deadline_ns)))
     return batch
 
 
@@ -100,7 +101,6 @@ def test_batch_of_many_rows_runs_on_the_thread_and_small_ones_inline(make: Make)
     assert not stage.is_threaded
     for rows in (1, 100, 101, 256, 2):
         assert run(stage, rows).scores.tolist() == list(range(rows))
-        assert stage.suspends(rows) is (rows > 100)
     here, there = threading.current_thread().name, "tailrace-inference"
     assert model.calls == [(here, 1), (here, 100), (there, 101), (there, 256), (here, 2)]
 
@@ -109,7 +109,7 @@ def test_batch_that_may_not_wait_runs_inline(make: Make) -> None:
     """What is learned between the tick and its third layer does not suspend a batch that says that it does not."""
     model = Model()
     batch = Batch([], 0, FAR_NS, suspends=False, rows=200)
-    run_of = make(model).run(batch, FAR_NS)
+    run_of = make(model).score(batch, None, FAR_NS)
     with pytest.raises(StopIteration):
         run_of.send(None)
     assert model.calls == [(threading.current_thread().name, 200)]
@@ -119,7 +119,6 @@ def test_model_that_is_dear_for_one_row_is_threaded(make: Make) -> None:
     """Every batch waits, and the best size is bounded by a quarter of the budget, not by what the loop may wait."""
     stage = make(Model(), lambda rows: 2 * NS_PER_MS + rows * NS_PER_US)
     assert stage.is_threaded
-    assert stage.suspends(1)
     assert stage.rows_best == 256
 
 
@@ -195,10 +194,21 @@ def test_rules_get_read_only_scores(make: Make, rows: int) -> None:
     """As float64, under the stage's name too; who writes to them is told, on the loop and on the thread."""
     batch = run(make(Model()), rows)
     assert batch.scores.dtype == np.float64
-    assert batch.stage_scores["amount"] is batch.scores
+    assert batch.stage_scores["amount"].tolist() == batch.scores.tolist()
     with pytest.raises(ValueError, match="read-only"):
         batch.scores *= 2
     assert batch.scores.tolist() == list(range(rows))
+
+
+def test_picked_rows_alone_are_scored(make: Make) -> None:
+    """In the order asked for; what the stage has said of the batch has NaN where it was not asked, and grows."""
+    model = Model()
+    stage = make(model)
+    batch = Batch([], 0, FAR_NS, suspends=False, rows=6)
+    first = asyncio.run(stage.score(batch, np.array([4, 1]), FAR_NS))
+    asyncio.run(stage.score(batch, np.array([5]), FAR_NS))
+    assert (first.scores.tolist(), [rows for _, rows in model.calls]) == ([4, 1], [2, 1])
+    np.testing.assert_array_equal(batch.stage_scores["amount"], [np.nan, 1, np.nan, np.nan, 4, 5])
 
 
 def test_batch_that_is_late_on_the_thread_takes_the_fallback(make: Make) -> None:
@@ -210,7 +220,7 @@ def test_batch_that_is_late_on_the_thread_takes_the_fallback(make: Make) -> None
 
     async def main() -> Batch:
         batch = Batch([], 0, 0, suspends=True, rows=150)
-        await stage.run(batch, now_ns() + 20 * NS_PER_MS)
+        take_scores(batch, await stage.score(batch, None, now_ns() + 20 * NS_PER_MS))
         assert stage.is_computing
         assert model.release is not None
         model.release.set()

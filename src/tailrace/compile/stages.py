@@ -1,0 +1,129 @@
+"""From the declared stage to the one that scores: the models are loaded, held against each other, and bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailrace.compile.binding import assemblers
+from tailrace.compile.wire_fallback import constant_scores
+from tailrace.compile.wiring import Wiring
+from tailrace.deadline import Clock
+from tailrace.errors import ModelPackageError, Problem
+from tailrace.features.view_spec import ViewCodec
+from tailrace.inference.backends.choice import BackendChoice
+from tailrace.inference.curve import measure_curve
+from tailrace.inference.declaration import Model, StageDeclaration, first_models
+from tailrace.inference.loading import load_model
+from tailrace.inference.model_stage import ModelStage
+from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.scorer import Scorer
+from tailrace.inference.signature import Signature
+from tailrace.inference.stage import Stage
+from tailrace.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
+    """The models of a pipeline, by their declarations. problems: of those that could not be loaded, or do not fit."""
+
+    found: Mapping[Model, PackagedModel]
+    signatures: Mapping[StageDeclaration, Signature]
+    problems: Sequence[Problem] = field(default_factory=list)
+
+
+def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> LoadedModels:
+    """Load the models of a pipeline, and those that they fall back to.
+
+    backends: chosen beforehand, by the model's directory; for a model that is not among them it is chosen now.
+    """
+    found: dict[Model, PackagedModel] = {}
+    problems: list[Problem] = []
+    firsts = first_models(pipeline.model)
+    for first in firsts:
+        for model in (first, *first.members):
+            _load(model, pipeline.base_dir, backends, found, problems)
+        problems += _second_problems(first, found)
+    signatures: dict[Any, Signature] = {first: found[first].signature for first in firsts if first in found}
+    return LoadedModels(found, signatures, problems)
+
+
+def _load(
+    model: Model,
+    base_dir: Path,
+    backends: Mapping[Path, BackendChoice],
+    found: dict[Model, PackagedModel],
+    problems: list[Problem],
+) -> None:
+    """Load one model, unless it is loaded already."""
+    directory = model.directory(base_dir)
+    if model in found:
+        return
+    try:
+        found[model] = load_model(directory, choice=backends.get(directory))
+    except ModelPackageError as error:
+        problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
+
+
+def _second_problems(first: Model, found: Mapping[Model, PackagedModel]) -> list[Problem]:
+    """Return what is wrong with the model that a model falls back to, if it does."""
+    second = first.fallback
+    if not isinstance(second, Model) or first not in found or second not in found:
+        return []
+    one, other = found[first].signature, found[second].signature
+    if (one.inputs, one.classes, one.column is None) == (other.inputs, other.classes, other.column is None):
+        return []
+    return [
+        Problem(
+            f"the fallback {second.name!r} takes other inputs or classes than {first.name!r}",
+            f"model {first.name!r}",
+            "package both with the same feature columns in the same order",
+        )
+    ]
+
+
+class StageBinding:
+    """Makes the stages of a pipeline from their declarations. A model that stands in two places is one stage."""
+
+    def __init__(
+        self, pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], loaded: LoadedModels, clock: Clock
+    ) -> None:
+        self._pipeline = pipeline
+        self._wiring = wiring
+        self._codecs = codecs
+        self._loaded = loaded
+        self._clock = clock
+        self._bound: dict[StageDeclaration, Stage] = {}
+
+    def bind(self, declared: StageDeclaration) -> Stage:
+        """Return the stage of a declaration; what its models cost is measured."""
+        if declared not in self._bound:
+            self._bound[declared] = self._make(declared)
+        return self._bound[declared]
+
+    def _make(self, declared: StageDeclaration) -> Stage:
+        match declared:
+            case Model():
+                return self._model_stage(declared)
+        raise TypeError(f"nothing makes a stage of {type(declared).__name__}")
+
+    def _model_stage(self, declared: Model) -> ModelStage:
+        """Return the stage of a model and its second one, if there is one."""
+        model, clock = self._loaded.found[declared], self._clock
+        second = self._loaded.found[declared.fallback] if isinstance(declared.fallback, Model) else None
+        classes, constant = model.signature.scores_width, constant_scores(self._pipeline, declared, model.signature)
+        fallback = constant if second is None else Scorer(second, constant, classes=classes, clock=clock)
+        return ModelStage(
+            declared.name,
+            model.signature,
+            assemblers(self._wiring, model.signature, self._codecs),
+            Scorer(model, fallback, classes=classes, clock=clock),
+            measure_curve(model, clock=clock),
+            budget=self._pipeline.budget,
+            clock=clock,
+            fallback_curve=None if second is None else measure_curve(second, clock=clock),
+            backend=model.backend,
+            backend_reason=model.backend_reason,
+        )

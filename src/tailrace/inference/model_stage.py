@@ -1,0 +1,193 @@
+"""A stage of layer 3: one model that scores a batch, on the loop or on its thread, in time or by its fallback.
+
+Where a batch runs is decided by its rows and by what they are expected to cost, which the stage goes on learning while
+it serves. A batch on the thread is held to its deadline; what is late takes the fallback, and its result is dropped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.batch import Batch, Degraded
+from tailrace.deadline import NS_PER_MS, Budget, Clock
+from tailrace.inference.assembly import Assembler
+from tailrace.inference.curve import CostCurve
+from tailrace.inference.learned import LearnedCosts
+from tailrace.inference.scorer import Scored, Scorer
+from tailrace.inference.signature import Signature
+from tailrace.inference.stage import Stage, note_picked, walk_stages
+from tailrace.inference.thread import InferenceThread
+
+INLINE_NS_MAX: Final = 1 * NS_PER_MS
+"""A call expected to take less runs on the loop; a heavier one on the thread, while the next batch gathers."""
+
+SLICE_NS: Final = 8 * NS_PER_MS
+"""How long a second model may wait for its turn on a core where the first, which is late, still computes."""
+
+OVERHEAD_NS: Final = 150_000
+"""What a batch costs beside its model, roughly (bench/layers.py): cutting a batch in two pays it twice."""
+
+ROWS_INLINE_MAX: Final = 100_000
+
+LEARN_EVERY: Final = 4
+"""Calls of which one is timed and learned from."""
+
+Feeds = dict[str, NDArray[Any]]
+
+
+class ModelStage:
+    """One model, ready to score the batches of a pipeline. Satisfies `Stage`.
+
+    name: of its scores. assemblers: fill its inputs. curve: what a call costs, measured before traffic;
+    fallback_curve: of its second model, if it falls back to one. backend: what computes it; backend_reason: why it is
+    not a faster one. rows_inline_max: rows of a batch that runs on the loop, 0 for none; rows_best: rows with the least
+    cost each; both follow what is learned. learns: whether it learns yet, from real calls and not from samples.
+    in_flight_max: batches it takes at once.
+    """
+
+    in_flight_max: Final = 1
+    members: Final = ()
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        assemblers: Sequence[Assembler],
+        scorer: Scorer,
+        curve: CostCurve,
+        *,
+        budget: Budget,
+        clock: Clock,
+        fallback_curve: CostCurve | None = None,
+        backend: str = "",
+        backend_reason: str = "",
+    ) -> None:
+        self.name = name
+        self.signature = signature
+        self.backend, self.backend_reason = backend, backend_reason
+        self.rows_inline_max = 0
+        self.rows_best = 1
+        self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
+        self._scorer = scorer
+        self._costs = LearnedCosts(curve)
+        self._fallback_curve = fallback_curve
+        self._budget_ns = budget.total_ns
+        self._inline_ns = min(INLINE_NS_MAX, budget.total_ns // 10)
+        self._clock = clock
+        self._now_ns = clock.now_ns
+        # A second model has a thread of its own: it is asked when the first one is still at work.
+        self._thread: InferenceThread | None = None
+        self._fallback_thread: InferenceThread | None = None
+        self._calls = 0
+        self.learns = False
+        self._set_rows()
+
+    @property
+    def curve(self) -> CostCurve:
+        """What a call costs, as far as is known now."""
+        return self._costs.curve
+
+    @property
+    def is_threaded(self) -> bool:
+        """Whether even a single row runs on the thread."""
+        return self.rows_inline_max < 1
+
+    def cost_ns(self, rows: int) -> int:
+        """Return what a call of so many rows takes, the median, as far as is known now."""
+        return self._costs.curve.cost_ns(rows)
+
+    async def score(self, batch: Batch, picked: NDArray[np.intp] | None, deadline_ns: int) -> Scored:
+        """Return the scores of a batch's rows, or of the picked ones. Waits only in a batch that suspends.
+
+        deadline_ns: when the scores must be there.
+        """
+        feeds: Feeds = {}  # its own: a stage that is late reads them still when the next one is asked
+        for name, fill in self._fills:
+            feeds[name] = fill(batch) if picked is None else fill(batch)[picked]
+        rows = batch.rows if picked is None else len(picked)
+        batch.feeds = feeds
+        if batch.suspends and rows > self.rows_inline_max:
+            scored = await self._score_on_thread(feeds, rows, deadline_ns)
+        else:
+            scored = self._score(feeds, rows, deadline_ns)
+        if picked is None:
+            batch.stage_scores[self.name] = scored.scores
+        else:
+            note_picked(batch, self.name, picked, scored.scores)
+        return scored
+
+    def _score(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
+        """Score a batch here and now, and learn what some of them take."""
+        self._calls += 1
+        if not self.learns or self._calls % LEARN_EVERY:
+            return self._scorer.score(feeds, rows, deadline_ns)
+        began_ns = self._now_ns()
+        scored = self._scorer.score(feeds, rows, deadline_ns)
+        if scored.degraded is None and self._costs.learn(rows, self._now_ns() - began_ns):
+            self._set_rows()
+        return scored
+
+    async def _score_on_thread(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
+        """Score a batch on the thread; what is late gets the fallback, and its result is dropped."""
+        if self._thread is None:
+            self._thread = InferenceThread(clock=self._clock)
+        first_ns = deadline_ns - self._fallback_ns(rows, deadline_ns)
+        try:
+            return await self._thread.run(self._score, feeds, rows, first_ns, deadline_ns=first_ns)
+        except TimeoutError:
+            return await self._fall_back(feeds, rows, deadline_ns)
+
+    def _fallback_ns(self, rows: int, deadline_ns: int) -> int:
+        """Return what of the time until the deadline is kept for the second model, half of it at most."""
+        if self._fallback_curve is None:
+            return 0
+        needed_ns = 2 * self._fallback_curve.p95_ns(rows) + SLICE_NS
+        return min(needed_ns, max(deadline_ns - self._now_ns(), 0) // 2)
+
+    async def _fall_back(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
+        """Score a batch whose model was late: by the second model where there is one, and it is in time."""
+        scorer, reason = self._scorer, Degraded.MODEL_TIMEOUT
+        if self._fallback_curve is not None:
+            if self._fallback_thread is None:
+                self._fallback_thread = InferenceThread(clock=self._clock)
+            run = self._fallback_thread.run
+            try:
+                return await run(scorer.fall_back, feeds, rows, reason, deadline_ns, deadline_ns=deadline_ns)
+            except TimeoutError:
+                scorer = cast(Scorer, scorer.fallback)
+        return scorer.fall_back(feeds, rows, reason)
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the thread is at work."""
+        return self._thread is not None and self._thread.outstanding > 0
+
+    def yield_core(self) -> None:
+        """Leave the core to the call on the thread: until it is done, or for a moment."""
+        if self._thread is not None:
+            self._thread.yield_core()
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        for thread in (self._thread, self._fallback_thread):
+            if thread is not None:
+                thread.close()
+
+    def _set_rows(self) -> None:
+        """Decide again which batches run on the loop, and how many rows are best run at once."""
+        curve, inline_ns, every_size = self._costs.curve, self._inline_ns, range(1, ROWS_INLINE_MAX)
+        curves = [curve] if self._fallback_curve is None else [curve, self._fallback_curve]
+        # At once: the loop may look meanwhile, when a call on the thread has taught it.
+        self.rows_inline_max = min(bisect_right(every_size, inline_ns, key=each.cost_ns) for each in curves)
+        limit_ns = self._budget_ns // 4 if self.is_threaded else inline_ns
+        self.rows_best = curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
+
+
+def model_stages(stage: Stage) -> list[ModelStage]:
+    """Return the models of a stage, in their order; each once."""
+    return list(dict.fromkeys(found for found in walk_stages(stage) if isinstance(found, ModelStage)))
