@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/*/*.c src/tailra
 	python3-venv, or pyenv install 3.13; or name one, PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || $(INTERPRETER) -m venv $(VENV)
 	@echo "installing packages into $(VENV) (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,dynamodb,bench,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,package,dynamodb,registry,bench,dev]'
 	@touch $@
 
 # Debian's servers, where they are missing; quiet, and not started by their packages: invoke-rc.d asks policy-rc.d, and

@@ -32,6 +32,7 @@ ALONE = {
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
     "kafka": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "pytest"),
     "dynamodb": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "pytest"),
+    "registry": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "fastapi", "pytest"),
     "postgres": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "boto3", "pyspark", "pytest"),
     "spark": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "boto3", "psycopg", "pytest"),
     "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),

@@ -36,8 +36,11 @@ UV: Final = Path(sys.executable).with_name("uv")
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 VERSIONS: Final = ("lowest", "newest")
 SUITE: Final = "suite"
-SMOKES: Final = ("serve", "offline", "postgres", "spark", "package", "dynamodb", "kafka", "bench", "dev")
-EXTRAS: Final = {"serve": (), SUITE: ("offline", "postgres", "package", "dynamodb", "kafka", "bench", "dev")}
+SMOKES: Final = ("serve", "offline", "postgres", "spark", "package", "dynamodb", "registry", "kafka", "bench", "dev")
+EXTRAS: Final = {
+    "serve": (),
+    SUITE: ("offline", "postgres", "package", "dynamodb", "registry", "kafka", "bench", "dev"),
+}
 """What a cell installs, where that is not the extra of its name."""
 SHORT: Final = ("serve", "offline", "package")
 """What the short form tries: the ends of the range, with what people install."""

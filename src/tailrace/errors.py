@@ -69,6 +69,10 @@ class ModelPackageError(SetupError):
     """A model directory that is missing, cut short, altered, or does not give its golden scores."""
 
 
+class RegistryError(SetupError):
+    """A registry of models that cannot be read or written, or a version that is absent, held, altered or not trusted."""
+
+
 class SourceError(SetupError):
     """A batch source that cannot be read as its view declares it."""
 

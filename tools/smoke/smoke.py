@@ -1,7 +1,7 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-EXTRA: serve, offline, postgres, spark, package, dynamodb, kafka, bench or dev; "serve" is no extra at all. The folder
-is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra
+EXTRA: serve, offline, postgres, spark, package, dynamodb, registry, kafka, bench, dev; "serve" is no extra at all. The
+folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra
 itself; postgres also Debian's server, spark also Java.
 """
 
@@ -209,6 +209,33 @@ def try_dynamodb(folder: Path) -> None:
     asyncio.run(ask())
 
 
+def try_registry(folder: Path) -> None:
+    """Register a version, signed, in a directory and through fsspec, and fetch it; ask an S3 that is not there."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from tailrace.errors import RegistryError
+    from tailrace.loadtest.processes import free_port
+    from tailrace.release.registry.envelope import Signer
+    from tailrace.release.registry.fetching import fetch_directory
+    from tailrace.release.registry.registering import register
+    from tailrace.release.registry.registry import open_registry
+
+    signer = Signer(Ed25519PrivateKey.generate())
+    for place, url in enumerate((str(folder / "registry"), "memory://registry")):
+        registry = open_registry(url, create=True)
+        register(registry, folder / "models" / "smoke", "smoke", signer=signer)
+        found = registry.version("smoke", 1)
+        assert found.key_id == signer.key_id
+        fetch_directory(registry, found.record, folder / f"fetched-{place}")
+    os.environ |= {"AWS_ACCESS_KEY_ID": "smoke", "AWS_SECRET_ACCESS_KEY": "smoke"}
+    try:
+        open_registry(f"s3://models/x?region=eu-west-1&endpoint=http://127.0.0.1:{free_port()}")
+        raise AssertionError("a registry was found where none is")
+    except RegistryError as error:
+        if "Could not connect" not in str(error):
+            raise
+
+
 def try_kafka(folder: Path) -> None:
     """Count the events of a topic, of a cluster that librdkafka imitates."""
     from confluent_kafka import Producer
@@ -287,6 +314,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "spark": try_spark,
     "package": try_package,
     "dynamodb": try_dynamodb,
+    "registry": try_registry,
     "kafka": try_kafka,
     "bench": try_bench,
     "dev": try_dev,

@@ -1,0 +1,122 @@
+"""A version brought to a directory: each file is held against its sha256 while it is read, and never read on beyond."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tailrace.errors import RegistryError
+from tailrace.inference.manifest import read_manifest
+from tailrace.release.exchange import replace_directory
+from tailrace.release.registry.records import FileRecord, VersionRecord, damaged
+from tailrace.release.registry.registering import OnProgress
+from tailrace.release.registry.registry import Registry, file_key
+
+
+def fetch(
+    registry: Registry, record: VersionRecord, out: Path, *, on_progress: OnProgress = lambda f, d, w: None
+) -> None:
+    """Write a version's files into an empty directory.
+
+    Raises RegistryError: a file is missing in the registry, or not what was registered; ModelPackageError: together
+    they are no model directory. What was written stays: give a directory that you remove then.
+    """
+    whole, done = record.size_bytes, 0
+
+    def carried(name: str, count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(name, done, whole)
+
+    for name, file in record.files.items():
+        _fetch_file(registry, record, name, file, out / name, carried)
+    read_manifest(out)
+
+
+def _fetch_file(
+    registry: Registry,
+    record: VersionRecord,
+    name: str,
+    file: FileRecord,
+    path: Path,
+    carried: Callable[[str, int], None],
+) -> None:
+    """Write one file of a version where none is."""
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = path.open("xb")
+
+    def write(chunk: bytes) -> None:
+        with _written(path):
+            target.write(chunk)
+        carried(name, len(chunk))
+
+    with _written(path), target:
+        check_file(registry, record, name, file, write)
+
+
+def check_file(
+    registry: Registry,
+    record: VersionRecord,
+    name: str,
+    file: FileRecord,
+    write: Callable[[bytes], None] = lambda chunk: None,
+) -> None:
+    """Read a file of a version, give its parts to `write`, and raise RegistryError unless it is what was registered."""
+    where, digest, size_bytes = f"{record.reference}: {name}", hashlib.sha256(), 0
+    with registry.told():
+        try:
+            for chunk in registry.storage.stream(file_key(file.sha256)):
+                size_bytes += len(chunk)
+                if size_bytes > file.size_bytes:
+                    raise damaged(where, f"it has more than its {file.size_bytes} bytes")
+                digest.update(chunk)
+                write(chunk)
+        except FileNotFoundError:
+            raise damaged(where, "the file is missing in the registry") from None
+    if size_bytes != file.size_bytes or digest.hexdigest() != file.sha256:
+        raise damaged(
+            where,
+            f"its {size_bytes} bytes have sha256 {digest.hexdigest()[:12]}…, "
+            f"the record says {file.size_bytes} bytes and {file.sha256[:12]}…",
+        )
+
+
+def fetch_directory(
+    registry: Registry,
+    record: VersionRecord,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    on_progress: OnProgress = lambda f, d, w: None,
+) -> None:
+    """Put a version's files in a directory of their own, whole or not at all. Raises RegistryError as `fetch` does."""
+    if out.exists() and not overwrite:
+        raise RegistryError("the directory exists", where=str(out), next="give --overwrite, or another --out")
+    with _written(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        draft.chmod(0o755)
+        fetch(registry, record, draft, on_progress=on_progress)
+        with _written(out):
+            replace_directory(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Tell of a directory here that cannot be written, which is not the registry's fault."""
+    try:
+        yield
+    except OSError as error:
+        raise RegistryError(
+            f"the version cannot be written here: {error.strerror or error}",
+            where=str(path),
+            next="see that the disk has room, or name another directory",
+        ) from error

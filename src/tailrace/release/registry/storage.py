@@ -1,0 +1,95 @@
+"""Where a registry lies: named objects, each written whole, in a directory or a bucket; the seam for both.
+
+    registry.json                       that it is a registry, and of which format
+    files/SHA256                        the files of versions, by content
+    models/NAME/versions/NUMBER.json    a version is there once this object is
+    models/NAME/aliases/ALIAS.json      which version an alias names
+    models/NAME/tags/NUMBER/TAG.json    what is noted of a version later
+    models/NAME/holds/NUMBER/ID.json    who needs a version, and until when
+    models/NAME/deleted/NUMBER.json     a number that is not given again
+    drafts/ID.json                      who is writing a version now, and of which files
+    collection.json                     that garbage is being collected
+
+A bucket has no rename, so nothing relies on one: files come first, under their content, and then the one small object
+that makes the version visible, created only where no other has that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+READERS_MAX: Final = 8
+"""Small objects that are read side by side."""
+OBJECT_BYTES_MAX: Final = 1 << 20
+"""Of every object but a version's files."""
+CHUNK_BYTES: Final = 1 << 20
+
+OnBytes = Callable[[int], None]
+"""Is told of bytes as they are carried."""
+
+
+class Found(NamedTuple):
+    """An object in the listing. modified_s: when it was written, in seconds since 1970 by the storage's own clock."""
+
+    key: str
+    size_bytes: int
+    modified_s: float
+
+
+class Storage(Protocol):
+    """Named objects. Keys are relative, with slashes. Every method raises OSError where the place fails."""
+
+    url: str
+
+    def find(self, prefix: str) -> list[Found]:
+        """Return the objects whose key begins so, in order of their keys; none where there is no such place."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """Return a small object. Raises FileNotFoundError; ValueError for one over `OBJECT_BYTES_MAX`."""
+        ...
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Give an object in parts. Raises FileNotFoundError."""
+        ...
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put a small object, in the place of one that is there; readers find one of the two."""
+        ...
+
+    def create(self, key: str, content: bytes) -> None:
+        """Put a small object whole where there is none. Raises FileExistsError where there is one, for all but one."""
+        ...
+
+    def upload(self, key: str, path: Path, sha256: str, on_bytes: OnBytes) -> None:
+        """Put a file whole. Raises OSError, and leaves nothing, where its content has another sha256 by now."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        ...
+
+    def sweep(self, is_dead: Callable[[str, float], bool]) -> int:
+        """Remove what writers left half-written, where it can be told; return how many.
+
+        is_dead: whether the writer of that name, who last wrote at that time (`Found.modified_s`), is gone.
+        """
+        ...
+
+
+def read_all(storage: Storage, keys: Sequence[str]) -> dict[str, bytes]:
+    """Return small objects by their keys, read side by side; without those that are gone by now."""
+    found: dict[str, bytes] = {}
+
+    def read(key: str) -> None:
+        with suppress(FileNotFoundError):
+            found[key] = storage.read(key)
+
+    with ThreadPoolExecutor(READERS_MAX, thread_name_prefix="registry") as threads:
+        for _ in threads.map(read, keys):
+            pass
+    return {key: found[key] for key in keys if key in found}
