@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,27 @@ from sklearn.pipeline import make_pipeline
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
+from tailrace.release.comparison import choose_graph
+from tailrace.release.convert import convert
+from tailrace.release.original import load_original
 from tailrace.release.package import package
+from tailrace.release.table import read_table
 
 WORDS = ["HELLO", "world", "Über", "Straße", "ÄRGER", "ärger", "Çok", "güzel", "ЖУК", "жук", "naïve", "日本語", "١٢٣",
          "a", "x2", "don't", "Ǆemal"]  # fmt: skip
 OTHERWISE = ["ΣΊΣΥΦΟΣ", "İstanbul"]
 """What Python lower-cases by the letters around it, or to two letters."""
 
+UNSEEN = ["", "über", "STRASSE straße", "Ärger, ÄRGER!", "a b c", "nothing known", "a\nb", "Ä" * 5_000,
+          "cafe\u0301 naı\u0308ve", "🙂 hello \x00 world"]  # fmt: skip
+
 VECTORIZERS: dict[str, Any] = {
     "tf-idf": TfidfVectorizer(),
     "counts of pairs": CountVectorizer(ngram_range=(1, 2)),
     "case kept": TfidfVectorizer(lowercase=False),
     "words of its own": TfidfVectorizer(token_pattern="[^ ]+"),
+    "logarithms of counts": TfidfVectorizer(sublinear_tf=True),
+    "runs of letters": TfidfVectorizer(analyzer="char", ngram_range=(1, 3)),
     "ASCII words of its own": TfidfVectorizer(token_pattern="[a-zA-Z0-9_]+"),
 }
 
@@ -57,7 +67,7 @@ def test_texts_of_many_scripts_score_as_the_original(kind: str, tmp_path: Path) 
     frame = frame_of(WORDS)
     model = fit(VECTORIZERS[kind], frame)
     package(model, frame, name="m", out=tmp_path / "m")
-    unseen = pd.DataFrame({"text": ["", "über", "STRASSE straße", "Ärger, ÄRGER!", "a b c", "nothing known", *WORDS]})
+    unseen = pd.DataFrame({"text": [*UNSEEN, *WORDS]})
     loaded = load_model(tmp_path / "m")
     for rows in (frame, unseen):
         scores = loaded.predict({"text": rows[["text"]].to_numpy(object)})
@@ -70,7 +80,54 @@ def test_letters_that_onnxruntime_lower_cases_otherwise_are_refused(word: str, t
     frame = frame_of([*WORDS, word])
     with pytest.raises(ModelPackageError, match=word) as caught:
         package(fit(TfidfVectorizer(), frame), frame, name="m", out=tmp_path / "m")
-    assert "lower-cases otherwise" in caught.value.next
+    assert "lower-cases İ, and a Σ that ends a word, otherwise" in caught.value.next
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({"analyzer": "char_wb"}, "char"), ({"strip_accents": "ascii"}, "strip")]
+)
+def test_vectorizer_without_form_is_refused(options: Any, told: str, tmp_path: Path) -> None:
+    """What ONNX has no operator for is told, with what to do instead."""
+    frame = frame_of(WORDS)
+    with pytest.raises(ModelPackageError, match="no form in ONNX") as caught:
+        package(fit(TfidfVectorizer(**options), frame), frame, name="m", out=tmp_path / "m")
+    assert told in caught.value.next
+
+
+def test_differing_rows_are_let_through_up_to_a_share_and_counted(tmp_path: Path) -> None:
+    """Within the tolerance the rows that ONNX reads otherwise are counted, and some are shown; past it none pass."""
+    frame = frame_of(WORDS)
+    model = fit(TfidfVectorizer(), frame)
+    frame.loc[:2, "text"] = ["İSTANBUL Über", "ΣΊΣΥΦΟΣ", "hello ÇOK İX2"]
+    with pytest.raises(ModelPackageError, match=r"of \d of 600 rows otherwise") as caught:
+        package(model, frame, name="m", out=tmp_path / "m", text_tolerance=0.0001)
+    assert "--text-tolerance 0.00" in caught.value.next
+    report = package(model, frame, name="m", out=tmp_path / "m", text_tolerance=0.005)
+    expected = model.predict_proba(frame[["text"]])[:, 1]
+    scores = load_model(tmp_path / "m").predict({"text": frame[["text"]].to_numpy(object)})
+    apart = np.flatnonzero(np.abs(scores - expected) > 1e-5)
+    assert 0 < len(apart) <= 3
+    metrics, source = report.manifest.metrics, report.manifest.source
+    assert metrics["rows_text"] == len(apart)
+    assert metrics["difference_text"] == pytest.approx(np.abs(scores - expected).max())
+    assert set(report.texts) == set(frame["text"][apart])
+    assert source.difference_max is not None
+    assert source.difference_max <= 1e-5
+
+
+def test_difference_that_is_not_of_the_text_is_no_matter_of_tolerance(tmp_path: Path) -> None:
+    """A row that stays apart without its text is refused, whatever share of texts may differ."""
+    frame = frame_of(WORDS).assign(amount=np.linspace(0, 1, 600))
+    steps = [("text", TfidfVectorizer(), "text"), ("rest", "passthrough", ["amount"])]
+    model = make_pipeline(ColumnTransformer(steps), LogisticRegression()).fit(frame[["text", "amount"]], frame["fraud"])
+    original = load_original(model)
+    (converted,) = convert(original, read_table(frame), None)
+    other = LogisticRegression().fit(frame[["amount"]], frame["fraud"])
+    score = original.score
+    assert score is not None
+    wrong = replace(original, score=lambda rows: score(rows) + other.predict_proba(rows[["amount"]])[:, 1])
+    with pytest.raises(ModelPackageError, match="600 of 600 rows otherwise than the original; the worst"):
+        choose_graph(wrong, [converted], read_table(frame), text_tolerance=1.0)
 
 
 PROGRAM = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +34,10 @@ def package(
         str | None, typer.Option(help="The column of outcomes in the data; with it metrics are computed.")
     ] = None,
     metrics: Annotated[Path | None, typer.Option(help="A JSON object of metrics to keep with the model.")] = None,
+    text_tolerance: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="The share of rows that ONNX may score otherwise for how it reads text."),
+    ] = 0.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the directory if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -48,28 +54,31 @@ def package(
 
         tailrace package model.txt --data rows.csv --name fraud --out models/fraud
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from tailrace.release.package import STEPS
     from tailrace.release.package import package as package_model
 
-    with Progress(
-        TextColumn("{task.description:<8}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
-        task = progress.add_task(STEPS[0], total=len(STEPS))
+    with _progress() as show_step:
         report = package_model(
-            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), overwrite=overwrite,
-            on_step=lambda step: progress.update(task, description=step, completed=STEPS.index(step)),
+            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics),
+            text_tolerance=text_tolerance, overwrite=overwrite, on_step=show_step,
         )  # fmt: skip
     if as_json:
         print(_to_json(report))
     else:
         _print_report(report)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show a progress bar on stderr, and give what is called with each step as it begins."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tailrace.release.package import STEPS
+
+    columns = TextColumn("{task.description:<8}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(STEPS[0], total=len(STEPS))
+        yield lambda step: progress.update(task, description=step, completed=STEPS.index(step))
 
 
 def _read_metrics(path: Path | None) -> dict[str, float | int | str] | None:
@@ -110,17 +119,20 @@ def _to_json(report: PackageReport) -> str:
 
 
 def _tell_compared(manifest: Manifest) -> str:
-    from tailrace.release.package import DIFFERENCE_ROUNDED, ROWS_ROUNDED
+    from tailrace.release.package import DIFFERENCE_ROUNDED, DIFFERENCE_TEXT, ROWS_ROUNDED, ROWS_TEXT
 
     source, rounded = manifest.source, manifest.metrics.get(ROWS_ROUNDED, 0)
     text = f"{source.rows_compared:,} rows, worst difference {source.difference_max:.1e}"
-    if not rounded:
-        return text
-    return f"{text}, but for {rounded} that float32 moves across a split: {manifest.metrics[DIFFERENCE_ROUNDED]:.1e}"
+    if rounded:
+        text += f", but for {rounded} that float32 moves across a split: {manifest.metrics[DIFFERENCE_ROUNDED]:.1e}"
+    if read_otherwise := manifest.metrics.get(ROWS_TEXT, 0):
+        text += f", but for {read_otherwise} whose text ONNX reads otherwise: {manifest.metrics[DIFFERENCE_TEXT]:.1e}"
+    return text
 
 
 def _print_report(report: PackageReport) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from tailrace.deadline import format_duration
@@ -140,6 +152,8 @@ def _print_report(report: PackageReport) -> None:
         facts.add_row("compared", "not: it came as ONNX, without its original")
     else:
         facts.add_row("compared", _tell_compared(manifest))
+    for text in report.texts:
+        facts.add_row("read otherwise", escape(repr(text[:80])))
     for metric, value in manifest.metrics.items():
         facts.add_row(metric, f"{value:.4f}" if isinstance(value, float) else str(value))
     reason = f" ({report.backend_reason})" if report.backend_reason else ""

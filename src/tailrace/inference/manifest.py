@@ -32,6 +32,7 @@ _READS_MAX: Final = 50
 
 Found = TypeVar("Found")
 Cell = float | int | str | bool | None
+Category = float | int | str | bool
 
 
 class ModelSource(msgspec.Struct, frozen=True):
@@ -101,6 +102,19 @@ class Golden(msgspec.Struct, frozen=True):
         return {spec.name: to_array(self.inputs[spec.name], spec.dtype, spec.numpy_dtype) for spec in signature.inputs}
 
 
+class Vocabulary(msgspec.Struct, frozen=True):
+    """The categories that an encoder inside the model knows in one feature.
+
+    others: how many more it knows than are named. null: whether a null is one of them. refuses: whether a row of any
+    other category gets no score; else it is encoded as one that was not seen.
+    """
+
+    categories: tuple[Category, ...]
+    others: int = 0
+    null: bool = False
+    refuses: bool = False
+
+
 class BackendTimes(msgspec.Struct, frozen=True):
     """What a call takes, the median, by each backend and at each number of rows.
 
@@ -163,7 +177,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """All that is known of a packaged model. created: RFC 3339, UTC.
 
     files: the sha256, in hex, of each file beside the manifest. reasons: why a backend, by its name, has no file here.
-    times: measured where it was packaged; None where they were not.
+    times: measured where it was packaged; None where they were not. vocabularies: of the features that are categories.
     optimised: how it was made, where another model was optimised.
     """
 
@@ -180,6 +194,7 @@ class Manifest(msgspec.Struct, frozen=True):
     times: BackendTimes | None = None
     session: SessionSettings = SessionSettings()
     optimised: Optimisation | None = None
+    vocabularies: dict[str, Vocabulary] = {}
 
     @property
     def version(self) -> str:

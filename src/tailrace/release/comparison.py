@@ -28,11 +28,12 @@ ROWS_COMPARED_MAX: Final = 10_000
 ROUNDED_SHARE_MAX: Final = 0.001
 """The share of rows (and one row at least) that float32 may move across a split."""
 
-_NEXT_TEXTS: Final = (
-    "a text that ONNX lower-cases otherwise (İ; a Σ that ends a word) or cuts otherwise, a value beyond float32, "
-    "or another operator: change the text before it comes to the model, in training and in serving, or leave that "
-    "feature or option out, and train again"
-)
+TEXTS_SHOWN_MAX: Final = 3
+"""Texts that ONNX reads otherwise which are shown, the ones of the largest difference first."""
+TEXT_SHOWN_MAX: Final = 80
+"""Characters of each."""
+
+_NEXT_TEXTS: Final = "it lower-cases İ, and a Σ that ends a word, otherwise; of letters it keeps two blanks as two"
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -43,7 +44,8 @@ class Comparison:
 
     difference_max: None for a model that came as ONNX. rows_rounded: of the rows compared those that float32 moves
     across a split, difference_rounded the largest of theirs; difference_max is that of the others. missing: rows with
-    NaN get the original's scores as well.
+    NaN get the original's scores as well. rows_text: those whose text ONNX reads otherwise, difference_text the largest
+    of theirs, which is left out as well; texts: some of them.
     """
 
     converted: Converted
@@ -53,6 +55,9 @@ class Comparison:
     rows_rounded: int = 0
     difference_rounded: float = 0.0
     missing: bool = True
+    rows_text: int = 0
+    difference_text: float = 0.0
+    texts: tuple[str, ...] = ()
 
     @property
     def signature(self) -> Signature:
@@ -68,7 +73,8 @@ class Comparison:
 class Distances:
     """How far the conversion's scores are from the original's. errors: the largest of each row.
 
-    wrong: the rows that are too far; rounded: those that are, since float32 moves them across a split.
+    wrong: the rows that are too far; rounded: those that are, since float32 moves them across a split; text: those that
+    are, since ONNX reads their text otherwise.
     """
 
     scores: NDArray[Any]
@@ -76,21 +82,26 @@ class Distances:
     errors: NDArray[np.float64]
     wrong: NDArray[np.intp]
     rounded: NDArray[np.intp]
+    text: NDArray[np.intp]
 
 
-def choose_graph(original: Original, candidates: list[Converted], table: Any) -> Comparison:
+def choose_graph(
+    original: Original, candidates: list[Converted], table: Any, text_tolerance: float = 0.0
+) -> Comparison:
     """Return the first conversion whose scores are the original's on the data.
+
+    text_tolerance: the share of rows whose score may be another one since ONNX reads their text otherwise.
 
     Raises ModelPackageError that shows the worst row of the last candidate, or the features that float32 loses.
     """
-    rows = read_rows(spread_rows(table, ROWS_COMPARED_MAX), candidates[0].signature.feature_names)
+    rows = read_rows(spread_rows(table, ROWS_COMPARED_MAX), candidates[0].signature.feature_names, original.nulls)
     refusal: ModelPackageError | None = None
     for converted in candidates:
         found = Comparison(converted, open_session(converted.graph))
         if original.score is None:
             return found
         try:
-            return _compare(original, found, rows)
+            return _compare(original, found, rows, text_tolerance)
         except ModelPackageError as error:
             refusal = error
     assert refusal is not None, "there is always a candidate"
@@ -113,25 +124,54 @@ def measure_distances(original: Original, found: Comparison, rows: Rows) -> Dist
     errors = score_error(scores, expected).reshape(len(scores), -1).max(axis=1, initial=0.0)
     apart = np.flatnonzero(errors > GOLDEN_TOLERANCE)
     rounded = is_rounding(original, rows.take(apart), found.signature.inputs) if len(apart) else np.zeros(0, np.bool_)
-    return Distances(scores, expected, errors, apart[~rounded], apart[rounded])
+    rest = apart[~rounded]
+    text = _is_text(original, found, rows.take(rest))
+    return Distances(scores, expected, errors, rest[~text], apart[rounded], rest[text])
 
 
-def _compare(original: Original, found: Comparison, rows: Rows) -> Comparison:
+def _is_text(original: Original, found: Comparison, rows: Rows) -> NDArray[np.bool_]:
+    """Return for which rows both give one score once their texts are empty: it is these that they read otherwise."""
+    names = _text_features(original, found)
+    if not names or not len(rows):
+        return np.zeros(len(rows), np.bool_)
+    emptied = Rows({**rows.columns, **dict.fromkeys(names, np.full(len(rows), "", object))})
+    try:
+        scores, expected = found.score(emptied.feeds(found.signature.inputs)), original.score_rows(emptied)
+    except Exception:  # each framework raises its own
+        return np.zeros(len(rows), np.bool_)
+    errors = score_error(scores, expected).reshape(len(rows), -1).max(axis=1, initial=0.0)
+    return np.asarray(errors <= GOLDEN_TOLERANCE)
+
+
+def _text_features(original: Original, found: Comparison) -> list[str]:
+    """Return the features that are texts of words, not categories."""
+    texts = [name for spec in found.signature.inputs if spec.dtype == "string" for name in spec.features]
+    return [name for name in texts if name not in original.vocabularies]
+
+
+def _compare(original: Original, found: Comparison, rows: Rows, text_tolerance: float) -> Comparison:
     """Return the comparison on the data, and on made-up rows with zeros and with NaN."""
     distances = measure_distances(original, found, rows)
     if len(distances.wrong):
-        raise _differs(rows, distances)
-    rounded, errors = distances.rounded, distances.errors
+        raise _differs(rows, distances, original.nulls)
+    rounded, text, errors = distances.rounded, distances.text, distances.errors
+    worst = text[errors[text].argsort()[::-1][:TEXTS_SHOWN_MAX]]
+    texts = tuple(str(rows.columns[name][row]) for row in worst for name in _text_features(original, found))
+    if len(text) > text_tolerance * len(rows):
+        raise _reads_otherwise(texts, distances, len(rows), text_tolerance)
     if len(rounded) > max(1, ROUNDED_SHARE_MAX * len(rows)):
         raise explain_rounding(original, rows.take(rounded), found.signature.inputs, len(rows))
     _check_zeros(original, found, rows)
     return replace(
         found,
-        difference_max=float(np.delete(errors, rounded).max(initial=0.0)),
+        difference_max=float(np.delete(errors, np.concatenate([rounded, text])).max(initial=0.0)),
         rows_compared=len(rows),
         rows_rounded=len(rounded),
         difference_rounded=float(errors[rounded].max(initial=0.0)),
         missing=_agrees_on_missing(original, found, rows),
+        rows_text=len(text),
+        difference_text=float(errors[text].max(initial=0.0)),
+        texts=texts,
     )
 
 
@@ -167,7 +207,21 @@ def _check_zeros(original: Original, found: Comparison, rows: Rows) -> None:
         )
 
 
-def _differs(rows: Rows, distances: Distances) -> ModelPackageError:
+def _reads_otherwise(
+    texts: tuple[str, ...], distances: Distances, rows: int, text_tolerance: float
+) -> ModelPackageError:
+    """Return the refusal of a conversion that reads too many texts otherwise: some of them."""
+    text, shown = distances.text, ", ".join(repr(text[:TEXT_SHOWN_MAX]) for text in texts)
+    return ModelPackageError(
+        f"ONNX reads the text of {len(text)} of {rows} rows otherwise than the original, and their scores differ by up "
+        f"to {distances.errors[text].max():.1e}; --text-tolerance lets {text_tolerance:g} of them through: {shown}",
+        where="data",
+        next=f"change such texts before they come to the model, in training and in serving ({_NEXT_TEXTS}), or let "
+        f"them through: --text-tolerance {-(-len(text) * 1000 // rows) / 1000:g}",
+    )
+
+
+def _differs(rows: Rows, distances: Distances, nulls: Mapping[str, Any]) -> ModelPackageError:
     """Return the refusal of a conversion with other scores: its worst row."""
     worst = distances.wrong[distances.errors[distances.wrong].argmax()]
     values = {name: column[worst] for name, column in rows.columns.items()}
@@ -177,11 +231,18 @@ def _differs(rows: Rows, distances: Distances) -> ModelPackageError:
         f"row {worst}: {distances.scores[worst].tolist()} instead of {distances.expected[worst].tolist()}, "
         f"for {inputs}",
         where="model",
-        next=_NEXT_TEXTS
-        if any(column.dtype.kind == "O" for column in rows.columns.values())
-        else "a value beyond float32, or an operator ONNX computes otherwise: leave that feature or option out and "
-        "train again",
+        next=_next_of(rows, nulls),
     )
+
+
+def _next_of(rows: Rows, nulls: Mapping[str, Any]) -> str:
+    """Return what to do about other scores."""
+    for name in nulls:
+        column = rows.columns[name]
+        if column.dtype.kind == "O" and "" in column.tolist() and not all(isinstance(text, str) for text in column):
+            return f'the column {name} holds nulls and "", which are one in serving: fill the nulls, and train again'
+    why = "a value beyond float32, or an operator ONNX computes otherwise"
+    return f"{why}: leave that feature or option out and train again"
 
 
 def _unscored(original: Original, rows: Rows, error: Exception) -> ModelPackageError:

@@ -12,10 +12,10 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.original import Original
+from tailrace.release.pipelines import pipeline_graph
 from tailrace.release.rows import read_rows
 from tailrace.release.table import column_dtype, holds_float32, spread_rows
-from tailrace.release.texts import mend_texts
-from tailrace.release.trees import INPUT, OPSET, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
+from tailrace.release.trees import INPUT, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
 
 OPSET_CONVERTED: Final = 15
 """The newest operator set that onnxmltools' tree converters write."""
@@ -116,72 +116,8 @@ def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> 
     boosted = histogram_graph(original.model, [holds_float32(table, name) for name in names])
     if boosted is not None:
         return _fast(boosted, (TensorSpec(INPUT, "float32", names),), original)
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import BooleanTensorType, FloatTensorType, Int64TensorType, StringTensorType
-
-    dtypes = {name: column_dtype(table, name) for name in names}
-    if "string" in dtypes.values() or _tells_columns_apart(original.model):
-        kinds = {"string": StringTensorType, "int64": Int64TensorType, "bool": BooleanTensorType,
-                 "float32": FloatTensorType}  # fmt: skip
-        inputs: tuple[TensorSpec, ...] = tuple(TensorSpec(name, dtypes[name], (name,)) for name in names)
-        types = [(name, kinds[dtypes[name]]([None, 1])) for name in names]
-    else:
-        inputs = (TensorSpec(INPUT, "float32", names),)
-        types = [(INPUT, FloatTensorType([None, len(names)]))]
-    _register_boosters()
-    options = {"zipmap": False} if original.classes else None
-    graph = to_onnx(original.model, initial_types=types, options=options, target_opset={"": OPSET, "ai.onnx.ml": 3})
-    mend_texts(graph, original.model)
-    # The converter keeps the order of the inputs, but not a dot in their names.
-    inputs = tuple(
-        TensorSpec(found.name, spec.dtype, spec.features) for found, spec in zip(graph.graph.input, inputs, strict=True)
-    )
+    graph, inputs = pipeline_graph(original.model, {name: column_dtype(table, name) for name in names})
     return Converted(graph.SerializeToString(), _classic_signature(graph, inputs, original))
-
-
-def _tells_columns_apart(model: Any) -> bool:
-    """Return whether a scikit-learn model, or a step inside it, is a ColumnTransformer."""
-    from sklearn.compose import ColumnTransformer
-
-    return isinstance(model, ColumnTransformer) or any(
-        isinstance(value, ColumnTransformer) for value in getattr(model, "get_params", dict)().values()
-    )
-
-
-def _register_boosters() -> None:
-    """Let skl2onnx convert a pipeline that ends in a LightGBM or XGBoost model, where these are installed."""
-    from contextlib import suppress
-
-    from skl2onnx import update_registered_converter
-    from skl2onnx.common.shape_calculator import (
-        calculate_linear_classifier_output_shapes,
-        calculate_linear_regressor_output_shapes,
-    )
-
-    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
-    with suppress(ImportError):
-        import lightgbm
-        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-
-        update_registered_converter(
-            lightgbm.LGBMClassifier, "LgbmClassifier", calculate_linear_classifier_output_shapes, convert_lightgbm,
-            options=options,
-        )  # fmt: skip
-        update_registered_converter(
-            lightgbm.LGBMRegressor, "LgbmRegressor", calculate_linear_regressor_output_shapes, convert_lightgbm,
-            options={"split": None},
-        )  # fmt: skip
-    with suppress(ImportError):
-        import xgboost
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-
-        update_registered_converter(
-            xgboost.XGBClassifier, "XgbClassifier", calculate_linear_classifier_output_shapes, convert_xgboost,
-            options=options,
-        )  # fmt: skip
-        update_registered_converter(
-            xgboost.XGBRegressor, "XgbRegressor", calculate_linear_regressor_output_shapes, convert_xgboost
-        )
 
 
 def _accept_onnx(graph: bytes, table: Any, target: str | None) -> Converted:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.manifest import Vocabulary
+from tailrace.release.categories import find_nulls, find_vocabularies
 from tailrace.release.rows import Rows
 
 NAMED = "train it on a DataFrame (or a data set with feature names), so that no column can take another's place"
@@ -24,6 +26,8 @@ class Original:
     framework: "lightgbm", "xgboost", "scikit-learn" or "none" (an ONNX file). model: what is converted.
     features: the names it was trained on, in order; None for an ONNX file, whose columns are the data's.
     classes: a classifier's labels; empty for a regression.
+    nulls: what stands for a null in the texts where a scikit-learn model knows one, by feature: None or NaN.
+    vocabularies: the categories that its encoders know, by feature.
     score: takes a float64 matrix (rows, features) or, for scikit-learn, a pandas DataFrame; returns float64 scores of
         shape (rows,), the probability of the second class for two classes, or (rows, classes) for more.
     """
@@ -35,6 +39,8 @@ class Original:
     features: tuple[str, ...] | None
     classes: tuple[int | str, ...]
     score: Callable[[Any], NDArray[np.float64]] | None
+    nulls: Mapping[str, Any] = field(default_factory=dict)
+    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
 
     def score_rows(self, rows: Rows) -> NDArray[np.float64]:
         """Return the framework's own scores of the rows as they are. Raises what the framework raises."""
@@ -221,7 +227,10 @@ def _from_sklearn(model: Any, where: str) -> Original | None:
         return scores[:, 1] if len(classes) == 2 else scores
 
     features = tuple(str(name) for name in names)
-    return Original("scikit-learn", sklearn.__version__, type(model).__name__, model, features, classes, score)
+    return Original(
+        "scikit-learn", sklearn.__version__, type(model).__name__, model, features, classes, score,
+        nulls=find_nulls(model, features), vocabularies=find_vocabularies(model, features),
+    )  # fmt: skip
 
 
 def _plain(label: Any) -> int | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
@@ -50,6 +52,10 @@ ROWS_ROUNDED: Final = "rows_rounded"
 """The metric that counts the rows compared which float32 moves across a split; it is there where there are some."""
 DIFFERENCE_ROUNDED: Final = "difference_rounded"
 """The metric that says how far the scores of those rows are from the original's, at most."""
+ROWS_TEXT: Final = "rows_text"
+"""The metric that counts the rows compared whose text ONNX reads otherwise; it is there where there are some."""
+DIFFERENCE_TEXT: Final = "difference_text"
+"""The metric that says how far the scores of those rows are from the original's, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ class PackageReport:
     """What `package` wrote.
 
     size_bytes: of the whole directory. curve: the model's cost here. backend: that this machine would choose;
-    backend_reason: why it is not a preferred one; empty where it is.
+    backend_reason: why it is not a preferred one; empty where it is. texts: some of those that were let through though
+    ONNX reads them otherwise than the original.
     """
 
     directory: Path
@@ -66,6 +73,7 @@ class PackageReport:
     curve: CostCurve
     backend: str
     backend_reason: str
+    texts: tuple[str, ...] = ()
 
 
 def package(
@@ -76,6 +84,7 @@ def package(
     out: str | Path,
     target: str | None = None,
     metrics: Mapping[str, float | int | str] | None = None,
+    text_tolerance: float = 0.0,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> PackageReport:
@@ -86,6 +95,7 @@ def package(
         Parquet or CSV file. Its columns are found by the names of the model's features; other columns are ignored.
         The original scores them as they are, the conversion as float32.
     target: the column of outcomes; with it the model's metrics are computed. metrics: more of them, taken as given.
+    text_tolerance: the share of rows, 0 to 1, that may be scored otherwise since ONNX reads their text otherwise.
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted, a score of the conversion
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), or `out` exists. The
@@ -96,19 +106,33 @@ def package(
     _check_place(name, out, overwrite)
     on_step("read")
     original = load_original(model)
-    table = read_table(data)
-    if target is not None and target not in table.column_names:
-        raise ModelPackageError(f"the data has no column {target!r}", where="target", next="name a column of the data")
-    table = feature_columns(table, target)
+    table = _read(data, target)
     on_step("convert")
     candidates = convert(original, table, target)
     on_step("compare")
-    chosen = choose_graph(original, candidates, table)
-    signature = chosen.signature
+    chosen = choose_graph(original, candidates, table, text_tolerance)
     on_step("profile")
+    manifest, contents = _describe(name, original, chosen, table, target, on_step)
+    manifest = replace(manifest, metrics=manifest.metrics | dict(metrics or {}))
+    on_step("write")
+    return dataclasses.replace(_write(out, manifest, contents, on_step), texts=chosen.texts)
+
+
+def _read(data: Any, target: str | None) -> Any:
+    """Return the table of the features and the target."""
+    table = read_table(data)
+    if target is not None and target not in table.column_names:
+        raise ModelPackageError(f"the data has no column {target!r}", where="target", next="name a column of the data")
+    return feature_columns(table, target)
+
+
+def _describe(
+    name: str, original: Original, chosen: Comparison, table: Any, target: str | None, on_step: Callable[[str], None]
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest of a conversion, and the files that go beside it."""
     sample = spread_rows(table, ROWS_SCORED_MAX)
-    rows, scored = _scored_rows(chosen, sample)
-    feeds = rows.feeds(signature.inputs)
+    rows, scored = _scored_rows(original, chosen, sample)
+    feeds = rows.feeds(chosen.signature.inputs)
     scores = chosen.score(feeds)
     on_step("tabulate")
     trees, reason, times = tabulate(chosen, feeds)
@@ -117,17 +141,17 @@ def package(
         format=FORMAT_VERSION,
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        signature=signature,
+        signature=chosen.signature,
         files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         source=_source_of(original, chosen),
-        metrics=_measure(chosen, scores, scored, target) | dict(metrics or {}),
-        profile=profile_model(signature, sample, scores),
+        metrics=_measure(chosen, scores, scored, target),
+        profile=profile_model(chosen.signature, sample, scores),
         golden=pick_golden(original, chosen, rows, scores),
         reasons={BIT_VECTORS: reason} if reason else {},
         times=times,
+        vocabularies=original.vocabularies,
     )
-    on_step("write")
-    return _write(out, manifest, contents, on_step)
+    return manifest, contents
 
 
 def _check_place(name: str, out: Path, overwrite: bool) -> None:
@@ -142,9 +166,9 @@ def _check_place(name: str, out: Path, overwrite: bool) -> None:
         raise ModelPackageError("the directory exists", where=str(out), next="give --overwrite, or another --out")
 
 
-def _scored_rows(chosen: Comparison, table: Any) -> tuple[Rows, Any]:
+def _scored_rows(original: Original, chosen: Comparison, table: Any) -> tuple[Rows, Any]:
     """Return the rows that get a score in serving, and the table of them: all, or those without NaN."""
-    rows = read_rows(table, chosen.signature.feature_names)
+    rows = read_rows(table, chosen.signature.feature_names, original.nulls)
     if chosen.missing or (known := rows.known(chosen.signature.inputs)).all():
         return rows, table
     if not known.any():
@@ -173,6 +197,8 @@ def _measure(chosen: Comparison, scores: NDArray[Any], scored: Any, target: str 
     quality: dict[str, float | int | str] = {}
     if chosen.rows_rounded:
         quality = {ROWS_ROUNDED: chosen.rows_rounded, DIFFERENCE_ROUNDED: chosen.difference_rounded}
+    if chosen.rows_text:
+        quality |= {ROWS_TEXT: chosen.rows_text, DIFFERENCE_TEXT: chosen.difference_text}
     if target is not None:
         quality |= measure_quality(scores, _outcomes(scored, target), chosen.signature.classes)
     return quality

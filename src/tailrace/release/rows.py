@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ Specs = tuple[TensorSpec, ...]
 class Rows:
     """Feature values by name: numbers and truth values of the data's own type, texts as objects.
 
-    A null is NaN, or "" in a text.
+    A null is NaN, or in a text "", where the model knows no null of its own.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -86,14 +87,15 @@ class Rows:
         columns: dict[str, NDArray[Any]] = {}
         for name, column in self.columns.items():
             known = column[~np.isnan(column)] if column.dtype.kind == "f" else column
+            known = _texts(known) if column.dtype.kind == "O" else known
             known = np.sort(known if len(known) else np.zeros(1, column.dtype))
             columns[name] = known[[0, -1, len(known) // 2]]
         return Rows(columns)
 
 
-def read_rows(table: Any, names: tuple[str, ...]) -> Rows:
-    """Return some columns of a pyarrow table."""
-    return Rows({name: _read_column(table, name) for name in names})
+def read_rows(table: Any, names: tuple[str, ...], nulls: Mapping[str, Any] = MappingProxyType({})) -> Rows:
+    """Return some columns of a pyarrow table. nulls: what a null is in the texts where the model knows one."""
+    return Rows({name: _read_column(table, name, nulls.get(name, "")) for name in names})
 
 
 def float_features(specs: Specs) -> list[str]:
@@ -107,14 +109,19 @@ def to_float32(column: NDArray[Any]) -> NDArray[np.float32]:
         return column.astype(np.float32)
 
 
-def _read_column(table: Any, name: str) -> NDArray[Any]:
+def _texts(column: NDArray[Any]) -> NDArray[Any]:
+    """Return texts as a model is fed with them: "" for a null."""
+    return np.array([text if isinstance(text, str) else "" for text in column], object)
+
+
+def _read_column(table: Any, name: str, null: Any) -> NDArray[Any]:
     import pyarrow as pa
 
     kind, column = column_dtype(table, name), table.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if kind == "string":
-        return np.array(["" if text is None else text for text in column.to_pylist()], object)
+        return np.array([null if text is None else text for text in column.to_pylist()], object)
     if pa.types.is_float32(column.type):
         return np.asarray(column.to_numpy(), np.float32)
     return to_numbers(table, name) if kind == "float32" or column.null_count else np.asarray(column.to_numpy())
@@ -130,6 +137,8 @@ def _fit(column: NDArray[Any], name: str, spec: TensorSpec) -> NDArray[Any]:
             next="give the column as the model was trained on it; categories are encoded in the feature view or in a "
             "scikit-learn pipeline",
         )
+    if text:
+        return _texts(column)
     if spec.dtype.startswith("float"):
         return to_float32(column) if spec.dtype == "float32" else column.astype(np.float64)
     nulls = int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0

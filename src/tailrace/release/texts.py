@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
+from tailrace.errors import ModelPackageError
+from tailrace.release.graph_writer import GraphWriter
+
 LOCALE: Final = "C.UTF-8"
 """It knows every letter's case, and Debian, Ubuntu and Fedora have it in their slim images. The operator's own default,
 en_US.UTF-8, is a package that these leave out, and without it ONNX Runtime refuses the whole graph."""
@@ -12,10 +17,29 @@ WORDS: Final = r"[\p{L}\p{N}_]{2,}"
 r"""scikit-learn's own words, `(?u)\b\w\w+\b`, as RE2 has them."""
 _WORDS_CONVERTED: Final = "[a-zA-Z0-9_]+"
 """What skl2onnx writes for them: it would cut `Straße` in two."""
+CHARACTERS: Final = "(?s:.)"
+"""Any character, a line's end as well."""
+_CHARACTERS_CONVERTED: Final = "."
+_MENDED: Final = {_WORDS_CONVERTED: WORDS, _CHARACTERS_CONVERTED: CHARACTERS}
+
+
+def check_texts(model: Any) -> None:
+    """Raise ModelPackageError for a vectorizer, in a scikit-learn model, that has no form in ONNX."""
+    for name, value in model.get_params().items():
+        if name.endswith("analyzer") and value == "char_wb":
+            raise _no_form("takes runs of letters inside words (analyzer='char_wb')", "use analyzer='char' or 'word'")
+        if name.endswith("strip_accents") and value is not None:
+            raise _no_form(
+                "strips accents", "strip them before the text comes to the model, in training and in serving"
+            )
+
+
+def _no_form(what: str, instead: str) -> ModelPackageError:
+    return ModelPackageError(f"a step {what}, for which there is no form in ONNX", where="model", next=instead)
 
 
 def mend_texts(graph: Any, model: Any) -> None:
-    """Set the locale of a graph's StringNormalizers, and the words of its Tokenizers where they are the default ones.
+    """Set the locale of a graph's StringNormalizers, and what its Tokenizers find where that is scikit-learn's default.
 
     model: the scikit-learn model that the graph was converted from.
     """
@@ -27,7 +51,55 @@ def mend_texts(graph: Any, model: Any) -> None:
             kept = [attribute for attribute in node.attribute if attribute.name != "locale"]
             del node.attribute[:]
             node.attribute.extend([*kept, helper.make_attribute("locale", LOCALE)])
-        elif node.op_type == "Tokenizer" and _WORDS_CONVERTED not in patterns:  # else it may be the model's own
+        elif node.op_type == "Tokenizer":
             for attribute in node.attribute:
-                if attribute.name == "tokenexp" and attribute.s.decode() == _WORDS_CONVERTED:
-                    attribute.s = WORDS.encode()
+                found = attribute.s.decode() if attribute.name == "tokenexp" else ""
+                if found in _MENDED and found not in patterns:  # else it may be the model's own
+                    attribute.s = _MENDED[found].encode()
+
+
+def convert_counts(scope: Any, operator: Any, container: Any) -> None:
+    """Write a `TfidfVectorizer`, or a part of it, into a graph, for skl2onnx.
+
+    Of its own, but for `sublinear_tf`: it takes log(1 + n) for the 1 + log(n) of scikit-learn.
+    """
+    from skl2onnx.common._registration import get_converter
+
+    tfidf = operator.raw_operator
+    if operator.type != "SklearnTfidfTransformer" or not tfidf.sublinear_tf:
+        get_converter(operator.type)(scope, operator, container)
+        return
+    graph = GraphWriter(scope, container)
+    one = graph.constant(np.ones(1, np.float32))
+    counts = operator.inputs[0].full_name
+    logarithm = graph.node("Add", [graph.node("Log", [graph.node("Max", [counts, one])]), one])
+    weights = graph.node("Mul", [graph.node("Sign", [counts]), logarithm])
+    if tfidf.use_idf:
+        weights = graph.node("Mul", [weights, graph.constant(tfidf.idf_.astype(np.float32))])
+    if tfidf.norm is not None:
+        weights = graph.node("Normalizer", [weights], domain="ai.onnx.ml", norm=tfidf.norm.upper())
+    graph.write("Identity", [weights], operator.outputs[0].full_name)
+
+
+def convert_text_imputer(scope: Any, operator: Any, container: Any) -> None:
+    """Write a `SimpleImputer` into a graph, for skl2onnx.
+
+    Of its own, but for nulls of texts: they come to a served model as "", so that "" is filled.
+    """
+    from onnx import TensorProto
+    from skl2onnx.common._registration import get_converter
+    from skl2onnx.common.data_types import StringTensorType
+
+    imputer = operator.raw_operator
+    texts = all(isinstance(variable.type, StringTensorType) for variable in operator.inputs)
+    if not texts or isinstance(imputer.missing_values, str):
+        get_converter(operator.type)(scope, operator, container)
+        return
+    graph = GraphWriter(scope, container)
+    filled = []
+    for (name, _), fill in zip(graph.columns(operator.inputs), imputer.statistics_, strict=True):
+        empty = graph.node("LabelEncoder", [name], domain="ai.onnx.ml", version=2, keys_strings=[""],
+                           values_int64s=[1], default_int64=0)  # fmt: skip
+        null = graph.node("Cast", [empty], to=TensorProto.BOOL)
+        filled.append(graph.node("Where", [null, graph.texts([str(fill)]), name]))
+    graph.write("Concat", filled, operator.outputs[0].full_name, axis=1)

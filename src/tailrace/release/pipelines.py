@@ -1,0 +1,102 @@
+"""A fitted scikit-learn pipeline as one ONNX graph, from the raw columns to the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tailrace.inference.signature import TensorSpec
+from tailrace.release.encoders import convert_encoder, encoder_types, shape_encoder
+from tailrace.release.texts import check_texts, convert_counts, convert_text_imputer, mend_texts
+from tailrace.release.trees import INPUT, OPSET
+
+
+def pipeline_graph(model: Any, dtypes: Mapping[str, str]) -> tuple[Any, tuple[TensorSpec, ...]]:
+    """Return the graph of a scikit-learn model, and its inputs: one float matrix, or one a column.
+
+    dtypes: of the model's features, in order, as `column_dtype` has them. Raises whatever skl2onnx raises.
+    """
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import BooleanTensorType, FloatTensorType, Int64TensorType, StringTensorType
+
+    if "string" in dtypes.values() or _tells_columns_apart(model):
+        kinds = {"string": StringTensorType, "int64": Int64TensorType, "bool": BooleanTensorType,
+                 "float32": FloatTensorType}  # fmt: skip
+        inputs = [TensorSpec(name, dtype, (name,)) for name, dtype in dtypes.items()]
+        types = [(spec.name, kinds[spec.dtype]([None, 1])) for spec in inputs]
+    else:
+        inputs = [TensorSpec(INPUT, "float32", tuple(dtypes))]
+        types = [(INPUT, FloatTensorType([None, len(dtypes)]))]
+    check_texts(model)
+    _register_boosters()
+    graph = convert_sklearn(
+        model,
+        name=type(model).__name__,
+        initial_types=types,
+        options={"zipmap": False} if hasattr(model, "classes_") else None,
+        target_opset={"": OPSET, "ai.onnx.ml": 3},
+        custom_conversion_functions=_converters(),
+        custom_shape_calculators=dict.fromkeys(encoder_types(), shape_encoder),
+    )
+    mend_texts(graph, model)
+    # The converter keeps the order of the inputs, but not a dot in their names.
+    named = zip(graph.graph.input, inputs, strict=True)
+    return graph, tuple(TensorSpec(found.name, spec.dtype, spec.features) for found, spec in named)
+
+
+def _converters() -> dict[type, Callable[[Any, Any, Any], None]]:
+    """Return the converters that take the place of skl2onnx's own."""
+    from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
+    from sklearn.impute import SimpleImputer
+
+    return {
+        **dict.fromkeys(encoder_types(), convert_encoder),
+        SimpleImputer: convert_text_imputer,
+        TfidfTransformer: convert_counts,
+        TfidfVectorizer: convert_counts,
+    }
+
+
+def _tells_columns_apart(model: Any) -> bool:
+    """Return whether a scikit-learn model, or a step inside it, is a ColumnTransformer."""
+    from sklearn.compose import ColumnTransformer
+
+    return isinstance(model, ColumnTransformer) or any(
+        isinstance(value, ColumnTransformer) for value in getattr(model, "get_params", dict)().values()
+    )
+
+
+def _register_boosters() -> None:
+    """Let skl2onnx convert a pipeline that ends in a LightGBM or XGBoost model, where these are installed."""
+    from contextlib import suppress
+
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    with suppress(ImportError):
+        import lightgbm
+        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+
+        update_registered_converter(
+            lightgbm.LGBMClassifier, "LgbmClassifier", calculate_linear_classifier_output_shapes, convert_lightgbm,
+            options=options,
+        )  # fmt: skip
+        update_registered_converter(
+            lightgbm.LGBMRegressor, "LgbmRegressor", calculate_linear_regressor_output_shapes, convert_lightgbm,
+            options={"split": None},
+        )  # fmt: skip
+    with suppress(ImportError):
+        import xgboost
+        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+
+        update_registered_converter(
+            xgboost.XGBClassifier, "XgbClassifier", calculate_linear_classifier_output_shapes, convert_xgboost,
+            options=options,
+        )  # fmt: skip
+        update_registered_converter(
+            xgboost.XGBRegressor, "XgbRegressor", calculate_linear_regressor_output_shapes, convert_xgboost
+        )
