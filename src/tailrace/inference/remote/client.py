@@ -1,0 +1,100 @@
+"""Asks a remote model for the scores of some rows: encodes, sends, checks the answer, and counts what went wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.breaker import Breaker
+from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
+from tailrace.inference.remote.address import RemoteAddress
+from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.pool import RemotePool
+from tailrace.inference.remote.protocol import RemoteProtocol, check_status
+
+PROBE_SLACK_NS: Final = 100 * NS_PER_MS
+"""A probe of the breaker that has taken so much longer than a call may take is lost."""
+CLIENT_FAULTS: Final = frozenset({400, 413, 422})
+"""Statuses by which a server that is well refuses what it was sent."""
+
+
+class RemoteClient:
+    """One remote model. Used from one event loop at a time.
+
+    address, protocol: where and how it is asked. authorization: a header's value. fair_ns: with less time than this a
+    server that is late does not count as broken: one caller in a hurry would open the breaker for all. failures: calls
+    without scores, by reason; failure: the last one. observe_call: is called for each call with how long it took.
+    """
+
+    def __init__(
+        self,
+        address: RemoteAddress,
+        protocol: RemoteProtocol,
+        pool: RemotePool,
+        clock: Clock,
+        *,
+        authorization: str | None = None,
+        fair_ns: int = 0,
+    ) -> None:
+        self.pool = pool
+        self.protocol = protocol
+        self.breaker = Breaker(clock, lost_ns=2 * fair_ns + PROBE_SLACK_NS)
+        self.failures: Counter[Reason] = Counter()
+        self.failure: RemoteError | None = None
+        self.observe_call: Callable[[int], None] = _observe_nothing
+        self._head = address.head(protocol.path, protocol.content_type, authorization)
+        self._fair_ns = fair_ns
+        self._now_ns = clock.now_ns
+
+    async def infer(self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int) -> NDArray[np.float64]:
+        """Return the scores of some rows, (rows,) or (rows, classes); a score may be NaN.
+
+        deadline_ns: monotonic. Raises RemoteError, at that time at the latest; it is counted.
+        """
+        began_ns = self._now_ns()
+        left_ns = deadline_ns - began_ns
+        try:
+            if left_ns <= 0:
+                raise RemoteError(Reason.LATE, "there was no time left to ask")
+            if not self.breaker.allows():
+                raise RemoteError(Reason.LEFT_ALONE, f"the server is left alone: {self.failure}")
+            scores = await self._ask(feeds, rows, left_ns)
+        except RemoteError as error:
+            self._note(error, began_ns, left_ns)
+            raise
+        ended_ns = self._now_ns()
+        self.breaker.note(ended_ns, is_failure=False)
+        self.observe_call(ended_ns - began_ns)
+        return scores
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.pool.close()
+
+    async def _ask(self, feeds: Mapping[str, NDArray[Any]], rows: int, left_ns: int) -> NDArray[Any]:
+        protocol = self.protocol
+        asked = protocol.encode(feeds, rows, left_ns)
+        request = b"%b%d\r\n%b\r\n%b" % (self._head, len(asked.body), asked.head, asked.body)
+        reply = await self.pool.ask(request, left_ns / NS_PER_S)
+        check_status(reply)
+        return protocol.decode(reply, rows, asked.id)
+
+    def _note(self, error: RemoteError, began_ns: int, left_ns: int) -> None:
+        """Count a call without scores, and tell the breaker where it says something of the server."""
+        self.failures[error.reason] += 1
+        if error.reason is Reason.LEFT_ALONE or left_ns <= 0:
+            return
+        self.failure = error
+        ended_ns = self._now_ns()
+        self.observe_call(ended_ns - began_ns)
+        is_fair = left_ns >= self._fair_ns or error.reason is not Reason.LATE
+        if is_fair and error.reason is not Reason.BUSY:
+            self.breaker.note(ended_ns, is_failure=error.status not in CLIENT_FAULTS)
+
+
+def _observe_nothing(took_ns: int) -> None:
+    """Take the place of an observer where nobody counts."""
