@@ -24,8 +24,17 @@ MARKED: Final = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOT
 
 
 def commands() -> dict[str, Any]:
-    """Return the commands of the command line by name, in the order of its help."""
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    """Return the commands of the command line by name, in the order of its help; those of a group by both names."""
+    return dict(_leaves(typer.main.get_command(app), ""))
+
+
+def _leaves(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the commands of a group, and of the groups in it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -45,10 +54,15 @@ def flag_table(name: str) -> str:
                 shown, default = f"`{parameter.metavar.strip('{}')}`{many}", "required"
             else:
                 shown = ", ".join(f"`{option}`" for option in [*parameter.opts, *parameter.secondary_opts])
-                default = "required" if parameter.required else default_of(parameter)
+                default = required_or(parameter) if parameter.required else default_of(parameter)
             yield [shown, default, parameter.help or ""]
 
     return table(("flag", "default", "meaning"), rows())
+
+
+def required_or(parameter: Any) -> str:
+    """Return what is shown for a flag that must be given, or be in the environment."""
+    return f"`${parameter.envvar}`, else required" if parameter.envvar else "required"
 
 
 def default_of(parameter: Any) -> str:
@@ -99,7 +113,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "settings": settings_table,
     "metrics": metrics_table,
     "errors": errors_table,
-    **{f"flags-{name}": lambda name=name: flag_table(name) for name in commands()},
+    **{f"flags-{name.replace(' ', '-')}": lambda name=name: flag_table(name) for name in commands()},
 }
 
 

@@ -20,6 +20,7 @@ from tailrace.cli.forget import forget
 from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
+from tailrace.cli.models.commands import COMMANDS as MODELS
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
@@ -78,6 +79,13 @@ for command in (
     import_feast,
 ):
     app.command(help=help_of(command))(command)
+
+models = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich")
+for name, command in MODELS.items():
+    models.command(name, help=help_of(command))(command)
+app.add_typer(
+    models, help="Keep versions of models in a registry: list, register, compare, alias, tag, verify, delete."
+)
 
 
 def main() -> None:

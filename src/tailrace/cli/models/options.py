@@ -1,0 +1,104 @@
+"""What the commands of the registry have in common: which registry, whose versions, and how far a file has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tailrace.release.registry.registry import Registry
+
+RegistryUrl = Annotated[
+    str,
+    typer.Option(
+        "--registry",
+        envvar="TAILRACE_REGISTRY",
+        help="Where the registry is: a directory, s3://BUCKET/PREFIX, or a URL that fsspec knows.",
+        show_default=False,
+    ),
+]
+TrustedKeys = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trusted-key",
+        envvar="TAILRACE_TRUSTED_KEYS",
+        help="A public key (PEM, Ed25519) whose versions are taken; more than once for several. None takes all.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="The version: NAME@NUMBER or NAME@ALIAS.", show_default=False)
+]
+
+
+def opened(url: str, keys: list[Path] | None, *, create: bool = False) -> Registry:
+    """Return the registry at a URL, whose versions must be signed where there are keys."""
+    from tailrace.release.registry.envelope import Trust
+    from tailrace.release.registry.registry import open_registry
+
+    return open_registry(url, Trust.read(keys or ()), create=create)
+
+
+@contextmanager
+def carried(action: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far the bytes of a version have come, on stderr, and only to a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(action, total=None)
+
+        def show(file: str, done: int, whole: int) -> None:
+            progress.update(task, description=f"{action} {file}", completed=done, total=whole)
+
+        yield show
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one JSON document."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(table: Table, title: str = "") -> None:
+    """Print a table as wide as it is, without markup in what others wrote."""
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    if title:
+        console.print(title, soft_wrap=True)
+    console.print(table)
+
+
+def table_of(*headers: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table. right: the headers of its numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
+    return table
+
+
+def plain(value: object) -> str:
+    """Return a value as a table shows it: a float with four digits, a text without what a terminal would obey."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "".join(character if character.isprintable() else "?" for character in str(value))
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size as a person reads it."""
+    from rich.filesize import decimal
+
+    return decimal(size_bytes)
