@@ -141,14 +141,16 @@ class Engine:
         batch = Batch(calls, began_ns, min(map(_deadline_of, calls)), suspends)
         self._rows_running += rows
         self._calls_running += len(calls)
-        self._batches_running += 1
+        # A call of more rows than a full batch is computed in slices, between which others have their turn.
+        slots = 0 if suspends and rows > admission.rows_best else 1
+        self._batches_running += slots
         if suspends:
-            task = self._loop.create_task(self._run(batch, rows))
+            task = self._loop.create_task(self._run(batch, rows, slots))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             self._reschedule()
         else:
-            drive(self._run(batch, rows))
+            drive(self._run(batch, rows, slots))
 
     def _take(self) -> list[Call]:
         """Take calls from the front of the inbox until they make a full batch; always at least one, if there is one."""
@@ -209,15 +211,15 @@ class Engine:
 
     # -- the batch --------------------------------------------------------------------------------------------------
 
-    async def _run(self, batch: Batch, rows: int) -> None:
-        """Answer a batch, whatever happens, and learn from how long it took."""
+    async def _run(self, batch: Batch, rows: int, slots: int) -> None:
+        """Answer a batch, whatever happens, and learn from how long it took. slots: of those that run, that it has."""
         failed = True
         try:
             failed = await self._answer_each(batch)
         finally:
             self._rows_running -= rows
             self._calls_running -= len(batch.calls)
-            self._batches_running -= 1
+            self._batches_running -= slots
             waiting = bool(self._inbox)
             self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
             if self.load.is_shared:

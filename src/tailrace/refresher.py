@@ -10,11 +10,8 @@ view that is due.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import platform
 import random
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tailrace.core_share import give_way
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import LeaseError, TailraceError
 from tailrace.features.batch_views import BatchFeatureView
@@ -54,10 +52,6 @@ QUERY_S_MAX: Final = 3_600.0
 """How long a query on another engine may take: its view's refresh interval, within these. The other views wait."""
 LOOK_S: Final = 1.0
 NICE: Final = 19
-SLICE_NS: Final = 100_000_000
-"""The longest that the kernel takes: a process of a shorter slice that wakes has the core at once."""
-SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
-"""The number of the system call, by machine; Python and older C libraries have no function of it."""
 
 
 @dataclass(slots=True)
@@ -268,27 +262,17 @@ async def _refresh_until(refresher: Refresher, stopping: asyncio.Event) -> None:
             await asyncio.wait_for(stopping.wait(), LOOK_S)
 
 
-def give_way() -> Executor:
-    """Let all others have a core first. Return an executor whose one thread does not: begun before, it is as it was.
-
-    What the kernel does not know is left out.
-
-    Niceness counts within a session only where the kernel groups processes by sessions (autogroup), and every child of
-    the supervisor has its own. So the refresher asks for long slices too: who wakes beside it, such as a worker that a
-    request comes to, takes the core from it without waiting for the slice to end (Linux 6.12).
-    """
+def writing_thread() -> Executor:
+    """Let all others have a core first. Return an executor whose one thread does not: begun before, it is as it was."""
     writing = ThreadPoolExecutor(1)
     writing.submit(int).result()  # only what it does first begins its thread
-    os.nice(NICE)
-    if (number := SCHED_SETATTR.get(platform.machine())) is not None:
-        asked = struct.pack("=IIQiIQQQ", 48, os.SCHED_BATCH, 0, NICE, 0, SLICE_NS, 0, 0)  # struct sched_attr
-        ctypes.CDLL(None).syscall(number, 0, ctypes.create_string_buffer(asked, len(asked)), 0)
+    give_way(NICE)
     return writing
 
 
 def main(arguments: list[str]) -> int:
     """Run a refresher on the control channel whose descriptor is the last argument."""
-    writing = give_way()
+    writing = writing_thread()
     return run_companion("refresher", arguments, lambda process: _work(process, writing))
 
 

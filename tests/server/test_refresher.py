@@ -20,12 +20,13 @@ from refreshed_views import LIMIT_S, PIPELINE, Counts, declare, write
 from serving import Server, serving, wait_for
 
 from tailrace.compile.loading import load_pipelines
+from tailrace.core_share import SCHED_SETATTR
 from tailrace.deadline import NS_PER_S
 from tailrace.features.stores.lmdb_writer import LmdbWriter
 from tailrace.features.stores.opening import open_writer
 from tailrace.features.stores.protocol import StoreWriter
 from tailrace.offline.materialize import materialize
-from tailrace.refresher import NICE, SCHED_SETATTR, Refresher, Rest, Scheduled, schedule
+from tailrace.refresher import NICE, Refresher, Rest, Scheduled, schedule
 from tailrace.testing import ManualClock
 
 
@@ -84,13 +85,13 @@ def test_view_that_is_fresh_is_left_alone(file: Path, tmp_path: Path) -> None:
 
 GIVING_WAY = """
 import os, threading
-from tailrace.refresher import give_way
+from tailrace.refresher import writing_thread
 
 def nice():
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 before = nice()
-writing = give_way()
+writing = writing_thread()
 print(nice(), os.sched_getscheduler(0), writing.submit(nice).result() - before)
 """
 

@@ -17,6 +17,8 @@ from tailrace.deadline import NS_PER_MS, Clock, MonotonicClock
 from tailrace.inference.predictor import Predictor
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_EVERY_SIZE: Final = range(1, 100_000)
+
 CALLS_MAX: Final = 200
 """Calls measured at one size at most."""
 BATCHES: Final = 8
@@ -56,6 +58,10 @@ class CostCurve:
     def p95_ns(self, rows: int) -> int:
         """Return the 95th percentile of the time of a call of `rows` rows."""
         return _interpolate(self.sizes, self.p95s_ns, rows)
+
+    def rows_within(self, limit_ns: int) -> int:
+        """Return the most rows whose call takes no longer than `limit_ns`, at the 95th percentile; none for 0."""
+        return bisect_right(_EVERY_SIZE, limit_ns, key=self.p95_ns)
 
     def best_rows(self, limit_ns: int | None = None, overhead_ns: int = 0) -> int:
         """Return the measured size with the least cost per row among those whose cost is within `limit_ns`.

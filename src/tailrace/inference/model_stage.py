@@ -7,7 +7,7 @@ it serves. A batch on the thread is held to its deadline; what is late takes the
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import NS_PER_MS, Budget, Clock
 from tailrace.inference.assembly import Assembler
+from tailrace.inference.batching import Batcher, Formed
 from tailrace.inference.curve import CostCurve
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.scorer import Scored, Scorer
@@ -34,6 +35,9 @@ OVERHEAD_NS: Final = 150_000
 
 ROWS_INLINE_MAX: Final = 100_000
 
+GATHERING_MAX: Final = 8
+"""Batches of the engine that an idle model may wait for together."""
+
 LEARN_EVERY: Final = 4
 """Calls of which one is timed and learned from."""
 
@@ -47,10 +51,10 @@ class ModelStage:
     fallback_curve: of its second model, if it falls back to one. backend: what computes it; backend_reason: why it is
     not a faster one. rows_inline_max: rows of a batch that runs on the loop, 0 for none; rows_best: rows with the least
     cost each; both follow what is learned. learns: whether it learns yet, from real calls and not from samples.
-    in_flight_max: batches it takes at once.
+    instances: threads that compute it; max_wait_ns: how long it may wait, idle, for more rows where that pays.
+    in_flight_max: batches it takes at once. observe: is told of each batch on a thread.
     """
 
-    in_flight_max: Final = 1
     members: Final = ()
 
     def __init__(
@@ -66,6 +70,8 @@ class ModelStage:
         fallback_curve: CostCurve | None = None,
         backend: str = "",
         backend_reason: str = "",
+        instances: int = 1,
+        max_wait_ns: int = 0,
     ) -> None:
         self.name = name
         self.signature = signature
@@ -81,7 +87,10 @@ class ModelStage:
         self._clock = clock
         self._now_ns = clock.now_ns
         # A second model has a thread of its own: it is asked when the first one is still at work.
-        self._thread: InferenceThread | None = None
+        self._batcher: Batcher | None = None
+        self._instances, self._max_wait_ns = instances, max_wait_ns
+        self.in_flight_max = instances + (GATHERING_MAX if max_wait_ns else 0)
+        self.observe: Callable[[Formed], None] | None = None
         self._fallback_thread: InferenceThread | None = None
         self._calls = 0
         self.learns = False
@@ -121,7 +130,7 @@ class ModelStage:
             note_picked(batch, self.name, picked, scored.scores)
         return scored
 
-    def _score(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
+    def _score(self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int | None) -> Scored:
         """Score a batch here and now, and learn what some of them take."""
         self._calls += 1
         if not self.learns or self._calls % LEARN_EVERY:
@@ -133,14 +142,23 @@ class ModelStage:
         return scored
 
     async def _score_on_thread(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
-        """Score a batch on the thread; what is late gets the fallback, and its result is dropped."""
-        if self._thread is None:
-            self._thread = InferenceThread(clock=self._clock)
+        """Score a batch on a thread; what is late gets the fallback, and its result is dropped."""
+        if self._batcher is None:
+            self._batcher = self._start_batcher()
         first_ns = deadline_ns - self._fallback_ns(rows, deadline_ns)
         try:
-            return await self._thread.run(self._score, feeds, rows, first_ns, deadline_ns=first_ns)
+            return await self._batcher.score(feeds, rows, first_ns)
         except TimeoutError:
             return await self._fall_back(feeds, rows, deadline_ns)
+
+    def _start_batcher(self) -> Batcher:
+        """Return what forms the batches of the threads; only a model that needs them has any."""
+        batcher = Batcher(
+            self._score, self._costs, self._clock, slice_ns=self._budget_ns // 4, overhead_ns=OVERHEAD_NS,
+            instances=self._instances, max_wait_ns=self._max_wait_ns,
+        )  # fmt: skip
+        batcher.observe = self.observe or batcher.observe
+        return batcher
 
     def _fallback_ns(self, rows: int, deadline_ns: int) -> int:
         """Return what of the time until the deadline is kept for the second model, half of it at most."""
@@ -165,18 +183,18 @@ class ModelStage:
     @property
     def is_computing(self) -> bool:
         """Whether the thread is at work."""
-        return self._thread is not None and self._thread.outstanding > 0
+        return self._batcher is not None and self._batcher.is_computing
 
     def yield_core(self) -> None:
         """Leave the core to the call on the thread: until it is done, or for a moment."""
-        if self._thread is not None:
-            self._thread.yield_core()
+        if self._batcher is not None:
+            self._batcher.yield_core()
 
     def close(self) -> None:
         """Let go of the threads."""
-        for thread in (self._thread, self._fallback_thread):
-            if thread is not None:
-                thread.close()
+        for threads in (self._batcher, self._fallback_thread):
+            if threads is not None:
+                threads.close()
 
     def _set_rows(self) -> None:
         """Decide again which batches run on the loop, and how many rows are best run at once."""

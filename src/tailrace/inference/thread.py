@@ -1,7 +1,7 @@
 """The inference thread of a worker: heavy model calls run here while the loop gathers the next batch.
 
-One thread, because the worker owns one core: a second would only take turns with the first. ONNX Runtime releases the
-GIL while it computes.
+One thread a model, because the worker owns one core: a second would only take turns with the first. ONNX Runtime
+releases the GIL while it computes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from tailrace.core_share import give_way
 from tailrace.deadline import NS_PER_S, Clock, MonotonicClock
 
 T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
+"""Is told, on the loop, what a call has returned or raised."""
 
 YIELD_S: Final = 0.001
 """A loop that wakes for every call it refuses takes 30 µs of the core from the model each time, three times what the
@@ -24,20 +26,21 @@ refusal costs (bench/overload.py)."""
 OUTSTANDING_MAX: Final = 4
 """Calls queued or running: more than the next one waiting only ages in the queue."""
 
+NICE: Final = 5
+"""What the loop does while a model computes takes microseconds, and callers wait for it: the core is the loop's when it
+wakes. A model that computes without end has a quarter of it beside a loop that works without end."""
 
-@dataclass(slots=True)
-class _Job:
+
+class _Job(NamedTuple):
     call: Callable[[], Any]
-    future: asyncio.Future[Any]
+    done: Done
     loop: asyncio.AbstractEventLoop
-    deadline_ns: int
-    dropped: bool = field(default=False)
 
 
 class InferenceThread:
-    """Runs functions one at a time on a daemon thread, each under a deadline.
+    """Runs functions one at a time on a daemon thread. Used from one event loop.
 
-    Used from one event loop. `outstanding` counts what is queued or running, `timeouts` what came too late.
+    `outstanding` counts what is queued or running, `timeouts` what came too late.
     """
 
     def __init__(self, *, outstanding_max: int = OUTSTANDING_MAX, clock: Clock | None = None) -> None:
@@ -46,9 +49,15 @@ class InferenceThread:
         self.timeouts = 0
         self._clock = clock or MonotonicClock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._done = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tailrace-inference", daemon=True)
         self._thread.start()
+
+    def submit(self, call: Callable[[], Any], done: Done) -> None:
+        """Have a function called on the thread, after what is queued; `done` is told on the running loop."""
+        self.outstanding += 1
+        self._ended.clear()
+        self._jobs.put(_Job(call, done, asyncio.get_running_loop()))
 
     async def run(self, function: Callable[..., T], *args: Any, deadline_ns: int) -> T:
         """Return `function(*args)`, computed on the thread.
@@ -63,21 +72,24 @@ class InferenceThread:
             self.timeouts += 1
             raise TimeoutError("the inference thread has no time or no room for this batch")
         loop = asyncio.get_running_loop()
-        job = _Job(lambda: function(*args), loop.create_future(), loop, deadline_ns)
-        self.outstanding += 1
-        self._done.clear()
-        timer = loop.call_later(left_ns / NS_PER_S, self._expire, job)
-        self._jobs.put(job)
+        future: asyncio.Future[T] = loop.create_future()
+
+        def call() -> T:
+            if future.done() or self._clock.now_ns() >= deadline_ns:
+                raise TimeoutError("the model call passed its deadline in the queue")
+            return function(*args)
+
+        timer = loop.call_later(left_ns / NS_PER_S, self._expire, future)
+        self.submit(call, lambda result, error: settle(future, result, error))
         try:
-            result: T = await job.future
+            return await future
         finally:
-            job.dropped = True
+            future.cancel()
             timer.cancel()
-        return result
 
     def yield_core(self) -> None:
         """Block the calling loop, so that the core is the running call's: until it is done, or `YIELD_S` at most."""
-        self._done.wait(YIELD_S)
+        self._ended.wait(YIELD_S)
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """End the thread after what is queued; return whether it ended in time (a stuck daemon dies with us)."""
@@ -85,35 +97,38 @@ class InferenceThread:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _expire(self, job: _Job) -> None:
-        if not job.future.done():
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
             self.timeouts += 1
-            job.future.set_exception(TimeoutError("the model call passed its deadline"))
+            future.set_exception(TimeoutError("the model call passed its deadline"))
 
-    def _settle(self, job: _Job, result: Any, error: BaseException | None) -> None:
-        """On the loop: hand the outcome to the waiter, if it still waits."""
+    def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
+        """On the loop: hand the outcome on."""
         self.outstanding -= 1
-        if job.future.done():
-            return
-        if error is not None:
-            job.future.set_exception(error)
-        else:
-            job.future.set_result(result)
+        job.done(result, error)
 
     def _work(self) -> None:
+        give_way(NICE)
         while (job := self._jobs.get()) is not None:
             result: Any = None
             error: BaseException | None = None
-            if not job.dropped and self._clock.now_ns() < job.deadline_ns:
-                try:
-                    result = job.call()
-                except BaseException as raised:  # handed to the waiter, which is on another thread
-                    error = raised
-            else:
-                error = TimeoutError("the model call passed its deadline in the queue")
-            self._done.set()
             try:
-                job.loop.call_soon_threadsafe(self._settle, job, result, error)
+                result = job.call()
+            except BaseException as raised:  # handed to the waiter, which is on another thread
+                error = raised
+            self._ended.set()
+            try:
+                job.loop.call_soon_threadsafe(self._finish, job, result, error)
             except RuntimeError:  # the loop was closed meanwhile: nobody waits, and nobody else counts
                 self.outstanding -= 1
             del job, result, error
+
+
+def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Give a future its outcome, unless nobody waits for it any more."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
