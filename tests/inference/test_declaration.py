@@ -23,6 +23,15 @@ def test_model_name_that_is_no_directory_name_is_refused(name: str) -> None:
         Model(name)
 
 
+@pytest.mark.parametrize("more", [{"instances": 0}, {"instances": 65}, {"instances": True}, {"max_wait": "soon"}])
+def test_batching_that_makes_no_sense_is_refused(more: dict[str, Any]) -> None:
+    """Instances are a small number, a wait is a duration."""
+    with pytest.raises(ValueError, match=r"from 1 to 64|not a duration"):
+        Model("fraud", **more)
+    assert Model("fraud", max_wait="2ms").max_wait_ns == 2_000_000
+    assert Model("fraud").max_wait_ns == 0
+
+
 def test_model_fallback_chain_is_bounded() -> None:
     """A fallback model may end in a constant, not in a third model."""
     second = Model("small", fallback=Constant(0.5))

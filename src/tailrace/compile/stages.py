@@ -126,4 +126,6 @@ class StageBinding:
             fallback_curve=None if second is None else measure_curve(second, clock=clock),
             backend=model.backend,
             backend_reason=model.backend_reason,
+            instances=declared.instances,
+            max_wait_ns=declared.max_wait_ns,
         )

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+from tailrace.deadline import parse_duration
+
+INSTANCES_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +97,48 @@ class Model(StageDeclaration):
     path: the directory that `tailrace package` wrote; None means `models/<name>` beside the pipeline's file.
     fallback: what scores a row when the model fails or is late: a `Constant`, or a second `Model` with the same
         inputs. None: such a row is answered with an error.
-    Raises ValueError for a name that is empty or not a file's, or a fallback that is neither or falls back to a model
-    again.
+    instances: how many batches of a model that is too heavy for the loop run at once, on a thread each. max_wait: how
+        long such a model, when it is idle, may wait for more rows where that saves time for all, as "2ms"; 0 never
+        waits.
+    Raises ValueError for a name that is empty or not a file's, a fallback that is neither or falls back to a model
+    again, instances that are not 1 to 64, or a wait that is no duration.
     """
 
     name: str
     path: Path | None = field(default=None, kw_only=True)
     fallback: Constant | Model | None = field(default=None, kw_only=True)
+    instances: int = field(default=1, kw_only=True)
+    max_wait: str | int = field(default=0, kw_only=True)
 
-    def __init__(self, name: str, *, path: str | Path | None = None, fallback: Constant | Model | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        path: str | Path | None = None,
+        fallback: Constant | Model | None = None,
+        instances: int = 1,
+        max_wait: str | int = 0,
+    ) -> None:
         if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
             raise ValueError(f"Model({name!r}): a model's name is the name of its directory, such as 'fraud'")
         if not isinstance(fallback, Constant | Model | None):
             raise ValueError(f"Model({name!r}): the fallback is {fallback!r}; write tr.Constant(0.5) or tr.Model(…)")
         if isinstance(fallback, Model) and isinstance(fallback.fallback, Model):
             raise ValueError(f"Model({name!r}): a fallback model may only fall back to a Constant")
+        if not isinstance(instances, int) or isinstance(instances, bool) or not 1 <= instances <= INSTANCES_MAX:
+            raise ValueError(f"Model({name!r}): instances={instances!r} is not a number from 1 to {INSTANCES_MAX}")
+        if max_wait != 0:
+            parse_duration(str(max_wait))
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "path", None if path is None else Path(path))
         object.__setattr__(self, "fallback", fallback)
+        object.__setattr__(self, "instances", instances)
+        object.__setattr__(self, "max_wait", max_wait)
+
+    @property
+    def max_wait_ns(self) -> int:
+        """How long the model may wait for more rows when it is idle."""
+        return parse_duration(str(self.max_wait)) if self.max_wait else 0
 
     @property
     def constant(self) -> Constant | None:

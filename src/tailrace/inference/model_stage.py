@@ -52,7 +52,7 @@ class ModelStage:
     not a faster one. rows_inline_max: rows of a batch that runs on the loop, 0 for none; rows_best: rows with the least
     cost each; both follow what is learned. learns: whether it learns yet, from real calls and not from samples.
     instances: threads that compute it; max_wait_ns: how long it may wait, idle, for more rows where that pays.
-    in_flight_max: batches it takes at once. observe: is told of each batch on a thread.
+    in_flight_max: batches it takes at once.
     """
 
     members: Final = ()
@@ -90,7 +90,7 @@ class ModelStage:
         self._batcher: Batcher | None = None
         self._instances, self._max_wait_ns = instances, max_wait_ns
         self.in_flight_max = instances + (GATHERING_MAX if max_wait_ns else 0)
-        self.observe: Callable[[Formed], None] | None = None
+        self._observe: Callable[[Formed], None] | None = None
         self._fallback_thread: InferenceThread | None = None
         self._calls = 0
         self.learns = False
@@ -157,7 +157,7 @@ class ModelStage:
             self._score, self._costs, self._clock, slice_ns=self._budget_ns // 4, overhead_ns=OVERHEAD_NS,
             instances=self._instances, max_wait_ns=self._max_wait_ns,
         )  # fmt: skip
-        batcher.observe = self.observe or batcher.observe
+        batcher.observe = self._observe or batcher.observe
         return batcher
 
     def _fallback_ns(self, rows: int, deadline_ns: int) -> int:
@@ -179,6 +179,12 @@ class ModelStage:
             except TimeoutError:
                 scorer = cast(Scorer, scorer.fallback)
         return scorer.fall_back(feeds, rows, reason)
+
+    def tell_batches(self, observe: Callable[[Formed], None]) -> None:
+        """Tell `observe` of each batch that begins on a thread."""
+        self._observe = observe
+        if self._batcher is not None:
+            self._batcher.observe = observe
 
     @property
     def is_computing(self) -> bool:

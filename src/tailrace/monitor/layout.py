@@ -10,6 +10,7 @@ import msgspec
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
 from tailrace.monitor.metrics import (
+    BATCH_REASONS,
     CONSUMER_FATES,
     DEGRADED_REASONS,
     FATES,
@@ -155,6 +156,10 @@ class _LayoutBuilder:
         self.add_times("tailrace_request_seconds", name, scale_ns=total_ns, budget_ns=total_ns)
         self.add_times("tailrace_queue_wait_seconds", name, scale_ns=total_ns)
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
+        for reason in BATCH_REASONS:
+            self.add("tailrace_model_batches_total", name, reason)
+        self.add("tailrace_model_batch_rows", name, edges=ROWS_EDGES)
+        self.add_times("tailrace_model_wait_seconds", name, scale_ns=total_ns)
         self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)
         for metric in RETRIEVAL_METRICS:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from tailrace.batch import Degraded, Provenance
 from tailrace.errors import ServingError
 from tailrace.features.updates import Fate
+from tailrace.inference.batching import Reason
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "ns"]
@@ -35,6 +36,9 @@ _TABLE: Final = (
     Metric("tailrace_request_seconds", "histogram", "A call's earliest arrival to its answer.", ("pipeline",), "ns"),
     Metric("tailrace_queue_wait_seconds", "histogram", "A call's wait, in its socket too.", ("pipeline",), "ns"),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
+    Metric("tailrace_model_batches_total", "counter", "Batches of heavy models, by reason.", ("pipeline", "reason")),
+    Metric("tailrace_model_batch_rows", "histogram", "Rows of a batch of a heavy model.", ("pipeline",)),
+    Metric("tailrace_model_wait_seconds", "histogram", "Wait of such a batch's oldest row.", ("pipeline",), "ns"),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took.", ("pipeline",), "ns"),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
     Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
@@ -92,6 +96,8 @@ RETRIEVAL_METRICS: Final = (
 SHED_REASONS: Final = ("deadline", "queue_full", "expired")
 """Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
 
+BATCH_REASONS: Final = tuple(reason.name.lower() for reason in Reason)
+"""Why a heavy model's batch began: it was idle; an instance became free; it had waited for more rows."""
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
 REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""

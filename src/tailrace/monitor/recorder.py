@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import LAYERS
 from tailrace.errors import ServingError, ShedError
+from tailrace.inference.batching import Formed
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import Series
 from tailrace.monitor.metrics import (
+    BATCH_REASONS,
     CONSUMER_FATES,
     DEGRADED_REASONS,
     FATES,
@@ -83,6 +85,9 @@ class BatchRecorder(FailureRecorder):
         self._layer_sums = [series.offset + series.length - 1 for series in layers]
         self._times = _CallTimes(block, pipeline)
         self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
+        self._model_rows = _histogram(block, find("tailrace_model_batch_rows", pipeline))
+        self._model_wait = _histogram(block, find("tailrace_model_wait_seconds", pipeline))
+        self._model_batches = [find("tailrace_model_batches_total", pipeline, why).offset for why in BATCH_REASONS]
         self._store = _histogram(block, find("tailrace_store_seconds", pipeline))
         self._store_late = find("tailrace_store_late_total", pipeline).offset
         self._answered = find("tailrace_requests_total", pipeline, "200", block.layout.release).offset
@@ -161,6 +166,12 @@ class BatchRecorder(FailureRecorder):
         """Count one fetch from the store, which one batch makes; late: it was not done by its deadline."""
         self._store.observe(took_ns)
         self._cells[self._store_late] += is_late
+
+    def count_formed(self, formed: Formed) -> None:
+        """Count one batch of a heavy model, when it begins."""
+        self._cells[self._model_batches[formed.reason]] += 1
+        self._model_rows.observe(formed.rows)
+        self._model_wait.observe(formed.waited_ns)
 
     def degraded_rows(self) -> dict[str, int]:
         """Return how many rows were answered degraded so far, by reason."""

@@ -21,6 +21,7 @@ from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
+from tailrace.inference.model_stage import model_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.layout import PipelineShape
@@ -111,6 +112,8 @@ class ServedPipelines:
         recorder = BatchRecorder(self._block, pipeline.name)
         for retrieval in plan.features.retrievals:
             retrieval.observe_fetch = recorder.count_fetch
+        for stage in model_stages(plan.inference.stage):
+            stage.tell_batches(recorder.count_formed)
         recorders: list[Recorder] = [recorder]
         if self._samples is not None:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
