@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tailrace.release.package import PackageReport
 
 
-def package(
+def package(  # noqa: PLR0917 - one parameter an option
     model: Annotated[
         Path,
         typer.Argument(
@@ -34,6 +34,14 @@ def package(
         str | None, typer.Option(help="The column of outcomes in the data; with it metrics are computed.")
     ] = None,
     metrics: Annotated[Path | None, typer.Option(help="A JSON object of metrics to keep with the model.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="isotonic or platt: fitted on the data's outcomes; or the pickle of a fitted IsotonicRegression or "
+            "LogisticRegression of the score (open only one that you trust).",
+        ),
+    ] = None,
     text_tolerance: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="The share of rows that ONNX may score otherwise for how it reads text."),
@@ -59,7 +67,7 @@ def package(
     with _progress() as show_step:
         report = package_model(
             model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics),
-            text_tolerance=text_tolerance, overwrite=overwrite, on_step=show_step,
+            calibrate=calibrate, text_tolerance=text_tolerance, overwrite=overwrite, on_step=show_step,
         )  # fmt: skip
     if as_json:
         print(_to_json(report))

@@ -7,7 +7,8 @@ from pathlib import Path
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.choice import BackendChoice, choose_backend
 from tailrace.inference.backends.table import backend_named
-from tailrace.inference.manifest import read_while_replaced
+from tailrace.inference.calibration import read_calibration
+from tailrace.inference.manifest import CALIBRATION_FILE, read_while_replaced
 from tailrace.inference.packaged import PackagedModel
 
 
@@ -39,4 +40,6 @@ def _load(directory: Path, choice: BackendChoice | None) -> PackagedModel:
             next="put back what it needs, or have the backend chosen again: make a new release",
         ) from error
     model.backend_reason = choice.reason
+    if CALIBRATION_FILE in model.manifest.files:
+        model.calibrate(read_calibration(directory / CALIBRATION_FILE))
     return model

@@ -22,6 +22,7 @@ from tailrace.inference.signature import Signature
 FORMAT_VERSION: Final = 2
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
+CALIBRATION_FILE: Final = "calibration.json"
 TREES_FILE: Final = "trees.msgpack"
 VERSION_CHARACTERS: Final = 12
 THREADS_MAX: Final = 256
@@ -89,8 +90,9 @@ class Profile(msgspec.Struct, frozen=True):
 class Golden(msgspec.Struct, frozen=True):
     """Rows whose scores are known. inputs: for each input tensor its rows; a null stands for NaN.
 
-    scores: one list a row: one score, or one a class. rounding: how far a score may be from it beyond what is
-    allowed to all, where numbers are shorter than float32: another processor may round one of them otherwise.
+    scores: one list a row: one score, or one a class, before the calibration where there is one. rounding: how far a
+    score may be from it beyond what is allowed to all, where numbers are shorter than float32: another processor may
+    round one of them otherwise.
     """
 
     inputs: dict[str, list[list[Cell]]]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.calibration import Calibration
 from tailrace.inference.manifest import REPACKAGE, Manifest
 from tailrace.inference.signature import Signature
 
@@ -22,10 +23,12 @@ GOLDEN_TOLERANCE: Final = 1e-5
 class PackagedModel(ABC):
     """A packaged model, ready to score. Satisfies `Predictor`.
 
+    calibration: what the scores of the backend go through; None where they are served as they are.
     backend: what computes it, in words. backend_reason: why it is not a faster one; empty where there is none.
     """
 
-    __slots__ = ("_floats", "_golden_feeds", "backend_reason", "manifest", "signature", "version")
+    __slots__ = ("_floats", "_golden_feeds", "_unfinished", "backend_reason", "calibration", "manifest", "signature",
+                 "version")  # fmt: skip
 
     backend: ClassVar[str]
 
@@ -40,6 +43,8 @@ class PackagedModel(ABC):
             for spec in self.signature.inputs
             if spec.dtype.startswith("float") and not manifest.source.missing
         )
+        self.calibration: Calibration | None = None
+        self._unfinished = bool(self._floats)
         self._golden_feeds = manifest.golden.feeds(manifest.signature)
 
     @classmethod
@@ -92,6 +97,16 @@ class PackagedModel(ABC):
                 where=str(path),
                 next=f"{self.backend} on this machine does not compute what was packaged: " + REPACKAGE,
             )
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Give from now on the probabilities that a calibration makes of the scores. The golden rows hold before it."""
+        self.calibration = calibration
+        self._unfinished = True
+
+    def _finish(self, scores: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Return the scores as they are served, where `_unfinished`: calibrated, and NaN for a row with NaN."""
+        scores = self._without_missing(scores, feeds) if self._floats else scores
+        return scores if self.calibration is None else self.calibration.apply(scores)
 
     def _without_missing(self, scores: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the scores with NaN for every row that has a NaN in an input of `_floats`."""

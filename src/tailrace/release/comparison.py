@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx import open_session, select_scores
+from tailrace.inference.calibration import Calibration
 from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
 from tailrace.inference.signature import Signature
 from tailrace.release.convert import Converted
@@ -28,6 +29,12 @@ ROWS_COMPARED_MAX: Final = 10_000
 ROUNDED_SHARE_MAX: Final = 0.001
 """The share of rows (and one row at least) that float32 may move across a split."""
 
+STEEP_SHARE_MAX: Final = 0.01
+"""The share where the scores are calibrated: an isotonic curve rises steeply between two of its steps."""
+RAW_TOLERANCE: Final = 1e-6
+"""How far a score before the calibration may be from the original's, for the curve to be the cause."""
+STEEP_MAX: Final = 1e-3
+"""How far such a score may be from the original's, where the curve stands inside the graph."""
 TEXTS_SHOWN_MAX: Final = 3
 """Texts that ONNX reads otherwise which are shown, the ones of the largest difference first."""
 TEXT_SHOWN_MAX: Final = 80
@@ -58,6 +65,7 @@ class Comparison:
     rows_text: int = 0
     difference_text: float = 0.0
     texts: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def signature(self) -> Signature:
@@ -65,7 +73,12 @@ class Comparison:
         return self.converted.signature
 
     def score(self, feeds: Feeds) -> NDArray[Any]:
-        """Return the conversion's scores, (rows,) or (rows, classes)."""
+        """Return the conversion's scores, (rows,) or (rows, classes), calibrated where the model is."""
+        raw = self.score_raw(feeds)
+        return raw if self.calibration is None else self.calibration.apply(raw)
+
+    def score_raw(self, feeds: Feeds) -> NDArray[Any]:
+        """Return the graph's scores."""
         return select_scores(self.session.run([self.signature.output], dict(feeds))[0], self.signature.column)
 
 
@@ -97,7 +110,7 @@ def choose_graph(
     rows = read_rows(spread_rows(table, ROWS_COMPARED_MAX), candidates[0].signature.feature_names, original.nulls)
     refusal: ModelPackageError | None = None
     for converted in candidates:
-        found = Comparison(converted, open_session(converted.graph))
+        found = Comparison(converted, open_session(converted.graph), calibration=original.calibration)
         if original.score is None:
             return found
         try:
@@ -123,10 +136,27 @@ def measure_distances(original: Original, found: Comparison, rows: Rows) -> Dist
         )
     errors = score_error(scores, expected).reshape(len(scores), -1).max(axis=1, initial=0.0)
     apart = np.flatnonzero(errors > GOLDEN_TOLERANCE)
-    rounded = is_rounding(original, rows.take(apart), found.signature.inputs) if len(apart) else np.zeros(0, np.bool_)
+    rounded = np.zeros(0, np.bool_)
+    if len(apart):
+        rounded = is_rounding(original, rows.take(apart), found.signature.inputs)
+        rounded |= _is_steep(original, found, rows.take(apart))
     rest = apart[~rounded]
     text = _is_text(original, found, rows.take(rest))
     return Distances(scores, expected, errors, rest[~text], apart[rounded], rest[text])
+
+
+def _is_steep(original: Original, found: Comparison, rows: Rows) -> NDArray[np.bool_]:
+    """Return for which rows it is an isotonic curve, steep between two of its steps, that sets the scores apart.
+
+    Both give them one score before the curve, to float32; where curves stand inside the graph, almost one behind it.
+    """
+    feeds = rows.feeds(found.signature.inputs)
+    if original.has_steps:
+        errors = score_error(found.score(feeds), original.score_rows(rows))
+        return np.asarray(errors.reshape(len(rows), -1).max(axis=1, initial=0.0) <= STEEP_MAX)
+    if original.calibration is None:
+        return np.zeros(len(rows), np.bool_)
+    return np.asarray(score_error(found.score_raw(feeds), original.score_raw(rows)) <= RAW_TOLERANCE)
 
 
 def _is_text(original: Original, found: Comparison, rows: Rows) -> NDArray[np.bool_]:
@@ -159,7 +189,8 @@ def _compare(original: Original, found: Comparison, rows: Rows, text_tolerance: 
     texts = tuple(str(rows.columns[name][row]) for row in worst for name in _text_features(original, found))
     if len(text) > text_tolerance * len(rows):
         raise _reads_otherwise(texts, distances, len(rows), text_tolerance)
-    if len(rounded) > max(1, ROUNDED_SHARE_MAX * len(rows)):
+    share_max = STEEP_SHARE_MAX if original.has_steps or original.calibration is not None else ROUNDED_SHARE_MAX
+    if len(rounded) > max(1, share_max * len(rows)):
         raise explain_rounding(original, rows.take(rounded), found.signature.inputs, len(rows))
     _check_zeros(original, found, rows)
     return replace(

@@ -87,7 +87,14 @@ def _convert_trees(original: Original, names: tuple[str, ...], table: Any) -> li
     inputs = (TensorSpec(INPUT, "float32", names),)
     types = [(INPUT, FloatTensorType([None, len(names)]))]
     if original.framework == "lightgbm":
-        fast = lightgbm_graph(original.model.dump_model(), [holds_float32(table, name) for name in names])
+        exact = [holds_float32(table, name) for name in names]
+        fast = lightgbm_graph(original.model.dump_model(), exact, margin=original.margin)
+        if fast is None and original.margin:
+            raise ModelPackageError(
+                "its trees split on categories, and it is calibrated by what they sum up to",
+                where="model",
+                next="encode the categories in the features, or calibrate it by `tailrace package --calibrate`",
+            )
         if fast is not None:
             return [_fast(fast, inputs, original)]
         plain = convert_lightgbm(original.model, initial_types=types, zipmap=False, target_opset=OPSET_CONVERTED)
@@ -113,10 +120,12 @@ def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Ori
 
 def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
     """Return a scikit-learn model: one float matrix, or one input a column where it knows columns by name."""
-    boosted = histogram_graph(original.model, [holds_float32(table, name) for name in names])
+    exact = [holds_float32(table, name) for name in names]
+    boosted = histogram_graph(original.model, exact, margin=original.margin)
     if boosted is not None:
         return _fast(boosted, (TensorSpec(INPUT, "float32", names),), original)
-    graph, inputs = pipeline_graph(original.model, {name: column_dtype(table, name) for name in names})
+    dtypes = {name: column_dtype(table, name) for name in names}
+    graph, inputs = pipeline_graph(original.model, dtypes, margin=original.margin)
     return Converted(graph.SerializeToString(), _classic_signature(graph, inputs, original))
 
 

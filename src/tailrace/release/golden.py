@@ -32,7 +32,7 @@ def pick_golden(original: Original, chosen: Comparison, rows: Rows, scores: NDAr
     kept = [rows.take(picked), *(part for part in made_up if _agrees(original, chosen, part))]
     parts = [part.feeds(inputs) for part in kept]
     golden = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in inputs}
-    expected = chosen.score(golden).astype(np.float64)
+    expected = chosen.score_raw(golden).astype(np.float64)
     return Golden(
         {name: _to_cells(array) for name, array in golden.items()}, expected.reshape(len(expected), -1).tolist()
     )

@@ -60,6 +60,14 @@ class GraphWriter:
         self._container.add_initializer(name, kind, list(array.shape), array.ravel().tolist())
         return name
 
+    def scalar(self, value: float) -> str:
+        """Write one number, and return its name."""
+        from onnx import TensorProto
+
+        name: str = self._scope.get_unique_variable_name("scalar")
+        self._container.add_initializer(name, TensorProto.FLOAT, [], [value])
+        return name
+
     def texts(self, texts: Sequence[str]) -> str:
         """Write an array of texts, and return its name."""
         from onnx import TensorProto

@@ -24,18 +24,23 @@ def measure_quality(
         if np.isnan(errors).any():
             raise _bad_target("it holds nulls")
         return {"rows": len(errors), "rmse": float(np.sqrt(np.mean(errors**2))), "mae": float(np.abs(errors).mean())}
-    index = {label: position for position, label in enumerate(classes)} | {
-        str(label): position for position, label in enumerate(classes)
-    }
-    try:
-        truth = np.array([index[value] for value in target.tolist()])
-    except KeyError as error:
-        raise _bad_target(f"it holds {error.args[0]!r}, which is none of the classes {list(classes)}") from None
+    truth = find_truth(target, classes)
     if len(classes) == 2:
         return _measure_binary(scores, truth)
     picked = np.clip(scores[np.arange(len(truth)), truth], 1e-15, 1.0)
     accuracy = float((scores.argmax(axis=1) == truth).mean())
     return {"rows": len(truth), "log_loss": float(-np.log(picked).mean()), "accuracy": accuracy}
+
+
+def find_truth(target: NDArray[Any], classes: tuple[int | str, ...]) -> NDArray[np.intp]:
+    """Return the place of each outcome among the classes. Raises ModelPackageError for one that is none of them."""
+    index = {label: position for position, label in enumerate(classes)} | {
+        str(label): position for position, label in enumerate(classes)
+    }
+    try:
+        return np.array([index[value] for value in target.tolist()])
+    except KeyError as error:
+        raise _bad_target(f"it holds {error.args[0]!r}, which is none of the classes {list(classes)}") from None
 
 
 def _measure_binary(scores: NDArray[np.float64], truth: NDArray[Any]) -> dict[str, float | int | str]:

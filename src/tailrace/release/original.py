@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.calibration import Calibration
 from tailrace.inference.manifest import Vocabulary
+from tailrace.release.calibration import read_fitted
 from tailrace.release.categories import find_nulls, find_vocabularies
 from tailrace.release.rows import Rows
 
@@ -28,6 +31,9 @@ class Original:
     classes: a classifier's labels; empty for a regression.
     nulls: what stands for a null in the texts where a scikit-learn model knows one, by feature: None or NaN.
     vocabularies: the categories that its encoders know, by feature.
+    calibration: what `raw`, the score before it, goes through; `score` is the one behind. margin: `raw` is no
+        probability but what stands before it, a `decision_function`. framed: both take a DataFrame.
+    has_steps: isotonic curves stand inside the model.
     score: takes a float64 matrix (rows, features) or, for scikit-learn, a pandas DataFrame; returns float64 scores of
         shape (rows,), the probability of the second class for two classes, or (rows, classes) for more.
     """
@@ -41,18 +47,46 @@ class Original:
     score: Callable[[Any], NDArray[np.float64]] | None
     nulls: Mapping[str, Any] = field(default_factory=dict)
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    raw: Callable[[Any], NDArray[np.float64]] | None = None
+    margin: bool = False
+    framed: bool = False
+    has_steps: bool = False
 
     def score_rows(self, rows: Rows) -> NDArray[np.float64]:
         """Return the framework's own scores of the rows as they are. Raises what the framework raises."""
         assert self.score is not None, "an ONNX file has no original"
-        return self.score(rows.frame() if self.framework == "scikit-learn" else rows.matrix())
+        return self.score(rows.frame() if self.framed else rows.matrix())
+
+    def score_raw(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the scores before the calibration. Raises what the framework raises."""
+        assert self.raw is not None, "it is not calibrated"
+        return self.raw(rows.frame() if self.framed else rows.matrix())
+
+    def calibrated(self, calibration: Calibration) -> Original:
+        """Return the model with a calibration behind it. Raises ModelPackageError where it takes none."""
+        self.check_calibration()
+        raw = self.score
+        assert raw is not None, "checked above"
+        return replace(self, calibration=calibration, raw=raw, score=lambda rows: calibration.apply(raw(rows)))
+
+    def check_calibration(self) -> None:
+        """Raise ModelPackageError unless it has two classes, and no calibration."""
+        if self.calibration is not None or self.score is None or len(self.classes) != 2:
+            what = "is calibrated already" if self.calibration is not None else "is no classifier of two classes"
+            raise ModelPackageError(
+                f"the {self.model_type} {what}",
+                where="calibrate",
+                next="leave out --calibrate, and package it as it is",
+            )
 
 
-def load_original(model: Any) -> Original:
+def load_original(model: Any, *, is_calibrated: bool = False) -> Original:
     """Return the trained model in an object or a file.
 
     model: a LightGBM, XGBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or
     .joblib (a pickle: only open one that you trust), .onnx.
+    is_calibrated: it stands inside a CalibratedClassifierCV, so that its scores need be no probabilities.
     Raises ModelPackageError for anything else, or a model trained without feature names.
     """
     where = type(model).__name__
@@ -61,7 +95,7 @@ def load_original(model: Any) -> Original:
         model = _read_model(Path(model))
     if isinstance(model, bytes):
         return Original("none", "", "onnx", model, None, (), None)
-    for read in (_from_lightgbm, _from_xgboost, _from_sklearn):
+    for read in (_from_lightgbm, _from_xgboost, partial(_from_sklearn, is_calibrated=is_calibrated)):
         original = read(model, where)
         if original is not None:
             return original
@@ -204,7 +238,7 @@ def _xgboost_config(booster: Any) -> dict[str, Any]:
     return learner
 
 
-def _from_sklearn(model: Any, where: str) -> Original | None:
+def _from_sklearn(model: Any, where: str, *, is_calibrated: bool) -> Original | None:
     if not _is_from(model, "sklearn") or not hasattr(model, "predict"):
         return None
     import sklearn
@@ -213,7 +247,7 @@ def _from_sklearn(model: Any, where: str) -> Original | None:
     if names is None:
         raise ModelPackageError("the scikit-learn model was trained without feature names", where=where, next=NAMED)
     classes = tuple(_plain(label) for label in getattr(model, "classes_", ()))
-    if classes and not hasattr(model, "predict_proba"):
+    if classes and not hasattr(model, "predict_proba") and not is_calibrated:
         raise ModelPackageError(
             f"the classifier {type(model).__name__} gives no probabilities",
             where=where,
@@ -227,9 +261,34 @@ def _from_sklearn(model: Any, where: str) -> Original | None:
         return scores[:, 1] if len(classes) == 2 else scores
 
     features = tuple(str(name) for name in names)
+    members: list[Any] = getattr(model, "calibrated_classifiers_", [])
+    if len(members) == 1 and len(classes) == 2:
+        return _from_calibrated(model, members[0], features, classes, score)
     return Original(
         "scikit-learn", sklearn.__version__, type(model).__name__, model, features, classes, score,
-        nulls=find_nulls(model, features), vocabularies=find_vocabularies(model, features),
+        nulls=find_nulls(model, features), vocabularies=find_vocabularies(model, features), framed=True,
+        has_steps=any(hasattr(curve, "X_thresholds_") for member in members for curve in member.calibrators),
+    )  # fmt: skip
+
+
+def _from_calibrated(
+    model: Any, member: Any, features: tuple[str, ...], classes: tuple[int | str, ...], score: Callable[[Any], Any]
+) -> Original:
+    """Return a CalibratedClassifierCV of one member: its classifier, and the calibration of what that gives."""
+    inner = member.estimator.estimator if type(member.estimator).__name__ == "FrozenEstimator" else member.estimator
+    base = load_original(inner, is_calibrated=True)
+    margin = hasattr(inner, "decision_function")  # what scikit-learn calibrates where there is one
+    if base.features != features:
+        raise ModelPackageError(
+            "the classifier inside it was trained on other columns", where=type(model).__name__, next=NAMED
+        )
+
+    def raw(frame: Any) -> NDArray[np.float64]:
+        return np.asarray(inner.decision_function(frame) if margin else inner.predict_proba(frame)[:, 1], np.float64)
+
+    return replace(
+        base, model_type=f"{type(model).__name__} of {base.model_type}", classes=classes, score=score,
+        calibration=read_fitted(member.calibrators[0]), raw=raw, margin=margin, framed=True,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from tailrace.inference.curve import CostCurve, measure_curve
 from tailrace.inference.declaration import Model
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import (
+    CALIBRATION_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -31,15 +33,16 @@ from tailrace.inference.manifest import (
     ModelSource,
     encode_manifest,
 )
+from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibration, read_fitted
 from tailrace.release.comparison import Comparison, choose_graph
 from tailrace.release.convert import convert
 from tailrace.release.exchange import replace_directory
 from tailrace.release.golden import pick_golden
-from tailrace.release.metrics import measure_quality
+from tailrace.release.metrics import find_truth, measure_quality
 from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import Rows, read_rows
-from tailrace.release.table import feature_columns, read_table, spread_rows
+from tailrace.release.table import feature_columns, read_outcomes, read_table, spread_rows
 from tailrace.release.tabulation import tabulate
 
 ROWS_SCORED_MAX: Final = 100_000
@@ -84,6 +87,7 @@ def package(
     out: str | Path,
     target: str | None = None,
     metrics: Mapping[str, float | int | str] | None = None,
+    calibrate: Any = None,
     text_tolerance: float = 0.0,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
@@ -95,6 +99,8 @@ def package(
         Parquet or CSV file. Its columns are found by the names of the model's features; other columns are ignored.
         The original scores them as they are, the conversion as float32.
     target: the column of outcomes; with it the model's metrics are computed. metrics: more of them, taken as given.
+    calibrate: "isotonic" or "platt", fitted on the data's outcomes; or a fitted IsotonicRegression or
+        LogisticRegression of the model's score, or the path of one. None leaves the scores as they are.
     text_tolerance: the share of rows, 0 to 1, that may be scored otherwise since ONNX reads their text otherwise.
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted, a score of the conversion
@@ -106,14 +112,20 @@ def package(
     _check_place(name, out, overwrite)
     on_step("read")
     original = load_original(model)
+    method = calibrate if isinstance(calibrate, str) and calibrate in METHODS else None
+    if calibrate is not None and method is None:
+        original = original.calibrated(read_fitted(calibrate))
     table = _read(data, target)
     on_step("convert")
     candidates = convert(original, table, target)
     on_step("compare")
     chosen = choose_graph(original, candidates, table, text_tolerance)
+    found: dict[str, float | int | str] = {}
+    if method is not None:
+        original, chosen, found = _calibrate(method, original, chosen, table, target)
     on_step("profile")
     manifest, contents = _describe(name, original, chosen, table, target, on_step)
-    manifest = replace(manifest, metrics=manifest.metrics | dict(metrics or {}))
+    manifest = replace(manifest, metrics=manifest.metrics | found | dict(metrics or {}))
     on_step("write")
     return dataclasses.replace(_write(out, manifest, contents, on_step), texts=chosen.texts)
 
@@ -124,6 +136,27 @@ def _read(data: Any, target: str | None) -> Any:
     if target is not None and target not in table.column_names:
         raise ModelPackageError(f"the data has no column {target!r}", where="target", next="name a column of the data")
     return feature_columns(table, target)
+
+
+def _calibrate(
+    method: str, original: Original, chosen: Comparison, table: Any, target: str | None
+) -> tuple[Original, Comparison, dict[str, float | int | str]]:
+    """Return both with a calibration that is fitted on the data, and what it does to the scores of rows left out."""
+    if target is None:
+        raise ModelPackageError(
+            "a calibration is fitted by outcomes", where="target", next="name their column: --target is_fraud"
+        )
+    original.check_calibration()
+    rows, scored = _scored_rows(original, chosen, spread_rows(table, ROWS_SCORED_MAX))
+    scores = chosen.score(rows.feeds(chosen.signature.inputs))
+    truth = find_truth(read_outcomes(scored, target), chosen.signature.classes).astype(np.bool_)
+    original = original.calibrated(fit_calibration(method, scores, truth))
+    calibrated = cross_calibrate(method, scores, truth)
+    metrics: dict[str, float | int | str] = {
+        "brier": float(np.mean((calibrated - truth) ** 2)),
+        "brier_uncalibrated": float(np.mean((scores - truth) ** 2)),
+    }
+    return original, dataclasses.replace(chosen, calibration=original.calibration), metrics
 
 
 def _describe(
@@ -137,6 +170,8 @@ def _describe(
     on_step("tabulate")
     trees, reason, times = tabulate(chosen, feeds)
     contents = {MODEL_FILE: chosen.converted.graph} | ({TREES_FILE: trees} if trees else {})
+    if chosen.calibration is not None:
+        contents[CALIBRATION_FILE] = msgspec.json.encode(chosen.calibration)
     manifest = Manifest(
         format=FORMAT_VERSION,
         name=name,
@@ -200,19 +235,8 @@ def _measure(chosen: Comparison, scores: NDArray[Any], scored: Any, target: str 
     if chosen.rows_text:
         quality |= {ROWS_TEXT: chosen.rows_text, DIFFERENCE_TEXT: chosen.difference_text}
     if target is not None:
-        quality |= measure_quality(scores, _outcomes(scored, target), chosen.signature.classes)
+        quality |= measure_quality(scores, read_outcomes(scored, target), chosen.signature.classes)
     return quality
-
-
-def _outcomes(table: Any, target: str) -> NDArray[Any]:
-    """Return the target column; numbers that are whole become integers."""
-    column = table.column(target)
-    values = np.array(column.to_pylist(), object)
-    if any(value is None for value in values):
-        raise ModelPackageError(
-            f"{column.null_count} outcomes are null", where=f"data.{target}", next="drop the rows without an outcome"
-        )
-    return np.array([int(v) if isinstance(v, bool | float) and float(v).is_integer() else v for v in values], object)
 
 
 def _write(out: Path, manifest: Manifest, contents: dict[str, bytes], on_step: Callable[[str], None]) -> PackageReport:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 from tailrace.inference.signature import TensorSpec
+from tailrace.release.calibrated import convert_calibrated
 from tailrace.release.encoders import convert_encoder, encoder_types, shape_encoder
 from tailrace.release.texts import check_texts, convert_counts, convert_text_imputer, mend_texts
 from tailrace.release.trees import INPUT, OPSET
 
 
-def pipeline_graph(model: Any, dtypes: Mapping[str, str]) -> tuple[Any, tuple[TensorSpec, ...]]:
+def pipeline_graph(
+    model: Any, dtypes: Mapping[str, str], *, margin: bool = False
+) -> tuple[Any, tuple[TensorSpec, ...]]:
     """Return the graph of a scikit-learn model, and its inputs: one float matrix, or one a column.
 
-    dtypes: of the model's features, in order, as `column_dtype` has them. Raises whatever skl2onnx raises.
+    dtypes: of the model's features, in order, as `column_dtype` has them. margin: a classifier's scores are those of
+    its `decision_function`, not probabilities. Raises whatever skl2onnx raises.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import BooleanTensorType, FloatTensorType, Int64TensorType, StringTensorType
@@ -33,7 +38,7 @@ def pipeline_graph(model: Any, dtypes: Mapping[str, str]) -> tuple[Any, tuple[Te
         model,
         name=type(model).__name__,
         initial_types=types,
-        options={"zipmap": False} if hasattr(model, "classes_") else None,
+        options=_options(model, margin),
         target_opset={"": OPSET, "ai.onnx.ml": 3},
         custom_conversion_functions=_converters(),
         custom_shape_calculators=dict.fromkeys(encoder_types(), shape_encoder),
@@ -44,12 +49,23 @@ def pipeline_graph(model: Any, dtypes: Mapping[str, str]) -> tuple[Any, tuple[Te
     return graph, tuple(TensorSpec(found.name, spec.dtype, spec.features) for found, spec in named)
 
 
+def _options(model: Any, margin: bool) -> dict[Any, Any] | None:
+    """Return skl2onnx's options: what a classifier gives."""
+    if not margin:
+        return {"zipmap": False} if hasattr(model, "classes_") else None
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    # Only a classifier that gives probabilities gives them as maps unless it is told not to.
+    return {id(last): {"raw_scores": True} | ({"zipmap": False} if hasattr(last, "predict_proba") else {})}
+
+
 def _converters() -> dict[type, Callable[[Any, Any, Any], None]]:
     """Return the converters that take the place of skl2onnx's own."""
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
     from sklearn.impute import SimpleImputer
 
     return {
+        CalibratedClassifierCV: convert_calibrated,
         **dict.fromkeys(encoder_types(), convert_encoder),
         SimpleImputer: convert_text_imputer,
         TfidfTransformer: convert_counts,
@@ -64,6 +80,22 @@ def _tells_columns_apart(model: Any) -> bool:
     return isinstance(model, ColumnTransformer) or any(
         isinstance(value, ColumnTransformer) for value in getattr(model, "get_params", dict)().values()
     )
+
+
+def _convert_xgboost(scope: Any, operator: Any, container: Any) -> None:
+    """Write an XGBoost model into a graph, for skl2onnx: without its features' names, which onnxmltools refuses."""
+    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+
+    named = operator.raw_operator
+    booster = named.get_booster().copy()
+    booster.feature_names = booster.feature_types = None
+    unnamed = copy(named)
+    unnamed.get_booster = lambda: booster
+    operator.raw_operator = unnamed
+    try:
+        convert_xgboost(scope, operator, container)
+    finally:
+        operator.raw_operator = named
 
 
 def _register_boosters() -> None:
@@ -91,12 +123,11 @@ def _register_boosters() -> None:
         )  # fmt: skip
     with suppress(ImportError):
         import xgboost
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
 
         update_registered_converter(
-            xgboost.XGBClassifier, "XgbClassifier", calculate_linear_classifier_output_shapes, convert_xgboost,
+            xgboost.XGBClassifier, "XgbClassifier", calculate_linear_classifier_output_shapes, _convert_xgboost,
             options=options,
         )  # fmt: skip
         update_registered_converter(
-            xgboost.XGBRegressor, "XgbRegressor", calculate_linear_regressor_output_shapes, convert_xgboost
+            xgboost.XGBRegressor, "XgbRegressor", calculate_linear_regressor_output_shapes, _convert_xgboost
         )

@@ -133,3 +133,17 @@ def feature_columns(table: Any, target: str | None) -> Any:
         return table
     kept = [name for name in table.column_names if name in features or name == target]
     return table.select(kept)
+
+
+def read_outcomes(table: Any, target: str) -> NDArray[Any]:
+    """Return the target column, as objects; numbers that are whole become integers.
+
+    Raises ModelPackageError for a null.
+    """
+    column = table.column(target)
+    values = np.array(column.to_pylist(), object)
+    if any(value is None for value in values):
+        raise ModelPackageError(
+            f"{column.null_count} outcomes are null", where=f"data.{target}", next="drop the rows without an outcome"
+        )
+    return np.array([int(v) if isinstance(v, bool | float) and float(v).is_integer() else v for v in values], object)

@@ -38,14 +38,15 @@ _LINKS: Final = {
 }  # fmt: skip
 
 
-def lightgbm_graph(dump: dict[str, Any], exact: Sequence[bool]) -> Any | None:
+def lightgbm_graph(dump: dict[str, Any], exact: Sequence[bool], *, margin: bool = False) -> Any | None:
     """Return an ONNX model of LightGBM's `Booster.dump_model()`, or None for what only onnxmltools converts.
 
-    exact: of each feature, whether its values are float32. Categorical splits and custom objectives are left to it.
+    exact: of each feature, whether its values are float32. margin: the sum of the trees, without a link.
+    Categorical splits and custom objectives are left to it.
     Raises ModelPackageError for zeros as missing values and for linear trees, which have no form in ONNX.
     """
     objective, *options = str(dump["objective"] or "").split(" ")
-    link, scale = _lightgbm_link(objective, options)
+    link, scale = ("", 1.0) if margin else _lightgbm_link(objective, options)
     targets = int(dump["num_tree_per_iteration"])
     forest = bool(dump["average_output"])
     trees = _Trees(exact, scale * targets / len(dump["tree_info"]) if forest else scale)
@@ -57,10 +58,10 @@ def lightgbm_graph(dump: dict[str, Any], exact: Sequence[bool]) -> Any | None:
     return build_graph(trees.attributes(targets), link, int(dump["max_feature_idx"]) + 1, targets)
 
 
-def histogram_graph(model: Any, exact: Sequence[bool]) -> Any | None:
+def histogram_graph(model: Any, exact: Sequence[bool], *, margin: bool = False) -> Any | None:
     """Return an ONNX model of scikit-learn's histogram gradient boosting, or None for another model.
 
-    exact: of each feature, whether its values are float32.
+    exact: of each feature, whether its values are float32. margin: the sum of the trees, without a link.
     Written here since skl2onnx's graph of it is refused by newer versions of onnx.
     Raises ModelPackageError for splits on categories.
     """
@@ -86,7 +87,7 @@ def histogram_graph(model: Any, exact: Sequence[bool]) -> Any | None:
     attributes = trees.attributes(targets)
     attributes["base_values"] = baseline
     link = ("Softmax" if targets > 1 else "Sigmoid") if classifier else _LOSSES[model.loss]
-    return build_graph(attributes, link, int(model.n_features_in_), targets)
+    return build_graph(attributes, "" if margin else link, int(model.n_features_in_), targets)
 
 
 def _histogram_parts(model: Any) -> tuple[list[Any], list[float]]:

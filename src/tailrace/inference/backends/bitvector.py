@@ -138,7 +138,7 @@ class BitvectorModel(PackagedModel):
         or dtype, KeyError when the input is missing.
         """
         scores = self._score(feeds[self._input])
-        return self._without_missing(scores, feeds) if self._floats else scores
+        return self._finish(scores, feeds) if self._unfinished else scores
 
 
 def _read_tables(path: Path, manifest: Manifest) -> TreeArrays:

@@ -65,7 +65,7 @@ class OnnxModel(PackagedModel):
         Raises what ONNX Runtime raises when the graph cannot be computed; `Scorer` is the call that does not.
         """
         scores = select_scores(self._run(self._outputs, feeds, None)[0], self._column)
-        return self._without_missing(scores, feeds) if self._floats else scores
+        return self._finish(scores, feeds) if self._unfinished else scores
 
 
 def select_scores(output: NDArray[Any], column: int | None) -> NDArray[Any]:
