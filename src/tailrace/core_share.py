@@ -1,7 +1,8 @@
-"""Who gets the core: a thread that computes for long leaves it at once to whoever wakes beside it.
+"""Who gets the core: what computes for long leaves it at once to whoever wakes beside it.
 
-Niceness counts within a session only where the kernel groups processes by sessions (autogroup). So the thread asks for
-long slices too: who wakes beside it takes the core from it without waiting for the slice to end (Linux 6.12).
+Niceness counts within a session only where the kernel groups processes by sessions (autogroup), and every child of the
+supervisor has its own. So two things are asked for beside it. A long slice: who wakes, such as a worker that a request
+comes to, takes the core without waiting for the slice to end (Linux 6.12). And the niceness of the session itself.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import os
 import platform
 import struct
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 SLICE_NS: Final = 100_000_000
 """The longest that the kernel takes."""
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The number of the system call, by machine; Python and older C libraries have no function of it."""
+LOADING_NICE: Final = 10
+"""Of a process that loads models beside one that serves: a tenth of a core that is wanted whole."""
+
+_SESSION: Final = Path("/proc/self/autogroup")
 
 
 def give_way(nice: int) -> None:
@@ -27,6 +34,34 @@ def give_way(nice: int) -> None:
     """
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+    _set_slice(os.SCHED_BATCH, nice, SLICE_NS)
+
+
+@contextmanager
+def giving_way(nice: int = LOADING_NICE) -> Iterator[None]:
+    """Let other processes have the core before this one until the end of the block; then all is as it was.
+
+    To be entered on the main thread, before others are begun. nice: of the session, where the kernel groups by them; a
+    thread's own cannot be taken back without privileges, and is left as it is.
+    """
+    _set_session(nice)
+    _set_slice(os.SCHED_BATCH, 0, SLICE_NS)
+    try:
+        yield
+    finally:
+        _set_slice(os.SCHED_OTHER, 0, 0)
+        _set_session(0)
+
+
+def _set_slice(policy: int, nice: int, slice_ns: int) -> None:
+    """Have the kernel give the calling thread slices of another length; 0 for its own choice."""
     if (number := SCHED_SETATTR.get(platform.machine())) is not None:
-        asked = struct.pack("=IIQiIQQQ", 48, os.SCHED_BATCH, 0, nice, 0, SLICE_NS, 0, 0)  # struct sched_attr
+        asked = struct.pack("=IIQiIQQQ", 48, policy, 0, nice, 0, slice_ns, 0, 0)  # struct sched_attr
         ctypes.CDLL(None).syscall(number, 0, ctypes.create_string_buffer(asked, len(asked)), 0)
+
+
+def _set_session(nice: int) -> None:
+    """Set the niceness of this process's session, if it leads one: else it is others' too."""
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            _SESSION.write_text(f"{nice}\n")

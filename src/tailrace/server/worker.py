@@ -21,6 +21,7 @@ import structlog
 import uvloop
 
 from tailrace.compile.pinned_modules import unpinned_modules
+from tailrace.core_share import giving_way
 from tailrace.deadline import MonotonicClock
 from tailrace.errors import TailraceError, UnavailableError
 from tailrace.ingest.link import EventLink
@@ -86,7 +87,8 @@ class Worker:
         """Serve; return the exit code."""
         obeying = asyncio.create_task(self._obey())
         try:
-            await self._prepare()
+            with giving_way():  # a sibling may serve beside it
+                await self._prepare()
         except TailraceError as error:
             self._channel.send(Failed(str(error)))
             return 1

@@ -1,0 +1,60 @@
+"""Who gets the core: a process that loads gives way, and has its share again once it is ready."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tailrace.core_share import LOADING_NICE, SCHED_SETATTR, give_way
+
+KNOWN = pytest.mark.skipif(platform.machine() not in SCHED_SETATTR, reason="no number of sched_setattr for it")
+
+PROGRAM = """
+import json, os
+from tailrace.core_share import giving_way
+
+def tell():
+    session = open("/proc/self/autogroup").read().split()[-1]
+    print(json.dumps([os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), session]))
+
+tell()
+with giving_way():
+    tell()
+tell()
+"""
+
+
+@KNOWN
+def test_thread_gives_way_alone() -> None:
+    """Its niceness and policy are its own; the thread that began it has the share that it had."""
+    found: list[tuple[int, int]] = []
+
+    def run() -> None:
+        give_way(7)
+        found.append((os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+
+    before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [(os.SCHED_BATCH, 7)]
+    assert (os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)) == before
+
+
+@KNOWN
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
+def test_process_gives_way_until_the_end_of_the_block() -> None:
+    """While it loads its session is nice, and its main thread takes long slices; afterwards all is as it was."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    before, within, after = map(json.loads, done.stdout.splitlines())
+    assert within == [os.SCHED_BATCH, before[1], str(LOADING_NICE)]
+    assert after == before == [os.SCHED_OTHER, before[1], "0"]
