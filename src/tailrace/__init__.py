@@ -16,6 +16,7 @@ from tailrace.features.stores.registry import register_store
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
 from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
@@ -39,6 +40,8 @@ __all__ = [
     "Model",
     "Parquet",
     "Pipeline",
+    "RemoteInput",
+    "RemoteModel",
     "Request",
     "Response",
     "Rule",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.compile.binding import assemblers
+from tailrace.compile.remote_models import FoundRemote, find_remote_models, make_remote_stage
 from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
 from tailrace.deadline import Clock
@@ -15,10 +16,12 @@ from tailrace.errors import ModelPackageError, Problem
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.curve import measure_curve
-from tailrace.inference.declaration import Model, StageDeclaration, first_models
+from tailrace.inference.declaration import Constant, Model, StageDeclaration, first_models
 from tailrace.inference.loading import load_model
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.remote.declaration import RemoteModel
+from tailrace.inference.remote.stage import RemoteStage
 from tailrace.inference.scorer import Scorer
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage
@@ -30,6 +33,7 @@ class LoadedModels:
     """The models of a pipeline, by their declarations. problems: of those that could not be loaded, or do not fit."""
 
     found: Mapping[Model, PackagedModel]
+    remote: Mapping[RemoteModel, FoundRemote]
     signatures: Mapping[StageDeclaration, Signature]
     problems: Sequence[Problem] = field(default_factory=list)
 
@@ -46,8 +50,10 @@ def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> L
         for model in (first, *first.members):
             _load(model, pipeline.base_dir, backends, found, problems)
         problems += _second_problems(first, found)
-    signatures: dict[Any, Signature] = {first: found[first].signature for first in firsts if first in found}
-    return LoadedModels(found, signatures, problems)
+    remote = find_remote_models(pipeline, problems)
+    signatures: dict[Any, Signature] = {first: each.described.signature for first, each in remote.items()}
+    signatures |= {first: found[first].signature for first in firsts if first in found}
+    return LoadedModels(found, remote, signatures, problems)
 
 
 def _load(
@@ -107,6 +113,8 @@ class StageBinding:
         match declared:
             case Model():
                 return self._model_stage(declared)
+            case RemoteModel():
+                return self._remote_stage(declared)
         raise TypeError(f"nothing makes a stage of {type(declared).__name__}")
 
     def _model_stage(self, declared: Model) -> ModelStage:
@@ -129,3 +137,16 @@ class StageBinding:
             instances=declared.instances,
             max_wait_ns=declared.max_wait_ns,
         )
+
+    def _remote_stage(self, declared: RemoteModel) -> RemoteStage:
+        """Return the stage of a remote model, and of the model that it falls back to, if there is one."""
+        found = self._loaded.remote[declared]
+        signature = found.described.signature
+        fallback: Constant | Stage | None = (
+            self.bind(declared.fallback)
+            if isinstance(declared.fallback, Model)
+            else constant_scores(self._pipeline, declared, signature)
+        )
+        assert isinstance(fallback, Constant | ModelStage | None)
+        filled = assemblers(self._wiring, signature, self._codecs)
+        return make_remote_stage(self._pipeline, declared, found, filled, fallback, self._clock)

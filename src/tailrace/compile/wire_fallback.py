@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
 from tailrace.inference.declaration import Constant, Model, StageDeclaration
+from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import Labels
@@ -15,7 +16,7 @@ from tailrace.postprocess.bands import Labels
 def check_constants(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
     """Hold each constant against its model: one number for one score; for many classes a label, or a number each."""
     for model, signature in signatures.items():
-        if not isinstance(model, Model) or model.constant is None:
+        if not isinstance(model, Model | RemoteModel) or model.constant is None:
             continue
         many = signature.scores_width > 1
         found = (
@@ -25,7 +26,7 @@ def check_constants(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Stag
             wiring.problems.append(Problem(found[0], f"model {model.name!r}, its fallback", found[1]))
 
 
-def constant_scores(pipeline: Pipeline, model: Model, signature: Signature) -> Constant | None:
+def constant_scores(pipeline: Pipeline, model: Model | RemoteModel, signature: Signature) -> Constant | None:
     """Return a model's constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
     constant = model.constant
     if constant is None or not isinstance(constant.value, str):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-import ssl
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import ssl
 
 _TARGET: Final = re.compile(r"/[!-~]*")
 """What a request line can hold."""
@@ -48,7 +50,11 @@ class RemoteAddress:
 
     def tls(self) -> ssl.SSLContext | None:
         """Return how to make a connection safe; None where it is plain. The authorities are the system's."""
-        return ssl.create_default_context() if self.is_tls else None
+        if not self.is_tls:
+            return None
+        import ssl
+
+        return ssl.create_default_context()
 
     def head(self, path: str, content_type: str, authorization: str | None) -> bytes:
         """Return the head of a POST, but for its length, which comes last."""

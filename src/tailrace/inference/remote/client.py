@@ -18,8 +18,9 @@ from tailrace.inference.remote.protocol import RemoteProtocol, check_status
 
 PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 """A probe of the breaker that has taken so much longer than a call may take is lost."""
-CLIENT_FAULTS: Final = frozenset({400, 413, 422})
-"""Statuses by which a server that is well refuses what it was sent."""
+ROWS_AT_FAULT: Final = frozenset({400, 422, 500})
+"""Statuses with which a server may refuse a batch for what one of its rows holds; who asked looks for that row, and
+says then what it was."""
 
 
 class RemoteClient:
@@ -71,6 +72,10 @@ class RemoteClient:
         self.observe_call(ended_ns - began_ns)
         return scores
 
+    def note_refused(self) -> None:
+        """Note that a server which answers by errors has scored no row of a batch: it is broken, as far as is known."""
+        self.breaker.note(self._now_ns(), is_failure=True)
+
     def close(self) -> None:
         """Let go of the connections."""
         self.pool.close()
@@ -92,8 +97,8 @@ class RemoteClient:
         ended_ns = self._now_ns()
         self.observe_call(ended_ns - began_ns)
         is_fair = left_ns >= self._fair_ns or error.reason is not Reason.LATE
-        if is_fair and error.reason is not Reason.BUSY:
-            self.breaker.note(ended_ns, is_failure=error.status not in CLIENT_FAULTS)
+        if is_fair and error.reason is not Reason.BUSY and error.status not in ROWS_AT_FAULT:
+            self.breaker.note(ended_ns, is_failure=True)
 
 
 def _observe_nothing(took_ns: int) -> None:

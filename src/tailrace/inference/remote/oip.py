@@ -119,7 +119,7 @@ class OipProtocol:
                 found = _values(output, piece)
         if found is None:
             raise misshapen(f"there is no output {self._signature.output!r}")
-        return fit_scores(found, self._signature, rows)
+        return fit_scores(found, self._described, rows)
 
     def _check_sender(self, answer: _Answer, asked_id: str) -> None:
         """Raise RemoteError unless the answer is this model's, and to this request."""

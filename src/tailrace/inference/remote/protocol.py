@@ -21,10 +21,12 @@ SHOWN_MAX: Final = 200
 class RemoteSignature(msgspec.Struct, frozen=True):
     """What a remote model takes and gives, and how it is asked.
 
-    flat: inputs of shape (rows,), which others have as (rows, 1). is_binary: whether the server takes tensors as bytes.
+    columns: that the output has; 0 where only the one that is the score is known. flat: inputs of shape (rows,), which
+    others have as (rows, 1). is_binary: whether the server takes tensors as bytes.
     """
 
     signature: Signature
+    columns: int = 1
     flat: tuple[str, ...] = ()
     is_binary: bool = False
 
@@ -65,18 +67,18 @@ class RemoteProtocol(Protocol):
         ...
 
 
-def fit_scores(scores: NDArray[Any], signature: Signature, rows: int) -> NDArray[Any]:
+def fit_scores(scores: NDArray[Any], described: RemoteSignature, rows: int) -> NDArray[Any]:
     """Return an output as scores, (rows,) or (rows, classes). Raises RemoteError for one that is not of these rows."""
     if scores.ndim not in {1, 2} or len(scores) != rows:
         raise misshapen(f"the output has the shape {scores.shape} for {rows} rows")
-    columns = scores.shape[1] if scores.ndim == 2 else 1
-    if signature.column is not None:
-        if scores.ndim != 2 or columns <= signature.column:
-            raise misshapen(f"the output has {columns} columns, and column {signature.column} is the score")
-        return np.ascontiguousarray(scores[:, signature.column])
-    if columns != signature.scores_width:
-        raise misshapen(f"the output has {columns} columns where {signature.scores_width} are expected")
-    return scores if columns > 1 else scores.reshape(rows)
+    columns, column = scores.shape[1] if scores.ndim == 2 else 1, described.signature.column
+    if described.columns and columns != described.columns:
+        raise misshapen(f"the output has {columns} columns where {described.columns} are expected")
+    if column is None:
+        return scores
+    if column >= columns:
+        raise misshapen(f"the output has {columns} columns, and column {column} is the score")
+    return scores if scores.ndim == 1 else np.ascontiguousarray(scores[:, column])
 
 
 def to_numbers(cells: Any) -> NDArray[Any]:

@@ -34,6 +34,7 @@ class TensorflowProtocol:
         self.path = target.path + ":predict"
         self._by_column = by_column
         self._flat = described.flat
+        self._described = described
         self._signature = described.signature
         self._inputs = tuple(spec.name for spec in self._signature.inputs)
         self._encode = msgspec.json.Encoder().encode
@@ -51,7 +52,7 @@ class TensorflowProtocol:
         key = "outputs" if self._by_column else "predictions"
         if not isinstance(answer, dict) or key not in answer:
             raise unreadable(f"it has no {key!r}")
-        return fit_scores(to_numbers(pick_output(answer[key], self._signature.output)), self._signature, rows)
+        return fit_scores(to_numbers(pick_output(answer[key], self._signature.output)), self._described, rows)
 
     def _table(self, name: str, tensor: NDArray[Any]) -> list[Any]:
         """Return an input as lists."""

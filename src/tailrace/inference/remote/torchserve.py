@@ -32,6 +32,7 @@ class TorchserveProtocol:
 
     def __init__(self, target: RemoteTarget, described: RemoteSignature) -> None:
         self.path = target.path
+        self._described = described
         self._signature = described.signature
         self._inputs = tuple(spec.name for spec in self._signature.inputs)
         self._encode = msgspec.json.Encoder().encode
@@ -47,4 +48,4 @@ class TorchserveProtocol:
         found = answer.get("predictions") if isinstance(answer, dict) else answer
         if not isinstance(found, list):
             raise unreadable("it is no list, and has no 'predictions'")
-        return fit_scores(to_numbers(pick_output(found, self._signature.output)), self._signature, rows)
+        return fit_scores(to_numbers(pick_output(found, self._signature.output)), self._described, rows)

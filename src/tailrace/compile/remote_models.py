@@ -1,0 +1,126 @@
+"""The remote models of a pipeline: asked what they take and give, and held against the features.
+
+A server that cannot be asked keeps no pipeline from starting whose model is declared whole: a worker that is replaced
+during its outage must come back, and answers by the fallback until the server does.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from tailrace.compile.resolve import wire
+from tailrace.deadline import Clock
+from tailrace.errors import Problem
+from tailrace.inference.assembly import Assembler
+from tailrace.inference.declaration import Constant, walk_declared
+from tailrace.inference.model_stage import ModelStage
+from tailrace.inference.remote.agreement import Disagreement, agree
+from tailrace.inference.remote.client import RemoteClient
+from tailrace.inference.remote.declaration import RemoteModel
+from tailrace.inference.remote.failure import RemoteError
+from tailrace.inference.remote.metadata import Described, describe
+from tailrace.inference.remote.oip import OipProtocol
+from tailrace.inference.remote.pool import RemotePool
+from tailrace.inference.remote.protocol import RemoteProtocol, RemoteSignature, RemoteTarget
+from tailrace.inference.remote.stage import RemoteStage
+from tailrace.inference.remote.tensorflow import TensorflowProtocol
+from tailrace.inference.remote.torchserve import TorchserveProtocol
+from tailrace.pipeline import Pipeline
+
+ANSWER_BYTES_MAX: Final = 16 << 20
+"""Of one answer of a remote model; a batch of 256 rows of 100 classes has half a megabyte of JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRemote:
+    """A remote model as it was found. authorization: the header; notice: what is to be known of how it was found."""
+
+    described: RemoteSignature
+    authorization: str | None
+    notice: str
+
+
+def find_remote_models(pipeline: Pipeline, problems: list[Problem]) -> dict[RemoteModel, FoundRemote]:
+    """Ask each remote model of a pipeline what it takes and gives; add to the problems what does not fit."""
+    found: dict[RemoteModel, FoundRemote] = {}
+    declared = [each for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)]
+    features = tuple(wire(pipeline).features) if declared else ()
+    for model in dict.fromkeys(declared):
+        _find(model, features, found, problems)
+    return found
+
+
+def _find(
+    model: RemoteModel, features: tuple[str, ...], found: dict[RemoteModel, FoundRemote], problems: list[Problem]
+) -> None:
+    where = f"model {model.name!r} at {model.url}"
+    authorization, wrong = _authorization(model)
+    if wrong is not None:
+        problems.append(Problem(wrong[0], where, wrong[1]))
+        return
+    described: Described | None = None
+    notice = ""
+    try:
+        described = describe(model, authorization)
+    except RemoteError as error:
+        if not model.is_declared:
+            problems.append(
+                Problem(
+                    f"its server does not say what it takes and gives: {error}", where,
+                    "start the server, or declare inputs and output: then the pipeline starts without it",
+                )
+            )  # fmt: skip
+            return
+        notice = f"it could not be held against its server, and is taken as declared: {error}"
+    agreed = agree(model, described, features)
+    if isinstance(agreed, Disagreement):
+        problems.append(Problem(agreed.what, where, agreed.next))
+        return
+    found[model] = FoundRemote(agreed, authorization, notice)
+
+
+def _authorization(model: RemoteModel) -> tuple[str | None, tuple[str, str] | None]:
+    """Return the header that a model's variable holds, and what is wrong with it and what to do; never the header."""
+    if model.authorization is None:
+        return None, None
+    value = os.environ.get(model.authorization)
+    if not value:
+        return None, (f"the environment variable {model.authorization} is not set", "set it to the whole header")
+    if not (value.isascii() and value.isprintable()):
+        what = f"the environment variable {model.authorization} holds what no header can"
+        return None, (what, "see that it has one line of ASCII")
+    return value, None
+
+
+def make_remote_stage(
+    pipeline: Pipeline,
+    model: RemoteModel,
+    found: FoundRemote,
+    assemblers: list[Assembler],
+    fallback: Constant | ModelStage | None,
+    clock: Clock,
+) -> RemoteStage:
+    """Return the stage of a remote model."""
+    budget = pipeline.budget
+    pool = RemotePool(model.address, connections_max=model.connections_max, body_bytes_max=ANSWER_BYTES_MAX)
+    client = RemoteClient(
+        model.address, _protocol(model, found.described), pool, clock, authorization=found.authorization,
+        fair_ns=(budget.inference_ns or budget.total_ns // 2) // 2,
+    )  # fmt: skip
+    return RemoteStage(
+        model.name, found.described.signature, assemblers, client, clock, fallback=fallback,
+        in_flight_max=model.connections_max, rows_max=model.rows_max, notice=found.notice,
+    )  # fmt: skip
+
+
+def _protocol(model: RemoteModel, described: RemoteSignature) -> RemoteProtocol:
+    """Return what asks a model."""
+    target = RemoteTarget(model.address.path, model.remote_name, model.version)
+    match model.api:
+        case "oip":
+            return OipProtocol(target, described)
+        case "tensorflow":
+            return TensorflowProtocol(target, described, by_column=model.protocol == "tensorflow-columns")
+    return TorchserveProtocol(target, described)

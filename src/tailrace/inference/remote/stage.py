@@ -1,0 +1,225 @@
+"""A stage whose model another server computes: many batches in flight, each under its deadline.
+
+What the server does not score in time, or wrongly, takes the fallback: a constant, or a model that is computed here.
+One row that the server refuses does not cost its neighbours their scores: the rows are asked again in halves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.batch import Batch, Degraded
+from tailrace.deadline import Clock
+from tailrace.inference.assembly import Assembler
+from tailrace.inference.curve import CostCurve
+from tailrace.inference.declaration import Constant
+from tailrace.inference.learned import LearnedCosts
+from tailrace.inference.model_stage import SLICE_NS, ModelStage
+from tailrace.inference.remote.client import ROWS_AT_FAULT, RemoteClient
+from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.json_rows import finite_rows
+from tailrace.inference.scorer import Scored
+from tailrace.inference.signature import Signature
+from tailrace.inference.stage import Stage, note_picked, walk_stages
+
+CALLS_MAX: Final = 32
+"""Calls for one batch, beside those for its parts, in which rows that the server refuses are looked for."""
+_MODEL_ERROR: Final = int(Degraded.MODEL_ERROR)
+_MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+class _Calls:
+    """How many more calls a batch may make, and whether one was answered by an error of the server's own."""
+
+    def __init__(self) -> None:
+        self.left = CALLS_MAX
+        self.has_failed = False
+
+
+class RemoteStage:
+    """One remote model, ready to score the batches of a pipeline. Satisfies `Stage`.
+
+    name: of its scores. assemblers: fill its inputs. fallback: what scores a row that the server does not. rows_max: of
+    one call. notice: what is to be known of how it started; empty where there is nothing. learns: whether it learns
+    yet what calls cost.
+    """
+
+    rows_inline_max: Final = 0
+    is_computing: Final = False
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        assemblers: Sequence[Assembler],
+        client: RemoteClient,
+        clock: Clock,
+        *,
+        fallback: Constant | ModelStage | None = None,
+        in_flight_max: int = 32,
+        rows_max: int = 256,
+        notice: str = "",
+    ) -> None:
+        self.name = name
+        self.signature = signature
+        self.client = client
+        self.in_flight_max = in_flight_max
+        self.rows_best = rows_max
+        self.notice = notice
+        self.learns = False
+        self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
+        self._fallback = fallback
+        self._rows_max = rows_max
+        self._now_ns = clock.now_ns
+        self._costs: LearnedCosts | None = None
+
+    @property
+    def members(self) -> Sequence[ModelStage]:
+        """The model that it falls back to, if that is one."""
+        return (self._fallback,) if isinstance(self._fallback, ModelStage) else ()
+
+    def cost_ns(self, rows: int) -> int:
+        """Return what a call of so many rows takes, the median, as far as is known now; 0 before the first."""
+        return 0 if self._costs is None else self._costs.curve.cost_ns(rows)
+
+    async def score(self, batch: Batch, picked: NDArray[np.intp] | None, deadline_ns: int) -> Scored:
+        """Return the scores of a batch's rows, or of the picked ones.
+
+        deadline_ns: when the scores must be there.
+        """
+        feeds = {name: fill(batch) if picked is None else fill(batch)[picked] for name, fill in self._fills}
+        rows = batch.rows if picked is None else len(picked)
+        batch.feeds = feeds
+        first_ns = deadline_ns - self._fallback_ns(rows, deadline_ns)
+        scores, late = await self._ask(feeds, rows, first_ns)
+        finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
+        scored = Scored(scores)
+        if not finite.all():
+            scored = await self._fall_back(batch, picked, scores, ~finite, late, deadline_ns)
+        if picked is None:
+            batch.stage_scores[self.name] = scored.scores
+        else:
+            note_picked(batch, self.name, picked, scored.scores)
+        return scored
+
+    # -- the server -------------------------------------------------------------------------------------------------
+
+    async def _ask(self, feeds: Feeds, rows: int, deadline_ns: int) -> tuple[NDArray[Any], bool]:
+        """Return the scores, NaN where there are none, and whether the server was late with some of them."""
+        scores, calls = self._blank(rows), _Calls()
+        asked = None if self.client.protocol.takes_nan else finite_rows(feeds)
+        if asked is not None:  # JSON has no such numbers: these rows are not asked, their neighbours are
+            feeds, rows = {name: tensor[asked] for name, tensor in feeds.items()}, int(asked.sum())
+        if not rows:
+            return scores, False
+        found, late = await self._ask_parts(feeds, rows, deadline_ns, calls)
+        if calls.has_failed and np.isnan(found).all():
+            self.client.note_refused()
+        if asked is None:
+            return found, late
+        scores[asked] = found
+        return scores, late
+
+    async def _ask_parts(self, feeds: Feeds, rows: int, deadline_ns: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
+        """Ask for some rows, in parts of `rows_max` side by side."""
+        if rows <= self._rows_max:
+            return await self._ask_part(feeds, rows, deadline_ns, calls)
+        begins = range(0, rows, self._rows_max)
+        parts = [{name: tensor[at : at + self._rows_max] for name, tensor in feeds.items()} for at in begins]
+        sizes = [min(self._rows_max, rows - at) for at in begins]
+        found = await asyncio.gather(
+            *(self._ask_part(part, size, deadline_ns, calls) for part, size in zip(parts, sizes, strict=True))
+        )
+        return np.concatenate([scores for scores, _ in found]), any(late for _, late in found)
+
+    async def _ask_part(self, feeds: Feeds, rows: int, deadline_ns: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
+        """Ask for rows in one call; where the server refuses them, for each half, until the fault is alone."""
+        began_ns = self._now_ns()
+        try:
+            scores = await self.client.infer(feeds, rows, deadline_ns)
+        except RemoteError as error:
+            calls.has_failed |= error.status == 500
+            if error.status not in ROWS_AT_FAULT or rows == 1 or calls.left < 2:
+                return self._blank(rows), error.reason is Reason.LATE
+        else:
+            self._learn(rows, self._now_ns() - began_ns)
+            return scores, False
+        calls.left -= 2
+        middle = rows // 2
+        first, first_late = await self._ask_part(_slice(feeds, 0, middle), middle, deadline_ns, calls)
+        last, last_late = await self._ask_part(_slice(feeds, middle, rows), rows - middle, deadline_ns, calls)
+        return np.concatenate([first, last]), first_late or last_late
+
+    def _blank(self, rows: int) -> NDArray[Any]:
+        width = self.signature.scores_width
+        return np.full(rows if width == 1 else (rows, width), np.nan)
+
+    def _learn(self, rows: int, took_ns: int) -> None:
+        """Take in what a call took, however it was measured first: a warm-up's call may have made the connection."""
+        if self._costs is None:
+            self._costs = LearnedCosts(CostCurve((1, max(self._rows_max, 2)), (took_ns,) * 2, (took_ns,) * 2))
+        elif self.learns:
+            self._costs.learn(rows, took_ns)
+
+    # -- the fallback -----------------------------------------------------------------------------------------------
+
+    def _fallback_ns(self, rows: int, deadline_ns: int) -> int:
+        """Return what of the time until the deadline is kept for the second model, half of it at most."""
+        if not isinstance(self._fallback, ModelStage):
+            return 0
+        needed_ns = 2 * self._fallback.curve.p95_ns(rows) + SLICE_NS
+        return min(needed_ns, max(deadline_ns - self._now_ns(), 0) // 2)
+
+    async def _fall_back(
+        self,
+        batch: Batch,
+        picked: NDArray[np.intp] | None,
+        scores: NDArray[Any],
+        bad: NDArray[np.bool_],
+        late: bool,
+        deadline_ns: int,
+    ) -> Scored:
+        """Return the scores with the fallback's in the bad rows; a row without one is NaN and failed."""
+        degraded = np.where(bad, _MODEL_TIMEOUT if late else _MODEL_ERROR, 0).astype(np.uint8)
+        scores = scores.copy()
+        scores[bad] = np.nan
+        if self._fallback is None:
+            return Scored(scores, degraded, bad)
+        if isinstance(self._fallback, Constant):
+            scores[bad] = self._fallback.value  # one, or a row of one a class
+            return Scored(scores, degraded)
+        rows = np.flatnonzero(bad) if picked is None else picked[bad]
+        second = await self._fallback.score(batch, rows, deadline_ns)
+        scores[bad] = second.scores
+        if second.failed is None:
+            return Scored(scores, degraded)
+        failed = np.zeros(len(bad), bool)
+        failed[bad] = second.failed
+        return Scored(scores, degraded, failed)
+
+    def yield_core(self) -> None:
+        """Leave the core to the model that it falls back to."""
+        for member in self.members:
+            member.yield_core()
+
+    def close(self) -> None:
+        """Let go of the connections, and of the fallback's threads."""
+        self.client.close()
+        for member in self.members:
+            member.close()
+
+
+def _slice(feeds: Feeds, begin: int, end: int) -> Feeds:
+    return {name: tensor[begin:end] for name, tensor in feeds.items()}
+
+
+def remote_stages(stage: Stage) -> list[RemoteStage]:
+    """Return the remote models of a stage, in their order; each once."""
+    return list(dict.fromkeys(found for found in walk_stages(stage) if isinstance(found, RemoteStage)))

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from protocol_server import ProtocolServer
+from test_remote_client import client_of
+from tree_models import draw_forest
+
+import tailrace as tr
+from tailrace.batch import Batch, Degraded
+from tailrace.deadline import NS_PER_MS, MonotonicClock
+from tailrace.errors import CompileError, DeadlineExceededError, InferenceError
+from tailrace.inference.remote.stage import CALLS_MAX, RemoteStage, remote_stages
+from tailrace.release.package import package
+from tailrace.testing import TestClient
+
+FAR_NS = 10**18
+
+
+class Row(tr.Request):
+    a: float
+    b: float = 0.0
+    c: float = 0.0
+
+
+class Scored(tr.Response):
+    a: float
+    score: float
+
+
+@tr.on_demand
+def d(request: Row) -> np.ndarray:
+    """Return what JSON cannot hold for a = 13."""
+    return np.where(request.a == 13, np.nan, 0.0)
+
+
+X = tr.RemoteInput("x", "float32")
+
+
+def pipeline_of(model: Any, budget: str = "5s", **more: Any) -> tr.Pipeline:
+    """Return a pipeline around a model that gives each row its `a`."""
+    return tr.Pipeline(
+        name="remote", request=Row, response=Scored, features=[Row.a, Row.b, Row.c, d], model=model,
+        budget=tr.Budget(budget), **more,
+    )  # fmt: skip
+
+
+def scores_of(client: TestClient, *firsts: float) -> tuple[list[float], list[int]]:
+    """Return the scores of one batch of rows, and why each is degraded."""
+    batch = client.run([b'{"a": %r}' % first for first in firsts])
+    degraded = [0] * batch.rows if batch.degraded is None else batch.degraded.tolist()
+    return batch.scores.tolist(), degraded
+
+
+@pytest.fixture
+def server() -> Iterator[ProtocolServer]:
+    """Yield a server."""
+    with ProtocolServer() as found:
+        yield found
+
+
+DECLARED: dict[str, dict[str, Any]] = {
+    "oip": {},
+    "oip-binary": {"protocol": "oip-binary"},
+    "tensorflow": {},
+    "tensorflow-columns": {"protocol": "tensorflow-columns"},
+    "torchserve": {"inputs": [X]},
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_pipeline_has_a_remote_model(server: ProtocolServer, name: str) -> None:
+    """A model at a server is declared by its address, and scores the rows of a pipeline."""
+    model = tr.RemoteModel("fraud", url=server.url(name.partition("-")[0]), **DECLARED[name])
+    with TestClient(pipeline_of(model)) as client:
+        assert client.predict({"a": 0.25}) == {"a": 0.25, "score": 0.25}
+        assert scores_of(client, 1.0, 2.0, 3.5) == ([1.0, 2.0, 3.5], [0, 0, 0])
+    assert not any(stage.client.failures for stage in remote_stages(client.plan.inference.stage))
+
+
+def test_tensors_travel_as_bytes_where_the_server_says_so() -> None:
+    """A server with the extension gets no number as text."""
+    with ProtocolServer(binary=True) as server:
+        with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url()))) as client:
+            assert scores_of(client, 1.0, 13.0) == ([1.0, 13.0], [0, 0])
+        assert server.requests[-1].headers["content-type"] == "application/octet-stream"
+
+
+REASONS = {
+    "stall": Degraded.MODEL_TIMEOUT,
+    "slow_head": Degraded.MODEL_TIMEOUT,
+    "garbage": Degraded.MODEL_ERROR,
+    "close_midway": Degraded.MODEL_ERROR,
+    "other_id": Degraded.MODEL_ERROR,
+    "other_model": Degraded.MODEL_ERROR,
+    "rows_many": Degraded.MODEL_ERROR,
+    "huge": Degraded.MODEL_ERROR,
+    "status_503": Degraded.MODEL_ERROR,
+}
+
+
+@pytest.mark.parametrize("fault", REASONS)
+def test_faults_are_answered_by_the_fallback_within_the_budget(server: ProtocolServer, fault: str) -> None:
+    """Whatever the server does, a call gets the declared score in time, and the answer says why."""
+    model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model, "80ms")) as client:
+        server.fault = fault
+        began_s = time.monotonic()
+        assert scores_of(client, 1.0, 2.0) == ([0.5, 0.5], [REASONS[fault]] * 2)
+        assert time.monotonic() - began_s < 0.3
+        server.fault = ""
+        assert scores_of(client, 1.0, 2.0) == ([1.0, 2.0], [0, 0])
+
+
+@pytest.mark.parametrize(("fault", "error"), [("stall", DeadlineExceededError), ("garbage", InferenceError)])
+def test_without_a_fallback_a_fault_is_an_error(server: ProtocolServer, fault: str, error: type[Exception]) -> None:
+    """Where nothing is declared to answer in its place, a call fails, and never gets a number."""
+    with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url()), "80ms")) as client:
+        server.fault = fault
+        with pytest.raises(error):
+            client.predict({"a": 1.0})
+
+
+@pytest.fixture(scope="module")
+def local_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a model on the same features, that gives every row a score of its own."""
+    folder, names = tmp_path_factory.mktemp("local"), ["a", "b", "c", "d"]
+    graph = folder / "forest.onnx"
+    graph.write_bytes(draw_forest(3, features=4, trees=3, leaves=8).graph("Sigmoid"))
+    rows = np.random.default_rng(4).normal(size=(300, 4))
+    out = folder / "local"
+    package(graph, pa.table({name: rows[:, index] for index, name in enumerate(names)}), name="local", out=out)
+    return out
+
+
+def test_second_model_is_computed_here(server: ProtocolServer, local_model: Path) -> None:
+    """A packaged model stands in for the server, for the rows that it did not score, and in time."""
+    second = tr.Model("local", path=local_model, fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(second)) as client:
+        expected, _ = scores_of(client, 1.0, -1.0)
+    with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url(), fallback=second), "300ms")) as client:
+        for server.fault, reason in (("garbage", Degraded.MODEL_ERROR), ("stall", Degraded.MODEL_TIMEOUT)):
+            assert scores_of(client, 1.0, -1.0) == (expected, [reason] * 2)
+        server.fault = ""
+        assert scores_of(client, 1.0, -1.0) == ([1.0, -1.0], [0, 0])
+
+
+def test_row_that_json_cannot_hold_is_not_asked(server: ProtocolServer) -> None:
+    """A row with NaN takes the fallback where the protocol is JSON; its neighbours are scored in one call."""
+    model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model)) as client:
+        asked = len(server.requests)
+        assert scores_of(client, 1.0, 13.0, 3.0) == ([1.0, 0.5, 3.0], [0, Degraded.MODEL_ERROR, 0])
+        assert len(server.requests) == asked + 1
+        assert scores_of(client, 13.0) == ([0.5], [Degraded.MODEL_ERROR])
+        assert len(server.requests) == asked + 1
+
+
+@pytest.mark.parametrize("name", ["oip", "tensorflow"])
+def test_row_that_the_server_refuses_does_not_cost_its_neighbours(server: ProtocolServer, name: str) -> None:
+    """The server answers 500, or 400, for a batch with a bad row: that row alone takes the fallback."""
+    server.poison = 25.0
+    model = tr.RemoteModel("fraud", url=server.url(name), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model)) as client:
+        asked = len(server.requests)
+        scores, degraded = scores_of(client, *map(float, range(20, 36)))
+        assert scores == [0.5 if row == 25 else row for row in range(20, 36)]
+        assert degraded == [Degraded.MODEL_ERROR if row == 25 else 0 for row in range(20, 36)]
+        assert len(server.requests) == asked + 9
+        (stage,) = remote_stages(client.plan.inference.stage)
+        assert not stage.client.breaker.is_open
+
+
+def test_search_for_bad_rows_is_bounded(server: ProtocolServer) -> None:
+    """A server that fails for every row is asked a few times for a batch, then left alone."""
+    server.fault = "status_500"
+    model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model)) as client:
+        asked = len(server.requests)
+        assert scores_of(client, *map(float, range(64)))[0] == [0.5] * 64
+        assert len(server.requests) - asked <= CALLS_MAX + 1
+        for _ in range(3):
+            scores_of(client, 1.0)
+        (stage,) = remote_stages(client.plan.inference.stage)
+        assert stage.client.breaker.is_open
+
+
+def test_large_batch_goes_in_parts(server: ProtocolServer) -> None:
+    """A call of more rows than the server takes is several of its calls, side by side."""
+    server.delay_s = 0.02
+    model = tr.RemoteModel("fraud", url=server.url(), rows_max=4)
+    with TestClient(pipeline_of(model)) as client:
+        found = client.predict([{"a": float(row)} for row in range(10)])
+        assert [row["score"] for row in found] == list(range(10))
+        assert server.at_once_most == 3
+
+
+def test_server_that_is_down_keeps_no_declared_model_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker is replaced during an outage: it starts, answers by the fallback, and by the server when it is back."""
+    server = ProtocolServer()
+    url, port = server.url(), server.port
+    server.close()
+    with pytest.raises(CompileError) as caught:
+        TestClient(pipeline_of(tr.RemoteModel("fraud", url=url, fallback=tr.Constant(0.5))))
+    (problem,) = caught.value.problems
+    assert str(port) in problem.what
+    assert "declare inputs and output" in problem.next
+    model = tr.RemoteModel("fraud", url=url, inputs=[X], output="score", fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model)) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        assert "taken as declared" in stage.notice
+        assert scores_of(client, 1.0) == ([0.5], [Degraded.MODEL_ERROR])
+
+
+def test_token_is_taken_from_the_environment(server: ProtocolServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The declaration names a variable; without it the pipeline does not start, with it each request has the header."""
+    model = tr.RemoteModel("fraud", url=server.url(), authorization="FRAUD_TOKEN")
+    for value in ("", "Bearer one\r\nX: two"):
+        monkeypatch.setenv("FRAUD_TOKEN", value)
+        with pytest.raises(CompileError, match="FRAUD_TOKEN") as caught:
+            TestClient(pipeline_of(model))
+        assert "Bearer" not in str(caught.value)
+    monkeypatch.setenv("FRAUD_TOKEN", "Bearer three")
+    with TestClient(pipeline_of(model)) as client:
+        client.predict({"a": 1.0})
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer three"}
+    assert "three" not in repr(model)
+
+
+class Firsts:
+    """Fills the input `x` with a number a row, counting on from one."""
+
+    name = "x"
+
+    def __init__(self) -> None:
+        self.begin = 0.0
+
+    def fill(self, batch: Batch) -> Any:
+        """Return a row for each, of four columns."""
+        return np.repeat(batch.started_ns + np.arange(batch.rows, dtype=np.float32), 4).reshape(-1, 4)
+
+
+def test_batches_in_flight_keep_their_scores_apart(server: ProtocolServer) -> None:
+    """Many batches wait for the server at once, as many as there are connections; each gets its own scores."""
+    server.delay_s = 0.01
+    client = client_of(server, connections_max=8)
+    clock = MonotonicClock()
+    assembler: Any = Firsts()
+    stage = RemoteStage("fraud", client.protocol._signature, [assembler], client, clock, in_flight_max=8)  # type: ignore[attr-defined]
+
+    async def many() -> None:
+        deadline_ns = clock.now_ns() + 5_000 * NS_PER_MS
+        batches = [Batch([], place * 100, deadline_ns, True, rows=1 + place % 5) for place in range(40)]
+        found = await asyncio.gather(*(stage.score(batch, None, deadline_ns) for batch in batches))
+        for batch, scored in zip(batches, found, strict=True):
+            assert scored.degraded is None
+            assert scored.scores.tolist() == [batch.started_ns + row for row in range(batch.rows)]
+        picked = np.array([3, 1])
+        batch = Batch([], 700, deadline_ns, True, rows=5)
+        assert (await stage.score(batch, picked, deadline_ns)).scores.tolist() == [703, 701]
+        assert np.array_equal(batch.stage_scores["fraud"], [np.nan, 701, np.nan, 703, np.nan], equal_nan=True)
+
+    asyncio.run(many())
+    assert server.connections == server.at_once_most == 8
+
+
+DISAGREEMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"inputs": [tr.RemoteInput("y")]}, "its server has the inputs x, and others are declared"),
+    ({"inputs": [tr.RemoteInput("x", "float64")]}, "its input 'x' is declared float64, and the server takes float32"),
+    ({"inputs": [tr.RemoteInput("x", features=["a", "b"])]}, "its input 'x' has 4 columns, and 2 features fill it"),
+    ({"output": "scores"}, "its server has no output 'scores'"),
+    ({"classes": ["x", "y", "z"]}, "its output 'score' has 1 columns, for 3 expected"),
+    ({"column": 2}, "its output has 1 columns, and column 2 is to be the score"),
+]
+
+
+@pytest.mark.parametrize(("declared", "what"), DISAGREEMENTS)
+@pytest.mark.parametrize("name", ["oip", "tensorflow"])
+def test_declaration_is_held_against_the_server(
+    server: ProtocolServer, name: str, declared: dict[str, Any], what: str
+) -> None:
+    """What the server says of its model and the declaration does not fit is a mistake before traffic."""
+    with pytest.raises(CompileError) as caught:
+        TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url(name), **declared)))
+    assert what in [problem.what for problem in caught.value.problems]
+    assert all(problem.next for problem in caught.value.problems)
+
+
+def test_model_of_other_columns_is_a_mistake(server: ProtocolServer) -> None:
+    """A server whose model has another number of inputs than the pipeline has features is refused."""
+    server.width = 5
+    with pytest.raises(CompileError, match="its input 'x' has 5 columns, and 4 features fill it"):
+        TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url())))
+
+
+def test_unknown_model_is_a_mistake(server: ProtocolServer) -> None:
+    """A server that has no such model is told of, with what it said."""
+    with pytest.raises(CompileError, match="answered 404"):
+        TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.root + "/v2/models/other")))
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"url": "http://host/models/fraud"}, "shows no protocol"),
+    ({"url": "http://user:secret-7@host/v2/models/fraud"}, "holds a password"),
+    ({"url": "ftp://host/v2/models/fraud"}, "not an address"),
+    ({"protocol": "grpc"}, "the protocol is 'grpc'"),
+    ({"protocol": "torchserve"}, "is no model's path by torchserve"),
+    ({"inputs": []}, "its inputs are a list"),
+    ({"fallback": 0.5}, "the fallback is 0.5"),
+    ({"authorization": "Bearer x"}, "names an environment variable"),
+    ({"connections_max": 0}, "connections_max is 1 to"),
+    ({"rows_max": 10**6}, "rows_max 1 to"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "what"), WRONG)
+def test_declaration_that_cannot_be_meant_is_refused(arguments: dict[str, Any], what: str) -> None:
+    """What no server can be is an error where it is written, and shows no password."""
+    with pytest.raises(ValueError, match=what) as caught:
+        tr.RemoteModel("fraud", **{"url": "http://host/v2/models/fraud/versions/3", **arguments})
+    assert "secret-7" not in str(caught.value)
+
+
+PATHS: list[tuple[str, str, str, str]] = [
+    ("http://host:8000/v2/models/fraud/versions/3", "oip", "fraud", "3"),
+    ("https://host/serving/v2/models/fraud", "oip", "fraud", ""),
+    ("http://host:8501/v1/models/fraud/labels/canary", "tensorflow", "fraud", "canary"),
+    ("http://host:8080/predictions/fraud/3.0", "torchserve", "fraud", "3.0"),
+]
+
+
+@pytest.mark.parametrize(("url", "api", "name", "version"), PATHS)
+def test_url_says_protocol_name_and_version(url: str, api: str, name: str, version: str) -> None:
+    """An address is enough to know how a model is asked."""
+    model = tr.RemoteModel("own", url=url)
+    assert (model.api, model.remote_name, model.version) == (api, name, version)
