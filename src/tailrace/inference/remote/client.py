@@ -14,13 +14,10 @@ from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.failure import Reason, RemoteError
 from tailrace.inference.remote.pool import RemotePool
-from tailrace.inference.remote.protocol import RemoteProtocol, check_status
+from tailrace.inference.remote.protocol import RemoteProtocol, check_coding, refused
 
 PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 """A probe of the breaker that has taken so much longer than a call may take is lost."""
-ROWS_AT_FAULT: Final = frozenset({400, 422, 500})
-"""Statuses with which a server may refuse a batch for what one of its rows holds; who asked looks for that row, and
-says then what it was."""
 
 
 class RemoteClient:
@@ -85,7 +82,9 @@ class RemoteClient:
         asked = protocol.encode(feeds, rows, left_ns)
         request = b"%b%d\r\n%b\r\n%b" % (self._head, len(asked.body), asked.head, asked.body)
         reply = await self.pool.ask(request, left_ns / NS_PER_S)
-        check_status(reply)
+        if reply.status != 200:
+            raise refused(reply, of_rows=protocol.refuses_rows(reply))
+        check_coding(reply)
         return protocol.decode(reply, rows, asked.id)
 
     def _note(self, error: RemoteError, began_ns: int, left_ns: int) -> None:
@@ -97,7 +96,7 @@ class RemoteClient:
         ended_ns = self._now_ns()
         self.observe_call(ended_ns - began_ns)
         is_fair = left_ns >= self._fair_ns or error.reason is not Reason.LATE
-        if is_fair and error.reason is not Reason.BUSY and error.status not in ROWS_AT_FAULT:
+        if is_fair and error.reason is not Reason.BUSY and not error.of_rows:  # else who asked looks further
             self.breaker.note(ended_ns, is_failure=True)
 
 

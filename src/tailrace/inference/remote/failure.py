@@ -29,9 +29,13 @@ class Reason(StrEnum):
 
 
 class RemoteError(Exception):
-    """A call that gave no score. reason: in one word; what: in a sentence; status: of HTTP, where that is it."""
+    """A call that gave no score. reason: in one word; what: in a sentence.
 
-    def __init__(self, reason: Reason, what: str, status: int = 0) -> None:
+    status: of HTTP, where that is the reason. of_rows: whether one of the rows may be why: others may be scored.
+    """
+
+    def __init__(self, reason: Reason, what: str, status: int = 0, *, of_rows: bool = False) -> None:
         super().__init__(what)
         self.reason = reason
         self.status = status
+        self.of_rows = of_rows

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.protocol import (
+    ROWS_AT_FAULT,
     Asked,
     RemoteSignature,
     RemoteTarget,
@@ -120,6 +121,10 @@ class OipProtocol:
         if found is None:
             raise misshapen(f"there is no output {self._signature.output!r}")
         return fit_scores(found, self._described, rows)
+
+    def refuses_rows(self, reply: Reply) -> bool:
+        """Return whether an answer of another status may be for what one of the rows holds."""
+        return reply.status in ROWS_AT_FAULT
 
     def _check_sender(self, answer: _Answer, asked_id: str) -> None:
         """Raise RemoteError unless the answer is this model's, and to this request."""

@@ -14,6 +14,9 @@ from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.failure import Reason, RemoteError
 from tailrace.inference.signature import Signature
 
+ROWS_AT_FAULT: Final = frozenset({400, 422, 500})
+"""Statuses with which a server may refuse a batch for what one of its rows holds."""
+
 SHOWN_MAX: Final = 200
 """Characters of what a server says that are shown."""
 
@@ -66,6 +69,10 @@ class RemoteProtocol(Protocol):
         """Return the scores in an answer of status 200: float64, (rows,) or (rows, classes). Raises RemoteError."""
         ...
 
+    def refuses_rows(self, reply: Reply) -> bool:
+        """Return whether an answer of another status may be for what one of the rows holds."""
+        ...
+
 
 def fit_scores(scores: NDArray[Any], described: RemoteSignature, rows: int) -> NDArray[Any]:
     """Return an output as scores, (rows,) or (rows, classes). Raises RemoteError for one that is not of these rows."""
@@ -115,10 +122,13 @@ def unreadable(what: object) -> RemoteError:
     return RemoteError(Reason.UNREADABLE, f"the answer is not the protocol's: {what}")
 
 
-def check_status(reply: Reply) -> None:
-    """Raise RemoteError unless an answer has the status 200; a redirection is not followed."""
-    if reply.status != 200:
-        said = reply.body[:SHOWN_MAX].decode("utf-8", "replace")
-        raise RemoteError(Reason.STATUS, f"the server answered {reply.status}: {said!r}", reply.status)
+def check_coding(reply: Reply) -> None:
+    """Raise RemoteError for an answer that is compressed, which none was asked to be."""
     if (coding := reply.headers.get(b"content-encoding", b"identity").lower()) != b"identity":
         raise unreadable(f"it is encoded as {coding.decode('latin-1')!r}, which was not asked for")
+
+
+def refused(reply: Reply, *, of_rows: bool) -> RemoteError:
+    """Return the error of a status other than 200; a redirection is not followed."""
+    said = reply.body[:SHOWN_MAX].decode("utf-8", "replace")
+    return RemoteError(Reason.STATUS, f"the server answered {reply.status}: {said!r}", reply.status, of_rows=of_rows)

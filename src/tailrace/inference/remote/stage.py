@@ -20,7 +20,7 @@ from tailrace.inference.curve import CostCurve
 from tailrace.inference.declaration import Constant
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.model_stage import SLICE_NS, ModelStage
-from tailrace.inference.remote.client import ROWS_AT_FAULT, RemoteClient
+from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import Reason, RemoteError
 from tailrace.inference.remote.json_rows import finite_rows
 from tailrace.inference.scorer import Scored
@@ -145,8 +145,8 @@ class RemoteStage:
         try:
             scores = await self.client.infer(feeds, rows, deadline_ns)
         except RemoteError as error:
-            calls.has_failed |= error.status == 500
-            if error.status not in ROWS_AT_FAULT or rows == 1 or calls.left < 2:
+            calls.has_failed |= error.of_rows and error.status >= 500
+            if not error.of_rows or rows == 1 or calls.left < 2:
                 return self._blank(rows), error.reason is Reason.LATE
         else:
             self._learn(rows, self._now_ns() - began_ns)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.json_rows import as_instances, pick_output, read_json
 from tailrace.inference.remote.protocol import (
+    ROWS_AT_FAULT,
     Asked,
     RemoteSignature,
     RemoteTarget,
@@ -53,6 +54,10 @@ class TensorflowProtocol:
         if not isinstance(answer, dict) or key not in answer:
             raise unreadable(f"it has no {key!r}")
         return fit_scores(to_numbers(pick_output(answer[key], self._signature.output)), self._described, rows)
+
+    def refuses_rows(self, reply: Reply) -> bool:
+        """Return whether an answer of another status may be for what one of the rows holds."""
+        return reply.status in ROWS_AT_FAULT
 
     def _table(self, name: str, tensor: NDArray[Any]) -> list[Any]:
         """Return an input as lists."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.json_rows import as_instances, pick_output, read_json
 from tailrace.inference.remote.protocol import (
+    ROWS_AT_FAULT,
     Asked,
     RemoteSignature,
     RemoteTarget,
@@ -49,3 +50,10 @@ class TorchserveProtocol:
         if not isinstance(found, list):
             raise unreadable("it is no list, and has no 'predictions'")
         return fit_scores(to_numbers(pick_output(found, self._signature.output)), self._described, rows)
+
+    def refuses_rows(self, reply: Reply) -> bool:
+        """Return whether an answer of another status may be for what one of the rows holds.
+
+        What a handler raises is a 503 of TorchServe's, as is a queue that is full; its words tell them apart.
+        """
+        return reply.status in ROWS_AT_FAULT or (reply.status == 503 and b"Prediction failed" in reply.body)
