@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from packaging.requirements import Requirement
@@ -77,7 +78,7 @@ def test_run_goes_on_where_it_was_cut_short(
     monkeypatch.setattr(matrix, "try_cell", try_cell)
     monkeypatch.setattr(matrix, "prepare", lambda: (Path(), Path()))
     assert matrix.main(["--only", "3.1[12]-*-serve"]) == 1
-    assert tried == ["3.11-lowest-serve", "3.11-newest-serve", "3.12-lowest-serve", "3.12-newest-serve"]
+    assert sorted(tried) == ["3.11-lowest-serve", "3.11-newest-serve", "3.12-lowest-serve", "3.12-newest-serve"]
     tried.clear()
     fails.clear()
     assert matrix.main(["--only", "3.1[12]-*-serve"]) == 0
@@ -93,6 +94,26 @@ def test_run_goes_on_where_it_was_cut_short(
     assert "| numpy | 2.1.0 |" in page
     assert "3.12-lowest-serve" in json.loads(matrix.RESULTS.read_text())["cells"]
     assert "3.11-lowest-serve" in capsys.readouterr().out
+
+
+def test_smokes_run_at_once_and_a_suite_alone() -> None:
+    """Two smokes are under way together; a suite, whose tests take times, begins when they have ended."""
+    together, under_way, order = Barrier(matrix.SMOKES_AT_ONCE), set[str](), []
+
+    def attempt(cell: Cell) -> Result:
+        under_way.add(cell.name)
+        if cell.extra == matrix.SUITE:
+            assert under_way == {cell.name}
+        else:
+            together.wait(20)
+        order.append(cell.extra)
+        under_way.discard(cell.name)
+        return Result("passed", cell.name)
+
+    left = [Cell("3.11", "lowest", extra) for extra in ("serve", matrix.SUITE, "offline")]
+    ended = dict(matrix.try_all(left, attempt))
+    assert {cell: result.key for cell, result in ended.items()} == {cell: cell.name for cell in left}
+    assert order[-1] == matrix.SUITE
 
 
 def test_page_keeps_the_cells_that_were_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -44,6 +45,7 @@ EXTRAS: Final = {
 """What a cell installs, where that is not the extra of its name."""
 SHORT: Final = ("serve", "offline", "package")
 """What the short form tries: the ends of the range, with what people install."""
+SMOKES_AT_ONCE: Final = 2
 SMOKE_S_MAX: Final = 600.0
 SUITE_S_MAX: Final = 3_000.0
 MARKED: Final = re.compile(r"(<!-- matrix -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -196,6 +198,16 @@ def try_cell(cell: Cell, key: str, today: str, wheel: Path, prepared: Path) -> R
     return Result(status, key, today, round(time.monotonic() - began_s, 1), versions.pop("python", ""), versions)
 
 
+def try_all(left: list[Cell], attempt: Callable[[Cell], Result]) -> Iterator[tuple[Cell, Result]]:
+    """Yield cells with how they ended: the smokes, some at once, and then each suite, which has the machine alone."""
+    smokes = [cell for cell in left if cell.extra != SUITE]
+    with ThreadPoolExecutor(SMOKES_AT_ONCE) as pool:
+        yield from zip(smokes, pool.map(attempt, smokes), strict=True)
+    for cell in left:
+        if cell.extra == SUITE:
+            yield cell, attempt(cell)
+
+
 def prepare() -> tuple[Path, Path]:
     """Return this tree's wheel, and the folder that the smokes start from."""
     shutil.rmtree(BUILD / "dist", ignore_errors=True)
@@ -327,11 +339,11 @@ def main(arguments: list[str]) -> int:
     keys = {cell: key_of(cell, today) for cell in chosen}
     left = [cell for cell in chosen if options.fresh or not is_known(results.get(cell.name), keys[cell])]
     wheel, prepared = prepare() if left else (BUILD, BUILD)
-    for cell in left:
-        print(f"{cell.name:<22}", end="", flush=True)
-        result = results[cell.name] = try_cell(cell, keys[cell], today, wheel, prepared)
+    for cell, result in try_all(left, lambda cell: try_cell(cell, keys[cell], today, wheel, prepared)):
+        results[cell.name] = result
         write_results(results)
-        print(f"{result.status} in {result.seconds:.0f} s" if result.python else SIGNS[result.status])
+        end = f"{result.status} in {result.seconds:.0f} s" if result.python else SIGNS[result.status]
+        print(f"{cell.name:<22}{end}", flush=True)
         if result.status == "failed":
             print(tail(BUILD / f"{cell.name}.log"))
     if options.short:
