@@ -33,6 +33,7 @@ from tailrace.compile.samples import Samples
 from tailrace.deadline import LAYERS
 from tailrace.features import catalogue
 from tailrace.inference import manifest
+from tailrace.inference.declaration import models_of
 from tailrace.loadtest.processes import free_ports, start, wait_ready
 from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.snapshot import PipelineSnapshot, Timing
@@ -238,7 +239,8 @@ def test_declared_pipeline_answers(block: Block, tmp_path: Path) -> None:
     path.write_text(block.text)
     (pipeline,) = load_pipelines(path)
     features = list(wire(pipeline).features)
-    train(features, pipeline.model.name, pipeline.model.directory(tmp_path))
+    for model in models_of(pipeline.model):
+        train(features, model.name, model.directory(tmp_path))
     with TestClient.of_file(path) as client:
         answer = msgspec.json.decode(client.predict_bytes(Samples(client.plan).body(1)))
     assert set(answer) == {field.name for field in msgspec.structs.fields(pipeline.response)}

@@ -15,6 +15,7 @@ from tailrace.features.sources import CSV, SQL, Parquet, every
 from tailrace.features.stores.registry import register_store
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
+from tailrace.inference.composition.declarations import Cascade, ColdStart, Ensemble, Route, Split
 from tailrace.inference.declaration import Constant, Model
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
 from tailrace.offline.dataset import dataset
@@ -22,7 +23,6 @@ from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Field, Request
-from tailrace.response.schema import Response
 from tailrace.version import VERSION
 
 __version__ = VERSION
@@ -33,7 +33,10 @@ __all__ = [
     "SQL",
     "BatchFeatureView",
     "Budget",
+    "Cascade",
+    "ColdStart",
     "Constant",
+    "Ensemble",
     "Entity",
     "FeastView",
     "Field",
@@ -44,7 +47,9 @@ __all__ = [
     "RemoteModel",
     "Request",
     "Response",
+    "Route",
     "Rule",
+    "Split",
     "Stream",
     "StreamFeatureView",
     "bands",

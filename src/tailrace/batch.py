@@ -81,7 +81,8 @@ class Batch(msgspec.Struct, eq=False):
     call's requests begin (one more than calls), None where every call is one request. rows: what the model scores;
     row_request: the request of each row, row_bounds: where each request's rows begin, both None where a request is a
     row. request: its columns. view_rows: each view as it was read, one row an id; views: its columns, one value a row.
-    feeds: the inputs of the last stage. scores: of the last stage; stage_scores: of each stage, by its name.
+    feeds: the inputs of the last stage. scores: of the last stage; stage_scores: of each stage, by its name. branches:
+    which way each row went at each stage that has several, by its name, -1 for rows that did not come there; or None.
     bodies: one a call; errors: by the call's place. marks_ns: its start, then the end of each layer.
     """
 
@@ -102,6 +103,7 @@ class Batch(msgspec.Struct, eq=False):
     feeds: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
     scores: NDArray[Any] = _NO_SCORES
     stage_scores: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
+    branches: dict[str, NDArray[np.intp]] | None = None
     probabilities: NDArray[Any] | None = None
     decisions: NDArray[np.intp] | None = None
     reasons: list[tuple[str, ...]] | None = None
@@ -209,6 +211,23 @@ class ReadViewBlock:
         if self._part is not None:
             block = block[:, self._part]
         return block[batch.row_request] if self._repeats else block
+
+
+class ReadUnknown:
+    """Reads which rows' entities a view does not know: the store has answered, and only the defaults stand.
+
+    view: its index. repeats: a row of the view is used for every row that its request makes.
+    """
+
+    def __init__(self, view: int, *, repeats: bool) -> None:
+        self._view = view
+        self._repeats = repeats
+
+    def read(self, batch: Batch) -> NDArray[np.bool_]:
+        """Return a bool for each row."""
+        provenance: NDArray[np.uint8] = batch.view_rows[self._view].provenance
+        unknown: NDArray[np.bool_] = provenance == np.uint8(Provenance.DEFAULT)
+        return unknown[batch.row_request] if self._repeats else unknown
 
 
 class ReadOnDemand:

@@ -20,6 +20,7 @@ from tailrace.features.on_demand import OnDemandView
 from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Column
 from tailrace.features.views import FeatureView, view_of
+from tailrace.inference.composition.declarations import compositions_of
 from tailrace.inference.declaration import StageDeclaration
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
@@ -66,8 +67,8 @@ class Pipeline:
     def views(self) -> tuple[type[FeatureView], ...]:
         """The views that it reads, in the order in which it reads them.
 
-        Those among the features, those that on-demand features or rules take by annotation, and those that give the key
-        of another.
+        Those among the features, those that on-demand features or rules take by annotation, those that a stage goes by,
+        and those that give the key of another.
         """
         found: dict[type[FeatureView], None] = {}
         for feature in self.features:
@@ -75,6 +76,8 @@ class Pipeline:
             found |= dict.fromkeys(filter(None, map(_view_of, taken)))
         for rule in self.rules:
             found |= dict.fromkeys(filter(None, map(_view_of, rule_parameters(rule).values())))
+        for composition in compositions_of(self.model):
+            found |= dict.fromkeys(filter(None, map(_view_of, composition.reads)))
         return in_hop_order(found)
 
 

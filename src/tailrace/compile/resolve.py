@@ -9,10 +9,11 @@ from typing import Final
 
 import msgspec
 
+from tailrace.compile.wire_compositions import wire_compositions
 from tailrace.compile.wire_events import wire_events
-from tailrace.compile.wire_fallback import check_constants
+from tailrace.compile.wire_fallback import check_constants, check_ensembles
 from tailrace.compile.wire_features import wire_features, wire_views
-from tailrace.compile.wire_model import check_signatures
+from tailrace.compile.wire_model import check_signatures, check_taken
 from tailrace.compile.wire_outputs import wire_decision, wire_response, wire_rules
 from tailrace.compile.wiring import Wiring
 from tailrace.errors import Problem
@@ -35,11 +36,14 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     wire_views(pipeline, wiring)
     wire_features(pipeline, wiring)
     wire_events(pipeline, wiring)
+    wire_compositions(pipeline, wiring)
     check_signatures(pipeline, wiring, signatures)
     signature = next(iter(signatures.values()), None)
     wire_decision(pipeline, wiring, signature)
     check_constants(pipeline, wiring, signatures)
+    check_ensembles(pipeline, wiring, signatures)
     wire_rules(pipeline, wiring)
+    check_taken(pipeline, wiring, signatures)
     wire_response(pipeline, wiring)
     return wiring
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.compile.binding import assemblers
+from tailrace.compile.compositions import bind_composition
 from tailrace.compile.remote_models import FoundRemote, find_remote_models, make_remote_stage
 from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
@@ -15,6 +16,7 @@ from tailrace.deadline import Clock
 from tailrace.errors import ModelPackageError, Problem
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.backends.choice import BackendChoice
+from tailrace.inference.composition.declarations import Composition
 from tailrace.inference.curve import measure_curve
 from tailrace.inference.declaration import Constant, Model, StageDeclaration, first_models
 from tailrace.inference.loading import load_model
@@ -113,6 +115,9 @@ class StageBinding:
         match declared:
             case Model():
                 return self._model_stage(declared)
+            case Composition():
+                members, signature = map(self.bind, declared.members), next(iter(self._loaded.signatures.values()))
+                return bind_composition(self._pipeline, self._wiring, declared, [*members], signature, self._clock)
             case RemoteModel():
                 return self._remote_stage(declared)
         raise TypeError(f"nothing makes a stage of {type(declared).__name__}")

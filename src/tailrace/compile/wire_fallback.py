@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
+from tailrace.inference.composition.declarations import Ensemble, compositions_of
 from tailrace.inference.declaration import Constant, Model, StageDeclaration
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.signature import Signature
@@ -26,7 +27,21 @@ def check_constants(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Stag
             wiring.problems.append(Problem(found[0], f"model {model.name!r}, its fallback", found[1]))
 
 
-def constant_scores(pipeline: Pipeline, model: Model | RemoteModel, signature: Signature) -> Constant | None:
+def check_ensembles(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
+    """Hold the constant of each ensemble against what its members give, which is alike."""
+    signature = next(iter(signatures.values()), None)
+    for ensemble in compositions_of(pipeline.model):
+        if signature is None or not isinstance(ensemble, Ensemble) or ensemble.constant is None:
+            continue
+        if signature.scores_width > 1:
+            found = _many_classes_problem(ensemble.constant, pipeline, signature)
+        else:
+            found = _one_score_problem(ensemble.constant)
+        if found is not None:
+            wiring.problems.append(Problem(found[0], f"Ensemble {ensemble.name!r}, its fallback", found[1]))
+
+
+def constant_scores(pipeline: Pipeline, model: Model | Ensemble | RemoteModel, signature: Signature) -> Constant | None:
     """Return a model's constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
     constant = model.constant
     if constant is None or not isinstance(constant.value, str):

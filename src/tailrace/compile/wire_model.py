@@ -7,9 +7,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from tailrace.compile.wiring import Wiring, suggest
+from tailrace.compile.wiring import Origin, Wire, Wiring, suggest
 from tailrace.errors import Problem
-from tailrace.inference.declaration import StageDeclaration, first_models
+from tailrace.inference.composition.declarations import asked_of
+from tailrace.inference.declaration import StageDeclaration
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline
 
@@ -27,18 +28,32 @@ def check_signatures(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Sta
     for model, signature in signatures.items():
         _check_missing(wiring, model.name, signature)
     orders = list(dict.fromkeys(signature.feature_names for signature in signatures.values()))
-    wanted, given = dict.fromkeys(name for order in orders for name in order), tuple(wiring.features)
-    firsts = first_models(pipeline.model)
-    for name in given:
-        if name not in wanted and len(signatures) >= len(firsts):  # a model that was not loaded may take it
-            what = "the model takes no such input" if len(firsts) == 1 else "no model takes such an input"
-            wiring.problems.append(Problem(what, f"features.{name}", f"remove it: {suggest(name, wanted)}"))
     if len(orders) == 1:
-        _check_order(wiring, orders[0], given)
+        _check_order(wiring, orders[0], tuple(name for name in wiring.features if name in orders[0]))
     for model, signature in signatures.items():
         for tensor in signature.inputs:
             _check_dtypes(wiring, tensor, model.name)
     _check_outputs(pipeline, wiring, signatures)
+
+
+def check_taken(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
+    """Find the features that no model takes, nor a stage that goes by them, nor a rule."""
+    models = asked_of(pipeline.model)
+    if len(signatures) < len(models):  # a model that was not loaded may take it
+        return
+    wanted = dict.fromkeys(name for signature in signatures.values() for name in signature.feature_names)
+    taken = [*wiring.chosen_by.values(), *(wire for wires in wiring.rules for wire in wires)]
+    for name, source in wiring.features.items():
+        if name not in wanted and not any(_takes(wire, source) for wire in taken):
+            what = "the model takes no such input" if len(models) == 1 else "no model takes such an input"
+            wiring.problems.append(Problem(what, f"features.{name}", f"remove it: {suggest(name, wanted)}"))
+
+
+def _takes(wire: Wire, source: Wire) -> bool:
+    """Say whether who reads by a wire reads a feature: its column, or the whole view that it is of."""
+    if wire.origin is not source.origin or wire.view != source.view:
+        return False
+    return wire.name == source.name or (wire.origin is Origin.VIEW and not wire.name)
 
 
 def _check_missing(wiring: Wiring, model: str, signature: Signature) -> None:

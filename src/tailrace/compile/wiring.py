@@ -16,6 +16,7 @@ from tailrace.features.hop_order import hop_of
 from tailrace.features.on_demand import OnDemandView
 from tailrace.features.view_spec import Column, Entity
 from tailrace.features.views import FeatureView
+from tailrace.inference.composition.declarations import Composition
 from tailrace.request.schema import FieldSpec
 
 _WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -57,7 +58,7 @@ class Wiring:
     views: in the order in which they are read: those that give the key of another before it. features: the wire of each
     model input by canonical name, in the pipeline's order. entities: of each view. expanded: the list-valued key field
     that makes rows, if any. on_demand: each on-demand feature with the wires of its arguments, in an order in which
-    they can be computed.
+    they can be computed. chosen_by: what each stage that goes by something of a row goes by.
     """
 
     fields: dict[str, FieldSpec]
@@ -66,6 +67,7 @@ class Wiring:
     expanded: str | None = None
     features: dict[str, Wire] = field(default_factory=dict)
     on_demand: dict[str, tuple[OnDemandView, list[Wire]]] = field(default_factory=dict)
+    chosen_by: dict[Composition, Wire] = field(default_factory=dict)
     rules: list[list[Wire]] = field(default_factory=list)
     response: list[tuple[str, Wire]] = field(default_factory=list)
     labels: tuple[str, ...] = ()

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
 from msgspec import Meta as Field
 
-__all__ = ["Field", "FieldSpec", "Request", "bounded_type", "field_specs"]
+__all__ = ["Field", "FieldSpec", "Request", "bounded_type", "field_specs", "listed_values"]
 
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
@@ -143,3 +143,15 @@ def bounded_type(
         forbid_unknown_fields=config.forbid_unknown_fields,
     )
     return cast(type[Request], bounded)
+
+
+def listed_values(request_type: type[Request], name: str) -> tuple[Any, ...] | None:
+    """Return the values that a field's column can have, where its type lists them (a Literal, an Enum); else None."""
+    base, nullable = _strip(get_type_hints(request_type)[name])
+    if isinstance(base, type) and issubclass(base, Enum):
+        values = tuple(item.value for item in base)
+    elif get_origin(base) is Literal:
+        values = get_args(base)
+    else:
+        return None
+    return None if nullable or None in values else values

@@ -1,0 +1,1 @@
+"""Stages made of stages: ensembles, cascades, cold starts, splits, routes."""

@@ -1,0 +1,122 @@
+"""What all stages that are made of others have in common: their members' threads and costs, and what they leave behind.
+
+What a composition costs is what its members cost, which they go on learning. So where its batches run is decided again
+now and then, and not once a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.batch import Batch
+from tailrace.deadline import NS_PER_MS, Budget
+from tailrace.inference.curve import SIZES, CostCurve, without_noise
+from tailrace.inference.scorer import Scored
+from tailrace.inference.stage import Stage, note_picked
+
+INLINE_NS_MAX: Final = 1 * NS_PER_MS
+"""What its members may take together for a batch to run on the loop, as a model alone may."""
+OVERHEAD_NS: Final = 150_000
+"""What a batch costs beside its stages, roughly (bench/layers.py)."""
+ROWS_INLINE_MAX: Final = 100_000
+DECIDE_EVERY: Final = 64
+"""Calls between two looks at what the members have learned."""
+
+
+class Composed(ABC):
+    """A stage that is made of others. Satisfies `Stage` once it says what a call costs, and how it scores.
+
+    in_flight_max: the least of the members that are waited for; one where none is. A model that runs on the loop holds
+    up no other batch, however many wait for a server far away.
+    """
+
+    learns = False
+
+    def __init__(self, name: str, members: Sequence[Stage], budget: Budget) -> None:
+        self.name = name
+        self.members = tuple(members)
+        self.in_flight_max = min((each.in_flight_max for each in members if each.rows_inline_max < 1), default=1)
+        self.rows_inline_max = 0
+        self.rows_best = 1
+        self._budget_ns = budget.total_ns
+        self._inline_ns = min(INLINE_NS_MAX, budget.total_ns // 10)
+        self._calls = 0
+        self._decide()
+
+    @abstractmethod
+    def cost_ns(self, rows: int) -> int:
+        """Return what a call of so many rows takes at most, by the members' medians."""
+
+    async def score(self, batch: Batch, picked: NDArray[np.intp] | None, deadline_ns: int) -> Scored:
+        """Return the scores of a batch's rows, or of the picked ones, and leave them in `stage_scores`."""
+        self._calls += 1
+        if not self._calls % DECIDE_EVERY:
+            self._decide()
+        scored = await self.combine(batch, picked, deadline_ns)
+        if picked is None:
+            batch.stage_scores[self.name] = scored.scores
+        else:
+            note_picked(batch, self.name, picked, scored.scores)
+        return scored
+
+    @abstractmethod
+    async def combine(self, batch: Batch, picked: NDArray[np.intp] | None, deadline_ns: int) -> Scored:
+        """Return the scores by what the members say."""
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the thread of a member is at work."""
+        return any(member.is_computing for member in self.members)
+
+    def yield_core(self) -> None:
+        """Leave the core to the first member whose thread is at work, for a moment."""
+        for member in self.members:
+            if member.is_computing:
+                member.yield_core()
+                return
+
+    def close(self) -> None:
+        """Let go of what the members hold."""
+        for member in self.members:
+            member.close()
+
+    def _decide(self) -> None:
+        """Decide which batches run on the loop, where every member's part does and all together are short enough."""
+        rows_max = min(ROWS_INLINE_MAX, *(member.rows_inline_max for member in self.members))
+        self.rows_inline_max = bisect_right(range(1, rows_max + 1), self._inline_ns, key=self.cost_ns)
+        costs_ns = without_noise(tuple(map(self.cost_ns, SIZES)))
+        limit_ns = self._inline_ns if self.rows_inline_max else self._budget_ns // 4
+        self.rows_best = CostCurve(SIZES, costs_ns, costs_ns).best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
+
+
+def note_branches(batch: Batch, name: str, picked: NDArray[np.intp] | None, branches: NDArray[np.intp]) -> None:
+    """Keep which way the rows of a batch went at a stage, -1 for those that did not come there."""
+    if batch.branches is None:
+        batch.branches = {}
+    if picked is not None:
+        whole = batch.branches.get(name)
+        whole = np.full(batch.rows, -1, np.intp) if whole is None else whole
+        whole[picked] = branches
+        branches = whole
+    batch.branches[name] = branches
+
+
+def rows_of(batch: Batch, picked: NDArray[np.intp] | None) -> int:
+    """Return how many rows are asked for."""
+    return batch.rows if picked is None else len(picked)
+
+
+def degraded_or_none(rows: int, parts: Sequence[tuple[Any, NDArray[np.uint8] | None]]) -> NDArray[np.uint8] | None:
+    """Return the reasons of all parts together, (rows,): each is where its rows are, and theirs; None for none."""
+    found: NDArray[np.uint8] | None = None
+    for where, reasons in parts:
+        if reasons is not None:
+            found = np.zeros(rows, np.uint8) if found is None else found
+            found[where] |= reasons
+    return found
