@@ -23,6 +23,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Field, Request
+from tailrace.response.schema import Response
 from tailrace.version import VERSION
 
 __version__ = VERSION
