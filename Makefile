@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-$(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/*/*.c src/tailrace/*/*.h)
+$(STAMP): pyproject.toml hatch_build.py $(wildcard src/tailrace/*/*.c src/tailrace/*/*/*.c src/tailrace/*/*/*.h)
 	@test -n "$(INTERPRETER)" || { echo "there is no Python $(or $(PYTHON),$(PYTHONS)) here that makes venvs: apt-get install \
 	python3-venv, or pyenv install 3.13; or name one, PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || $(INTERPRETER) -m venv $(VENV)

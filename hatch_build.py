@@ -34,6 +34,11 @@ KERNELS = (
         SRC / "inference/backends/libbitvector.so",
         "ONNX Runtime will compute trees",
     ),
+    Kernel(
+        SRC / "inference/backends/forest.c",
+        SRC / "inference/backends/libforest.so",
+        "ONNX Runtime will compute forests",
+    ),
     Kernel(SRC / "features/windows.c", SRC / "features/libwindows.so", "NumPy will compute windows"),
 )
 FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden")

@@ -11,8 +11,12 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("tailrace/inference/backends/libbitvector.so", "tailrace/features/libwindows.so")
-SOURCES = ("inference/backends/bitvector.c", "features/windows.c")
+LIBRARIES = (
+    "tailrace/inference/backends/libbitvector.so",
+    "tailrace/inference/backends/libforest.so",
+    "tailrace/features/libwindows.so",
+)
+SOURCES = ("inference/backends/bitvector.c", "inference/backends/forest.c", "features/windows.c")
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -47,8 +51,8 @@ def test_wheel_with_a_compiler_holds_the_libraries(build_wheel: Callable[..., Pa
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path, LIBRARIES)
     program = "import sys, pathlib; from tailrace.inference.backends import bitvector; from tailrace.features import \
-        window_kernel; trees, windows = map(pathlib.Path, sys.argv[1:]); bitvector.open_library(trees); \
-        window_kernel.open_library(windows); print('opened')"
+        window_kernel; *trees, windows = map(pathlib.Path, sys.argv[1:]); [bitvector.open_library(path) for path in \
+        trees]; window_kernel.open_library(windows); print('opened')"
     libraries = [str(tmp_path / library) for library in LIBRARIES]
     done = subprocess.run([sys.executable, "-c", program, *libraries], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "opened"
@@ -64,13 +68,13 @@ def test_wheel_without_a_compiler_is_pure(build_wheel: Callable[..., Path], sett
         assert "tailrace/inference/loading.py" in archive.namelist()
 
 
-def test_kernel_that_does_not_compile_leaves_the_other(build_wheel: Callable[..., Path], tmp_path: Path) -> None:
-    """A compiler that refuses one source: the wheel holds the other library, and is this platform's."""
+def test_kernel_that_does_not_compile_leaves_the_others(build_wheel: Callable[..., Path], tmp_path: Path) -> None:
+    """A compiler that refuses one source: the wheel holds the other libraries, and is this platform's."""
     (tmp_path / "source/src/tailrace/inference/backends/bitvector.c").write_text("#error no\n")
     wheel = build_wheel(TAILRACE_NO_COMPILE="0")
     assert not wheel.name.endswith("-any.whl")
     with ZipFile(wheel) as archive:
-        assert {*LIBRARIES} & {*archive.namelist()} == {LIBRARIES[1]}
+        assert {*LIBRARIES} & {*archive.namelist()} == {*LIBRARIES[1:]}
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -188,7 +188,7 @@ def test_wheels_have_tags_that_an_index_accepts(dist: Path) -> None:
 @pytest.mark.parametrize(
     "edited",
     ["", "src/tailrace/inference/backends/bitvector.c", "src/tailrace/inference/backends/bitvector_block.h",
-     "src/tailrace/features/windows.c", "hatch_build.py"],
+     "src/tailrace/inference/backends/forest_walk.h", "src/tailrace/features/windows.c", "hatch_build.py"],
 )  # fmt: skip
 def test_kernel_that_was_edited_is_compiled_anew(tmp_path: Path, edited: str) -> None:
     """An installation older than the kernel, its header or its hook is made again, and no other."""

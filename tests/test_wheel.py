@@ -82,10 +82,13 @@ def test_installed_wheel_is_what_is_imported(installed: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-@pytest.mark.parametrize("module", ["tailrace.inference.backends.bitvector", "tailrace.features.window_kernel"])
+@pytest.mark.parametrize(
+    "module",
+    ["tailrace.inference.backends.bitvector", "tailrace.inference.backends.forest", "tailrace.features.window_kernel"],
+)
 def test_installed_wheel_has_its_libraries(module: str, installed: Path) -> None:
     """What was compiled when it was built opens where it is installed."""
-    program = f"import {module} as kernel; kernel.open_library(); print(kernel.LIBRARY)"
+    program = f"import {module} as kernel; kernel.open_library(kernel.LIBRARY); print(kernel.LIBRARY)"
     assert Path(run(str(installed / "python"), "-c", program).strip()).is_relative_to(installed.parent)
 
 

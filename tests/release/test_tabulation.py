@@ -44,13 +44,27 @@ def rows() -> Any:
     return np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
 
 
-def test_tree_of_65_leaves_is_packaged_for_onnxruntime(tmp_path: Path) -> None:
-    """A model that the kernel does not fit is packaged without tables, served by ONNX Runtime, and says why."""
+def test_tree_of_65_leaves_is_packaged_for_the_forest_kernel(tmp_path: Path) -> None:
+    """A tree that has more leaves than a word has bits is walked; nothing needs to be said of it."""
     report = package_forest(draw_forest(0, features=4, trees=3, leaves=65), tmp_path)
-    assert not (report.directory / TREES_FILE).exists()
     assert TREES_FILE not in report.manifest.files
+    model = load_model(report.directory)
+    assert report.backend == model.backend == "forest kernel"
+    assert model.backend_reason == ""
+    feeds = model.sample_feeds(200)
+    np.testing.assert_allclose(model.predict(feeds), OnnxModel.load(report.directory).predict(feeds), rtol=0, atol=1e-6)
+
+
+def test_split_on_equality_is_packaged_for_onnxruntime(tmp_path: Path) -> None:
+    """A model that no kernel fits is packaged without tables, served by ONNX Runtime, and says why."""
+    forest = Forest(4)
+    forest.add((0, 1.0, "BRANCH_EQ", False, 1.0, 2.0))
+    report = package_forest(forest, tmp_path)
+    assert list(report.manifest.files) == ["model.onnx"]
     assert report.backend == load_model(report.directory).backend == "ONNX Runtime"
-    assert "more than 64 leaves" in load_model(report.directory).backend_reason
+    reason = load_model(report.directory).backend_reason
+    assert "the bit-vector kernel does not fit it: a split tests BRANCH_EQ" in reason
+    assert "the forest kernel does not fit it: a split tests BRANCH_EQ" in reason
 
 
 def test_tree_of_64_leaves_is_packaged_for_bit_vectors(tmp_path: Path) -> None:

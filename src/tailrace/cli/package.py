@@ -54,9 +54,9 @@ def package(  # noqa: PLR0917 - one parameter an option
     The model is converted to ONNX and scored in float32, as in serving, beside the original on the data. A score over
     1e-5 from the original's refuses it, but for 1 row in 1,000 that float32 moves across a split: these are counted.
     The directory holds model.onnx and manifest.json: signature, sha256, metrics, the profile of inputs and scores, and
-    golden rows whose scores are checked whenever the model is loaded. A tree ensemble that fits also gets
-    trees.msgpack, which the bit-vector kernel computes, usually several times faster than ONNX Runtime; which of them
-    computes the model is chosen where it is served.
+    golden rows whose scores are checked whenever the model is loaded. A tree ensemble also gets
+    trees.msgpack or forest.msgpack, which a kernel of its own computes, usually several times faster than ONNX Runtime;
+    which of them computes the model is chosen where it is served.
 
     For example:
 

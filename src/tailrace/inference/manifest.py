@@ -23,6 +23,7 @@ FORMAT_VERSION: Final = 2
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 CALIBRATION_FILE: Final = "calibration.json"
+FOREST_FILE: Final = "forest.msgpack"
 TREES_FILE: Final = "trees.msgpack"
 VERSION_CHARACTERS: Final = 12
 THREADS_MAX: Final = 256

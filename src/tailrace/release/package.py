@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.backends.table import BIT_VECTORS
 from tailrace.inference.curve import CostCurve, measure_curve
 from tailrace.inference.declaration import Model
 from tailrace.inference.loading import load_model
@@ -28,7 +27,6 @@ from tailrace.inference.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     MODEL_FILE,
-    TREES_FILE,
     Manifest,
     ModelSource,
     encode_manifest,
@@ -43,7 +41,7 @@ from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import Rows, read_rows
 from tailrace.release.table import feature_columns, read_outcomes, read_table, spread_rows
-from tailrace.release.tabulation import tabulate
+from tailrace.release.tabulation import tabulate_all
 
 ROWS_SCORED_MAX: Final = 100_000
 """Rows that the metrics and the reference profile are computed on; a larger table is sampled evenly."""
@@ -168,8 +166,8 @@ def _describe(
     feeds = rows.feeds(chosen.signature.inputs)
     scores = chosen.score(feeds)
     on_step("tabulate")
-    trees, reason, times = tabulate(chosen, feeds)
-    contents = {MODEL_FILE: chosen.converted.graph} | ({TREES_FILE: trees} if trees else {})
+    forms = tabulate_all(chosen, feeds)
+    contents = {MODEL_FILE: chosen.converted.graph, **forms.contents}
     if chosen.calibration is not None:
         contents[CALIBRATION_FILE] = msgspec.json.encode(chosen.calibration)
     manifest = Manifest(
@@ -182,8 +180,8 @@ def _describe(
         metrics=_measure(chosen, scores, scored, target),
         profile=profile_model(chosen.signature, sample, scores),
         golden=pick_golden(original, chosen, rows, scores),
-        reasons={BIT_VECTORS: reason} if reason else {},
-        times=times,
+        reasons=forms.reasons,
+        times=forms.times,
         vocabularies=original.vocabularies,
     )
     return manifest, contents

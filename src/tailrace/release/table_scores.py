@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.backends.forest_tables import ForestArrays
 from tailrace.inference.backends.tree_tables import TreeTables
 
 CELLS_MAX: Final = 1 << 20
@@ -22,6 +23,64 @@ def score_tables(tables: TreeTables, matrix: NDArray[Any]) -> NDArray[np.float32
     block = max(1, CELLS_MAX // max(1, len(splits.thresholds)))
     parts = [splits.score(matrix[start : start + block]) for start in range(0, len(matrix), block)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def score_forest(arrays: ForestArrays, matrix: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the scores of a float32 matrix, (rows, features), as (rows,), or (rows, outputs) where there are several.
+
+    arrays: such as `expand_forest` returns.
+    """
+    block = max(1, CELLS_MAX // (arrays.trees * arrays.outputs))
+    parts = [_forest_block(arrays, matrix[start : start + block]) for start in range(0, len(matrix), block)]
+    scores = np.concatenate(parts) if parts else np.zeros((0, arrays.outputs), np.float32)
+    return scores[:, 0] if arrays.outputs == 1 else scores
+
+
+def _forest_block(arrays: ForestArrays, rows: NDArray[Any]) -> NDArray[np.float32]:
+    values = rows[:, arrays.columns]
+    values = np.where(np.isnan(values), arrays.missing, values)
+    leaves = _oblivious_leaves(arrays, values) if arrays.oblivious else _node_leaves(arrays, values)
+    with np.errstate(over="ignore"):
+        sums = np.cumsum(leaves, axis=1, dtype=np.float32)[:, -1] * np.float32(arrays.scale) + arrays.base
+        if arrays.link == "sigmoid":
+            sums = np.float32(1) / (np.float32(1) + np.exp(-sums))
+        elif arrays.link == "softmax":
+            sums = np.exp(sums - sums.max(axis=1, keepdims=True))
+            sums /= sums.sum(axis=1, keepdims=True)
+        elif arrays.link == "exp":
+            sums = np.exp(sums)
+    found: NDArray[np.float32] = sums.astype(np.float32)
+    return found
+
+
+def _node_leaves(arrays: ForestArrays, values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return what every tree adds: (rows, trees, outputs)."""
+    at = np.broadcast_to(arrays.starts, (len(values), arrays.trees)).copy()
+    mask = (1 << arrays.slot_bits) - 1
+    while True:
+        ahead = (arrays.nodes["next"][at] >> arrays.slot_bits).astype(at.dtype)
+        if not ahead.any():
+            break
+        x = np.take_along_axis(values, (arrays.nodes["next"][at] & mask).astype(np.intp), axis=1)
+        at += np.where(ahead > 0, ahead + ~(x <= arrays.nodes["value"][at]), 0)
+    found = arrays.nodes["value"][at]
+    if not len(arrays.targets):
+        vectors: NDArray[np.float32] = arrays.vectors.reshape(-1, arrays.outputs)[found.view(np.uint32)]
+        return vectors
+    leaves = np.zeros((*found.shape, arrays.outputs), np.float32)
+    leaves[:, np.arange(arrays.trees), arrays.targets] = found
+    return leaves
+
+
+def _oblivious_leaves(arrays: ForestArrays, values: NDArray[Any]) -> NDArray[np.float32]:
+    right = ~(values[:, arrays.tests] <= arrays.thresholds)
+    levels = np.arange(len(arrays.tests)) - np.repeat(np.cumsum(arrays.depths) - arrays.depths, arrays.depths)
+    bits = right.astype(np.int64) << (np.repeat(arrays.depths, arrays.depths) - 1 - levels)
+    index = np.zeros((len(values), arrays.trees), np.int64)
+    for tree, start in enumerate(np.cumsum(arrays.depths) - arrays.depths):
+        index[:, tree] = bits[:, start : start + arrays.depths[tree]].sum(axis=1)
+    leaves: NDArray[np.float32] = arrays.vectors.reshape(-1, arrays.outputs)[index + arrays.starts]
+    return leaves
 
 
 class _Splits:

@@ -1,4 +1,4 @@
-"""The file of tables beside a packaged tree ensemble: where they give the graph's own scores."""
+"""The files of tables beside a packaged tree ensemble: where they give the graph's own scores."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 
 from tailrace.inference.backends.bitvector import BitvectorKernel, open_library
 from tailrace.inference.backends.choice import measure_backends
+from tailrace.inference.backends.forest import LIBRARY as FOREST_LIBRARY
+from tailrace.inference.backends.forest import ForestKernel
+from tailrace.inference.backends.forest_tables import ForestArrays, encode_forest, expand_forest
 from tailrace.inference.backends.onnx import find_run, select_scores
-from tailrace.inference.backends.table import BIT_VECTORS, ONNX_RUNTIME
+from tailrace.inference.backends.table import BIT_VECTORS, FOREST, ONNX_RUNTIME
 from tailrace.inference.backends.tree_tables import TreeArrays, encode_tables, expand_tables
-from tailrace.inference.manifest import BackendTimes
+from tailrace.inference.manifest import FOREST_FILE, TREES_FILE, BackendTimes
 from tailrace.inference.packaged import score_error
 from tailrace.release.comparison import Comparison
 from tailrace.release.ensemble import NoTablesError, tabulate_graph
-from tailrace.release.table_scores import score_tables
+from tailrace.release.forest import is_oblivious, lay_out_forest
+from tailrace.release.table_scores import score_forest, score_tables
 
 TOLERANCE: Final = 1e-6
 """How far a score may be from the graph's: absolute up to 1, relative above."""
@@ -35,6 +39,7 @@ _EXTREMES: Final = np.array(
 )
 
 Score = Callable[[NDArray[Any]], NDArray[np.float32]]
+Arrays = TreeArrays | ForestArrays
 
 
 class Tabulated(NamedTuple):
@@ -45,46 +50,104 @@ class Tabulated(NamedTuple):
     times: BackendTimes | None = None
 
 
+class Forms(NamedTuple):
+    """The files of tables for a model; why a backend has none, where no other has; what the backends take."""
+
+    contents: dict[str, bytes]
+    reasons: dict[str, str]
+    times: BackendTimes | None
+
+
+class _Draft(NamedTuple):
+    """Tables that are to be checked. kernel: None where the library was not compiled; score_slowly: in NumPy."""
+
+    backend: str
+    content: bytes
+    arrays: Arrays
+    kernel: BitvectorKernel | ForestKernel | None
+    score_slowly: Score
+
+
+def tabulate_all(chosen: Comparison, feeds: dict[str, NDArray[Any]]) -> Forms:
+    """Return the one file of tables whose kernel is fastest for a conversion: of those that give its scores.
+
+    Oblivious trees are tables of their own; else bit vectors are faster than walks wherever they fit.
+    """
+    forest = tabulate_forest(chosen, feeds) if is_oblivious(chosen.converted.graph, chosen.signature) else None
+    if forest is None or not forest.content:
+        bits = tabulate(chosen, feeds)
+        if bits.content:
+            return Forms({TREES_FILE: bits.content}, {}, bits.times)
+        forest = forest or tabulate_forest(chosen, feeds)
+        if not forest.content:
+            return Forms({}, {BIT_VECTORS: bits.reason, FOREST: forest.reason}, None)
+    return Forms({FOREST_FILE: forest.content}, {}, forest.times)
+
+
 def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path | None = None) -> Tabulated:
-    """Return the tables of a conversion, if they give its scores for `feeds` and for probes.
+    """Return the bit-vector tables of a conversion, if they give its scores for `feeds` and for probes.
 
     The probes hold every threshold and the float32 on either side of it, NaN, infinities, the largest numbers, zeros.
     Where the library was not compiled NumPy computes the tables' scores, and nothing is timed: whether the kernel is
     the faster one, and whether it is there at all, is for the machine that serves (`choose_backend`).
     """
-    signature = chosen.converted.signature
     try:
-        tables = tabulate_graph(chosen.converted.graph, signature)
+        tables = tabulate_graph(chosen.converted.graph, chosen.signature)
         arrays = expand_tables(tables)
     except (NoTablesError, ValueError, LookupError) as error:  # LookupError: a graph that refers to something missing
         return Tabulated(b"", f"the bit-vector kernel does not fit it: {error}")
-    name = signature.inputs[0].name
+    try:
+        kernel = BitvectorKernel(arrays, open_library(library))
+    except OSError:  # there was no compiler, or it was compiled for another machine or version
+        kernel = None
+    return _check(_Draft(BIT_VECTORS, encode_tables(tables), arrays, kernel, partial(score_tables, tables)),
+                  chosen, feeds)  # fmt: skip
+
+
+def tabulate_forest(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path | None = None) -> Tabulated:
+    """Return the forest kernel's tables of a conversion, as `tabulate` does the bit vectors'."""
+    try:
+        tables = lay_out_forest(chosen.converted.graph, chosen.signature)
+        arrays = expand_forest(tables)
+    except (NoTablesError, ValueError, LookupError) as error:
+        return Tabulated(b"", f"the forest kernel does not fit it: {error}")
+    try:
+        kernel = ForestKernel(arrays, open_library(library or FOREST_LIBRARY))
+    except OSError:
+        kernel = None
+    return _check(_Draft(FOREST, encode_forest(tables), arrays, kernel, partial(score_forest, arrays)), chosen, feeds)
+
+
+def _check(draft: _Draft, chosen: Comparison, feeds: dict[str, NDArray[Any]]) -> Tabulated:
+    """Return tables if they give the scores of a conversion."""
+    name = chosen.signature.inputs[0].name
     rows = feeds[name]
-    kernel = _open_kernel(arrays, library)
-    if kernel is None:
-        score: Score = partial(score_tables, tables)
+    if rows.shape[1:] != (draft.arrays.features,):
+        return Tabulated(b"", "its features are not one number each")
+    if draft.kernel is None:
+        score = draft.score_slowly
         picked = rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS_SLOW_MAX)).astype(np.intp)]
     else:
-        score, picked = kernel.score, rows
-    for matrix in (picked, make_probes(arrays, rows)):
-        difference = score_error(score(matrix), chosen.score_raw({name: matrix})).max()
+        score, picked = draft.kernel.score, rows
+    for matrix in (picked, make_probes(draft.arrays, rows)):
+        found, expected = score(matrix), chosen.score_raw({name: matrix})
+        if found.shape != expected.shape:
+            return Tabulated(b"", f"its scores have the shape {expected.shape}, not {found.shape}")
+        difference = score_error(found, expected).max()
         if difference > TOLERANCE:
-            return Tabulated(b"", f"the bit-vector kernel gives a score that is {difference:.1e} from ONNX Runtime's")
-    return Tabulated(encode_tables(tables), times=None if kernel is None else _time_both(kernel, chosen, name, rows))
+            kernel = "bit-vector kernel" if draft.backend == BIT_VECTORS else draft.backend
+            return Tabulated(b"", f"the {kernel} gives a score that is {difference:.1e} from ONNX Runtime's")
+    return Tabulated(draft.content, times=_time_both(draft, chosen, name, rows))
 
 
-def _open_kernel(arrays: TreeArrays, library: Path | None) -> BitvectorKernel | None:
-    try:
-        return BitvectorKernel(arrays, open_library(library))
-    except OSError:  # there was no compiler, or it was compiled for another machine or version
-        return None
+def _time_both(draft: _Draft, chosen: Comparison, name: str, rows: NDArray[Any]) -> BackendTimes | None:
+    """Return what a call takes by the kernel and by ONNX Runtime, on rows of the data; None without the library.
 
-
-def _time_both(kernel: BitvectorKernel, chosen: Comparison, name: str, rows: NDArray[Any]) -> BackendTimes:
-    """Return what a call takes by the kernel and by ONNX Runtime, on rows of the data.
-
-    Hundreds of features, each with a few splits, are what the kernel is slow at: it looks every one of them up.
+    Hundreds of features, each with a few splits, are what the bit vectors are slow at: they look every one of them up.
     """
+    kernel = draft.kernel
+    if kernel is None:
+        return None
     outputs = [chosen.signature.output]
     run = find_run(chosen.session, outputs, {name: rows[:1]})
 
@@ -93,19 +156,20 @@ def _time_both(kernel: BitvectorKernel, chosen: Comparison, name: str, rows: NDA
 
     return measure_backends(
         {
-            BIT_VECTORS: lambda feeds: kernel.score(feeds[name]),
+            draft.backend: lambda feeds: kernel.score(feeds[name]),
             ONNX_RUNTIME: lambda feeds: select_scores(run(outputs, feeds, None)[0], chosen.signature.column),
         },
         draw,
     )
 
 
-def make_probes(arrays: TreeArrays, rows: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
+def make_probes(arrays: Arrays, rows: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
     """Return real rows with about half of their values replaced by the ones that a split is most easily wrong about."""
     rng = np.random.default_rng(seed)
     values = [_EXTREMES] * arrays.features
-    for column, first, end in zip(arrays.columns, arrays.offsets[:-1], arrays.offsets[1:], strict=True):
-        near = np.unique(arrays.thresholds[first:end])
+    columns, thresholds = arrays.conditions()
+    for column in np.unique(columns):
+        near = np.unique(thresholds[columns == column])
         with np.errstate(over="ignore"):
             sides = [np.nextafter(near, np.float32(side)) for side in (-np.inf, np.inf)]
         values[column] = np.concatenate([_EXTREMES, near, *sides])

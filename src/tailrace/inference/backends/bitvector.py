@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ _POINTERS: Final = (
 ScoreFunction = Callable[[int, Any, int, Any], int]
 """The library's function: the trees' address, the rows, how many they are, where the scores go."""
 
-_borrow: Final[Callable[[Any], Any]] = (ctypes.c_float * 0).from_buffer
+borrow: Final[Callable[[Any], Any]] = (ctypes.c_float * 0).from_buffer
 """A pointer to an array that lends its buffer: 0.35 µs; `array.ctypes.data` takes 1.3, an `ndpointer` argument 3."""
 
 
@@ -87,15 +87,25 @@ class BitvectorKernel:
         Raises ValueError for another dtype or shape; a matrix in another order is copied.
         """
         if matrix.dtype is not _FLOAT32 or not matrix.flags.carray:
-            matrix = _in_order(matrix)
+            matrix = in_order(matrix)
         if matrix.ndim != 2 or matrix.shape[1] != self._features:
             raise ValueError(f"the model takes (rows, {self._features}), not {matrix.shape}")
         rows = len(matrix)
         scores = np.empty(rows, np.float32)
-        status = self._score(self._address, _borrow(matrix), rows, _borrow(scores))
+        status = self._score(self._address, borrow(matrix), rows, borrow(scores))
         if status:
             raise OSError(_REASONS[status])
         return scores
+
+
+class Kernel(Protocol):
+    """Trees in the hands of a compiled library."""
+
+    arrays: Any
+
+    def score(self, matrix: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the scores of a float32 matrix."""
+        ...
 
 
 class BitvectorModel(PackagedModel):
@@ -105,7 +115,7 @@ class BitvectorModel(PackagedModel):
 
     backend: ClassVar[str] = BIT_VECTORS
 
-    def __init__(self, kernel: BitvectorKernel, manifest: Manifest) -> None:
+    def __init__(self, kernel: Kernel, manifest: Manifest) -> None:
         super().__init__(manifest)
         self.tables = kernel.arrays
         self._score = kernel.score
@@ -132,7 +142,7 @@ class BitvectorModel(PackagedModel):
         return model
 
     def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Return the scores: float32, shape (rows,).
+        """Return the scores: float32, shape (rows,), or (rows, classes) where the signature names no column.
 
         feeds: the model's one input, float32, (rows, features); faster in C order. Raises ValueError for another shape
         or dtype, KeyError when the input is missing.
@@ -159,7 +169,7 @@ def _read_tables(path: Path, manifest: Manifest) -> TreeArrays:
     return arrays
 
 
-def _in_order(matrix: NDArray[Any]) -> NDArray[np.float32]:
+def in_order(matrix: NDArray[Any]) -> NDArray[np.float32]:
     """Return a float32 matrix in C order, aligned, and one that lends its buffer: a copy where it has to be."""
     if matrix.dtype != _FLOAT32:
         raise ValueError(f"the model takes float32, not {matrix.dtype}")

@@ -10,10 +10,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tailrace.inference.manifest import MODEL_FILE, TREES_FILE, Manifest
+from tailrace.inference.manifest import FOREST_FILE, MODEL_FILE, TREES_FILE, Manifest
 from tailrace.inference.packaged import PackagedModel
 
 BIT_VECTORS: Final = "bit vectors"
+FOREST: Final = "forest kernel"
 ONNX_RUNTIME: Final = "ONNX Runtime"
 
 
@@ -41,6 +42,7 @@ class Backend(NamedTuple):
 
 BACKENDS: Final = (
     Backend(BIT_VECTORS, TREES_FILE, "bitvector", "BitvectorModel", is_light=True),
+    Backend(FOREST, FOREST_FILE, "forest", "ForestModel", is_light=True),
     Backend(ONNX_RUNTIME, MODEL_FILE, "onnx", "OnnxModel"),
 )
 """In the order of preference: of two that are equally fast the first one computes the model."""

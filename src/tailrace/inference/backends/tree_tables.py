@@ -87,6 +87,10 @@ class TreeArrays:
                   self.checkpoints, self.values)  # fmt: skip
         return sum(array.nbytes for array in arrays)
 
+    def conditions(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the feature and the threshold of every split."""
+        return np.repeat(self.columns, np.diff(self.offsets)), self.thresholds
+
 
 def encode_tables(tables: TreeTables) -> bytes:
     """Return the content of the file."""
