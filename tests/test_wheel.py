@@ -30,6 +30,8 @@ ALONE = {
     ),
     "offline": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
+    "lightgbm": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "xgboost", "fastapi", "pytest"),
+    "xgboost": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "fastapi", "pytest"),
     "kafka": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "pytest"),
     "dynamodb": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "pytest"),
     "registry": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "fastapi", "pytest"),

@@ -103,20 +103,6 @@ WORDED: dict[str, tuple[str, Any]] = {
 }
 
 REFUSED: dict[str, tuple[Callable[[pd.DataFrame], Any], str, str]] = {
-    "lightgbm zero as missing": (
-        lambda f: boost(f, "fraud", objective="binary", zero_as_missing=True), "zero as a missing", "zero_as_missing",
-    ),
-    "lightgbm linear trees": (
-        lambda f: boost(f, "loss", objective="regression", linear_tree=True), "linear models", "linear_tree",
-    ),
-    "lightgbm forest on categories": (
-        lambda f: boost(f, "fraud", objective="binary", **FOREST, **SHOPS), "a random forest on categories", "rf",
-    ),
-    "xgboost dart": (
-        lambda f: xgboost.XGBClassifier(n_estimators=9, booster="dart", rate_drop=0.5).fit(f[NAMES], f["fraud"]),
-        "'dart'",
-        "without rate_drop",
-    ),
     "xgboost linear": (
         lambda f: xgboost.XGBClassifier(n_estimators=5, booster="gblinear").fit(f[NAMES], f["fraud"]),
         "'gblinear'",
@@ -127,8 +113,8 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], Any], str, str]] = {
         "splits on categories",
         "categorical_features",
     ),
-}  # fmt: skip
-"""What has no ONNX form: how it is trained, a part of what is said, a part of what is advised."""
+}
+"""What has no form that is served: how it is trained, a part of what is said, a part of what is advised."""
 
 
 def score(model: Any, frame: pd.DataFrame) -> Any:
@@ -168,8 +154,8 @@ def test_classes_that_are_words_keep_their_order(kind: str, frame: pd.DataFrame,
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_form_without_onnx_is_refused(kind: str, frame: pd.DataFrame, tmp_path: Path) -> None:
-    """What cannot be converted is told by its name, with the option to leave out."""
+def test_form_that_is_not_served_is_refused(kind: str, frame: pd.DataFrame, tmp_path: Path) -> None:
+    """What has neither a form in ONNX nor one of its own is told by its name, with the option to leave out."""
     train, what, advice = REFUSED[kind]
     with pytest.raises(ModelPackageError) as caught:
         package(train(frame), frame[(frame[NAMES] != 0).all(axis=1)], name="m", out=tmp_path / "m")

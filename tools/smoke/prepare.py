@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+import xgboost
 
 from tailrace.release.package import package
 
@@ -48,17 +49,23 @@ def prepare(folder: Path) -> None:
     pyarrow.csv.write_csv(rows, folder / "rows.csv")
     model = train(x, y, NAMES)
     package(model, rows, name="smoke", out=folder / "models" / "smoke")
-    scores = model.predict(x[:REQUESTS])
-    requests = [
-        {"body": {"customer_id": int(who[place]), "amount": float(amount[place])}, "score": float(scores[place])}
-        for place in range(REQUESTS)
-    ]
-    (folder / "requests.json").write_text(json.dumps(requests))
+    bodies = [{"customer_id": int(who[place]), "amount": float(amount[place])} for place in range(REQUESTS)]
+    write_requests(folder / "requests.json", bodies, model.predict(x[:REQUESTS]))
+    for library, own in (("lightgbm", model), ("xgboost", boost(x, y, NAMES))):
+        package(own, rows, name="smoke", out=folder / "models" / library, native=True)
+        scores = model.predict(x[:REQUESTS]) if own is model else own.inplace_predict(x[:REQUESTS].astype(np.float32))
+        write_requests(folder / f"requests-{library}.json", bodies, scores)
 
     wide = random.normal(size=(ROWS, BENCH_WIDTH))
     names = [f"f{place}" for place in range(BENCH_WIDTH)]
     wide_rows = pa.table({name: wide[:, place] for place, name in enumerate(names)})
     package(train(wide, wide[:, 0] > 0, names), wide_rows, name="fraud", out=folder / "models" / "fraud")
+
+
+def write_requests(file: Path, bodies: list[dict[str, float]], scores: np.ndarray) -> None:
+    """Write requests, and what each must score."""
+    pairs = zip(bodies, scores.tolist(), strict=True)
+    file.write_text(json.dumps([{"body": body, "score": score} for body, score in pairs]))
 
 
 def write_sources(folder: Path, spent: np.ndarray, returned: np.ndarray) -> None:
@@ -77,6 +84,12 @@ def train(x: np.ndarray, y: np.ndarray, names: tuple[str, ...] | list[str]) -> l
     """Return a small model of trees."""
     data = lightgbm.Dataset(x, y, feature_name=list(names))
     return lightgbm.train({"objective": "binary", "verbosity": -1, "seed": 5, "num_threads": 1}, data, 20)
+
+
+def boost(x: np.ndarray, y: np.ndarray, names: tuple[str, ...]) -> xgboost.Booster:
+    """Return a small model of XGBoost's trees."""
+    data = xgboost.DMatrix(x, y, feature_names=list(names))
+    return xgboost.train({"objective": "binary:logistic", "nthread": 1}, data, 20)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-EXTRA: serve, offline, postgres, spark, package, dynamodb, registry, kafka, bench, dev; "serve" is no extra at all. The
-folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs nothing but tailrace and that extra
-itself; postgres also Debian's server, spark also Java.
+EXTRA: serve, offline, postgres, spark, package, lightgbm, xgboost, dynamodb, registry, kafka, bench, dev; "serve" is
+no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs nothing but
+tailrace and that extra itself; postgres also Debian's server, spark also Java.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,6 +187,14 @@ def try_package(folder: Path) -> None:
     try_serve(folder)
 
 
+def try_native(folder: Path, library: str) -> None:
+    """Serve a model that only its library computes: its scores are the library's own."""
+    shutil.rmtree(folder / "models" / "smoke")
+    (folder / "models" / library).rename(folder / "models" / "smoke")
+    (folder / f"requests-{library}.json").rename(folder / "requests.json")
+    try_serve(folder)
+
+
 def try_dynamodb(folder: Path) -> None:
     """Ask a DynamoDB that is not there: boto3 says so."""
     import asyncio
@@ -313,6 +322,8 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "postgres": try_postgres,
     "spark": try_spark,
     "package": try_package,
+    "lightgbm": partial(try_native, library="lightgbm"),
+    "xgboost": partial(try_native, library="xgboost"),
     "dynamodb": try_dynamodb,
     "registry": try_registry,
     "kafka": try_kafka,

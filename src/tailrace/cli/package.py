@@ -14,16 +14,32 @@ if TYPE_CHECKING:
     from tailrace.release.package import PackageReport
 
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib (pickles: open "
+        "only one that you trust), .onnx.",
+        show_default=False,
+    ),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="isotonic or platt: fitted on the data's outcomes; or the pickle of a fitted IsotonicRegression or "
+        "LogisticRegression of the score (open only one that you trust).",
+    ),
+]
+TextTolerance = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="The share of rows that ONNX may score otherwise for how it reads text."),
+]
+Native = Annotated[bool, typer.Option("--native", help="Let the library that trained it compute it, not ONNX Runtime.")]
+
+
 def package(  # noqa: PLR0917 - one parameter an option
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL",
-            help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib (pickles: open "
-            "only one that you trust), .onnx.",
-            show_default=False,
-        ),
-    ],
+    model: Model,
     data: Annotated[
         Path,
         typer.Option(help="Rows to compare and profile on, best held-back ones: Parquet or CSV.", show_default=False),
@@ -34,18 +50,9 @@ def package(  # noqa: PLR0917 - one parameter an option
         str | None, typer.Option(help="The column of outcomes in the data; with it metrics are computed.")
     ] = None,
     metrics: Annotated[Path | None, typer.Option(help="A JSON object of metrics to keep with the model.")] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="isotonic or platt: fitted on the data's outcomes; or the pickle of a fitted IsotonicRegression or "
-            "LogisticRegression of the score (open only one that you trust).",
-        ),
-    ] = None,
-    text_tolerance: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="The share of rows that ONNX may score otherwise for how it reads text."),
-    ] = 0.0,
+    calibrate: Calibrate = None,
+    text_tolerance: TextTolerance = 0.0,
+    native: Native = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the directory if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -56,7 +63,8 @@ def package(  # noqa: PLR0917 - one parameter an option
     The directory holds model.onnx and manifest.json: signature, sha256, metrics, the profile of inputs and scores, and
     golden rows whose scores are checked whenever the model is loaded. A tree ensemble also gets
     trees.msgpack or forest.msgpack, which a kernel of its own computes, usually several times faster than ONNX Runtime;
-    which of them computes the model is chosen where it is served.
+    which of them computes the model is chosen where it is served. A model for which ONNX has no form keeps its
+    library's, and that library computes it; so does any with --native.
 
     For example:
 
@@ -66,8 +74,8 @@ def package(  # noqa: PLR0917 - one parameter an option
 
     with _progress() as show_step:
         report = package_model(
-            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics),
-            calibrate=calibrate, text_tolerance=text_tolerance, overwrite=overwrite, on_step=show_step,
+            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), calibrate=calibrate,
+            text_tolerance=text_tolerance, native=native, overwrite=overwrite, on_step=show_step,
         )  # fmt: skip
     if as_json:
         print(_to_json(report))

@@ -1,6 +1,7 @@
 """A packaged model on disk: files, and the `manifest.json` that says what they are and how the model must behave.
 
-A file is the model in the form that one backend computes: `model.onnx`, or `trees.msgpack`, the same trees as tables.
+A file is the model in the form that one backend computes: `model.onnx`; `trees.msgpack`, the same trees as tables; or
+the form of the library that trained it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from tailrace.inference.signature import Signature
 
 FORMAT_VERSION: Final = 2
 MODEL_FILE: Final = "model.onnx"
+LIGHTGBM_FILE: Final = "model.lightgbm.txt"
+XGBOOST_FILE: Final = "model.ubj"
+CATBOOST_FILE: Final = "model.cbm"
+SKLEARN_FILE: Final = "model.skops"
+PYTORCH_FILE: Final = "model.pt2"
 MANIFEST_FILE: Final = "manifest.json"
 CALIBRATION_FILE: Final = "calibration.json"
 FOREST_FILE: Final = "forest.msgpack"
@@ -198,6 +204,8 @@ class Manifest(msgspec.Struct, frozen=True):
     session: SessionSettings = SessionSettings()
     optimised: Optimisation | None = None
     vocabularies: dict[str, Vocabulary] = {}
+    trusted: tuple[str, ...] = ()
+    """The types that `model.skops` may hold, as they were shown when it was packaged; it is loaded with no other."""
 
     @property
     def version(self) -> str:

@@ -47,7 +47,7 @@ Feeds = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A conversion that gives the original's scores.
+    """A conversion that gives the original's scores. session: computes it, ONNX Runtime's or what has its `run`.
 
     difference_max: None for a model that came as ONNX. rows_rounded: of the rows compared those that float32 moves
     across a split, difference_rounded the largest of theirs; difference_max is that of the others. missing: rows with
@@ -110,7 +110,8 @@ def choose_graph(
     rows = read_rows(spread_rows(table, ROWS_COMPARED_MAX), candidates[0].signature.feature_names, original.nulls)
     refusal: ModelPackageError | None = None
     for converted in candidates:
-        found = Comparison(converted, open_session(converted.graph), calibration=original.calibration)
+        session = converted.session or open_session(converted.graph)
+        found = Comparison(converted, session, calibration=original.calibration)
         if original.score is None:
             return found
         try:

@@ -13,6 +13,7 @@ from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.original import Original
 from tailrace.release.pipelines import pipeline_graph
+from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import read_rows
 from tailrace.release.table import column_dtype, holds_float32, spread_rows
 from tailrace.release.trees import INPUT, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
@@ -31,23 +32,29 @@ _ONNX_DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """An ONNX graph (serialised) with its signature. rewrite: the form it was rewritten to, or empty."""
+    """An ONNX graph (serialised) with its signature. rewrite: the form it was rewritten to, or empty.
+
+    session: what computes it in ONNX Runtime's place, for a model that has no graph.
+    """
 
     graph: bytes
     signature: Signature
     rewrite: str = ""
+    session: Any = None
 
 
 def convert(original: Original, table: Any, target: str | None) -> list[Converted]:
     """Return the model's ONNX graphs, the preferred one first; the next ones are for when its scores differ.
 
     table: holds the model's features, by name. target: a column of it that is no feature.
-    Raises ModelPackageError when a feature is missing or the converter refuses the model.
+    Raises ModelPackageError when a feature is missing, NoGraphError when the converter refuses the model.
     """
     if original.framework == "none":
         return [_accept_onnx(original.model, table, target)]
     names = original.features or ()
-    _require_columns(names, table)
+    require_columns(names, table)
+    if original.refusal is not None:
+        raise original.refusal
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converters warn of their own dependencies
@@ -57,7 +64,7 @@ def convert(original: Original, table: Any, target: str | None) -> list[Converte
     except ModelPackageError:
         raise
     except Exception as error:  # the converters raise whatever they meet
-        raise ModelPackageError(
+        raise NoGraphError(
             f"the {original.framework} {original.model_type} cannot be converted to ONNX: "
             + str(error).splitlines()[0][:300],
             where="model",
@@ -65,7 +72,7 @@ def convert(original: Original, table: Any, target: str | None) -> list[Converte
         ) from error
 
 
-def _require_columns(names: tuple[str, ...], table: Any) -> None:
+def require_columns(names: tuple[str, ...], table: Any) -> None:
     """Raise ModelPackageError unless the data has every feature that the model was trained on."""
     missing = [name for name in names if name not in table.column_names]
     if missing:
@@ -152,7 +159,7 @@ def _accept_onnx(graph: bytes, table: Any, target: str | None) -> Converted:
             )
         inputs: tuple[TensorSpec, ...] = (TensorSpec(tensors[0].name, _ONNX_DTYPES[tensors[0].type], tuple(columns)),)
     else:
-        _require_columns(tuple(tensor.name for tensor in tensors), table)
+        require_columns(tuple(tensor.name for tensor in tensors), table)
         inputs = tuple(TensorSpec(tensor.name, _ONNX_DTYPES[tensor.type], (tensor.name,)) for tensor in tensors)
     output = session.get_outputs()[-1]
     if output.type not in {"tensor(float)", "tensor(double)"}:

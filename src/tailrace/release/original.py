@@ -17,6 +17,7 @@ from tailrace.inference.calibration import Calibration
 from tailrace.inference.manifest import Vocabulary
 from tailrace.release.calibration import read_fitted
 from tailrace.release.categories import find_nulls, find_vocabularies
+from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import Rows
 
 NAMED = "train it on a DataFrame (or a data set with feature names), so that no column can take another's place"
@@ -36,6 +37,7 @@ class Original:
     has_steps: isotonic curves stand inside the model.
     score: takes a float64 matrix (rows, features) or, for scikit-learn, a pandas DataFrame; returns float64 scores of
         shape (rows,), the probability of the second class for two classes, or (rows, classes) for more.
+    refusal: why it has no form in ONNX; None where it may have one.
     """
 
     framework: str
@@ -52,6 +54,7 @@ class Original:
     margin: bool = False
     framed: bool = False
     has_steps: bool = False
+    refusal: NoGraphError | None = None
 
     def score_rows(self, rows: Rows) -> NDArray[np.float64]:
         """Return the framework's own scores of the rows as they are. Raises what the framework raises."""
@@ -192,20 +195,12 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
         booster = booster[: int(best) + 1]  # as the class predicts; a file of it has the second attribute
     if not booster.feature_names:
         raise ModelPackageError("the XGBoost model was trained without feature names", where=where, next=NAMED)
-    kind = _xgboost_kind(booster)
-    if kind != "gbtree":
-        raise ModelPackageError(
-            f"the XGBoost model is of the booster {kind!r}, which is not converted",
-            where=where,
-            next="train it with booster='gbtree', and without rate_drop",
-        )
-    if "c" in (booster.feature_types or ()):
-        raise ModelPackageError(
-            "the XGBoost model was trained on category columns", where=where, next="train it on columns of numbers"
-        )
+    refusal = _xgboost_refusal(booster, where)
     names = tuple(booster.feature_names)
     booster = booster.copy()
-    booster.feature_names = booster.feature_types = None  # the converter wants f0, f1, …; the order is fixed by `names`
+    booster.feature_names = None  # the converter wants f0, f1, …; the order is fixed by `names`
+    if refusal is None:
+        booster.feature_types = None
     config = _xgboost_config(booster)
     if not classes and config["objective"]["name"].startswith(("binary:", "multi:")):
         classes = tuple(range(max(2, int(config["learner_model_param"]["num_class"]))))
@@ -213,17 +208,49 @@ def _from_xgboost(model: Any, where: str) -> Original | None:
     def score(matrix: Any) -> NDArray[np.float64]:
         return np.asarray(booster.inplace_predict(np.asarray(matrix, np.float32)), np.float64)
 
-    return Original("xgboost", xgboost.__version__, type(model).__name__, booster, names, classes, score)
+    return Original("xgboost", xgboost.__version__, type(model).__name__, booster, names, classes, score,
+                    refusal=refusal)  # fmt: skip
 
 
-def _xgboost_kind(booster: Any) -> str:
-    """Return "gbtree" for a plain sum of trees, "dart" for one with a weight for each tree, else the booster's name.
+def _xgboost_refusal(booster: Any, where: str) -> NoGraphError | None:
+    """Return why a booster is not converted; XGBoost itself may compute it.
 
-    Read from the model file that XGBoost documents, and by what is in it: since 3.4 the name of both is "gbtree".
+    Raises ModelPackageError for one that is not served at all: of no trees, or of categories whose codes live only in
+    the training frame. From 3.1 on the model file has the categories of a frame; before, it does not tell that from
+    categories that were trained on as numbers.
     """
     import json
 
-    found: dict[str, Any] = json.loads(booster.save_raw(raw_format="json"))["learner"]["gradient_booster"]
+    found: dict[str, Any] = json.loads(booster.save_raw(raw_format="json"))
+    booster_found = found["learner"]["gradient_booster"]
+    kind = _xgboost_kind(booster_found)
+    next_kind = "train it with booster='gbtree', and without rate_drop"
+    if kind not in {"gbtree", "dart"}:
+        raise ModelPackageError(
+            f"the XGBoost model is of the booster {kind!r}, which is not converted", where=where, next=next_kind
+        )
+    next_type = "train it on columns of numbers"
+    if "c" in (booster.feature_types or ()):
+        known = booster_found.get("model", {}).get("cats", {}).get("enc", ())
+        if found["version"] < [3, 1] or any(len(each.get("values", ())) for each in known):
+            raise ModelPackageError(
+                "the XGBoost model was trained on category columns, whose codes live only in the training frame",
+                where=where,
+                next=next_type + ", such as the categories' codes, with feature_types='c' for these",
+            )
+        return NoGraphError("the XGBoost model was trained on category columns", where=where, next=next_type)
+    if kind == "dart":
+        what = f"the XGBoost model is of the booster {kind!r}, which is not converted"
+        return NoGraphError(what, where=where, next=next_kind)
+    return None
+
+
+def _xgboost_kind(found: dict[str, Any]) -> str:
+    """Return "gbtree" for a plain sum of trees, "dart" for one with a weight for each tree, else the booster's name.
+
+    found: the booster in the model file that XGBoost documents. Told by what is in it: since 3.4 the name of both is
+    "gbtree".
+    """
     model: dict[str, Any] = found.get("model", {})
     if any(weight != 1.0 for weight in model.get("weight_drop", ())):
         return "dart"

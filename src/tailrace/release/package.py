@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,22 +27,21 @@ from tailrace.inference.manifest import (
     CALIBRATION_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
-    MODEL_FILE,
     Manifest,
     ModelSource,
     encode_manifest,
 )
 from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibration, read_fitted
-from tailrace.release.comparison import Comparison, choose_graph
+from tailrace.release.comparison import Comparison
 from tailrace.release.convert import convert
 from tailrace.release.exchange import replace_directory
+from tailrace.release.forms import ChosenForm, choose_forms, fill_directory
 from tailrace.release.golden import pick_golden
 from tailrace.release.metrics import find_truth, measure_quality
 from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import Rows, read_rows
 from tailrace.release.table import feature_columns, read_outcomes, read_table, spread_rows
-from tailrace.release.tabulation import tabulate_all
 
 ROWS_SCORED_MAX: Final = 100_000
 """Rows that the metrics and the reference profile are computed on; a larger table is sampled evenly."""
@@ -87,6 +87,7 @@ def package(
     metrics: Mapping[str, float | int | str] | None = None,
     calibrate: Any = None,
     text_tolerance: float = 0.0,
+    native: bool = False,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> PackageReport:
@@ -100,8 +101,10 @@ def package(
     calibrate: "isotonic" or "platt", fitted on the data's outcomes; or a fitted IsotonicRegression or
         LogisticRegression of the model's score, or the path of one. None leaves the scores as they are.
     text_tolerance: the share of rows, 0 to 1, that may be scored otherwise since ONNX reads their text otherwise.
+    native: it is to be computed by the library that trained it, and no other form is written. So is a model for which
+        ONNX has no form. Where the library proves to be faster than ONNX Runtime its form is written beside the graph.
     on_step: called with each of `STEPS` as it begins.
-    Raises ModelPackageError, and leaves `out` as it was, when the model cannot be converted, a score of the conversion
+    Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), or `out` exists. The
     bit-vector tables are left out, and the manifest says why, where the backend does not fit the model or any score of
     them is over 1e-6 from the conversion's. Which backend computes the model is chosen where it is served.
@@ -114,18 +117,17 @@ def package(
     if calibrate is not None and method is None:
         original = original.calibrated(read_fitted(calibrate))
     table = _read(data, target)
-    on_step("convert")
-    candidates = convert(original, table, target)
-    on_step("compare")
-    chosen = choose_graph(original, candidates, table, text_tolerance)
+    convert_it = None if native else partial(convert, original, table, target)
+    forms = choose_forms(original, table, convert_it, text_tolerance, on_step)
     found: dict[str, float | int | str] = {}
     if method is not None:
-        original, chosen, found = _calibrate(method, original, chosen, table, target)
+        original, chosen, found = _calibrate(method, original, forms.chosen, table, target)
+        forms = ChosenForm(chosen, forms.native, forms.refusal)
     on_step("profile")
-    manifest, contents = _describe(name, original, chosen, table, target, on_step)
+    manifest, contents = _describe(name, original, forms, table, target, on_step)
     manifest = replace(manifest, metrics=manifest.metrics | found | dict(metrics or {}))
     on_step("write")
-    return dataclasses.replace(_write(out, manifest, contents, on_step), texts=chosen.texts)
+    return dataclasses.replace(_write(out, manifest, contents, on_step), texts=forms.chosen.texts)
 
 
 def _read(data: Any, target: str | None) -> Any:
@@ -158,33 +160,35 @@ def _calibrate(
 
 
 def _describe(
-    name: str, original: Original, chosen: Comparison, table: Any, target: str | None, on_step: Callable[[str], None]
+    name: str, original: Original, forms: ChosenForm, table: Any, target: str | None, on_step: Callable[[str], None]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest of a conversion, and the files that go beside it."""
+    """Return the manifest of a model in its forms, and the files that go beside it."""
+    chosen = forms.chosen
     sample = spread_rows(table, ROWS_SCORED_MAX)
     rows, scored = _scored_rows(original, chosen, sample)
     feeds = rows.feeds(chosen.signature.inputs)
     scores = chosen.score(feeds)
     on_step("tabulate")
-    forms = tabulate_all(chosen, feeds)
-    contents = {MODEL_FILE: chosen.converted.graph, **forms.contents}
+    contents = fill_directory(original, forms, table, feeds)
+    files = {**contents.files}
     if chosen.calibration is not None:
-        contents[CALIBRATION_FILE] = msgspec.json.encode(chosen.calibration)
+        files[CALIBRATION_FILE] = msgspec.json.encode(chosen.calibration)
     manifest = Manifest(
         format=FORMAT_VERSION,
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         signature=chosen.signature,
-        files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         source=_source_of(original, chosen),
         metrics=_measure(chosen, scores, scored, target),
         profile=profile_model(chosen.signature, sample, scores),
         golden=pick_golden(original, chosen, rows, scores),
-        reasons=forms.reasons,
-        times=forms.times,
+        reasons=dict(contents.reasons),
+        times=contents.times,
+        trusted=contents.trusted,
         vocabularies=original.vocabularies,
     )
-    return manifest, contents
+    return manifest, files
 
 
 def _check_place(name: str, out: Path, overwrite: bool) -> None:
@@ -237,7 +241,9 @@ def _measure(chosen: Comparison, scores: NDArray[Any], scored: Any, target: str 
     return quality
 
 
-def _write(out: Path, manifest: Manifest, contents: dict[str, bytes], on_step: Callable[[str], None]) -> PackageReport:
+def _write(
+    out: Path, manifest: Manifest, contents: Mapping[str, bytes], on_step: Callable[[str], None]
+) -> PackageReport:
     """Write the directory beside `out`, verify it as serving would, and put it in place by a rename.
 
     contents: of the files beside the manifest.

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from tailrace.errors import ModelPackageError
+from tailrace.release.refusals import NoGraphError
 
 INPUT: Final = "features"
 OUTPUT: Final = "score"
@@ -43,7 +44,7 @@ def lightgbm_graph(dump: dict[str, Any], exact: Sequence[bool], *, margin: bool 
 
     exact: of each feature, whether its values are float32. margin: the sum of the trees, without a link.
     Categorical splits and custom objectives are left to it.
-    Raises ModelPackageError for zeros as missing values and for linear trees, which have no form in ONNX.
+    Raises NoGraphError for zeros as missing values and for linear trees, which have no form in ONNX.
     """
     objective, *options = str(dump["objective"] or "").split(" ")
     link, scale = ("", 1.0) if margin else _lightgbm_link(objective, options)
@@ -63,7 +64,7 @@ def histogram_graph(model: Any, exact: Sequence[bool], *, margin: bool = False) 
 
     exact: of each feature, whether its values are float32. margin: the sum of the trees, without a link.
     Written here since skl2onnx's graph of it is refused by newer versions of onnx.
-    Raises ModelPackageError for splits on categories.
+    Raises NoGraphError for splits on categories.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
@@ -201,8 +202,8 @@ def _lightgbm_link(objective: str, options: list[str]) -> tuple[str | None, floa
     return ("" if objective in _IDENTITY_OBJECTIVES and not options else None), 1.0
 
 
-def _no_form(what: str, option: str, framework: str = "LightGBM") -> ModelPackageError:
-    return ModelPackageError(
+def _no_form(what: str, option: str, framework: str = "LightGBM") -> NoGraphError:
+    return NoGraphError(
         f"the {framework} model has {what}, for which there is no form in ONNX",
         where="model",
         next=f"train it without {option}",

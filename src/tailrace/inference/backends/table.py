@@ -10,12 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tailrace.inference.manifest import FOREST_FILE, MODEL_FILE, TREES_FILE, Manifest
+from tailrace.inference.manifest import FOREST_FILE, LIGHTGBM_FILE, MODEL_FILE, TREES_FILE, XGBOOST_FILE, Manifest
 from tailrace.inference.packaged import PackagedModel
 
 BIT_VECTORS: Final = "bit vectors"
 FOREST: Final = "forest kernel"
 ONNX_RUNTIME: Final = "ONNX Runtime"
+LIGHTGBM: Final = "LightGBM"
+XGBOOST: Final = "XGBoost"
 
 
 class Backend(NamedTuple):
@@ -44,6 +46,8 @@ BACKENDS: Final = (
     Backend(BIT_VECTORS, TREES_FILE, "bitvector", "BitvectorModel", is_light=True),
     Backend(FOREST, FOREST_FILE, "forest", "ForestModel", is_light=True),
     Backend(ONNX_RUNTIME, MODEL_FILE, "onnx", "OnnxModel"),
+    Backend(LIGHTGBM, LIGHTGBM_FILE, "lightgbm", "LightgbmModel", is_light=True),
+    Backend(XGBOOST, XGBOOST_FILE, "xgboost", "XgboostModel", is_light=True),
 )
 """In the order of preference: of two that are equally fast the first one computes the model."""
 

@@ -1,0 +1,130 @@
+"""The form of a trained model that its own library computes: what ONNX has no form for, or what is faster so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.choice import measure_backends
+from tailrace.inference.backends.native import NativeModel, Predict
+from tailrace.inference.backends.onnx import find_run, select_scores
+from tailrace.inference.backends.table import LIGHTGBM, ONNX_RUNTIME, XGBOOST, backend_named
+from tailrace.inference.manifest import BackendTimes
+from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.release.comparison import Comparison
+from tailrace.release.convert import Converted, require_columns
+from tailrace.release.original import Original
+from tailrace.release.trees import INPUT, OUTPUT
+
+GAIN: Final = 1.05
+"""A form is kept for its speed where it is so many times as fast as ONNX Runtime, on average over the rows timed."""
+
+_BACKENDS: Final = {"lightgbm": LIGHTGBM, "xgboost": XGBOOST}
+"""Of the frameworks, by their names in a manifest."""
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class NativeForm:
+    """A trained model in its library's form.
+
+    backend: computes it. file: its name in a model directory. signature: as it takes a batch. trusted: the types that
+    it may hold, where its form names types. is_fast: whether it may be faster than ONNX Runtime.
+    """
+
+    backend: str
+    file: str
+    content: bytes
+    signature: Signature
+    trusted: tuple[str, ...] = ()
+    is_fast: bool = False
+
+    def open(self, signature: Signature | None = None) -> Predict:
+        """Return what computes it. signature: that of the directory, where it is another one."""
+        found = _model_of(self.backend)
+        try:
+            return found.open(self.content, signature or self.signature, self.trusted)
+        except (OSError, ValueError) as error:
+            raise ModelPackageError(
+                f"{self.backend} does not read what it wrote: {error}",
+                where="model",
+                next=f"install the {self.backend} that trained it, and train it again",
+            ) from error
+
+
+class NativeSession:
+    """A model in its library's form behind ONNX Runtime's one call, for a comparison with the original."""
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+
+    def run(self, outputs: Sequence[str], feeds: Feeds, options: Any = None) -> list[NDArray[Any]]:
+        """Return the scores: the one output there is."""
+        return [self._predict(feeds)]
+
+
+def native_form(original: Original, table: Any) -> NativeForm | None:
+    """Return a model as its library takes it; None for a model whose library has no form that is safe to load.
+
+    The inputs are of the type that the library computes with: so it gives the original's scores exactly.
+    Raises ModelPackageError for data without a feature of the model.
+    """
+    name = _BACKENDS.get(original.framework)
+    if name is None:
+        return None
+    names = original.features or ()
+    require_columns(names, table)
+    column = None if len(original.classes) > 2 else 0
+    if name == LIGHTGBM:
+        content, dtype = original.model.model_to_string().encode(), "float64"
+    else:
+        content, dtype = bytes(original.model.save_raw("ubj")), "float32"
+    inputs = (TensorSpec(INPUT, dtype, names),)
+    signature = Signature(inputs, OUTPUT, column, original.classes)
+    return NativeForm(name, _model_of(name).file, content, signature, is_fast=True)
+
+
+def without_graph(form: NativeForm) -> Converted:
+    """Return what stands for a conversion where a model has its library's form alone."""
+    return Converted(b"", form.signature, session=NativeSession(form.open()))
+
+
+def time_beside_onnx(form: NativeForm, chosen: Comparison, feeds: Feeds) -> BackendTimes:
+    """Return what a call takes by ONNX Runtime and by a model's own library, on rows of the data."""
+    signature = chosen.signature
+    outputs = [signature.output]
+    run = find_run(chosen.session, outputs, {name: array[:1] for name, array in feeds.items()})
+    rows = len(next(iter(feeds.values())))
+
+    def draw(count: int, seed: int) -> Feeds:
+        picked = np.random.default_rng(seed).integers(0, rows, count)
+        return {name: np.ascontiguousarray(array[picked]) for name, array in feeds.items()}
+
+    return measure_backends(
+        {
+            ONNX_RUNTIME: lambda given: select_scores(run(outputs, given, None)[0], signature.column),
+            form.backend: form.open(signature),
+        },
+        draw,
+    )
+
+
+def is_faster(times: BackendTimes, backend: str) -> bool:
+    """Return whether a model's own library is faster than ONNX Runtime, on average over the rows timed."""
+    ratios = np.divide(times.ns[ONNX_RUNTIME], times.ns[backend])
+    return bool(np.exp(np.log(ratios).mean()) >= GAIN)
+
+
+def _model_of(backend: str) -> type[NativeModel]:
+    """Return the class of a backend whose form is a library's own."""
+    found = backend_named(backend)
+    assert found is not None, "the table has it"
+    model: type[NativeModel] = getattr(import_module(f"tailrace.inference.backends.{found.module}"), found.model)
+    return model
