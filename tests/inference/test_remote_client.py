@@ -17,7 +17,7 @@ from protocol_server import ProtocolServer
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.client import RemoteClient
-from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.oip import OipProtocol
 from tailrace.inference.remote.pool import RemotePool
 from tailrace.inference.remote.protocol import RemoteProtocol, RemoteSignature, RemoteTarget
@@ -110,33 +110,33 @@ def test_rows_get_their_scores(server: ProtocolServer, name: str, fault: str) ->
     assert not client.failures
 
 
-WRONG: dict[str, Reason] = {
-    "garbage": Reason.UNREADABLE,
-    "not_json": Reason.UNREADABLE,
-    "gzip": Reason.UNREADABLE,
-    "reset_midway": Reason.UNREACHABLE,
-    "close_midway": Reason.UNREACHABLE,
-    "close_at_once": Reason.UNREACHABLE,
-    "no_length": Reason.UNREACHABLE,
-    "huge": Reason.TOO_LARGE,
-    "huge_chunked": Reason.TOO_LARGE,
-    "redirect": Reason.STATUS,
-    "status_503": Reason.STATUS,
-    "status_500": Reason.STATUS,
-    "status_204": Reason.STATUS,
-    "rows_many": Reason.MISSHAPEN,
-    "rows_few": Reason.MISSHAPEN,
-    "rows_none": Reason.MISSHAPEN,
-    "texts": Reason.MISSHAPEN,
-    "three_columns": Reason.MISSHAPEN,
+WRONG: dict[str, RemoteFault] = {
+    "garbage": RemoteFault.UNREADABLE,
+    "not_json": RemoteFault.UNREADABLE,
+    "gzip": RemoteFault.UNREADABLE,
+    "reset_midway": RemoteFault.UNREACHABLE,
+    "close_midway": RemoteFault.UNREACHABLE,
+    "close_at_once": RemoteFault.UNREACHABLE,
+    "no_length": RemoteFault.UNREACHABLE,
+    "huge": RemoteFault.TOO_LARGE,
+    "huge_chunked": RemoteFault.TOO_LARGE,
+    "redirect": RemoteFault.STATUS,
+    "status_503": RemoteFault.STATUS,
+    "status_500": RemoteFault.STATUS,
+    "status_204": RemoteFault.STATUS,
+    "rows_many": RemoteFault.MISSHAPEN,
+    "rows_few": RemoteFault.MISSHAPEN,
+    "rows_none": RemoteFault.MISSHAPEN,
+    "texts": RemoteFault.MISSHAPEN,
+    "three_columns": RemoteFault.MISSHAPEN,
 }
 WRONG_OIP = {
-    "other_model": Reason.FOREIGN,
-    "other_version": Reason.FOREIGN,
-    "other_id": Reason.FOREIGN,
-    "no_id": Reason.FOREIGN,
-    "other_output": Reason.MISSHAPEN,
-    "two_outputs": Reason.MISSHAPEN,
+    "other_model": RemoteFault.FOREIGN,
+    "other_version": RemoteFault.FOREIGN,
+    "other_id": RemoteFault.FOREIGN,
+    "no_id": RemoteFault.FOREIGN,
+    "other_output": RemoteFault.MISSHAPEN,
+    "two_outputs": RemoteFault.MISSHAPEN,
 }
 CASES = [
     *((name, fault, reason) for name in ("oip", "torchserve") for fault, reason in WRONG.items()),
@@ -145,14 +145,14 @@ CASES = [
         ("tensorflow", fault, WRONG[fault])
         for fault in ("rows_many", "rows_none", "texts", "three_columns", "not_json")
     ),
-    ("oip-binary", "rows_few", Reason.MISSHAPEN),
-    ("oip-binary", "short_binary", Reason.UNREADABLE),
-    ("oip", "literal_nan", Reason.UNREADABLE),
+    ("oip-binary", "rows_few", RemoteFault.MISSHAPEN),
+    ("oip-binary", "short_binary", RemoteFault.UNREADABLE),
+    ("oip", "literal_nan", RemoteFault.UNREADABLE),
 ]
 
 
 @pytest.mark.parametrize(("name", "fault", "reason"), CASES)
-def test_wrong_answer_is_no_score(server: ProtocolServer, name: str, fault: str, reason: Reason) -> None:
+def test_wrong_answer_is_no_score(server: ProtocolServer, name: str, fault: str, reason: RemoteFault) -> None:
     """Whatever is wrong with an answer has its reason, never becomes a score, and the next call is answered."""
     client = client_of(server, name)
 
@@ -189,7 +189,7 @@ def test_late_answer_is_given_up_at_the_deadline(server: ProtocolServer, fault: 
         began_s = time.monotonic()
         with pytest.raises(RemoteError) as caught:
             await ask(client, 1.0, within_ms=60)
-        assert caught.value.reason is Reason.LATE
+        assert caught.value.reason is RemoteFault.LATE
         assert 0.05 < time.monotonic() - began_s < 0.5
         server.fault = ""
         assert await ask(client, 2.0) == [2.0]
@@ -291,7 +291,7 @@ def test_server_that_is_gone_is_left_alone_and_found_again(server: ProtocolServe
             with pytest.raises(RemoteError):
                 await ask(client, 1.0)
         assert client.breaker.is_open
-        assert client.failures == {Reason.UNREACHABLE: 3, Reason.LEFT_ALONE: 3}
+        assert client.failures == {RemoteFault.UNREACHABLE: 3, RemoteFault.LEFT_ALONE: 3}
         server.fault = ""
         await asyncio.sleep(0.35)  # its open time at most: the clock is the real one
         assert await ask(client, 1.0) == [1.0]
@@ -307,7 +307,7 @@ def test_refused_connection_has_its_reason() -> None:
     client = client_of(server)
     with pytest.raises(RemoteError) as caught:
         run(lambda: ask(client, 1.0))
-    assert caught.value.reason is Reason.UNREACHABLE
+    assert caught.value.reason is RemoteFault.UNREACHABLE
     assert str(server.port) in str(caught.value)
 
 
@@ -358,7 +358,7 @@ def test_server_without_a_trusted_certificate_is_not_asked(tls_context: ssl.SSLC
     with ProtocolServer(tls=tls_context) as server:
         with pytest.raises(RemoteError) as caught:
             run(lambda: ask(client_of(server), 1.0))
-        assert caught.value.reason is Reason.UNREACHABLE
+        assert caught.value.reason is RemoteFault.UNREACHABLE
         assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
         assert not server.requests
 

@@ -73,6 +73,7 @@ def check(
 
 def _report(checked: CheckedPipeline) -> dict[str, Any]:
     from tailrace.inference.model_stage import model_stages
+    from tailrace.inference.remote.stage import remote_stages
 
     plan = checked.plan
     return {
@@ -97,6 +98,10 @@ def _report(checked: CheckedPipeline) -> dict[str, Any]:
             }
             for stage in model_stages(plan.inference.stage)
         ],
+        "remote_models": [
+            {"name": stage.name, "url": stage.url, "rows_best": stage.rows_best}
+            for stage in remote_stages(plan.inference.stage)
+        ],
         "warnings": checked.warnings,
     }
 
@@ -106,6 +111,7 @@ def _show(checked: CheckedPipeline) -> None:
     from rich.markup import escape
 
     from tailrace.inference.model_stage import model_stages
+    from tailrace.inference.remote.stage import remote_stages
 
     console, plan = Console(), checked.plan
     console.print(_budget_table(plan, checked.times))
@@ -119,6 +125,8 @@ def _show(checked: CheckedPipeline) -> None:
         reason = f" ({stage.backend_reason})" if stage.backend_reason else ""
         console.print(f"The model {stage.name} is computed by {stage.backend}{reason}.", highlight=False)
         console.print(f"It runs on {where}, best with {stage.rows_best} rows a call.\n", highlight=False)
+    for remote in remote_stages(plan.inference.stage):
+        console.print(f"The model {remote.name} is asked at {remote.url}.\n", highlight=False)
 
 
 def _budget_table(plan: Plan, times: tuple[LayerTimes, ...]) -> Table:

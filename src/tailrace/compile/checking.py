@@ -16,7 +16,9 @@ from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.features.streams import StreamFeatureView
-from tailrace.inference.model_stage import model_stages
+from tailrace.inference.model_stage import ModelStage
+from tailrace.inference.remote.stage import RemoteStage, remote_stages
+from tailrace.inference.stage import walk_stages
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 
@@ -67,7 +69,9 @@ async def check_pipeline(pipeline: Pipeline, url: str | None, clock: Clock) -> C
     await plan.open()
     plan, times = await warm_up(plan, clock)
     store = await _check_store(plan, url, clock)
-    warnings = (*_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings)
+    warnings = (
+        *_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings, *_remote_warnings(plan)
+    )  # fmt: skip
     return CheckedPipeline(plan, times, _inputs(plan), store, warnings)
 
 
@@ -127,6 +131,16 @@ def _hop_warnings(plan: Plan, hops: tuple[HopCost, ...]) -> list[str]:
     return [f"features: {what}: what is not read in time is answered with defaults\n    next: {next_step}"]
 
 
+def _remote_warnings(plan: Plan) -> list[str]:
+    """Return what is to be known of remote models: how they were found, and that they did not answer."""
+    found = []
+    for stage in remote_stages(plan.inference.stage):
+        next_step = "see that its server runs, and has the model"
+        for what in dict.fromkeys(filter(None, (stage.notice, str(stage.client.failure or "")))):
+            found.append(f"model {stage.name!r}: {what}\n    next: {next_step}")
+    return found
+
+
 def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
     """Return each of the models' inputs with what fills it."""
     wiring = wire(plan.pipeline)
@@ -139,7 +153,8 @@ def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
 
     found = (
         ModelInput(name, tensor.dtype, filled_by(wiring.features[name]))
-        for stage in model_stages(plan.inference.stage)
+        for stage in walk_stages(plan.inference.stage)
+        if isinstance(stage, ModelStage | RemoteStage)
         for tensor in stage.signature.inputs
         for name in tensor.features
     )

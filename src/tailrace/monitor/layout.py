@@ -17,6 +17,7 @@ from tailrace.monitor.metrics import (
     METRICS,
     PROVENANCES,
     REFRESH_OUTCOMES,
+    REMOTE_FAULTS,
     RETRIEVAL_METRICS,
     SHED_REASONS,
     error_kinds,
@@ -69,11 +70,12 @@ class SeriesLayout(msgspec.Struct, frozen=True):
 
 
 class PipelineShape(msgspec.Struct, frozen=True):
-    """What of a pipeline decides its series: its name, budget and batch views (by name, in the plan's order)."""
+    """What of a pipeline decides its series: its name, budget, batch views (in the plan's order), remote models."""
 
     name: str
     budget: Budget
     views: tuple[str, ...] = ()
+    remote: tuple[str, ...] = ()
 
 
 def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
@@ -146,6 +148,14 @@ class _LayoutBuilder:
         for reason in SHED_REASONS:
             self.add("tailrace_shed_total", pipeline, reason)
 
+    def add_remote(self, pipeline: str, model: str, scale_ns: int) -> None:
+        """Add all series of one remote model."""
+        self.add_times("tailrace_remote_seconds", pipeline, model, scale_ns=scale_ns)
+        for fault in REMOTE_FAULTS:
+            self.add("tailrace_remote_failures_total", pipeline, model, fault)
+        for metric in ("breaker_open", "breaker_openings_total", "connections"):
+            self.add(f"tailrace_remote_{metric}", pipeline, model)
+
     def add_pipeline(self, pipeline: PipelineShape) -> None:
         """Add all series of one pipeline."""
         name, budget = pipeline.name, pipeline.budget
@@ -168,6 +178,8 @@ class _LayoutBuilder:
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():
             self.add("tailrace_degraded_total", name, reason)
+        for model in pipeline.remote:
+            self.add_remote(name, model, budget.inference_ns or total_ns)
         for view in pipeline.views:
             for provenance in PROVENANCES:
                 self.add("tailrace_feature_values_total", name, view, provenance)

@@ -10,6 +10,7 @@ from tailrace.batch import Degraded, Provenance
 from tailrace.errors import ServingError
 from tailrace.features.updates import Fate
 from tailrace.inference.batching import Reason
+from tailrace.inference.remote.failure import RemoteFault
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "ns"]
@@ -39,6 +40,17 @@ _TABLE: Final = (
     Metric("tailrace_model_batches_total", "counter", "Batches of heavy models, by reason.", ("pipeline", "reason")),
     Metric("tailrace_model_batch_rows", "histogram", "Rows of a batch of a heavy model.", ("pipeline",)),
     Metric("tailrace_model_wait_seconds", "histogram", "Wait of such a batch's oldest row.", ("pipeline",), "ns"),
+    Metric("tailrace_remote_seconds", "histogram", "Time a call of a remote model took.", ("pipeline", "model"), "ns"),
+    Metric(
+        "tailrace_remote_failures_total", "counter", "Calls of a remote model that gave no score.",
+        ("pipeline", "model", "reason"),
+    ),
+    Metric(
+        "tailrace_remote_breaker_open", "gauge", "Workers whose breaker leaves a remote model alone.",
+        ("pipeline", "model"),
+    ),
+    Metric("tailrace_remote_breaker_openings_total", "counter", "Times it has opened.", ("pipeline", "model")),
+    Metric("tailrace_remote_connections", "gauge", "Connections to its server, all workers.", ("pipeline", "model")),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took.", ("pipeline",), "ns"),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
     Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
@@ -98,6 +110,8 @@ SHED_REASONS: Final = ("deadline", "queue_full", "expired")
 
 BATCH_REASONS: Final = tuple(reason.name.lower() for reason in Reason)
 """Why a heavy model's batch began: it was idle; an instance became free; it had waited for more rows."""
+REMOTE_FAULTS: Final = tuple(map(str, RemoteFault))
+"""Why a call of a remote model gave no score."""
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
 REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tailrace.inference.remote.stage import remote_stages
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.plan import Plan
 
@@ -15,12 +16,16 @@ class FaultLog:
 
     def __init__(self, plan: Plan, recorder: BatchRecorder, log: Any) -> None:
         self._retrieval = plan.features.retrieval
+        self._remote = remote_stages(plan.inference.stage)
         self._recorder = recorder
         self._log = log.bind(pipeline=plan.name)
         self._rows = recorder.degraded_rows()  # a successor goes on with the counters of the worker before it
         self._quiet_s: dict[str, int] = {}
         if self._retrieval.failure is not None:
             self._log.warning("store does not answer", error=str(self._retrieval.failure))
+        for stage in self._remote:
+            if stage.notice:
+                self._log.warning("remote model was not checked", model=stage.name, error=stage.notice)
 
     def look(self) -> None:
         """Look at the counters, once a second."""
@@ -28,11 +33,18 @@ class FaultLog:
         for reason, rows in self._rows.items():
             if rows > before[reason]:
                 if reason not in self._quiet_s:
-                    error = self._retrieval.failure if reason.startswith("store_") else None
-                    self._log.warning("answers degraded", reason=reason, error=str(error or "") or None)
+                    self._log.warning("answers degraded", reason=reason, error=self._error(reason))
                 self._quiet_s[reason] = 0
             elif reason in self._quiet_s:
                 self._quiet_s[reason] += 1
                 if self._quiet_s[reason] >= QUIET_S:
                     del self._quiet_s[reason]
                     self._log.info("answers no longer degraded", reason=reason)
+
+    def _error(self, reason: str) -> str | None:
+        """Return the last failure of what a reason speaks of, where that is another server."""
+        if reason.startswith("store_"):
+            return str(self._retrieval.failure or "") or None
+        if reason.startswith("model_"):
+            return next((str(stage.client.failure) for stage in self._remote if stage.client.failure), None)
+        return None

@@ -21,11 +21,15 @@ from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
+from tailrace.inference.declaration import walk_declared
 from tailrace.inference.model_stage import model_stages
+from tailrace.inference.remote.declaration import RemoteModel
+from tailrace.inference.remote.stage import remote_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.layout import PipelineShape
 from tailrace.monitor.recorder import BatchRecorder
+from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
 from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
@@ -49,7 +53,7 @@ class Served:
     engine: Engine
     recorder: BatchRecorder
     faults: FaultLog
-    counts: RetrievalCounts
+    counts: list[RetrievalCounts | RemoteCounts]
     ready: PipelineReady
 
     def endpoint(self, array_max: int) -> Endpoint:
@@ -119,7 +123,10 @@ class ServedPipelines:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
-        counts = RetrievalCounts(self._block, pipeline.name, plan.features.retrieval)  # all hops share what it counts
+        counts: list[RetrievalCounts | RemoteCounts] = [  # all hops share what the first one counts
+            RetrievalCounts(self._block, pipeline.name, plan.features.retrieval),
+            *(RemoteCounts(self._block, pipeline.name, stage) for stage in remote_stages(plan.inference.stage)),
+        ]
         served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
         self._served.append(served)
         return served
@@ -139,15 +146,17 @@ class ServedPipelines:
         return max(sum(served.recorder.take_calls_most() for served in self._served), self.calls_waiting)
 
     def look(self) -> None:
-        """Log what has begun to degrade answers, and count what the caches say, once a second."""
+        """Log what has begun to degrade answers, and count what caches and remote models say, once a second."""
         for served in self._served:
             served.faults.look()
-            served.counts.look()
+            for counts in served.counts:
+                counts.look()
 
     def close(self) -> None:
         """Let go of threads, stores and the sample."""
         for served in self._served:
-            served.counts.look()
+            for counts in served.counts:
+                counts.look()
             served.plan.close()
         if self._samples is not None:
             self._samples.close()
@@ -214,7 +223,13 @@ def load_all(pin: Pin) -> list[Pipeline]:
 
 def shape_of(pipeline: Pipeline) -> PipelineShape:
     """Return what the metrics of a pipeline need to know of it."""
-    return PipelineShape(pipeline.name, pipeline.budget, tuple(view.__name__ for view in pipeline.views))
+    views = tuple(view.__name__ for view in pipeline.views)
+    return PipelineShape(pipeline.name, pipeline.budget, views, remote=remote_names(pipeline))
+
+
+def remote_names(pipeline: Pipeline) -> tuple[str, ...]:
+    """Return the remote models of a pipeline, by name."""
+    return tuple(dict.fromkeys(each.name for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)))
 
 
 def store_url(pipeline: Pipeline, override: str | None) -> str:

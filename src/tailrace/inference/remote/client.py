@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tailrace.breaker import Breaker
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.inference.remote.address import RemoteAddress
-from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.pool import RemotePool
 from tailrace.inference.remote.protocol import RemoteProtocol, check_coding, refused
 
@@ -38,10 +38,11 @@ class RemoteClient:
         authorization: str | None = None,
         fair_ns: int = 0,
     ) -> None:
+        self.url = address.url
         self.pool = pool
         self.protocol = protocol
         self.breaker = Breaker(clock, lost_ns=2 * fair_ns + PROBE_SLACK_NS)
-        self.failures: Counter[Reason] = Counter()
+        self.failures: Counter[RemoteFault] = Counter()
         self.failure: RemoteError | None = None
         self.observe_call: Callable[[int], None] = _observe_nothing
         self._head = address.head(protocol.path, protocol.content_type, authorization)
@@ -57,9 +58,9 @@ class RemoteClient:
         left_ns = deadline_ns - began_ns
         try:
             if left_ns <= 0:
-                raise RemoteError(Reason.LATE, "there was no time left to ask")
+                raise RemoteError(RemoteFault.LATE, "there was no time left to ask")
             if not self.breaker.allows():
-                raise RemoteError(Reason.LEFT_ALONE, f"the server is left alone: {self.failure}")
+                raise RemoteError(RemoteFault.LEFT_ALONE, f"the server is left alone: {self.failure}")
             scores = await self._ask(feeds, rows, left_ns)
         except RemoteError as error:
             self._note(error, began_ns, left_ns)
@@ -90,13 +91,13 @@ class RemoteClient:
     def _note(self, error: RemoteError, began_ns: int, left_ns: int) -> None:
         """Count a call without scores, and tell the breaker where it says something of the server."""
         self.failures[error.reason] += 1
-        if error.reason is Reason.LEFT_ALONE or left_ns <= 0:
+        if error.reason is RemoteFault.LEFT_ALONE or left_ns <= 0:
             return
         self.failure = error
         ended_ns = self._now_ns()
         self.observe_call(ended_ns - began_ns)
-        is_fair = left_ns >= self._fair_ns or error.reason is not Reason.LATE
-        if is_fair and error.reason is not Reason.BUSY and not error.of_rows:  # else who asked looks further
+        is_fair = left_ns >= self._fair_ns or error.reason is not RemoteFault.LATE
+        if is_fair and error.reason is not RemoteFault.BUSY and not error.of_rows:  # else who asked looks further
             self.breaker.note(ended_ns, is_failure=True)
 
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, cast
 
 import httptools
 
-from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.failure import RemoteError, RemoteFault
 
 HEAD_BYTES_MAX: Final = 64 << 10
 """Of an answer, beside its body."""
@@ -79,17 +79,19 @@ class RemoteConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(RemoteError(Reason.UNREADABLE, f"the answer is not HTTP: {error}"))
+            self._fail(RemoteError(RemoteFault.UNREADABLE, f"the answer is not HTTP: {error}"))
             return
         if self._waiter is not None and self._bytes > self._body_bytes_max + HEAD_BYTES_MAX:
-            self._fail(RemoteError(Reason.TOO_LARGE, f"the answer is longer than {self._body_bytes_max} bytes"))
+            self._fail(RemoteError(RemoteFault.TOO_LARGE, f"the answer is longer than {self._body_bytes_max} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits, and the pool."""
         if self._is_used and not self._bytes:
-            self._fail(ClosedIdleError(Reason.UNREACHABLE, "the server closed a connection that was idle"))
+            self._fail(ClosedIdleError(RemoteFault.UNREACHABLE, "the server closed a connection that was idle"))
         else:
-            self._fail(RemoteError(Reason.UNREACHABLE, f"the connection was lost before the answer: {exc or 'closed'}"))
+            self._fail(
+                RemoteError(RemoteFault.UNREACHABLE, f"the connection was lost before the answer: {exc or 'closed'}")
+            )
         self._transport = None
         self._lost(self)
 
@@ -107,7 +109,7 @@ class RemoteConnection(asyncio.Protocol):
         self._headers[name] = value
         if name == b"content-length" and int(value) > self._body_bytes_max:
             what = f"the answer has {int(value)} bytes, and may have {self._body_bytes_max}"
-            self._fail(RemoteError(Reason.TOO_LARGE, what))
+            self._fail(RemoteError(RemoteFault.TOO_LARGE, what))
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""

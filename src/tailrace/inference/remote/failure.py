@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class RemoteFault(StrEnum):
     """What went wrong with a call, as the metrics call it."""
 
     LATE = "late"
@@ -34,7 +34,7 @@ class RemoteError(Exception):
     status: of HTTP, where that is the reason. of_rows: whether one of the rows may be why: others may be scored.
     """
 
-    def __init__(self, reason: Reason, what: str, status: int = 0, *, of_rows: bool = False) -> None:
+    def __init__(self, reason: RemoteFault, what: str, status: int = 0, *, of_rows: bool = False) -> None:
         super().__init__(what)
         self.reason = reason
         self.status = status

@@ -12,7 +12,7 @@ import msgspec
 
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.declaration import RemoteModel
-from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.oip import DATATYPES
 from tailrace.inference.remote.protocol import SHOWN_MAX, unreadable
 
@@ -88,14 +88,14 @@ def _get(address: RemoteAddress, path: str, authorization: str | None) -> bytes:
         reply = connection.getresponse()
         body = reply.read(BYTES_MAX + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise RemoteError(Reason.UNREACHABLE, f"{address.authority}: {error or type(error).__name__}") from None
+        raise RemoteError(RemoteFault.UNREACHABLE, f"{address.authority}: {error or type(error).__name__}") from None
     finally:
         connection.close()
     if reply.status != 200:
         said = body[:SHOWN_MAX].decode("utf-8", "replace")
-        raise RemoteError(Reason.STATUS, f"{address.authority} answered {reply.status} for {path}: {said!r}")
+        raise RemoteError(RemoteFault.STATUS, f"{address.authority} answered {reply.status} for {path}: {said!r}")
     if len(body) > BYTES_MAX:
-        raise RemoteError(Reason.TOO_LARGE, f"{address.authority} says more than {BYTES_MAX} bytes of its model")
+        raise RemoteError(RemoteFault.TOO_LARGE, f"{address.authority} says more than {BYTES_MAX} bytes of its model")
     return body
 
 

@@ -25,7 +25,6 @@ from tailrace.inference.remote.protocol import (
     fit_scores,
     foreign,
     misshapen,
-    shape_of,
     to_numbers,
     unreadable,
 )
@@ -86,7 +85,7 @@ class OipProtocol:
         asked_id = f"{self._id_prefix}-{next(self._ids)}"
         parts, tensors, encode = [], [], self._encode
         for begin, spec in zip(self._begins, self._signature.inputs, strict=True):
-            shape = encode(shape_of(self._described.flat, spec.name, rows, len(spec.features)))
+            shape = encode([rows] if spec.name in self._described.flat else feeds[spec.name].shape)
             if self.is_binary:
                 tensors.append(tensor := to_bytes(feeds[spec.name]))
                 parts.append(b'%b%b,"parameters":{"binary_data_size":%d}}' % (begin, shape, len(tensor)))

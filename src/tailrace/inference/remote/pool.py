@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.connection import ClosedIdleError, RemoteConnection, Reply
-from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.failure import RemoteError, RemoteFault
 
 CONNECT_S_MAX: Final = 1.0
 IDLE_S_MAX: Final = 4.0
@@ -102,7 +102,7 @@ class RemotePool:
     async def _wait_for_connection(self, loop: asyncio.AbstractEventLoop, ends_s: float) -> RemoteConnection:
         """Return a new connection, or one that comes free before it is made."""
         if len(self._waiting) >= WAITING_MAX:
-            raise RemoteError(Reason.BUSY, f"{WAITING_MAX} calls wait for a connection already")
+            raise RemoteError(RemoteFault.BUSY, f"{WAITING_MAX} calls wait for a connection already")
         waiter: asyncio.Future[RemoteConnection] = loop.create_future()
         timer = loop.call_at(ends_s, _expire, waiter)
         self._waiting.append(waiter)
@@ -166,7 +166,7 @@ class RemotePool:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_exception(RemoteError(Reason.UNREACHABLE, f"{self._address.authority}: {why}"))
+                waiter.set_exception(RemoteError(RemoteFault.UNREACHABLE, f"{self._address.authority}: {why}"))
                 break
         if self._loop is not None:
             self._loop.call_soon(self._dial_for_waiting)
@@ -213,10 +213,10 @@ class RemotePool:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_exception(RemoteError(Reason.UNREACHABLE, "the pool was closed"))
+                waiter.set_exception(RemoteError(RemoteFault.UNREACHABLE, "the pool was closed"))
 
 
 def _expire(waiter: asyncio.Future[T]) -> None:
     """Tell who waits that the time is over."""
     if not waiter.done():
-        waiter.set_exception(RemoteError(Reason.LATE, "no answer by the deadline"))
+        waiter.set_exception(RemoteError(RemoteFault.LATE, "no answer by the deadline"))

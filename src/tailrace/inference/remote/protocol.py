@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.remote.connection import Reply
-from tailrace.inference.remote.failure import Reason, RemoteError
+from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.signature import Signature
 
 ROWS_AT_FAULT: Final = frozenset({400, 422, 500})
@@ -102,24 +102,19 @@ def to_numbers(cells: Any) -> NDArray[Any]:
     raise misshapen(f"the output is no table of numbers: {fault}")
 
 
-def shape_of(flat: Sequence[str], name: str, rows: int, width: int) -> list[int]:
-    """Return the shape that an input is sent with."""
-    return [rows] if name in flat else [rows, width]
-
-
 def misshapen(what: str) -> RemoteError:
     """Return the error of an output that is not what the model gives."""
-    return RemoteError(Reason.MISSHAPEN, what)
+    return RemoteError(RemoteFault.MISSHAPEN, what)
 
 
 def foreign(what: str) -> RemoteError:
     """Return the error of an answer that belongs to another model or request."""
-    return RemoteError(Reason.FOREIGN, what)
+    return RemoteError(RemoteFault.FOREIGN, what)
 
 
 def unreadable(what: object) -> RemoteError:
     """Return the error of an answer that is not the protocol's."""
-    return RemoteError(Reason.UNREADABLE, f"the answer is not the protocol's: {what}")
+    return RemoteError(RemoteFault.UNREADABLE, f"the answer is not the protocol's: {what}")
 
 
 def check_coding(reply: Reply) -> None:
@@ -131,4 +126,6 @@ def check_coding(reply: Reply) -> None:
 def refused(reply: Reply, *, of_rows: bool) -> RemoteError:
     """Return the error of a status other than 200; a redirection is not followed."""
     said = reply.body[:SHOWN_MAX].decode("utf-8", "replace")
-    return RemoteError(Reason.STATUS, f"the server answered {reply.status}: {said!r}", reply.status, of_rows=of_rows)
+    return RemoteError(
+        RemoteFault.STATUS, f"the server answered {reply.status}: {said!r}", reply.status, of_rows=of_rows
+    )
