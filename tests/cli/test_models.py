@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.model_graphs import linear
+from programs import find_program
 from tailrace.cli.main import app
 from tailrace.errors import RegistryError
 from tailrace.release.registry.registry import file_key, open_registry, version_key
@@ -86,12 +88,22 @@ def test_versions_are_registered_listed_and_shown(run: Run, models: Path, tmp_pa
 def test_commit_of_the_working_directory_is_noted(
     run: Run, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In a repository the commit goes along; elsewhere nothing does."""
+    """In a repository the commit goes along, and that it has changes; elsewhere nothing does."""
+    git = find_program("git", "git")
+    (tmp_path / "code").mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "code")
     run("register", models / "fraud")
-    assert len(told(run, "show", "fraud@1")["lineage"]["code"].removesuffix("+changes")) == 40
-    monkeypatch.chdir(tmp_path)
+    assert told(run, "show", "fraud@1")["lineage"]["code"] == ""
+    (tmp_path / "code" / "train.py").write_text("")
+    who = ("-c", "user.name=a", "-c", "user.email=a@localhost")
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "a")):
+        subprocess.run([git, *words], check=True, timeout=30)
     run("register", models / "fraud")
-    assert told(run, "show", "fraud@2")["lineage"]["code"] == ""
+    assert len(told(run, "show", "fraud@2")["lineage"]["code"]) == 40
+    (tmp_path / "code" / "train.py").write_text("1")
+    run("register", models / "fraud")
+    assert told(run, "show", "fraud@3")["lineage"]["code"].endswith("+changes")
 
 
 def test_comparison_shows_metrics_and_scores(run: Run, models: Path) -> None:

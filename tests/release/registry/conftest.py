@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.model_graphs import linear
+from programs import find_program
 from release.registry.s3_server import BUCKET, KEYS, S3Server
 
 KINDS = ("folder", "memory", pytest.param("s3", marks=pytest.mark.slow))
@@ -59,3 +61,14 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(packaged: Path, tmp_path: Path) -> Path:
     """Return a model directory of the test's own."""
     return shutil.copytree(packaged / "one", tmp_path / "model")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """Return a folder with two pairs of keys, made as the how-to says: sign.pem, trusted.pem, and other-*.pem."""
+    openssl = find_program("openssl", "openssl")
+    for prefix in ("", "other-"):
+        private, public = tmp_path / f"{prefix}sign.pem", tmp_path / f"{prefix}trusted.pem"
+        subprocess.run([openssl, "genpkey", "-algorithm", "ed25519", "-out", private], check=True, timeout=30)
+        subprocess.run([openssl, "pkey", "-in", private, "-pubout", "-out", public], check=True, timeout=30)
+    return tmp_path

@@ -19,17 +19,6 @@ pytest.importorskip("cryptography")
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    """Return a folder with two pairs of keys, made as the how-to says: sign.pem, trusted.pem, and other-*.pem."""
-    openssl = find_program("openssl", "openssl")
-    for prefix in ("", "other-"):
-        private, public = tmp_path / f"{prefix}sign.pem", tmp_path / f"{prefix}trusted.pem"
-        subprocess.run([openssl, "genpkey", "-algorithm", "ed25519", "-out", private], check=True, timeout=30)
-        subprocess.run([openssl, "pkey", "-in", private, "-pubout", "-out", public], check=True, timeout=30)
-    return tmp_path
-
-
-@pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """Return an empty registry."""
     return open_registry(str(tmp_path / "registry"), create=True)

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tailrace.cli.models.options import AsJson, RegistryUrl, TrustedKeys, VersionArgument, carried, opened, print_json
+from tailrace.cli.models.options import (
+    Aliases,
+    AsJson,
+    RegistryUrl,
+    SignKey,
+    TrustedKeys,
+    VersionArgument,
+    carried,
+    check_aliases,
+    opened,
+    print_json,
+    signer_of,
+)
 
 if TYPE_CHECKING:
     from tailrace.release.registry.records import Lineage
@@ -39,13 +51,8 @@ def register(  # noqa: PLR0917 - one parameter an option
     code: Annotated[
         str | None, typer.Option(help="The version of the code that made it; else the commit of the working directory.")
     ] = None,
-    alias: Annotated[
-        list[str] | None, typer.Option(help="An alias that names it from now on; may be repeated.")
-    ] = None,
-    sign_key: Annotated[
-        Path | None,
-        typer.Option(envvar="TAILRACE_SIGN_KEY", help="The private key (PEM, Ed25519) that signs the version."),
-    ] = None,
+    alias: Aliases = None,
+    sign_key: SignKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a model directory the next version of a model.
@@ -58,24 +65,20 @@ def register(  # noqa: PLR0917 - one parameter an option
         tailrace models register models/fraud --registry s3://models/team --data training.parquet --alias staging
     """
     from tailrace.inference.manifest import read_manifest
-    from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.notes import set_alias
-    from tailrace.release.registry.reference import check_alias
     from tailrace.release.registry.registering import register as register_version
 
-    for each in alias or ():
-        check_alias(each)
-    signer = None if sign_key is None else Signer.read(sign_key)
+    aliases, signer = check_aliases(alias), signer_of(sign_key)
     name = name or read_manifest(directory).name
     found = opened(registry, None, create=True)
     lineage = _lineage(found, parent or [], data, command, code)
     with carried("registering") as on_progress:
         version = register_version(found, directory, name, lineage=lineage, signer=signer, on_progress=on_progress)
-    for each in alias or ():
+    for each in aliases:
         set_alias(found, each, name, version.record.number)
     if as_json:
         print_json({"name": name, "number": version.record.number, "digest": version.record.digest,
-                    "signed_by": version.key_id, "aliases": alias or [], "registry": found.url})  # fmt: skip
+                    "signed_by": version.key_id, "aliases": aliases, "registry": found.url})  # fmt: skip
     else:
         print(version.record.reference)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from tailrace.cli.models.adding import fetch, register
 from tailrace.cli.models.changing import alias, delete, tag
 from tailrace.cli.models.comparing import compare
+from tailrace.cli.models.importing import import_model
 from tailrace.cli.models.keeping import gc, verify
 from tailrace.cli.models.listing import list_models, show
 
@@ -15,6 +16,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "list": list_models,
     "show": show,
     "register": register,
+    "import": import_model,
     "fetch": fetch,
     "compare": compare,
     "alias": alias,

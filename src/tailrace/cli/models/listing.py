@@ -170,6 +170,7 @@ def _print_version(version: Version, aliases: list[str], tags: dict[str, str], h
         ("aliases", ", ".join(aliases)),
         ("framework", record.framework),
         ("made from", ", ".join(lineage.parents)),
+        ("source", lineage.source),
         ("data", data),
         ("command", lineage.command),
         ("code", lineage.code),

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.registry import Registry
 
 RegistryUrl = Annotated[
@@ -32,9 +33,32 @@ TrustedKeys = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SignKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-key", envvar="TAILRACE_SIGN_KEY", help="The private key (PEM, Ed25519) that signs the version."
+    ),
+]
+Aliases = Annotated[
+    list[str] | None, typer.Option("--alias", help="An alias that names it from now on; may be repeated.")
+]
 VersionArgument = Annotated[
     str, typer.Argument(metavar="VERSION", help="The version: NAME@NUMBER or NAME@ALIAS.", show_default=False)
 ]
+
+
+def check_aliases(aliases: list[str] | None) -> list[str]:
+    """Return the aliases that a version shall have. Raises RegistryError for one that is no name."""
+    from tailrace.release.registry.reference import check_alias
+
+    return [check_alias(alias) for alias in aliases or ()]
+
+
+def signer_of(key: Path | None) -> Signer | None:
+    """Return what signs with a key; None without one."""
+    from tailrace.release.registry.envelope import Signer
+
+    return None if key is None else Signer.read(key)
 
 
 def opened(url: str, keys: list[Path] | None, *, create: bool = False) -> Registry:

@@ -32,11 +32,13 @@ class FileRecord(msgspec.Struct, frozen=True):
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """What a version was made from; each part may be empty.
 
-    parents: versions, each as `fraud@2`, with their digests. data: the file that it was trained on, as it was named.
-    data_sha256: of that file. command: that made it. code: the version of the code that made it, such as a commit.
+    parents: versions, each as `fraud@2`, with their digests. source: another registry's version that it is.
+    data: the file that it was trained on, as it was named. data_sha256: of that file. command: that made it.
+    code: the version of the code that made it, such as a commit.
     """
 
     parents: dict[str, str] = {}
+    source: str = ""
     data: str = ""
     data_sha256: str = ""
     command: str = ""
