@@ -61,8 +61,9 @@ java:
 demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
 	@$(BIN)/python examples/fraud/demo.py
 
+# All but the slow ones run on several cores: tests/side_by_side.py has the order.
 test: $(STAMP) servers $(if $(SLOW),java) ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13
-	@$(BIN)/pytest $(if $(SLOW),-m 'slow or not slow') $(TESTS)
+	@$(BIN)/pytest $(if $(SLOW),-m 'slow or not slow') $(if $(SLOW)$(TESTS),,-n auto --maxprocesses 4) $(TESTS)
 
 check: $(STAMP) ## lint and types
 	@$(BIN)/ruff check

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,10 +18,21 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.pipeline import Pipeline
 from tailrace.testing import TestClient
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads that train a small model spin where cores are busy
+settings.register_profile("suite", deadline=None)  # no example is timed: other tests run beside it
+settings.load_profile("suite")
 settings.register_profile("fuzz", max_examples=3_000, deadline=None)  # make fuzz
 
 PIPELINES = Path(__file__).parent / "pipelines"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "card-transactions.parquet"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Run files side by side, where pytest is given `-n`."""
+    from side_by_side import SideBySide
+
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

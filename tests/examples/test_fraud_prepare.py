@@ -87,6 +87,7 @@ def test_prepare_of_missing_file(tmp_path: Path) -> None:
     assert not (home / "build" / "fraud" / "prepared.json").exists()
 
 
+@pytest.mark.slow  # all of it again, from a file
 def test_prepare_of_shared_data(shared_data: Path, tmp_path: Path) -> None:
     """The Handbook's own payments are moved to today, and a model of them finds their fraud."""
     table = pq.read_table(shared_data)
