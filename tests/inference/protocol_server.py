@@ -50,10 +50,12 @@ class Request:
 class ProtocolServer:
     """Serves the model `fraud`, version 3. fault: of the next answers; requests: that were read, connections: made.
 
-    width: of its one input; binary: whether it has the extension for bytes.
+    width: of its one input; binary: whether it has the extension for bytes. port: 0 for one that is free.
     """
 
-    def __init__(self, *, width: int = 4, binary: bool = False, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, width: int = 4, binary: bool = False, tls: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         self.width, self.binary = width, binary
         self.fault = ""
         self.delay_s = 0.0
@@ -61,6 +63,7 @@ class ProtocolServer:
         self.requests: list[Request] = []
         self.connections = 0
         self.at_once = self.at_once_most = 0
+        self.port = port
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         ready = threading.Event()
@@ -93,7 +96,7 @@ class ProtocolServer:
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls, limit=1 << 24)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls, limit=1 << 24)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._closing.wait()

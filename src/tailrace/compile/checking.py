@@ -133,12 +133,12 @@ def _hop_warnings(plan: Plan, hops: tuple[HopCost, ...]) -> list[str]:
 
 def _remote_warnings(plan: Plan) -> list[str]:
     """Return what is to be known of remote models: how they were found, and that they did not answer."""
-    found = []
-    for stage in remote_stages(plan.inference.stage):
-        next_step = "see that its server runs, and has the model"
-        for what in dict.fromkeys(filter(None, (stage.notice, str(stage.client.failure or "")))):
-            found.append(f"model {stage.name!r}: {what}\n    next: {next_step}")
-    return found
+    next_step = "see that its server runs, and has the model"
+    return [
+        f"model {stage.name!r}: {what}\n    next: {next_step}"
+        for stage in remote_stages(plan.inference.stage)
+        for what in dict.fromkeys(filter(None, (stage.notice, str(stage.client.failure or ""))))
+    ]
 
 
 def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
