@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from protocol_server import ProtocolServer
 
 from tailrace.deadline import NS_PER_MS, MonotonicClock
+from tailrace.inference.remote import pool
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
@@ -43,8 +44,8 @@ def protocol_of(name: str, path: str, signature: Signature = SIGNATURE) -> Remot
 def client_of(server: ProtocolServer, name: str = "oip", connections_max: int = 8, **more: Any) -> RemoteClient:
     """Return a client of a server."""
     address = RemoteAddress.parse(server.url(name.partition("-")[0]))
-    pool = RemotePool(address, connections_max=connections_max, body_bytes_max=1 << 20)
-    return RemoteClient(address, protocol_of(name, address.path), pool, MonotonicClock(), **more)
+    connections = RemotePool(address, connections_max=connections_max, body_bytes_max=1 << 20)
+    return RemoteClient(address, protocol_of(name, address.path), connections, MonotonicClock(), **more)
 
 
 def feeds_of(*firsts: float) -> dict[str, Any]:
@@ -244,6 +245,25 @@ def test_request_is_sent_again_where_an_idle_connection_was_closed(server: Proto
     with pytest.raises(RemoteError):
         run(lambda: ask(client, 1.0))
     assert len(server.requests) == 6
+
+
+def test_idle_connection_is_closed_before_the_server_would(
+    server: ProtocolServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is idle for long is let go of; then a new one is made."""
+    monkeypatch.setattr(pool, "IDLE_S_MAX", 0.02)
+    monkeypatch.setattr(pool, "LOOK_S", 0.01)
+    client = client_of(server)
+
+    async def idle() -> None:
+        await ask(client, 1.0)
+        assert client.pool.connections == 1
+        while client.pool.connections:  # bounded by the test's own limit
+            await asyncio.sleep(0.01)
+        assert await ask(client, 2.0) == [2.0]
+
+    run(idle)
+    assert server.connections == 2
 
 
 def test_connections_are_bounded_and_kept(server: ProtocolServer) -> None:

@@ -15,6 +15,7 @@ from tree_models import draw_forest
 
 import tailrace as tr
 from tailrace.batch import Batch, Degraded
+from tailrace.compile.checking import check_pipeline
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import CompileError, DeadlineExceededError, InferenceError
 from tailrace.inference.remote.stage import CALLS_MAX, RemoteStage, remote_stages
@@ -119,6 +120,21 @@ def test_faults_are_answered_by_the_fallback_within_the_budget(server: ProtocolS
         assert scores_of(client, 1.0, 2.0) == ([1.0, 2.0], [0, 0])
 
 
+@pytest.mark.parametrize("fault", ["stall", "garbage"])
+def test_server_left_alone_is_answered_for_with_what_it_did(server: ProtocolServer, fault: str) -> None:
+    """Once the breaker is open the fallback answers at once, for the reason for which it opened."""
+    model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model, "30ms")) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        server.fault = fault
+        for _ in range(3):
+            scores_of(client, 1.0)
+        asked = len(server.requests)
+        assert stage.client.breaker.is_open
+        assert scores_of(client, 1.0) == ([0.5], [REASONS[fault]])
+        assert len(server.requests) == asked
+
+
 @pytest.mark.parametrize(("fault", "error"), [("stall", DeadlineExceededError), ("garbage", InferenceError)])
 def test_without_a_fallback_a_fault_is_an_error(server: ProtocolServer, fault: str, error: type[Exception]) -> None:
     """Where nothing is declared to answer in its place, a call fails, and never gets a number."""
@@ -217,6 +233,16 @@ def test_server_that_is_down_keeps_no_declared_model_from_starting(caplog: pytes
         (stage,) = remote_stages(client.plan.inference.stage)
         assert "taken as declared" in stage.notice
         assert scores_of(client, 1.0) == ([0.5], [Degraded.MODEL_ERROR])
+
+
+def test_check_tells_of_a_remote_model(server: ProtocolServer) -> None:
+    """A check shows what fills its inputs, and says what its server said."""
+    found = asyncio.run(check_pipeline(pipeline_of(tr.RemoteModel("fraud", url=server.url())), None, MonotonicClock()))
+    assert [each.name for each in found.inputs] == ["a", "b", "c", "d"]
+    assert not found.warnings
+    server.fault = "status_503"
+    found = asyncio.run(check_pipeline(pipeline_of(tr.RemoteModel("fraud", url=server.url())), None, MonotonicClock()))
+    assert ["answered 503" in warning for warning in found.warnings] == [True]
 
 
 def test_token_is_taken_from_the_environment(server: ProtocolServer, monkeypatch: pytest.MonkeyPatch) -> None:

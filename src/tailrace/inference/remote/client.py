@@ -70,6 +70,12 @@ class RemoteClient:
         self.observe_call(ended_ns - began_ns)
         return scores
 
+    def was_late(self, error: RemoteError) -> bool:
+        """Return whether a call gave no score for lack of time: its own, or of the calls that opened the breaker."""
+        if error.reason is RemoteFault.LEFT_ALONE and self.failure is not None:
+            error = self.failure
+        return error.reason is RemoteFault.LATE
+
     def note_refused(self) -> None:
         """Note that a server which answers by errors has scored no row of a batch: it is broken, as far as is known."""
         self.breaker.note(self._now_ns(), is_failure=True)

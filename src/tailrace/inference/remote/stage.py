@@ -21,7 +21,7 @@ from tailrace.inference.declaration import Constant
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.model_stage import SLICE_NS, ModelStage
 from tailrace.inference.remote.client import RemoteClient
-from tailrace.inference.remote.failure import RemoteError, RemoteFault
+from tailrace.inference.remote.failure import RemoteError
 from tailrace.inference.remote.json_rows import finite_rows
 from tailrace.inference.scorer import Scored
 from tailrace.inference.signature import Signature
@@ -148,7 +148,7 @@ class RemoteStage:
         except RemoteError as error:
             calls.has_failed |= error.of_rows and error.status >= 500
             if not error.of_rows or rows == 1 or calls.left < 2:
-                return self._blank(rows), error.reason is RemoteFault.LATE
+                return self._blank(rows), self.client.was_late(error)
         else:
             self._learn(rows, self._now_ns() - began_ns)
             return scores, False
