@@ -18,12 +18,12 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import tailrace
 from doc_pages import DOCS, PAGES, ROOT, TEXTS, Block, anchors, blocks, links, name, plain, prose
+from documented_models import train
 from programs import find_program
 from tailrace import errors
 from tailrace.cli.main import app
@@ -37,7 +37,6 @@ from tailrace.inference.declaration import models_of
 from tailrace.loadtest.processes import free_ports, start, wait_ready
 from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
 from tailrace.monitor.snapshot import PipelineSnapshot, Timing
-from tailrace.release.package import package
 from tailrace.response.problem import ProblemDetails
 from tailrace.server.admin import Status
 from tailrace.server.options import ServeOptions
@@ -238,25 +237,12 @@ def test_declared_pipeline_answers(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "pipeline.py"
     path.write_text(block.text)
     (pipeline,) = load_pipelines(path)
-    features = list(wire(pipeline).features)
+    features = wire(pipeline).features
     for model in models_of(pipeline.model):
-        train(features, model.name, model.directory(tmp_path))
+        train(pipeline, features, model.name, model.directory(tmp_path))
     with TestClient.of_file(path) as client:
         answer = msgspec.json.decode(client.predict_bytes(Samples(client.plan).body(1)))
     assert set(answer) == {field.name for field in msgspec.structs.fields(pipeline.response)}
-
-
-def train(features: list[str], model: str, out: Path) -> None:
-    """Package a small model of these features."""
-    import lightgbm
-    import pyarrow as pa
-
-    random = np.random.default_rng(3)
-    x = random.normal(size=(400, len(features)))
-    data = lightgbm.Dataset(x, x[:, 0] > 0, feature_name=features)
-    booster = lightgbm.train({"objective": "binary", "verbosity": -1}, data, num_boost_round=3)
-    table = pa.table({feature: x[:, index] for index, feature in enumerate(features)})
-    package(booster, table, name=model, out=out)
 
 
 def run_shell(command: str, folder: Path, more: dict[str, str] | None = None) -> str:

@@ -23,7 +23,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.schema import Field, Request
-from tailrace.response.schema import Response
+from tailrace.response.schema import Embedding, Response
 from tailrace.version import VERSION
 
 __version__ = VERSION
@@ -37,6 +37,7 @@ __all__ = [
     "Cascade",
     "ColdStart",
     "Constant",
+    "Embedding",
     "Ensemble",
     "Entity",
     "FeastView",

@@ -270,6 +270,23 @@ class ReadReasons:
         return batch.reasons if batch.reasons is not None else [()] * batch.rows
 
 
+class ReadEmbedding:
+    """Reads the vector of each row, in the place of scores. dtype: "<f4" or "<f2"; is_packed: its bytes, not a list."""
+
+    def __init__(self, dtype: str, *, is_packed: bool) -> None:
+        self._dtype = np.dtype(dtype)
+        self._max = float(np.finfo(self._dtype).max)
+        self._is_packed = is_packed
+
+    def read(self, batch: Batch) -> Any:
+        """Return an array, (rows, width), or the little-endian bytes of each row; beyond float16 is its largest."""
+        vectors = np.clip(batch.scores, -self._max, self._max).astype(self._dtype)
+        if not self._is_packed:
+            return vectors
+        content, size = vectors.tobytes(), vectors.shape[1] * self._dtype.itemsize
+        return [content[begin : begin + size] for begin in range(0, len(content), size)]
+
+
 class ReadProbabilities:
     """Reads the probability of every class; of a model with one score, that."""
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tailrace.release.package import PackageReport
 
 
+Embedding = Annotated[
+    bool, typer.Option("--embedding", help="The model, an .onnx file, gives a vector a row, and no scores.")
+]
 Model = Annotated[
     Path,
     typer.Argument(
@@ -50,6 +53,7 @@ def package(  # noqa: PLR0917 - one parameter an option
         str | None, typer.Option(help="The column of outcomes in the data; with it metrics are computed.")
     ] = None,
     metrics: Annotated[Path | None, typer.Option(help="A JSON object of metrics to keep with the model.")] = None,
+    embedding: Embedding = False,
     calibrate: Calibrate = None,
     text_tolerance: TextTolerance = 0.0,
     native: Native = False,
@@ -74,8 +78,8 @@ def package(  # noqa: PLR0917 - one parameter an option
 
     with _progress() as show_step:
         report = package_model(
-            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), calibrate=calibrate,
-            text_tolerance=text_tolerance, native=native, overwrite=overwrite, on_step=show_step,
+            model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), embedding=embedding,
+            calibrate=calibrate, text_tolerance=text_tolerance, native=native, overwrite=overwrite, on_step=show_step,
         )  # fmt: skip
     if as_json:
         print(_to_json(report))
@@ -159,8 +163,9 @@ def _print_report(report: PackageReport) -> None:
     for header in ("input", "dtype", "feature"):
         signature.add_column(header)
     for spec in manifest.signature.inputs:
-        for index, feature in enumerate(spec.features):
-            signature.add_row(f"{spec.name}[{index}]" if len(spec.features) > 1 else spec.name, spec.dtype, feature)
+        for index, (feature, width) in enumerate(zip(spec.features, spec.feature_widths, strict=True)):
+            place = f"{spec.name}[{index}]" if len(spec.features) > 1 else spec.name
+            signature.add_row(place, spec.dtype if width == 1 else f"{spec.dtype} × {width}", feature)
     console.print(signature)
     facts = Table.grid(padding=(0, 2))
     facts.add_row("from", f"{source.framework} {source.version} {source.model_type}".strip())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tailrace.batch import (
     ReadDecision,
+    ReadEmbedding,
     Reader,
     ReadField,
     ReadOnDemand,
@@ -30,7 +31,7 @@ from tailrace.features.stores.protocol import OnlineStore
 from tailrace.features.streams import StreamViewSpec
 from tailrace.features.view_spec import Column, ViewCodec, ViewSpec
 from tailrace.inference.assembly import Assembler
-from tailrace.inference.signature import Signature
+from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline, is_event_of
 from tailrace.postprocess.step import PostprocessStep
 from tailrace.request.columns import columns_type
@@ -137,8 +138,7 @@ class _EventReaders:
 def assemblers(wiring: Wiring, signature: Signature, codecs: Sequence[ViewCodec]) -> list[Assembler]:
     """Return what fills each input of a model."""
     return [
-        Assembler(tensor.name, tensor.numpy_dtype, input_parts(wiring, tensor.features, codecs))
-        for tensor in signature.inputs
+        Assembler(tensor.name, tensor.numpy_dtype, input_parts(wiring, tensor, codecs)) for tensor in signature.inputs
     ]
 
 
@@ -171,6 +171,9 @@ def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:  # noqa: PLR091
             return ReadDecision(labels)
         case Origin.REASONS:
             return ReadReasons()
+        case Origin.EMBEDDING:
+            assert wire.embedding is not None, "wire_outputs gives it"
+            return ReadEmbedding(wire.embedding.code, is_packed=wire.is_packed)
         case Origin.PROBABILITIES:
             return ReadProbabilities()
 
@@ -183,10 +186,10 @@ def field_values(wire: Wire, wiring: Wiring) -> FieldValues:
     return RowValues(reader) if wiring.expanded is None else RowLists(reader)
 
 
-def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[ViewCodec]) -> list[tuple[int, Reader]]:
-    """Group a tensor's inputs into runs that one copy can fill: how many each has, and what reads it."""
+def input_parts(wiring: Wiring, tensor: TensorSpec, codecs: Sequence[ViewCodec]) -> list[tuple[int, Reader]]:
+    """Group a tensor's inputs into runs that one copy can fill: how many columns each has, and what reads it."""
     parts: list[tuple[int, Reader]] = []
-    wires = [wiring.features[name] for name in names]
+    wires = [wiring.features[name] for name in tensor.features]
     start = 0
     while start < len(wires):
         wire, end = wires[start], start + 1
@@ -199,7 +202,7 @@ def input_parts(wiring: Wiring, names: Sequence[str], codecs: Sequence[ViewCodec
             block = [item.name for item in wires[start:end]]
             parts.append((end - start, _block_reader(wire.view, block, codec, repeats=repeats)))
         else:
-            parts.append((1, reader_of(wire)))
+            parts.append((tensor.feature_widths[start], reader_of(wire)))
         start = end
     return parts
 

@@ -89,7 +89,8 @@ def _sample_batch(
         begin = len(before[index]) if before else 0
         for column in codec.spec.columns:
             if column.dtype.kind in "iuf":  # equal rows would hide a mean over a column
-                rows.data[column.name] += np.arange(begin, begin + len(rows)).astype(column.dtype)
+                steps = np.arange(begin, begin + len(rows)).astype(column.dtype)
+                rows.data[column.name] += steps[:, np.newaxis] if column.width else steps
     plan.features.take_views(batch, found)
     return batch
 

@@ -44,7 +44,7 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     check_ensembles(pipeline, wiring, signatures)
     wire_rules(pipeline, wiring)
     check_taken(pipeline, wiring, signatures)
-    wire_response(pipeline, wiring)
+    wire_response(pipeline, wiring, signature)
     return wiring
 
 

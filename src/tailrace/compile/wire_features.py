@@ -141,10 +141,10 @@ def wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
         elif isinstance(feature, type) and issubclass(feature, FeatureView):
             index = wiring.views.index(feature)
             for column in feature.spec.columns:
-                source = Wire(Origin.VIEW, column.name, index, column.dtype)
+                source = _column_wire(column, index)
                 _add_feature(wiring, f"{feature.__name__}.{column.name}", source, where)
         elif isinstance(feature, Column):
-            source = Wire(Origin.VIEW, feature.name, wiring.view_of(feature), feature.dtype)
+            source = _column_wire(feature, wiring.view_of(feature))
             _add_feature(wiring, f"{feature.view}.{feature.name}", source, where)
         elif isinstance(feature, OnDemandView):
             wiring.problems.extend(feature.problems)
@@ -158,6 +158,10 @@ def wire_features(pipeline: Pipeline, wiring: Wiring) -> None:
                     "list a request field, a feature view or an @on_demand feature",
                 )
             )
+
+
+def _column_wire(column: Column, view: int) -> Wire:
+    return Wire(Origin.VIEW, column.name, view, column.dtype, width=column.width or 1)
 
 
 def _add_feature(wiring: Wiring, name: str, source: Wire, where: str) -> None:
@@ -183,7 +187,7 @@ def _wire_field(pipeline: Pipeline, wiring: Wiring, member: MemberDescriptorType
         wiring.problems.append(
             Problem(f"{name} is a list; a model input is one value a row", where, "make one with an @on_demand feature")
         )
-    _add_feature(wiring, name, Wire(Origin.REQUEST, name, dtype=spec.dtype), where)
+    _add_feature(wiring, name, Wire(Origin.REQUEST, name, dtype=spec.dtype, width=spec.width or 1), where)
 
 
 def _wire_on_demand(pipeline: Pipeline, wiring: Wiring, feature: OnDemandView, where: str) -> None:

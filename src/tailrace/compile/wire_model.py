@@ -108,8 +108,26 @@ def _check_dtypes(wiring: Wiring, tensor: TensorSpec, model: str) -> None:
         source = wiring.features.get(name)
         if source is None or source.dtype is None:
             continue
+        wiring.problems.extend(_width_problem(name, source, tensor.feature_widths[position], model))
         problem = dtype_problem(name, source.dtype, f"{tensor.name!r}[{position}] of the model {model!r}", tensor.dtype)
         wiring.problems.extend(problem)
+
+
+def _width_problem(name: str, source: Wire, wanted: int, model: str) -> list[Problem]:
+    """Return what is wrong with the length of a vector: one problem, or none."""
+    if source.width == wanted:
+        return []
+    given = "one number" if source.width == 1 else f"a vector of {source.width}"
+    takes = "one number" if wanted == 1 else f"a vector of {wanted}"
+    return [
+        Problem(
+            f"the model {model!r} takes {takes} here, this is {given}",
+            f"features.{name}",
+            f"declare it as Annotated[list[float], tr.Field(min_length={wanted}, max_length={wanted})]"
+            if wanted > 1
+            else "declare it as a number, or package a model that takes the vector",
+        )
+    ]
 
 
 def dtype_problem(name: str, dtype: np.dtype[Any], place: str, wanted: str) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -12,6 +12,9 @@ from tailrace.errors import Problem
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline, rule_parameters
 from tailrace.postprocess.bands import Bands, Labels
+from tailrace.response.schema import Embedding
+
+_SCORED: Final = (Origin.SCORE, Origin.PROBABILITIES)
 
 
 def wire_decision(pipeline: Pipeline, wiring: Wiring, signature: Signature | None) -> None:
@@ -20,6 +23,9 @@ def wire_decision(pipeline: Pipeline, wiring: Wiring, signature: Signature | Non
         case Bands(labels=labels, problems=problems):
             wiring.labels = labels
             wiring.problems.extend(problems)
+            if signature is not None and signature.vector:
+                what = f"bands look at one score, and the model gives a vector of {signature.vector}"
+                wiring.problems.append(Problem(what, "decision", "leave the decision out"))
             if signature is not None and signature.column is None and len(signature.classes) > 2:
                 wiring.problems.append(
                     Problem(
@@ -65,8 +71,8 @@ def wire_rules(pipeline: Pipeline, wiring: Wiring) -> None:
         )
 
 
-def wire_response(pipeline: Pipeline, wiring: Wiring) -> None:
-    """Find what fills each field of the response, by its name."""
+def wire_response(pipeline: Pipeline, wiring: Wiring, signature: Signature | None) -> None:
+    """Find what fills each field of the response: by its name, or the model's vector where it is marked."""
     known: dict[str, Wire] = {}
     columns = [(index, column) for index, view in enumerate(wiring.views) for column in view.spec.columns]
     known |= {column.name: Wire(Origin.VIEW, column.name, index, column.dtype) for index, column in columns}
@@ -81,7 +87,10 @@ def wire_response(pipeline: Pipeline, wiring: Wiring) -> None:
         )
     for declared in msgspec.structs.fields(pipeline.response):
         where = f"response {pipeline.response.__name__}.{declared.name}"
-        source = known.get(declared.name)
+        source = _vector_wire(wiring, declared.type, signature, where) or known.get(declared.name)
+        if source is not None and source.origin in _SCORED and signature is not None and signature.vector:
+            what = f"the model gives a vector of {signature.vector}, no score"
+            wiring.problems.append(Problem(what, where, "declare it as Annotated[bytes, tr.Embedding()]"))
         if source is None:
             wiring.problems.append(Problem("nothing gives this field a value", where, suggest(declared.name, known)))
             continue
@@ -93,9 +102,26 @@ def wire_response(pipeline: Pipeline, wiring: Wiring) -> None:
         wiring.response.append((declared.name, source))
 
 
+def _vector_wire(wiring: Wiring, annotation: Any, signature: Signature | None, where: str) -> Wire | None:
+    """Return the wire of the model's vector, for a field marked as its place; None for any other field."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    metas = get_args(inner)[1:] if get_origin(inner) is Annotated else ()
+    marks = [meta for meta in metas if isinstance(meta, Embedding)]
+    if not marks:
+        return None
+    base = get_args(inner)[0]
+    if base not in (bytes, list[float]):
+        what = f"a vector is sent as list[float] or bytes, this is {base}"
+        wiring.problems.append(Problem(what, where, "declare it as Annotated[bytes, tr.Embedding()]"))
+    if signature is not None and not signature.vector:
+        what = "the model gives scores, no vector"
+        wiring.problems.append(Problem(what, where, "package it with --embedding, or declare `score: float`"))
+    return Wire(Origin.EMBEDDING, embedding=marks[0], is_packed=base is bytes)
+
+
 def _check_response_field(wiring: Wiring, source: Wire, annotation: Any, where: str) -> None:
     """A row's value in a pipeline of many rows a request is a list; a Literal must have room for every label."""
-    is_list = get_origin(annotation) is list
+    is_list = get_origin(annotation) is list  # a marked vector is Annotated, so that only a list of vectors is one
     of_row = source.origin is not Origin.REQUEST or source.name == wiring.expanded
     if source.origin in (Origin.REASONS, Origin.PROBABILITIES):
         annotation = get_args(annotation)[0] if is_list else annotation

@@ -32,10 +32,11 @@ class BatchFeatureView(FeatureView, is_kind=True):
     """Base of views that are computed in batches and looked up while serving.
 
     A subclass sets `entity` and `source`, may set `refresh` and `max_staleness`, and annotates its columns, each with
-    the default that answers for an unknown entity or a null. Types: float, int, bool, str, and NumPy's own number
-    types. A value is stale once its source's time (or, without one, the time it was materialised) is older than
-    `max_staleness`; it is served all the same, and counted as stale. On the class, a column's name is its `Column`.
-    `feast` says how the view is called in Feast, where the pipeline's store is Feast's own.
+    the default that answers for an unknown entity or a null. Types: float, int, bool, str, NumPy's own number types,
+    and vectors: `Annotated[list[float], tr.Field(min_length=8, max_length=8)]`, of np.float16 too. A value is stale
+    once its source's time (or, without one, the time it was materialised) is older than `max_staleness`; it is served
+    all the same, and counted as stale. On the class, a column's name is its `Column`. `feast` says how the view is
+    called in Feast, where the pipeline's store is Feast's own.
     """
 
     source: ClassVar[Source]
@@ -52,6 +53,7 @@ class BatchFeatureView(FeatureView, is_kind=True):
 class _BatchReading(Reading):
     """A batch view's declaration while it is read."""
 
+    has_vectors = True
     _view: type[BatchFeatureView]
 
     def spec(self) -> BatchViewSpec:
@@ -108,6 +110,8 @@ class _BatchReading(Reading):
         view: Any = self._view.feast
         if view is None:
             return None
+        if any(column.width for column in self.columns()):
+            self.report("a view that is read from Feast has no vectors", ".feast", "materialise it with Tailrace")
         write_as = 'write `feast = tr.FeastView("NAME", join_key="…")`'
         if not isinstance(view, FeastView):
             self.report(f"{view!r} is not a FeastView", ".feast", write_as)

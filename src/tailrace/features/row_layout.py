@@ -4,6 +4,7 @@
     8   the entity's check i64
     16  event time i64 ns     24  written time i64 ns     since the epoch
     32  columns, widest types first, columns of one type side by side in declared order
+        vectors, widest types first, each on its type's boundary
         lengths of the texts, u16 each | null bitmap, one bit a column in declared order | zeros up to 8 bytes
     …   the texts, UTF-8, one after the other
 
@@ -59,6 +60,11 @@ def row_layout(spec: ViewSpec) -> RowLayout:
         fields |= {name: (dtype, end + index * dtype.itemsize) for index, name in enumerate(names)}
         blocks.append(Block(field, dtype, names))
         end += dtype.itemsize * len(names)
+    for column in _vectors(spec):
+        end += -end % column.dtype.itemsize
+        fields[column.name] = ((column.dtype, (column.width,)), end)
+        blocks.append(Block(column.name, column.dtype, (column.name,)))
+        end += column.dtype.itemsize * column.width
     texts = tuple(column for column in spec.columns if column.is_text)
     end += end % 2
     lengths = tuple(f"$length:{column.name}" for column in texts)
@@ -79,16 +85,23 @@ def row_layout(spec: ViewSpec) -> RowLayout:
 
 
 def _columns_by_type(spec: ViewSpec) -> list[tuple[np.dtype[Any], tuple[str, ...]]]:
-    """Return the columns that are not text, by type, widest first."""
+    """Return the columns of one number each, by type, widest first."""
     groups: dict[np.dtype[Any], list[str]] = {}
     for column in spec.columns:
-        if not column.is_text:
+        if not column.is_text and not column.width:
             groups.setdefault(column.dtype, []).append(column.name)
     ordered = sorted(groups.items(), key=lambda group: -group[0].itemsize)
     return [(dtype, tuple(names)) for dtype, names in ordered]
 
 
+def _vectors(spec: ViewSpec) -> list[Column]:
+    """Return the columns of vectors, widest types first."""
+    return sorted((column for column in spec.columns if column.width), key=lambda column: -column.dtype.itemsize)
+
+
 def schema_text(spec: ViewSpec) -> str:
     """Return what a view's schema id is made of: `customer.CustomerProfile(amount:<f8,…)`."""
-    columns = ",".join(f"{column.name}:{column.dtype.str}" for column in spec.columns)
+    columns = ",".join(
+        f"{column.name}:{column.dtype.str}" + (f"[{column.width}]" if column.width else "") for column in spec.columns
+    )
     return f"{spec.entity.name}.{spec.name}({columns})"

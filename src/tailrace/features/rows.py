@@ -18,7 +18,7 @@ from tailrace.features.events import Events
 from tailrace.features.keys import EntityId, KeyFormat, entity_checks, row_name
 from tailrace.features.row_layout import ENTITY, EVENT, FLAG_NULLS, NULLS, STAMP, WRITTEN, row_layout
 from tailrace.features.view_rows import ViewRows
-from tailrace.features.view_spec import STRING_BYTES_MAX, ViewSpec
+from tailrace.features.view_spec import STRING_BYTES_MAX, Column, ViewSpec
 
 _UINT8: Final = np.dtype("u1")
 _STAMP_WITHOUT_FLAGS: Final = np.uint64(0xFFFF_FFFF_FFFF_00FF)
@@ -164,6 +164,8 @@ class RowCodec:
                 texts = strings[column.name]
                 for row in np.flatnonzero(where).tolist():
                     texts[row] = column.default
+            elif column.width:
+                data[column.name][where] = self._default[column.name]
             else:
                 np.putmask(data[column.name], where, self._default[column.name])
         return nulls
@@ -218,7 +220,8 @@ class RowCodec:
     ) -> list[bytes]:
         """Return a packed row for each id.
 
-        columns: by name, each of shape (rows,): an array, a masked array, or a sequence in which None is null.
+        columns: by name, each of shape (rows,): an array, a masked array, or a sequence in which None is null; of
+        vectors an array (rows, width), or a sequence of vectors and None.
         event_ns: one time, or one each, since the epoch. Raises KeyError for a missing column, ValueError for
         a value that its type does not hold, or a text over `STRING_BYTES_MAX`.
         """
@@ -229,7 +232,10 @@ class RowCodec:
         tails: list[list[bytes]] = []
         lengths = dict(self._texts)
         for index, column in enumerate(self.spec.columns):
-            values, nulls[:, index] = _values_and_nulls(columns[column.name], column.default, column.dtype)
+            if column.width:
+                values, nulls[:, index] = _vectors_and_nulls(columns[column.name], column)
+            else:
+                values, nulls[:, index] = _values_and_nulls(columns[column.name], column.default, column.dtype)
             if column.is_text:
                 encoded = [_encode(value, column.name) for value in values]
                 data[lengths[column.name]] = [len(text) for text in encoded]
@@ -271,6 +277,20 @@ def _values_and_nulls(values: Any, default: Any, dtype: np.dtype[Any]) -> tuple[
     return filled, nulls
 
 
+def _vectors_and_nulls(values: Any, column: Column) -> tuple[NDArray[Any], NDArray[np.bool_] | bool]:
+    """Return vectors without nulls, (rows, width), and where they were. Raises ValueError for one of another length."""
+    nulls: NDArray[np.bool_] | bool = False
+    if not isinstance(values, np.ndarray):
+        nulls = np.array([value is None for value in values], np.bool_)
+        values = [column.default if value is None else value for value in values]
+        if any(len(value) != column.width for value in values):
+            raise ValueError(f"{column.name}: a vector has {column.width} numbers")
+        values = np.array(values, np.float64).reshape(len(values), column.width)
+    if values.shape[1:] != (column.width,):
+        raise ValueError(f"{column.name}: a vector has {column.width} numbers, not {values.shape[1:]}")
+    return values, nulls
+
+
 def _as_type(values: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a column as its type, floats rounded. Raises ValueError for a value that would become another one."""
     if isinstance(values, list) and all(type(value) is int for value in values):  # exact, where an array would be float
@@ -287,5 +307,5 @@ def _as_type(values: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         cast = given.astype(dtype)
     wrong = np.isfinite(cast) != np.isfinite(given) if dtype.kind == "f" else cast != given
     if np.count_nonzero(wrong):
-        raise ValueError(f"{name}: {given[wrong.argmax()].item()!r} is no {dtype}")
+        raise ValueError(f"{name}: {given.flat[wrong.argmax()].item()!r} is no {dtype}")
     return cast

@@ -27,7 +27,8 @@ class Column:
     """One feature of a view.
 
     dtype: NumPy's, little-endian; object for text. default: answers where nothing is known. view: the view's name.
-    declared_by: the view itself, so that who names a column, as a feature or in a key, holds its view.
+    declared_by: the view itself, so that who names a column, as a feature or in a key, holds its view. width: how many
+    numbers each value has, in a column of vectors, (rows, width), whose default is a tuple; 0 for any other column.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     default: Any
     view: str = ""
     declared_by: type | None = field(default=None, compare=False, repr=False)
+    width: int = 0
 
     @property
     def is_text(self) -> bool:
@@ -115,7 +117,10 @@ class ViewSpec:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Columns of one type side by side: `data[field]` is their matrix, shape (rows, columns), without a copy."""
+    """Columns of one type side by side: `data[field]` is their matrix, shape (rows, columns), without a copy.
+
+    A column of vectors is a block by itself, (rows, width).
+    """
 
     field: str
     dtype: np.dtype[Any]

@@ -11,16 +11,22 @@ import re
 from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import numpy as np
+from msgspec import Meta
 
 from tailrace.deadline import parse_duration
 from tailrace.errors import Problem
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column, Entity, KeyPart, ViewSpec
 
 COLUMNS_MAX: Final = 1_000
+VECTOR_MAX: Final = 4_096
+"""The longest vector that a column holds."""
 KEY_FIELDS_MAX: Final = 8
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NO_DEFAULT: Final = object()
+_VECTOR_DTYPES: Final[dict[type, np.dtype[Any]]] = {
+    float: np.dtype("<f4"), np.float16: np.dtype("<f2"), np.float32: np.dtype("<f4"), np.float64: np.dtype("<f8"),
+}  # fmt: skip
 _BUILTIN_DTYPES: Final = {float: np.dtype("<f8"), int: np.dtype("<i8"), bool: np.dtype("?"), str: np.dtype(object)}
 
 
@@ -52,9 +58,11 @@ class Reading:
     """One view's declaration while it is read: what it says, and every mistake found on the way.
 
     reserved: the names of the kind's settings, which no column may have. advice: for a column without a default.
+    has_vectors: whether its columns may be vectors.
     """
 
     advice = "give the value that answers for an unknown entity, as in `= 0.0`"
+    has_vectors = False
 
     def __init__(self, view: type[FeatureView], reserved: frozenset[str]) -> None:
         self._view = view
@@ -106,7 +114,7 @@ class Reading:
         """Return the columns, in declared order."""
         annotations = self.annotations()
         try:
-            hints = get_type_hints(self._view)
+            hints = get_type_hints(self._view, include_extras=True)
         except Exception as error:  # an annotation may be any expression
             self.report(f"an annotation cannot be read: {error}", "", "import the name it uses at the file's top")
             return ()
@@ -128,20 +136,26 @@ class Reading:
         if name in self._reserved or name.startswith("_"):
             self.report(f"{name!r} cannot name a column", where, "rename it, with columns={…} on the source")
             return None
-        dtype = _dtype_of(annotation)
+        width, dtype = _vector_of(annotation) if self.has_vectors else (0, None)
+        dtype = dtype or _dtype_of(annotation)
         if dtype is None:
             self.report(f"{_type_name(annotation)} is not a type a column may have", where,
-                         "use float, int, bool, str, or a number type of NumPy such as np.float32")  # fmt: skip
+                         "use float, int, bool, str, a number type of NumPy such as np.float32, or in a batch view a "
+                         "vector, Annotated[list[float], tr.Field(min_length=8, max_length=8)]")  # fmt: skip
             return None
         default = self.default_of(name)
         if default is NO_DEFAULT:
             self.report("the column has no default", where, self.advice)
             return None
-        mistake = _default_mistake(dtype, default)
+        mistake = _vector_mistake(width, default) if width else _default_mistake(dtype, default)
+        if mistake and width:
+            self.report(f"the default {mistake}", where, f"give {width} numbers: `= [0.0] * {width}`")
+            return None
         if mistake:
             self.report(f"the default {default!r} {mistake}", where, f"give a {_type_name(annotation)}")
             return None
-        return Column(name, dtype, default, self._view.__name__, self._view)
+        default = tuple(map(float, default)) if width else default
+        return Column(name, dtype, default, self._view.__name__, self._view, width)
 
 
 def view_of(column: Column) -> type[FeatureView] | None:
@@ -183,6 +197,26 @@ def _dtype_of(annotation: Any) -> np.dtype[Any] | None:
         return None
     dtype = np.dtype(annotation).newbyteorder("<")
     return dtype if dtype.itemsize <= 8 and dtype != np.float16 else None
+
+
+def _vector_of(annotation: Any) -> tuple[int, np.dtype[Any] | None]:
+    """Return the length and the dtype of a vector: a list of numbers of one length. 0 and None for any other type.
+
+    float is kept as float32, in which models take vectors; np.float16, np.float32 and np.float64 as they are.
+    """
+    base, *metas = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    lengths = [meta.min_length for meta in metas if isinstance(meta, Meta) and meta.min_length == meta.max_length]
+    if get_origin(base) is not list or not lengths or not 1 < (lengths[0] or 0) <= VECTOR_MAX:
+        return 0, None
+    dtype: np.dtype[Any] | None = _VECTOR_DTYPES.get(get_args(base)[0])
+    return (lengths[0], dtype) if lengths[0] and dtype else (0, None)
+
+
+def _vector_mistake(width: int, default: Any) -> str:
+    """Return what is wrong with the default of a vector, "" where nothing is."""
+    if not isinstance(default, list | tuple) or len(default) != width:
+        return "is no vector of that length"
+    return "" if all(_default_mistake(np.dtype("<f8"), each) == "" for each in default) else "holds other than numbers"
 
 
 def _default_mistake(dtype: np.dtype[Any], default: Any) -> str:

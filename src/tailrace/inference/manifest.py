@@ -355,7 +355,7 @@ def _check_golden(manifest: Manifest, path: Path) -> None:
     rows = len(golden.scores)
     fits = rows > 0 and all(
         len(golden.inputs.get(spec.name, ())) == rows
-        and all(len(row) == len(spec.features) for row in golden.inputs[spec.name])
+        and all(len(row) == spec.width for row in golden.inputs[spec.name])
         for spec in signature.inputs
     )
     if not fits:

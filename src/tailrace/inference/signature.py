@@ -14,15 +14,32 @@ NUMPY_DTYPES: Final[dict[str, str]] = {
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
-    """One input of a model: an array of shape (rows, len(features)), in C order.
+    """One input of a model: an array of shape (rows, width), in C order.
 
     dtype: a key of `NUMPY_DTYPES`; "string" is an object array of str.
     features: the canonical names of its columns, in order: `amount`, `CustomerProfile.avg_amount_90d`, `amount_ratio`.
+    widths: how many columns each has, where one of them is a vector; empty where each is one column.
+    Raises ValueError for widths that are not one a feature, each of one at least.
     """
 
     name: str
     dtype: str
     features: tuple[str, ...]
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.widths and (len(self.widths) != len(self.features) or min(self.widths) < 1):
+            raise ValueError(f"the input {self.name!r} has widths {self.widths} for {len(self.features)} features")
+
+    @property
+    def width(self) -> int:
+        """How many columns the array has."""
+        return sum(self.widths) if self.widths else len(self.features)
+
+    @property
+    def feature_widths(self) -> tuple[int, ...]:
+        """How many columns each feature has."""
+        return self.widths or (1,) * len(self.features)
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
@@ -36,16 +53,20 @@ class Signature(msgspec.Struct, frozen=True):
     output: the ONNX output that holds the scores; no other output is computed.
     column: the column of that output which is the score, shape (rows,); None gives all of them, (rows, classes).
     classes: a classifier's labels in the order of the output's columns; empty for a regression.
+    vector: how many numbers the output has, where they are one vector a row, an embedding, and no scores; else 0.
     """
 
     inputs: tuple[TensorSpec, ...]
     output: str
     column: int | None = None
     classes: tuple[str | int, ...] = ()
+    vector: int = 0
 
     @property
     def scores_width(self) -> int:
         """How many columns the scores have; 1 where they are one a row."""
+        if self.vector:
+            return self.vector
         return len(self.classes) if self.column is None and self.classes else 1
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from tailrace.features.view_spec import Column
 
 _IBIS_TYPES: Final = {"float64": "float64", "float32": "float32", "bool": "boolean", "object": "string"}
@@ -13,12 +15,21 @@ _MICROSECONDS: Final = 1e6
 def cast_column(raw: Any, column: Column) -> Any:
     """Return the values of a column as its type, null where a value is none of that type."""
     name = column.dtype.name
+    if column.width:
+        return raw.try_cast("array<float64>" if name == "float64" else "array<float32>")
     if column.dtype.kind in "iu":
         return cast_whole(raw, name)
     cast = raw.try_cast(_IBIS_TYPES[name])
     if column.dtype.kind == "b" and raw.type().is_numeric():  # a cast alone would take 2 and 0.5 for true
         return raw.isin([0, 1]).ifelse(cast, None)
     return cast
+
+
+def fits_vector(cast: Any, column: Column) -> Any:
+    """Return whether a vector has its length, and in each place a number that its type holds."""
+    largest = float(np.finfo(column.dtype).max)
+    numbers = cast.filter(lambda each: each.abs() <= largest)  # neither null nor NaN, which DuckDB takes as larger
+    return (cast.length() == column.width) & (numbers.length() == column.width)
 
 
 def cast_text_key(key: Any) -> Any:

@@ -23,7 +23,7 @@ from tailrace.errors import SourceError
 from tailrace.features.batch_views import BatchViewSpec
 from tailrace.features.sources import CSV, SQL, Engine, Parquet
 from tailrace.features.view_spec import STRING_BYTES_MAX, Column
-from tailrace.offline.casts import cast_column, cast_time, text_bytes
+from tailrace.offline.casts import cast_column, cast_time, fits_vector, text_bytes
 from tailrace.offline.database import DatabaseLimits, message_of, open_database, run_query
 from tailrace.offline.outside_calls import OutsideCalls, never
 from tailrace.offline.remote_query import run_remote_query
@@ -33,6 +33,7 @@ from tailrace.offline.source_keys import KeyType, SourceKey
 EXAMPLES_MAX: Final = 5
 """Bad rows whose content is reported; the others are only counted."""
 
+VECTOR: Final = "vector"
 CONTENT_CHARACTERS_MAX: Final = 200
 _TIME_MIN: Final = "1700-01-01T00:00:00+00:00"  # int64 nanoseconds begin in 1677
 _NEXT_MEMORY: Final = (
@@ -205,6 +206,11 @@ class SourceRows:
 
         required: columns without whose value a row is left out. unique: the column that tells rows of one key apart.
         """
+        if vectors := [column.name for column in self._spec.columns if column.width]:
+            raise SourceError(
+                f"{', '.join(vectors)}: a history holds no vectors", where=self._where,
+                next="put the vectors into a view of their own, and join them to the training set where it is made",
+            )  # fmt: skip
         checked = self._checked
         good = checked["$good"]
         for name in required:
@@ -237,7 +243,7 @@ class SourceRows:
         else:
             column = next(column for column in self._spec.columns if not row[f"$good:{column.name}"])
             name = source.column(column.name)
-            why = _why(name, content[name], column.dtype.name if not column.is_text else "text short enough")
+            why = _why(name, content[name], _kind_of(column))
         return BadRow(where, why, _shorten(str(content)))
 
     def _read(self) -> Any:
@@ -278,7 +284,9 @@ class SourceRows:
     def _check_columns(self) -> None:
         """Raise SourceError for a column that is not there, or whose type none of its kind comes from."""
         source, schema = self._source, self._rows.schema()
-        wanted = {source.column(column.name): column.dtype.name for column in self._spec.columns}
+        wanted = {
+            source.column(column.name): VECTOR if column.width else column.dtype.name for column in self._spec.columns
+        }
         wanted |= dict.fromkeys(self._key.columns, "key")
         if source.time is not None:
             wanted[source.time] = "time"
@@ -292,6 +300,8 @@ class SourceRows:
             if kind == "time":
                 right = found.is_timestamp() or found.is_date() or found.is_string()
                 right |= self._takes_seconds and found.is_numeric()
+            elif kind == VECTOR:
+                right = found.is_array()
             else:
                 right = found.is_numeric() or found.is_boolean() or found.is_string()
                 right = right or (kind == "object" and not found.is_nested())
@@ -319,7 +329,9 @@ class SourceRows:
             raw = rows[source.column(column.name)]
             cast = cast_column(raw, column)
             fits = cast.notnull()
-            if column.is_text:
+            if column.width:
+                fits = fits_vector(cast, column)
+            elif column.is_text:
                 fits = text_bytes(ibis)(cast) <= STRING_BYTES_MAX
             elif column.dtype.name == "float32":  # a number too large for it becomes infinite
                 fits &= ~cast.isinf() | raw.try_cast("float64").isinf()
@@ -364,12 +376,19 @@ def _cast_name(column: Column) -> str:
 
 def _values(column: Any, declared: Column) -> Any:
     """Return one column of a page: a masked array, or a list for text."""
-    if declared.is_text:
+    if declared.is_text or declared.width:
         return column.to_pylist()
     chunk = column.combine_chunks()
     nulls = chunk.is_null().to_numpy(zero_copy_only=False)
     blank = bool(declared.default) if declared.dtype.kind == "b" else declared.dtype.type(0).item()
     return np.ma.MaskedArray(chunk.fill_null(blank).to_numpy(zero_copy_only=False), nulls)
+
+
+def _kind_of(column: Column) -> str:
+    """Return what a column holds, in words."""
+    if column.width:
+        return f"vector of {column.width} numbers of {column.dtype.name}"
+    return "text short enough" if column.is_text else column.dtype.name
 
 
 def _why(name: str, value: Any, kind: str) -> str:

@@ -238,7 +238,7 @@ def _events_spec(spec: StreamViewSpec, source: Source, fields: Mapping[str, Fiel
     source = replace(source, time=source.time or source.column(stream.time), key=source.key or key)
     columns = []
     for name, each in fields.items():
-        if each.many or each.dtype.kind not in "fibO":
+        if each.many or each.width or each.dtype.kind not in "fibO":
             raise SetupError(f"an expression reads {name!r}, {each.dtype.name}, of which no history can be read",
                              where=f"features.{spec.name}", next="use fields of numbers and texts")  # fmt: skip
         columns.append(Column(name, each.dtype, "" if each.dtype.kind == "O" else each.dtype.type(0).item()))

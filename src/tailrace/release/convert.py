@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from tailrace.release.original import Original
 from tailrace.release.pipelines import pipeline_graph
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import read_rows
-from tailrace.release.table import column_dtype, holds_float32, spread_rows
+from tailrace.release.table import column_dtype, column_width, holds_float32, spread_rows
 from tailrace.release.trees import INPUT, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
 
 OPSET_CONVERTED: Final = 15
@@ -43,16 +44,23 @@ class Converted:
     session: Any = None
 
 
-def convert(original: Original, table: Any, target: str | None) -> list[Converted]:
+def convert(original: Original, table: Any, target: str | None, *, embedding: bool = False) -> list[Converted]:
     """Return the model's ONNX graphs, the preferred one first; the next ones are for when its scores differ.
 
-    table: holds the model's features, by name. target: a column of it that is no feature.
+    table: holds the model's features, by name. target: a column of it that is no feature. embedding: its output is a
+    vector a row, and no scores.
     Raises ModelPackageError when a feature is missing, NoGraphError when the converter refuses the model.
     """
     if original.framework == "none":
-        return [_accept_onnx(original.model, table, target)]
+        return [_accept_onnx(original.model, table, target, embedding=embedding)]
     names = original.features or ()
     require_columns(names, table)
+    if embedding or any(column_width(table, name) for name in names):
+        raise ModelPackageError(
+            f"a vector, taken or given, is none of a {original.framework} model's",
+            where="model",
+            next="export it to ONNX, and package the .onnx file",
+        )
     if original.refusal is not None:
         raise original.refusal
     try:
@@ -136,31 +144,10 @@ def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> 
     return Converted(graph.SerializeToString(), _classic_signature(graph, inputs, original))
 
 
-def _accept_onnx(graph: bytes, table: Any, target: str | None) -> Converted:
-    """Return an ONNX file as it is, with the data's columns as its features.
-
-    One input takes all columns in order; several inputs take the columns of their names, one each.
-    """
+def _accept_onnx(graph: bytes, table: Any, target: str | None, *, embedding: bool) -> Converted:
+    """Return an ONNX file as it is, with the data's columns as its features."""
     session = open_session(graph)
-    tensors = session.get_inputs()
-    columns = [name for name in table.column_names if name != target]
-    unknown = [tensor.type for tensor in tensors if tensor.type not in _ONNX_DTYPES]
-    if unknown:
-        raise ModelPackageError(
-            f"the graph has an input of {unknown[0]}", where="model", next=f"use one of {', '.join(_ONNX_DTYPES)}"
-        )
-    if len(tensors) == 1:
-        width = tensors[0].shape[1] if len(tensors[0].shape) > 1 else None
-        if isinstance(width, int) and width != len(columns):
-            raise ModelPackageError(
-                f"the graph's input {tensors[0].name!r} has {width} columns; the data has {len(columns)}",
-                where="data",
-                next="give exactly the features, in the order the model was trained on",
-            )
-        inputs: tuple[TensorSpec, ...] = (TensorSpec(tensors[0].name, _ONNX_DTYPES[tensors[0].type], tuple(columns)),)
-    else:
-        require_columns(tuple(tensor.name for tensor in tensors), table)
-        inputs = tuple(TensorSpec(tensor.name, _ONNX_DTYPES[tensor.type], (tensor.name,)) for tensor in tensors)
+    inputs = _find_inputs(session.get_inputs(), table, target)
     output = session.get_outputs()[-1]
     if output.type not in {"tensor(float)", "tensor(double)"}:
         raise ModelPackageError(
@@ -169,11 +156,48 @@ def _accept_onnx(graph: bytes, table: Any, target: str | None) -> Converted:
             next="export it with the probabilities as a tensor (no ZipMap) and as the last output",
         )
     width = _measure_width(session, output.name, inputs, table)
+    if embedding and width == 1:
+        raise ModelPackageError("it gives one number a row, no vector", where="model", next="leave out --embedding")
+    if embedding:
+        return Converted(graph, Signature(inputs, output.name, None, vector=width))
     if width == 2:
         return Converted(graph, Signature(inputs, output.name, 1, (0, 1)))
     if width > 2:
         return Converted(graph, Signature(inputs, output.name, None, tuple(range(width))))
     return Converted(graph, Signature(inputs, output.name, 0))
+
+
+def _find_inputs(tensors: Sequence[Any], table: Any, target: str | None) -> tuple[TensorSpec, ...]:
+    """Return what fills the inputs of an ONNX file.
+
+    One input takes all columns in order; several inputs take the columns of their names, one each. A column of vectors
+    fills as many of an input's as they are long.
+    """
+    columns = tuple(name for name in table.column_names if name != target)
+    unknown = [tensor.type for tensor in tensors if tensor.type not in _ONNX_DTYPES]
+    if unknown:
+        raise ModelPackageError(
+            f"the graph has an input of {unknown[0]}", where="model", next=f"use one of {', '.join(_ONNX_DTYPES)}"
+        )
+    if len(tensors) > 1:
+        require_columns(tuple(tensor.name for tensor in tensors), table)
+        specs = [_spec_of(tensor, (tensor.name,), table) for tensor in tensors]
+    else:
+        specs = [_spec_of(tensors[0], columns, table)]
+    for tensor, spec in zip(tensors, specs, strict=True):
+        width = tensor.shape[1] if len(tensor.shape) > 1 else None
+        if isinstance(width, int) and width != spec.width:
+            raise ModelPackageError(
+                f"the graph's input {tensor.name!r} has {width} columns; the data has {spec.width}",
+                where="data",
+                next="give exactly the features, in the order the model was trained on",
+            )
+    return tuple(specs)
+
+
+def _spec_of(tensor: Any, names: tuple[str, ...], table: Any) -> TensorSpec:
+    widths = tuple(column_width(table, name) or 1 for name in names)
+    return TensorSpec(tensor.name, _ONNX_DTYPES[tensor.type], names, widths if max(widths, default=1) > 1 else ())
 
 
 def _measure_width(session: Any, output: str, inputs: tuple[TensorSpec, ...], table: Any) -> int:

@@ -38,8 +38,8 @@ def tabulate_graph(graph: bytes, signature: Signature) -> TreeTables:
     import onnx
 
     specs = signature.inputs
-    if len(specs) != 1 or specs[0].dtype != "float32":
-        raise NoTablesError("its input is not one float32 matrix")
+    if len(specs) != 1 or specs[0].dtype != "float32" or specs[0].widths:
+        raise NoTablesError("its input is not one float32 matrix of numbers")
     if signature.column is None:
         raise NoTablesError("it has more than one score a row")
     model = onnx.load_from_string(graph)

@@ -85,6 +85,7 @@ def package(
     out: str | Path,
     target: str | None = None,
     metrics: Mapping[str, float | int | str] | None = None,
+    embedding: bool = False,
     calibrate: Any = None,
     text_tolerance: float = 0.0,
     native: bool = False,
@@ -98,6 +99,7 @@ def package(
         Parquet or CSV file. Its columns are found by the names of the model's features; other columns are ignored.
         The original scores them as they are, the conversion as float32.
     target: the column of outcomes; with it the model's metrics are computed. metrics: more of them, taken as given.
+    embedding: an ONNX model's output is a vector a row, no scores.
     calibrate: "isotonic" or "platt", fitted on the data's outcomes; or a fitted IsotonicRegression or
         LogisticRegression of the model's score, or the path of one. None leaves the scores as they are.
     text_tolerance: the share of rows, 0 to 1, that may be scored otherwise since ONNX reads their text otherwise.
@@ -117,7 +119,7 @@ def package(
     if calibrate is not None and method is None:
         original = original.calibrated(read_fitted(calibrate))
     table = _read(data, target)
-    convert_it = None if native else partial(convert, original, table, target)
+    convert_it = None if native else partial(convert, original, table, target, embedding=embedding)
     forms = choose_forms(original, table, convert_it, text_tolerance, on_step)
     found: dict[str, float | int | str] = {}
     if method is not None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.manifest import NumberProfile, Profile, TextProfile
-from tailrace.inference.signature import Signature
-from tailrace.release.table import to_numbers
+from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.release.table import column_width, to_numbers, to_vectors
 
 QUANTILES: Final = tuple(np.linspace(0.0, 1.0, 11))
 """Deciles: ten bins of equal weight, as the population stability index wants."""
@@ -18,14 +18,25 @@ TOP_MAX: Final = 20
 
 
 def profile_model(signature: Signature, table: Any, scores: NDArray[Any]) -> Profile:
-    """Return the profile of a table's feature columns and of the scores, (rows,) or (rows, classes)."""
-    features = {
-        name: profile_texts(table.column(name)) if spec.dtype == "string" else profile_numbers(to_numbers(table, name))
-        for spec in signature.inputs
-        for name in spec.features
-    }
-    columns = scores.reshape(len(scores), -1).T
+    """Return the profile of a table's feature columns and of the scores, (rows,) or (rows, classes).
+
+    Of vectors, in or out, it is that of their norms.
+    """
+    features = {name: _profile_feature(spec, table, name) for spec in signature.inputs for name in spec.features}
+    columns = _norms(scores)[np.newaxis] if signature.vector else scores.reshape(len(scores), -1).T
     return Profile(table.num_rows, features, tuple(profile_numbers(column) for column in columns))
+
+
+def _profile_feature(spec: TensorSpec, table: Any, name: str) -> NumberProfile | TextProfile:
+    """Return the profile of a column; of vectors that of their norms."""
+    if column_width(table, name):
+        return profile_numbers(_norms(to_vectors(table, name)))
+    return profile_texts(table.column(name)) if spec.dtype == "string" else profile_numbers(to_numbers(table, name))
+
+
+def _norms(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the Euclidean norm of each row."""
+    return np.asarray(np.linalg.norm(vectors.astype(np.float64), axis=1))
 
 
 def profile_numbers(values: NDArray[Any]) -> NumberProfile:

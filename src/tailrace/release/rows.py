@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.signature import TensorSpec
-from tailrace.release.table import column_dtype, to_numbers
+from tailrace.release.table import column_dtype, column_width, to_numbers, to_vectors
 
 Specs = tuple[TensorSpec, ...]
 
@@ -24,7 +24,7 @@ class Rows:
     A null is NaN, or in a text "", where the model knows no null of its own.
     """
 
-    columns: Mapping[str, NDArray[Any]]
+    columns: Mapping[str, NDArray[Any]]  # (rows,), or (rows, width) of vectors
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -57,7 +57,8 @@ class Rows:
 
     def known(self, specs: Specs) -> NDArray[np.bool_]:
         """Return which rows hold no NaN in an input of floats."""
-        nulls = [np.isnan(self.columns[name].astype(np.float64)) for name in float_features(specs)]
+        columns = [self.columns[name].astype(np.float64) for name in float_features(specs)]
+        nulls = [np.isnan(column).reshape(len(self), -1).any(axis=1) for column in columns]
         return ~np.any(nulls, axis=0) if nulls else np.ones(len(self), np.bool_)
 
     def rounded(self, specs: Specs, steps: int = 0) -> Rows:
@@ -86,6 +87,9 @@ class Rows:
         """Return three rows: every number's minimum, maximum and median; a text's first, last and middle."""
         columns: dict[str, NDArray[Any]] = {}
         for name, column in self.columns.items():
+            if column.ndim == 2:
+                columns[name] = np.sort(column[~np.isnan(column).any(axis=1)], axis=0)[[0, -1, len(column) // 2]]
+                continue
             known = column[~np.isnan(column)] if column.dtype.kind == "f" else column
             known = _texts(known) if column.dtype.kind == "O" else known
             known = np.sort(known if len(known) else np.zeros(1, column.dtype))
@@ -117,6 +121,8 @@ def _texts(column: NDArray[Any]) -> NDArray[Any]:
 def _read_column(table: Any, name: str, null: Any) -> NDArray[Any]:
     import pyarrow as pa
 
+    if column_width(table, name):
+        return to_vectors(table, name)
     kind, column = column_dtype(table, name), table.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)

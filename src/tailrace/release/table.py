@@ -56,14 +56,14 @@ def spread_rows(table: Any, rows_max: int) -> Any:
 
 
 def column_dtype(table: Any, name: str) -> str:
-    """Return the tensor dtype for a column: "string", "int64", "bool" or "float32".
+    """Return the tensor dtype for a column: "string", "int64", "bool" or "float32"; of a vector that of its numbers.
 
     Raises ModelPackageError for a column that is neither a number, a truth value nor a text.
     """
     import pyarrow as pa
 
     kind = table.schema.field(name).type
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_dictionary(kind) or column_width(table, name):
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "string"
@@ -78,6 +78,39 @@ def column_dtype(table: Any, name: str) -> str:
         where=f"data.{name}",
         next="turn it into a number or a text, or drop it if it is no feature",
     )
+
+
+def column_width(table: Any, name: str) -> int:
+    """Return the length of the vectors in a column, lists of floats of one length; 0 for any other column.
+
+    Raises ModelPackageError for lists of several lengths, of nothing, or with nulls.
+    """
+    import pyarrow as pa
+
+    column = table.column(name)
+    if not (
+        pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    ):
+        return 0
+    import pyarrow.compute as pc
+
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0] or pc.list_flatten(column).null_count:
+        raise ModelPackageError(
+            f"vectors are of one length and without nulls; here they are {sorted(lengths, key=str)[:5]} long",
+            where=f"data.{name}",
+            next="drop the rows without a whole vector",
+        )
+    return int(lengths[0])
+
+
+def to_vectors(table: Any, name: str) -> NDArray[np.float64]:
+    """Return a column of vectors as (rows, width)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = pc.list_flatten(table.column(name)).cast(pa.float64(), safe=False)
+    return np.asarray(values.to_numpy(), np.float64).reshape(table.num_rows, column_width(table, name))
 
 
 def to_numbers(table: Any, name: str) -> NDArray[np.float64]:

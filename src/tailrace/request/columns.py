@@ -42,6 +42,8 @@ def _column(name: str, spec: FieldSpec, expanded: str | None) -> LazyColumn:
     """Return the lazy column of one field."""
     read = _value_reader(name, spec)
     to_array = _array_maker(spec) if name == expanded or not spec.many else _object_maker(spec)
+    if spec.width:
+        to_array = _vector_maker(spec)
     if name == expanded:
         return LazyColumn(name, lambda columns: _flat(to_array, map(read, columns._requests)))
 
@@ -79,6 +81,19 @@ def _array_maker(spec: FieldSpec) -> ArrayMaker:
     if dtype.kind == "M":
         return lambda values, _: np.array(list(values), dtype)
     return _object_maker(spec)
+
+
+def _vector_maker(spec: FieldSpec) -> ArrayMaker:
+    """Return what makes a column of vectors, (rows, width): NaN where there is none."""
+    dtype, width = spec.dtype, spec.width
+    if spec.nullable:
+        null = [float("nan")] * width
+        return lambda values, count: _stack((null if value is None else value for value in values), dtype, count, width)
+    return lambda values, count: _stack(values, dtype, count, width)
+
+
+def _stack(vectors: Iterable[list[float]], dtype: np.dtype[Any], count: int, width: int) -> NDArray[Any]:
+    return np.fromiter(chain.from_iterable(vectors), dtype, count * width).reshape(count, width)
 
 
 def _object_maker(spec: FieldSpec) -> ArrayMaker:

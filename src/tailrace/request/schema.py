@@ -33,7 +33,8 @@ class FieldSpec:
 
     dtype: of its column. many: the field is a list, one element a row. nullable: None is allowed (NaN in a column of
     numbers, "" in one of text, NaT in one of times). enum: its values are members of an Enum; its column holds
-    their values.
+    their values. width: how many numbers it has where it is a vector, a list of floats of one length; its column is
+    (rows, width). 0 for any other field.
     """
 
     name: str
@@ -42,6 +43,7 @@ class FieldSpec:
     nullable: bool
     required: bool
     enum: bool = False
+    width: int = 0
 
 
 _DTYPES: Mapping[type, str] = {
@@ -76,8 +78,9 @@ def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
     specs = {}
     for field in msgspec.structs.fields(request_type):
         base, nullable = _strip(field.type)
-        many = get_origin(base) is list
-        if many:
+        width = vector_width(field.type)
+        many = get_origin(base) is list and not width
+        if many or width:
             base, _ = _strip(get_args(base)[0])
         enum = isinstance(base, type) and issubclass(base, Enum)
         if enum or get_origin(base) is Literal:
@@ -91,8 +94,21 @@ def field_specs(request_type: type[Request]) -> dict[str, FieldSpec]:
             nullable=nullable,
             required=field.required,
             enum=enum,
+            width=width,
         )
     return specs
+
+
+def vector_width(annotation: Any) -> int:
+    """Return the length of a vector: `Annotated[list[float], tr.Field(min_length=8, max_length=8)]`; else 0."""
+    for option in (annotation, *get_args(annotation)):  # a vector that may be None is a union
+        base, *metas = get_args(option) if get_origin(option) is Annotated else (option,)
+        if get_origin(base) is not list or _strip(get_args(base)[0]) != (float, False):
+            continue
+        for meta in metas:
+            if isinstance(meta, Field) and meta.min_length is not None and meta.min_length == meta.max_length:
+                return meta.min_length if meta.min_length > 1 else 0
+    return 0
 
 
 def _bounded(annotation: Any) -> Any:
