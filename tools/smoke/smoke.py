@@ -1,8 +1,8 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-EXTRA: serve, offline, postgres, spark, package, lightgbm, xgboost, dynamodb, registry, kafka, bench, dev; "serve" is
-no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs nothing but
-tailrace and that extra itself; postgres also Debian's server, spark also Java.
+EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, dynamodb, registry, kafka, bench, dev;
+"serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs
+nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
 """
 
 from __future__ import annotations
@@ -178,11 +178,31 @@ def try_package(folder: Path) -> None:
         tailrace(folder, "package", file, "--data", data, "--target", "blocked", "--name", "smoke", "--out", out)
     package(LogisticRegression(max_iter=1_000).fit(x, y), rows, name="linear", out=folder / "models" / "linear")
 
+    serve_scores(folder, folder / "models" / "txt", light.predict(x))
+
+
+def try_catboost(folder: Path) -> None:
+    """Train and package a CatBoost model, and serve it."""
+    import catboost
+    import pandas
+
+    rows = pandas.read_csv(folder / "rows.csv")
+    x, y = rows.drop(columns="blocked"), rows["blocked"]
+    options = {"iterations": 20, "thread_count": 1, "verbose": 0, "allow_writing_files": False}
+    model = catboost.CatBoostClassifier(**options).fit(x, y)
+    model.save_model(folder / "model.cbm")
+    command = ("model.cbm", "--data", "rows.parquet", "--target", "blocked", "--name", "smoke", "--out", "models/cbm")
+    tailrace(folder, "package", *command)
+    serve_scores(folder, folder / "models" / "cbm", model.predict_proba(x)[:, 1])
+
+
+def serve_scores(folder: Path, model: Path, scores: Any) -> None:
+    """Serve a model, which gives the rows of the requests these scores."""
     shutil.rmtree(folder / "models" / "smoke")
-    (folder / "models" / "txt").rename(folder / "models" / "smoke")
+    model.rename(folder / "models" / "smoke")
     requests = json.loads((folder / "requests.json").read_text())
-    for request, score in zip(requests, light.predict(x[: len(requests)]), strict=True):
-        request["score"] = score
+    for request, score in zip(requests, scores, strict=False):
+        request["score"] = float(score)
     (folder / "requests.json").write_text(json.dumps(requests))
     try_serve(folder)
 
@@ -322,6 +342,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "postgres": try_postgres,
     "spark": try_spark,
     "package": try_package,
+    "catboost": try_catboost,
     "lightgbm": partial(try_native, library="lightgbm"),
     "xgboost": partial(try_native, library="xgboost"),
     "dynamodb": try_dynamodb,

@@ -16,6 +16,7 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.calibration import Calibration
 from tailrace.inference.manifest import Vocabulary
 from tailrace.release.calibration import read_fitted
+from tailrace.release.catboost_trees import score_kind
 from tailrace.release.categories import find_nulls, find_vocabularies
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import Rows
@@ -27,7 +28,7 @@ NAMED = "train it on a DataFrame (or a data set with feature names), so that no 
 class Original:
     """A trained model.
 
-    framework: "lightgbm", "xgboost", "scikit-learn" or "none" (an ONNX file). model: what is converted.
+    framework: "lightgbm", "xgboost", "catboost", "scikit-learn" or "none" (an ONNX file). model: what is converted.
     features: the names it was trained on, in order; None for an ONNX file, whose columns are the data's.
     classes: a classifier's labels; empty for a regression.
     nulls: what stands for a null in the texts where a scikit-learn model knows one, by feature: None or NaN.
@@ -87,8 +88,8 @@ class Original:
 def load_original(model: Any, *, is_calibrated: bool = False) -> Original:
     """Return the trained model in an object or a file.
 
-    model: a LightGBM, XGBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or
-    .joblib (a pickle: only open one that you trust), .onnx.
+    model: a LightGBM, XGBoost, CatBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost),
+    .cbm (CatBoost), .pkl or .joblib (a pickle: only open one that you trust), .onnx.
     is_calibrated: it stands inside a CalibratedClassifierCV, so that its scores need be no probabilities.
     Raises ModelPackageError for anything else, or a model trained without feature names.
     """
@@ -98,14 +99,14 @@ def load_original(model: Any, *, is_calibrated: bool = False) -> Original:
         model = _read_model(Path(model))
     if isinstance(model, bytes):
         return Original("none", "", "onnx", model, None, (), None)
-    for read in (_from_lightgbm, _from_xgboost, partial(_from_sklearn, is_calibrated=is_calibrated)):
+    for read in (_from_lightgbm, _from_xgboost, _from_catboost, partial(_from_sklearn, is_calibrated=is_calibrated)):
         original = read(model, where)
         if original is not None:
             return original
     raise ModelPackageError(
         f"a {type(model).__module__}.{type(model).__name__} is not a model that can be packaged",
         where=where,
-        next="give a LightGBM, XGBoost or scikit-learn model, or export it to ONNX and give the .onnx file",
+        next="give a LightGBM, XGBoost, CatBoost or scikit-learn model, or export it to ONNX and give the .onnx file",
     )
 
 
@@ -125,6 +126,10 @@ def _read_model(path: Path) -> Any:
             import xgboost
 
             return xgboost.Booster(model_file=str(path))
+        if suffix == ".cbm":
+            import catboost
+
+            return catboost.CatBoost().load_model(str(path))
         if suffix in {".pkl", ".pickle"}:
             with path.open("rb") as file:
                 return pickle.load(file)
@@ -139,7 +144,7 @@ def _read_model(path: Path) -> Any:
     raise ModelPackageError(
         f"the suffix {suffix!r} names no known model file",
         where=str(path),
-        next="give .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib (scikit-learn), or .onnx",
+        next="give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pkl or .joblib (scikit-learn), or .onnx",
     )
 
 
@@ -263,6 +268,31 @@ def _xgboost_config(booster: Any) -> dict[str, Any]:
 
     learner: dict[str, Any] = json.loads(booster.save_config())["learner"]
     return learner
+
+
+def _from_catboost(model: Any, where: str) -> Original | None:
+    if not _is_from(model, "catboost"):
+        return None
+    import catboost
+
+    names = tuple(str(name) for name in model.feature_names_)
+    if names == tuple(map(str, range(len(names)))):
+        raise ModelPackageError("the CatBoost model was trained without feature names", where=where, next=NAMED)
+    others = (model.get_cat_feature_indices, model.get_text_feature_indices, model.get_embedding_feature_indices)
+    if any(len(find()) for find in others):
+        raise ModelPackageError(
+            "the CatBoost model was trained on categories, texts or embeddings, which are not converted",
+            where=where,
+            next="train it on numbers: encode the categories in the feature view",
+        )
+    classes = tuple(_plain(label) for label in model.classes_)
+    kind = score_kind(model)
+
+    def score(matrix: Any) -> NDArray[np.float64]:
+        scores = np.asarray(model.predict(np.asarray(matrix, np.float64), prediction_type=kind), np.float64)
+        return scores[:, 1] if len(classes) == 2 else scores
+
+    return Original("catboost", catboost.__version__, type(model).__name__, model, names, classes, score)
 
 
 def _from_sklearn(model: Any, where: str, *, is_calibrated: bool) -> Original | None:
