@@ -83,6 +83,7 @@ class Batch(msgspec.Struct, eq=False):
     row. request: its columns. view_rows: each view as it was read, one row an id; views: its columns, one value a row.
     feeds: the inputs of the last stage. scores: of the last stage; stage_scores: of each stage, by its name. branches:
     which way each row went at each stage that has several, by its name, -1 for rows that did not come there; or None.
+    best_rows: what requests are answered with, in order, and where each request's begin; None for all as they are.
     bodies: one a call; errors: by the call's place. marks_ns: its start, then the end of each layer.
     """
 
@@ -105,6 +106,7 @@ class Batch(msgspec.Struct, eq=False):
     stage_scores: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
     branches: dict[str, NDArray[np.intp]] | None = None
     probabilities: NDArray[Any] | None = None
+    best_rows: tuple[NDArray[np.intp], list[int]] | None = None
     decisions: NDArray[np.intp] | None = None
     reasons: list[tuple[str, ...]] | None = None
     degraded: NDArray[np.uint8] | None = None
@@ -260,6 +262,23 @@ class ReadDecision:
         labels: NDArray[Any] = self._labels[batch.decisions]
         labels.flags.writeable = False  # a rule decides by what it returns: what it wrote here would be lost
         return labels
+
+
+class ReadVariant:
+    """Reads which variant each row got. splits: each with its variants, from the outermost in."""
+
+    def __init__(self, splits: Sequence[tuple[str, Sequence[str]]]) -> None:
+        # The last is for the rows that did not come to a split: their place is -1.
+        self._labels = {name: np.array([*labels, ""], dtype=object) for name, labels in splits}
+
+    def read(self, batch: Batch) -> NDArray[Any]:
+        """Return a text for each row; where a row came to several splits, its variants joined by a slash."""
+        found, nowhere = batch.branches or {}, np.full(batch.rows, -1)
+        columns = [labels[found.get(name, nowhere)] for name, labels in self._labels.items()]
+        if len(columns) == 1:
+            return columns[0]
+        texts = ["/".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+        return np.array(texts, dtype=object)
 
 
 class ReadReasons:

@@ -41,7 +41,8 @@ class Pipeline:
     list-valued entity key. time: the field of the request that says when it happened, a datetime or seconds since the
     epoch: windows look back from there; without it, from when the request came. record_requests: whether each request
     is an event itself, of every stream whose schema it is, that the next one sees. Relative paths are relative to the
-    file that is loaded, whatever file declares it.
+    file that is loaded, whatever file declares it. top: of a request with such a key, how many rows it is answered with
+    at most, the best by score; or the field of the request that says so. None: all, in their order.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -57,6 +58,7 @@ class Pipeline:
     rows_max: int = 1_000
     time: str | None = None
     record_requests: bool = False
+    top: Any = None
     base_dir: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("rows_max", int, "rows_max=1_000"),
         ("time", str | None, 'time="time", a field of the request'),
         ("record_requests", bool, "record_requests=True"),
+        ("top", int | MemberDescriptorType | None, "top=20, or top=Ranking.limit"),
     ]
     for name, kind, example in kinds:
         value = getattr(pipeline, name)

@@ -14,6 +14,7 @@ from tailrace.batch import (
     ReadReasons,
     ReadRequest,
     ReadScore,
+    ReadVariant,
     ReadView,
     ReadViewBlock,
     ReadViewColumn,
@@ -37,6 +38,7 @@ from tailrace.postprocess.step import PostprocessStep
 from tailrace.request.columns import columns_type
 from tailrace.request.rows import RowCount
 from tailrace.request.step import RequestStep
+from tailrace.response.best_rows import BestRowLists, BestRows
 from tailrace.response.step import Encoder, FieldValues, RequestValues, ResponseStep, RowLists, RowValues
 
 
@@ -150,7 +152,8 @@ def postprocess_step(pipeline: Pipeline, wiring: Wiring) -> PostprocessStep:
 
 def response_step(pipeline: Pipeline, wiring: Wiring, encoder: Encoder) -> ResponseStep:
     """Return layer 5."""
-    return ResponseStep(pipeline.response, [field_values(wire, wiring) for _, wire in wiring.response], encoder)
+    best = None if wiring.top is None else BestRows(wiring.top)
+    return ResponseStep(pipeline.response, [field_values(wire, wiring, best) for _, wire in wiring.response], encoder)
 
 
 def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:  # noqa: PLR0911 - one case an origin
@@ -176,13 +179,20 @@ def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:  # noqa: PLR091
             return ReadEmbedding(wire.embedding.code, is_packed=wire.is_packed)
         case Origin.PROBABILITIES:
             return ReadProbabilities()
+    raise ValueError(f"no reader is made by the wire of {wire.origin}")
 
 
-def field_values(wire: Wire, wiring: Wiring) -> FieldValues:
-    """Return what gives the values of a response field: one a request, a list each where a request makes many rows."""
-    if wire.origin is Origin.REQUEST:
+def field_values(wire: Wire, wiring: Wiring, best: BestRows | None = None) -> FieldValues:
+    """Return what gives the values of a response field: one a request, a list each where a request makes many rows.
+
+    best: the rows that such a list is cut to.
+    """
+    of_row = wire.origin is not Origin.REQUEST or wire.name == wiring.expanded
+    if wire.origin is Origin.REQUEST and (best is None or not of_row):
         return RequestValues(wire.name)
-    reader = reader_of(wire, wiring.labels)
+    reader = ReadVariant(wiring.splits) if wire.origin is Origin.VARIANT else reader_of(wire, wiring.labels)
+    if best is not None and of_row:
+        return BestRowLists(reader, best)
     return RowValues(reader) if wiring.expanded is None else RowLists(reader)
 
 

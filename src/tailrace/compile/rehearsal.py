@@ -16,6 +16,7 @@ from tailrace.compile.wiring import Wiring
 from tailrace.errors import Problem, SetupError
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewCodec
+from tailrace.inference.composition.declarations import splits_of
 from tailrace.inference.declaration import StageDeclaration
 from tailrace.inference.signature import Signature
 from tailrace.plan import Plan
@@ -53,6 +54,7 @@ def _try_response(plan: Plan, batch: Batch) -> list[Problem]:
     """Decide and encode a batch; say so if the response type cannot be built, or a field is given another type."""
     response = plan.pipeline.response
     where = f"response {response.__name__}"
+    batch.branches = {split.name: np.zeros(batch.rows, np.intp) for split in splits_of(plan.pipeline.model)}
     batch.scores = batch.scores if batch.probabilities is None else batch.probabilities
     try:
         plan.postprocess.run(batch)

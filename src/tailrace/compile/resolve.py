@@ -15,6 +15,7 @@ from tailrace.compile.wire_fallback import check_constants, check_ensembles
 from tailrace.compile.wire_features import wire_features, wire_views
 from tailrace.compile.wire_model import check_signatures, check_taken
 from tailrace.compile.wire_outputs import wire_decision, wire_response, wire_rules
+from tailrace.compile.wire_top import wire_top
 from tailrace.compile.wiring import Wiring
 from tailrace.errors import Problem
 from tailrace.inference.declaration import StageDeclaration
@@ -44,7 +45,8 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     check_ensembles(pipeline, wiring, signatures)
     wire_rules(pipeline, wiring)
     check_taken(pipeline, wiring, signatures)
-    wire_response(pipeline, wiring, signature)
+    wire_top(pipeline, wiring, signature)
+    wire_response(pipeline, wiring)
     return wiring
 
 

@@ -17,6 +17,7 @@ from tailrace.inference.composition.declarations import (
     Split,
     asked_of,
     compositions_of,
+    splits_of,
 )
 from tailrace.pipeline import Pipeline
 from tailrace.request.schema import listed_values
@@ -25,6 +26,7 @@ from tailrace.request.schema import listed_values
 def wire_compositions(pipeline: Pipeline, wiring: Wiring) -> None:
     """Find what each stage goes by, and the stages that could not be told apart by their names."""
     _check_names(pipeline, wiring)
+    wiring.splits = [(split.name, split.branches) for split in splits_of(pipeline.model)]
     for declared in compositions_of(pipeline.model):
         match declared:
             case ColdStart():

@@ -81,6 +81,8 @@ def wire_response(pipeline: Pipeline, wiring: Wiring, signature: Signature | Non
     known |= {"score": Wire(Origin.SCORE), "probabilities": Wire(Origin.PROBABILITIES)}
     if pipeline.decision is not None:
         known |= {"decision": Wire(Origin.DECISION), "reasons": Wire(Origin.REASONS)}
+    if wiring.splits:
+        known |= {"variant": Wire(Origin.VARIANT)}
     if not msgspec.structs.fields(pipeline.response):
         wiring.problems.append(
             Problem("the response has no field", f"response {pipeline.response.__name__}", "declare `score: float`")
@@ -136,9 +138,11 @@ def _check_response_field(wiring: Wiring, source: Wire, annotation: Any, where: 
             )
         )
     inner = get_args(annotation)[0] if get_origin(annotation) is list else annotation
-    if source.origin is Origin.DECISION and get_origin(inner) is Literal:
-        missing = [label for label in wiring.labels if label not in get_args(inner)]
+    if get_origin(inner) is Literal and source.origin in (Origin.DECISION, Origin.VARIANT):
+        known = wiring.labels
+        if source.origin is Origin.VARIANT:
+            known = wiring.splits[0][1] if len(wiring.splits) == 1 else ()
+        missing = [label for label in known if label not in get_args(inner)]
         if missing:
-            wiring.problems.append(
-                Problem(f"the decision can be {', '.join(missing)}, which this Literal does not list", where, "add it")
-            )
+            what = f"the {source.origin.value} can be {', '.join(missing)}, which this Literal does not list"
+            wiring.problems.append(Problem(what, where, "add it"))

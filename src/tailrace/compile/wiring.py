@@ -18,7 +18,6 @@ from tailrace.features.view_spec import Column, Entity
 from tailrace.features.views import FeatureView
 from tailrace.inference.composition.declarations import Composition
 from tailrace.request.schema import FieldSpec
-from tailrace.response.schema import Embedding
 
 _WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -35,24 +34,17 @@ class Origin(Enum):
     DECISION = "decision"
     REASONS = "reasons"
     PROBABILITIES = "probabilities"
-    EMBEDDING = "embedding"
+    VARIANT = "variant"
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One column, or (name "") all columns of an origin. view: the index of the view, for Origin.VIEW.
-
-    width: of a vector; 1 for any other column. embedding: how the model's vector is sent, for Origin.EMBEDDING, and
-    is_packed: as bytes.
-    """
+    """One column, or (name "") all columns of an origin. view: the index of the view, for Origin.VIEW."""
 
     origin: Origin
     name: str = ""
     view: int = -1
     dtype: np.dtype[Any] | None = None
-    width: int = 1
-    embedding: Embedding | None = None
-    is_packed: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -67,7 +59,8 @@ class Wiring:
     views: in the order in which they are read: those that give the key of another before it. features: the wire of each
     model input by canonical name, in the pipeline's order. entities: of each view. expanded: the list-valued key field
     that makes rows, if any. on_demand: each on-demand feature with the wires of its arguments, in an order in which
-    they can be computed. chosen_by: what each stage that goes by something of a row goes by.
+    they can be computed. chosen_by: what each stage that goes by something of a row goes by. splits: their
+    names and variants. top: how many rows of a request are answered with, or the field that says so; None for all.
     """
 
     fields: dict[str, FieldSpec]
@@ -77,6 +70,8 @@ class Wiring:
     features: dict[str, Wire] = field(default_factory=dict)
     on_demand: dict[str, tuple[OnDemandView, list[Wire]]] = field(default_factory=dict)
     chosen_by: dict[Composition, Wire] = field(default_factory=dict)
+    splits: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    top: int | str | None = None
     rules: list[list[Wire]] = field(default_factory=list)
     response: list[tuple[str, Wire]] = field(default_factory=list)
     labels: tuple[str, ...] = ()

@@ -69,12 +69,17 @@ class SeriesLayout(msgspec.Struct, frozen=True):
         raise KeyError(f"no series {name}{labels}")
 
 
+Branches = tuple[tuple[str, tuple[str, ...]], ...]
+"""The stages at which rows go several ways, by name, and these ways."""
+
+
 class PipelineShape(msgspec.Struct, frozen=True):
-    """What of a pipeline decides its series: its name, budget, batch views (in the plan's order), remote models."""
+    """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches, remote models."""
 
     name: str
     budget: Budget
     views: tuple[str, ...] = ()
+    branches: Branches = ()
     remote: tuple[str, ...] = ()
 
 
@@ -178,6 +183,9 @@ class _LayoutBuilder:
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():
             self.add("tailrace_degraded_total", name, reason)
+        for stage, labels in pipeline.branches:
+            for label in labels:
+                self.add("tailrace_branch_rows_total", name, stage, label)
         for model in pipeline.remote:
             self.add_remote(name, model, budget.inference_ns or total_ns)
         for view in pipeline.views:

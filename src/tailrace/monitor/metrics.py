@@ -68,6 +68,10 @@ _TABLE: Final = (
         ("pipeline", "view", "provenance"),
     ),
     Metric(
+        "tailrace_branch_rows_total", "counter", "Rows that went one of a stage's ways.",
+        ("pipeline", "stage", "branch"),
+    ),
+    Metric(
         "tailrace_events_total", "counter", "Events of a stream, by what became of them.", ("stream", "fate"),
         owner="ingester",
     ),

@@ -15,6 +15,7 @@ from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.deadline import LAYERS, NS_PER_S, Clock
 from tailrace.errors import ServingError
+from tailrace.inference.composition.declarations import compositions_of
 from tailrace.monitor.samples import Sample, SampleWriter
 from tailrace.pipeline import Pipeline
 
@@ -40,6 +41,9 @@ class Sampler:
             (view.__name__, wiring.expanded is not None and not wiring.expands(place))
             for place, view in enumerate(wiring.views)
         ]
+        self._branches = {
+            each.name: np.array([*each.branches, None], object) for each in compositions_of(pipeline.model)
+        }
         self._next_ns = 0
 
     def record(self, batch: Batch, finished_ns: int) -> None:
@@ -76,6 +80,7 @@ class Sampler:
             {name: read(batch)[:rows] for name, read in self._reads},
             provenances,
             batch.scores[:rows].copy(),
+            {name: self._branches[name][found[:rows]] for name, found in (batch.branches or {}).items()},
             None if batch.failed is None else batch.failed[:rows].copy(),
         )
 
@@ -91,6 +96,7 @@ class _Taken(msgspec.Struct, frozen=True, eq=False):
     features: dict[str, NDArray[Any]]
     provenances: dict[str, NDArray[np.uint8]]
     scores: NDArray[Any]
+    branches: dict[str, NDArray[Any]]
     failed: NDArray[np.bool_] | None
 
     def lines(self) -> Iterator[bytes]:
@@ -100,6 +106,7 @@ class _Taken(msgspec.Struct, frozen=True, eq=False):
         provenances = {
             name: [_PROVENANCES[each] for each in column.tolist()] for name, column in self.provenances.items()
         }
+        branches = {name: column.tolist() for name, column in self.branches.items()}
         scores, encode = self.scores.tolist(), msgspec.json.Encoder().encode
         for place, request in enumerate(self.requests):
             own: Any = place if self.bounds is None else slice(self.bounds[place], self.bounds[place + 1])
@@ -114,5 +121,6 @@ class _Taken(msgspec.Struct, frozen=True, eq=False):
                     features={name: column[own] for name, column in features.items()},
                     provenance={name: column[own] for name, column in provenances.items()},
                     score=scores[own],
+                    branches={name: column[own] for name, column in branches.items()},
                 )
             )

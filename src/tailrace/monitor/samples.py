@@ -5,7 +5,8 @@ The file holds what callers sent: it is made readable by its owner alone. Writte
     {"time":"2025-06-15T12:00:00.123Z","pipeline":"fraud","release":"3f9c…","request":{…},
      "features":{"amount":12.5,"CustomerActivity.count_1h":3},"provenance":{"CustomerActivity":"fresh"},"score":0.02}
 
-Where a request makes many rows, features, provenance and score are lists, an item a row.
+Where a request makes many rows, features, provenance and score are lists, an item a row. A pipeline with a split, a
+route, a cascade or a cold start has `branches` too: {"fraud":"challenger"}.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ CLOSE_S: Final = 1.0
 """How long a stopping worker waits for what is still to be written."""
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One served request. time: when it was answered. features, provenance: by the name of the feature, of the view."""
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One served request. time: when it was answered. features, provenance: by the name of the feature, of the view.
+
+    branches: the way it went at each stage that has several, by its name; null where it did not come there.
+    """
 
     time: datetime
     pipeline: str
@@ -44,6 +48,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, Any]
     provenance: dict[str, Any]
     score: Any
+    branches: dict[str, Any] = {}
 
 
 class StoredSample(Sample, frozen=True, kw_only=True):

@@ -21,13 +21,15 @@ from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
+from tailrace.inference.composition.declarations import compositions_of
 from tailrace.inference.declaration import walk_declared
 from tailrace.inference.model_stage import model_stages
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.remote.stage import remote_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
-from tailrace.monitor.layout import PipelineShape
+from tailrace.monitor.branch_recorder import BranchRecorder
+from tailrace.monitor.layout import Branches, PipelineShape
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
@@ -119,6 +121,8 @@ class ServedPipelines:
         for stage in model_stages(plan.inference.stage):
             stage.tell_batches(recorder.count_formed)
         recorders: list[Recorder] = [recorder]
+        if branches := branches_of(pipeline):
+            recorders.append(BranchRecorder(self._block, pipeline.name, branches))
         if self._samples is not None:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
@@ -224,12 +228,17 @@ def load_all(pin: Pin) -> list[Pipeline]:
 def shape_of(pipeline: Pipeline) -> PipelineShape:
     """Return what the metrics of a pipeline need to know of it."""
     views = tuple(view.__name__ for view in pipeline.views)
-    return PipelineShape(pipeline.name, pipeline.budget, views, remote=remote_names(pipeline))
+    return PipelineShape(pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline))
 
 
 def remote_names(pipeline: Pipeline) -> tuple[str, ...]:
     """Return the remote models of a pipeline, by name."""
     return tuple(dict.fromkeys(each.name for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)))
+
+
+def branches_of(pipeline: Pipeline) -> Branches:
+    """Return the stages of a pipeline at which rows go several ways."""
+    return tuple((each.name, each.branches) for each in compositions_of(pipeline.model) if each.branches)
 
 
 def store_url(pipeline: Pipeline, override: str | None) -> str:
