@@ -22,23 +22,6 @@ READY_S_MAX = 10.0
 OIP_TYPES = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "INT32": "<i4", "BOOL": "?"}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-FAULTY_BODIES = (
-    "not_json", "other_model", "other_version", "other_id", "no_id", "rows_many", "rows_few", "rows_none", "texts",
-    "literal_nan", "other_output", "two_outputs", "three_columns", "gzip", "short_binary",
-)  # fmt: skip
-"""Faults of a whole answer of status 200."""
-FAULTY_BYTES = (
-    "garbage",
-    "reset_midway",
-    "close_midway",
-    "close_at_once",
-    "no_length",
-    "huge",
-    "huge_chunked",
-    "redirect",
-)
-"""Faults of the bytes of an answer."""
-
 
 class Request:
     """A request that was read. body: whole."""
@@ -212,6 +195,8 @@ class ProtocolServer:
             return int(self.fault[7:]), b'{"error": "as told"}', ""
         if self.fault == "not_json":
             return 200, b"<html>It works!</html>", ""
+        if self.fault == "deep":
+            return 200, b'{"outputs":' + b"[" * 200_000, ""
         coding = "Content-Encoding: gzip\r\n" if self.fault == "gzip" else ""
         path = request.path
         if path.startswith("/v2"):

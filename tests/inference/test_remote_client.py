@@ -114,6 +114,7 @@ def test_rows_get_their_scores(server: ProtocolServer, name: str, fault: str) ->
 WRONG: dict[str, RemoteFault] = {
     "garbage": RemoteFault.UNREADABLE,
     "not_json": RemoteFault.UNREADABLE,
+    "deep": RemoteFault.UNREADABLE,
     "gzip": RemoteFault.UNREADABLE,
     "reset_midway": RemoteFault.UNREACHABLE,
     "close_midway": RemoteFault.UNREACHABLE,

@@ -14,7 +14,7 @@ from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.pool import RemotePool
-from tailrace.inference.remote.protocol import RemoteProtocol, check_coding, refused
+from tailrace.inference.remote.protocol import RemoteProtocol, check_coding, refused, unreadable
 
 PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 """A probe of the breaker that has taken so much longer than a call may take is lost."""
@@ -92,7 +92,12 @@ class RemoteClient:
         if reply.status != 200:
             raise refused(reply, of_rows=protocol.refuses_rows(reply))
         check_coding(reply)
-        return protocol.decode(reply, rows, asked.id)
+        try:
+            return protocol.decode(reply, rows, asked.id)
+        except RemoteError:
+            raise
+        except Exception as error:  # whatever an answer holds, it costs a batch its scores and no more
+            raise unreadable(f"{type(error).__name__}: {error}") from error
 
     def _note(self, error: RemoteError, began_ns: int, left_ns: int) -> None:
         """Count a call without scores, and tell the breaker where it says something of the server."""

@@ -82,7 +82,7 @@ def fit_scores(scores: NDArray[Any], described: RemoteSignature, rows: int) -> N
     if described.columns and columns != described.columns:
         raise misshapen(f"the output has {columns} columns where {described.columns} are expected")
     if column is None:
-        return scores
+        return scores if columns > 1 else scores.reshape(rows)
     if column >= columns:
         raise misshapen(f"the output has {columns} columns, and column {column} is the score")
     return scores if scores.ndim == 1 else np.ascontiguousarray(scores[:, column])
