@@ -162,7 +162,7 @@ def test_fitted_calibrator_is_taken_as_it_is(kind: str, frame: pd.DataFrame, tmp
     if kind == "a file":
         joblib.dump(calibrator, tmp_path / "calibrator.joblib")
         calibrator = str(tmp_path / "calibrator.joblib")
-    package(model, held, name="m", out=tmp_path / "m", calibrate=calibrator)
+    package(model, held, name="m", out=tmp_path / "m", calibrate=calibrator, allow_pickle=kind == "a file")
     scores = load_model(tmp_path / "m").predict({"features": held[NAMES].to_numpy(np.float32)})
     assert (np.abs(scores - expected) > 1e-6).mean() <= 0.02
 

@@ -360,7 +360,7 @@ def test_model_file_of_each_kind_is_read(suffix: str, frame: pd.DataFrame, tmp_p
         import joblib
 
         joblib.dump(MODELS["sklearn logistic"][1](frame), path)
-    report = package(path, data, name="m", out=tmp_path / "m")
+    report = package(path, data, name="m", out=tmp_path / "m", allow_pickle=suffix in {".pkl", ".joblib"})
     assert report.manifest.signature.feature_names == tuple(NAMES)
     assert (report.manifest.source.difference_max is None) == (suffix == ".onnx")
     assert OnnxModel.load(tmp_path / "m").predict(OnnxModel.load(tmp_path / "m").sample_feeds(5)).shape == (5,)

@@ -142,7 +142,7 @@ for name in ("en_US.UTF-8", "en_US.utf8"):
         continue
     raise SystemExit("this machine has the locale all the same")
 model, data, out = sys.argv[1:]
-package(model, data, name="m", out=out)
+package(model, data, name="m", out=out, allow_pickle=True)
 texts = pd.read_parquet(data)[["text"]].to_numpy(object)
 print(json.dumps(load_model(out).predict({"text": texts}).tolist()))
 """

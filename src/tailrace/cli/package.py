@@ -21,8 +21,7 @@ Model = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .pkl or .joblib (pickles: open "
-        "only one that you trust), .onnx.",
+        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .onnx; .pkl or .joblib with --allow-pickle.",
         show_default=False,
     ),
 ]
@@ -31,12 +30,15 @@ Calibrate = Annotated[
     typer.Option(
         metavar="HOW",
         help="isotonic or platt: fitted on the data's outcomes; or the pickle of a fitted IsotonicRegression or "
-        "LogisticRegression of the score (open only one that you trust).",
+        "LogisticRegression of the score, with --allow-pickle.",
     ),
 ]
 TextTolerance = Annotated[
     float,
     typer.Option(min=0.0, max=1.0, help="The share of rows that ONNX may score otherwise for how it reads text."),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Open also a pickle, which runs whatever code it holds, as you.")
 ]
 Native = Annotated[bool, typer.Option("--native", help="Let the library that trained it compute it, not ONNX Runtime.")]
 
@@ -57,6 +59,7 @@ def package(  # noqa: PLR0917 - one parameter an option
     calibrate: Calibrate = None,
     text_tolerance: TextTolerance = 0.0,
     native: Native = False,
+    allow_pickle: AllowPickle = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the directory if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -79,7 +82,8 @@ def package(  # noqa: PLR0917 - one parameter an option
     with _progress() as show_step:
         report = package_model(
             model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), embedding=embedding,
-            calibrate=calibrate, text_tolerance=text_tolerance, native=native, overwrite=overwrite, on_step=show_step,
+            calibrate=calibrate, text_tolerance=text_tolerance, native=native, allow_pickle=allow_pickle,
+            overwrite=overwrite, on_step=show_step,
         )  # fmt: skip
     if as_json:
         print(_to_json(report))

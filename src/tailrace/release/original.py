@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +17,7 @@ from tailrace.inference.manifest import Vocabulary
 from tailrace.release.calibration import read_fitted
 from tailrace.release.catboost_trees import score_kind
 from tailrace.release.categories import find_nulls, find_vocabularies
+from tailrace.release.model_file import read_model
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import Rows
 
@@ -85,18 +85,18 @@ class Original:
             )
 
 
-def load_original(model: Any, *, is_calibrated: bool = False) -> Original:
+def load_original(model: Any, *, is_calibrated: bool = False, allow_pickle: bool = False) -> Original:
     """Return the trained model in an object or a file.
 
     model: a LightGBM, XGBoost, CatBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost),
-    .cbm (CatBoost), .pkl or .joblib (a pickle: only open one that you trust), .onnx.
+    .cbm (CatBoost), .pkl or .joblib (a pickle, where `allow_pickle` says that it is trusted), .onnx.
     is_calibrated: it stands inside a CalibratedClassifierCV, so that its scores need be no probabilities.
     Raises ModelPackageError for anything else, or a model trained without feature names.
     """
     where = type(model).__name__
     if isinstance(model, str | Path):
         where = str(model)
-        model = _read_model(Path(model))
+        model = read_model(Path(model), allow_pickle=allow_pickle)
     if isinstance(model, bytes):
         return Original("none", "", "onnx", model, None, (), None)
     for read in (_from_lightgbm, _from_xgboost, _from_catboost, partial(_from_sklearn, is_calibrated=is_calibrated)):
@@ -107,44 +107,6 @@ def load_original(model: Any, *, is_calibrated: bool = False) -> Original:
         f"a {type(model).__module__}.{type(model).__name__} is not a model that can be packaged",
         where=where,
         next="give a LightGBM, XGBoost, CatBoost or scikit-learn model, or export it to ONNX and give the .onnx file",
-    )
-
-
-def _read_model(path: Path) -> Any:
-    """Return the model object in a file; the bytes of an ONNX file."""
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise ModelPackageError("there is no such model file", where=str(path), next="give a trained model's file")
-    try:
-        if suffix == ".onnx":
-            return path.read_bytes()
-        if suffix == ".txt":
-            import lightgbm
-
-            return lightgbm.Booster(model_file=str(path))
-        if suffix in {".json", ".ubj"}:
-            import xgboost
-
-            return xgboost.Booster(model_file=str(path))
-        if suffix == ".cbm":
-            import catboost
-
-            return catboost.CatBoost().load_model(str(path))
-        if suffix in {".pkl", ".pickle"}:
-            with path.open("rb") as file:
-                return pickle.load(file)
-        if suffix == ".joblib":
-            import joblib
-
-            return joblib.load(path)
-    except Exception as error:  # each framework raises its own, pickles raise anything
-        raise ModelPackageError(
-            f"the model cannot be read: {error}", where=str(path), next="save it again with the framework that made it"
-        ) from error
-    raise ModelPackageError(
-        f"the suffix {suffix!r} names no known model file",
-        where=str(path),
-        next="give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pkl or .joblib (scikit-learn), or .onnx",
     )
 
 

@@ -38,6 +38,7 @@ from tailrace.release.exchange import replace_directory
 from tailrace.release.forms import ChosenForm, choose_forms, fill_directory
 from tailrace.release.golden import pick_golden
 from tailrace.release.metrics import find_truth, measure_quality
+from tailrace.release.model_file import refuse_pickle
 from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import Rows, read_rows
@@ -89,6 +90,7 @@ def package(
     calibrate: Any = None,
     text_tolerance: float = 0.0,
     native: bool = False,
+    allow_pickle: bool = False,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> PackageReport:
@@ -105,6 +107,7 @@ def package(
     text_tolerance: the share of rows, 0 to 1, that may be scored otherwise since ONNX reads their text otherwise.
     native: it is to be computed by the library that trained it, and no other form is written. So is a model for which
         ONNX has no form. Where the library proves to be faster than ONNX Runtime its form is written beside the graph.
+    allow_pickle: a pickle may be opened, of a model or a calibration: it runs whatever code it holds.
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), or `out` exists. The
@@ -114,8 +117,10 @@ def package(
     out = Path(out)
     _check_place(name, out, overwrite)
     on_step("read")
-    original = load_original(model)
+    original = load_original(model, allow_pickle=allow_pickle)
     method = calibrate if isinstance(calibrate, str) and calibrate in METHODS else None
+    if isinstance(calibrate, str | Path) and Path(calibrate).is_file() and not allow_pickle:
+        raise refuse_pickle(Path(calibrate))
     if calibrate is not None and method is None:
         original = original.calibrated(read_fitted(calibrate))
     table = _read(data, target)

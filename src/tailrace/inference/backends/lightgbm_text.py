@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BEGIN: Final = b"tree"
+_WHOLE: Final = {b"end of trees", b"parameters:", b"end of parameters"}
 _TREE: Final = b"\nTree="
 _NODES: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
 _COUNTS: Final = ("num_class", "num_tree_per_iteration", "max_feature_idx", "label_index")
@@ -26,6 +27,8 @@ def check_text(content: bytes) -> None:
     """Raise ValueError, saying what is wrong, for a text that could lead LightGBM outside of it."""
     if not content.startswith(_BEGIN):
         raise ValueError("it does not begin as LightGBM's text does")
+    if not set(content.split(b"\n")) >= _WHOLE:
+        raise ValueError("it is cut short: LightGBM crashes on parameters without an end")
     head, *trees = content.partition(b"\nend of trees")[0].split(_TREE)
     fields = _read_fields(head)
     for name in _COUNTS:

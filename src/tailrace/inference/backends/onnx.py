@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Self
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.table import ONNX_RUNTIME
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, SessionSettings, read_manifest
 from tailrace.inference.packaged import PackagedModel
@@ -52,6 +53,7 @@ class OnnxModel(PackagedModel):
         path = directory / MODEL_FILE
         if MODEL_FILE not in manifest.files:
             raise ModelPackageError(f"the model directory has no {MODEL_FILE}", where=str(directory), next=REPACKAGE)
+        _check_file(path)
         session = open_session(path, manifest.session)
         _check_interface(session, manifest.signature, path)
         model = cls(session, manifest)
@@ -111,6 +113,16 @@ def open_session(model: Path | bytes, settings: SessionSettings = SessionSetting
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         where = "the ONNX graph" if isinstance(model, bytes) else str(model)
         raise ModelPackageError(f"ONNX Runtime refuses it: {error}", where=where, next=REPACKAGE) from error
+
+
+def _check_file(path: Path) -> None:
+    """Raise ModelPackageError for a graph that promises more than it holds, or whose weights lie elsewhere."""
+    try:
+        check_graph(path.read_bytes())
+    except ValueError as error:
+        raise ModelPackageError(
+            f"the file is not what it should be: {error}", where=str(path), next=REPACKAGE
+        ) from error
 
 
 def _check_interface(session: Any, signature: Signature, path: Path) -> None:

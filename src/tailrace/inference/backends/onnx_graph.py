@@ -1,0 +1,172 @@
+"""What an ONNX file promises, held against what it holds, before ONNX Runtime reads it.
+
+A graph may name other files for its weights, which no checksum of ours is about, and may say shapes that its bytes do
+not fill. Only what that takes is read of it (https://protobuf.dev/programming-guides/encoding): the messages down to
+its tensors, by field number as onnx.proto has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+_VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+DEPTH_MAX: Final = 16
+"""Of graphs within graphs."""
+
+# Field numbers: of a model, a graph, a node, an attribute, a function, a sparse tensor, a tensor.
+_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODES, _GRAPH_TENSORS, _GRAPH_SPARSE = 1, 5, 15
+_NODE_ATTRIBUTES: Final = 5
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_FUNCTION_NODES: Final = 7
+_TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_LOCATION: Final = b"location"
+
+Field = tuple[int, int, int, int]
+"""Number, wire type, and where its value is: from, to; for a number of it the number, and where it ends."""
+
+
+class ExternalDataError(ValueError):
+    """A graph whose weights lie in other files. names: theirs, as it says them."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"its weights lie in other files: {', '.join(names[:3])}")
+        self.names = names
+
+
+def check_graph(content: bytes) -> None:
+    """Raise ValueError, saying what is wrong, for what is no ONNX file, or promises more than it holds.
+
+    Raises ExternalDataError for one whose weights lie in other files. Attributes, of which a tree ensemble has
+    millions, are read only where the word is in the file without which a tensor has no other file.
+    """
+    if content[:1] == b"\x80":
+        raise ValueError("it is a pickle, and no ONNX file")
+    graph = _Graph(content, attributes=_LOCATION in content)
+    try:
+        graph.model()
+    except IndexError:
+        raise ValueError("it is cut short, or no ONNX file") from None
+    if graph.external:
+        raise ExternalDataError(sorted(graph.external))
+
+
+class _Graph:
+    """An ONNX file, walked through. external: the names of other files in it."""
+
+    def __init__(self, content: bytes, *, attributes: bool) -> None:
+        self._content = content
+        self._attributes = attributes
+        self.external: set[str] = set()
+
+    def model(self) -> None:
+        """Walk through all of it."""
+        found = False
+        for number, wire, start, end in self._fields(0, len(self._content)):
+            if wire == _BYTES and number == _MODEL_GRAPH:
+                found = True
+                self._graph(start, end, 0)
+            elif wire == _BYTES and number == _MODEL_FUNCTIONS and self._attributes:
+                for place in self._messages(start, end, (_FUNCTION_NODES,)):
+                    self._node(*place, 0)
+        if not found:
+            raise ValueError("it has no graph")
+
+    def _graph(self, start: int, end: int, depth: int) -> None:
+        if depth > DEPTH_MAX:
+            raise ValueError(f"its graphs are nested more than {DEPTH_MAX} deep")
+        for number, wire, first, last in self._fields(start, end):
+            if wire != _BYTES:
+                continue
+            if number == _GRAPH_TENSORS:
+                self._tensor(first, last)
+            elif number == _GRAPH_SPARSE:
+                self._sparse(first, last)
+            elif number == _GRAPH_NODES and self._attributes:
+                self._node(first, last, depth)
+
+    def _node(self, start: int, end: int, depth: int) -> None:
+        for attribute in self._messages(start, end, (_NODE_ATTRIBUTES,)):
+            for place in self._messages(*attribute, _ATTRIBUTE_TENSORS):
+                self._tensor(*place)
+            for place in self._messages(*attribute, _ATTRIBUTE_SPARSE):
+                self._sparse(*place)
+            for place in self._messages(*attribute, _ATTRIBUTE_GRAPHS):
+                self._graph(*place, depth + 1)
+
+    def _sparse(self, start: int, end: int) -> None:
+        for place in self._messages(start, end, (1, 2)):
+            self._tensor(*place)
+
+    def _tensor(self, start: int, end: int) -> None:
+        """Take in the other files of a tensor. Raises ValueError for more elements than it has bytes for."""
+        elements, is_external = 1, False
+        for number, wire, first, last in self._fields(start, end):
+            if number == _TENSOR_DIMS:
+                for size in self._packed(first, last) if wire == _BYTES else [first]:
+                    elements *= size
+            elif number == _TENSOR_LOCATION and wire == _VARINT:
+                is_external |= first == 1
+            elif number == _TENSOR_EXTERNAL and wire == _BYTES:
+                is_external = True
+                self._entry(first, last)
+        # Four bits an element are the least that ONNX has; texts of no letters take a byte or two.
+        if not is_external and elements > 2 * (end - start):
+            raise ValueError(f"a tensor of {elements} elements is promised, in {end - start} bytes")
+        if is_external:
+            self.external.add("a file without a name") if not self.external else None
+
+    def _entry(self, start: int, end: int) -> None:
+        key = value = b""
+        for number, wire, first, last in self._fields(start, end):
+            if wire == _BYTES and number == _ENTRY_KEY:
+                key = self._content[first:last]
+            elif wire == _BYTES and number == _ENTRY_VALUE:
+                value = self._content[first:last]
+        if key == _LOCATION:
+            self.external.add(value.decode("utf-8", "replace"))
+
+    def _messages(self, start: int, end: int, numbers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        return (
+            (first, last) for number, wire, first, last in self._fields(start, end)
+            if wire == _BYTES and number in numbers
+        )  # fmt: skip
+
+    def _fields(self, start: int, end: int) -> Iterator[Field]:
+        """Give the fields of a message. Raises ValueError for one that goes on behind it."""
+        at = start
+        while at < end:
+            tag, at = self._varint(at)
+            number, wire = tag >> 3, tag & 7
+            first, last = at, at
+            if wire == _VARINT:
+                first, at = self._varint(at)
+            elif wire == _BYTES:
+                size, first = self._varint(at)
+                at = last = first + size
+            elif wire in (_FOUR, _EIGHT):
+                at = last = at + (4 if wire == _FOUR else 8)
+            else:
+                raise ValueError(f"byte {at} begins no field of an ONNX file")
+            if at > end:
+                raise ValueError("it is cut short, or no ONNX file")
+            yield number, wire, first, last
+
+    def _packed(self, start: int, end: int) -> Iterator[int]:
+        at = start
+        while at < end:
+            value, at = self._varint(at)
+            yield value
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            byte = self._content[at]
+            value |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                return value, at
+            if shift > 63:
+                raise ValueError(f"byte {at} belongs to no number")

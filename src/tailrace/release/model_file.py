@@ -1,0 +1,127 @@
+"""The file of a trained model: looked at before the framework reads it that wrote it.
+
+A pickle is not a file of values but a program, which runs when it is opened. So none is opened that is not said to be
+trusted, whatever its name ends with; and of all other files the counts and numbers are held against what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Final
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.lightgbm_text import check_text
+from tailrace.inference.backends.onnx_graph import ExternalDataError, check_graph
+from tailrace.inference.backends.ubjson import decode_ubjson
+from tailrace.inference.backends.xgboost_trees import check_trees
+
+PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib"})
+GRAPH_BYTES_MAX: Final = (1 << 31) - 1
+"""What a file of ONNX may hold by itself."""
+_PICKLED: Final = b"\x80"
+"""What every pickle begins with since protocol 2."""
+_KNOWN: Final = (
+    "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pkl or .joblib (scikit-learn), or .onnx"
+)
+_CATBOOST: Final = b"CBM1"
+
+
+def read_model(path: Path, *, allow_pickle: bool = False) -> Any:
+    """Return the model object in a file; the bytes of an ONNX file, its weights among them.
+
+    Raises ModelPackageError for a pickle unless it is allowed, and for what is not what its name says.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise ModelPackageError("there is no such model file", where=str(path), next="give a trained model's file")
+    if suffix in PICKLES and not allow_pickle:
+        raise refuse_pickle(path)
+    try:
+        if suffix in PICKLES:
+            return _read_pickle(path)
+        content = path.read_bytes()
+        if content.startswith(_PICKLED):
+            raise ValueError(f"it is a pickle, though its name ends with {suffix}")
+        if suffix == ".onnx":
+            return _read_graph(path, content)
+        if suffix == ".txt":
+            check_text(content)
+            import lightgbm
+
+            return lightgbm.Booster(model_str=content.decode())
+        if suffix == ".cbm":
+            _check_catboost(content)
+            import catboost  # type: ignore[import-untyped]
+
+            return catboost.CatBoost().load_model(blob=content)
+        if suffix in {".json", ".ubj"}:
+            check_trees(decode_ubjson(content) if suffix == ".ubj" else json.loads(content))
+            import xgboost
+
+            return xgboost.Booster(model_file=bytearray(content))
+    except ModelPackageError:
+        raise
+    except Exception as error:  # each framework raises its own, pickles raise anything
+        raise ModelPackageError(
+            f"the model cannot be read: {error}", where=str(path), next="save it again with the framework that made it"
+        ) from error
+    raise ModelPackageError(f"the suffix {suffix!r} names no known model file", where=str(path), next=_KNOWN)
+
+
+def refuse_pickle(path: Path) -> ModelPackageError:
+    """Return the refusal of a pickle that is not said to be trusted."""
+    return ModelPackageError(
+        "it is a pickle, which runs whatever code it holds, as you, when it is opened",
+        where=str(path),
+        next="save the model with its framework (LightGBM's .txt, XGBoost's .ubj), or package it from Python where it "
+        "was trained; if you know who made the pickle: --allow-pickle",
+    )
+
+
+def _read_pickle(path: Path) -> Any:
+    if path.suffix.lower() == ".joblib":
+        import joblib
+
+        return joblib.load(path)
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+def _check_catboost(content: bytes) -> None:
+    """Raise ValueError for what is no CatBoost model, or says another size than it has; CatBoost verifies the rest."""
+    size = int.from_bytes(content[len(_CATBOOST) : len(_CATBOOST) + 4], "little")
+    if not content.startswith(_CATBOOST) or size > len(content):
+        raise ValueError(f"it does not begin as a CatBoost model of {len(content)} bytes does")
+
+
+def _read_graph(path: Path, content: bytes) -> bytes:
+    """Return an ONNX file with its weights in it, those of other files of its directory too."""
+    try:
+        check_graph(content)
+        return content
+    except ExternalDataError as error:
+        _check_places(path, error.names, len(content))
+    import onnx
+
+    whole = onnx.load_model_from_string(content)
+    onnx.load_external_data_for_model(whole, str(path.parent))
+    gathered: bytes = whole.SerializeToString()
+    check_graph(gathered)
+    return gathered
+
+
+def _check_places(path: Path, names: list[str], size_bytes: int) -> None:
+    """Raise ValueError unless the other files of a graph are plain ones of its own directory, and fit into one file."""
+    folder = path.resolve().parent
+    for name in names:
+        place = path.parent / name
+        if os.path.isabs(name) or place.resolve() != folder / os.path.normpath(name) or not place.is_file():
+            raise ValueError(f"its weights lie in {name!r}, which is no file of its own directory, or a link")
+        size_bytes += place.stat().st_size
+    if size_bytes > GRAPH_BYTES_MAX:
+        raise ValueError(
+            f"with its weights it has {size_bytes} bytes, more than one file of ONNX may: {GRAPH_BYTES_MAX}"
+        )
