@@ -17,6 +17,7 @@ from pipelines.model_graphs import FLOAT, constant
 from tailrace.errors import CompileError, InvalidRequestError, MalformedBodyError, ModelPackageError
 from tailrace.inference.loading import load_model
 from tailrace.release.package import package
+from tailrace.release.registry.differences import Differences, compare
 from tailrace.testing import TestClient
 
 PIPELINES = Path(__file__).parent / "pipelines"
@@ -227,3 +228,14 @@ def test_packaging_holds_vectors_to_the_graph(
         return
     with pytest.raises(ModelPackageError, match=told):
         package(folder / "embedding.onnx", table, name="m", out=tmp_path / "m", **options)
+
+
+def test_versions_that_take_vectors_are_compared(folder: Path, tmp_path: Path) -> None:
+    """A vector is one feature of both; models of other widths, in or out, are told apart and not subtracted."""
+    one = load_model(folder / "models" / "embedding")
+    found = compare(one, one)
+    assert isinstance(found, Differences)
+    assert (found.rows, found.max) == (2 * len(one.manifest.golden.scores), 0.0)
+    package(folder / "embedding.onnx", table_of(words=RNG.random((40, 3)), weight=RNG.random((40, 2))), name="m",
+            out=tmp_path / "m", embedding=True)  # fmt: skip
+    assert compare(one, load_model(tmp_path / "m")) == "they take vectors of other lengths: weight, words"

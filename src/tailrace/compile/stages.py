@@ -80,8 +80,9 @@ def _second_problems(first: Model, found: Mapping[Model, PackagedModel]) -> list
     second = first.fallback
     if not isinstance(second, Model) or first not in found or second not in found:
         return []
-    one, other = found[first].signature, found[second].signature
-    if (one.inputs, one.classes, one.column is None) == (other.inputs, other.classes, other.column is None):
+    one, other = ((each.inputs, each.classes, each.column is None, each.vector)
+                  for each in (found[first].signature, found[second].signature))  # fmt: skip
+    if one == other:
         return []
     return [
         Problem(

@@ -87,7 +87,7 @@ def _check_outputs(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Stage
     """Find the models whose scores cannot stand in one column: of other classes, or of one score beside many."""
     (first, one), *others = signatures.items()
     for model, other in others:
-        if (one.classes, one.column is None) != (other.classes, other.column is None):
+        if (one.classes, one.column is None, one.vector) != (other.classes, other.column is None, other.vector):
             what = f"{_tell_output(other)}, and {first.name!r} {_tell_output(one)}: their scores are not alike"
             wiring.problems.append(
                 Problem(
@@ -99,6 +99,8 @@ def _check_outputs(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Stage
 
 def _tell_output(signature: Signature) -> str:
     """Return what a model gives, in words."""
+    if signature.vector:
+        return f"gives a vector of {signature.vector}"
     return f"gives the classes {', '.join(map(str, signature.classes))}" if signature.classes else "gives one number"
 
 

@@ -78,17 +78,30 @@ def _unlike(one: PackagedModel, other: PackagedModel) -> str:
     ]
     if texts[0] != texts[1]:
         return f"one takes {', '.join(sorted(texts[0] ^ texts[1]))} as text, the other as a number"
+    widths = [
+        {name: width for spec in model.signature.inputs
+         for name, width in zip(spec.features, spec.feature_widths, strict=True)}
+        for model in (one, other)
+    ]  # fmt: skip
+    if widths[0] != widths[1]:
+        apart = sorted(name for name in names if widths[0][name] != widths[1][name])
+        return f"they take vectors of other lengths: {', '.join(apart)}"
+    if one.signature.vector != other.signature.vector:
+        return f"one gives a vector of {one.signature.vector}, the other of {other.signature.vector}"
     if one.signature.classes != other.signature.classes:
         return f"they have other classes: {list(one.signature.classes)} and {list(other.signature.classes)}"
     return ""
 
 
 def _columns(model: PackagedModel) -> dict[str, NDArray[Any]]:
-    """Return the golden rows of a model, by feature."""
+    """Return the golden rows of a model, by feature: (rows,), or (rows, width) of a vector."""
     feeds = model.manifest.golden.feeds(model.signature)
-    return {
-        name: feeds[spec.name][:, place] for spec in model.signature.inputs for place, name in enumerate(spec.features)
-    }
+    found: dict[str, NDArray[Any]] = {}
+    for spec in model.signature.inputs:
+        parts = np.split(feeds[spec.name], np.cumsum(spec.feature_widths)[:-1], axis=1)
+        for name, part in zip(spec.features, parts, strict=True):
+            found[name] = part if part.shape[1] > 1 else part[:, 0]
+    return found
 
 
 def _scores(model: PackagedModel, columns: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
