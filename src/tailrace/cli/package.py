@@ -21,7 +21,8 @@ Model = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .onnx; .pkl or .joblib with --allow-pickle.",
+        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .onnx; .pkl or .joblib with "
+        "--allow-pickle.",
         show_default=False,
     ),
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.release.catboost_trees import catboost_graph
 from tailrace.release.original import Original
 from tailrace.release.pipelines import pipeline_graph
 from tailrace.release.refusals import NoGraphError
@@ -95,7 +96,9 @@ def require_columns(names: tuple[str, ...], table: Any) -> None:
 
 
 def _convert_trees(original: Original, names: tuple[str, ...], table: Any) -> list[Converted]:
-    """Return LightGBM's or XGBoost's trees, in the fast form first where there is one."""
+    """Return CatBoost's, LightGBM's or XGBoost's trees, in the fast form first where there is one."""
+    if original.framework == "catboost":
+        return [_fast(catboost_graph(original.model), (TensorSpec(INPUT, "float32", names),), original)]
     from onnxmltools import convert_lightgbm, convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
