@@ -280,5 +280,5 @@ def test_weights_of_the_directory_come_into_the_file(tmp_path: Path) -> None:
 def test_catboost_model_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
     """What does not begin as one, or promises more than it holds."""
     (tmp_path / "model.cbm").write_bytes(content)
-    with pytest.raises(ModelPackageError, match="does not begin as a CatBoost model|cannot be read"):
+    with pytest.raises(ModelPackageError, match="the model cannot be read"):
         read_model(tmp_path / "model.cbm")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,38 +38,19 @@ def read_model(path: Path, *, allow_pickle: bool = False) -> Any:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise ModelPackageError("there is no such model file", where=str(path), next="give a trained model's file")
+    if suffix not in _READERS:
+        raise ModelPackageError(f"the suffix {suffix!r} names no known model file", where=str(path), next=_KNOWN)
     if suffix in PICKLES and not allow_pickle:
         raise refuse_pickle(path)
     try:
-        if suffix in PICKLES:
-            return _read_pickle(path)
         content = path.read_bytes()
-        if content.startswith(_PICKLED):
+        if suffix not in PICKLES and content.startswith(_PICKLED):
             raise ValueError(f"it is a pickle, though its name ends with {suffix}")
-        if suffix == ".onnx":
-            return _read_graph(path, content)
-        if suffix == ".txt":
-            check_text(content)
-            import lightgbm
-
-            return lightgbm.Booster(model_str=content.decode())
-        if suffix == ".cbm":
-            _check_catboost(content)
-            import catboost  # type: ignore[import-untyped]
-
-            return catboost.CatBoost().load_model(blob=content)
-        if suffix in {".json", ".ubj"}:
-            check_trees(decode_ubjson(content) if suffix == ".ubj" else json.loads(content))
-            import xgboost
-
-            return xgboost.Booster(model_file=bytearray(content))
-    except ModelPackageError:
-        raise
+        return _READERS[suffix](path, content)
     except Exception as error:  # each framework raises its own, pickles raise anything
         raise ModelPackageError(
             f"the model cannot be read: {error}", where=str(path), next="save it again with the framework that made it"
         ) from error
-    raise ModelPackageError(f"the suffix {suffix!r} names no known model file", where=str(path), next=_KNOWN)
 
 
 def refuse_pickle(path: Path) -> ModelPackageError:
@@ -81,20 +63,38 @@ def refuse_pickle(path: Path) -> ModelPackageError:
     )
 
 
-def _read_pickle(path: Path) -> Any:
-    if path.suffix.lower() == ".joblib":
-        import joblib
-
-        return joblib.load(path)
-    with path.open("rb") as file:
-        return pickle.load(file)
+def _read_pickle(path: Path, content: bytes) -> Any:
+    return pickle.loads(content)
 
 
-def _check_catboost(content: bytes) -> None:
-    """Raise ValueError for what is no CatBoost model, or says another size than it has; CatBoost verifies the rest."""
+def _read_joblib(path: Path, content: bytes) -> Any:
+    import joblib
+
+    return joblib.load(path)
+
+
+def _read_lightgbm(path: Path, content: bytes) -> Any:
+    check_text(content)
+    import lightgbm
+
+    return lightgbm.Booster(model_str=content.decode())
+
+
+def _read_xgboost(path: Path, content: bytes) -> Any:
+    check_trees(decode_ubjson(content) if path.suffix.lower() == ".ubj" else json.loads(content))
+    import xgboost
+
+    return xgboost.Booster(model_file=bytearray(content))
+
+
+def _read_catboost(path: Path, content: bytes) -> Any:
+    """Return a CatBoost model, which verifies all but how long it is."""
     size = int.from_bytes(content[len(_CATBOOST) : len(_CATBOOST) + 4], "little")
     if not content.startswith(_CATBOOST) or size > len(content):
         raise ValueError(f"it does not begin as a CatBoost model of {len(content)} bytes does")
+    import catboost
+
+    return catboost.CatBoost().load_model(blob=content)
 
 
 def _read_graph(path: Path, content: bytes) -> bytes:
@@ -125,3 +125,16 @@ def _check_places(path: Path, names: list[str], size_bytes: int) -> None:
         raise ValueError(
             f"with its weights it has {size_bytes} bytes, more than one file of ONNX may: {GRAPH_BYTES_MAX}"
         )
+
+
+_READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
+    ".onnx": _read_graph,
+    ".txt": _read_lightgbm,
+    ".json": _read_xgboost,
+    ".ubj": _read_xgboost,
+    ".cbm": _read_catboost,
+    ".pkl": _read_pickle,
+    ".pickle": _read_pickle,
+    ".joblib": _read_joblib,
+}
+"""What a file is read with, by its suffix."""
