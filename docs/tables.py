@@ -67,7 +67,7 @@ def required_or(parameter: Any) -> str:
 
 def default_of(parameter: Any) -> str:
     """Return a flag's default as it is shown."""
-    if parameter.default is None or parameter.default is False or parameter.default == []:
+    if parameter.default is None or parameter.default is False or parameter.default in ([], ""):
         return f"`${parameter.envvar}`" if parameter.envvar else ""
     return f"`{parameter.default}`"
 

@@ -70,7 +70,7 @@ class ModelPackageError(SetupError):
 
 
 class RegistryError(SetupError):
-    """A registry of models that cannot be read or written, or a version that is absent, held, altered or not trusted."""
+    """A registry of models that cannot be read or written, or a version that is absent, held, altered or untrusted."""
 
 
 class SourceError(SetupError):

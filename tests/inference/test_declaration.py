@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.declaration import Constant, Model, with_paths
 
 
 def test_model_without_path_lies_beside_the_pipeline() -> None:
@@ -67,3 +67,18 @@ def test_constant_that_answers_last_is_found() -> None:
     assert Model("big", fallback=Model("small", fallback=Constant("news"))).constant == Constant("news")
     assert Model("big", fallback=Model("small")).constant is None
     assert Model("big").constant is None
+
+
+def test_version_in_a_registry_is_named_in_full() -> None:
+    """A version is written NAME@NUMBER or NAME@ALIAS, has no path too, and lies by its name once it is fetched."""
+    model = Model("fraud", version="fraud@production")
+    assert model.directory(Path("/srv")) == Path("/srv/models/fraud@production")
+    fetched = with_paths(model, iter([Path("/kept/1")]))
+    assert fetched == Model("fraud", path="/kept/1")
+    for version in ("production", "fraud@", "@3", "../x@3", "fraud@3\n", "fraud@a/b", "", 3):
+        with pytest.raises(ValueError, match="names no version"):
+            Model("fraud", version=version)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a path or a version"):
+        Model("fraud", version="fraud@3", path="models/fraud")
+    with pytest.raises(ValueError, match="registry= says where"):
+        Model("fraud", registry="s3://models/team")

@@ -14,6 +14,22 @@ Origins = Annotated[
         help="Count a broker's events: redis://…?stream=KEY, kafka://…, or STREAM=URL; may be repeated.",
     ),
 ]
+RegistryUrl = Annotated[
+    str | None,
+    typer.Option(envvar="TAILRACE_REGISTRY", help="Registry of models that are a version and name no registry."),
+]
+TrustedKeys = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trusted-key",
+        envvar="TAILRACE_TRUSTED_KEYS",
+        help="A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
+    ),
+]
+Releases = Annotated[
+    str | None,
+    typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
+]
 AdminToken = Annotated[
     str | None, typer.Option(envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port; needed off loopback.")
 ]
@@ -32,13 +48,12 @@ def serve(  # noqa: PLR0917 - one parameter an option
     ] = False,
     ingest: Origins = None,
     ingest_group: Annotated[str, typer.Option(help="The consumer group of --ingest.")] = "tailrace",
-    releases: Annotated[
-        str | None,
-        typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
-    ] = None,
+    releases: Releases = None,
     sample_requests: Annotated[
         str | None, typer.Option(metavar="FILE", help="Append a sample of what is served to FILE.SLOT, as JSON lines.")
     ] = None,
+    registry: RegistryUrl = None,
+    trusted_keys: TrustedKeys = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,
     admin_token: AdminToken = None,
@@ -73,6 +88,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     """
     settings = dict(locals())  # before any other name is there
     settings |= {"files": tuple(map(str, files)), "ingest": tuple(ingest or ())}
+    settings["trusted_keys"] = tuple(map(str, trusted_keys or ()))
 
     from tailrace.server.options import ServeOptions
     from tailrace.server.supervisor import serve as serve_until_stopped

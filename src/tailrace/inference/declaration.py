@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Final, Self
 from tailrace.deadline import parse_duration
 
 INSTANCES_MAX: Final = 64
+_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def first_models(declared: StageDeclaration) -> tuple[Model, ...]:
 
 def with_paths(declared: StageDeclaration, paths: Iterator[Path]) -> StageDeclaration:
     """Return a stage whose packaged models lie elsewhere. paths: as many as `models_of` gives, in their order."""
-    own = replace(declared, path=next(paths)) if isinstance(declared, Model) else declared
+    own = replace(declared, path=next(paths), version=None, registry=None) if isinstance(declared, Model) else declared
     return own.with_members([with_paths(member, paths) for member in declared.members])
 
 
@@ -95,13 +97,16 @@ class Model(StageDeclaration):
     """A packaged model, by name.
 
     path: the directory that `tailrace package` wrote; None means `models/<name>` beside the pipeline's file.
+    version: a version in a registry instead, as "fraud@3" or, by an alias, "fraud@production". Which one an alias names
+        is looked up when a release is made, and stays so for that release. registry: the URL of that registry; None
+        takes the one that the command line names.
     fallback: what scores a row when the model fails or is late: a `Constant`, or a second `Model` with the same
         inputs. None: such a row is answered with an error.
     instances: how many batches of a model that is too heavy for the loop run at once, on a thread each. max_wait: how
         long such a model, when it is idle, may wait for more rows where that saves time for all, as "2ms"; 0 never
         waits.
     Raises ValueError for a name that is empty or not a file's, a fallback that is neither or falls back to a model
-    again, instances that are not 1 to 64, or a wait that is no duration.
+    again, a version that is none or has a path too, instances that are not 1 to 64, or a wait that is no duration.
     """
 
     name: str
@@ -109,6 +114,8 @@ class Model(StageDeclaration):
     fallback: Constant | Model | None = field(default=None, kw_only=True)
     instances: int = field(default=1, kw_only=True)
     max_wait: str | int = field(default=0, kw_only=True)
+    version: str | None = field(default=None, kw_only=True)
+    registry: str | None = field(default=None, kw_only=True)
 
     def __init__(
         self,
@@ -118,6 +125,8 @@ class Model(StageDeclaration):
         fallback: Constant | Model | None = None,
         instances: int = 1,
         max_wait: str | int = 0,
+        version: str | None = None,
+        registry: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
             raise ValueError(f"Model({name!r}): a model's name is the name of its directory, such as 'fraud'")
@@ -129,11 +138,14 @@ class Model(StageDeclaration):
             raise ValueError(f"Model({name!r}): instances={instances!r} is not a number from 1 to {INSTANCES_MAX}")
         if max_wait != 0:
             parse_duration(str(max_wait))
+        _check_version(name, path, version, registry)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "path", None if path is None else Path(path))
         object.__setattr__(self, "fallback", fallback)
         object.__setattr__(self, "instances", instances)
         object.__setattr__(self, "max_wait", max_wait)
+        object.__setattr__(self, "version", version)
+        object.__setattr__(self, "registry", registry)
 
     @property
     def max_wait_ns(self) -> int:
@@ -157,5 +169,22 @@ class Model(StageDeclaration):
         return replace(self, fallback=second)
 
     def directory(self, beside: Path) -> Path:
-        """Return the model's directory for a pipeline declared in the folder `beside`."""
-        return beside / (self.path if self.path is not None else Path("models") / self.name)
+        """Return the model's directory for a pipeline declared in the folder `beside`.
+
+        Of a version in a registry it is where one fetches it to, to have it without a release: models/<version>.
+        """
+        return beside / (self.path if self.path is not None else Path("models") / (self.version or self.name))
+
+
+def _check_version(name: str, path: str | Path | None, version: str | None, registry: str | None) -> None:
+    """Raise ValueError for a version that is not written as one, or that has a path or no use."""
+    if version is None and registry is not None:
+        raise ValueError(f"Model({name!r}): registry= says where a version lies; write version='{name}@production'")
+    if version is None:
+        return
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise ValueError(
+            f"Model({name!r}): version={version!r} names no version; write '{name}@3' or '{name}@production'"
+        )
+    if path is not None:
+        raise ValueError(f"Model({name!r}): it has a path or a version, not both")

@@ -290,7 +290,9 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise ModelPackageError(
             "there is no such model directory",
             where=str(directory),
-            next="package a trained model: tailrace package MODEL --data FILE --name NAME --out " + str(directory),
+            next=f"fetch it: tailrace models fetch {directory.name} --out {directory}"
+            if "@" in directory.name  # a version in a registry, which `serve` fetches itself
+            else f"package a trained model: tailrace package MODEL --data FILE --name NAME --out {directory}",
         )
     _require_file(directory / MANIFEST_FILE)
     manifest = decode_manifest(directory / MANIFEST_FILE)

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from tailrace.inference.remote.described import Described
+
 ID_CHARACTERS: Final = 12
 PIN: Final = "pin-"
 RELEASE: Final = "release-"
@@ -53,6 +55,7 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model of a release. directory: where it was declared; copy: where it is served from.
 
     backend: computes it, as was chosen when the release was made; backend_reason: why it is not the bit vectors.
+    registered: the version in a registry that it is, as `fraud@3`; "" for a directory.
     """
 
     pipeline: str
@@ -62,6 +65,16 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     copy: str
     backend: str
     backend_reason: str
+    registered: str = ""
+
+
+class PinnedRemote(msgspec.Struct, frozen=True, kw_only=True):
+    """A remote model of a release, as its server described it when the release was made."""
+
+    pipeline: str
+    name: str
+    url: str
+    described: Described
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +86,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     models: tuple[PinnedModel, ...]
     schemas: dict[str, str]
+    remotes: tuple[PinnedRemote, ...] = ()
 
 
 def write_whole(file: Path, value: msgspec.Struct) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,27 +18,34 @@ from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_man
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
 from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
+from tailrace.release.registry.child import Fetched, RegistryChoice, fetch_for_release
+from tailrace.release.remotes import describe_remotes, with_pinned_remotes
 from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
 from tailrace.version import VERSION
 
+_NO_CHOICE: Final = RegistryChoice()
 
-def settle(pinned: Pin, pipelines: Sequence[Pipeline]) -> Release:
+
+def settle(pinned: Pin, pipelines: Sequence[Pipeline], choice: RegistryChoice = _NO_CHOICE) -> Release:
     """Return the release of pipelines that were loaded from a pin; the first to ask makes it, all others read it.
 
-    Raises ModelPackageError for a model that is not there, or not whole.
+    choice: the registry of models that name none; an alias is looked up now, and never again for this release.
+    Raises ModelPackageError for a model that is not there, or not whole; RegistryError for a version so.
     """
     if pinned.release_file.is_file():  # a successor needs no more than to read
         return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
+    remotes = tuple(describe_remotes(pipelines))
     with shelf_of(pinned) as shelf, shelf.locked():
         if pinned.release_file.is_file():
             return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
-        models = tuple(_pin_models(shelf, pipelines))
+        models = tuple(_pin_models(shelf, pipelines, choice))
         sources = [os.path.basename(copy) for _, copy in pinned.folders]
         content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
         release = Release(
             id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
             models=models,
             schemas={pipeline.name: schema_of(pipeline) for pipeline in pipelines},
+            remotes=remotes,
         )
         write_whole(pinned.release_file, release)
         return release
@@ -53,7 +61,8 @@ def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
     if len(pinned) != len(declared):
         raise SetupError(f"it declares {len(declared)} models, its release has {len(pinned)}",
                          where=f"pipeline {pipeline.name!r}", next="start the server again")  # fmt: skip
-    return replace(pipeline, model=with_paths(pipeline.model, (Path(model.copy) for model in pinned)))
+    found = replace(pipeline, model=with_paths(pipeline.model, (Path(model.copy) for model in pinned)))
+    return with_pinned_remotes(found, release)
 
 
 def chosen_backends(release: Release) -> dict[Path, BackendChoice]:
@@ -64,21 +73,27 @@ def chosen_backends(release: Release) -> dict[Path, BackendChoice]:
     }
 
 
-def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline]) -> Iterator[PinnedModel]:
+def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline], choice: RegistryChoice) -> Iterator[PinnedModel]:
     """Keep the models of pipelines; give each, as it was declared."""
+    versions = _Registered(shelf, choice)
     for pipeline in pipelines:
         for model in models_of(pipeline.model):
-            directory = model.directory(pipeline.base_dir)
-            copy = _keep_model(shelf, directory)
+            if model.version is None:
+                directory, registered = str(model.directory(pipeline.base_dir)), ""
+                copy = _keep_model(shelf, Path(directory))
+            else:
+                copy, fetched = versions.keep(model.version, model.registry, pipeline.base_dir)
+                directory, registered = fetched.url, fetched.reference
             backend = choose_backend(copy)
             yield PinnedModel(
                 pipeline=pipeline.name,
                 name=model.name,
                 version=decode_manifest(copy / MANIFEST_FILE).version,
-                directory=str(directory),
+                directory=directory,
                 copy=str(copy),
                 backend=backend.name,
                 backend_reason=backend.reason,
+                registered=registered,
             )
 
 
@@ -89,6 +104,37 @@ def _keep_model(shelf: Shelf, directory: Path) -> Path:
         if _copy_digest(kept) == kept.name:
             return kept
     return shelf.add(MODELS, lambda draft: copy_model(directory, draft), _copy_digest)
+
+
+class _Registered:
+    """The versions of registries that a release has: each fetched once, so that an alias is one version in all of it.
+
+    choice: the registry of models that name none.
+    """
+
+    def __init__(self, shelf: Shelf, choice: RegistryChoice) -> None:
+        self._shelf = shelf
+        self._choice = choice
+        self._kept: dict[tuple[str, str | None], tuple[Path, Fetched]] = {}
+
+    def keep(self, version: str, registry: str | None, base_dir: Path) -> tuple[Path, Fetched]:
+        """Keep a version; return where, and which it is. registry: a URL, or a directory beside the pipeline's file."""
+        url = registry if registry is None or "://" in registry else str(base_dir / registry)
+        if (version, url) not in self._kept:
+            self._kept[version, url] = self._fetch(version, url)
+        return self._kept[version, url]
+
+    def _fetch(self, version: str, url: str | None) -> tuple[Path, Fetched]:
+        fetched: list[Fetched] = []
+
+        def fill(draft: Path) -> str:
+            fetched.append(fetch_for_release(version, url, self._choice, draft, str(self._shelf.root)))
+            for file in draft.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o444)  # nothing writes to a copy
+            return _manifest_digest(draft)
+
+        return self._shelf.add(MODELS, fill, _copy_digest), fetched[0]
 
 
 def _copy_digest(copy: Path) -> str:

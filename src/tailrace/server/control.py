@@ -86,12 +86,16 @@ class LayerCost(msgspec.Struct, frozen=True):
 
 
 class ReleasedModel(msgspec.Struct, frozen=True):
-    """One model of a release. backend: computes it; backend_reason: why not the bit vectors."""
+    """One model of a release. backend: computes it; backend_reason: why not the bit vectors.
+
+    registered: the version in a registry that it is, as `fraud@3`; "" for a directory.
+    """
 
     name: str
     version: str
     backend: str
     backend_reason: str
+    registered: str = ""
 
 
 class ReleasedPipeline(msgspec.Struct, frozen=True):

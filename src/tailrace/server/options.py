@@ -9,6 +9,7 @@ import msgspec
 
 from tailrace.errors import SetupError
 from tailrace.ingest.origin import ORIGINS_MAX, StreamOrigin
+from tailrace.release.registry.child import RegistryChoice
 
 WORKERS_MAX: Final = 256
 
@@ -19,8 +20,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     files: Python files that declare pipelines. port, admin_port: 0 takes a free one. store: replaces the store of the
     declarations. releases: the directory that releases are kept in; None takes one beside the store, or beside the
     first file. sample_requests: the file that a sample of what is served is appended to; each worker has its own, with
-    its slot behind the name. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the
-    admin port is not on loopback. Raises SetupError for a value out of range, or an origin that cannot be followed.
+    its slot behind the name. registry: of the models that are a version and name none. admin_token: wanted as
+    `Authorization: Bearer …` by /metrics and /status; needed where the admin port is not on loopback.
+    Raises SetupError for a value out of range, or an origin that cannot be followed.
     """
 
     files: tuple[str, ...]
@@ -39,6 +41,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     store: str | None = None
     releases: str | None = None
     sample_requests: str | None = None
+    registry: str | None = None
+    trusted_keys: tuple[str, ...] = ()
+    """Files of the public keys whose versions are taken; none takes all."""
 
     body_bytes_max: int = 1 << 20
     header_bytes_max: int = 16 << 10
@@ -70,6 +75,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How often a worker says that its loop runs."""
     frozen_s: float = 10.0
     """A worker silent for so long is killed and replaced."""
+
+    @property
+    def registry_choice(self) -> RegistryChoice:
+        """Which versions of models are taken, and from where."""
+        return RegistryChoice(self.registry, self.trusted_keys)
 
     def __post_init__(self) -> None:
         for name in ("port", "admin_port"):

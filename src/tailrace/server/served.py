@@ -39,6 +39,7 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
+from tailrace.release.registry.child import RegistryChoice
 from tailrace.release.settle import chosen_backends, settle, with_pinned_models
 from tailrace.server.control import LayerCost, PipelineReady, ReleasedModel, ReleasedPipeline
 from tailrace.server.eager_loop import EagerLoop
@@ -194,14 +195,15 @@ def _loop_for(plan: Plan) -> Loop | None:
     return None
 
 
-def load_release(pin: Pin) -> tuple[list[Pipeline], Release]:
+def load_release(pin: Pin, choice: RegistryChoice) -> tuple[list[Pipeline], Release]:
     """Return the pipelines of a pin as they are declared, and their release.
 
+    choice: the registry of models that name none.
     Raises TailraceError; for a model that cannot be had, with the other mistakes of its pipeline.
     """
     declared = load_all(pin)
     try:
-        return declared, settle(pin, declared)
+        return declared, settle(pin, declared, choice)
     except ModelPackageError:
         for pipeline in declared:
             compile_plan(pipeline, MemoryStore({}))
@@ -258,5 +260,7 @@ def released_pipelines(release: Release) -> tuple[ReleasedPipeline, ...]:
     """Return the pipelines of a release as the control channel carries them."""
     models: dict[str, list[ReleasedModel]] = {name: [] for name in release.schemas}
     for model in release.models:
-        models[model.pipeline].append(ReleasedModel(model.name, model.version, model.backend, model.backend_reason))
+        models[model.pipeline].append(
+            ReleasedModel(model.name, model.version, model.backend, model.backend_reason, model.registered)
+        )
     return tuple(ReleasedPipeline(name, release.schemas[name], tuple(found)) for name, found in models.items())

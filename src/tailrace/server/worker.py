@@ -121,7 +121,7 @@ class Worker:
 
     async def _prepare(self) -> None:
         """Load, compile and warm up every pipeline."""
-        declared, release = load_release(self._start.pin)
+        declared, release = load_release(self._start.pin, self._options.registry_choice)
         self._release = release
         if unpinned := unpinned_modules():
             self._log.warning("modules are no part of the release", modules=unpinned[:10], count=len(unpinned))

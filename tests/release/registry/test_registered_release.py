@@ -1,0 +1,140 @@
+"""A release of a registered version: an alias is looked up when it is made, and what is served is the copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tailrace.errors import RegistryError
+from tailrace.inference.loading import load_model
+from tailrace.release.pin import pin, pin_again
+from tailrace.release.pinned import Pin, Release
+from tailrace.release.registry.child import RegistryChoice
+from tailrace.release.registry.envelope import Signer
+from tailrace.release.registry.notes import set_alias
+from tailrace.release.registry.registering import register
+from tailrace.release.registry.registry import Registry, open_registry
+from tailrace.release.settle import settle, with_pinned_models
+from tailrace.server.served import load_all
+
+PIPELINE = """
+import tailrace as tr
+
+class Payment(tr.Request):
+    amount: float
+
+class Decision(tr.Response):
+    score: float
+
+pay = tr.Pipeline(name="pay", request=Payment, response=Decision, features=[Payment.amount],
+                  model=tr.Model("pay", {model}), budget=tr.Budget("50ms"))
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path, packaged: Path) -> Registry:
+    """Return a registry with two versions, of which `production` is the first."""
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    for name in ("one", "two"):
+        register(registry, packaged / name, "fraud")
+    set_alias(registry, "production", "fraud", 1)
+    return registry
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a pipeline's file whose model is what production is."""
+    return written(tmp_path, 'version="fraud@production"')
+
+
+def written(tmp_path: Path, model: str) -> Path:
+    """Return a pipeline's file with a model declared so."""
+    (tmp_path / "app").mkdir(exist_ok=True)
+    (tmp_path / "app" / "pipeline.py").write_text(PIPELINE.format(model=model))
+    return tmp_path / "app" / "pipeline.py"
+
+
+def settled(pinned: Pin, registry: Registry, *trusted: Path) -> Release:
+    """Return the release of a pin."""
+    return settle(pinned, load_all(pinned), RegistryChoice(registry.url, tuple(map(str, trusted))))
+
+
+def test_alias_that_moves_changes_nothing_that_is_served(file: Path, registry: Registry, tmp_path: Path) -> None:
+    """A worker that comes later has the version of its release; the next release has the new one."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        first = settled(pinned, registry)
+        set_alias(registry, "production", "fraud", 2)
+        assert settled(pinned, registry) == first
+        again = settled(pin_again(pinned), registry)
+        assert [each.models[0].registered for each in (first, again)] == ["fraud@1", "fraud@2"]
+        assert first.id != again.id
+        assert first.models[0].directory == registry.url
+
+
+def test_registry_that_is_deleted_is_nothing_to_what_is_served(
+    file: Path, registry: Registry, tmp_path: Path, packaged: Path
+) -> None:
+    """The copy is whole without it; only a new release needs it, and says so."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        release = settled(pinned, registry)
+        shutil.rmtree(registry.url)
+        (pipeline,) = load_all(pinned)
+        served = load_model(with_pinned_models(pipeline, release).model.path)  # type: ignore[attr-defined]
+        assert served.version == load_model(packaged / "one").version
+        assert settled(pinned, registry) == release
+        with pytest.raises(RegistryError, match="there is no registry"):
+            settled(pin_again(pinned), registry)
+
+
+def test_release_holds_its_version(file: Path, registry: Registry, tmp_path: Path) -> None:
+    """The registry knows for a while who serves a version: one hold, however often the server starts."""
+    for _ in range(2):
+        with pin([str(file)], str(tmp_path / "kept")) as pinned:
+            settled(pinned, registry)
+    (hold,) = registry.holds("fraud", 1).values()
+    assert hold.why == f"served from {tmp_path / 'kept'}"
+    set_alias(registry, "production", "fraud", 2)
+    assert registry.holders("fraud", 1)
+
+
+def test_version_that_is_not_trusted_is_not_served(
+    file: Path, registry: Registry, packaged: Path, keys: Path, tmp_path: Path
+) -> None:
+    """With a trusted key an unsigned version is refused before it is served; a signed one is taken."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        with pytest.raises(RegistryError, match="it is not signed"):
+            settled(pinned, registry, keys / "trusted.pem")
+        register(registry, packaged / "one", "fraud", signer=Signer.read(keys / "sign.pem"))
+        set_alias(registry, "production", "fraud", 3)
+        assert settled(pinned, registry, keys / "trusted.pem").models[0].registered == "fraud@3"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [('version="fraud@absent"', "no alias 'absent'"), ('version="fraud@7"', "no such version"),
+     ('version="fraud@1", registry="nowhere"', "there is no registry")],
+)  # fmt: skip
+def test_version_that_is_not_there_is_told(model: str, said: str, registry: Registry, tmp_path: Path) -> None:
+    """The error of the registry comes through, and nothing is served."""
+    with pin([str(written(tmp_path, model))], str(tmp_path / "kept")) as pinned:
+        with pytest.raises(RegistryError, match=said):
+            settled(pinned, registry)
+        assert not pinned.release_file.exists()
+
+
+def test_version_without_a_registry_is_told(file: Path, tmp_path: Path) -> None:
+    """The error says the three places where one may name it."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        with pytest.raises(RegistryError, match="no registry is named") as caught:
+            settle(pinned, load_all(pinned))
+        assert "TAILRACE_REGISTRY" in caught.value.next
+
+
+def test_registry_of_the_declaration_comes_first(registry: Registry, tmp_path: Path) -> None:
+    """A directory is found beside the pipeline's file."""
+    file = written(tmp_path, 'version="fraud@2", registry="../registry"')
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        release = settle(pinned, load_all(pinned), RegistryChoice("/nowhere"))
+        assert release.models[0].registered == "fraud@2"
