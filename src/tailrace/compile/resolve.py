@@ -46,7 +46,7 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     wire_rules(pipeline, wiring)
     check_taken(pipeline, wiring, signatures)
     wire_top(pipeline, wiring, signature)
-    wire_response(pipeline, wiring)
+    wire_response(pipeline, wiring, signature)
     return wiring
 
 

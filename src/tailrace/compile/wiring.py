@@ -18,6 +18,7 @@ from tailrace.features.view_spec import Column, Entity
 from tailrace.features.views import FeatureView
 from tailrace.inference.composition.declarations import Composition
 from tailrace.request.schema import FieldSpec
+from tailrace.response.schema import Embedding
 
 _WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -35,16 +36,24 @@ class Origin(Enum):
     REASONS = "reasons"
     PROBABILITIES = "probabilities"
     VARIANT = "variant"
+    EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One column, or (name "") all columns of an origin. view: the index of the view, for Origin.VIEW."""
+    """One column, or (name "") all columns of an origin. view: the index of the view, for Origin.VIEW.
+
+    width: of a vector; 1 for any other column. embedding: how the model's vector is sent, for Origin.EMBEDDING, and
+    is_packed: as bytes.
+    """
 
     origin: Origin
     name: str = ""
     view: int = -1
     dtype: np.dtype[Any] | None = None
+    width: int = 1
+    embedding: Embedding | None = None
+    is_packed: bool = False
 
     @property
     def is_text(self) -> bool:
