@@ -21,6 +21,7 @@ from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
 from tailrace.cli.models.commands import COMMANDS as MODELS
+from tailrace.cli.optimize import optimize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
@@ -67,6 +68,7 @@ app.callback(help=help_of(tailrace))(tailrace)
 for command in (
     dataset,
     package,
+    optimize,
     check,
     materialize,
     ingest,

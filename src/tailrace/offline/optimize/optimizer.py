@@ -1,0 +1,320 @@
+"""The optimiser: plan, make, measure, judge; each step apart, and noted once it is finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
+from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest, file_sha256, read_manifest
+from tailrace.offline.optimize.evidence import Evidence
+from tailrace.offline.optimize.journal import Journal, Planned, Trial
+from tailrace.offline.optimize.making import size_on_disk
+from tailrace.offline.optimize.metric import Metric, choose_metric
+from tailrace.offline.optimize.processes import Limits, run_apart
+from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe, recipes_of_session
+from tailrace.offline.optimize.trial import Make, Measure, Plan
+from tailrace.offline.optimize.verdict import Terms, Verdict, judge
+from tailrace.release.original import load_original
+from tailrace.release.package import package
+from tailrace.release.settle import copy_model
+from tailrace.release.shelf import digest_of
+from tailrace.release.table import feature_columns, read_table
+from tailrace.version import VERSION
+
+BATCHES: Final = (1, 16, 64)
+GPU_PROVIDERS: Final = (("CUDA", "CUDAExecutionProvider"), ("TensorRT", "TensorrtExecutionProvider"))
+"""What computes on a GPU, and ONNX Runtime's name of it."""
+
+MEASURED_MAX: Final = 3
+"""How often a trial is measured in a noisy moment: where the upper bound of its speedup is over NOISE × the lower."""
+NOISE: Final = 1.3
+
+OnStep = Callable[[str, int, int], None]
+"""Is told of what begins, how much is done, and how much there is as far as is known."""
+
+
+class Asked(NamedTuple):
+    """What `optimize` is asked.
+
+    tolerance: how much worse the metric may be. budget_ns: of the p99 of a call of the first of `batches`.
+    target: the column of outcomes; None takes the only column that is no feature. threads: that a call may take in
+    serving. score_change: how far a score may move; None for any distance. seconds: of measuring, a candidate.
+    limits: of each process.
+    """
+
+    model: Path
+    data: Path
+    metric: str
+    tolerance: float
+    budget_ns: int
+    target: str | None = None
+    batches: tuple[int, ...] = BATCHES
+    threads: int = 1
+    score_change: float | None = None
+    seconds: float = 3.0
+    limits: Limits = Limits()
+
+
+class Optimised(NamedTuple):
+    """What came of it. table: the data, with features and target alone. resumed: trials that an earlier run made."""
+
+    asked: Asked
+    trials: tuple[Trial, ...]
+    verdict: Verdict
+    metric: Metric
+    baseline: Path
+    directory: Path | None
+    evidence: Evidence
+    table: Any
+    resumed: int
+
+
+def optimize(asked: Asked, work: Path, on_step: OnStep = lambda step, done, whole: None) -> Optimised:
+    """Return what was found in the folder `work`, which keeps what is finished, and the models that were made.
+
+    Raises ModelPackageError for a model that cannot be packaged, data that it does not fit, a metric that the data does
+    not give, or a baseline that cannot be measured. A candidate that fails is a trial that says why.
+    """
+    _check(asked)
+    table, target = _read(asked)
+    with closing(Journal(work)) as journal:
+        on_step("package", 0, 1)
+        resumed = journal.begin(_key(asked, target))
+        if not resumed:
+            _package(asked, table, target, journal)
+        manifest = read_manifest(journal.baseline)
+        if MODEL_FILE not in manifest.files:
+            raise ModelPackageError(
+                f"the model has no {MODEL_FILE}, and all candidates are made of it", where=str(asked.model),
+                next="optimise the trained model's own file, or an .onnx export of it",
+            )  # fmt: skip
+        evidence = Evidence.gather(manifest, table, target)
+        metric = choose_metric(asked.metric, manifest.signature, evidence.outcomes)
+        for judges in (True, False):  # before anything is tried
+            part = evidence.part(judges=judges)
+            metric.measure(np.full((len(part.outcomes), *_width(manifest.signature)), 0.5), part.outcomes)
+        evidence.save(journal.evidence)
+        before = len(journal.trials)
+        terms = Terms(metric, asked.tolerance, asked.budget_ns, asked.threads, asked.score_change)
+        _Run(asked, journal, terms, evidence, on_step).run()
+        verdict = judge(journal.trials, terms)
+        directory = None if verdict.winner is None else _directory_of(journal, verdict.winner.recipe)
+        return Optimised(
+            asked, tuple(journal.trials), verdict, metric, journal.baseline, directory, evidence, table, before
+        )
+
+
+class _Run:
+    """The trials of one run, one after another."""
+
+    def __init__(self, asked: Asked, journal: Journal, terms: Terms, evidence: Evidence, on_step: OnStep) -> None:
+        self._asked, self._journal, self._terms, self._on_step = asked, journal, terms, on_step
+        self._judges = np.flatnonzero(evidence.judges)
+        self._outcomes = evidence.part(judges=True).outcomes
+        self._scores = journal.folder / "scores.npy"
+        self._base_scores = journal.folder / "baseline.npy"
+        self._done = 0
+        self._whole = 1
+
+    def run(self) -> None:
+        """Try what is planned, then ONNX Runtime's settings on the best of it."""
+        self._on_step("plan", 0, 1)
+        recipes = self._plan()
+        settings = recipes_of_session(AS_PACKAGED, os.cpu_count() or 1)
+        self._whole = len(recipes) + len(settings)
+        for recipe in recipes:
+            self._try(recipe)
+        for recipe in recipes_of_session(self._best(), os.cpu_count() or 1):
+            self._try(recipe, (ONNX_RUNTIME,))
+        for trial in _absent_gpus(self._journal.trials):
+            self._journal.note(trial)
+
+    def _plan(self) -> Sequence[Recipe]:
+        if self._journal.planned is None:
+            done = run_apart(
+                Plan(
+                    str(self._journal.baseline), str(self._journal.evidence), self._asked.metric, self._asked.tolerance
+                ),
+                self._asked.limits,
+            )
+            if done.failed:
+                raise ModelPackageError(
+                    f"what to try cannot be worked out: {done.failed}", where=str(self._asked.model),
+                    next="give more --memory-mb or --limit, or package the model and look at its scores",
+                )  # fmt: skip
+            self._journal.note(Planned(done.recipes))
+        assert self._journal.planned is not None
+        return self._journal.planned
+
+    def _best(self) -> Recipe:
+        """Return the recipe that ONNX Runtime computes fastest, of those that fit."""
+        verdict = judge(self._journal.trials, self._terms)
+        fits = [
+            each
+            for each, standing in zip(self._journal.trials, verdict.standings, strict=True)
+            if standing in {"fits", "wins", "baseline"} and each.backend == ONNX_RUNTIME
+        ]
+        return max(fits, key=lambda each: each.timings[0].speedup).recipe.with_session(
+            threads=1, arena=False, level="all"
+        )
+
+    def _try(self, recipe: Recipe, backends: Sequence[str] = ()) -> None:
+        """Make the model of a recipe and measure it by each backend that has a form of it."""
+        self._on_step(recipe.name, self._done, self._whole)
+        self._done += 1
+        directory = _directory_of(self._journal, recipe)
+        if self._journal.find(recipe, "") is not None:  # it could not be made
+            return
+        if not (directory / MANIFEST_FILE).is_file():
+            made = run_apart(
+                Make(str(self._journal.baseline), str(self._journal.evidence), recipe, str(directory)),
+                self._asked.limits,
+            )
+            if made.failed:
+                self._journal.note(Trial(recipe=recipe, backend="", status="failed", why=made.failed))
+                return
+        names = [each.name for each in backends_of(decode_manifest(directory / MANIFEST_FILE))]
+        for name in sorted(names, key=lambda each: each != ONNX_RUNTIME):  # the others are compared with it
+            if (not backends or name in backends) and self._journal.find(recipe, name) is None:
+                self._journal.note(self._measure(recipe, directory, name))
+            if recipe == AS_PACKAGED and name == ONNX_RUNTIME:
+                self._check_baseline()
+
+    def _measure(self, recipe: Recipe, directory: Path, backend: str) -> Trial:
+        """Return the trial of a recipe by a backend; of several in a noisy moment the one with the narrowest bounds."""
+        trials = [self._measure_once(recipe, directory, backend)]
+        while _is_noisy(trials[-1]) and len(trials) < MEASURED_MAX:
+            trials.append(self._measure_once(recipe, directory, backend))
+        measured = [each for each in trials if each.status == "measured"]
+        return min(measured, key=_spread) if measured else trials[-1]
+
+    def _measure_once(self, recipe: Recipe, directory: Path, backend: str) -> Trial:
+        done = run_apart(
+            Measure(
+                str(self._journal.baseline), str(self._journal.evidence), str(directory), backend, str(self._scores),
+                self._asked.batches, self._asked.seconds,
+            ),
+            self._asked.limits,
+        )  # fmt: skip
+        if done.failed or done.skipped:
+            status: Any = "failed" if done.failed else "skipped"
+            return Trial(recipe=recipe, backend=backend, status=status, why=done.failed or done.skipped)
+        scores = np.load(self._scores)[self._judges]
+        if recipe == AS_PACKAGED and backend == ONNX_RUNTIME:
+            np.save(self._base_scores, scores)
+        return Trial(
+            recipe=recipe, backend=backend, status="measured", size_bytes=size_on_disk(directory, backend),
+            metric=self._terms.metric.measure(scores, self._outcomes),
+            difference_max=float(np.abs(scores - np.load(self._base_scores)).max()), timings=done.timings,
+        )  # fmt: skip
+
+    def _check_baseline(self) -> None:
+        """Raise ModelPackageError unless ONNX Runtime could be measured on the model as packaged."""
+        trial = self._journal.find(AS_PACKAGED, ONNX_RUNTIME)
+        if trial is None or trial.status != "measured":
+            raise ModelPackageError(
+                f"the model as packaged cannot be measured: {trial.why if trial else 'it has no graph'}",
+                where=str(self._asked.model), next="give more --memory-mb or --limit",
+            )  # fmt: skip
+
+
+def _spread(trial: Trial) -> float:
+    """Return how far the bounds of a trial's speedup are apart, as a factor."""
+    return trial.timings[0].speedup_high / trial.timings[0].speedup_low
+
+
+def _is_noisy(trial: Trial) -> bool:
+    return trial.status == "measured" and _spread(trial) > NOISE
+
+
+def _check(asked: Asked) -> None:
+    """Raise ModelPackageError for numbers that ask for nothing."""
+    problems = [
+        (not asked.batches or min(asked.batches) < 1, "--batches", "a batch has one row at least"),
+        (not asked.tolerance >= 0, "--tolerance", "the tolerance is how much worse the metric may be: 0 or more"),
+        (asked.threads < 1, "--threads", "a call takes one thread at least"),
+        (not asked.seconds > 0, "--seconds", "a candidate is measured for some seconds"),
+    ]
+    for wrong, where, what in problems:
+        if wrong:
+            raise ModelPackageError(what, where=where, next="give another number")
+
+
+def _read(asked: Asked) -> tuple[Any, str]:
+    """Return the data with features and target, and the target. Raises ModelPackageError where it is not clear."""
+    table = read_table(asked.data)
+    features = _features(asked.model)
+    others = [name for name in table.column_names if features and name not in features]
+    target = asked.target or (others[0] if len(others) == 1 else None)
+    if target is None:
+        what = f"{len(others)} columns are no features" if features else "an ONNX file does not name its features"
+        shown = ", ".join(others[:8] or table.column_names[:8])
+        raise ModelPackageError(
+            f"which column holds the outcomes? {what}", where="--target", next=f"give one of {shown}"
+        )  # fmt: skip
+    if target not in table.column_names:
+        raise ModelPackageError(
+            f"the data has no column {target!r}", where="--target", next="name a column of the data"
+        )
+    return feature_columns(table, target), target
+
+
+def _features(model: Path) -> tuple[str, ...]:
+    """Return the names of a model's features; none for an ONNX file."""
+    if model.is_dir():
+        return read_manifest(model).signature.feature_names
+    return load_original(model).features or ()
+
+
+def _package(asked: Asked, table: Any, target: str, journal: Journal) -> None:
+    """Write the baseline: the model packaged, or a copy of its directory."""
+    if asked.model.is_dir():
+        draft = journal.folder / ".copied"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        copy_model(asked.model, draft)
+        draft.rename(journal.baseline)
+    else:
+        package(asked.model, table, name=asked.model.stem, out=journal.baseline, target=target)
+
+
+def _width(signature: Any) -> tuple[int, ...]:
+    return (len(signature.classes),) if signature.column is None else ()
+
+
+def _key(asked: Asked, target: str) -> str:
+    """Return what changes with everything that a trial depends on."""
+    import onnxruntime
+
+    if asked.model.is_dir():
+        content: Any = read_manifest(asked.model).files
+    else:
+        content = file_sha256(asked.model)
+    return digest_of([
+        content, file_sha256(asked.data), target, asked.metric, asked.tolerance, asked.batches, asked.seconds, VERSION,
+        onnxruntime.__version__, os.cpu_count(), os.uname().nodename,
+    ])  # fmt: skip
+
+
+def _directory_of(journal: Journal, recipe: Recipe) -> Path:
+    return journal.models / recipe.folder
+
+
+def _absent_gpus(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Yield what a GPU could have computed and did not, with the reason."""
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    for name, provider in GPU_PROVIDERS:
+        if any(name in trial.backend for trial in trials):
+            continue
+        why = f"this ONNX Runtime has no {provider}" if provider not in providers else "no backend computes by it yet"
+        yield Trial(recipe=AS_PACKAGED, backend=name, status="skipped", why=why)

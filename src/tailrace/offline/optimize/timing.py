@@ -1,0 +1,102 @@
+"""What calls of a model take beside those of the baseline: in blocks by turns, so that noise falls on both."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.deadline import NS_PER_MS, NS_PER_S
+
+ROUNDS_MIN: Final = 12
+ROUNDS_MAX: Final = 200
+BLOCK_NS: Final = 8 * NS_PER_MS
+"""What one side's block of calls takes, about."""
+CALLS_MAX: Final = 256
+"""Calls of one block."""
+CALLS_MIN: Final = 3
+BATCHES: Final = 8
+"""Different batches that take turns, so that the processor cannot learn one by heart."""
+
+Feeds = Mapping[str, NDArray[Any]]
+Predict = Callable[[Feeds], NDArray[Any]]
+Draw = Callable[[int, int], Feeds]
+"""Returns the feeds of so many rows, other ones for another seed."""
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call of `batch` rows takes, and what one of the baseline took meanwhile.
+
+    speedup: the median over the rounds of the baseline's median ÷ its own, with the bounds of that median at 95%.
+    """
+
+    batch: int
+    p50_ns: int
+    p99_ns: int
+    base_p50_ns: int
+    base_p99_ns: int
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    calls: int
+
+
+def time_pair(base: Predict, other: Predict, draw: Draw, batch: int, seconds: float) -> Timing:
+    """Return the times of a model and of the baseline at one number of rows, in `seconds` or ROUNDS_MIN rounds.
+
+    The first call of each block warms the caches that the other side has filled, and is left out.
+    """
+    batches = [draw(batch, seed) for seed in range(BATCHES)]
+    counts = [_calls_a_block(predict, batches) for predict in (base, other)]
+    taken: list[list[NDArray[np.int64]]] = [[], []]
+    end_ns = perf_counter_ns() + int(seconds * NS_PER_S)
+    gc.disable()
+    try:
+        for turn in range(ROUNDS_MAX):
+            for which in (0, 1) if turn % 2 else (1, 0):
+                taken[which].append(_time_block((base, other)[which], batches, counts[which]))
+            if turn + 1 >= ROUNDS_MIN and perf_counter_ns() > end_ns:
+                break
+    finally:
+        gc.enable()
+    ratios = [float(np.median(one) / np.median(two)) for one, two in zip(*taken, strict=True)]
+    low, high = bounds(ratios)
+    base_ns, own_ns = (np.concatenate(blocks) for blocks in taken)
+    return Timing(
+        batch=batch, p50_ns=int(np.median(own_ns)), p99_ns=int(np.quantile(own_ns, 0.99)),
+        base_p50_ns=int(np.median(base_ns)), base_p99_ns=int(np.quantile(base_ns, 0.99)),
+        speedup=float(np.median(ratios)), speedup_low=low, speedup_high=high, calls=len(own_ns),
+    )  # fmt: skip
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Return between which values the median lies, by order statistics at 95%: of 20, the 6th and the 15th."""
+    ordered = sorted(values)
+    cut = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))
+    return ordered[cut], ordered[-cut - 1]
+
+
+def _calls_a_block(predict: Predict, batches: Sequence[Feeds]) -> int:
+    """Return how many calls fill a block, after the model was warmed."""
+    predict(batches[0])
+    start_ns = perf_counter_ns()
+    for feeds in batches[:CALLS_MIN]:
+        predict(feeds)
+    each_ns = (perf_counter_ns() - start_ns) // CALLS_MIN
+    return min(CALLS_MAX, max(CALLS_MIN, BLOCK_NS // max(each_ns, 1)))
+
+
+def _time_block(predict: Predict, batches: Sequence[Feeds], calls: int) -> NDArray[np.int64]:
+    predict(batches[-1])
+    times_ns = np.empty(calls, np.int64)
+    for call in range(calls):
+        feeds = batches[call % BATCHES]
+        start_ns = perf_counter_ns()
+        predict(feeds)
+        times_ns[call] = perf_counter_ns() - start_ns
+    return times_ns

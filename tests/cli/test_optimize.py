@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner, Result
+
+from offline.optimize.conftest import make_rows, train, write_network
+from tailrace.cli.main import app
+from tailrace.inference.backends.bitvector import LIBRARY
+from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import read_manifest
+from tailrace.offline.optimize.journal import LINES_FILE
+
+QUICK = ("--budget", "1s", "--seconds", "0.1", "--batches", "1", "--json")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with trees, a network, and the rows that were held back."""
+    folder = tmp_path_factory.mktemp("optimize")
+    rows = make_rows()
+    train(rows).save_model(str(folder / "trees.txt"))
+    parquet.write_table(rows, folder / "rows.parquet")
+    known = pa.table({name: np.nan_to_num(rows[name].to_numpy()) for name in rows.column_names})
+    write_network(folder / "network.onnx", known, width=512)
+    parquet.write_table(known, folder / "known.parquet")
+    parquet.write_table(rows.set_column(4, "fraud", pa.array(np.zeros(len(rows), int))), folder / "one_class.parquet")
+    return folder
+
+
+def run(*words: str | Path) -> Result:
+    """Run `tailrace optimize`."""
+    return CliRunner().invoke(app, ["optimize", *map(str, words)])
+
+
+def report_of(result: Result) -> dict[str, Any]:
+    """Return what was printed."""
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("rows.parquet", "--metric", "f1"), "no metric is called 'f1'"),
+        (("rows.parquet", "--metric", "rmse"), "a classifier of 2 classes has no rmse"),
+        (("one_class.parquet",), "the data gives no auc: of its 1500 held-back rows 0 have the second outcome"),
+        (("rows.parquet", "--target", "loss"), "no column 'loss'"),
+        (("rows.parquet", "--tolerance", "-1"), "0 or more"),
+        (("rows.parquet", "--batches", "1,x"), "'1,x' are no numbers of rows"),
+        (("rows.parquet", "--register", "fraud"), "a version goes to a registry"),
+    ],
+)
+def test_question_that_makes_no_sense_is_refused(
+    folder: Path, tmp_path: Path, words: tuple[str, ...], what: str
+) -> None:
+    """The error says what, where and what next, before anything is tried."""
+    data, *rest = words
+    result = run(folder / "trees.txt", "--data", folder / data, *QUICK, "--work", tmp_path / "work", *rest)
+    assert what in str(result.exception)
+    assert not list((tmp_path / "work").glob("models/*"))
+
+
+def test_onnx_file_wants_its_target_named(folder: Path, tmp_path: Path) -> None:
+    """Which column is no feature cannot be seen from the graph."""
+    result = run(folder / "network.onnx", "--data", folder / "known.parquet", *QUICK, "--work", tmp_path / "work")
+    assert "which column holds the outcomes? an ONNX file does not name its features" in str(result.exception)
+    assert "fraud" in str(result.exception)
+
+
+def test_directory_that_exists_is_refused_first(folder: Path, tmp_path: Path) -> None:
+    """Nobody waits for a winner that has no place to go to."""
+    result = run(folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, "--out", tmp_path)
+    assert "the directory exists" in str(result.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled: there is no C compiler")
+def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
+    """The winner is faster than the model as packaged, a model directory of its own, and knows where it comes from."""
+    words = (folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, "--tolerance", "0.02")
+    places = ("--work", tmp_path / "work", "--out", tmp_path / "best", "--name", "fraud")
+    registry = ("--register", "fraud", "--registry", tmp_path / "registry")
+    result = run(*words, *places, *registry)
+    assert result.exit_code == 0, result.output
+    report = report_of(result)
+    assert "wins" in report["why"]
+    winner = next(each for each in report["trials"] if each["standing"] == "wins")
+    assert winner["recipe"]["kind"] in {"fewer trees", "cut trees"}
+    assert {each["backend"] for each in report["trials"] if each["status"] == "measured"} >= {
+        "bit vectors", "ONNX Runtime",
+    }  # fmt: skip
+    assert {each["backend"]: each["standing"] for each in report["trials"]}["CUDA"] == "skipped"
+    manifest = read_manifest(tmp_path / "best")
+    made = manifest.optimised
+    assert made is not None
+    assert (made.parent, made.recipe, made.metric) == ("trees", winner["recipe_name"], "auc")
+    assert made.before - made.after <= 0.02
+    assert manifest.metrics["roc_auc"] == pytest.approx(made.after)
+    assert manifest.source.difference_max == pytest.approx(made.difference_max, abs=0.3)
+    assert load_model(tmp_path / "best").version == manifest.version
+    assert Path(report["picture"]).is_file()
+    assert report["version"] == "fraud@1"
+    again = run(*words, "--work", tmp_path / "work")
+    assert report_of(again)["resumed"] == len(report["trials"])
+    assert report_of(again)["winner"] == report["winner"]
+    assert report_of(again)["directory"] is None
+
+
+@pytest.mark.slow
+def test_network_gets_shorter_numbers(folder: Path, tmp_path: Path) -> None:
+    """int8 takes a quarter of the file; what a model directory says of its features is enough to find the target."""
+    words = ("--data", folder / "known.parquet", *QUICK, "--tolerance", "0.02", "--work", tmp_path / "work")
+    result = run(folder / "network.onnx", *words, "--target", "fraud", "--out", tmp_path / "best")
+    report = report_of(result)
+    sizes = {each["name"]: each["size_bytes"] for each in report["trials"]}
+    assert sizes["int8 dynamic · ONNX Runtime"] < 0.3 * sizes["as packaged · ONNX Runtime"]
+    assert sizes["float16 · ONNX Runtime"] < 0.55 * sizes["as packaged · ONNX Runtime"]
+    assert all(each["standing"] != "failed" for each in report["trials"])
+    packaged = run(tmp_path / "work" / "baseline", *words[:-1], tmp_path / "other", "--seconds", "0.05")
+    assert report_of(packaged)["rows_judged"] == report["rows_judged"]
+
+
+@pytest.mark.slow
+def test_tolerance_that_nothing_meets_leaves_the_model(folder: Path, tmp_path: Path) -> None:
+    """Where every score must stay as it is nothing wins: the command says so, ends with 3 and writes no model."""
+    words = (folder / "network.onnx", "--data", folder / "known.parquet", *QUICK, "--target", "fraud")
+    result = run(*words, "--score-change", "0", "--work", tmp_path / "work", "--out", tmp_path / "best")
+    assert result.exit_code == 3, result.output
+    assert "Nothing is faster within the tolerance: the model stays as packaged" in report_of(result)["why"]
+    assert report_of(result)["winner"] is None
+    assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.slow
+def test_run_that_was_killed_goes_on(folder: Path, tmp_path: Path) -> None:
+    """A run that is killed in its midst leaves no process, and the next one measures only what is missing."""
+    words = [folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, "--tolerance", "0.02"]
+    command = [sys.executable, "-P", "-m", "tailrace.cli.main", "optimize", *words, "--work", tmp_path / "work"]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env=os.environ)
+    lines = tmp_path / "work" / LINES_FILE
+    until_s = time.monotonic() + 60
+    while not lines.exists() or lines.read_bytes().count(b"\n") < 4:
+        assert time.monotonic() < until_s
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = lines.read_bytes().count(b'"type":"trial"')
+    result = run(*words, "--work", tmp_path / "work")
+    assert report_of(result)["resumed"] == done
+    assert len(report_of(result)["trials"]) > done

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailrace.inference.backends.choice import BackendChoice
+from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
+from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import MODEL_FILE, read_manifest
+from tailrace.offline.optimize.evidence import Evidence
+from tailrace.offline.optimize.making import make, search, size_on_disk
+from tailrace.offline.optimize.metric import choose_metric
+from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe
+from tailrace.offline.optimize.trial import Measure, work_on
+from tailrace.release.package import package
+
+
+def test_recipe_of_settings_makes_the_same_model(baseline: Path, evidence: Path, tmp_path: Path) -> None:
+    """The files are those of the baseline, and the manifest says how ONNX Runtime is to compute them."""
+    make(baseline, AS_PACKAGED.with_session(threads=2), Evidence.load(evidence), tmp_path / "made")
+    made, before = read_manifest(tmp_path / "made"), read_manifest(baseline)
+    assert (made.files, made.session.threads) == (before.files, 2)
+
+
+def test_made_model_has_its_own_golden_rows_and_forms(baseline: Path, evidence: Path, tmp_path: Path) -> None:
+    """Fewer trees score otherwise, which the golden rows know; whatever computed the model can compute these."""
+    make(baseline, Recipe(kind="fewer trees", trees=10, of=40), Evidence.load(evidence), tmp_path / "made")
+    made, before = read_manifest(tmp_path / "made"), read_manifest(baseline)
+    assert made.golden.inputs == before.golden.inputs
+    assert made.golden.scores != before.golden.scores
+    assert [each.name for each in backends_of(made)] == [each.name for each in backends_of(before)]
+    for backend in backends_of(made):
+        load_model(tmp_path / "made", choice=BackendChoice(backend.name))
+        assert size_on_disk(tmp_path / "made", backend.name) < size_on_disk(baseline, backend.name)
+
+
+def test_model_of_short_numbers_may_be_rounded_elsewhere(network: Path, rows: pa.Table, tmp_path: Path) -> None:
+    """Its golden scores may be off by as much as the rounding has moved a score, and no model of float32's may."""
+    table = pa.table({name: np.nan_to_num(rows[name].to_numpy()) for name in rows.column_names})
+    packaged = package(network, table, name="network", out=tmp_path / "network", target="fraud").directory
+    part = Evidence.gather(read_manifest(packaged), table, "fraud")
+    for kind in ("int8 static", "float16", "optimised graph"):
+        make(packaged, Recipe(kind=kind), part, tmp_path / kind)
+    rounding = {kind: read_manifest(tmp_path / kind).golden.rounding for kind in ("int8 static", "float16")}
+    assert 0 < rounding["float16"] < rounding["int8 static"] < 0.3
+    assert read_manifest(tmp_path / "optimised graph").golden.rounding == 0
+
+
+def test_search_finds_the_fewest_trees(baseline: Path, evidence: Path) -> None:
+    """A wide tolerance needs few trees, none at all needs more; each is tried with some to spare."""
+    part = Evidence.load(evidence)
+    metric = choose_metric("auc", read_manifest(baseline).signature, part.outcomes)
+    wide, narrow = (
+        [recipe for recipe in search(baseline, part, metric, tolerance) if recipe.kind == "fewer trees"]
+        for tolerance in (0.05, 0.001)
+    )
+    assert wide[0].trees < narrow[0].trees < 40
+    assert [recipe.trees for recipe in narrow] == sorted({recipe.trees for recipe in narrow})
+    assert all(recipe.of == 40 for recipe in (*wide, *narrow))
+
+
+def test_measured_are_scores_and_times_beside_the_baseline(baseline: Path, evidence: Path, tmp_path: Path) -> None:
+    """Every backend of the model is measured with the same rows, whatever it is called."""
+    for backend in backends_of(read_manifest(baseline)):
+        work = Measure(str(baseline), str(evidence), str(baseline), backend.name, str(tmp_path / "s.npy"), (1, 8), 0.05)
+        done = work_on(work)
+        assert (done.failed, done.skipped) == ("", "")
+        assert [timing.batch for timing in done.timings] == [1, 8]
+        expected = load_model(baseline, choice=BackendChoice(ONNX_RUNTIME)).predict(Evidence.load(evidence).feeds)
+        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), expected, atol=1e-6)
+
+
+def test_backend_that_this_machine_has_not_is_skipped(baseline: Path, evidence: Path, tmp_path: Path) -> None:
+    """It is told why, and is no failure."""
+    done = work_on(Measure(str(baseline), str(evidence), str(baseline), "tensors", str(tmp_path / "s"), (1,), 0.05))
+    assert "no such backend" in done.skipped
+
+
+def test_made_model_that_was_altered_is_not_measured(baseline: Path, evidence: Path, tmp_path: Path) -> None:
+    """A file that is not what was made is refused before it is scored."""
+    shutil.copytree(baseline, tmp_path / "made")
+    (tmp_path / "made" / MODEL_FILE).write_bytes(b"another")
+    with pytest.raises(Exception, match="cut short or altered"):
+        work_on(
+            Measure(str(baseline), str(evidence), str(tmp_path / "made"), ONNX_RUNTIME, str(tmp_path / "s"), (1,), 0.05)
+        )
