@@ -15,6 +15,11 @@ ALONE: Final[Sequence[str]] = (
     "tests/features/test_slow_store.py",
     "tests/features/test_store_faults.py",
     "tests/inference/backends/test_choice.py",
+    "tests/inference/composition/test_*.py",
+    "tests/inference/test_batching.py",
+    "tests/inference/test_model_stage.py",
+    "tests/inference/test_remote_client.py",
+    "tests/inference/test_remote_stage.py",
     "tests/loadtest/test_bench_command.py",
     "tests/loadtest/test_load_runner.py",
     "tests/offline/test_outside_calls.py",
@@ -22,6 +27,7 @@ ALONE: Final[Sequence[str]] = (
     "tests/server/test_faults*.py",
     "tests/server/test_http_waits.py",
     "tests/server/test_overload.py",
+    "tests/server/test_remote_model_served.py",
     "tests/test_engine.py",
 )
 """Patterns of the files that hold times or shares against what they do: nothing runs beside them."""
