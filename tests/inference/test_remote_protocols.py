@@ -12,8 +12,8 @@ from test_remote_client import PROTOCOLS, SIGNATURE, protocol_of
 from tailrace.inference.remote.agreement import Disagreement, agree
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
+from tailrace.inference.remote.described import Described, Tensor
 from tailrace.inference.remote.failure import RemoteError
-from tailrace.inference.remote.metadata import Described, Tensor
 from tailrace.inference.remote.oip import OipProtocol
 from tailrace.inference.remote.protocol import RemoteSignature, RemoteTarget
 from tailrace.inference.remote.tensorflow import TensorflowProtocol

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serving import load, serving, wait_for
+from serving import load, serving, start_serve, wait_for
 
 from inference.protocol_server import ProtocolServer
 
@@ -56,11 +56,15 @@ def test_faults_of_the_server_never_become_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_worker_that_dies_in_an_outage_comes_back(tmp_path: Path) -> None:
-    """Its model's server is down when a worker is replaced: it serves the fallback, and the server once it is back."""
+@pytest.mark.parametrize("declared", [DECLARED, ""])
+def test_worker_that_dies_in_an_outage_comes_back(tmp_path: Path, declared: str) -> None:
+    """Its model's server is down when a worker is replaced: it serves the fallback, and the server once it is back.
+
+    What the server said when the release was made is kept with it, so that nothing need be declared for that.
+    """
     with ProtocolServer(width=1) as far:
         port = far.port
-        (tmp_path / "far.py").write_text(PIPELINE.replace("URL", far.url()).replace("DECLARED", DECLARED))
+        (tmp_path / "far.py").write_text(PIPELINE.replace("URL", far.url()).replace("DECLARED", declared))
         with serving(tmp_path / "log", tmp_path / "far.py") as server:
             assert server.ask("far", {"a": 3.0}).body["score"] == 3.0
             far.close()
@@ -72,6 +76,25 @@ def test_worker_that_dies_in_an_outage_comes_back(tmp_path: Path) -> None:
             )
             assert answer.body["score"] == -1.0
             assert answer.degraded == {"model_error"}
-            assert "taken as declared" in wait_for(lambda: server.events("remote model was not checked"), 5)[0]["error"]
-            with ProtocolServer(width=1, port=port):
+            assert str(port) in wait_for(lambda: server.events("answers degraded"), 5)[0]["error"]
+            with ProtocolServer(width=1, port=port) as back:
                 wait_for(lambda: server.ask("far", {"a": 3.0}).body["score"] == 3.0, 10)
+                assert all(request.method == "POST" for request in back.requests)
+
+
+@pytest.mark.slow
+def test_server_starts_without_the_one_that_it_asks(tmp_path: Path) -> None:
+    """Declared whole, a pipeline starts while its model's server is down, with a line in the log; else it does not."""
+    with ProtocolServer(width=1) as far:
+        url, port = far.url(), far.port
+    file = tmp_path / "far.py"
+    file.write_text(PIPELINE.replace("URL", url).replace("DECLARED", DECLARED))
+    with serving(tmp_path / "log", file) as server:
+        assert "taken as declared" in server.events("remote model was not checked")[0]["error"]
+        assert server.ask("far", {"a": 3.0}).body["score"] == -1.0
+        with ProtocolServer(width=1, port=port):
+            wait_for(lambda: server.ask("far", {"a": 3.0}).body["score"] == 3.0, 10)
+    file.write_text(PIPELINE.replace("URL", url).replace("DECLARED", ""))
+    server = start_serve(tmp_path / "other.log", file)
+    assert server.process.wait(30) == 1
+    assert "start the server, or declare inputs and output" in server.log.read_text()

@@ -6,7 +6,6 @@ during its outage must come back, and answers by the fallback until the server d
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +16,11 @@ from tailrace.inference.assembly import Assembler
 from tailrace.inference.declaration import Constant, walk_declared
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.remote.agreement import Disagreement, agree
+from tailrace.inference.remote.authorization import AuthorizationError, read_authorization
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.remote.failure import RemoteError
-from tailrace.inference.remote.metadata import Described, describe
+from tailrace.inference.remote.metadata import describe
 from tailrace.inference.remote.oip import OipProtocol
 from tailrace.inference.remote.pool import RemotePool
 from tailrace.inference.remote.protocol import RemoteProtocol, RemoteSignature, RemoteTarget
@@ -56,14 +56,13 @@ def _find(
     model: RemoteModel, features: tuple[str, ...], found: dict[RemoteModel, FoundRemote], problems: list[Problem]
 ) -> None:
     where = f"model {model.name!r} at {model.url}"
-    authorization, wrong = _authorization(model)
-    if wrong is not None:
-        problems.append(Problem(wrong[0], where, wrong[1]))
-        return
-    described: Described | None = None
     notice = ""
     try:
-        described = describe(model, authorization)
+        authorization = read_authorization(model)
+        described = model.described or describe(model, authorization)
+    except AuthorizationError as error:
+        problems.append(Problem(str(error), where, error.next))
+        return
     except RemoteError as error:
         if not model.is_declared:
             problems.append(
@@ -73,25 +72,12 @@ def _find(
                 )
             )  # fmt: skip
             return
-        notice = f"it could not be held against its server, and is taken as declared: {error}"
+        described, notice = None, f"it could not be held against its server, and is taken as declared: {error}"
     agreed = agree(model, described, features)
     if isinstance(agreed, Disagreement):
         problems.append(Problem(agreed.what, where, agreed.next))
         return
     found[model] = FoundRemote(agreed, authorization, notice)
-
-
-def _authorization(model: RemoteModel) -> tuple[str | None, tuple[str, str] | None]:
-    """Return the header that a model's variable holds, and what is wrong with it and what to do; never the header."""
-    if model.authorization is None:
-        return None, None
-    value = os.environ.get(model.authorization)
-    if not value:
-        return None, (f"the environment variable {model.authorization} is not set", "set it to the whole header")
-    if not (value.isascii() and value.isprintable()):
-        what = f"the environment variable {model.authorization} holds what no header can"
-        return None, (what, "see that it has one line of ASCII")
-    return value, None
 
 
 def make_remote_stage(

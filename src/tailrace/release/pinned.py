@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from tailrace.inference.remote.described import Described
+
 ID_CHARACTERS: Final = 12
 PIN: Final = "pin-"
 RELEASE: Final = "release-"
@@ -66,6 +68,15 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     registered: str = ""
 
 
+class PinnedRemote(msgspec.Struct, frozen=True, kw_only=True):
+    """A remote model of a release, as its server described it when the release was made."""
+
+    pipeline: str
+    name: str
+    url: str
+    described: Described
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What a server serves. id: the digest of its sources and models, and of Tailrace's version.
 
@@ -75,6 +86,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     models: tuple[PinnedModel, ...]
     schemas: dict[str, str]
+    remotes: tuple[PinnedRemote, ...] = ()
 
 
 def write_whole(file: Path, value: msgspec.Struct) -> None:

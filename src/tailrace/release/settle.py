@@ -19,6 +19,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
 from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
 from tailrace.release.registry.child import Fetched, RegistryChoice, fetch_for_release
+from tailrace.release.remotes import describe_remotes, with_pinned_remotes
 from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
 from tailrace.version import VERSION
 
@@ -33,6 +34,7 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline], choice: RegistryChoice = 
     """
     if pinned.release_file.is_file():  # a successor needs no more than to read
         return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
+    remotes = tuple(describe_remotes(pipelines))
     with shelf_of(pinned) as shelf, shelf.locked():
         if pinned.release_file.is_file():
             return msgspec.json.decode(pinned.release_file.read_bytes(), type=Release)
@@ -43,6 +45,7 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline], choice: RegistryChoice = 
             id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
             models=models,
             schemas={pipeline.name: schema_of(pipeline) for pipeline in pipelines},
+            remotes=remotes,
         )
         write_whole(pinned.release_file, release)
         return release
@@ -58,7 +61,8 @@ def with_pinned_models(pipeline: Pipeline, release: Release) -> Pipeline:
     if len(pinned) != len(declared):
         raise SetupError(f"it declares {len(declared)} models, its release has {len(pinned)}",
                          where=f"pipeline {pipeline.name!r}", next="start the server again")  # fmt: skip
-    return replace(pipeline, model=with_paths(pipeline.model, (Path(model.copy) for model in pinned)))
+    found = replace(pipeline, model=with_paths(pipeline.model, (Path(model.copy) for model in pinned)))
+    return with_pinned_remotes(found, release)
 
 
 def chosen_backends(release: Release) -> dict[Path, BackendChoice]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
-from tailrace.inference.remote.metadata import Described, Tensor
+from tailrace.inference.remote.described import Described, Tensor
 from tailrace.inference.remote.protocol import RemoteSignature
 from tailrace.inference.signature import NUMPY_DTYPES, Signature, TensorSpec
 

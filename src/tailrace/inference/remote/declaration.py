@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from tailrace.inference.declaration import Constant, Model, StageDeclaration
 from tailrace.inference.remote.address import RemoteAddress
+from tailrace.inference.remote.described import Described
 from tailrace.inference.signature import NUMPY_DTYPES
 
 PROTOCOLS: Final = ("oip", "oip-binary", "tensorflow", "tensorflow-columns", "torchserve")
@@ -72,6 +73,8 @@ class RemoteModel(StageDeclaration):
     authorization: str | None
     connections_max: int
     rows_max: int
+    described: Described | None = field(default=None, repr=False, compare=False)
+    """What its server said when the release was made; set by the release, and then nobody is asked."""
 
     def __init__(
         self,
@@ -87,15 +90,17 @@ class RemoteModel(StageDeclaration):
         authorization: str | None = None,
         connections_max: int = 32,
         rows_max: int = 256,
+        described: Described | None = None,
     ) -> None:
         found = protocol or _protocol_of(name, url)
         values = {
             "name": name, "url": url, "protocol": found, "inputs": None if inputs is None else tuple(inputs),
             "output": output, "column": column, "classes": tuple(classes), "fallback": fallback,
             "authorization": authorization, "connections_max": connections_max, "rows_max": rows_max,
+            "described": described,
         }  # fmt: skip
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
         if problem := self._problem():
             raise ValueError(f"RemoteModel({name!r}): {problem}")
 
@@ -188,3 +193,9 @@ def _protocol_of(name: str, url: str) -> str:
             return protocol
     examples = ", ".join(_EXAMPLES.values())
     raise ValueError(f"RemoteModel({name!r}): the path {path!r} shows no protocol; write one of {examples}")
+
+
+def with_described(declared: StageDeclaration, known: Mapping[RemoteModel, Described]) -> StageDeclaration:
+    """Return a stage whose remote models are known by what their servers said."""
+    own = replace(declared, described=known.get(declared)) if isinstance(declared, RemoteModel) else declared
+    return own.with_members([with_described(member, known) for member in declared.members])

@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.declaration import RemoteModel
+from tailrace.inference.remote.described import Described, Tensor
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.oip import DATATYPES
 from tailrace.inference.remote.protocol import SHOWN_MAX, unreadable
@@ -26,22 +27,6 @@ _TENSORFLOW_DTYPES: Final = {
     "DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_INT32": "int32", "DT_INT64": "int64", "DT_BOOL": "bool",
     "DT_STRING": "string",
 }  # fmt: skip
-
-
-class Tensor(msgspec.Struct, frozen=True):
-    """An input or output as its server describes it. dtype: ours, or theirs where we have none. -1 in a shape: any."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-class Described(msgspec.Struct, frozen=True):
-    """A model as its server describes it; empty where it says nothing."""
-
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
-    is_binary: bool = False
 
 
 class _OipTensor(msgspec.Struct):

@@ -1,0 +1,21 @@
+"""A model as its server describes it. No I/O."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """An input or output as its server describes it. dtype: ours, or theirs where we have none. -1 in a shape: any."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A model as its server describes it; empty where it says nothing."""
+
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    is_binary: bool = False
