@@ -25,6 +25,7 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.inference.loading import load_model
+from tailrace.release import comparison
 from tailrace.release.package import package
 
 NAMES = ["amount", "CustomerProfile.avg_amount_90d", "CustomerProfile.chargebacks_1y", "amount_ratio"]
@@ -264,20 +265,35 @@ def test_conversion_that_differs_for_zeros_only_is_refused(frame: pd.DataFrame, 
         package(model, above, name="m", out=tmp_path / "m")
 
 
-def test_rows_with_a_null_are_left_out_where_they_get_no_score(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """A model that takes a null in one feature only serves no row with one: golden rows and metrics have none."""
+def test_rows_with_a_null_are_left_out_where_they_get_no_score(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a table larger than what is compared, a row that gets no score in serving is in no golden row or metric."""
+    monkeypatch.setattr(comparison, "ROWS_COMPARED_MAX", 100)
+    holes = frame.copy()
+    compared = np.linspace(0, len(frame) - 1, 100).astype(np.int64)
+    holes.loc[(holes.index % 5 == 0) & ~holes.index.isin(compared), NAMES[0]] = np.nan
+    nulls = int(holes[NAMES[0]].isna().sum())
+    manifest = package(
+        MODELS["sklearn logistic"][1](frame), holes, name="m", out=tmp_path / "m", target="fraud"
+    ).manifest
+    assert not manifest.source.missing
+    assert not any(None in row for rows in manifest.golden.inputs.values() for row in rows)
+    assert manifest.metrics["rows"] == 3000 - nulls
+    assert manifest.profile.features[NAMES[0]].nulls == nulls
+
+
+def test_rows_with_a_null_that_is_filled_are_scored(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A model that fills nulls in one feature is measured on rows with such, and has them among its golden rows."""
     holes = frame.copy()
     holes.loc[holes.index % 5 == 0, NAMES[0]] = np.nan
     columns = ColumnTransformer([("filled", SimpleImputer(), NAMES[:1]), ("rest", "passthrough", NAMES[1:])])
     model = make_pipeline(columns, LogisticRegression(max_iter=1000)).fit(holes[NAMES], holes["fraud"])
     manifest = package(model, holes, name="m", out=tmp_path / "m", target="fraud").manifest
-    assert not manifest.source.missing
-    assert not any(None in row for rows in manifest.golden.inputs.values() for row in rows)
-    assert manifest.metrics["rows"] == 2400
-    assert manifest.profile.features[NAMES[0]].nulls == 600
-    nothing = holes[holes[NAMES[0]].isna()]
-    with pytest.raises(ModelPackageError, match="every row holds a null"):
-        package(model, nothing, name="m", out=tmp_path / "m", overwrite=True)
+    with_null = [name for name, rows in manifest.golden.inputs.items() if [None] in rows]
+    assert (len(with_null), len(manifest.source.unfilled)) == (1, 3)
+    assert not set(with_null) & set(manifest.source.unfilled)
+    assert manifest.metrics["rows"] == 3000
 
 
 def test_data_that_the_model_cannot_score_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:

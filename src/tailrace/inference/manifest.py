@@ -56,6 +56,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     """The form that the graph was rewritten to for speed; empty where it was left as converted."""
     missing: bool = True
     """Whether a row with NaN gets the original's score. Where it does not, it gets none: its score is NaN."""
+    unfilled: tuple[str, ...] = ()
+    """The inputs in which a NaN does not get the original's score; a row with NaN in another one gets it."""
 
 
 class NumberProfile(msgspec.Struct, frozen=True, tag="number"):

@@ -38,7 +38,7 @@ class PackagedModel(ABC):
         self.version: str = manifest.version
         self.backend_reason = ""
         # The inputs to look for NaN in, where the model would give a row with NaN another score than the original does.
-        self._floats = tuple(
+        self._floats = manifest.source.unfilled or tuple(
             spec.name
             for spec in self.signature.inputs
             if spec.dtype.startswith("float") and not manifest.source.missing

@@ -22,7 +22,7 @@ from tailrace.inference.signature import Signature
 from tailrace.release.convert import Converted
 from tailrace.release.original import Original
 from tailrace.release.rounding import explain_rounding, is_rounding
-from tailrace.release.rows import Rows, float_features, read_rows
+from tailrace.release.rows import Rows, Specs, float_features, read_rows
 from tailrace.release.table import spread_rows
 
 ROWS_COMPARED_MAX: Final = 10_000
@@ -50,9 +50,9 @@ class Comparison:
     """A conversion that gives the original's scores. session: computes it, ONNX Runtime's or what has its `run`.
 
     difference_max: None for a model that came as ONNX. rows_rounded: of the rows compared those that float32 moves
-    across a split, difference_rounded the largest of theirs; difference_max is that of the others. missing: rows with
-    NaN get the original's scores as well. rows_text: those whose text ONNX reads otherwise, difference_text the largest
-    of theirs, which is left out as well; texts: some of them.
+    across a split, difference_rounded the largest of theirs; difference_max is that of the others. unfilled: the inputs
+    in which a NaN does not get the original's score. rows_text: those whose text ONNX reads otherwise, difference_text
+    the largest of theirs, which is left out as well; texts: some of them.
     """
 
     converted: Converted
@@ -61,7 +61,7 @@ class Comparison:
     rows_compared: int = 0
     rows_rounded: int = 0
     difference_rounded: float = 0.0
-    missing: bool = True
+    unfilled: tuple[str, ...] = ()
     rows_text: int = 0
     difference_text: float = 0.0
     texts: tuple[str, ...] = ()
@@ -71,6 +71,16 @@ class Comparison:
     def signature(self) -> Signature:
         """What the conversion takes and gives."""
         return self.converted.signature
+
+    @property
+    def missing(self) -> bool:
+        """Whether rows with NaN get the original's scores, wherever it stands."""
+        return not self.unfilled
+
+    @property
+    def unfilled_inputs(self) -> Specs:
+        """The inputs in which a NaN does not get the original's score."""
+        return tuple(spec for spec in self.signature.inputs if spec.name in self.unfilled)
 
     def score(self, feeds: Feeds) -> NDArray[Any]:
         """Return the conversion's scores, (rows,) or (rows, classes), calibrated where the model is."""
@@ -200,16 +210,26 @@ def _compare(original: Original, found: Comparison, rows: Rows, text_tolerance: 
         rows_compared=len(rows),
         rows_rounded=len(rounded),
         difference_rounded=float(errors[rounded].max(initial=0.0)),
-        missing=_agrees_on_missing(original, found, rows),
+        unfilled=_find_unfilled(original, found, rows),
         rows_text=len(text),
         difference_text=float(errors[text].max(initial=0.0)),
         texts=texts,
     )
 
 
-def _agrees_on_missing(original: Original, found: Comparison, rows: Rows) -> bool:
+def _find_unfilled(original: Original, found: Comparison, rows: Rows) -> tuple[str, ...]:
+    """Return the inputs in which a NaN does not get the original's score: one after the other, then all the rest."""
+    specs = [spec for spec in found.signature.inputs if spec.dtype.startswith("float")]
+    unfilled = [spec for spec in specs if not _agrees_on_missing(original, found, rows, (spec,))]
+    filled = tuple(spec for spec in specs if spec not in unfilled)
+    if len(filled) > 1 and not _agrees_on_missing(original, found, rows, filled):
+        unfilled = specs
+    return tuple(spec.name for spec in unfilled)
+
+
+def _agrees_on_missing(original: Original, found: Comparison, rows: Rows, specs: Specs) -> bool:
     """Return whether rows with NaN get the original's scores; False as well where the original refuses them."""
-    spoiled = rows.with_value(found.signature.inputs, np.nan)
+    spoiled = rows.with_value(specs, np.nan)
     if not len(spoiled):
         return True
     try:

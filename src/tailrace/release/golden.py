@@ -26,9 +26,10 @@ def pick_golden(original: Original, chosen: Comparison, rows: Rows, scores: NDAr
     inputs = chosen.signature.inputs
     order = np.argsort(scores if scores.ndim == 1 else scores.max(axis=1), kind="stable")
     picked = order[np.unique(np.linspace(0, len(order) - 1, ROWS_BY_SCORE).astype(int))]
-    spoiled = rows.with_value(inputs, np.nan)
+    filled = tuple(spec for spec in inputs if spec.name not in chosen.unfilled)
+    spoiled = rows.with_value(filled, np.nan)
     spoiled = spoiled.take(np.arange(len(spoiled))[-ROWS_WITH_NAN:])
-    made_up = [rows.ends(), *([spoiled] if chosen.missing else [])]
+    made_up = [rows.ends(), spoiled]
     kept = [rows.take(picked), *(part for part in made_up if _agrees(original, chosen, part))]
     parts = [part.feeds(inputs) for part in kept]
     golden = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in inputs}

@@ -212,16 +212,13 @@ def _check_place(name: str, out: Path, overwrite: bool) -> None:
 
 
 def _scored_rows(original: Original, chosen: Comparison, table: Any) -> tuple[Rows, Any]:
-    """Return the rows that get a score in serving, and the table of them: all, or those without NaN."""
+    """Return the rows that get a score in serving, and the table of them: all, or those without a NaN that has none.
+
+    Rows that were compared have no such NaN, but a large table has others beside them.
+    """
     rows = read_rows(table, chosen.signature.feature_names, original.nulls)
-    if chosen.missing or (known := rows.known(chosen.signature.inputs)).all():
+    if chosen.missing or (known := rows.known(chosen.unfilled_inputs)).all():
         return rows, table
-    if not known.any():
-        raise ModelPackageError(
-            "every row holds a null, and the conversion does not give rows with nulls the original's scores",
-            where="data",
-            next="fill them with the features' defaults, as serving does, and train with them",
-        )
     return rows.take(known), table.filter(known)
 
 
@@ -234,6 +231,7 @@ def _source_of(original: Original, chosen: Comparison) -> ModelSource:
         rows_compared=chosen.rows_compared,
         rewrite=chosen.converted.rewrite,
         missing=chosen.missing,
+        unfilled=chosen.unfilled,
     )
 
 

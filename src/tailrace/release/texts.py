@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tailrace.errors import ModelPackageError
 from tailrace.release.graph_writer import GraphWriter
+from tailrace.release.refusals import NoGraphError
 
 LOCALE: Final = "C.UTF-8"
 """It knows every letter's case, and Debian, Ubuntu and Fedora have it in their slim images. The operator's own default,
@@ -24,7 +24,7 @@ _MENDED: Final = {_WORDS_CONVERTED: WORDS, _CHARACTERS_CONVERTED: CHARACTERS}
 
 
 def check_texts(model: Any) -> None:
-    """Raise ModelPackageError for a vectorizer, in a scikit-learn model, that has no form in ONNX."""
+    """Raise NoGraphError for a vectorizer, in a scikit-learn model, that has no form in ONNX."""
     for name, value in model.get_params().items():
         if name.endswith("analyzer") and value == "char_wb":
             raise _no_form("takes runs of letters inside words (analyzer='char_wb')", "use analyzer='char' or 'word'")
@@ -34,8 +34,8 @@ def check_texts(model: Any) -> None:
             )
 
 
-def _no_form(what: str, instead: str) -> ModelPackageError:
-    return ModelPackageError(f"a step {what}, for which there is no form in ONNX", where="model", next=instead)
+def _no_form(what: str, instead: str) -> NoGraphError:
+    return NoGraphError(f"a step {what}, for which there is no form in ONNX", where="model", next=instead)
 
 
 def mend_texts(graph: Any, model: Any) -> None:
