@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from onnx import helper
+from pyarrow import parquet
+from typer.testing import CliRunner
 
 from pipelines.model_graphs import FLOAT, constant
+from tailrace.cli.main import app
 from tailrace.errors import CompileError, InvalidRequestError, MalformedBodyError, ModelPackageError
 from tailrace.inference.loading import load_model
 from tailrace.release.package import package
@@ -239,3 +243,28 @@ def test_versions_that_take_vectors_are_compared(folder: Path, tmp_path: Path) -
     package(folder / "embedding.onnx", table_of(words=RNG.random((40, 3)), weight=RNG.random((40, 2))), name="m",
             out=tmp_path / "m", embedding=True)  # fmt: skip
     assert compare(one, load_model(tmp_path / "m")) == "they take vectors of other lengths: weight, words"
+
+
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # Ibis 12 calls what DuckDB 2 deprecates
+def test_vectors_are_shown(folder: Path, tmp_path: Path) -> None:
+    """A check says how long the vectors are that a model takes; what the store holds of an entity has its vectors."""
+    shutil.copytree(folder, tmp_path / "all")
+    vectors = RNG.random((3, WIDTH)).astype(np.float16)
+    parquet.write_table(
+        table_of(user_id=np.arange(3), taste=RNG.random((3, WIDTH)), boost=np.ones(3)), tmp_path / "all/users.parquet"
+    )
+    items = {"item_ids": range(3), "title": ["a", "b", "c"], "meaning": vectors.astype(np.float64).tolist()}
+    parquet.write_table(pa.table(items), tmp_path / "all/items.parquet")
+    file = str(tmp_path / "all" / "vectors.py")
+    checked = run("check", file)
+    assert "float32 × 8" in checked
+    run("materialize", file)
+    shown = msgspec.json.decode(run("features", file, "item", "2", "--json"))
+    assert shown["values"] == {"title": "c", "meaning": vectors[2].tolist()}
+
+
+def run(*words: str) -> str:
+    """Return what a command prints."""
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    return done.stdout

@@ -152,10 +152,10 @@ def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
         return "view, of a stream" if is_stream else "view, materialised"
 
     found = (
-        ModelInput(name, tensor.dtype, filled_by(wiring.features[name]))
+        ModelInput(name, tensor.dtype if width == 1 else f"{tensor.dtype} × {width}", filled_by(wiring.features[name]))
         for stage in walk_stages(plan.inference.stage)
         if isinstance(stage, ModelStage | RemoteStage)
         for tensor in stage.signature.inputs
-        for name in tensor.features
+        for name, width in zip(tensor.features, tensor.feature_widths, strict=True)
     )
     return tuple(dict.fromkeys(found))

@@ -120,7 +120,7 @@ def _no_field(name: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _time(stored: bytes | None, at: int) -> int:
