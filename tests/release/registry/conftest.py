@@ -14,7 +14,8 @@ from pipelines.model_graphs import linear
 from programs import find_program
 from release.registry.s3_server import BUCKET, KEYS, S3Server
 
-KINDS = ("folder", "memory", pytest.param("s3", marks=pytest.mark.slow))
+KINDS = ("folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("memory", "s3")))
+"""The others have a test of their own among the quick ones."""
 
 
 @pytest.fixture(scope="session")

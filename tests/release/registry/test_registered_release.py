@@ -1,4 +1,7 @@
-"""A release of a registered version: an alias is looked up when it is made, and what is served is the copy."""
+"""A release of a registered version: an alias is looked up when it is made, and what is served is the copy.
+
+Each fetch is a process; so most are among the slow tests.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.errors import RegistryError
+from tailrace.errors import ModelPackageError, RegistryError
 from tailrace.inference.loading import load_model
 from tailrace.release.pin import pin, pin_again
 from tailrace.release.pinned import Pin, Release
@@ -88,6 +91,7 @@ def test_registry_that_is_deleted_is_nothing_to_what_is_served(
             settled(pin_again(pinned), registry)
 
 
+@pytest.mark.slow
 def test_release_holds_its_version(file: Path, registry: Registry, tmp_path: Path) -> None:
     """The registry knows for a while who serves a version: one hold, however often the server starts."""
     for _ in range(2):
@@ -99,6 +103,7 @@ def test_release_holds_its_version(file: Path, registry: Registry, tmp_path: Pat
     assert registry.holders("fraud", 1)
 
 
+@pytest.mark.slow
 def test_version_that_is_not_trusted_is_not_served(
     file: Path, registry: Registry, packaged: Path, keys: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +116,7 @@ def test_version_that_is_not_trusted_is_not_served(
         assert settled(pinned, registry, keys / "trusted.pem").models[0].registered == "fraud@3"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "said"),
     [('version="fraud@absent"', "no alias 'absent'"), ('version="fraud@7"', "no such version"),
@@ -132,6 +138,14 @@ def test_version_without_a_registry_is_told(file: Path, tmp_path: Path) -> None:
         assert "TAILRACE_REGISTRY" in caught.value.next
 
 
+def test_version_that_is_not_fetched_says_how(file: Path) -> None:
+    """Whoever compiles without a release is told how to have the version beside the file."""
+    with pytest.raises(ModelPackageError, match="no such model directory") as caught:
+        load_model(file.parent / "models" / "fraud@production")
+    assert caught.value.next.startswith("fetch it: tailrace models fetch fraud@production --out ")
+
+
+@pytest.mark.slow
 def test_registry_of_the_declaration_comes_first(registry: Registry, tmp_path: Path) -> None:
     """A directory is found beside the pipeline's file."""
     file = written(tmp_path, 'version="fraud@2", registry="../registry"')

@@ -299,6 +299,15 @@ def test_directory_that_exists_is_not_written_over(registry: Registry, model: Pa
     assert contents(tmp_path / "out") == contents(model)
 
 
+def test_version_that_does_not_fit_is_not_read(registry: Registry, model: Path, tmp_path: Path) -> None:
+    """A record that promises more bytes than the disk has room for is refused before the first of them."""
+    record = register(registry, model, "fraud").record
+    files = {name: msgspec.structs.replace(file, size_bytes=1 << 60) for name, file in record.files.items()}
+    with pytest.raises(RegistryError, match="are free"):
+        fetch_directory(registry, msgspec.structs.replace(record, files=files), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_directory_altered_while_it_is_read_is_refused(registry: Registry, model: Path) -> None:
     """A file that changes between its sha256 and its upload makes no version."""
 

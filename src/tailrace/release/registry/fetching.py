@@ -26,6 +26,7 @@ def fetch(
     they are no model directory. What was written stays: give a directory that you remove then.
     """
     whole, done = record.size_bytes, 0
+    _check_room(out, record)
 
     def carried(name: str, count: int) -> None:
         nonlocal done
@@ -35,6 +36,18 @@ def fetch(
     for name, file in record.files.items():
         _fetch_file(registry, record, name, file, out / name, carried)
     read_manifest(out)
+
+
+def _check_room(out: Path, record: VersionRecord) -> None:
+    """Raise RegistryError where a version's files do not fit, before a byte is read."""
+    with _written(out):
+        free_bytes = shutil.disk_usage(out).free
+    if record.size_bytes > free_bytes:
+        raise RegistryError(
+            f"{record.reference} has {record.size_bytes:,} bytes, and {free_bytes:,} are free",
+            where=str(out),
+            next="make room, or name another directory",
+        )
 
 
 def _fetch_file(
