@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import subprocess
 import time
@@ -400,3 +401,34 @@ def test_url_that_is_none_is_refused(url: str) -> None:
     """What is no address, or would show a password, is refused where it is declared."""
     with pytest.raises(ValueError):  # noqa: PT011 - urlsplit has words of its own
         RemoteAddress.parse(url)
+
+
+@pytest.mark.parametrize("fault", ["", "status_503", "not_json", "garbage", "close_at_once", "stall"])
+def test_calls_leave_no_garbage_in_cycles(server: ProtocolServer, fault: str) -> None:
+    """A worker collects when it is idle: what each call left in a cycle, or each failing one, would pile up."""
+    server.fault = fault
+    client = client_of(server)
+    client.breaker.allows = lambda: True  # type: ignore[method-assign]  # each is made
+
+    async def some(calls: int) -> None:
+        for _ in range(calls):
+            with suppress(RemoteError):
+                await ask(client, 1.0, within_ms=5 if fault == "stall" else 5_000)
+
+    async def garbage() -> set[str]:
+        await some(3)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await some(10)
+            await asyncio.sleep(0.01)
+            gc.collect()
+            return {type(each).__name__ for each in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    ours = {"RemoteConnection", "HttpResponseParser", "RemoteError", "traceback", "frame", "Future", "coroutine"}
+    assert not run(garbage) & ours  # asyncio's own transports are in cycles, uvloop's are not

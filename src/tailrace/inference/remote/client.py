@@ -104,7 +104,7 @@ class RemoteClient:
         self.failures[error.reason] += 1
         if error.reason is RemoteFault.LEFT_ALONE or left_ns <= 0:
             return
-        self.failure = error
+        self.failure = RemoteError(error.reason, str(error), error.status)  # without its traceback
         ended_ns = self._now_ns()
         self.observe_call(ended_ns - began_ns)
         is_fair = left_ns >= self._fair_ns or error.reason is not RemoteFault.LATE

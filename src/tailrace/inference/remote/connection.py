@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import httptools
 
@@ -36,7 +36,7 @@ class RemoteConnection(asyncio.Protocol):
     def __init__(self, body_bytes_max: int, lost: Callable[[RemoteConnection], None]) -> None:
         self._body_bytes_max = body_bytes_max
         self._lost = lost
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Reply] | None = None
         self._headers: dict[bytes, bytes] = {}
@@ -92,7 +92,7 @@ class RemoteConnection(asyncio.Protocol):
             self._fail(
                 RemoteError(RemoteFault.UNREACHABLE, f"the connection was lost before the answer: {exc or 'closed'}")
             )
-        self._transport = None
+        self._transport = self._parser = None  # which has this connection
         self._lost(self)
 
     # -- what the parser calls --------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ class RemotePool:
             raise
         finally:
             timer.cancel()
+            del waiter  # which has its error, whose traceback has this frame
         self._put_back(connection)
         return reply
 
@@ -115,6 +116,7 @@ class RemotePool:
             raise
         finally:
             timer.cancel()
+            del waiter  # which has its error, whose traceback has this frame
 
     def _put_back(self, connection: RemoteConnection) -> None:
         """Give a connection to who waits longest, or keep it; one that has ended goes."""
