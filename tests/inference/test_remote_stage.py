@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,28 @@ def test_second_model_is_computed_here(server: ProtocolServer, local_model: Path
             assert scores_of(client, 1.0, -1.0) == (expected, [reason] * 2)
         server.fault = ""
         assert scores_of(client, 1.0, -1.0) == ([1.0, -1.0], [0, 0])
+
+
+def test_remote_model_is_a_member_like_any(server: ProtocolServer, local_model: Path) -> None:
+    """In a cascade it is asked for the unsure rows alone, and where it fails the cheap score stands."""
+    cheap = tr.Model("local", path=local_model)
+    with TestClient(pipeline_of(cheap)) as client:
+        scores, _ = scores_of(client, 1.0, -1.0, 0.25, 2.0)
+    low, high = sorted(scores)[1:3]
+    unsure = [low <= score <= high for score in scores]
+    remote = tr.RemoteModel("fraud", url=server.url())
+    with TestClient(pipeline_of(tr.Cascade("both", cheap, remote, unsure=(low, high)))) as client:
+        asked = len(server.requests)
+        expected = [
+            first if far else own for first, own, far in zip((1.0, -1.0, 0.25, 2.0), scores, unsure, strict=True)
+        ]
+        assert scores_of(client, 1.0, -1.0, 0.25, 2.0) == (expected, [0] * 4)
+        assert json.loads(server.requests[asked].body)["inputs"][0]["shape"] == [sum(unsure), 4]
+        server.fault = "garbage"
+        assert scores_of(client, 1.0, -1.0, 0.25, 2.0) == (scores, [Degraded.MODEL_ERROR * far for far in unsure])
+    with TestClient(pipeline_of(tr.Ensemble("mean", [cheap, remote]))) as client:
+        server.fault = ""
+        assert scores_of(client, 1.0)[0] == pytest.approx([(1.0 + scores[0]) / 2])
 
 
 def test_row_that_json_cannot_hold_is_not_asked(server: ProtocolServer) -> None:
