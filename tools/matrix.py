@@ -37,8 +37,10 @@ UV: Final = Path(sys.executable).with_name("uv")
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 VERSIONS: Final = ("lowest", "newest")
 SUITE: Final = "suite"
-SMOKES: Final = ("serve", "offline", "postgres", "spark", "package", "lightgbm", "xgboost", "dynamodb", "registry",
-                 "kafka", "bench", "dev")  # fmt: skip
+SMOKES: Final = (
+    "serve", "offline", "postgres", "spark", "package", "lightgbm", "xgboost", "torch", "dynamodb",
+    "registry", "kafka", "bench", "dev",
+)  # fmt: skip
 EXTRAS: Final = {
     "serve": (),
     SUITE: ("offline", "postgres", "package", "dynamodb", "registry", "kafka", "bench", "dev"),

@@ -1,7 +1,7 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, dynamodb, registry, kafka, bench, dev;
-"serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs
+EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, torch, dynamodb, registry, kafka, bench,
+dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well. Needs
 nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
 """
 
@@ -215,6 +215,26 @@ def try_native(folder: Path, library: str) -> None:
     try_serve(folder)
 
 
+def try_torch(folder: Path) -> None:
+    """Compute a program of PyTorch from its archive, and find its graph."""
+    import io
+
+    import numpy as np
+    import torch
+
+    from tailrace.inference.backends.pytorch import PytorchModel
+    from tailrace.inference.signature import Signature, TensorSpec
+
+    net, rows = torch.nn.Linear(2, 1).eval(), torch.randn(8, 2)
+    program = torch.export.export(net, (rows,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    signature = Signature((TensorSpec("input", "float32", ("a", "b")),), "score", 0)
+    scores = PytorchModel.open(written.getvalue(), signature)({"input": rows.numpy()})
+    assert np.allclose(scores, net(rows).detach().numpy()[:, 0])
+    assert torch.onnx.export(program, dynamo=True).model_proto.graph.output
+
+
 def try_dynamodb(folder: Path) -> None:
     """Ask a DynamoDB that is not there: boto3 says so."""
     import asyncio
@@ -345,6 +365,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "catboost": try_catboost,
     "lightgbm": partial(try_native, library="lightgbm"),
     "xgboost": partial(try_native, library="xgboost"),
+    "torch": try_torch,
     "dynamodb": try_dynamodb,
     "registry": try_registry,
     "kafka": try_kafka,

@@ -54,6 +54,8 @@ def convert(original: Original, table: Any, target: str | None, *, embedding: bo
     """
     if original.framework == "none":
         return [_accept_onnx(original.model, table, target, embedding=embedding)]
+    if original.framework == "pytorch":
+        return [_accept_onnx(original.model.graph(), table, target, embedding=embedding)]
     names = original.features or ()
     require_columns(names, table)
     if embedding or any(column_width(table, name) for name in names):
@@ -150,7 +152,7 @@ def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> 
 def _accept_onnx(graph: bytes, table: Any, target: str | None, *, embedding: bool) -> Converted:
     """Return an ONNX file as it is, with the data's columns as its features."""
     session = open_session(graph)
-    inputs = _find_inputs(session.get_inputs(), table, target)
+    inputs = find_inputs(session.get_inputs(), table, target)
     output = session.get_outputs()[-1]
     if output.type not in {"tensor(float)", "tensor(double)"}:
         raise ModelPackageError(
@@ -170,8 +172,8 @@ def _accept_onnx(graph: bytes, table: Any, target: str | None, *, embedding: boo
     return Converted(graph, Signature(inputs, output.name, 0))
 
 
-def _find_inputs(tensors: Sequence[Any], table: Any, target: str | None) -> tuple[TensorSpec, ...]:
-    """Return what fills the inputs of an ONNX file.
+def find_inputs(tensors: Sequence[Any], table: Any, target: str | None) -> tuple[TensorSpec, ...]:
+    """Return what fills the inputs of an ONNX file, or of what has inputs as that has.
 
     One input takes all columns in order; several inputs take the columns of their names, one each. A column of vectors
     fills as many of an input's as they are long.

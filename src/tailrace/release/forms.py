@@ -45,6 +45,7 @@ class Contents(NamedTuple):
 def choose_forms(
     original: Original,
     table: Any,
+    target: str | None,
     convert: Callable[[], list[Converted]] | None,
     text_tolerance: float,
     on_step: Callable[[str], None],
@@ -65,7 +66,7 @@ def choose_forms(
         else:
             on_step("compare")
             return ChosenForm(choose_graph(original, candidates, table, text_tolerance))
-    form = native_form(original, table)
+    form = native_form(original, table, target)
     if form is None and convert is None:
         raise ModelPackageError(
             f"no library computes a {original.framework} {original.model_type} beside ONNX Runtime",
@@ -90,7 +91,7 @@ def fill_directory(original: Original, forms: ChosenForm, table: Any, feeds: Fee
     files, times = {MODEL_FILE: chosen.converted.graph, **tables.contents}, tables.times
     if tables.contents:
         return Contents(files, tables.reasons, times)
-    form = native_form(original, table)
+    form = native_form(original, table, None) if original.features is not None else None
     if form is not None and form.is_fast and _agrees(form, chosen, feeds):
         times = time_beside_onnx(form, chosen, feeds)
         if is_faster(times, form.backend):

@@ -18,15 +18,14 @@ from tailrace.inference.backends.lightgbm_text import check_text
 from tailrace.inference.backends.onnx_graph import ExternalDataError, check_graph
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost_trees import check_trees
+from tailrace.release.torch_program import TorchProgram
 
 PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib"})
 GRAPH_BYTES_MAX: Final = (1 << 31) - 1
 """What a file of ONNX may hold by itself."""
 _PICKLED: Final = b"\x80"
 """What every pickle begins with since protocol 2."""
-_KNOWN: Final = (
-    "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pkl or .joblib (scikit-learn), or .onnx"
-)
+_KNOWN: Final = "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .pkl or .joblib (scikit-learn), or .onnx"
 _CATBOOST: Final = b"CBM1"
 
 
@@ -133,6 +132,7 @@ _READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     ".json": _read_xgboost,
     ".ubj": _read_xgboost,
     ".cbm": _read_catboost,
+    ".pt2": lambda path, content: TorchProgram(content),
     ".pkl": _read_pickle,
     ".pickle": _read_pickle,
     ".joblib": _read_joblib,

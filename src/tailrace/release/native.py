@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Final
 
@@ -14,16 +14,21 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.choice import measure_backends
 from tailrace.inference.backends.native import NativeModel, Predict
 from tailrace.inference.backends.onnx import find_run, select_scores
-from tailrace.inference.backends.table import LIGHTGBM, ONNX_RUNTIME, XGBOOST, backend_named
-from tailrace.inference.manifest import BackendTimes
+from tailrace.inference.backends.table import LIGHTGBM, ONNX_RUNTIME, PYTORCH, XGBOOST, backend_named
+from tailrace.inference.manifest import PYTORCH_FILE, BackendTimes
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.comparison import Comparison
-from tailrace.release.convert import Converted, require_columns
+from tailrace.release.convert import Converted, find_inputs, require_columns
 from tailrace.release.original import Original
+from tailrace.release.rows import read_rows
+from tailrace.release.table import spread_rows
 from tailrace.release.trees import INPUT, OUTPUT
 
 GAIN: Final = 1.05
 """A form is kept for its speed where it is so many times as fast as ONNX Runtime, on average over the rows timed."""
+
+ROWS_TRIED: Final = 8
+"""Rows that a program is tried on."""
 
 _BACKENDS: Final = {"lightgbm": LIGHTGBM, "xgboost": XGBOOST}
 """Of the frameworks, by their names in a manifest."""
@@ -70,12 +75,14 @@ class NativeSession:
         return [self._predict(feeds)]
 
 
-def native_form(original: Original, table: Any) -> NativeForm | None:
+def native_form(original: Original, table: Any, target: str | None) -> NativeForm | None:
     """Return a model as its library takes it; None for a model whose library has no form that is safe to load.
 
     The inputs are of the type that the library computes with: so it gives the original's scores exactly.
     Raises ModelPackageError for data without a feature of the model.
     """
+    if original.framework == "pytorch":
+        return _torch_form(original, table, target)
     name = _BACKENDS.get(original.framework)
     if name is None:
         return None
@@ -89,6 +96,26 @@ def native_form(original: Original, table: Any) -> NativeForm | None:
     inputs = (TensorSpec(INPUT, dtype, names),)
     signature = Signature(inputs, OUTPUT, column, original.classes)
     return NativeForm(name, _model_of(name).file, content, signature, is_fast=True)
+
+
+def _torch_form(original: Original, table: Any, target: str | None) -> NativeForm:
+    """Return a program as PyTorch takes it; what it gives a row is found by computing some."""
+    inputs = find_inputs(original.model.inputs(), table, target)
+    rows = read_rows(spread_rows(table, ROWS_TRIED), tuple(name for spec in inputs for name in spec.features))
+    drafted = NativeForm(PYTORCH, PYTORCH_FILE, original.model.content, Signature(inputs, OUTPUT))
+    predict = drafted.open()
+    try:
+        scores = predict(rows.feeds(inputs))
+    except Exception as error:  # what PyTorch raises shares no base
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelPackageError(
+            f"the program cannot be computed on {len(rows)} rows of the data: {lines[0][:300]}",
+            where="model",
+            next="export it for any number of rows, with dynamic_shapes, and for the data's columns",
+        ) from error
+    width = scores.shape[1] if scores.ndim == 2 else 1
+    column = {1: 0, 2: 1}.get(width)
+    return replace(drafted, signature=Signature(inputs, OUTPUT, column, tuple(range(width)) if width > 1 else ()))
 
 
 def without_graph(form: NativeForm) -> Converted:

@@ -20,6 +20,7 @@ from tailrace.release.categories import find_nulls, find_vocabularies
 from tailrace.release.model_file import read_model
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import Rows
+from tailrace.release.torch_program import TorchProgram
 
 NAMED = "train it on a DataFrame (or a data set with feature names), so that no column can take another's place"
 
@@ -28,7 +29,8 @@ NAMED = "train it on a DataFrame (or a data set with feature names), so that no 
 class Original:
     """A trained model.
 
-    framework: "lightgbm", "xgboost", "catboost", "scikit-learn" or "none" (an ONNX file). model: what is converted.
+    framework: "lightgbm", "xgboost", "catboost", "scikit-learn", "pytorch" or "none" (an ONNX file). model: what is
+    converted.
     features: the names it was trained on, in order; None for an ONNX file, whose columns are the data's.
     classes: a classifier's labels; empty for a regression.
     nulls: what stands for a null in the texts where a scikit-learn model knows one, by feature: None or NaN.
@@ -89,7 +91,7 @@ def load_original(model: Any, *, is_calibrated: bool = False, allow_pickle: bool
     """Return the trained model in an object or a file.
 
     model: a LightGBM, XGBoost, CatBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost),
-    .cbm (CatBoost), .pkl or .joblib (a pickle, where `allow_pickle` says that it is trusted), .onnx.
+    .cbm (CatBoost), .pkl or .joblib (a pickle, where `allow_pickle` says that it is trusted), .onnx, .pt2.
     is_calibrated: it stands inside a CalibratedClassifierCV, so that its scores need be no probabilities.
     Raises ModelPackageError for anything else, or a model trained without feature names.
     """
@@ -97,6 +99,8 @@ def load_original(model: Any, *, is_calibrated: bool = False, allow_pickle: bool
     if isinstance(model, str | Path):
         where = str(model)
         model = read_model(Path(model), allow_pickle=allow_pickle)
+    if isinstance(model, TorchProgram):
+        return Original("pytorch", model.version, "ExportedProgram", model, None, (), model.score, framed=True)
     if isinstance(model, bytes):
         return Original("none", "", "onnx", model, None, (), None)
     for read in (_from_lightgbm, _from_xgboost, _from_catboost, partial(_from_sklearn, is_calibrated=is_calibrated)):

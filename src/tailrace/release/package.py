@@ -43,6 +43,7 @@ from tailrace.release.original import Original, load_original
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import Rows, read_rows
 from tailrace.release.table import feature_columns, read_outcomes, read_table, spread_rows
+from tailrace.release.torch_program import exported
 
 ROWS_SCORED_MAX: Final = 100_000
 """Rows that the metrics and the reference profile are computed on; a larger table is sampled evenly."""
@@ -96,7 +97,8 @@ def package(
 ) -> PackageReport:
     """Write a trained model as the directory `out`, ready to be served.
 
-    model: a LightGBM, XGBoost, CatBoost or scikit-learn model, or the path of one, as
+    model: a LightGBM, XGBoost, CatBoost or scikit-learn model, a module or an exported program of PyTorch, or the path
+        of one, as
         `tailrace.release.original.load_original` takes it.
     data: rows as the model was trained on (better: held back), as a pyarrow table, pandas DataFrame, or the path of a
         Parquet or CSV file. Its columns are found by the names of the model's features; other columns are ignored.
@@ -118,15 +120,15 @@ def package(
     out = Path(out)
     _check_place(name, out, overwrite)
     on_step("read")
-    original = load_original(model, allow_pickle=allow_pickle)
+    table = _read(data, target)
+    original = load_original(exported(model, table, target), allow_pickle=allow_pickle)
     method = calibrate if isinstance(calibrate, str) and calibrate in METHODS else None
     if isinstance(calibrate, str | Path) and Path(calibrate).is_file() and not allow_pickle:
         raise refuse_pickle(Path(calibrate))
     if calibrate is not None and method is None:
         original = original.calibrated(read_fitted(calibrate))
-    table = _read(data, target)
     convert_it = None if native else partial(convert, original, table, target, embedding=embedding)
-    forms = choose_forms(original, table, convert_it, text_tolerance, on_step)
+    forms = choose_forms(original, table, target, convert_it, text_tolerance, on_step)
     found: dict[str, float | int | str] = {}
     if method is not None:
         original, chosen, found = _calibrate(method, original, forms.chosen, table, target)

@@ -10,7 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tailrace.inference.manifest import FOREST_FILE, LIGHTGBM_FILE, MODEL_FILE, TREES_FILE, XGBOOST_FILE, Manifest
+from tailrace.inference.manifest import (
+    FOREST_FILE,
+    LIGHTGBM_FILE,
+    MODEL_FILE,
+    PYTORCH_FILE,
+    TREES_FILE,
+    XGBOOST_FILE,
+    Manifest,
+)
 from tailrace.inference.packaged import PackagedModel
 
 BIT_VECTORS: Final = "bit vectors"
@@ -18,6 +26,7 @@ FOREST: Final = "forest kernel"
 ONNX_RUNTIME: Final = "ONNX Runtime"
 LIGHTGBM: Final = "LightGBM"
 XGBOOST: Final = "XGBoost"
+PYTORCH: Final = "PyTorch"
 
 
 class Backend(NamedTuple):
@@ -48,6 +57,7 @@ BACKENDS: Final = (
     Backend(ONNX_RUNTIME, MODEL_FILE, "onnx", "OnnxModel"),
     Backend(LIGHTGBM, LIGHTGBM_FILE, "lightgbm", "LightgbmModel", is_light=True),
     Backend(XGBOOST, XGBOOST_FILE, "xgboost", "XgboostModel", is_light=True),
+    Backend(PYTORCH, PYTORCH_FILE, "pytorch", "PytorchModel"),
 )
 """In the order of preference: of two that are equally fast the first one computes the model."""
 
