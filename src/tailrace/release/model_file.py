@@ -25,7 +25,10 @@ GRAPH_BYTES_MAX: Final = (1 << 31) - 1
 """What a file of ONNX may hold by itself."""
 _PICKLED: Final = b"\x80"
 """What every pickle begins with since protocol 2."""
-_KNOWN: Final = "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .pkl or .joblib (scikit-learn), or .onnx"
+_KNOWN: Final = (
+    "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .pkl or .joblib (scikit-learn), "
+    "or .onnx"
+)
 _CATBOOST: Final = b"CBM1"
 
 

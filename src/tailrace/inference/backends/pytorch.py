@@ -1,7 +1,7 @@
 """PyTorch behind the model protocol: a program of `torch.export`, where ONNX has no form for it.
 
-A call takes 85 µs for a small network that ONNX Runtime computes in 7, and PyTorch takes 200 MB and more of a worker: so
-a program is converted where it can be.
+A call takes 85 µs for a small network that ONNX Runtime computes in 7, and PyTorch takes 200 MB and more of a worker:
+so a program is converted where it can be.
 """
 
 from __future__ import annotations

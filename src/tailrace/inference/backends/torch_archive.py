@@ -1,9 +1,9 @@
 """A program of `torch.export` in its archive, made harmless before PyTorch reads it.
 
 PyTorch unpickles the sample inputs and some weights of such an archive, calls what a node names (`torch.hub.load` as
-well as `torch.ops.aten.relu`), has SymPy evaluate what stands for a size, and runs guards that are Python. So an archive
-is written anew from what a program needs: weights as bytes, nodes of PyTorch's own operators, sizes that are sums and
-products. What holds anything else is refused, with the reason.
+well as `torch.ops.aten.relu`), has SymPy evaluate what stands for a size, and runs guards that are Python. So an
+archive is written anew from what a program needs: weights as bytes, nodes of PyTorch's own operators, sizes that are
+sums and products. What holds anything else is refused, with the reason.
 """
 
 from __future__ import annotations
