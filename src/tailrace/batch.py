@@ -83,6 +83,7 @@ class Batch(msgspec.Struct, eq=False):
     row. request: its columns. view_rows: each view as it was read, one row an id; views: its columns, one value a row.
     feeds: the inputs of the last stage. scores: of the last stage; stage_scores: of each stage, by its name. branches:
     which way each row went at each stage that has several, by its name, -1 for rows that did not come there; or None.
+    explanations: what a row's score is made of, unexplained: why that is not told; None where nobody asks.
     best_rows: what requests are answered with, in order, and where each request's begin; None for all as they are.
     bodies: one a call; errors: by the call's place. marks_ns: its start, then the end of each layer.
     """
@@ -106,6 +107,8 @@ class Batch(msgspec.Struct, eq=False):
     stage_scores: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
     branches: dict[str, NDArray[np.intp]] | None = None
     probabilities: NDArray[Any] | None = None
+    explanations: list[dict[str, float] | None] | None = None
+    unexplained: list[str] | None = None
     best_rows: tuple[NDArray[np.intp], list[int]] | None = None
     decisions: NDArray[np.intp] | None = None
     reasons: list[tuple[str, ...]] | None = None
@@ -279,6 +282,22 @@ class ReadVariant:
             return columns[0]
         texts = ["/".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
         return np.array(texts, dtype=object)
+
+
+class ReadExplanations:
+    """Reads what the scores are made of."""
+
+    def read(self, batch: Batch) -> list[dict[str, float] | None]:
+        """Return the contributions of each row, None where they are not asked for or not told."""
+        return batch.explanations if batch.explanations is not None else [None] * batch.rows
+
+
+class ReadUnexplained:
+    """Reads why scores are not explained."""
+
+    def read(self, batch: Batch) -> list[str]:
+        """Return a text for each row, empty where it is explained, or nobody asks."""
+        return batch.unexplained if batch.unexplained is not None else [""] * batch.rows
 
 
 class ReadReasons:

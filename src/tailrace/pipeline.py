@@ -43,6 +43,7 @@ class Pipeline:
     is an event itself, of every stream whose schema it is, that the next one sees. Relative paths are relative to the
     file that is loaded, whatever file declares it. top: of a request with such a key, how many rows it is answered with
     at most, the best by score; or the field of the request that says so. None: all, in their order.
+    explain: how many of its largest contributions a score is explained by, or the field of the request that says so.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -59,6 +60,7 @@ class Pipeline:
     time: str | None = None
     record_requests: bool = False
     top: Any = None
+    explain: Any = None
     base_dir: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +109,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("time", str | None, 'time="time", a field of the request'),
         ("record_requests", bool, "record_requests=True"),
         ("top", int | MemberDescriptorType | None, "top=20, or top=Ranking.limit"),
+        ("explain", int | MemberDescriptorType | None, "explain=5, or explain=Payment.explain"),
     ]
     for name, kind, example in kinds:
         value = getattr(pipeline, name)

@@ -43,6 +43,10 @@ AllowPickle = Annotated[
 ]
 Native = Annotated[bool, typer.Option("--native", help="Let the library that trained it compute it, not ONNX Runtime.")]
 
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Keep the trees of its library too, which explain its scores.")
+]
+
 
 def package(  # noqa: PLR0917 - one parameter an option
     model: Model,
@@ -60,6 +64,7 @@ def package(  # noqa: PLR0917 - one parameter an option
     calibrate: Calibrate = None,
     text_tolerance: TextTolerance = 0.0,
     native: Native = False,
+    explain: Explain = False,
     allow_pickle: AllowPickle = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the directory if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -83,8 +88,8 @@ def package(  # noqa: PLR0917 - one parameter an option
     with _progress() as show_step:
         report = package_model(
             model, data, name=name, out=out, target=target, metrics=_read_metrics(metrics), embedding=embedding,
-            calibrate=calibrate, text_tolerance=text_tolerance, native=native, allow_pickle=allow_pickle,
-            overwrite=overwrite, on_step=show_step,
+            calibrate=calibrate, text_tolerance=text_tolerance, native=native, explain=explain,
+            allow_pickle=allow_pickle, overwrite=overwrite, on_step=show_step,
         )  # fmt: skip
     if as_json:
         print(_to_json(report))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from tailrace.batch import (
     ReadDecision,
     ReadEmbedding,
     Reader,
+    ReadExplanations,
     ReadField,
     ReadOnDemand,
     ReadProbabilities,
     ReadReasons,
     ReadRequest,
     ReadScore,
+    ReadUnexplained,
     ReadVariant,
     ReadView,
     ReadViewBlock,
@@ -156,7 +159,14 @@ def response_step(pipeline: Pipeline, wiring: Wiring, encoder: Encoder) -> Respo
     return ResponseStep(pipeline.response, [field_values(wire, wiring, best) for _, wire in wiring.response], encoder)
 
 
-def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:  # noqa: PLR0911 - one case an origin
+_PLAIN: Final[Mapping[Origin, Callable[[], Reader]]] = {
+    Origin.SCORE: ReadScore, Origin.REASONS: ReadReasons, Origin.PROBABILITIES: ReadProbabilities,
+    Origin.EXPLANATION: ReadExplanations, Origin.UNEXPLAINED: ReadUnexplained,
+}  # fmt: skip
+"""What there is one of in a batch."""
+
+
+def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:
     """Return what reads a column from a batch, or an object that has columns where the wire names none.
 
     labels: that a decision may have.
@@ -168,18 +178,12 @@ def reader_of(wire: Wire, labels: Sequence[str] = ()) -> Reader:  # noqa: PLR091
             return ReadViewColumn(wire.view, wire.name) if wire.name else ReadView(wire.view)
         case Origin.ON_DEMAND:
             return ReadOnDemand(wire.name)
-        case Origin.SCORE:
-            return ReadScore()
         case Origin.DECISION:
             return ReadDecision(labels)
-        case Origin.REASONS:
-            return ReadReasons()
         case Origin.EMBEDDING:
             assert wire.embedding is not None, "wire_outputs gives it"
             return ReadEmbedding(wire.embedding.code, is_packed=wire.is_packed)
-        case Origin.PROBABILITIES:
-            return ReadProbabilities()
-    raise ValueError(f"no reader is made by the wire of {wire.origin}")
+    return _PLAIN[wire.origin]()
 
 
 def field_values(wire: Wire, wiring: Wiring, best: BestRows | None = None) -> FieldValues:

@@ -9,16 +9,16 @@ from typing import Final
 
 from tailrace.codecs.json import JsonEncoder
 from tailrace.compile.binding import features_step, postprocess_step, request_step, response_step
+from tailrace.compile.explaining import inference_step
 from tailrace.compile.rehearsal import rehearse
 from tailrace.compile.resolve import wire
 from tailrace.compile.stages import StageBinding, load_models
 from tailrace.compile.wiring import Wiring
-from tailrace.deadline import INFERENCE, Clock, LayerLimit, MonotonicClock
+from tailrace.deadline import Clock, MonotonicClock
 from tailrace.errors import CompileError, Problem, StoreError
 from tailrace.features.stores.protocol import OnlineStore, codec_of
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.backends.choice import BackendChoice
-from tailrace.inference.step import InferenceStep
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.request.rows import ARRAY_MAX
@@ -51,7 +51,7 @@ def compile_plan(
         store=store,
         request=request_step(pipeline, wiring, array_max),
         features=features_step(pipeline, wiring, codecs, store, clock),
-        inference=InferenceStep(stage, LayerLimit(pipeline.budget, INFERENCE, clock)),
+        inference=inference_step(pipeline, wiring, codecs, loaded, stage, clock),
         postprocess=postprocess_step(pipeline, wiring),
         response=response_step(pipeline, wiring, JsonEncoder()),
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from tailrace.compile.wire_compositions import wire_compositions
 from tailrace.compile.wire_events import wire_events
+from tailrace.compile.wire_explain import wire_explain
 from tailrace.compile.wire_fallback import check_constants, check_ensembles
 from tailrace.compile.wire_features import wire_features, wire_views
 from tailrace.compile.wire_model import check_signatures, check_taken
@@ -46,6 +47,7 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     wire_rules(pipeline, wiring)
     check_taken(pipeline, wiring, signatures)
     wire_top(pipeline, wiring, signature)
+    wire_explain(pipeline, wiring)
     wire_response(pipeline, wiring, signature)
     return wiring
 

@@ -81,6 +81,8 @@ def wire_response(pipeline: Pipeline, wiring: Wiring, signature: Signature | Non
     known |= {"score": Wire(Origin.SCORE), "probabilities": Wire(Origin.PROBABILITIES)}
     if pipeline.decision is not None:
         known |= {"decision": Wire(Origin.DECISION), "reasons": Wire(Origin.REASONS)}
+    if pipeline.explain is not None:
+        known |= {"explanation": Wire(Origin.EXPLANATION), "unexplained": Wire(Origin.UNEXPLAINED)}
     if wiring.splits:
         known |= {"variant": Wire(Origin.VARIANT)}
     if not msgspec.structs.fields(pipeline.response):

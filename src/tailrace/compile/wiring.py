@@ -36,6 +36,8 @@ class Origin(Enum):
     REASONS = "reasons"
     PROBABILITIES = "probabilities"
     VARIANT = "variant"
+    EXPLANATION = "explanation"
+    UNEXPLAINED = "unexplained"
     EMBEDDING = "embedding"
 
 
@@ -70,6 +72,7 @@ class Wiring:
     that makes rows, if any. on_demand: each on-demand feature with the wires of its arguments, in an order in which
     they can be computed. chosen_by: what each stage that goes by something of a row goes by. splits: their
     names and variants. top: how many rows of a request are answered with, or the field that says so; None for all.
+    explain: by how many contributions a score is explained, likewise.
     """
 
     fields: dict[str, FieldSpec]
@@ -81,6 +84,7 @@ class Wiring:
     chosen_by: dict[Composition, Wire] = field(default_factory=dict)
     splits: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     top: int | str | None = None
+    explain: int | str | None = None
     rules: list[list[Wire]] = field(default_factory=list)
     response: list[tuple[str, Wire]] = field(default_factory=list)
     labels: tuple[str, ...] = ()

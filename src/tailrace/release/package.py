@@ -35,6 +35,7 @@ from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibrati
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import convert
 from tailrace.release.exchange import replace_directory
+from tailrace.release.explained import with_explain_file
 from tailrace.release.forms import ChosenForm, choose_forms, fill_directory
 from tailrace.release.golden import pick_golden
 from tailrace.release.metrics import find_truth, measure_quality
@@ -91,6 +92,7 @@ def package(
     calibrate: Any = None,
     text_tolerance: float = 0.0,
     native: bool = False,
+    explain: bool = False,
     allow_pickle: bool = False,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
@@ -110,6 +112,7 @@ def package(
     text_tolerance: the share of rows, 0 to 1, that may be scored otherwise since ONNX reads their text otherwise.
     native: it is to be computed by the library that trained it, and no other form is written. So is a model for which
         ONNX has no form. Where the library proves to be faster than ONNX Runtime its form is written beside the graph.
+    explain: the trees are kept as their library wrote them, so that a pipeline can explain their scores.
     allow_pickle: a pickle may be opened, of a model or a calibration: it runs whatever code it holds.
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
@@ -134,7 +137,7 @@ def package(
         original, chosen, found = _calibrate(method, original, forms.chosen, table, target)
         forms = ChosenForm(chosen, forms.native, forms.refusal)
     on_step("profile")
-    manifest, contents = _describe(name, original, forms, table, target, on_step)
+    manifest, contents = _describe(name, original, forms, table, target, on_step, explain=explain)
     manifest = replace(manifest, metrics=manifest.metrics | found | dict(metrics or {}))
     on_step("write")
     return dataclasses.replace(_write(out, manifest, contents, on_step), texts=forms.chosen.texts)
@@ -170,7 +173,14 @@ def _calibrate(
 
 
 def _describe(
-    name: str, original: Original, forms: ChosenForm, table: Any, target: str | None, on_step: Callable[[str], None]
+    name: str,
+    original: Original,
+    forms: ChosenForm,
+    table: Any,
+    target: str | None,
+    on_step: Callable[[str], None],
+    *,
+    explain: bool,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest of a model in its forms, and the files that go beside it."""
     chosen = forms.chosen
@@ -180,7 +190,7 @@ def _describe(
     scores = chosen.score(feeds)
     on_step("tabulate")
     contents = fill_directory(original, forms, table, feeds)
-    files = {**contents.files}
+    files = with_explain_file(original, {**contents.files}) if explain else {**contents.files}
     if chosen.calibration is not None:
         files[CALIBRATION_FILE] = msgspec.json.encode(chosen.calibration)
     manifest = Manifest(

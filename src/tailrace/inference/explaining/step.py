@@ -1,0 +1,170 @@
+"""Layer 3 of a pipeline whose scores are explained: the stage scores a batch, then rows that are asked about are told.
+
+An explanation costs a hundred times what the score does. So it has what is left of the layer's time, and no more: what
+does not fit, or comes too late, is left out, and the answer says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.batch import Batch, Degraded
+from tailrace.deadline import NS_PER_MS, Clock, LayerLimit
+from tailrace.inference.assembly import Assembler
+from tailrace.inference.explaining.explainer import Feeds, Trees
+from tailrace.inference.stage import Stage
+from tailrace.inference.step import InferenceStep
+from tailrace.inference.thread import InferenceThread
+
+INLINE_NS_MAX: Final = 1 * NS_PER_MS
+"""What explaining may hold up the loop."""
+NO_TIME: Final = "no time was left"
+FALLBACK: Final = "a model failed or was late, and another score stands"
+ENSEMBLE: Final = "the mean of an ensemble cannot be explained"
+
+_MODEL_FAILED: Final = np.uint8(Degraded.MODEL_ERROR | Degraded.MODEL_TIMEOUT)
+
+
+class ExplainedModel:
+    """A model that can be explained. features: its inputs' names. row_ns: what a row takes, measured before traffic."""
+
+    def __init__(self, assemblers: Sequence[Assembler], trees: Trees, features: Sequence[str], row_ns: int) -> None:
+        self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
+        self._explain = trees.contributions
+        self.features = tuple(features)
+        self.row_ns = max(row_ns, 1)
+
+    def feeds(self, batch: Batch, rows: NDArray[np.intp]) -> Feeds:
+        """Return the model's inputs of some rows."""
+        return {name: fill(batch)[rows] for name, fill in self._fills}
+
+    def explain(self, feeds: Feeds, limits: Sequence[int]) -> list[dict[str, float]]:
+        """Return the largest contributions of each row, the largest first, as many as its limit says.
+
+        Of several classes: to the likeliest one.
+        """
+        found = self._explain(feeds)
+        if found.ndim > 2:
+            likeliest = found.sum(axis=2).argmax(axis=1)
+            found = found[np.arange(len(found)), likeliest]
+        own = found[:, :-1]
+        order = np.argsort(-np.abs(own), axis=1, kind="stable")
+        return [
+            {self.features[place]: float(row[place]) for place in places[:limit] if row[place]}
+            for row, places, limit in zip(own, order.tolist(), limits, strict=True)
+        ]
+
+
+class ExplainingStep(InferenceStep):
+    """Scores a batch and explains the rows that are asked about.
+
+    models: what explains each model of the stage, by its name, or why nothing does. top: how many contributions, or the
+    field of the request that says so, where none is 0.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        limit: LayerLimit,
+        clock: Clock,
+        *,
+        models: Mapping[str, ExplainedModel | str],
+        top: int | str,
+    ) -> None:
+        super().__init__(stage, limit)
+        self._models = models
+        self._top = top if isinstance(top, int) else 0
+        self._read = attrgetter(top) if isinstance(top, str) else None
+        self._row_ns = max((each.row_ns for each in models.values() if isinstance(each, ExplainedModel)), default=0)
+        self._clock = clock
+        self._thread: InferenceThread | None = None
+
+    def suspends(self, rows: int) -> bool:
+        """Return whether a batch of so many rows waits: also where it would for explanations of all."""
+        return rows * self._row_ns > INLINE_NS_MAX or super().suspends(rows)
+
+    async def run(self, batch: Batch) -> None:
+        """Fill what layer 3 does, and `explanations`, where a row is asked about."""
+        limit_ns = self._limit.at_ns(batch.deadline_ns)
+        await super().run(batch)
+        limits = self._limits(batch)
+        rows = (limits > 0).nonzero()[0]
+        if not len(rows):
+            return
+        batch.explanations, batch.unexplained = [None] * batch.rows, [""] * batch.rows
+        failed = None if batch.degraded is None else (batch.degraded & _MODEL_FAILED) != 0
+        if failed is not None and failed.any():
+            _say(batch, rows[failed[rows]], FALLBACK)
+            rows = rows[~failed[rows]]
+        for name, own in _scored_by(self.stage, batch, rows):
+            model = ENSEMBLE if name is None else self._models.get(name, "its model is computed elsewhere")
+            if isinstance(model, str):
+                _say(batch, own, f"this model cannot be explained: {model}")
+            else:
+                await self._explain(batch, model, own, limits, limit_ns)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        super().close()
+        if self._thread is not None:
+            self._thread.close()
+
+    def _limits(self, batch: Batch) -> NDArray[np.intp]:
+        """Return how many contributions each row is asked for."""
+        if self._read is None:
+            return np.full(batch.rows, self._top)
+        limits = np.fromiter(map(self._read, batch.requests), np.intp, len(batch.requests))
+        return limits if batch.row_request is None else limits[batch.row_request]
+
+    async def _explain(
+        self, batch: Batch, model: ExplainedModel, rows: NDArray[np.intp], limits: NDArray[np.intp], limit_ns: int
+    ) -> None:
+        """Explain as many rows of one model as there is time for; on the loop, few."""
+        left_ns = limit_ns - self._clock.now_ns()
+        fits = (left_ns if batch.suspends else min(left_ns, INLINE_NS_MAX)) // model.row_ns
+        _say(batch, rows[max(fits, 0) :], NO_TIME)
+        rows = rows[: max(fits, 0)]
+        if not len(rows):
+            return
+        feeds, own = model.feeds(batch, rows), limits[rows].tolist()
+        try:
+            if batch.suspends and len(rows) * model.row_ns > INLINE_NS_MAX // 4:
+                self._thread = self._thread or InferenceThread(clock=self._clock)
+                found = await self._thread.run(model.explain, feeds, own, deadline_ns=limit_ns)
+            else:
+                found = model.explain(feeds, own)
+        except TimeoutError:
+            _say(batch, rows, NO_TIME)
+            return
+        except Exception as error:  # of a library: an explanation is never worth an answer
+            _say(batch, rows, f"{type(error).__name__} while explaining")
+            return
+        assert batch.explanations is not None
+        for row, each in zip(rows.tolist(), found, strict=True):
+            batch.explanations[row] = each
+
+
+def _say(batch: Batch, rows: NDArray[np.intp], why: str) -> None:
+    """Note why some rows are not explained."""
+    assert batch.unexplained is not None
+    for row in rows.tolist():
+        batch.unexplained[row] = why
+
+
+def _scored_by(stage: Stage, batch: Batch, rows: NDArray[np.intp]) -> Iterator[tuple[str | None, NDArray[np.intp]]]:
+    """Give the models whose scores stand, by name, and their rows among these; None for those of a mean."""
+    if not len(rows):
+        return
+    if not stage.members:
+        yield stage.name, rows
+    elif batch.branches is None or stage.name not in batch.branches:
+        yield None, rows
+    else:
+        branches = batch.branches[stage.name][rows]
+        for index, member in enumerate(stage.members):
+            yield from _scored_by(member, batch, rows[branches == index])

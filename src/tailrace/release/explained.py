@@ -1,0 +1,35 @@
+"""The file that a model is explained by: what its own library wrote, beside whichever form is served."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.explaining.explainer import EXPLAIN_CATBOOST, EXPLAIN_LIGHTGBM, EXPLAIN_XGBOOST
+from tailrace.inference.manifest import LIGHTGBM_FILE, XGBOOST_FILE
+from tailrace.release.original import Original
+
+
+def explain_file(original: Original) -> dict[str, bytes]:
+    """Return the file, by its name. Raises ModelPackageError for a model that has none."""
+    match original.framework:
+        case "lightgbm":
+            return {EXPLAIN_LIGHTGBM: original.model.model_to_string().encode()}
+        case "xgboost":
+            return {EXPLAIN_XGBOOST: bytes(original.model.save_raw("ubj"))}
+        case "catboost":
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / EXPLAIN_CATBOOST
+                original.model.save_model(str(path))
+                return {EXPLAIN_CATBOOST: path.read_bytes()}
+    raise ModelPackageError(
+        f"trees of LightGBM, XGBoost and CatBoost can be explained, this is a {original.model_type} of "
+        f"{original.framework}",
+        where="model", next="package it without --explain",
+    )  # fmt: skip
+
+
+def with_explain_file(original: Original, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a directory with the one that explains; a library's own form is that already."""
+    return files if {LIGHTGBM_FILE, XGBOOST_FILE} & files.keys() else files | explain_file(original)
