@@ -61,7 +61,7 @@ def test_numbers_go_up_and_are_never_given_again(registry: Registry, model: Path
     assert [each.number for each in registry.versions("fraud")] == [4, 2, 1]
     with pytest.raises(RegistryError, match="was deleted at"):
         registry.version("fraud", 3)
-    with pytest.raises(RegistryError, match="no such version; the model 'fraud' has 3, 4 the newest"):
+    with pytest.raises(RegistryError, match="no such version; the newest of 'fraud' is 4"):
         registry.version("fraud", 5)
     with pytest.raises(RegistryError, match="no model 'pay'"):
         registry.version("pay", 1)
@@ -227,6 +227,21 @@ def test_name_that_leads_out_is_refused(model: Path, tmp_path: Path, name: str) 
         with pytest.raises(RegistryError):
             attempt()
     assert len(keys(registry, "models/")) == 1
+
+
+def test_what_others_put_there_is_passed_over(model: Path, tmp_path: Path) -> None:
+    """A name that no registry gives, which a terminal might obey, is neither a model's nor an alias'."""
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    register(registry, model, "fraud")
+    for key in (
+        "models/\x1b[31m/versions/1.json",
+        "models/fraud/aliases/\x1b[31m.json",
+        "models/fraud/versions/x.json",
+    ):
+        registry.storage.write(key, b"{}")
+    assert registry.names() == ["fraud"]
+    assert registry.aliases("fraud") == {}
+    assert registry.numbers("fraud") == [1]
 
 
 @pytest.mark.parametrize("which", ["0", "-1", "99999999999999999999", "٣", "1 ", "production@2"])

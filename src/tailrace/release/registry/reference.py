@@ -46,9 +46,14 @@ def number_of(text: str, where: str) -> int:
 
 def check_name(name: str, what: str = "model") -> str:
     """Return a name that is safe as a part of a path. Raises RegistryError for any other."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise RegistryError(f"{name!r} is no name of a {what}", next=NAME_RULE)
     return name
+
+
+def is_name(name: str) -> bool:
+    """Say whether a name is one that a registry gives."""
+    return _NAME.fullmatch(name) is not None
 
 
 def check_alias(alias: str) -> str:

@@ -33,7 +33,7 @@ from tailrace.release.registry.records import (
     decode,
     to_seconds,
 )
-from tailrace.release.registry.reference import Reference
+from tailrace.release.registry.reference import Reference, is_name
 from tailrace.release.registry.storage import Storage, read_all
 
 FORMAT_KEY: Final = "registry.json"
@@ -86,9 +86,10 @@ class Registry:
             raise _error_of(error, action, self.url) from error
 
     def names(self) -> list[str]:
-        """Return the names of the models that have a version, or had one."""
+        """Return the names of the models that have a version, or had one; what else lies there is passed over."""
         with self.told():
-            return sorted({found.key.split("/")[1] for found in self.storage.find(f"{MODELS}/")})
+            names = {found.key.split("/")[1] for found in self.storage.find(f"{MODELS}/")}
+        return sorted(filter(is_name, names))
 
     def numbers(self, name: str) -> list[int]:
         """Return the numbers of a model's versions."""
@@ -197,9 +198,8 @@ class Registry:
         """Return the records under a prefix, by their names."""
         with self.told():
             found = read_all(self.storage, [each.key for each in self.storage.find(prefix)])
-        return {
-            key.removeprefix(prefix).removesuffix(".json"): decode(content, kind, key) for key, content in found.items()
-        }
+        named = {key.removeprefix(prefix).removesuffix(".json"): key for key in found}
+        return {name: decode(found[key], kind, key) for name, key in named.items() if is_name(name)}
 
     def _absent(self, name: str, number: int) -> RegistryError:
         """Return the error of a version that is not there."""
@@ -209,7 +209,7 @@ class Registry:
         elif not (numbers := self.numbers(name)):
             what = f"there is no model {name!r}"
         else:
-            what = f"there is no such version; the model {name!r} has {len(numbers)}, {numbers[-1]} the newest"
+            what = f"there is no such version; the newest of {name!r} is {numbers[-1]}"
         return RegistryError(what, where=f"{name}@{number} in {self.url}", next="list them: tailrace models list")
 
 
