@@ -55,6 +55,18 @@ def test_tree_of_65_leaves_is_packaged_for_the_forest_kernel(tmp_path: Path) -> 
     np.testing.assert_allclose(model.predict(feeds), OnnxModel.load(report.directory).predict(feeds), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("features", "backend"), [(64, "bit vectors"), (65, "forest kernel")])
+def test_trees_of_many_features_are_packaged_for_the_forest_kernel(features: int, backend: str, tmp_path: Path) -> None:
+    """Bit vectors look every feature up; walks, those that they come by."""
+    forest = Forest(features)
+    for feature in range(features):
+        forest.add(
+            (feature, 0.5, "BRANCH_LEQ", False, 0.25, ((feature + 1) % features, 1.5, "BRANCH_LEQ", False, 0.5, 1.0))
+        )
+    report = package_forest(forest, tmp_path)
+    assert report.backend == backend
+
+
 def test_split_on_equality_is_packaged_for_onnxruntime(tmp_path: Path) -> None:
     """A model that no kernel fits is packaged without tables, served by ONNX Runtime, and says why."""
     forest = Forest(4)

@@ -26,6 +26,10 @@ from tailrace.release.forest_nodes import Finder, Nodes, lay_out_nodes
 _LINKS: Final[dict[str, Link]] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}
 _TRANSFORMS: Final[dict[bytes, Link]] = {b"NONE": "", b"SOFTMAX": "softmax", b"LOGISTIC": "sigmoid"}
 
+FEATURES_BITS_MAX: Final = 64
+"""Features that trees ask for beyond which walks are faster than bit vectors on any processor: at 24 they are equal, at
+100 twice as fast with AVX-512 (docs/performance.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Ensemble:
@@ -67,12 +71,18 @@ def lay_out_forest(graph: bytes, signature: Signature) -> ForestTables:
     return _node_tables(common, nodes, slot_of, targets, values, len(slots))
 
 
-def is_oblivious(graph: bytes, signature: Signature) -> bool:
-    """Return whether every tree of a graph asks the same at all nodes of a level; False for what has no tables."""
+def suits_forest(graph: bytes, signature: Signature) -> bool:
+    """Return whether the forest kernel computes a graph faster than bit vectors do, where both fit.
+
+    Oblivious trees are tables to it, and it never looks at a feature that no walk asks for; bit vectors look every one
+    of them up. False for what has no tables.
+    """
     try:
         _, nodes = _read_graph(graph, signature)
     except (NoTablesError, LookupError):
         return False
+    if len(np.unique(nodes.features[nodes.inner])) > FEATURES_BITS_MAX:
+        return True
     return _oblivious_levels(nodes, _assign_slots(nodes)[1]) is not None
 
 

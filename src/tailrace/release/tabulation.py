@@ -22,7 +22,7 @@ from tailrace.inference.manifest import FOREST_FILE, TREES_FILE, BackendTimes
 from tailrace.inference.packaged import score_error
 from tailrace.release.comparison import Comparison
 from tailrace.release.ensemble import NoTablesError, tabulate_graph
-from tailrace.release.forest import is_oblivious, lay_out_forest
+from tailrace.release.forest import lay_out_forest, suits_forest
 from tailrace.release.table_scores import score_forest, score_tables
 
 TOLERANCE: Final = 1e-6
@@ -71,9 +71,9 @@ class _Draft(NamedTuple):
 def tabulate_all(chosen: Comparison, feeds: dict[str, NDArray[Any]]) -> Forms:
     """Return the one file of tables whose kernel is fastest for a conversion: of those that give its scores.
 
-    Oblivious trees are tables of their own; else bit vectors are faster than walks wherever they fit.
+    The forest kernel's where it suits the trees (`suits_forest`) or the bit vectors do not fit them.
     """
-    forest = tabulate_forest(chosen, feeds) if is_oblivious(chosen.converted.graph, chosen.signature) else None
+    forest = tabulate_forest(chosen, feeds) if suits_forest(chosen.converted.graph, chosen.signature) else None
     if forest is None or not forest.content:
         bits = tabulate(chosen, feeds)
         if bits.content:
