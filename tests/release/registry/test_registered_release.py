@@ -6,6 +6,8 @@ Each fetch is a process; so most are among the slow tests.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,26 @@ def test_version_without_a_registry_is_told(file: Path, tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match="no registry is named") as caught:
             settle(pinned, load_all(pinned))
         assert "TAILRACE_REGISTRY" in caught.value.next
+
+
+@pytest.mark.slow
+def test_version_of_a_bucket_is_released(file: Path, packaged: Path, s3_url: str, tmp_path: Path) -> None:
+    """What fetches is a process of its own: the worker's never imports boto3."""
+    registry = open_registry(s3_url, create=True)
+    register(registry, packaged / "one", "fraud")
+    set_alias(registry, "production", "fraud", 1)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom tailrace.release.pin import pin\n"
+        "from tailrace.release.registry.child import RegistryChoice\nfrom tailrace.server.served import load_release\n"
+        "with pin([sys.argv[1]], sys.argv[2]) as pinned:\n"
+        "    _, release = load_release(pinned, RegistryChoice(sys.argv[3]))\n"
+        "    assert (Path(release.models[0].copy) / 'manifest.json').is_file()\n"
+        "    print(release.models[0].registered, 'boto3' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", script, str(file), str(tmp_path / "kept"), s3_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == "fraud@1 False\n", done.stderr
+    assert [hold.why for hold in registry.holds("fraud", 1).values()] == [f"served from {tmp_path / 'kept'}"]
 
 
 def test_version_that_is_not_fetched_says_how(file: Path) -> None:

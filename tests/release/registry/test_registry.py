@@ -280,6 +280,15 @@ def test_registry_of_another_format_is_refused(registry: Registry, url: str) -> 
             open_registry(url, create=create)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"for', b"\xff", b"x" * (2 << 20)])
+def test_registry_that_is_half_written_is_refused(registry: Registry, url: str, content: bytes) -> None:
+    """What says that it is a registry was cut short, or is something else."""
+    registry.storage.write("registry.json", content)
+    for create in (False, True):
+        with pytest.raises(RegistryError, match="cut short or altered"):
+            open_registry(url, create=create)
+
+
 def test_files_being_written_are_not_collected(registry: Registry, model: Path, packaged: Path) -> None:
     """A collection in the midst of a registration leaves its files; of the old ones it takes what nobody needs."""
     register(registry, packaged / "two", "fraud")
