@@ -17,7 +17,9 @@ from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.composition.declarations import Cascade, ColdStart, Ensemble, Route, Split
 from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
+from tailrace.inference.signature import TensorSpec
 from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
@@ -45,6 +47,7 @@ __all__ = [
     "Model",
     "Parquet",
     "Pipeline",
+    "PythonModel",
     "RemoteInput",
     "RemoteModel",
     "Request",
@@ -54,6 +57,7 @@ __all__ = [
     "Split",
     "Stream",
     "StreamFeatureView",
+    "TensorSpec",
     "bands",
     "count",
     "dataset",

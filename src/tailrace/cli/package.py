@@ -21,8 +21,8 @@ Model = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .onnx; .pkl "
-        "or .joblib with --allow-pickle.",
+        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .onnx; "
+        ".pkl or .joblib with --allow-pickle.",
         show_default=False,
     ),
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tailrace.compile.binding import assemblers
 from tailrace.compile.compositions import bind_composition
+from tailrace.compile.python_models import find_python_models, make_python_stage
 from tailrace.compile.remote_models import FoundRemote, find_remote_models, make_remote_stage
 from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
@@ -22,6 +23,7 @@ from tailrace.inference.declaration import Constant, Model, StageDeclaration, fi
 from tailrace.inference.loading import load_model
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.python_model import GuardedModel, PythonModel
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.remote.stage import RemoteStage
 from tailrace.inference.scorer import Scorer
@@ -36,6 +38,7 @@ class LoadedModels:
 
     found: Mapping[Model, PackagedModel]
     remote: Mapping[RemoteModel, FoundRemote]
+    python: Mapping[PythonModel, GuardedModel]
     signatures: Mapping[StageDeclaration, Signature]
     problems: Sequence[Problem] = field(default_factory=list)
 
@@ -54,8 +57,10 @@ def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> L
         problems += _second_problems(first, found)
     remote = find_remote_models(pipeline, problems)
     signatures: dict[Any, Signature] = {first: each.described.signature for first, each in remote.items()}
+    python = find_python_models(pipeline, problems)
+    signatures |= {declared: model.signature for declared, model in python.items()}
     signatures |= {first: found[first].signature for first in firsts if first in found}
-    return LoadedModels(found, remote, signatures, problems)
+    return LoadedModels(found, remote, python, signatures, problems)
 
 
 def _load(
@@ -121,6 +126,11 @@ class StageBinding:
                 return bind_composition(self._pipeline, self._wiring, declared, [*members], signature, self._clock)
             case RemoteModel():
                 return self._remote_stage(declared)
+            case PythonModel():
+                model = self._loaded.python[declared]
+                filled = assemblers(self._wiring, model.signature, self._codecs)
+                constant = constant_scores(self._pipeline, declared, model.signature)
+                return make_python_stage(self._pipeline, declared, model, filled, constant, self._clock)
         raise TypeError(f"nothing makes a stage of {type(declared).__name__}")
 
     def _model_stage(self, declared: Model) -> ModelStage:

@@ -8,6 +8,7 @@ from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
 from tailrace.inference.composition.declarations import Ensemble, compositions_of
 from tailrace.inference.declaration import Constant, Model, StageDeclaration
+from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
@@ -17,7 +18,7 @@ from tailrace.postprocess.bands import Labels
 def check_constants(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
     """Hold each constant against its model: one number for one score; for many classes a label, or a number each."""
     for model, signature in signatures.items():
-        if not isinstance(model, Model | RemoteModel) or model.constant is None:
+        if not isinstance(model, Model | RemoteModel | PythonModel) or model.constant is None:
             continue
         many = signature.scores_width > 1
         found = (
@@ -41,7 +42,9 @@ def check_ensembles(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Stag
             wiring.problems.append(Problem(found[0], f"Ensemble {ensemble.name!r}, its fallback", found[1]))
 
 
-def constant_scores(pipeline: Pipeline, model: Model | Ensemble | RemoteModel, signature: Signature) -> Constant | None:
+def constant_scores(
+    pipeline: Pipeline, model: Model | Ensemble | RemoteModel | PythonModel, signature: Signature
+) -> Constant | None:
     """Return a model's constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
     constant = model.constant
     if constant is None or not isinstance(constant.value, str):

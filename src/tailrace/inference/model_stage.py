@@ -72,6 +72,7 @@ class ModelStage:
         backend_reason: str = "",
         instances: int = 1,
         max_wait_ns: int = 0,
+        blocks: bool = False,
     ) -> None:
         self.name = name
         self.signature = signature
@@ -83,7 +84,7 @@ class ModelStage:
         self._costs = LearnedCosts(curve)
         self._fallback_curve = fallback_curve
         self._budget_ns = budget.total_ns
-        self._inline_ns = min(INLINE_NS_MAX, budget.total_ns // 10)
+        self._inline_ns = 0 if blocks else min(INLINE_NS_MAX, budget.total_ns // 10)
         self._clock = clock
         self._now_ns = clock.now_ns
         # A second model has a thread of its own: it is asked when the first one is still at work.
