@@ -245,6 +245,7 @@ def test_versions_that_take_vectors_are_compared(folder: Path, tmp_path: Path) -
     assert compare(one, load_model(tmp_path / "m")) == "they take vectors of other lengths: weight, words"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # Ibis 12 calls what DuckDB 2 deprecates
 def test_vectors_are_shown(folder: Path, tmp_path: Path) -> None:
     """A check says how long the vectors are that a model takes; what the store holds of an entity has its vectors."""

@@ -18,7 +18,6 @@ from tailrace.features.sources import SQL, Parquet
 from tailrace.features.stores.memory import MemoryWriter
 from tailrace.features.view_spec import Entity
 from tailrace.offline.materialize import materialize
-from tailrace.offline.source_rows import SourceRows
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -94,14 +93,3 @@ def test_vectors_come_from_a_query(tmp_path: Path) -> None:
     rows: dict[bytes, bytes] = {}
     assert materialize(view.spec, tmp_path, MemoryWriter(rows)).written == 1
     assert read_back(rows, [7]).tolist() == [[1.0, 2.0, 3.0, 4.0]]
-
-
-def test_history_holds_no_vectors(tmp_path: Path) -> None:
-    """A training set of a view with vectors is refused, and where to join them is told."""
-    vectors = pa.array([[1.0] * 4], pa.list_(pa.float64()))
-    pq.write_table(pa.table({"item_id": [1], "meaning": vectors, "price": [1.0]}), tmp_path / "items.parquet")
-    with (
-        SourceRows(Item.spec, tmp_path, None, lambda: WALL_NS) as source,
-        pytest.raises(SourceError, match="no vectors"),
-    ):
-        source.history()

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def arrow_type(spec: FieldSpec) -> Any:
-    """Return the Arrow type of a field's column; None for one that holds other than numbers, times and texts."""
+    """Return the Arrow type of a field's column; None for one that holds other than numbers, times, texts, vectors."""
     import pyarrow as pa
 
+    if spec.width:
+        return pa.list_(pa.float64(), spec.width)
     types = {"f": pa.float64(), "i": pa.int64(), "b": pa.bool_(), "O": pa.string()}
     if spec.dtype.kind == "M":
         return pa.date32() if spec.dtype == np.dtype("datetime64[D]") else pa.timestamp("us", tz="UTC")
@@ -51,7 +53,14 @@ def cast_field(column: pa.ChunkedArray, name: str, spec: FieldSpec, where: str) 
 
 
 def to_array(column: Any, spec: FieldSpec) -> NDArray[Any]:
-    """Return a column, cast to its field, as an array: (rows,), read-only; NaN, NaT and "" where it is null."""
+    """Return a column, cast to its field, as an array, read-only: (rows,), NaN, NaT and "" where it is null.
+
+    Of vectors (rows, width).
+    """
+    if spec.width:
+        array = vector_array(column, spec.width, spec.dtype, np.nan)
+        array.flags.writeable = False
+        return array
     if spec.dtype.kind == "O":
         array = text_array(column)
     elif spec.dtype.kind == "f":
@@ -59,6 +68,18 @@ def to_array(column: Any, spec: FieldSpec) -> NDArray[Any]:
     else:
         array = np.asarray(column.to_numpy()).astype(spec.dtype, copy=False)
     array.flags.writeable = False
+    return array
+
+
+def vector_array(column: Any, width: int, dtype: np.dtype[Any], default: Any) -> NDArray[Any]:
+    """Return a column of lists of one length as an array, (rows, width); the default where it is null."""
+    import pyarrow.compute as pc
+
+    valid = np.asarray(column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else np.True_)
+    values = pc.list_flatten(column.drop_null() if column.null_count else column).to_numpy()
+    array = np.empty((len(column), width), dtype)
+    array[:] = default
+    array[valid if column.null_count else slice(None)] = np.asarray(values).reshape(-1, width)
     return array
 
 

@@ -201,11 +201,11 @@ def _compare(comparison: FeatureComparison, served: list[Any], computed: list[An
     """Count equal values; return the rows of the others."""
     differing = []
     for row, (one, other) in enumerate(zip(served, computed, strict=True)):
-        if one == other or (one is None and _is_no_number(other)):
+        if _is_same(one, other):
             comparison.exact += 1
             continue
-        gap = _gap(one, other)
-        if gap is not None and gap <= CLOSE * max(abs(one), abs(other), 1.0):
+        gap, size = _gap(one, other)
+        if gap is not None and gap <= CLOSE * size:
             comparison.close += 1
             continue
         comparison.largest = max(comparison.largest, gap or 0.0)
@@ -213,16 +213,29 @@ def _compare(comparison: FeatureComparison, served: list[Any], computed: list[An
     return differing
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether a served value is the computed one; of vectors each number of it."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one == other) or (one is None and _is_no_number(other))
+
+
 def _is_no_number(value: Any) -> bool:
     """Return whether JSON has null for a value."""
     return value is None or (isinstance(value, float) and not np.isfinite(value))
 
 
-def _gap(one: Any, other: Any) -> float | None:
-    """Return how far two numbers are apart; None where one of them is none."""
-    if not all(isinstance(each, int | float) and np.isfinite(each) for each in (one, other)):
-        return None
-    return float(abs(one - other))
+def _gap(one: Any, other: Any) -> tuple[float | None, float]:
+    """Return how far two numbers are apart, or two vectors where they are furthest, and how large they are, 1 at least.
+
+    None where one of them is no number.
+    """
+    numbers = [each if isinstance(each, list) else [each] for each in (one, other)]
+    are_numbers = all(isinstance(each, int | float) and np.isfinite(each) for part in numbers for each in part)
+    if not are_numbers or len(numbers[0]) != len(numbers[1]):
+        return None, 1.0
+    left, right = (np.array(part, np.float64) for part in numbers)
+    return float(np.abs(left - right).max(initial=0.0)), float(np.abs([left, right]).max(initial=1.0))
 
 
 def _reason(

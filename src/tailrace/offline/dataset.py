@@ -185,6 +185,9 @@ class _Making:
 def _arrow(values: Any, *, is_text: bool) -> Any:
     import pyarrow as pa
 
+    if values.ndim > 1:
+        numbers = values.astype("float32") if values.dtype == "float16" else values  # which few read from Parquet
+        return pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), values.shape[1])
     return pa.array(values, pa.string() if is_text else None)
 
 

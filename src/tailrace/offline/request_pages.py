@@ -155,11 +155,12 @@ class RequestPages:
             return table
         lists = table[self._expanded]
         parents, lengths = pc.list_parent_indices(lists), pc.list_value_length(lists)
+        vectors = {name for name, spec in self._specs.items() if spec.width}  # one may be as long as its row's list
         columns = [
             pc.list_flatten(column)
-            if _is_list(column.type) and pc.list_value_length(column).equals(lengths)
+            if _is_list(column.type) and name not in vectors and pc.list_value_length(column).equals(lengths)
             else column.take(parents)
-            for column in table.columns
+            for name, column in zip(table.column_names, table.columns, strict=True)
         ]
         return _table(columns, table.column_names)
 
@@ -198,7 +199,8 @@ class _Constant:
         """Return the column."""
         import pyarrow as pa
 
-        kind = None if self._spec.many or not isinstance(self._value, int | float) else arrow_type(self._spec)
+        is_number = isinstance(self._value, int | float) and not self._spec.many
+        kind = arrow_type(self._spec) if is_number or self._spec.width else None
         return pa.array([self._value] * rows, kind)
 
 

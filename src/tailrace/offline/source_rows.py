@@ -206,11 +206,6 @@ class SourceRows:
 
         required: columns without whose value a row is left out. unique: the column that tells rows of one key apart.
         """
-        if vectors := [column.name for column in self._spec.columns if column.width]:
-            raise SourceError(
-                f"{', '.join(vectors)}: a history holds no vectors", where=self._where,
-                next="put the vectors into a view of their own, and join them to the training set where it is made",
-            )  # fmt: skip
         checked = self._checked
         good = checked["$good"]
         for name in required:

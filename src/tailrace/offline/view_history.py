@@ -23,7 +23,7 @@ from tailrace.features.sources import Source
 from tailrace.features.streams import Stream, StreamViewSpec
 from tailrace.features.view_spec import Column, ViewSpec
 from tailrace.features.windows import Entries
-from tailrace.offline.arrow_columns import text_array, to_array
+from tailrace.offline.arrow_columns import text_array, to_array, vector_array
 from tailrace.offline.database import MEMORY_MB_MIN, DatabaseLimits
 from tailrace.offline.history import PART_ROWS, History, HistoryPart
 from tailrace.offline.page_entities import PageEntities
@@ -205,7 +205,9 @@ def _matches(history: History, entities: PageEntities) -> Iterator[tuple[History
 
 
 def _empty(spec: ViewSpec, rows: int) -> Values:
-    return {column.name: np.empty(rows, column.dtype) for column in spec.columns}
+    return {
+        column.name: np.empty((rows, column.width) if column.width else rows, column.dtype) for column in spec.columns
+    }
 
 
 def _put_defaults(spec: ViewSpec, values: Values, rows: NDArray[np.bool_]) -> None:
@@ -218,6 +220,8 @@ def _values(column: Any, declared: Column) -> NDArray[Any]:
     """Return a column of a history as its type, its default where it is null."""
     if declared.is_text:
         return text_array(column.fill_null(declared.default))
+    if declared.width:
+        return vector_array(column, declared.width, declared.dtype, declared.default)
     filled = column.fill_null(np.asarray(declared.default, declared.dtype).item()) if column.null_count else column
     return np.asarray(filled.to_numpy()).astype(declared.dtype, copy=False)
 

@@ -100,8 +100,7 @@ def package(
     """Write a trained model as the directory `out`, ready to be served.
 
     model: a LightGBM, XGBoost, CatBoost or scikit-learn model, a module or an exported program of PyTorch, or the path
-        of one, as
-        `tailrace.release.original.load_original` takes it.
+        of one, as `tailrace.release.original.load_original` takes it.
     data: rows as the model was trained on (better: held back), as a pyarrow table, pandas DataFrame, or the path of a
         Parquet or CSV file. Its columns are found by the names of the model's features; other columns are ignored.
         The original scores them as they are, the conversion as float32.
