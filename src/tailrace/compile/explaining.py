@@ -17,6 +17,7 @@ from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.stage import Stage
 from tailrace.inference.step import InferenceStep
 from tailrace.pipeline import Pipeline
+from tailrace.response.best_rows import BestRows
 
 ROUNDS: Final = 9
 """Explanations of a row that are timed."""
@@ -44,7 +45,10 @@ def inference_step(
             models[declared.name] = ExplainedModel(filled, trees, names, _row_ns(trees, model, clock))
     if problems:
         raise CompileError(pipeline.name, problems)
-    return ExplainingStep(stage, limit, clock, models=models, top=wiring.explain)
+    has_one_score = all(signature.scores_width == 1 for signature in loaded.signatures.values())
+    # What ranks rows by the likeliest class is known only behind layer 4.
+    answered = BestRows(wiring.top).rows if wiring.top is not None and has_one_score else None
+    return ExplainingStep(stage, limit, clock, models=models, top=wiring.explain, answered=answered)
 
 
 def _row_ns(trees: Trees, model: PackagedModel, clock: Clock) -> int:

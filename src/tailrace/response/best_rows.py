@@ -35,6 +35,10 @@ class BestRows:
             batch.best_rows = (np.concatenate([np.empty(0, np.intp), *found]), begins)
         return batch.best_rows
 
+    def rows(self, batch: Batch) -> NDArray[np.intp]:
+        """Return the rows that the requests are answered with."""
+        return self.find(batch)[0]
+
 
 class BestRowLists:
     """The values of a column for the best rows: a list for each request, in the order of their scores."""

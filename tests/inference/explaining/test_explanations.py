@@ -44,6 +44,29 @@ class Decision(tr.Response):
     unexplained: str
 
 
+class ManyItems(tr.Request):
+    amount: float
+    age: float
+    item_ids: list[int]
+
+
+class FewItems(tr.Response):
+    item_ids: list[int]
+    explanation: list[dict[str, float] | None]
+
+
+class Item(tr.BatchFeatureView):
+    entity = tr.Entity("item", key="item_ids")
+    source = tr.Parquet("items.parquet")
+    hour: float = 0.0
+
+
+@tr.on_demand
+def hour(item: Item) -> np.ndarray:
+    """Return the feature as the model calls it."""
+    return item.hour
+
+
 def rows_of(seed: int = 0) -> tuple[np.ndarray, np.ndarray, pa.Table]:
     """Return features, an outcome, and the table of them."""
     x = np.random.default_rng(seed).normal(size=(400, 3)).astype(np.float32)
@@ -146,6 +169,21 @@ def test_caller_gets_as_many_contributions_as_it_asks_for(pipeline: tr.Pipeline,
     assert answers[1]["explanation"] is None
     assert answers[2]["explanation"] == pytest.approx({name: value for name, value in whole.items() if value})
     assert {answer["unexplained"] for answer in answers} == {""}
+
+
+def test_only_rows_that_are_answered_with_are_explained(pipeline: tr.Pipeline) -> None:
+    """Of a list that is cut to its best: the others would take their time."""
+    features = [ManyItems.amount, ManyItems.age, hour]
+    cut = replace(pipeline, request=ManyItems, response=FewItems, features=features, explain=1, top=2)
+    with TestClient(cut) as client:
+        for item in range(6):
+            client.put(Item, item, hour=float(item))
+        batch = client.run([json.dumps({"amount": 1.5, "age": 2.0, "item_ids": list(range(6))}).encode()])
+    answer = json.loads(batch.bodies[0])
+    assert [len(each) for each in answer["explanation"]] == [1, 1]
+    assert batch.explanations is not None
+    told = {row for row, each in enumerate(batch.explanations) if each is not None}
+    assert told == set(answer["item_ids"])
 
 
 def test_every_answer_is_explained_where_the_pipeline_says_so(pipeline: tr.Pipeline) -> None:

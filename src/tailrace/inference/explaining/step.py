@@ -6,7 +6,7 @@ does not fit, or comes too late, is left out, and the answer says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -64,7 +64,7 @@ class ExplainingStep(InferenceStep):
     """Scores a batch and explains the rows that are asked about.
 
     models: what explains each model of the stage, by its name, or why nothing does. top: how many contributions, or the
-    field of the request that says so, where none is 0.
+    field of the request that says so, where none is 0. answered: finds the rows that are answered with; None for all.
     """
 
     def __init__(
@@ -75,12 +75,14 @@ class ExplainingStep(InferenceStep):
         *,
         models: Mapping[str, ExplainedModel | str],
         top: int | str,
+        answered: Callable[[Batch], NDArray[np.intp]] | None = None,
     ) -> None:
         super().__init__(stage, limit)
         self._models = models
         self._top = top if isinstance(top, int) else 0
         self._read = attrgetter(top) if isinstance(top, str) else None
         self._row_ns = max((each.row_ns for each in models.values() if isinstance(each, ExplainedModel)), default=0)
+        self._answered = answered
         self._clock = clock
         self._thread: InferenceThread | None = None
 
@@ -117,9 +119,16 @@ class ExplainingStep(InferenceStep):
     def _limits(self, batch: Batch) -> NDArray[np.intp]:
         """Return how many contributions each row is asked for."""
         if self._read is None:
-            return np.full(batch.rows, self._top)
-        limits = np.fromiter(map(self._read, batch.requests), np.intp, len(batch.requests))
-        return limits if batch.row_request is None else limits[batch.row_request]
+            limits = np.full(batch.rows, self._top)
+        else:
+            limits = np.fromiter(map(self._read, batch.requests), np.intp, len(batch.requests))
+            limits = limits if batch.row_request is None else limits[batch.row_request]
+        if self._answered is None or not limits.any():
+            return limits
+        kept = np.zeros_like(limits)
+        rows = self._answered(batch)
+        kept[rows] = limits[rows]
+        return kept
 
     async def _explain(
         self, batch: Batch, model: ExplainedModel, rows: NDArray[np.intp], limits: NDArray[np.intp], limit_ns: int
