@@ -8,11 +8,12 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tailrace.core_share import LOADING_NICE, SCHED_SETATTR, give_way
+from tailrace.core_share import LOADING_NICE, SCHED_SETATTR, be_prompt, give_way, stand_back
 
 KNOWN = pytest.mark.skipif(platform.machine() not in SCHED_SETATTR, reason="no number of sched_setattr for it")
 
@@ -32,19 +33,21 @@ tell()
 
 
 @KNOWN
-def test_thread_gives_way_alone() -> None:
+@pytest.mark.parametrize(("ask", "policy"), [(give_way, os.SCHED_BATCH), (stand_back, os.SCHED_OTHER)])
+def test_thread_gives_way_alone(ask: Callable[[int], None], policy: int) -> None:
     """Its niceness and policy are its own; the thread that began it has the share that it had."""
     found: list[tuple[int, int]] = []
 
     def run() -> None:
-        give_way(7)
+        be_prompt()
+        ask(7)
         found.append((os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
 
     before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert found == [(os.SCHED_BATCH, 7)]
+    assert found == [(policy, 7)]
     assert (os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)) == before
 
 

@@ -1,8 +1,9 @@
-"""Who gets the core: what computes for long leaves it at once to whoever wakes beside it.
+"""Who gets the core: a loop that wakes has it at once, what computes for long leaves it.
 
-Niceness counts within a session only where the kernel groups processes by sessions (autogroup), and every child of the
-supervisor has its own. So two things are asked for beside it. A long slice: who wakes, such as a worker that a request
-comes to, takes the core without waiting for the slice to end (Linux 6.12). And the niceness of the session itself.
+Two things decide that, and a share of the core is neither. The slice (Linux 6.12): of two that have their due, the one
+with the shorter slice goes first, and takes the core from the other when it wakes. The niceness: it counts within a
+session only where the kernel groups processes by sessions (autogroup), and every child of the supervisor has its own;
+so that of the session itself is set too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-SLICE_NS: Final = 100_000_000
-"""The longest that the kernel takes."""
+PROMPT_SLICE_NS: Final = 500_000
+"""Of a loop. The kernel's own choice is about 3 ms; it takes 0.1 to 100 ms."""
+LONG_SLICE_NS: Final = 100_000_000
+"""Of what nobody waits for: where others want the core too, its turn comes late."""
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The number of the system call, by machine; Python and older C libraries have no function of it."""
 LOADING_NICE: Final = 10
@@ -27,14 +30,27 @@ LOADING_NICE: Final = 10
 _SESSION: Final = Path("/proc/self/autogroup")
 
 
-def give_way(nice: int) -> None:
-    """Let others have the core before the calling thread, and before no other thread of its process.
+def be_prompt() -> None:
+    """Have the calling thread go first when it wakes; what it begins later inherits that. For loops."""
+    _set_slice(os.SCHED_OTHER, 0, PROMPT_SLICE_NS)
+
+
+def stand_back(nice: int) -> None:
+    """Let the loop of the process have the core before the calling thread, which callers wait for too.
 
     nice: 0 to 19, of the thread from now on. What the kernel does not know is left out.
     """
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
-    _set_slice(os.SCHED_BATCH, nice, SLICE_NS)
+    _set_nice(nice)
+    _set_slice(os.SCHED_OTHER, nice, 0)
+
+
+def give_way(nice: int) -> None:
+    """Let all others have the core before the calling thread, for which nobody waits.
+
+    nice: 0 to 19, of the thread from now on. What the kernel does not know is left out.
+    """
+    _set_nice(nice)
+    _set_slice(os.SCHED_BATCH, nice, LONG_SLICE_NS)
 
 
 @contextmanager
@@ -45,12 +61,18 @@ def giving_way(nice: int = LOADING_NICE) -> Iterator[None]:
     thread's own cannot be taken back without privileges, and is left as it is.
     """
     _set_session(nice)
-    _set_slice(os.SCHED_BATCH, 0, SLICE_NS)
+    _set_slice(os.SCHED_BATCH, 0, LONG_SLICE_NS)
     try:
         yield
     finally:
         _set_slice(os.SCHED_OTHER, 0, 0)
         _set_session(0)
+
+
+def _set_nice(nice: int) -> None:
+    """Set the niceness of the calling thread alone."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _set_slice(policy: int, nice: int, slice_ns: int) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
-from tailrace.core_share import give_way
+from tailrace.core_share import stand_back
 from tailrace.deadline import NS_PER_S, Clock, MonotonicClock
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class InferenceThread:
         job.done(result, error)
 
     def _work(self) -> None:
-        give_way(NICE)
+        stand_back(NICE)
         while (job := self._jobs.get()) is not None:
             result: Any = None
             error: BaseException | None = None

@@ -21,7 +21,7 @@ import structlog
 import uvloop
 
 from tailrace.compile.pinned_modules import unpinned_modules
-from tailrace.core_share import giving_way
+from tailrace.core_share import be_prompt, giving_way
 from tailrace.deadline import MonotonicClock
 from tailrace.errors import TailraceError, UnavailableError
 from tailrace.ingest.link import EventLink
@@ -96,6 +96,7 @@ class Worker:
             self._channel.send(Failed(f"{type(error).__name__}: {error}"))
             self._log.error("worker cannot start", error=repr(error), exc_info=error)
             return 1
+        be_prompt()
         gc.collect()
         gc.freeze()
         gc.disable()  # collected by the sweep, when nothing is in flight
