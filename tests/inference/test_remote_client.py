@@ -193,7 +193,7 @@ def test_late_answer_is_given_up_at_the_deadline(server: ProtocolServer, fault: 
         with pytest.raises(RemoteError) as caught:
             await ask(client, 1.0, within_ms=60)
         assert caught.value.reason is RemoteFault.LATE
-        assert 0.05 < time.monotonic() - began_s < 0.5
+        assert 0.05 < time.monotonic() - began_s < 2.0
         server.fault = ""
         assert await ask(client, 2.0) == [2.0]
 

@@ -153,7 +153,7 @@ def test_whatever_is_answered_is_scores_of_the_rows_or_an_error(name: str, data:
     assert scores.dtype == np.float64
 
 
-NAMES = ("amount", "CustomerProfile.age", "TerminalProfile.age", "country")
+NAMES = dict.fromkeys(("amount", "CustomerProfile.age", "TerminalProfile.age", "country"), 1)
 
 
 def test_inputs_take_the_features_of_their_names() -> None:
@@ -186,6 +186,20 @@ def test_input_that_no_batch_fits_is_a_disagreement(shape: tuple[int, ...], dtyp
     found = agree(RemoteModel("fraud", url="http://host/v2/models/fraud"), described, NAMES)
     assert isinstance(found, Disagreement)
     assert what in found.what
+
+
+def test_vector_fills_as_many_columns_as_it_has() -> None:
+    """A feature that is a vector counts with its columns, beside others and alone."""
+    url, features = "http://host/v2/models/far", {"taste": 8, "age": 1}
+    told = Described((Tensor("x", "float32", (-1, 9)),), (Tensor("meaning", "float32", (-1, 3)),))
+    found = agree(RemoteModel("far", url=url, vector=3), told, features)
+    assert isinstance(found, RemoteSignature)
+    assert (found.signature.inputs[0].width, found.columns, found.signature.vector) == (9, 3, 3)
+    assert found.signature.column is None
+    wrong = agree(RemoteModel("far", url=url, vector=3), told, {"taste": 4, "age": 1})
+    assert isinstance(wrong, Disagreement)
+    assert wrong.what == "its input 'x' has 9 columns, and the features that fill it have 5"
+    assert isinstance(agree(RemoteModel("far", url=url, vector=4), told, features), Disagreement)
 
 
 def test_two_classes_have_their_second_column_as_the_score() -> None:

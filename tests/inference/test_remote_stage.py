@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,11 +112,11 @@ REASONS = {
 def test_faults_are_answered_by_the_fallback_within_the_budget(server: ProtocolServer, fault: str) -> None:
     """Whatever the server does, a call gets the declared score in time, and the answer says why."""
     model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
-    with TestClient(pipeline_of(model, "80ms")) as client:
+    with TestClient(pipeline_of(model, "80ms" if REASONS[fault] is Degraded.MODEL_TIMEOUT else "3s")) as client:
         server.fault = fault
         began_s = time.monotonic()
         assert scores_of(client, 1.0, 2.0) == ([0.5, 0.5], [REASONS[fault]] * 2)
-        assert time.monotonic() - began_s < 0.3
+        assert time.monotonic() - began_s < 1.0  # the budget, and what a busy machine makes of it
         server.fault = ""
         assert scores_of(client, 1.0, 2.0) == ([1.0, 2.0], [0, 0])
 
@@ -125,7 +125,7 @@ def test_faults_are_answered_by_the_fallback_within_the_budget(server: ProtocolS
 def test_server_left_alone_is_answered_for_with_what_it_did(server: ProtocolServer, fault: str) -> None:
     """Once the breaker is open the fallback answers at once, for the reason for which it opened."""
     model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
-    with TestClient(pipeline_of(model, "30ms")) as client:
+    with TestClient(pipeline_of(model, "30ms" if fault == "stall" else "3s")) as client:
         (stage,) = remote_stages(client.plan.inference.stage)
         server.fault = fault
         for _ in range(3):
@@ -139,7 +139,8 @@ def test_server_left_alone_is_answered_for_with_what_it_did(server: ProtocolServ
 @pytest.mark.parametrize(("fault", "error"), [("stall", DeadlineExceededError), ("garbage", InferenceError)])
 def test_without_a_fallback_a_fault_is_an_error(server: ProtocolServer, fault: str, error: type[Exception]) -> None:
     """Where nothing is declared to answer in its place, a call fails, and never gets a number."""
-    with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url()), "80ms")) as client:
+    budget = "80ms" if fault == "stall" else "3s"
+    with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url()), budget)) as client:
         server.fault = fault
         with pytest.raises(error):
             client.predict({"a": 1.0})
@@ -162,7 +163,7 @@ def test_second_model_is_computed_here(server: ProtocolServer, local_model: Path
     second = tr.Model("local", path=local_model, fallback=tr.Constant(0.5))
     with TestClient(pipeline_of(second)) as client:
         expected, _ = scores_of(client, 1.0, -1.0)
-    with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url(), fallback=second), "300ms")) as client:
+    with TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url(), fallback=second), "400ms")) as client:
         for server.fault, reason in (("garbage", Degraded.MODEL_ERROR), ("stall", Degraded.MODEL_TIMEOUT)):
             assert scores_of(client, 1.0, -1.0) == (expected, [reason] * 2)
         server.fault = ""
@@ -323,7 +324,10 @@ def test_batches_in_flight_keep_their_scores_apart(server: ProtocolServer) -> No
 DISAGREEMENTS: list[tuple[dict[str, Any], str]] = [
     ({"inputs": [tr.RemoteInput("y")]}, "its server has the inputs x, and others are declared"),
     ({"inputs": [tr.RemoteInput("x", "float64")]}, "its input 'x' is declared float64, and the server takes float32"),
-    ({"inputs": [tr.RemoteInput("x", features=["a", "b"])]}, "its input 'x' has 4 columns, and 2 features fill it"),
+    (
+        {"inputs": [tr.RemoteInput("x", features=["a", "b"])]},
+        "its input 'x' has 4 columns, and the features that fill it have 2",
+    ),
     ({"output": "scores"}, "its server has no output 'scores'"),
     ({"classes": ["x", "y", "z"]}, "its output 'score' has 1 columns, for 3 expected"),
     ({"column": 2}, "its output has 1 columns, and column 2 is to be the score"),
@@ -345,7 +349,7 @@ def test_declaration_is_held_against_the_server(
 def test_model_of_other_columns_is_a_mistake(server: ProtocolServer) -> None:
     """A server whose model has another number of inputs than the pipeline has features is refused."""
     server.width = 5
-    with pytest.raises(CompileError, match="its input 'x' has 5 columns, and 4 features fill it"):
+    with pytest.raises(CompileError, match="its input 'x' has 5 columns, and the features that fill it have 4"):
         TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.url())))
 
 
@@ -355,7 +359,30 @@ def test_unknown_model_is_a_mistake(server: ProtocolServer) -> None:
         TestClient(pipeline_of(tr.RemoteModel("fraud", url=server.root + "/v2/models/other")))
 
 
+class Words(tr.Request):
+    taste: Annotated[list[float], tr.Field(min_length=3, max_length=3)]
+    age: float
+
+
+class Meaning(tr.Response):
+    meaning: Annotated[list[float], tr.Embedding()]
+
+
+def test_vectors_go_in_and_out(server: ProtocolServer) -> None:
+    """A feature of three numbers fills three columns of an input; an output of three is an embedding."""
+    server.fault = "three_columns"
+    inputs = [tr.RemoteInput("x")]
+    pipeline = tr.Pipeline(
+        name="words", request=Words, response=Meaning, features=[Words.taste, Words.age], budget=tr.Budget("5s"),
+        model=tr.RemoteModel("fraud", url=server.url("torchserve"), inputs=inputs, vector=3),
+    )  # fmt: skip
+    with TestClient(pipeline) as client:
+        assert client.predict({"taste": [0.5, 2.0, 3.0], "age": 9.0}) == {"meaning": [0.5, 0.5, 0.5]}
+        assert json.loads(server.requests[-1].body) == {"instances": [[0.5, 2.0, 3.0, 9.0]]}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"vector": 3, "classes": ["a", "b"]}, "vector is the number of an embedding's columns"),
     ({"url": "http://host/models/fraud"}, "shows no protocol"),
     ({"url": "http://user:secret-7@host/v2/models/fraud"}, "holds a password"),
     ({"url": "ftp://host/v2/models/fraud"}, "not an address"),

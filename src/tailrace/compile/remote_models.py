@@ -6,6 +6,7 @@ during its outage must come back, and answers by the fallback until the server d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,14 +47,14 @@ def find_remote_models(pipeline: Pipeline, problems: list[Problem]) -> dict[Remo
     """Ask each remote model of a pipeline what it takes and gives; add to the problems what does not fit."""
     found: dict[RemoteModel, FoundRemote] = {}
     declared = [each for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)]
-    features = tuple(wire(pipeline).features) if declared else ()
+    features = {name: found.width for name, found in wire(pipeline).features.items()} if declared else {}
     for model in dict.fromkeys(declared):
         _find(model, features, found, problems)
     return found
 
 
 def _find(
-    model: RemoteModel, features: tuple[str, ...], found: dict[RemoteModel, FoundRemote], problems: list[Problem]
+    model: RemoteModel, features: Mapping[str, int], found: dict[RemoteModel, FoundRemote], problems: list[Problem]
 ) -> None:
     where = f"model {model.name!r} at {model.url}"
     notice = ""

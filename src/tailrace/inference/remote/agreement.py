@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
@@ -18,10 +18,13 @@ class Disagreement(NamedTuple):
     next: str
 
 
-def agree(model: RemoteModel, described: Described | None, features: Sequence[str]) -> RemoteSignature | Disagreement:
+def agree(
+    model: RemoteModel, described: Described | None, features: Mapping[str, int]
+) -> RemoteSignature | Disagreement:
     """Return what a remote model takes and gives, or the first thing that does not fit.
 
-    described: None where the server could not be asked. features: of the pipeline, by their names, in their order.
+    described: None where the server could not be asked. features: of the pipeline, in their order, by their names: how
+    many columns each has, one where it is no vector.
     """
     told = described or Described()
     inputs = _inputs(model, told.inputs)
@@ -42,10 +45,10 @@ def agree(model: RemoteModel, described: Described | None, features: Sequence[st
     if wrong := _columns_problem(model, next((each for each in told.outputs if each.name == output), None)):
         return wrong
     column = model.column
-    if column is None and len(model.classes) <= 2:  # of two classes the score is the second one's
+    if column is None and len(model.classes) <= 2 and not model.vector:  # of two classes the score is the second one's
         column = max(len(model.classes) - 1, 0)
     return RemoteSignature(
-        Signature(tuple(specs), output, column, model.classes),
+        Signature(tuple(specs), output, column, model.classes, model.vector),
         columns_of(model),
         flat=tuple(tensor.name for tensor in told.inputs if len(tensor.shape) == 1),
         is_binary=model.protocol == "oip-binary" or told.is_binary,
@@ -54,7 +57,7 @@ def agree(model: RemoteModel, described: Described | None, features: Sequence[st
 
 def columns_of(model: RemoteModel) -> int:
     """Return how many columns the output must have; 0 where a column is declared, of however many."""
-    return max(len(model.classes), 1) if model.column is None else 0
+    return max(len(model.classes), model.vector, 1) if model.column is None else 0
 
 
 def _inputs(model: RemoteModel, told: Sequence[Tensor]) -> Sequence[RemoteInput] | Disagreement:
@@ -78,31 +81,37 @@ def _inputs(model: RemoteModel, told: Sequence[Tensor]) -> Sequence[RemoteInput]
     return model.inputs
 
 
-def _spec(each: RemoteInput, features: Sequence[str], *, is_only: bool) -> TensorSpec | Disagreement:
+def _spec(each: RemoteInput, features: Mapping[str, int], *, is_only: bool) -> TensorSpec | Disagreement:
     """Return an input with the features that fill it."""
     if each.features is not None:
-        return TensorSpec(each.name, each.dtype, tuple(each.features))
+        return _filled(each, each.features, features)
     if is_only:
-        return TensorSpec(each.name, each.dtype, tuple(features))
+        return _filled(each, tuple(features), features)
     found = [name for name in features if name == each.name] or [
         name for name in features if name.rpartition(".")[2] == each.name
     ]
     if len(found) == 1:
-        return TensorSpec(each.name, each.dtype, tuple(found))
+        return _filled(each, found, features)
     what = f"its input {each.name!r} is filled by {'no feature' if not found else ' or '.join(found)}"
     return Disagreement(what, f'say which: tr.RemoteInput("{each.name}", "{each.dtype}", features=["…"])')
 
 
+def _filled(each: RemoteInput, names: Sequence[str], features: Mapping[str, int]) -> TensorSpec:
+    """Return an input that these features fill; that they are there is checked with all models' inputs."""
+    widths = tuple(features.get(name, 1) for name in names)
+    return TensorSpec(each.name, each.dtype, tuple(names), widths if max(widths, default=1) > 1 else ())
+
+
 def _width_problem(spec: TensorSpec, theirs: Tensor) -> Disagreement | None:
     """Return what is wrong with an input's shape: it takes other columns, or no batches."""
-    width, shape = len(spec.features), list(theirs.shape)
+    width, shape = spec.width, list(theirs.shape)
     if not shape or shape[0] != -1 or len(shape) > 2:
         what = f"its input {spec.name!r} has the shape {shape}: it does not take any number of rows"
         return Disagreement(what, "serve it with the shape [-1, columns]: max_batch_size over 0, in Triton")
     columns = shape[1] if len(shape) == 2 else 1
     if columns in {-1, width}:
         return None
-    what = f"its input {spec.name!r} has {columns} columns, and {width} features fill it"
+    what = f"its input {spec.name!r} has {columns} columns, and the features that fill it have {width}"
     return Disagreement(what, "list the features that it was trained on, in their order")
 
 
@@ -132,4 +141,4 @@ def _columns_problem(model: RemoteModel, theirs: Tensor | None) -> Disagreement 
     if expected in {0, columns}:
         return None
     what = f"its output {theirs.name!r} has {columns} columns, for {expected} expected"
-    return Disagreement(what, "say which is the score, column=1, or what they are called: classes=[…]")
+    return Disagreement(what, "say which is the score, column=1; what they are called, classes=[…]; or vector=COLUMNS")

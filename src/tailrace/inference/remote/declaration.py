@@ -54,7 +54,8 @@ class RemoteModel(StageDeclaration):
     protocol: one of `PROTOCOLS`; None: what the URL's path shows. inputs, output: asked from the server, where its
         protocol can tell; where both are declared, the pipeline starts without it too.
     column: of the output, that is the score; classes: of a classifier, in the order of the output's columns. Of two
-        classes the second column is the score, where none is named.
+        classes the second column is the score, where none is named. vector: the columns of an output that is an
+        embedding and no score.
     fallback: what scores a row when the server fails or is late: a `Constant`, or a `Model` that is computed here.
     authorization: the environment variable that holds the header Authorization, whole. connections_max: open to the
         server at once, by each worker: so many batches may wait for it. rows_max: of one call; more are sent in parts,
@@ -69,6 +70,7 @@ class RemoteModel(StageDeclaration):
     output: str | None
     column: int | None
     classes: tuple[str | int, ...]
+    vector: int
     fallback: Constant | Model | None
     authorization: str | None
     connections_max: int
@@ -86,6 +88,7 @@ class RemoteModel(StageDeclaration):
         output: str | None = None,
         column: int | None = None,
         classes: Sequence[str | int] = (),
+        vector: int = 0,
         fallback: Constant | Model | None = None,
         authorization: str | None = None,
         connections_max: int = 32,
@@ -95,7 +98,7 @@ class RemoteModel(StageDeclaration):
         found = protocol or _protocol_of(name, url)
         values = {
             "name": name, "url": url, "protocol": found, "inputs": None if inputs is None else tuple(inputs),
-            "output": output, "column": column, "classes": tuple(classes), "fallback": fallback,
+            "output": output, "column": column, "classes": tuple(classes), "vector": vector, "fallback": fallback,
             "authorization": authorization, "connections_max": connections_max, "rows_max": rows_max,
             "described": described,
         }  # fmt: skip
@@ -149,10 +152,8 @@ class RemoteModel(StageDeclaration):
         match = _PATHS[self.api].fullmatch(self.address.path)
         return (match[part] or "") if match is not None else ""
 
-    def _problem(self) -> str:  # noqa: PLR0911 - a case an argument
+    def _problem(self) -> str:
         """Return what is wrong with it; nothing where all is well."""
-        if not self.name:
-            return "a model has a name, such as 'fraud'"
         if self.protocol not in PROTOCOLS:
             return f"the protocol is {self.protocol!r}; write one of {', '.join(PROTOCOLS)}"
         try:
@@ -161,17 +162,25 @@ class RemoteModel(StageDeclaration):
             return str(error)
         if _PATHS[self.api].fullmatch(path) is None:
             return f"{path!r} is no model's path by {self.api}; write {_EXAMPLES[self.api]}"
-        if not all(isinstance(each, RemoteInput) for each in self.inputs or ()) or self.inputs == ():
-            return 'its inputs are a list of tr.RemoteInput("x", "float32")'
-        if self.column is not None and self.column < 0:
-            return "columns count from 0"
-        fallback: object = self.fallback
-        if not isinstance(fallback, Constant | Model | None):
-            return f"the fallback is {fallback!r}; write tr.Constant(0.5) or tr.Model(…)"
         if self.authorization is not None and not _VARIABLE.fullmatch(self.authorization):
             return "authorization names an environment variable, which holds the header: 'FRAUD_AUTHORIZATION'"
         if not 1 <= self.connections_max <= CONNECTIONS_MAX or not 1 <= self.rows_max <= ROWS_MAX:
             return f"connections_max is 1 to {CONNECTIONS_MAX:,}, rows_max 1 to {ROWS_MAX:,}"
+        return self._scores_problem()
+
+    def _scores_problem(self) -> str:
+        """Return what is wrong with what goes in, comes out, or stands in for it, and what it is called."""
+        if not self.name:
+            return "a model has a name, such as 'fraud'"
+        if not all(isinstance(each, RemoteInput) for each in self.inputs or ()) or self.inputs == ():
+            return 'its inputs are a list of tr.RemoteInput("x", "float32")'
+        if self.column is not None and self.column < 0:
+            return "columns count from 0"
+        if self.vector < 0 or (self.vector and (self.classes or self.column is not None)):
+            return "vector is the number of an embedding's columns, and then there is no score: no column, no classes"
+        fallback: object = self.fallback
+        if not isinstance(fallback, Constant | Model | None):
+            return f"the fallback is {fallback!r}; write tr.Constant(0.5) or tr.Model(…)"
         return ""
 
 
