@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from tailrace.cli.serve import RegistryUrl, TrustedKeys
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tailrace.compile.checking import CheckedPipeline
     from tailrace.compile.warm_up import LayerTimes
+    from tailrace.pipeline import Pipeline
     from tailrace.plan import Plan
+    from tailrace.release.registry.child import RegistryChoice
 
 
 def check(
@@ -27,6 +32,8 @@ def check(
     store: Annotated[
         str | None, typer.Option(help="Online store to look at in place of the declared: lmdb:PATH, redis://…")
     ] = None,
+    registry: RegistryUrl = None,
+    trusted_keys: TrustedKeys = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array, a report a pipeline, in place of the tables.")
     ] = False,
@@ -41,34 +48,47 @@ def check(
     Where a column of one view is the key of another, the hops are printed too: what is read together, by which keys,
     and how long that takes on the store. Hops that take longer, one after the other, than features may is a warning.
 
+    A model that is a version in a registry is fetched for the while, as the next start of a server would.
+
     For example:
 
         tailrace check examples/fraud/pipeline.py
     """
-    from tailrace.compile.checking import check_pipeline
     from tailrace.compile.loading import load_pipelines
-    from tailrace.deadline import MonotonicClock
-    from tailrace.errors import CompileError
+    from tailrace.release.registry.child import RegistryChoice
 
-    reports: list[dict[str, Any]] = []
-    for file in files:
-        for pipeline in load_pipelines(file):
-            try:
-                checked = asyncio.run(check_pipeline(pipeline, store, MonotonicClock()))
-            except CompileError as error:
-                reports.append(
-                    {"pipeline": pipeline.name, "ok": False, "problems": [p._asdict() for p in error.problems]}
-                )
-                if not as_json:
-                    print(f"error: {error}", file=sys.stderr)
-                continue
-            reports.append(_report(checked))
-            if not as_json:
-                _show(checked)
-            checked.plan.close()
+    choice = RegistryChoice(registry, tuple(map(str, trusted_keys or ())))
+    with tempfile.TemporaryDirectory(prefix="tailrace-check-") as folder:
+        reports = [
+            _check(pipeline, store, choice, Path(folder), as_json=as_json)
+            for file in files
+            for pipeline in load_pipelines(file)
+        ]
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(reports)).decode() + "\n")
     raise typer.Exit(0 if all(report["ok"] for report in reports) else 1)
+
+
+def _check(
+    pipeline: Pipeline, store: str | None, choice: RegistryChoice, folder: Path, *, as_json: bool
+) -> dict[str, Any]:
+    """Check a pipeline, print what came of it unless JSON is wanted, and return its report."""
+    from tailrace.compile.checking import check_pipeline
+    from tailrace.deadline import MonotonicClock
+    from tailrace.errors import CompileError
+    from tailrace.release.registry.declared import with_fetched_models
+
+    fetched = with_fetched_models(pipeline, choice, folder)
+    try:
+        checked = asyncio.run(check_pipeline(fetched, store, MonotonicClock()))
+    except CompileError as error:
+        if not as_json:
+            print(f"error: {error}", file=sys.stderr)
+        return {"pipeline": pipeline.name, "ok": False, "problems": [p._asdict() for p in error.problems]}
+    if not as_json:
+        _show(checked)
+    checked.plan.close()
+    return _report(checked)
 
 
 def _report(checked: CheckedPipeline) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_man
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
 from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
-from tailrace.release.registry.child import Fetched, RegistryChoice, fetch_for_release
+from tailrace.release.registry.child import Fetched, RegistryChoice, fetch_for_release, url_of
 from tailrace.release.remotes import describe_remotes, with_pinned_remotes
 from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
 from tailrace.version import VERSION
@@ -115,20 +115,20 @@ class _Registered:
     def __init__(self, shelf: Shelf, choice: RegistryChoice) -> None:
         self._shelf = shelf
         self._choice = choice
-        self._kept: dict[tuple[str, str | None], tuple[Path, Fetched]] = {}
+        self._kept: dict[tuple[str, str], tuple[Path, Fetched]] = {}
 
     def keep(self, version: str, registry: str | None, base_dir: Path) -> tuple[Path, Fetched]:
-        """Keep a version; return where, and which it is. registry: a URL, or a directory beside the pipeline's file."""
-        url = registry if registry is None or "://" in registry else str(base_dir / registry)
+        """Keep a version; return where, and which it is."""
+        url = url_of(version, registry, self._choice, base_dir)
         if (version, url) not in self._kept:
             self._kept[version, url] = self._fetch(version, url)
         return self._kept[version, url]
 
-    def _fetch(self, version: str, url: str | None) -> tuple[Path, Fetched]:
+    def _fetch(self, version: str, url: str) -> tuple[Path, Fetched]:
         fetched: list[Fetched] = []
 
         def fill(draft: Path) -> str:
-            fetched.append(fetch_for_release(version, url, self._choice, draft, str(self._shelf.root)))
+            fetched.append(fetch_for_release(version, url, self._choice.trusted_keys, draft, str(self._shelf.root)))
             for file in draft.rglob("*"):
                 if file.is_file():
                     file.chmod(0o444)  # nothing writes to a copy

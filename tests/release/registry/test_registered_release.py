@@ -5,13 +5,16 @@ Each fetch is a process; so most are among the slow tests.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tailrace.cli.main import app
 from tailrace.errors import ModelPackageError, RegistryError
 from tailrace.inference.loading import load_model
 from tailrace.release.pin import pin, pin_again
@@ -158,6 +161,16 @@ def test_version_of_a_bucket_is_released(file: Path, packaged: Path, s3_url: str
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout == "fraud@1 False\n", done.stderr
     assert [hold.why for hold in registry.holds("fraud", 1).values()] == [f"served from {tmp_path / 'kept'}"]
+
+
+def test_check_fetches_what_would_be_served(file: Path, registry: Registry, tmp_path: Path) -> None:
+    """`tailrace check` compiles the version that the alias names now, and leaves nothing of it; it needs no release."""
+    done = CliRunner().invoke(app, ["check", str(file), "--registry", registry.url, "--json"])
+    assert json.loads(done.output)[0]["ok"], done.output
+    assert [path.name for path in file.parent.iterdir() if path.name != "__pycache__"] == ["pipeline.py"]
+    assert registry.holds("fraud", 1) == {}
+    with pytest.raises(RegistryError, match="no registry is named"):
+        raise CliRunner().invoke(app, ["check", str(file)]).exception or AssertionError
 
 
 def test_version_that_is_not_fetched_says_how(file: Path) -> None:

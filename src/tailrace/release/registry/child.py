@@ -55,20 +55,29 @@ class _Refused(msgspec.Struct, frozen=True, tag=True):
     next: str
 
 
-def fetch_for_release(version: str, registry: str | None, choice: RegistryChoice, out: Path, holder: str) -> Fetched:
+def url_of(version: str, registry: str | None, choice: RegistryChoice, base_dir: Path) -> str:
+    """Return the URL of the registry that a model's version lies in. Raises RegistryError where none is named.
+
+    registry: of the declaration, a URL or a directory beside the pipeline's file, which is in `base_dir`; None takes the
+    choice's.
+    """
+    if registry is not None:
+        return registry if "://" in registry else str(base_dir / registry)
+    if choice.url is not None:
+        return choice.url
+    raise RegistryError(
+        "no registry is named that it lies in",
+        where=f"model version {version!r}",
+        next="give --registry URL, or TAILRACE_REGISTRY, or the model's registry=",
+    )
+
+
+def fetch_for_release(version: str, url: str, trusted_keys: tuple[str, ...], out: Path, holder: str) -> Fetched:
     """Write a version's files into an empty directory, and hold it in the registry, where that may be written.
 
-    registry: of the declaration; None takes the choice's.
-    Raises RegistryError: no registry is named, there is no such version, it is damaged or not trusted.
+    Raises RegistryError: there is no such version, it is damaged or not trusted.
     """
-    url = registry or choice.url
-    if url is None:
-        raise RegistryError(
-            "no registry is named that it lies in",
-            where=f"model version {version!r}",
-            next="give --registry URL, or TAILRACE_REGISTRY, or the model's registry=",
-        )
-    wanted = _Wanted(url, version, choice.trusted_keys, str(out), holder)
+    wanted = _Wanted(url, version, trusted_keys, str(out), holder)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "tailrace.release.registry.child"],
