@@ -58,8 +58,8 @@ class _Refused(msgspec.Struct, frozen=True, tag=True):
 def url_of(version: str, registry: str | None, choice: RegistryChoice, base_dir: Path) -> str:
     """Return the URL of the registry that a model's version lies in. Raises RegistryError where none is named.
 
-    registry: of the declaration, a URL or a directory beside the pipeline's file, which is in `base_dir`; None takes the
-    choice's.
+    registry: of the declaration, a URL, or a directory beside the pipeline's file, which is in `base_dir`; None takes
+        the choice's.
     """
     if registry is not None:
         return registry if "://" in registry else str(base_dir / registry)
