@@ -99,3 +99,13 @@ def test_compositions_are_members_of_each_other(members: Members, client_of_stag
     assert batch.branches is not None
     assert batch.branches["inner"].tolist() == [-1, 0, -1, 0, 0]
     assert np.isnan(batch.stage_scores["mean"]).tolist() == [True, False, True, False, False]
+
+
+def test_model_that_stands_in_two_places_is_asked_in_both(members: Members, client_of_stage: ClientOf) -> None:
+    """On its one thread, for its own rows in each."""
+    slow = members("slow")
+    inner = tr.Cascade("inner", members("low"), slow, unsure=(0.3, 0.5))
+    client = client_of_stage(tr.Ensemble("both", [inner, slow]), features=[Payment.amount, Payment.work])
+    batch = run_array(client, *({"amount": amount} for amount in (10, 40, 80)))
+    np.testing.assert_allclose(batch.scores, [(0.1 + 0.9) / 2, 0.9, (0.8 + 0.9) / 2], atol=1e-6)
+    assert batch.degraded is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import shutil
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -19,11 +20,14 @@ from onnx import helper
 
 import tailrace as tr
 from pipelines.model_graphs import FLOAT, save
-from tailrace.batch import Batch
+from tailrace.batch import Batch, Call, Transport
+from tailrace.deadline import MonotonicClock
+from tailrace.engine import Engine
 from tailrace.errors import CompileError, ModelPackageError
 from tailrace.inference.explaining.explainer import EXPLAIN_LIGHTGBM, load_explainer
 from tailrace.inference.explaining.step import ENSEMBLE, FALLBACK, NO_TIME, ExplainedModel, ExplainingStep
 from tailrace.inference.loading import load_model
+from tailrace.loop_load import LoopLoad
 from tailrace.release.package import package
 from tailrace.testing import TestClient
 
@@ -261,6 +265,31 @@ def test_explanation_that_is_late_is_left_out(pipeline: tr.Pipeline, folder: Pat
         assert time.monotonic() - began < 0.15
     assert (answer["explanation"], answer["unexplained"]) == (None, NO_TIME)
     assert 0 < answer["score"] < 1
+
+
+def test_call_that_asks_nothing_does_not_wait_for_explanations(pipeline: tr.Pipeline, folder: Path) -> None:
+    """While one call's explanation is computed the next is answered."""
+    order: list[int] = []
+
+    class Answers:
+        def deliver(self, batch: Batch, places: Any) -> None:
+            order.extend(batch.calls[place].requests.customer_id for place in places)
+
+    async def main(client: TestClient) -> None:
+        slowed(client, folder, 0.1, 20_000_000)
+        loop, transport = asyncio.get_running_loop(), cast(Transport, Answers())
+        engine = Engine(client.plan, LoopLoad(loop), [], MonotonicClock())
+        for number, explain in ((1, 1), (2, 0)):
+            made = msgspec.convert(request(explain, customer_id=number), Payment)
+            now_ns = time.monotonic_ns()
+            engine.submit(Call(transport, made, now_ns, now_ns + 300_000_000, 1))
+            await asyncio.sleep(0.02)
+        while engine.calls_waiting:
+            await asyncio.sleep(0.01)
+
+    with TestClient(pipeline) as client:
+        asyncio.run(main(client))
+    assert order == [2, 1]
 
 
 def test_rows_that_there_is_no_time_for_are_left_out(pipeline: tr.Pipeline, folder: Path) -> None:

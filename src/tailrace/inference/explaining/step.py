@@ -23,6 +23,8 @@ from tailrace.inference.thread import InferenceThread
 
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """What explaining may hold up the loop."""
+IN_FLIGHT_MAX: Final = 4
+"""Batches that may wait for their explanations while others, which nobody asks about, are answered."""
 NO_TIME: Final = "no time was left"
 FALLBACK: Final = "a model failed or was late, and another score stands"
 ENSEMBLE: Final = "the mean of an ensemble cannot be explained"
@@ -82,6 +84,8 @@ class ExplainingStep(InferenceStep):
         self._top = top if isinstance(top, int) else 0
         self._read = attrgetter(top) if isinstance(top, str) else None
         self._row_ns = max((each.row_ns for each in models.values() if isinstance(each, ExplainedModel)), default=0)
+        if self._row_ns:
+            self.in_flight_max += IN_FLIGHT_MAX
         self._answered = answered
         self._clock = clock
         self._thread: InferenceThread | None = None
