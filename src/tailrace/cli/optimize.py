@@ -58,9 +58,9 @@ def optimize(  # noqa: PLR0917 - one parameter an option
 
         tailrace optimize model.txt --data held_back.parquet --budget 20ms --out models/fraud
     """
-    from tailrace.offline.optimize.optimizer import Asked
     from tailrace.offline.optimize.optimizer import optimize as optimize_model
     from tailrace.offline.optimize.processes import Limits
+    from tailrace.offline.optimize.question import Asked
     from tailrace.offline.optimize.winner import check_place
 
     asked = Asked(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MODEL_FILE, read_manifest
 from tailrace.offline.optimize.evidence import Evidence
-from tailrace.offline.optimize.making import make, search, size_on_disk
+from tailrace.offline.optimize.making import make, numbers_to_try, search, size_on_disk
 from tailrace.offline.optimize.metric import choose_metric
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe
 from tailrace.offline.optimize.trial import Measure, work_on
@@ -88,3 +89,27 @@ def test_made_model_that_was_altered_is_not_measured(baseline: Path, evidence: P
         work_on(
             Measure(str(baseline), str(evidence), str(tmp_path / "made"), ONNX_RUNTIME, str(tmp_path / "s"), (1,), 0.05)
         )
+
+
+@pytest.mark.parametrize(
+    ("most", "held", "found"),
+    [
+        (200, lambda count: count >= 60, [60, 61, 62, 62, 63]),
+        (200, lambda count: count >= 4, [4, 4, 4, 4, 5]),
+        (200, lambda count: count >= 199, [199]),
+        (200, lambda count: False, []),
+        (1, lambda count: True, []),
+    ],
+)
+def test_numbers_begin_where_it_holds(most: int, held: Callable[[int], bool], found: list[int]) -> None:
+    """The least for which it holds is found by halves; where it holds from there on, little else is tried."""
+    tried = numbers_to_try(most, held, 5)
+    assert all(map(held, tried))
+    assert (tried[:1], len(tried) <= 5) == (found[:1], True)
+
+
+def test_numbers_reach_from_luck_to_where_it_holds_for_all() -> None:
+    """A metric that holds for 5 trees by luck and then not before 100 is tried for both, and between."""
+    tried = numbers_to_try(200, lambda count: count == 5 or count >= 100, 5)
+    assert (tried[0], tried[-1]) == (5, 112)
+    assert len(tried) == 5

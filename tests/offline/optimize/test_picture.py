@@ -8,8 +8,9 @@ import pytest
 from offline.optimize.test_verdict import AUC, BASELINE, TERMS, timing, trial
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.journal import Trial
-from tailrace.offline.optimize.optimizer import Asked, Optimised
+from tailrace.offline.optimize.optimizer import Optimised
 from tailrace.offline.optimize.picture import draw_picture, front_of
+from tailrace.offline.optimize.question import Asked
 from tailrace.offline.optimize.recipes import Recipe
 from tailrace.offline.optimize.verdict import judge
 

@@ -78,17 +78,25 @@ class Evidence:
 
     def save(self, path: Path) -> None:
         """Write a file that the processes of the trials read; texts without pickles."""
-        arrays = {
-            f"feeds:{name}": array.astype("U") if array.dtype == object else array for name, array in self.feeds.items()
-        }
-        outcomes = np.frombuffer(msgspec.json.encode(self.outcomes), np.uint8)
-        np.savez(path, **{_OUTCOMES: outcomes, _JUDGES: self.judges}, **arrays)  # type: ignore[arg-type]
+        arrays = {f"feeds:{name}": array for name, array in self.feeds.items() if array.dtype != object}
+        texts = {name: array.tolist() for name, array in self.feeds.items() if array.dtype == object}
+        arrays |= {f"texts:{name}": _to_bytes(rows) for name, rows in texts.items()}
+        np.savez(path, **{_OUTCOMES: _to_bytes(self.outcomes), _JUDGES: self.judges}, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Return what was saved."""
         with np.load(path, allow_pickle=False) as arrays:
             feeds = {name.partition(":")[2]: arrays[name] for name in arrays.files if name.startswith("feeds:")}
-            texts = {name: array.astype(object) for name, array in feeds.items() if array.dtype.kind == "U"}
+            texts = {
+                name.partition(":")[2]: np.array(msgspec.json.decode(arrays[name].tobytes()), object)
+                for name in arrays.files
+                if name.startswith("texts:")
+            }
             outcomes = msgspec.json.decode(arrays[_OUTCOMES].tobytes(), type=tuple[int | float | str, ...])
             return cls(feeds | texts, outcomes, arrays[_JUDGES])
+
+
+def _to_bytes(value: object) -> NDArray[np.uint8]:
+    """Return a value as JSON: an array of texts of one length each would be as long as its longest."""
+    return np.frombuffer(msgspec.json.encode(value), np.uint8)

@@ -33,10 +33,12 @@ from tailrace.release.convert import Converted
 from tailrace.release.exchange import replace_directory
 from tailrace.release.tabulation import tabulate_all
 
-DEPTHS_TRIED: Final = 2
-"""Depths from the least that is good enough on."""
-SHARES_TRIED: Final = (0.0, 0.25, 0.5)
-"""Of the trees that could go, the shares that are kept nevertheless."""
+GRID: Final = 14
+GRID_RATIO: Final = 0.75
+"""How many numbers of trees, and of depths, are looked at, each so much smaller than the next."""
+TREES_TRIED: Final = 5
+DEPTHS_TRIED: Final = 3
+"""How many of them are measured."""
 
 
 def make(baseline: Path, recipe: Recipe, evidence: Evidence, out: Path) -> None:
@@ -135,23 +137,39 @@ def search(baseline: Path, evidence: Evidence, metric: Metric, tolerance: float)
     def keeps(each: bytes) -> bool:
         return metric.loss(before, metric.measure(scores(each), rows.outcomes)) <= tolerance
 
-    fewest = _least(ensemble.count, lambda count: keeps(ensemble.keep_trees(count, scaled=scaled)))
     depth = ensemble.depth()
-    least = _least(depth, lambda each: keeps(ensemble.cut_trees(each, rows.feeds)))
-    counts = {fewest + round((ensemble.count - fewest) * share) for share in SHARES_TRIED} - {ensemble.count}
+    counts = numbers_to_try(ensemble.count, lambda count: keeps(ensemble.keep_trees(count, scaled=scaled)), TREES_TRIED)
+    depths = numbers_to_try(depth, lambda each: keeps(ensemble.cut_trees(each, rows.feeds)), DEPTHS_TRIED)
     return [
-        *(Recipe(kind="fewer trees", trees=count, of=ensemble.count, scaled=scaled) for count in sorted(counts)),
-        *(Recipe(kind="cut trees", depth=each, of=depth) for each in range(least, min(least + DEPTHS_TRIED, depth))),
-    ]  # fmt: skip
+        *(Recipe(kind="fewer trees", trees=count, of=ensemble.count, scaled=scaled) for count in counts),
+        *(Recipe(kind="cut trees", depth=each, of=depth) for each in depths),
+    ]
 
 
-def _least(most: int, holds: Callable[[int], bool]) -> int:
-    """Return the least number from 1 to `most` for which something holds, as far as it holds from there on."""
-    low, high = 1, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
+def numbers_to_try(most: int, holds: Callable[[int], bool], count: int) -> list[int]:
+    """Return numbers below `most` that are worth a trial, `count` at most: from the least for which something holds.
+
+    The last is the least from which on it holds for all that are looked at. A metric of few rows jumps, and may hold
+    for a few trees by luck; so what lies between the two, in equal ratios, is tried as well, on the rows that judge.
+    """
+    if most <= 1:
+        return []
+    looked_at = sorted({max(1, round(most * GRID_RATIO**step)) for step in range(1, GRID)} | {most})
+    held = [*map(holds, looked_at[:-1]), True]  # all of them hold
+    first = held.index(True)
+    steady = len(held) - held[::-1].index(False) if False in held else 0
+    least = _bisect(looked_at[first - 1] if first else 0, looked_at[first], holds)
+    last = max(least, min(looked_at[steady], most - 1))
+    numbers = {int(number) for number in np.geomspace(least, last, count).round()}
+    return sorted(number for number in numbers if number < most)
+
+
+def _bisect(without: int, with_it: int, holds: Callable[[int], bool]) -> int:
+    """Return the least number above the first for which something holds, which it does for the second."""
+    while without + 1 < with_it:
+        middle = (without + with_it) // 2
+        without, with_it = (without, middle) if holds(middle) else (middle, with_it)
+    return with_it
 
 
 def graph_has_layers(baseline: Path) -> bool:

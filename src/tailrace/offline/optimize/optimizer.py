@@ -13,23 +13,19 @@ import numpy as np
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
-from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest, file_sha256, read_manifest
+from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest, read_manifest
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.journal import Journal, Planned, Trial
 from tailrace.offline.optimize.making import size_on_disk
 from tailrace.offline.optimize.metric import Metric, choose_metric
 from tailrace.offline.optimize.processes import Limits, run_apart
+from tailrace.offline.optimize.question import Asked, check_numbers, key_of, read_data
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe, recipes_of_session
 from tailrace.offline.optimize.trial import Make, Measure, Plan
 from tailrace.offline.optimize.verdict import Terms, Verdict, judge
-from tailrace.release.original import load_original
 from tailrace.release.package import package
 from tailrace.release.settle import copy_model
-from tailrace.release.shelf import digest_of
-from tailrace.release.table import feature_columns, read_table
-from tailrace.version import VERSION
 
-BATCHES: Final = (1, 16, 64)
 GPU_PROVIDERS: Final = (("CUDA", "CUDAExecutionProvider"), ("TensorRT", "TensorrtExecutionProvider"))
 """What computes on a GPU, and ONNX Runtime's name of it."""
 
@@ -39,28 +35,6 @@ NOISE: Final = 1.3
 
 OnStep = Callable[[str, int, int], None]
 """Is told of what begins, how much is done, and how much there is as far as is known."""
-
-
-class Asked(NamedTuple):
-    """What `optimize` is asked.
-
-    tolerance: how much worse the metric may be. budget_ns: of the p99 of a call of the first of `batches`.
-    target: the column of outcomes; None takes the only column that is no feature. threads: that a call may take in
-    serving. score_change: how far a score may move; None for any distance. seconds: of measuring, a candidate.
-    limits: of each process.
-    """
-
-    model: Path
-    data: Path
-    metric: str
-    tolerance: float
-    budget_ns: int
-    target: str | None = None
-    batches: tuple[int, ...] = BATCHES
-    threads: int = 1
-    score_change: float | None = None
-    seconds: float = 3.0
-    limits: Limits = Limits()
 
 
 class Optimised(NamedTuple):
@@ -83,11 +57,11 @@ def optimize(asked: Asked, work: Path, on_step: OnStep = lambda step, done, whol
     Raises ModelPackageError for a model that cannot be packaged, data that it does not fit, a metric that the data does
     not give, or a baseline that cannot be measured. A candidate that fails is a trial that says why.
     """
-    _check(asked)
-    table, target = _read(asked)
+    check_numbers(asked)
+    table, target = read_data(asked)
     with closing(Journal(work)) as journal:
         on_step("package", 0, 1)
-        resumed = journal.begin(_key(asked, target))
+        resumed = journal.begin(key_of(asked, target))
         if not resumed:
             _package(asked, table, target, journal)
         manifest = read_manifest(journal.baseline)
@@ -183,10 +157,16 @@ class _Run:
                 return
         names = [each.name for each in backends_of(decode_manifest(directory / MANIFEST_FILE))]
         for name in sorted(names, key=lambda each: each != ONNX_RUNTIME):  # the others are compared with it
-            if (not backends or name in backends) and self._journal.find(recipe, name) is None:
+            if (not backends or name in backends) and self._is_wanted(recipe, name):
                 self._journal.note(self._measure(recipe, directory, name))
             if recipe == AS_PACKAGED and name == ONNX_RUNTIME:
                 self._check_baseline()
+
+    def _is_wanted(self, recipe: Recipe, backend: str) -> bool:
+        """Return whether a trial is still to come; none by a backend that this machine has not."""
+        packaged = self._journal.find(AS_PACKAGED, backend)
+        is_absent = packaged is not None and packaged.status == "skipped"
+        return not is_absent and self._journal.find(recipe, backend) is None
 
     def _measure(self, recipe: Recipe, directory: Path, backend: str) -> Trial:
         """Return the trial of a recipe by a backend; of several in a noisy moment the one with the narrowest bounds."""
@@ -202,7 +182,7 @@ class _Run:
                 str(self._journal.baseline), str(self._journal.evidence), str(directory), backend, str(self._scores),
                 self._asked.batches, self._asked.seconds,
             ),
-            self._asked.limits,
+            _limits_of(backend, self._asked.limits),
         )  # fmt: skip
         if done.failed or done.skipped:
             status: Any = "failed" if done.failed else "skipped"
@@ -235,43 +215,21 @@ def _is_noisy(trial: Trial) -> bool:
     return trial.status == "measured" and _spread(trial) > NOISE
 
 
-def _check(asked: Asked) -> None:
-    """Raise ModelPackageError for numbers that ask for nothing."""
-    problems = [
-        (not asked.batches or min(asked.batches) < 1, "--batches", "a batch has one row at least"),
-        (not asked.tolerance >= 0, "--tolerance", "the tolerance is how much worse the metric may be: 0 or more"),
-        (asked.threads < 1, "--threads", "a call takes one thread at least"),
-        (not asked.seconds > 0, "--seconds", "a candidate is measured for some seconds"),
-    ]
-    for wrong, where, what in problems:
-        if wrong:
-            raise ModelPackageError(what, where=where, next="give another number")
+def _limits_of(backend: str, limits: Limits) -> Limits:
+    """Return what a process may take: on a GPU it maps far more addresses than it uses."""
+    return limits._replace(memory_mb=0) if any(name in backend for name, _ in GPU_PROVIDERS) else limits
 
 
-def _read(asked: Asked) -> tuple[Any, str]:
-    """Return the data with features and target, and the target. Raises ModelPackageError where it is not clear."""
-    table = read_table(asked.data)
-    features = _features(asked.model)
-    others = [name for name in table.column_names if features and name not in features]
-    target = asked.target or (others[0] if len(others) == 1 else None)
-    if target is None:
-        what = f"{len(others)} columns are no features" if features else "an ONNX file does not name its features"
-        shown = ", ".join(others[:8] or table.column_names[:8])
-        raise ModelPackageError(
-            f"which column holds the outcomes? {what}", where="--target", next=f"give one of {shown}"
-        )  # fmt: skip
-    if target not in table.column_names:
-        raise ModelPackageError(
-            f"the data has no column {target!r}", where="--target", next="name a column of the data"
-        )
-    return feature_columns(table, target), target
+def _absent_gpus(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Yield what a GPU could have computed and did not, with the reason."""
+    import onnxruntime
 
-
-def _features(model: Path) -> tuple[str, ...]:
-    """Return the names of a model's features; none for an ONNX file."""
-    if model.is_dir():
-        return read_manifest(model).signature.feature_names
-    return load_original(model).features or ()
+    providers = onnxruntime.get_available_providers()
+    for name, provider in GPU_PROVIDERS:
+        if any(name in trial.backend for trial in trials):
+            continue
+        why = f"this ONNX Runtime has no {provider}" if provider not in providers else "no backend computes by it yet"
+        yield Trial(recipe=AS_PACKAGED, backend=name, status="skipped", why=why)
 
 
 def _package(asked: Asked, table: Any, target: str, journal: Journal) -> None:
@@ -290,31 +248,5 @@ def _width(signature: Any) -> tuple[int, ...]:
     return (len(signature.classes),) if signature.column is None else ()
 
 
-def _key(asked: Asked, target: str) -> str:
-    """Return what changes with everything that a trial depends on."""
-    import onnxruntime
-
-    if asked.model.is_dir():
-        content: Any = read_manifest(asked.model).files
-    else:
-        content = file_sha256(asked.model)
-    return digest_of([
-        content, file_sha256(asked.data), target, asked.metric, asked.tolerance, asked.batches, asked.seconds, VERSION,
-        onnxruntime.__version__, os.cpu_count(), os.uname().nodename,
-    ])  # fmt: skip
-
-
 def _directory_of(journal: Journal, recipe: Recipe) -> Path:
     return journal.models / recipe.folder
-
-
-def _absent_gpus(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Yield what a GPU could have computed and did not, with the reason."""
-    import onnxruntime
-
-    providers = onnxruntime.get_available_providers()
-    for name, provider in GPU_PROVIDERS:
-        if any(name in trial.backend for trial in trials):
-            continue
-        why = f"this ONNX Runtime has no {provider}" if provider not in providers else "no backend computes by it yet"
-        yield Trial(recipe=AS_PACKAGED, backend=name, status="skipped", why=why)
