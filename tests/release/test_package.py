@@ -124,7 +124,7 @@ def test_packaged_model_scores_as_the_original(kind: str, frame: pd.DataFrame, t
     assert report.manifest.source.difference_max is not None
     assert report.manifest.source.difference_max <= 1e-5
     assert report.manifest.metrics["rows"] == 3000
-    takes_nan = kind.split(maxsplit=1)[0] != "sklearn" or kind == "sklearn boosting"
+    takes_nan = kind.split(maxsplit=1)[0] != "sklearn" or kind in {"sklearn boosting", "sklearn forest"}
     has_nan = any(None in row for row in report.manifest.golden.inputs[loaded.signature.inputs[0].name])
     assert has_nan == takes_nan
     feeds[loaded.signature.inputs[0].name][5, 0] = np.nan

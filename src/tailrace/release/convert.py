@@ -17,6 +17,7 @@ from tailrace.release.original import Original
 from tailrace.release.pipelines import pipeline_graph
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import read_rows
+from tailrace.release.sklearn_trees import forest_graph
 from tailrace.release.table import column_dtype, column_width, holds_float32, spread_rows
 from tailrace.release.trees import INPUT, OUTPUT, histogram_graph, lightgbm_graph, regressor_graph
 
@@ -141,9 +142,9 @@ def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Ori
 def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
     """Return a scikit-learn model: one float matrix, or one input a column where it knows columns by name."""
     exact = [holds_float32(table, name) for name in names]
-    boosted = histogram_graph(original.model, exact, margin=original.margin)
-    if boosted is not None:
-        return _fast(boosted, (TensorSpec(INPUT, "float32", names),), original)
+    trees = forest_graph(original.model) or histogram_graph(original.model, exact, margin=original.margin)
+    if trees is not None:
+        return _fast(trees, (TensorSpec(INPUT, "float32", names),), original)
     dtypes = {name: column_dtype(table, name) for name in names}
     graph, inputs = pipeline_graph(original.model, dtypes, margin=original.margin)
     return Converted(graph.SerializeToString(), _classic_signature(graph, inputs, original))

@@ -121,10 +121,14 @@ def _find_ensemble(model: Any, signature: Signature) -> _Ensemble:
     link = link or _TRANSFORMS[transform]
     if node.op_type == "TreeEnsembleRegressor":
         outputs = int(found.get("n_targets", 1))
-        return _Ensemble(found, "target", link, outputs, 0 if outputs == 1 else signature.column)
-    if output != node.output[1]:
+        ensemble = _Ensemble(found, "target", link, outputs, 0 if outputs == 1 else signature.column)
+    elif output != node.output[1]:
         raise NoTablesError("its output is the class")
-    return _read_classifier(found, link, signature.column)
+    else:
+        ensemble = _read_classifier(found, link, signature.column)
+    if link == "softmax" and ensemble.column is not None:
+        raise NoTablesError("its one score depends on all")
+    return ensemble
 
 
 def _find_operator(model: Any, output: str) -> tuple[Any, str, Link]:
@@ -151,11 +155,9 @@ def _read_classifier(found: dict[str, Any], link: Link, column: int | None) -> _
     labels = found.get("classlabels_int64s") or found.get("classlabels_strings") or ()
     if len(labels) == 2 and len(set(found["class_ids"])) == 1:
         # Such a classifier has one score; it is the second column's, and the first one is what is left to 1.
-        if column != 1 or link == "softmax":
+        if column != 1:
             raise NoTablesError("its two scores are made of one")
         return _Ensemble(found, "class", link, 1, 0)
-    if link == "softmax" and column is not None:
-        raise NoTablesError("its one score depends on all")
     return _Ensemble(found, "class", link, len(labels), column)
 
 
