@@ -52,7 +52,6 @@ class RemoteStage:
     """
 
     rows_inline_max: Final = 0
-    is_computing: Final = False
 
     def __init__(
         self,
@@ -85,6 +84,11 @@ class RemoteStage:
     def members(self) -> Sequence[ModelStage]:
         """The model that it falls back to, if that is one."""
         return (self._fallback,) if isinstance(self._fallback, ModelStage) else ()
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the thread of the model that it falls back to is at work; its own is another server's."""
+        return any(member.is_computing for member in self.members)
 
     def cost_ns(self, rows: int) -> int:
         """Return what a call of so many rows takes, the median, as far as is known now; 0 before the first."""
