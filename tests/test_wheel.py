@@ -31,6 +31,7 @@ ALONE = {
     "offline": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
     "package": ("ibis", "duckdb", "fastapi", "pytest"),
     "catboost": ("ibis", "duckdb", "lightgbm", "xgboost", "onnxmltools", "fastapi", "pytest"),
+    "sklearn": ("pyarrow", "ibis", "duckdb", "onnx", "lightgbm", "xgboost", "fastapi", "pytest"),
     "torch": ("pyarrow", "pandas", "ibis", "duckdb", "sklearn", "lightgbm", "xgboost", "fastapi", "pytest"),
     "lightgbm": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "xgboost", "fastapi", "pytest"),
     "xgboost": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "fastapi", "pytest"),

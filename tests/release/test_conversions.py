@@ -108,11 +108,6 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], Any], str, str]] = {
         "'gblinear'",
         "gbtree",
     ),
-    "histogram trees on categories": (
-        lambda f: HistGradientBoostingClassifier(max_iter=5, categorical_features=["shop"]).fit(f[NAMES], f["fraud"]),
-        "splits on categories",
-        "categorical_features",
-    ),
 }
 """What has no form that is served: how it is trained, a part of what is said, a part of what is advised."""
 

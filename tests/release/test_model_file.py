@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ import joblib
 import lightgbm
 import numpy as np
 import onnx
+import pandas as pd
 import pyarrow as pa
 import pytest
+import skops.io
 import xgboost
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 
 from tailrace.errors import ModelPackageError
 from tailrace.release.model_file import read_model
@@ -282,3 +288,47 @@ def test_catboost_model_that_is_none_is_refused(content: bytes, tmp_path: Path) 
     (tmp_path / "model.cbm").write_bytes(content)
     with pytest.raises(ModelPackageError, match="the model cannot be read"):
         read_model(tmp_path / "model.cbm")
+
+
+def skops_of(members: dict[str, bytes]) -> bytes:
+    """Return an archive."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return written.getvalue()
+
+
+def array_of(shape: tuple[int, ...]) -> bytes:
+    """Return the header of an array of doubles, and eight bytes of it."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(8)
+
+
+ESTIMATORS: dict[str, tuple[bytes, str]] = {
+    "none": (b"a letter to you", "it is no archive"),
+    "a way up": (skops_of({"../schema.json": b"{}"}), "which is above it"),
+    "100 GB of an array": (skops_of({"1.npy": array_of((12_500_000_000,))}), "promises an array of 100000000000 bytes"),
+    "the same in an archive": (skops_of({"1.npz": skops_of({"data.npy": array_of((1 << 40,))})}), "promises an array"),
+    "no schema": (skops_of({"1.npy": array_of((1,))}), "it is no file of skops"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_estimator_that_attacks_is_refused(kind: str, tmp_path: Path) -> None:
+    """What unpacks upwards, or promises an array that is not there, is told before skops reads it."""
+    content, words = ESTIMATORS[kind]
+    (tmp_path / "model.skops").write_bytes(content)
+    with pytest.raises(ModelPackageError, match=words):
+        read_model(tmp_path / "model.skops")
+
+
+def test_estimator_of_unknown_types_is_its_makers_to_package(tmp_path: Path) -> None:
+    """A file of types that skops knows is read; another names them, and what to do."""
+    rows, outcome = pd.DataFrame(SOMETHING, columns=NAMES), SOMETHING[:, 0] > 0
+    skops.io.dump(LogisticRegression().fit(rows, outcome), tmp_path / "linear.skops")
+    assert read_model(tmp_path / "linear.skops").feature_names_in_.tolist() == NAMES
+    skops.io.dump(RandomForestClassifier(2).fit(rows, outcome), tmp_path / "forest.skops")
+    with pytest.raises(ModelPackageError, match=r"sklearn\.tree\._tree\.Tree; if you know who made it"):
+        read_model(tmp_path / "forest.skops")

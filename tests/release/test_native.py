@@ -11,10 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import LIGHTGBM_FILE, MODEL_FILE, XGBOOST_FILE, read_manifest
+from tailrace.inference.manifest import LIGHTGBM_FILE, MODEL_FILE, SKLEARN_FILE, XGBOOST_FILE, read_manifest
 from tailrace.release import forms
 from tailrace.release.package import PackageReport, package
 
@@ -65,6 +70,9 @@ WITHOUT_GRAPH: dict[str, Callable[[pd.DataFrame], Any]] = {
     "lightgbm zero as missing": lambda f: boost(f, "fraud", objective="binary", zero_as_missing=True),
     "lightgbm linear trees": lambda f: boost(f, "loss", objective="regression", linear_tree=True),
     "lightgbm forest on categories": lambda f: boost(f, "fraud", objective="binary", **FOREST, **SHOPS),
+    "sklearn histogram trees on categories": lambda f: HistGradientBoostingClassifier(
+        max_iter=5, categorical_features=["shop"]
+    ).fit(f[NAMES], f["fraud"]),
     "xgboost dart": drop,
     "xgboost categories": split_on_shops,
 }
@@ -75,6 +83,8 @@ def score(model: Any, rows: pd.DataFrame) -> Any:
     """Return the library's own scores, as the user of its package gets them."""
     if isinstance(model, lightgbm.Booster):
         return model.predict(rows[NAMES])
+    if hasattr(model, "predict_proba"):
+        return model.predict_proba(rows[NAMES].astype(float))[:, 1]
     return model.inplace_predict(rows[NAMES].to_numpy(np.float32), validate_features=False)
 
 
@@ -90,9 +100,11 @@ def test_model_without_a_graph_is_computed_by_its_library(kind: str, frame: pd.D
     """Every row gets exactly the library's score, with NaN, zeros and shops that training never saw."""
     model = WITHOUT_GRAPH[kind](frame)
     report = package(model, frame, name="m", out=tmp_path / "m")
-    name = "LightGBM" if kind.startswith("lightgbm") else "XGBoost"
+    files = {"lightgbm": LIGHTGBM_FILE, "xgboost": XGBOOST_FILE, "sklearn": SKLEARN_FILE}
+    library = kind.partition(" ")[0]
+    name = {"lightgbm": "LightGBM", "xgboost": "XGBoost", "sklearn": "scikit-learn"}[library]
     assert (report.backend, report.manifest.source.difference_max, report.manifest.source.missing) == (name, 0.0, True)
-    assert set(report.manifest.files) == {LIGHTGBM_FILE if name == "LightGBM" else XGBOOST_FILE}
+    assert set(report.manifest.files) == {files[library]}
     assert report.backend_reason == report.manifest.reasons["ONNX Runtime"]
     for shop in (frame.shop, KINDS_OF_SHOP, 0, np.nan):
         rows = frame.assign(shop=shop, ratio=np.where(frame.index % 7, frame.ratio, np.nan))
@@ -155,3 +167,30 @@ def test_library_that_is_missing_is_told(frame: pd.DataFrame, tmp_path: Path, mo
     with pytest.raises(ModelPackageError, match=r"lightgbm is not installed: pip install 'tailrace\[lightgbm\]'"):
         load_model(tmp_path / "m")
     assert read_manifest(tmp_path / "m").files
+
+
+def test_estimator_is_loaded_with_the_types_that_were_shown(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """What skops does not know is in the manifest; a file that holds another type is not loaded."""
+    model = HistGradientBoostingClassifier(max_iter=3).fit(frame[NAMES], frame["fraud"])
+    report = package(model, frame, name="m", out=tmp_path / "m", native=True)
+    assert "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor" in report.manifest.trusted
+    path = tmp_path / "m" / "manifest.json"
+    path.write_text(path.read_text().replace("predictor.TreePredictor", "predictor.Another"))
+    with pytest.raises(ModelPackageError, match=r"types that are not trusted: .*TreePredictor"):
+        load_model(tmp_path / "m")
+
+
+def test_estimator_on_texts_has_an_input_a_column(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A pipeline that reads texts is fed with a column each, of its own type; and takes any number of rows."""
+    frame = frame.assign(country=np.where(frame.shop > 5, "FR", "DE"))
+    names = ["amount", "country"]
+    encoder = ColumnTransformer([("text", OneHotEncoder(), ["country"])], remainder="passthrough")
+    model = make_pipeline(encoder, KNeighborsClassifier(3)).fit(frame[names], frame["fraud"])
+    report = package(model, frame, name="m", out=tmp_path / "m", native=True)
+    assert [(spec.name, spec.dtype) for spec in report.manifest.signature.inputs] == [
+        ("amount", "float64"), ("country", "string"),
+    ]  # fmt: skip
+    served = load_model(tmp_path / "m")
+    for rows in (1, 60):
+        feeds = {spec.name: frame[:rows][[spec.name]].to_numpy(spec.numpy_dtype) for spec in served.signature.inputs}
+        np.testing.assert_array_equal(served.predict(feeds), model.predict_proba(frame[:rows][names])[:, 1])

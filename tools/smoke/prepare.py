@@ -16,10 +16,12 @@ from typing import Final
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import xgboost
+from sklearn.linear_model import LogisticRegression
 
 from tailrace.release.package import package
 
@@ -51,9 +53,14 @@ def prepare(folder: Path) -> None:
     package(model, rows, name="smoke", out=folder / "models" / "smoke")
     bodies = [{"customer_id": int(who[place]), "amount": float(amount[place])} for place in range(REQUESTS)]
     write_requests(folder / "requests.json", bodies, model.predict(x[:REQUESTS]))
-    for library, own in (("lightgbm", model), ("xgboost", boost(x, y, NAMES))):
+    boosted, linear = boost(x, y, NAMES), LogisticRegression(max_iter=1_000).fit(pd.DataFrame(x, columns=NAMES), y)
+    asked = pd.DataFrame(x[:REQUESTS], columns=NAMES)
+    for library, own, scores in (
+        ("lightgbm", model, model.predict(asked)),
+        ("xgboost", boosted, boosted.inplace_predict(asked.to_numpy(np.float32))),
+        ("sklearn", linear, linear.predict_proba(asked)[:, 1]),
+    ):
         package(own, rows, name="smoke", out=folder / "models" / library, native=True)
-        scores = model.predict(x[:REQUESTS]) if own is model else own.inplace_predict(x[:REQUESTS].astype(np.float32))
         write_requests(folder / f"requests-{library}.json", bodies, scores)
 
     wide = random.normal(size=(ROWS, BENCH_WIDTH))

@@ -1,7 +1,7 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
-EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, torch, dynamodb, registry, kafka, bench,
-dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well.
+EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, sklearn, torch, dynamodb, registry, kafka,
+bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well.
 Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
 """
 
@@ -365,6 +365,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "catboost": try_catboost,
     "lightgbm": partial(try_native, library="lightgbm"),
     "xgboost": partial(try_native, library="xgboost"),
+    "sklearn": partial(try_native, library="sklearn"),
     "torch": try_torch,
     "dynamodb": try_dynamodb,
     "registry": try_registry,

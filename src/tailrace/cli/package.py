@@ -21,8 +21,8 @@ Model = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .onnx; "
-        ".pkl or .joblib with --allow-pickle.",
+        help="The trained model: .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .skops, "
+        ".onnx; .pkl or .joblib with --allow-pickle.",
         show_default=False,
     ),
 ]
@@ -189,6 +189,8 @@ def _print_report(report: PackageReport) -> None:
         facts.add_row(metric, f"{value:.4f}" if isinstance(value, float) else str(value))
     reason = f" ({report.backend_reason})" if report.backend_reason else ""
     facts.add_row("backend", report.backend + reason)
+    if manifest.trusted:
+        facts.add_row("trusted", f"{', '.join(manifest.trusted)}: the types that its file may hold")
     facts.add_row("golden", f"{len(manifest.golden.scores)} rows")
     facts.add_row(
         "cost", ", ".join(f"{rows} rows {format_duration(report.curve.cost_ns(rows))}" for rows in (1, 16, 64))

@@ -14,7 +14,7 @@ from tailrace.inference.manifest import MODEL_FILE, BackendTimes
 from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
 from tailrace.release.comparison import Comparison, choose_graph
 from tailrace.release.convert import Converted
-from tailrace.release.native import NativeForm, is_faster, native_form, time_beside_onnx, without_graph
+from tailrace.release.native import MAYBE_FASTER, NativeForm, is_faster, native_form, time_beside_onnx, without_graph
 from tailrace.release.original import Original
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.tabulation import tabulate_all
@@ -91,8 +91,8 @@ def fill_directory(original: Original, forms: ChosenForm, table: Any, feeds: Fee
     files, times = {MODEL_FILE: chosen.converted.graph, **tables.contents}, tables.times
     if tables.contents:
         return Contents(files, tables.reasons, times)
-    form = native_form(original, table, None) if original.features is not None else None
-    if form is not None and form.is_fast and _agrees(form, chosen, feeds):
+    form = native_form(original, table, None) if original.framework in MAYBE_FASTER else None
+    if form is not None and _agrees(form, chosen, feeds):
         times = time_beside_onnx(form, chosen, feeds)
         if is_faster(times, form.backend):
             files[form.file] = form.content

@@ -16,6 +16,7 @@ from typing import Any, Final
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.lightgbm_text import check_text
 from tailrace.inference.backends.onnx_graph import ExternalDataError, check_graph
+from tailrace.inference.backends.sklearn import load_estimator
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost_trees import check_trees
 from tailrace.release.torch_program import TorchProgram
@@ -26,8 +27,8 @@ GRAPH_BYTES_MAX: Final = (1 << 31) - 1
 _PICKLED: Final = b"\x80"
 """What every pickle begins with since protocol 2."""
 _KNOWN: Final = (
-    "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .pkl or .joblib (scikit-learn), "
-    "or .onnx"
+    "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .skops, .pkl or .joblib "
+    "(scikit-learn), or .onnx"
 )
 _CATBOOST: Final = b"CBM1"
 
@@ -99,6 +100,16 @@ def _read_catboost(path: Path, content: bytes) -> Any:
     return catboost.CatBoost().load_model(blob=content)
 
 
+def _read_skops(content: bytes) -> Any:
+    """Return an estimator of types that skops knows to be harmless; any other is its maker's to package."""
+    try:
+        return load_estimator(content, ())
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; if you know who made it, load it with skops and package the object from Python"
+        ) from error
+
+
 def _read_graph(path: Path, content: bytes) -> bytes:
     """Return an ONNX file with its weights in it, those of other files of its directory too."""
     try:
@@ -135,6 +146,7 @@ _READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     ".json": _read_xgboost,
     ".ubj": _read_xgboost,
     ".cbm": _read_catboost,
+    ".skops": lambda path, content: _read_skops(content),
     ".pt2": lambda path, content: TorchProgram(content),
     ".pkl": _read_pickle,
     ".pickle": _read_pickle,

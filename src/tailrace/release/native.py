@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -14,14 +15,15 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.choice import measure_backends
 from tailrace.inference.backends.native import NativeModel, Predict
 from tailrace.inference.backends.onnx import find_run, select_scores
-from tailrace.inference.backends.table import LIGHTGBM, ONNX_RUNTIME, PYTORCH, XGBOOST, backend_named
-from tailrace.inference.manifest import PYTORCH_FILE, BackendTimes
+from tailrace.inference.backends.sklearn import untrusted_types
+from tailrace.inference.backends.table import LIGHTGBM, ONNX_RUNTIME, PYTORCH, SKLEARN, XGBOOST, backend_named
+from tailrace.inference.manifest import PYTORCH_FILE, SKLEARN_FILE, BackendTimes
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted, find_inputs, require_columns
 from tailrace.release.original import Original
 from tailrace.release.rows import read_rows
-from tailrace.release.table import spread_rows
+from tailrace.release.table import column_dtype, spread_rows
 from tailrace.release.trees import INPUT, OUTPUT
 
 GAIN: Final = 1.05
@@ -32,6 +34,8 @@ ROWS_TRIED: Final = 8
 
 _BACKENDS: Final = {"lightgbm": LIGHTGBM, "xgboost": XGBOOST}
 """Of the frameworks, by their names in a manifest."""
+MAYBE_FASTER: Final = frozenset(_BACKENDS)
+"""Frameworks whose library may be faster than ONNX Runtime."""
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -41,7 +45,7 @@ class NativeForm:
     """A trained model in its library's form.
 
     backend: computes it. file: its name in a model directory. signature: as it takes a batch. trusted: the types that
-    it may hold, where its form names types. is_fast: whether it may be faster than ONNX Runtime.
+    it may hold, where its form names types.
     """
 
     backend: str
@@ -49,7 +53,6 @@ class NativeForm:
     content: bytes
     signature: Signature
     trusted: tuple[str, ...] = ()
-    is_fast: bool = False
 
     def open(self, signature: Signature | None = None) -> Predict:
         """Return what computes it. signature: that of the directory, where it is another one."""
@@ -83,6 +86,8 @@ def native_form(original: Original, table: Any, target: str | None) -> NativeFor
     """
     if original.framework == "pytorch":
         return _torch_form(original, table, target)
+    if original.framework == "scikit-learn":
+        return _sklearn_form(original, table)
     name = _BACKENDS.get(original.framework)
     if name is None:
         return None
@@ -95,7 +100,34 @@ def native_form(original: Original, table: Any, target: str | None) -> NativeFor
         content, dtype = bytes(original.model.save_raw("ubj")), "float32"
     inputs = (TensorSpec(INPUT, dtype, names),)
     signature = Signature(inputs, OUTPUT, column, original.classes)
-    return NativeForm(name, _model_of(name).file, content, signature, is_fast=True)
+    return NativeForm(name, _model_of(name).file, content, signature)
+
+
+def _sklearn_form(original: Original, table: Any) -> NativeForm | None:
+    """Return an estimator as skops writes it; None where skops is not installed, or cannot write it.
+
+    Numbers are doubles, as scikit-learn has them: one matrix, or one input a column where there are texts.
+    """
+    if find_spec("skops") is None:
+        return None
+    import skops.io
+
+    try:
+        content = skops.io.dumps(original.model)
+        trusted = untrusted_types(content)
+    except Exception:  # skops raises whatever it meets; then the model has no form of its own
+        return None
+    names = original.features or ()
+    require_columns(names, table)
+    dtypes = {name: column_dtype(table, name) for name in names}
+    if "string" in dtypes.values():
+        kinds = {name: "float64" if dtype == "float32" else dtype for name, dtype in dtypes.items()}
+        inputs = tuple(TensorSpec(name, kinds[name], (name,)) for name in names)
+    else:
+        inputs = (TensorSpec(INPUT, "float64", names),)
+    column = {0: 0, 2: 1}.get(len(original.classes))
+    signature = Signature(inputs, OUTPUT, column, original.classes)
+    return NativeForm(SKLEARN, SKLEARN_FILE, content, signature, trusted)
 
 
 def _torch_form(original: Original, table: Any, target: str | None) -> NativeForm:

@@ -15,6 +15,7 @@ from tailrace.inference.manifest import (
     LIGHTGBM_FILE,
     MODEL_FILE,
     PYTORCH_FILE,
+    SKLEARN_FILE,
     TREES_FILE,
     XGBOOST_FILE,
     Manifest,
@@ -26,6 +27,7 @@ FOREST: Final = "forest kernel"
 ONNX_RUNTIME: Final = "ONNX Runtime"
 LIGHTGBM: Final = "LightGBM"
 XGBOOST: Final = "XGBoost"
+SKLEARN: Final = "scikit-learn"
 PYTORCH: Final = "PyTorch"
 
 
@@ -57,6 +59,7 @@ BACKENDS: Final = (
     Backend(ONNX_RUNTIME, MODEL_FILE, "onnx", "OnnxModel"),
     Backend(LIGHTGBM, LIGHTGBM_FILE, "lightgbm", "LightgbmModel", is_light=True),
     Backend(XGBOOST, XGBOOST_FILE, "xgboost", "XgboostModel", is_light=True),
+    Backend(SKLEARN, SKLEARN_FILE, "sklearn", "SklearnModel"),
     Backend(PYTORCH, PYTORCH_FILE, "pytorch", "PytorchModel"),
 )
 """In the order of preference: of two that are equally fast the first one computes the model."""
