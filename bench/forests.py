@@ -51,12 +51,14 @@ def draw_rows(count: int) -> tuple[Any, Any]:
 
 
 def train_graph(rows: Any, target: Any) -> bytes:
-    """Return scikit-learn's random forest of unlimited depth, as skl2onnx writes it."""
-    from skl2onnx import to_onnx
+    """Return scikit-learn's random forest of unlimited depth, as `tailrace package` writes it."""
     from sklearn.ensemble import RandomForestClassifier
 
+    from tailrace.release.sklearn_trees import forest_graph
+
     model = RandomForestClassifier(TREES, n_jobs=os.cpu_count(), random_state=0).fit(rows, target)
-    graph = to_onnx(model, rows[:1], options={"zipmap": False}, target_opset={"": 17, "ai.onnx.ml": 3})
+    graph = forest_graph(model)
+    assert graph is not None, "a random forest has a graph"
     content: bytes = graph.SerializeToString()
     return content
 
@@ -73,11 +75,11 @@ def open_both(graph: bytes) -> tuple[Score, Score, int]:
     session = open_session(graph)
     tensor, outputs = session.get_inputs()[0].name, [session.get_outputs()[-1].name]
     spec = TensorSpec(tensor, "float32", tuple(f"f{index}" for index in range(FEATURES)))
-    arrays = expand_forest(lay_out_forest(graph, Signature((spec,), outputs[0], 1, (0, 1))))
+    arrays = expand_forest(lay_out_forest(graph, Signature((spec,), outputs[0], 0, (0, 1))))
     kernel = ForestKernel(arrays, open_library(LIBRARY))
     rows, _ = draw_rows(200)
     run = find_run(session, outputs, {tensor: rows})
-    np.testing.assert_allclose(kernel.score(rows), run(outputs, {tensor: rows}, None)[0][:, 1], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(kernel.score(rows), run(outputs, {tensor: rows}, None)[0][:, 0], rtol=1e-6, atol=1e-6)
     return kernel.score, lambda matrix: run(outputs, {tensor: matrix}, None), (len(arrays.nodes) // TREES + 1) // 2
 
 
