@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from inference.forest_models import FORESTS, MODES, ForestPair, Many, oblivious_forest
 from inference.tree_models import draw_forest
+from instructions import count_instructions
 from tailrace.inference.backends.bitvector import open_library
 from tailrace.inference.backends.forest import LIBRARY, ForestKernel
 from tailrace.release.table_scores import score_forest
@@ -146,6 +147,19 @@ def test_threads_may_call_at_once(pairs: dict[str, ForestPair]) -> None:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+INSTRUCTIONS_MAX = 90
+"""Of a call, whatever its rows: 70 when this was written, on Python 3.11."""
+
+
+@pytest.mark.parametrize("name", ["65 leaves", "a vector a leaf", "oblivious"])
+def test_call_costs_python_the_same_for_any_rows(pairs: dict[str, ForestPair], name: str) -> None:
+    """What is counted does not grow with the rows, and is little."""
+    kernel = pairs[name].kernel
+    few, many = (np.zeros((rows, pairs[name].arrays.features), np.float32) for rows in (1, 200))
+    counts = [count_instructions(lambda matrix=matrix: kernel.score(matrix)) for matrix in (few, many)]
+    assert counts[0] == counts[1] <= INSTRUCTIONS_MAX
 
 
 def test_library_of_another_version_is_not_used(pairs: dict[str, ForestPair], monkeypatch: Any) -> None:
