@@ -269,3 +269,17 @@ def run(*words: str) -> str:
     done = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_vector_that_is_none_is_the_fallback(folder: Path, tmp_path: Path) -> None:
+    """A row whose vector is not finite has the constant one, and its neighbour in the batch its own."""
+    shutil.copytree(folder / "models", tmp_path / "models")
+    source = (PIPELINES / "embedding.py").read_text()
+    constant = 'tr.Model("embedding", fallback=tr.Constant((1.0, 2.0, 3.0)))'
+    (tmp_path / "embedding.py").write_text(source.replace('tr.Model("embedding")', constant))
+    with TestClient.of_file(tmp_path / "embedding.py") as client:
+        answers: Any = client.predict([{"words": [0.5] * 4, "weight": weight} for weight in (1e300, 1.0)])
+    assert answers[0]["numbers"] == [1.0, 2.0, 3.0]
+    expected = load_model(tmp_path / "models" / "embedding").predict({"x": np.array([[0.5] * 4 + [1.0]], np.float32)})
+    np.testing.assert_allclose(answers[1]["numbers"], expected[0], rtol=1e-6)

@@ -59,26 +59,51 @@ def mend_texts(graph: Any, model: Any) -> None:
 
 
 def convert_counts(scope: Any, operator: Any, container: Any) -> None:
-    """Write a `TfidfVectorizer`, or a part of it, into a graph, for skl2onnx.
+    """Write a `TfidfVectorizer`, a `TfidfTransformer`, or a part of the first, into a graph, for skl2onnx.
 
-    Of its own, but for `sublinear_tf`: it takes log(1 + n) for the 1 + log(n) of scikit-learn.
+    Words are found and counted as skl2onnx has it. What is made of the counts stands here: skl2onnx takes log(1 + n)
+    for the 1 + log(n) of `sublinear_tf`, and passes over the vocabulary more often: of 20,000 words that takes 84 µs a
+    text in place of 47.
     """
     from skl2onnx.common._registration import get_converter
 
     tfidf = operator.raw_operator
-    if operator.type != "SklearnTfidfTransformer" or not tfidf.sublinear_tf:
+    if operator.type != "SklearnTfidfTransformer":
         get_converter(operator.type)(scope, operator, container)
+        if operator.type == "SklearnCountVectorizer" and _counts_in_weights(tfidf):
+            _count_in_weights(container.nodes, tfidf.idf_)
         return
     graph = GraphWriter(scope, container)
-    one = graph.constant(np.ones(1, np.float32))
-    counts = operator.inputs[0].full_name
-    logarithm = graph.node("Add", [graph.node("Log", [graph.node("Max", [counts, one])]), one])
-    weights = graph.node("Mul", [graph.node("Sign", [counts]), logarithm])
-    if tfidf.use_idf:
+    weights = operator.inputs[0].full_name
+    if tfidf.sublinear_tf:
+        one = graph.constant(np.ones(1, np.float32))
+        logarithm = graph.node("Add", [graph.node("Log", [graph.node("Max", [weights, one])]), one])
+        weights = graph.node("Mul", [graph.node("Sign", [weights]), logarithm])
+    if tfidf.use_idf and not _counts_in_weights(tfidf):
         weights = graph.node("Mul", [weights, graph.constant(tfidf.idf_.astype(np.float32))])
     if tfidf.norm is not None:
-        weights = graph.node("Normalizer", [weights], domain="ai.onnx.ml", norm=tfidf.norm.upper())
+        norm = graph.node(f"Reduce{tfidf.norm.upper()}", [weights], axes=[1], keepdims=1)
+        least = graph.constant(np.array([np.finfo(np.float32).tiny]))  # of a text without a known word
+        weights = graph.node("Div", [weights, graph.node("Max", [norm, least])])
     graph.write("Identity", [weights], operator.outputs[0].full_name)
+
+
+def _counts_in_weights(tfidf: Any) -> bool:
+    """Return whether a vectorizer's words may be counted in their weights: nothing stands between the two."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return isinstance(tfidf, TfidfVectorizer) and tfidf.use_idf and not tfidf.sublinear_tf and not tfidf.binary
+
+
+def _count_in_weights(nodes: Any, idf: Any) -> None:
+    """Have the last counter of words give each word's count times its weight. idf: of the vocabulary, in its order."""
+    from onnx import helper
+
+    counter = next(node for node in reversed(nodes) if node.op_type == "TfIdfVectorizer")
+    found = {attribute.name: helper.get_attribute_value(attribute) for attribute in counter.attribute}
+    found |= {"mode": "TFIDF", "weights": [float(idf[place]) for place in found["ngram_indexes"]]}
+    del counter.attribute[:]
+    counter.attribute.extend(helper.make_attribute(name, value) for name, value in found.items())
 
 
 def convert_text_imputer(scope: Any, operator: Any, container: Any) -> None:
