@@ -126,7 +126,7 @@ def _find_ensemble(model: Any, signature: Signature) -> _Ensemble:
         raise NoTablesError("its output is the class")
     else:
         ensemble = _read_classifier(found, link, signature.column)
-    if link == "softmax" and ensemble.column is not None:
+    if link == "softmax" and ensemble.column is not None and ensemble.outputs > 1:
         raise NoTablesError("its one score depends on all")
     return ensemble
 
