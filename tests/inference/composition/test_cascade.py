@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import pytest
 
 import tailrace as tr
 from inference.composition.members import Payment, run_array
+from inference.protocol_server import ProtocolServer
 from tailrace.batch import Batch, Degraded
 from tailrace.errors import InferenceError
 from tailrace.testing import TestClient
@@ -109,3 +111,21 @@ def test_model_that_stands_in_two_places_is_asked_in_both(members: Members, clie
     batch = run_array(client, *({"amount": amount} for amount in (10, 40, 80)))
     np.testing.assert_allclose(batch.scores, [(0.1 + 0.9) / 2, 0.9, (0.8 + 0.9) / 2], atol=1e-6)
     assert batch.degraded is None
+
+
+def test_expensive_model_may_be_far_away(members: Members, client_of_stage: ClientOf) -> None:
+    """Its server gets the unsure rows alone, in one request; while it stalls the cheap score stands, in time."""
+    with ProtocolServer(width=1) as server:
+        stage = tr.Cascade("two", members("low"), tr.RemoteModel("far", url=server.url()), unsure=(0.1, 0.5))
+        client = client_of_stage(stage)
+        assert client.plan.inference.in_flight_max == 32  # the light model holds up none of them
+        batch = run(client, 5, 20, 90, 30)
+        assert batch.scores.tolist() == pytest.approx([0.05, 20, 0.9, 30])
+        assert json.loads(server.requests[-1].body)["inputs"][0]["shape"] == [2, 1]
+        server.fault = "stall"
+        began = time.monotonic()
+        batch = run(client, 5, 20)
+        assert time.monotonic() - began < 1.0
+        assert batch.scores.tolist() == pytest.approx([0.05, 0.2])
+        assert batch.degraded is not None
+        assert batch.degraded.tolist() == [0, Degraded.MODEL_TIMEOUT]

@@ -199,7 +199,8 @@ def test_every_answer_is_explained_where_the_pipeline_says_so(pipeline: tr.Pipel
 def test_what_cannot_be_explained_is_said(pipeline: tr.Pipeline, folder: Path) -> None:
     """A model without its library's trees, and the mean of an ensemble; the score is there all the same."""
     plain, fraud = tr.Model("plain", path=folder / "plain"), tr.Model("fraud", path=folder / "fraud")
-    for model, why in ((plain, "packaged without --explain"), (tr.Ensemble("both", [plain, fraud]), ENSEMBLE)):
+    cases = [(plain, "packaged without --explain"), (tr.Ensemble("both", [plain, fraud]), ENSEMBLE)]
+    for model, why in cases:
         with TestClient(replace(pipeline, model=model)) as client:
             answer = client.predict(request(3))
         assert answer["explanation"] is None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from math import fsum, isfinite
 from typing import Any, Final, Self, TypeVar, cast
 
-from tailrace.inference.declaration import Constant, Model, StageDeclaration, walk_declared
+from tailrace.inference.declaration import Constant, StageDeclaration, walk_declared
 
 SHARES_TOLERANCE: Final = 1e-9
 """How far the sum of a split's shares may be from 1, for shares such as 1/3."""
@@ -124,7 +124,7 @@ class Cascade(Composition):
         _check_members(where, (cheap, expensive))
         if not isinstance(unsure, Sequence) or isinstance(unsure, str) or not _is_range(tuple(unsure)):
             raise ValueError(f"{where}: unsure is {unsure!r}; write the lowest and the highest such score: (0.1, 0.8)")
-        if isinstance(expensive, Model) and expensive.constant is not None:
+        if getattr(expensive, "constant", None) is not None:  # of a model, here or far away, or of an ensemble
             raise ValueError(f"{where}: {expensive.name!r} falls back to a constant; leave that out, where it is late "
                              "the cheap score stands")  # fmt: skip
         low, high = unsure

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import NS_PER_MS, Clock, LayerLimit
 from tailrace.inference.assembly import Assembler
+from tailrace.inference.composition.composed import Composed
 from tailrace.inference.explaining.explainer import Feeds, Trees
 from tailrace.inference.stage import Stage
 from tailrace.inference.step import InferenceStep
@@ -173,7 +174,7 @@ def _scored_by(stage: Stage, batch: Batch, rows: NDArray[np.intp]) -> Iterator[t
     """Give the models whose scores stand, by name, and their rows among these; None for those of a mean."""
     if not len(rows):
         return
-    if not stage.members:
+    if not isinstance(stage, Composed):
         yield stage.name, rows
     elif batch.branches is None or stage.name not in batch.branches:
         yield None, rows
