@@ -186,7 +186,8 @@ def _expand_nodes(tables: NodeTables, slots: int, vectors: int) -> dict[str, Any
     left = inner + ahead[inner]
     _require(bool((left + 1 < np.repeat(ends, counts)[inner]).all()), "a node whose children are outside its tree")
     children = np.concatenate([left, left + 1, ends - counts])
-    _require(len(children) == len(nodes) == len(np.unique(children)), "a node that is not the child of one other node")
+    parents = np.bincount(children, minlength=len(nodes))
+    _require(bool((parents == 1).all()), "a node that is not the child of one other")
     _require(bool(((nodes["next"][inner] & ((1 << slot_bits(slots)) - 1)) < slots).all()), "a test of no slot")
     _require(not np.isnan(nodes["value"][inner]).any(), "a threshold that is no number")
     _check_depth(ahead, ends - counts)
