@@ -16,6 +16,7 @@ from tailrace.errors import NoStoreError, StoreError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.features.streams import StreamFeatureView
+from tailrace.inference.backends.onnx_gpu import installed_runtimes
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.remote.stage import RemoteStage, remote_stages
 from tailrace.inference.stage import walk_stages
@@ -70,7 +71,8 @@ async def check_pipeline(pipeline: Pipeline, url: str | None, clock: Clock) -> C
     plan, times = await warm_up(plan, clock)
     store = await _check_store(plan, url, clock)
     warnings = (
-        *_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings, *_remote_warnings(plan)
+        *_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings, *_remote_warnings(plan),
+        *_runtime_warnings(),
     )  # fmt: skip
     return CheckedPipeline(plan, times, _inputs(plan), store, warnings)
 
@@ -139,6 +141,15 @@ def _remote_warnings(plan: Plan) -> list[str]:
         for stage in remote_stages(plan.inference.stage)
         for what in dict.fromkeys(filter(None, (stage.notice, str(stage.client.failure or ""))))
     ]
+
+
+def _runtime_warnings() -> list[str]:
+    """Return that two distributions of ONNX Runtime are installed, of which nobody knows whose files are there."""
+    found = installed_runtimes()
+    if len(found) < 2:
+        return []
+    next_step = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    return [f"packages: {' and '.join(found)} write over each other's files\n    next: {next_step}"]
 
 
 def _inputs(plan: Plan) -> tuple[ModelInput, ...]:

@@ -147,14 +147,17 @@ class SessionSettings(msgspec.Struct, frozen=True):
 
     threads: for one call; one is best for the small batches of a worker that owns a core. arena: whether memory is kept
     for the next call; most graphs are no faster with it, and it never gives back a large batch. level: how far the
-    graph is optimised when it is loaded.
+    graph is optimised when it is loaded. gpu_bytes_max: of a GPU's memory that it may take there, 0 for no limit.
     """
 
     threads: int = 1
     arena: bool = False
     level: Literal["none", "basic", "extended", "all"] = "all"
+    gpu_bytes_max: int = 0
 
     def __post_init__(self) -> None:
+        if self.gpu_bytes_max < 0:
+            raise ValueError(f"session settings: {self.gpu_bytes_max} bytes of a GPU's memory")
         if not 1 <= self.threads <= THREADS_MAX:
             raise ValueError(f"session settings: {self.threads} threads, not 1 to {THREADS_MAX}")
 

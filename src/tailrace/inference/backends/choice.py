@@ -175,7 +175,7 @@ def _measure_apart(directory: Path, candidates: Sequence[Backend]) -> Measured:
     """Return what backends take, timed in a process of their own. Raises _MeasureError where that cannot be had."""
     names = [backend.name for backend in candidates]
     command = (sys.executable, "-P", "-m", "tailrace.inference.backends.choice", str(directory), *names)
-    limit_s = MEASURE_S_MAX * len(names)
+    limit_s = MEASURE_S_MAX * len(names) + sum(backend.start_s for backend in candidates)
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=True)
         return msgspec.json.decode(done.stdout, type=Measured)

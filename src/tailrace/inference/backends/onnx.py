@@ -20,6 +20,8 @@ _LEVELS: Final = {
     "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
 }  # fmt: skip
 
+Providers = Sequence[tuple[str, dict[str, Any]]]
+"""Of ONNX Runtime, by name, each with its options."""
 Run = Callable[[list[str], Mapping[str, NDArray[Any]], Any], Sequence[Any]]
 """The names of the outputs, the feeds, options or None → the outputs."""
 
@@ -54,11 +56,19 @@ class OnnxModel(PackagedModel):
         if MODEL_FILE not in manifest.files:
             raise ModelPackageError(f"the model directory has no {MODEL_FILE}", where=str(directory), next=REPACKAGE)
         _check_file(path)
-        session = open_session(path, manifest.session)
+        providers = cls.providers(manifest.session)
+        session = open_session(path, manifest.session, providers)
+        if session.get_providers()[0] != providers[0][0]:  # ONNX Runtime goes on with the next one, and only warns
+            raise OSError(f"ONNX Runtime cannot start its {providers[0][0]} here")
         _check_interface(session, manifest.signature, path)
         model = cls(session, manifest)
         model.check_golden(path)
         return model
+
+    @classmethod
+    def providers(cls, settings: SessionSettings) -> Providers:
+        """Return what of ONNX Runtime computes it, the preferred one first, each with its options."""
+        return [("CPUExecutionProvider", {})]
 
     def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the scores: float, shape (rows,), or (rows, classes) where the signature names no column.
@@ -91,7 +101,11 @@ def find_run(session: Any, outputs: list[str], feeds: Mapping[str, NDArray[Any]]
     return public
 
 
-def open_session(model: Path | bytes, settings: SessionSettings = SessionSettings()) -> Any:  # noqa: B008 - it is frozen
+def open_session(
+    model: Path | bytes,
+    settings: SessionSettings = SessionSettings(),  # noqa: B008 - it is frozen
+    providers: Providers = (("CPUExecutionProvider", {}),),
+) -> Any:
     """Return an ONNX Runtime session tuned for small batches.
 
     Raises ModelPackageError when ONNX Runtime refuses the graph.
@@ -108,7 +122,7 @@ def open_session(model: Path | bytes, settings: SessionSettings = SessionSetting
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, bytes) else str(model), options, providers=list(providers)
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         where = "the ONNX graph" if isinstance(model, bytes) else str(model)
