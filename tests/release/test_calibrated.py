@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 import xgboost
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, TargetEncoder
 from sklearn.svm import LinearSVC
 
 from tailrace.errors import ModelPackageError
@@ -199,3 +200,19 @@ def test_altered_calibration_is_not_served(frame: pd.DataFrame, tmp_path: Path) 
     file.write_bytes(file.read_bytes().replace(b'"b":', b'"b":1'))
     with pytest.raises(ModelPackageError, match=r"calibration\.json|altered"):
         load_model(tmp_path / "m")
+
+
+def test_several_calibrated_pipelines_on_raw_columns_are_one_graph(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Each member has encoders of its own, and the graph takes each raw column once."""
+    rows = frame.assign(shop=np.random.default_rng(1).choice(["a", "b", "c"], ROWS))
+    columns = ColumnTransformer([("c", TargetEncoder(), ["shop"]), ("n", StandardScaler(), NAMES)])
+    pipeline = make_pipeline(columns, LogisticRegression())
+    model = CalibratedClassifierCV(pipeline, cv=3).fit(rows[[*NAMES, "shop"]], rows["fraud"])
+    report = package(model, rows, name="m", out=tmp_path / "m")
+    served = load_model(tmp_path / "m")
+    assert report.backend == "ONNX Runtime"
+    feeds = {
+        spec.name: rows[list(spec.features)].to_numpy(object if spec.dtype == "string" else np.float32)
+        for spec in served.signature.inputs
+    }
+    np.testing.assert_allclose(served.predict(feeds), model.predict_proba(rows[[*NAMES, "shop"]])[:, 1], atol=1e-6)

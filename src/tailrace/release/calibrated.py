@@ -14,6 +14,15 @@ from tailrace.release.calibration import read_fitted
 from tailrace.release.graph_writer import GraphWriter
 
 
+def shape_calibrated(operator: Any) -> None:
+    """Set the types of the label and the probabilities of a `CalibratedClassifierCV`, for skl2onnx: of any inputs."""
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+
+    classes = operator.raw_operator.classes_
+    operator.outputs[0].type = (StringTensorType if classes.dtype.kind in "OUS" else Int64TensorType)([None])
+    operator.outputs[1].type = FloatTensorType([None, len(classes)])
+
+
 def convert_calibrated(scope: Any, operator: Any, container: Any) -> None:
     """Write a `CalibratedClassifierCV` into a graph, for skl2onnx: labels and probabilities, (rows, classes)."""
     from onnx import TensorProto

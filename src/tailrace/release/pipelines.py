@@ -7,7 +7,7 @@ from copy import copy
 from typing import Any
 
 from tailrace.inference.signature import TensorSpec
-from tailrace.release.calibrated import convert_calibrated
+from tailrace.release.calibrated import convert_calibrated, shape_calibrated
 from tailrace.release.encoders import convert_encoder, encoder_types, shape_encoder
 from tailrace.release.texts import check_texts, convert_counts, convert_text_imputer, mend_texts
 from tailrace.release.trees import INPUT, OPSET
@@ -41,7 +41,7 @@ def pipeline_graph(
         options=_options(model, margin),
         target_opset={"": OPSET, "ai.onnx.ml": 3},
         custom_conversion_functions=_converters(),
-        custom_shape_calculators=dict.fromkeys(encoder_types(), shape_encoder),
+        custom_shape_calculators=_shapes(),
     )
     mend_texts(graph, model)
     # The converter keeps the order of the inputs, but not a dot in their names.
@@ -71,6 +71,13 @@ def _converters() -> dict[type, Callable[[Any, Any, Any], None]]:
         TfidfTransformer: convert_counts,
         TfidfVectorizer: convert_counts,
     }
+
+
+def _shapes() -> dict[type, Callable[[Any], None]]:
+    """Return what takes the place of skl2onnx's own shapes."""
+    from sklearn.calibration import CalibratedClassifierCV
+
+    return {CalibratedClassifierCV: shape_calibrated, **dict.fromkeys(encoder_types(), shape_encoder)}
 
 
 def _tells_columns_apart(model: Any) -> bool:
