@@ -18,7 +18,9 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from typer.testing import CliRunner
 
+from tailrace.cli.main import app
 from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
 from tailrace.release.comparison import choose_graph
@@ -129,6 +131,24 @@ def test_difference_that_is_not_of_the_text_is_no_matter_of_tolerance(tmp_path: 
     wrong = replace(original, score=lambda rows: score(rows) + other.predict_proba(rows[["amount"]])[:, 1])
     with pytest.raises(ModelPackageError, match="600 of 600 rows otherwise than the original; the worst"):
         choose_graph(wrong, [converted], read_table(frame), text_tolerance=1.0)
+
+
+def test_command_shows_texts_that_were_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that ONNX reads otherwise are told with how far they are apart, and some texts with them."""
+    frame = frame_of(WORDS)
+    joblib.dump(fit(TfidfVectorizer(), frame), tmp_path / "model.joblib")
+    frame.loc[0, "text"] = "HELLO İX2 [bold] Über"
+    frame.to_parquet(tmp_path / "rows.parquet")
+    monkeypatch.chdir(tmp_path)
+    words = ["package", "model.joblib", "--data", "rows.parquet", "--name", "m", "--out", "m", "--allow-pickle"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, ModelPackageError)
+    assert "--text-tolerance 0.002" in refused.exception.next
+    done = CliRunner().invoke(app, [*words, "--text-tolerance", "0.002"], env={"COLUMNS": "140"})
+    assert done.exit_code == 0, done.output
+    assert "but for 1 whose text ONNX reads otherwise" in done.stdout
+    assert "'HELLO İX2 [bold] Über'" in done.stdout
+    assert "rows_text" in done.stdout
 
 
 PROGRAM = """
