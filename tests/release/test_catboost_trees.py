@@ -12,6 +12,7 @@ import pytest
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.forest import LIBRARY, ForestModel
 from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import CATBOOST_FILE
 from tailrace.release.package import package
 
 catboost = pytest.importorskip("catboost", reason="CatBoost is not installed")
@@ -94,13 +95,31 @@ def test_model_without_names_is_refused(frame: pd.DataFrame, tmp_path: Path) -> 
         package(model, frame, name="m", out=tmp_path / "m")
 
 
-def test_model_of_categories_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """The statistics of categories are no part of the trees."""
-    categories = pd.DataFrame({"a": frame["a"], "town": np.where(frame["c"] > 1, "Ulm", "Bonn")})
-    model = catboost.CatBoost({"iterations": 2, "verbose": 0, "allow_writing_files": False})
-    model.fit(categories, frame["loss"], cat_features=["town"])
-    with pytest.raises(ModelPackageError, match="categories"):
-        package(model, categories, name="m", out=tmp_path / "m")
+@pytest.mark.parametrize("town", [["Ulm", "Bonn"], [7, 9]], ids=["texts", "numbers"])
+def test_model_of_categories_is_computed_by_catboost(town: list[Any], frame: pd.DataFrame, tmp_path: Path) -> None:
+    """The statistics of categories are no part of the trees; a category that training never saw is scored too."""
+    categories = pd.DataFrame({"a": frame["a"], "town": np.where(frame["c"] > 1, *town), "b": frame["b"]})
+    model = catboost.CatBoostClassifier(iterations=5, verbose=0, thread_count=1, allow_writing_files=False)
+    model.fit(categories, frame["fraud"], cat_features=["town"])
+    report = package(model, categories, name="m", out=tmp_path / "m")
+    assert (report.backend, set(report.manifest.files)) == ("CatBoost", {CATBOOST_FILE})
+    assert "categories" in report.manifest.reasons["ONNX Runtime"]
+    served = load_model(tmp_path / "m")
+    asked = categories.assign(town=["Wien", *categories.town[1:]] if town[0] == "Ulm" else categories.town)
+    for rows in (asked[:1], asked):
+        feeds = {spec.name: rows[[spec.name]].to_numpy(spec.numpy_dtype) for spec in served.signature.inputs}
+        np.testing.assert_allclose(served.predict(feeds), model.predict_proba(rows)[:, 1], atol=1e-6)
+
+
+def test_catboost_computes_a_model_where_it_is_asked_for(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Its own scores of a matrix, for three classes too, and behind the link of its loss."""
+    for target, loss, kind in (("kind", "MultiClass", "Probability"), ("kind", "Poisson", "Exponent")):
+        model = train(frame, target, loss_function=loss)
+        report = package(model, frame, name="m", out=tmp_path / "m", native=True, overwrite=True)
+        assert report.backend == "CatBoost"
+        matrix = frame[NAMES].to_numpy(np.float32)
+        expected = model.predict(matrix, prediction_type=kind)
+        np.testing.assert_allclose(load_model(tmp_path / "m").predict({"features": matrix}), expected, atol=1e-9)
 
 
 def test_model_of_two_numbers_a_row_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:

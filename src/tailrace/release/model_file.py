@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.catboost import load_trees
 from tailrace.inference.backends.lightgbm_text import check_text
 from tailrace.inference.backends.onnx_graph import ExternalDataError, check_graph
 from tailrace.inference.backends.sklearn import load_estimator
@@ -30,7 +31,6 @@ _KNOWN: Final = (
     "give .txt (LightGBM), .json or .ubj (XGBoost), .cbm (CatBoost), .pt2 (PyTorch), .skops, .pkl or .joblib "
     "(scikit-learn), or .onnx"
 )
-_CATBOOST: Final = b"CBM1"
 
 
 def read_model(path: Path, *, allow_pickle: bool = False) -> Any:
@@ -90,16 +90,6 @@ def _read_xgboost(path: Path, content: bytes) -> Any:
     return xgboost.Booster(model_file=bytearray(content))
 
 
-def _read_catboost(path: Path, content: bytes) -> Any:
-    """Return a CatBoost model, which verifies all but how long it is."""
-    size = int.from_bytes(content[len(_CATBOOST) : len(_CATBOOST) + 4], "little")
-    if not content.startswith(_CATBOOST) or size > len(content):
-        raise ValueError(f"it does not begin as a CatBoost model of {len(content)} bytes does")
-    import catboost
-
-    return catboost.CatBoost().load_model(blob=content)
-
-
 def _read_skops(content: bytes) -> Any:
     """Return an estimator of types that skops knows to be harmless; any other is its maker's to package."""
     try:
@@ -145,7 +135,7 @@ _READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     ".txt": _read_lightgbm,
     ".json": _read_xgboost,
     ".ubj": _read_xgboost,
-    ".cbm": _read_catboost,
+    ".cbm": lambda path, content: load_trees(content),
     ".skops": lambda path, content: _read_skops(content),
     ".pt2": lambda path, content: TorchProgram(content),
     ".pkl": _read_pickle,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +18,10 @@ from tailrace.inference.backends.choice import measure_backends
 from tailrace.inference.backends.native import NativeModel, Predict
 from tailrace.inference.backends.onnx import find_run, select_scores
 from tailrace.inference.backends.sklearn import untrusted_types
-from tailrace.inference.backends.table import LIGHTGBM, ONNX_RUNTIME, PYTORCH, SKLEARN, XGBOOST, backend_named
-from tailrace.inference.manifest import PYTORCH_FILE, SKLEARN_FILE, BackendTimes
+from tailrace.inference.backends.table import CATBOOST, LIGHTGBM, ONNX_RUNTIME, PYTORCH, SKLEARN, XGBOOST, backend_named
+from tailrace.inference.manifest import CATBOOST_FILE, PYTORCH_FILE, SKLEARN_FILE, BackendTimes
 from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.release.catboost_trees import score_kind
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted, find_inputs, require_columns
 from tailrace.release.original import Original
@@ -86,6 +89,8 @@ def native_form(original: Original, table: Any, target: str | None) -> NativeFor
     """
     if original.framework == "pytorch":
         return _torch_form(original, table, target)
+    if original.framework == "catboost":
+        return _catboost_form(original, table)
     if original.framework == "scikit-learn":
         return _sklearn_form(original, table)
     name = _BACKENDS.get(original.framework)
@@ -101,6 +106,23 @@ def native_form(original: Original, table: Any, target: str | None) -> NativeFor
     inputs = (TensorSpec(INPUT, dtype, names),)
     signature = Signature(inputs, OUTPUT, column, original.classes)
     return NativeForm(name, _model_of(name).file, content, signature)
+
+
+def _catboost_form(original: Original, table: Any) -> NativeForm:
+    """Return a model as CatBoost writes it: one matrix, or one input a column where some are categories."""
+    names = original.features or ()
+    require_columns(names, table)
+    if original.framed:
+        dtypes = {name: column_dtype(table, name) for name in names}
+        inputs = tuple(TensorSpec(name, dtypes[name], (name,)) for name in names)
+    else:
+        inputs = (TensorSpec(INPUT, "float32", names),)
+    column = {0: 0, 2: 1}.get(len(original.classes))
+    signature = Signature(inputs, score_kind(original.model), column, original.classes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CATBOOST_FILE
+        original.model.save_model(str(path))
+        return NativeForm(CATBOOST, CATBOOST_FILE, path.read_bytes(), signature)
 
 
 def _sklearn_form(original: Original, table: Any) -> NativeForm | None:

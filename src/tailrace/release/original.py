@@ -244,21 +244,23 @@ def _from_catboost(model: Any, where: str) -> Original | None:
     names = tuple(str(name) for name in model.feature_names_)
     if names == tuple(map(str, range(len(names)))):
         raise ModelPackageError("the CatBoost model was trained without feature names", where=where, next=NAMED)
-    others = (model.get_cat_feature_indices, model.get_text_feature_indices, model.get_embedding_feature_indices)
-    if any(len(find()) for find in others):
-        raise ModelPackageError(
-            "the CatBoost model was trained on categories, texts or embeddings, which are not converted",
-            where=where,
-            next="train it on numbers: encode the categories in the feature view",
-        )
+    next_type = "train it on numbers: encode the categories in the feature view"
+    if len(model.get_text_feature_indices()) or len(model.get_embedding_feature_indices()):
+        what = "the CatBoost model was trained on texts or embeddings, which are not served"
+        raise ModelPackageError(what, where=where, next=next_type)
+    what = "the CatBoost model was trained on categories, whose statistics are no part of the trees"
+    by_name = len(model.get_cat_feature_indices()) > 0
+    refusal = NoGraphError(what, where=where, next=next_type) if by_name else None
     classes = tuple(_plain(label) for label in model.classes_)
     kind = score_kind(model)
 
-    def score(matrix: Any) -> NDArray[np.float64]:
-        scores = np.asarray(model.predict(np.asarray(matrix, np.float64), prediction_type=kind), np.float64)
+    def score(rows: Any) -> NDArray[np.float64]:
+        given = rows if by_name else np.asarray(rows, np.float64)
+        scores = np.asarray(model.predict(given, prediction_type=kind), np.float64)
         return scores[:, 1] if len(classes) == 2 else scores
 
-    return Original("catboost", catboost.__version__, type(model).__name__, model, names, classes, score)
+    return Original("catboost", catboost.__version__, type(model).__name__, model, names, classes, score,
+                    refusal=refusal, framed=by_name)  # fmt: skip
 
 
 def _from_sklearn(model: Any, where: str, *, is_calibrated: bool) -> Original | None:

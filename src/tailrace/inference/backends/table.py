@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tailrace.inference.manifest import (
+    CATBOOST_FILE,
     FOREST_FILE,
     LIGHTGBM_FILE,
     MODEL_FILE,
@@ -30,6 +31,7 @@ CUDA: Final = "ONNX Runtime on CUDA"
 TENSORRT: Final = "ONNX Runtime on TensorRT"
 LIGHTGBM: Final = "LightGBM"
 XGBOOST: Final = "XGBoost"
+CATBOOST: Final = "CatBoost"
 SKLEARN: Final = "scikit-learn"
 PYTORCH: Final = "PyTorch"
 
@@ -77,6 +79,7 @@ BACKENDS: Final = (
             needs="onnxruntime/capi/libonnxruntime_providers_tensorrt.so", start_s=60.0),
     Backend(LIGHTGBM, LIGHTGBM_FILE, "lightgbm", "LightgbmModel", is_light=True),
     Backend(XGBOOST, XGBOOST_FILE, "xgboost", "XgboostModel", is_light=True),
+    Backend(CATBOOST, CATBOOST_FILE, "catboost", "CatboostModel"),
     Backend(SKLEARN, SKLEARN_FILE, "sklearn", "SklearnModel"),
     Backend(PYTORCH, PYTORCH_FILE, "pytorch", "PytorchModel"),
 )  # fmt: skip
