@@ -17,6 +17,7 @@ from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.features.streams import StreamFeatureView
 from tailrace.inference.backends.onnx_gpu import installed_runtimes
+from tailrace.inference.explaining.step import ExplainingStep
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.remote.stage import RemoteStage, remote_stages
 from tailrace.inference.stage import walk_stages
@@ -72,7 +73,7 @@ async def check_pipeline(pipeline: Pipeline, url: str | None, clock: Clock) -> C
     store = await _check_store(plan, url, clock)
     warnings = (
         *_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings, *_remote_warnings(plan),
-        *_runtime_warnings(),
+        *_runtime_warnings(), *_explain_warnings(plan),
     )  # fmt: skip
     return CheckedPipeline(plan, times, _inputs(plan), store, warnings)
 
@@ -150,6 +151,17 @@ def _runtime_warnings() -> list[str]:
         return []
     next_step = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
     return [f"packages: {' and '.join(found)} write over each other's files\n    next: {next_step}"]
+
+
+def _explain_warnings(plan: Plan) -> list[str]:
+    """Return which models answer nothing to those who ask why, in a pipeline whose callers may."""
+    if not isinstance(plan.inference, ExplainingStep):
+        return []
+    next_step = "package it with --explain where its library can explain it"
+    return [
+        f"explain: the model {name!r} cannot be explained: {why}\n    next: {next_step}"
+        for name, why in plan.inference.unexplained.items()
+    ]
 
 
 def _inputs(plan: Plan) -> tuple[ModelInput, ...]:

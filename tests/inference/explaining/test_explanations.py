@@ -21,6 +21,7 @@ from onnx import helper
 import tailrace as tr
 from pipelines.model_graphs import FLOAT, save
 from tailrace.batch import Batch, Call, Transport
+from tailrace.compile.checking import check_pipeline
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
 from tailrace.errors import CompileError, ModelPackageError
@@ -206,6 +207,17 @@ def test_what_cannot_be_explained_is_said(pipeline: tr.Pipeline, folder: Path) -
         assert answer["explanation"] is None
         assert why in answer["unexplained"]
         assert 0 < answer["score"] < 1
+
+
+def test_check_warns_of_a_model_that_cannot_be_explained(pipeline: tr.Pipeline, folder: Path) -> None:
+    """Whoever forgot --explain reads it before the first caller asks."""
+    stages = {"a": tr.Model("fraud", path=folder / "fraud"), "b": tr.Model("plain", path=folder / "plain")}
+    split = tr.Split("test", stages, by=Payment.customer_id, shares={"a": 0.5, "b": 0.5})
+    checked = asyncio.run(check_pipeline(replace(pipeline, model=split), None, MonotonicClock()))
+    checked.plan.close()
+    told = [warning for warning in checked.warnings if warning.startswith("explain")]
+    assert len(told) == 1
+    assert "'plain' cannot be explained: it was packaged without --explain" in told[0]
 
 
 def test_row_is_explained_by_the_model_whose_score_stands(pipeline: tr.Pipeline, folder: Path) -> None:

@@ -91,6 +91,11 @@ class ExplainingStep(InferenceStep):
         self._clock = clock
         self._thread: InferenceThread | None = None
 
+    @property
+    def unexplained(self) -> dict[str, str]:
+        """The models that cannot be explained, by name, and why."""
+        return {name: model for name, model in self._models.items() if isinstance(model, str)}
+
     def suspends(self, rows: int) -> bool:
         """Return whether a batch of so many rows waits: also where it would for explanations of all."""
         return rows * self._row_ns > INLINE_NS_MAX or super().suspends(rows)
