@@ -332,3 +332,27 @@ def test_estimator_of_unknown_types_is_its_makers_to_package(tmp_path: Path) -> 
     skops.io.dump(RandomForestClassifier(2).fit(rows, outcome), tmp_path / "forest.skops")
     with pytest.raises(ModelPackageError, match=r"sklearn\.tree\._tree\.Tree; if you know who made it"):
         read_model(tmp_path / "forest.skops")
+
+
+def growing(elements: int) -> bytes:
+    """Return a graph that makes so many zeros of a number, and adds their sum to its input."""
+    count = numpy_helper.from_array(np.array([elements], np.int64), "count")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["count"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["w"], keepdims=0),
+    ]
+    return graph_of(count, nodes=nodes)
+
+
+@pytest.mark.parametrize("elements", [10**11, 2 * 10**9])
+def test_graph_that_asks_for_memory_while_it_runs_is_refused(elements: int, tmp_path: Path) -> None:
+    """400 GB, and 8 that this machine may have: in a process of its own, which may not take it."""
+    (tmp_path / "model.onnx").write_bytes(growing(elements))
+    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+        read_model(tmp_path / "model.onnx")
+
+
+def test_graph_that_makes_a_little_is_read(tmp_path: Path) -> None:
+    """An operator that makes tensors is no attack by itself."""
+    (tmp_path / "model.onnx").write_bytes(growing(1_000))
+    assert read_model(tmp_path / "model.onnx") == growing(1_000)

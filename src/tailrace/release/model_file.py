@@ -20,6 +20,7 @@ from tailrace.inference.backends.onnx_graph import ExternalDataError, check_grap
 from tailrace.inference.backends.sklearn import load_estimator
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost_trees import check_trees
+from tailrace.release.probe import probe_graph
 from tailrace.release.torch_program import TorchProgram
 
 PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib"})
@@ -104,6 +105,7 @@ def _read_graph(path: Path, content: bytes) -> bytes:
     """Return an ONNX file with its weights in it, those of other files of its directory too."""
     try:
         check_graph(content)
+        probe_graph(path, content)
         return content
     except ExternalDataError as error:
         _check_places(path, error.names, len(content))
