@@ -15,7 +15,7 @@ from typing import Any, Final
 
 GROWING: Final = (
     b"ConstantOfShape", b"Expand", b"Tile", b"Range", b"RandomNormal", b"RandomUniform", b"EyeLike", b"OneHot",
-    b"Resize", b"Upsample", b"Pad", b"Loop", b"Scan", b"Col2Im", b"MaxUnpool", b"Bernoulli", b"Multinomial", b"ScatterND",
+    b"Resize", b"Upsample", b"Pad", b"Loop", b"Scan", b"Col2Im", b"MaxUnpool", b"Bernoulli", b"Multinomial",
 )  # fmt: skip
 SPARE_BYTES: Final = 2 << 30
 GROWTH_MAX: Final = 16
