@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from tailrace.deadline import format_duration
@@ -12,6 +13,7 @@ from tailrace.offline.optimize.journal import Trial
 from tailrace.offline.optimize.labels import Label, write_labels
 from tailrace.offline.optimize.metric import LESS_IS_BETTER
 from tailrace.offline.optimize.optimizer import Optimised
+from tailrace.offline.optimize.verdict import Standing
 
 TEAL, BLUE, OCHRE, GREY, PALE, INK, GROUND, UNFIT = (
     "#2f8f83", "#3f6fa3", "#b5782a", "#4b5b6b", "#c9d6e2", "#1f2a37", "#fbfaf7", "#9aa7b4",
@@ -40,12 +42,15 @@ def draw_picture(found: Optimised, path: Path) -> None:
     axes = figure.subplots()
     _frame(axes, found, shown)
     _draw_limits(axes, found)
-    front = front_of(shown, less=found.metric.name in LESS_IS_BETTER)
-    axes.step([_ms(each) for each in front], [each.metric for each in front], where="post", color=PALE, lw=3, zorder=2)
+    fits = [each for each in shown if _standing(found, each) in {"fits", "wins", "baseline"}]
+    front = front_of(fits, less=found.metric.name in LESS_IS_BETTER)
+    axes.step(
+        [_ms(found, each) for each in front], [each.metric for each in front], where="post", color=PALE, lw=3, zorder=2
+    )
     ends = (found.verdict.baseline, found.verdict.winner)
-    for place, trial in enumerate(sorted(shown, key=lambda each: (each in ends, -each.size_bytes))):
+    for place, trial in enumerate(sorted(shown, key=lambda each: (each is ends[1], -each.size_bytes))):
         axes.scatter(
-            _ms(trial), trial.metric, s=_area(trial, shown), color=_colour(found, trial), zorder=3 + place / 1e3,
+            _ms(found, trial), trial.metric, s=_area(trial, shown), color=_colour(found, trial), zorder=3 + place / 1e3,
             alpha=0.85 if trial in ends else 0.5, lw=1.2, ec="white", marker=_marks(shown)[trial.backend],
         )  # fmt: skip
     _title(axes, found, left_out, _marks(shown))
@@ -54,9 +59,9 @@ def draw_picture(found: Optimised, path: Path) -> None:
     named += [each for each in front if each not in ends][:NAMED_MAX]
     write_labels(
         axes,
-        [Label(_ms(each), each.metric, _area(each, shown), _words(found, each), _ink(found, each), each in ends)
+        [Label(_ms(found, each), each.metric, _area(each, shown), _words(found, each), _ink(found, each), each in ends)
          for each in named],
-        [(_ms(each), each.metric, _area(each, shown)) for each in shown],
+        [(_ms(found, each), each.metric, _area(each, shown)) for each in shown],
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Title": found.verdict.why})
@@ -65,7 +70,7 @@ def draw_picture(found: Optimised, path: Path) -> None:
 def front_of(trials: Sequence[Trial], *, less: bool) -> list[Trial]:
     """Return the trials that no other beats in both latency and metric, the fastest first. less: it is a loss."""
     front: list[Trial] = []
-    for trial in sorted(trials, key=lambda each: (each.timings[0].p50_ns, each.metric if less else -each.metric)):
+    for trial in sorted(trials, key=lambda each: (-each.timings[0].speedup, each.metric if less else -each.metric)):
         if not front or (trial.metric < front[-1].metric if less else trial.metric > front[-1].metric):
             front.append(trial)
     return front
@@ -79,13 +84,15 @@ def _shown(found: Optimised) -> tuple[list[Trial], int]:
         each
         for each in measured
         if found.metric.loss(baseline.metric, each.metric) <= LOSSES_SHOWN * tolerance
-        and _ms(each) <= SLOWER_SHOWN * _ms(baseline)
+        and each.timings[0].speedup * SLOWER_SHOWN >= 1
     ]
     return shown, len(measured) - len(shown)
 
 
-def _ms(trial: Trial) -> float:
-    return trial.timings[0].p50_ns / 1e6
+def _ms(found: Optimised, trial: Trial) -> float:
+    """Return what a call takes in a moment as quiet as the middle one: the baseline's, by how much faster it is."""
+    base_ns = median(each.timings[0].base_p50_ns for each in found.trials if each.status == "measured")
+    return base_ns / (1.0 if trial is found.verdict.baseline else trial.timings[0].speedup) / 1e6
 
 
 def _marks(shown: Sequence[Trial]) -> dict[str, str]:
@@ -102,7 +109,11 @@ def _colour(found: Optimised, trial: Trial) -> str:
         return TEAL
     if trial is found.verdict.baseline:
         return OCHRE
-    return BLUE if found.verdict.standings[found.trials.index(trial)] == "fits" else UNFIT
+    return BLUE if _standing(found, trial) == "fits" else UNFIT
+
+
+def _standing(found: Optimised, trial: Trial) -> Standing:
+    return found.verdict.standings[found.trials.index(trial)]
 
 
 def _ink(found: Optimised, trial: Trial) -> str:
@@ -113,7 +124,7 @@ def _frame(axes: Any, found: Optimised, shown: Sequence[Trial]) -> None:
     """Set the axes: latency in powers, the metric with room for the names."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    times, metrics = [_ms(each) for each in shown], [each.metric for each in shown]
+    times, metrics = [_ms(found, each) for each in shown], [each.metric for each in shown]
     wide = max(1.3, (max(times) / min(times)) ** 0.16)
     axes.set_facecolor("#ffffff")
     axes.set_xscale("log")
@@ -135,7 +146,11 @@ def _frame(axes: Any, found: Optimised, shown: Sequence[Trial]) -> None:
     axes.spines["bottom"].set_color("#7c8b9a")
     rows = found.asked.batches[0]
     several = "s" if rows > 1 else ""
-    axes.set_xlabel(f"median of a call of {rows} row{several}; further left is faster", color=GREY, fontsize=10.5)
+    axes.set_xlabel(
+        f"a call of {rows} row{several}, the baseline's ÷ times as fast; further left is faster",
+        color=GREY,
+        fontsize=10.5,
+    )
     axes.set_ylabel(f"{found.metric.name} on held-back rows; higher up is better", color=GREY, fontsize=10.5)
 
 
@@ -173,7 +188,7 @@ def _title(axes: Any, found: Optimised, left_out: int, marks: Mapping[str, str])
 
 
 def _words(found: Optimised, trial: Trial) -> str:
-    figures = f"{format_duration(trial.timings[0].p50_ns)}, {_size(trial.size_bytes)}"
+    figures = f"{format_duration(round(_ms(found, trial) * 1e6))}, {_size(trial.size_bytes)}"
     words = f"{trial.recipe.name}\n{trial.backend}, {figures}"
     if trial is found.verdict.winner:
         return f"winner: {words}"
