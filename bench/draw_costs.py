@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from figures import Figures, read_figures
 from machine import BenchError
@@ -33,23 +33,37 @@ Curve = Sequence[Sequence[float]]
 """Pairs of a number and the µs that a request takes."""
 
 
+class Named(NamedTuple):
+    """A curve of a panel. above: whether its name stands above its end, or below."""
+
+    curve: Curve
+    colour: str
+    name: str
+    above: bool = True
+
+
 def draw(features: Figures) -> str:
     """Return the picture, as SVG. Raises BenchError where a curve is missing, or has fewer than two points."""
     windows, columns, entities, looked_up = (read_curve(features, key) for key in KEYS)
     parts = [
         text(24, 38, "What a request costs, by what it asks for", "h"),
         text(24, 58, "µs of one full core, LMDB, the model a constant; the whole request, HTTP and JSON too", "s"),
-        *draw_panel(PANELS[0], "by windows, of one entity", "windows, or columns", windows, columns),
-        *draw_panel(PANELS[1], "by entities, of five windows each", "entities a request", entities, looked_up),
+        *draw_panel(PANELS[0], "by windows, of one entity", "windows, or columns", named(windows, columns)),
+        *draw_panel(PANELS[1], "by entities, of five windows each", "entities a request", named(entities, looked_up)),
     ]
     return frame(WIDTH, HEIGHT, "What a request costs", describe(windows, columns, entities, looked_up), parts)
 
 
-def read_curve(features: Figures, key: str) -> Curve:
-    """Return a curve. Raises BenchError where there is none, or one of fewer than two points."""
-    curve: Curve = features.get(key, [])
+def named(stream: Curve, batch: Curve) -> list[Named]:
+    """Return the curves of one panel with their colours and names."""
+    return [Named(stream, STREAM, "stream views"), Named(batch, BATCH, "batch views", above=False)]
+
+
+def read_curve(figures: Figures, key: str, part: str = "features") -> Curve:
+    """Return a curve that a part measures. Raises BenchError where there is none, or one of fewer than two points."""
+    curve: Curve = figures.get(key, [])
     if len(curve) < 2:
-        raise BenchError(f"there are no two points of {key}: make bench ONLY=features")
+        raise BenchError(f"there are no two points of {key}: make bench ONLY={part}")
     return curve
 
 
@@ -68,12 +82,12 @@ def ends(curve: Curve, what: str) -> str:
     return f"{first:g} {what} takes {first_us:.0f} µs, with {last:g} {many} {last_us:.0f} µs"
 
 
-def draw_panel(sides: tuple[int, int], title: str, below: str, stream: Curve, batch: Curve) -> list[str]:
-    """Return one panel: both curves, from no cost at all."""
+def draw_panel(sides: tuple[int, int], title: str, below: str, curves: Sequence[Named]) -> list[str]:
+    """Return one panel: its curves, from no cost at all."""
     left, right = sides
-    numbers = [point[0] for point in stream]
+    numbers = [point[0] for point in curves[0].curve]
     across = Scale(0, numbers[-1], left, right)
-    up = Scale(0, max(cost_us for _, cost_us in (*stream, *batch)) * ROOM, BOTTOM, TOP)
+    up = Scale(0, max(cost_us for each in curves for _, cost_us in each.curve) * ROOM, BOTTOM, TOP)
     step = round_step(up.high / LINES)
     costs_us = [step * count for count in range(math.floor(up.high / step) + 1)]
     return [
@@ -84,8 +98,7 @@ def draw_panel(sides: tuple[int, int], title: str, below: str, stream: Curve, ba
         *(text(across.at(each), BOTTOM + 20, f"{each:g}", "s m") for each in spaced(numbers, across)),
         text(left, TOP - 12, f"µs, {title}", "n"),
         text((left + right) / 2, BOTTOM + 44, below, "s m"),
-        *draw_curve(across, up, stream, STREAM, "stream views", above=True),
-        *draw_curve(across, up, batch, BATCH, "batch views", above=False),
+        *(part for each in curves for part in draw_curve(across, up, each)),
     ]
 
 
@@ -98,8 +111,9 @@ def spaced(numbers: Sequence[float], across: Scale, least: float = 22) -> list[f
     return kept
 
 
-def draw_curve(across: Scale, up: Scale, curve: Curve, colour: str, name: str, *, above: bool) -> list[str]:
+def draw_curve(across: Scale, up: Scale, drawn: Named) -> list[str]:
     """Return a curve with its points, and its name above or below its end."""
+    curve, colour, name, above = drawn
     places = [(across.at(number), up.at(cost_us)) for number, cost_us in curve]
     heights = [height_at(places, places[-1][0] - NAME_WIDTH * share) for share in (0, 0.5, 1)]
     named = min(heights) - 14 if above else max(heights) + 22

@@ -7,10 +7,8 @@ once, under build/. Both servers have the same rows of the same entities in one 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -24,6 +22,7 @@ from constant_model import write_constant_model
 from figures import Figures
 from machine import SERVER_CORE, BenchError
 from part import Session
+from peer_venv import NoPeerError, clean_environment, make_venv
 from peers import HERE, ROOT, WORKPLACE, Server, start_redis, start_tailrace
 from ratios import bounds, measure_pairs
 from streamed_world import WORLD, feature_names, run_tailrace
@@ -35,7 +34,6 @@ VENV: Final = ROOT / "build" / "feast"
 REPOSITORY: Final = WORKPLACE / "feast"
 LOOKED_UP: Final = WORKPLACE / "looked-up"
 FILE: Final = HERE / "looked_up" / "pipeline.py"
-INSTALL_S_MAX: Final = 300.0
 FILL_S_MAX: Final = 120.0
 PAIRS: Final = 20
 PAIR_S: Final = 0.5
@@ -60,16 +58,12 @@ entity_key_serialization_version: 3
 """
 
 
-class NoFeastError(Exception):
-    """Feast cannot be installed here: what compares with it is left out."""
-
-
 def measure_feast(session: Session, payments: Path) -> Figures:
     """Return the ratio to Feast's server, of interleaved pairs; nothing, and a note, where none is to be had."""
     session.tell("features: Feast in a venv of its own")
     try:
         python = make_venv(VENV, FEAST)
-    except NoFeastError as error:
+    except NoPeerError as error:
         session.notes.append(
             f"[red]features: Feast cannot be installed here, so nothing is compared with it: {error}[/]"
         )
@@ -121,35 +115,6 @@ def wait_idle(process: Process, idle_s_max: float = IDLE_S_MAX) -> None:
         if time.monotonic() > end_s:
             raise BenchError(f"features: {process.name} is still at work {idle_s_max:g} s after its turn")
         before_s = now_s
-
-
-def make_venv(folder: Path, requirement: str) -> Path:
-    """Return the Python of a venv with Feast in it, made where it is not there yet. Raises NoFeastError."""
-    python, stamp = folder / "bin" / "python", folder / ".requirement"
-    if stamp.is_file() and stamp.read_text() == requirement:
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    for command in (
-        [*uv, "venv", "--python", sys.executable, str(folder)],
-        [*uv, "pip", "install", "--python", str(python), requirement],
-    ):
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=INSTALL_S_MAX, env=clean_environment()
-            )
-        except subprocess.TimeoutExpired:
-            raise NoFeastError(f"it takes over {INSTALL_S_MAX:.0f} s") from None
-        if done.returncode:  # uv is missing, or no index answers
-            raise NoFeastError(done.stderr.strip()[-300:])
-    stamp.write_text(requirement)
-    return python
-
-
-def clean_environment() -> dict[str, str]:
-    """Return our environment with nothing in it that Python reads, and Feast's counting of its users off."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return kept | {"FEAST_USAGE": "False"}
 
 
 def write_bodies(payments: Path) -> tuple[Path, Path]:

@@ -27,6 +27,7 @@ import event_features
 import handbook
 import hot_path
 import idle
+import inference
 import load_curve
 import open_loop
 import real_clients
@@ -56,6 +57,7 @@ PARTS: Final = {
         trust_balancers,
         event_features,
         handbook,
+        inference,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"

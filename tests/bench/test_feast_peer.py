@@ -109,5 +109,5 @@ def test_feast_that_cannot_be_installed_is_noted(tmp_path: Path, monkeypatch: py
     session = Session()
     assert feast_peer.measure_feast(session, tmp_path / "none.jsonl") == {}
     assert "Feast cannot be installed here" in session.notes[0]
-    with pytest.raises(feast_peer.NoFeastError):
+    with pytest.raises(feast_peer.NoPeerError):
         feast_peer.make_venv(tmp_path / "feast", feast_peer.FEAST)

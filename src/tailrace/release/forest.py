@@ -21,7 +21,7 @@ from tailrace.inference.backends.forest_tables import (
 )
 from tailrace.inference.signature import Signature
 from tailrace.release.ensemble import NoTablesError
-from tailrace.release.forest_nodes import Finder, Nodes, lay_out_nodes
+from tailrace.release.forest_nodes import Finder, Nodes, gather_lines, lay_out_nodes
 
 _LINKS: Final[dict[str, Link]] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}
 _TRANSFORMS: Final[dict[bytes, Link]] = {b"NONE": "", b"SOFTMAX": "softmax", b"LOGISTIC": "sigmoid"}
@@ -262,7 +262,8 @@ def _node_tables(
     slots: int,
 ) -> NodeTables:
     bits = slot_bits(slots)
-    ahead = np.where(nodes.inner, nodes.left - np.arange(len(nodes.left)), 0)
+    to = gather_lines(nodes)
+    ahead = np.where(nodes.inner, to[nodes.left] - to, 0)
     if int(ahead.max(initial=0)) >= 1 << (NEXT_BITS - bits):
         raise NoTablesError(f"a tree has more nodes than {NEXT_BITS - bits} bits can number")
     table = np.zeros(len(ahead), NODE)
@@ -275,10 +276,12 @@ def _node_tables(
         distinct, places = np.unique(values[~nodes.inner], axis=0, return_inverse=True)
         table["value"][~nodes.inner] = places.astype("<u4").view("<f4")
         vectors = distinct.astype("<f4").tobytes()
+    gathered = np.empty_like(table)
+    gathered[to] = table
     return NodeTables(
         **common,
         counts=nodes.counts.astype("<i4").tobytes(),
-        nodes=table.tobytes(),
+        nodes=gathered.tobytes(),
         targets=b"" if targets is None else targets.astype("<i4").tobytes(),
         vectors=vectors,
     )

@@ -1,0 +1,59 @@
+"""A second version loads and warms beside a served one: what that adds to the served one's p99."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from figures import Figures
+from machine import SERVER_CORE, BenchError
+from part import Session
+from peers import start_tailrace
+from ratios import bounds, measure_pairs
+from tailrace.loadtest.plan import LoadPlan
+from tailrace.loadtest.runner import run_load
+
+PAIRS: Final = 20
+LOAD_S: Final = 1.0
+RATE: Final = 2_000
+
+
+def measure_loading(session: Session, file: Path) -> Figures:
+    """Return what a start of the same kind of server on the same core adds to the p99 of one that serves.
+
+    file: of pipelines trees200 and trees500: a version that loads, checks its golden rows, measures and warms both.
+    """
+    bodies = session.bodies.read_bytes().splitlines()
+    starts_s: list[float] = []
+    with ExitStack() as stack:
+        url = start_tailrace(stack, cores={SERVER_CORE}, file=file, pipeline="trees200", name="tailrace-served").url
+        session.replay.plain(url, session.bodies, 0.5, judged=False)
+
+        def served_p99_ms() -> float:
+            report = run_load(LoadPlan(url, bodies, rate=RATE, duration_s=LOAD_S))
+            if report.ok is None:
+                raise BenchError(f"inference: no answer was good: {report.statuses}")
+            return report.ok.p99_ns / 1e6
+
+        def beside_a_start_p99_ms() -> float:
+            with ExitStack() as second, ThreadPoolExecutor(1) as thread:
+                starting = thread.submit(
+                    start_tailrace, second, cores={SERVER_CORE}, file=file, pipeline="trees200", name="tailrace-loading"
+                )
+                p99_ms = served_p99_ms()
+                starts_s.append(starting.result().ready_s)
+                return p99_ms
+
+        pairs = measure_pairs(
+            session, "inference: a second version loads", session.pick(PAIRS, 2), beside_a_start_p99_ms, served_p99_ms
+        )
+    added = [one - other for one, other in pairs]
+    return {
+        "load_start_s": round(median(starts_s), 2),
+        "load_p99_alone_ms": round(median(other for _, other in pairs), 2),
+        "load_p99_added_median_ms": round(median(added), 2),
+        "load_p99_added_ms": round(bounds(added)[1], 2),
+    }
