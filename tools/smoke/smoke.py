@@ -177,8 +177,30 @@ def try_package(folder: Path) -> None:
         out = f"models/{Path(file).suffix[1:]}"
         tailrace(folder, "package", file, "--data", data, "--target", "blocked", "--name", "smoke", "--out", out)
     package(LogisticRegression(max_iter=1_000).fit(x, y), rows, name="linear", out=folder / "models" / "linear")
+    shorten_network(folder / "models", rows)
 
     serve_scores(folder, folder / "models" / "txt", light.predict(x))
+
+
+def shorten_network(models: Path, rows: Any) -> None:
+    """Make a network of shorter numbers, as `tailrace optimize` does, and load it; its picture's library is there."""
+    import matplotlib.figure  # noqa: F401
+    from sklearn.neural_network import MLPClassifier
+
+    from tailrace.inference.loading import load_model
+    from tailrace.inference.manifest import read_manifest
+    from tailrace.offline.optimize.evidence import Evidence
+    from tailrace.offline.optimize.making import make
+    from tailrace.offline.optimize.recipes import Recipe
+    from tailrace.release.package import package
+    from tailrace.release.table import read_table
+
+    network = MLPClassifier((16,), solver="lbfgs", max_iter=20).fit(rows.drop(columns="blocked"), rows["blocked"])
+    package(network, rows, name="network", out=models / "network", target="blocked")
+    evidence = Evidence.gather(read_manifest(models / "network"), read_table(rows), "blocked")
+    for kind in ("int8 dynamic", "int8 static", "float16", "optimised graph"):
+        make(models / "network", Recipe(kind=kind), evidence, models / kind)
+        load_model(models / kind)
 
 
 def try_catboost(folder: Path) -> None:
