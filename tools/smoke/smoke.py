@@ -1,8 +1,8 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
 EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, sklearn, torch, dynamodb, registry, kafka,
-bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went well.
-Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
+bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went
+well. Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
 """
 
 from __future__ import annotations

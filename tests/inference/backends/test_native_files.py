@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,24 @@ def test_batch_of_another_shape_or_type_is_an_error(file: str, directories: Path
     expected = model.predict({spec.name: rows})
     np.testing.assert_array_equal(model.predict({spec.name: np.asfortranarray(rows)}), expected)
     np.testing.assert_array_equal(model.predict({spec.name: np.repeat(rows, 2, axis=0)[::2]}), expected)
+
+
+@pytest.mark.parametrize("file", [LIGHTGBM_FILE, XGBOOST_FILE, SKLEARN_FILE])
+def test_model_is_called_from_several_threads(file: str, directories: Path) -> None:
+    """A batch on the thread that is late, and the next one on the loop, get each their own rows' scores."""
+    model = load_model(directories / file)
+    (spec,) = model.signature.inputs
+    matrix = DATA.to_numpy(spec.numpy_dtype)
+    expected = model.predict({spec.name: matrix})
+
+    def ask(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        for rows in (1, 3, 40) * 8:
+            start = int(rng.integers(0, len(matrix) - rows))
+            part = slice(start, start + rows)
+            if not np.array_equal(model.predict({spec.name: matrix[part]}), expected[part]):
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(8)))
