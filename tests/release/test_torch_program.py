@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -106,6 +107,32 @@ def test_program_without_a_graph_is_computed_by_pytorch(
     assert "aten.median" in report.backend_reason
     expected = Sorted()(torch.from_numpy(frame[NAMES].to_numpy().copy())).numpy()
     np.testing.assert_array_equal(score_packaged(tmp_path / "m", frame), expected)
+
+
+class Shops(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A network of two inputs: a vector of numbers, and the number of a shop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shops = torch.nn.Embedding(9, 2)
+        self.last = torch.nn.Linear(4, 1)
+
+    def forward(self, vector: Any, shop: Any) -> Any:
+        """Return a score a row."""
+        return torch.sigmoid(self.last(torch.cat([vector, self.shops(shop[:, 0])], 1)))
+
+
+def test_program_of_several_inputs_takes_the_columns_of_their_names(tmp_path: Path) -> None:
+    """Whole numbers stay whole, and a column of vectors fills an input of as many."""
+    rng, net = np.random.default_rng(2), Shops().eval()
+    vectors, shops = rng.normal(size=(60, 2)).astype(np.float32), rng.integers(0, 9, (60, 1))
+    example = (torch.from_numpy(vectors), torch.from_numpy(shops))
+    program = torch.export.export(net, example, dynamic_shapes={"vector": {0: ROWS}, "shop": {0: ROWS}})
+    data = pa.table({"shop": shops[:, 0], "vector": pa.array(vectors.tolist(), pa.list_(pa.float32(), 2))})
+    report = package(program, data, name="net", out=tmp_path / "m", native=True)
+    assert [spec.name for spec in report.manifest.signature.inputs] == ["vector", "shop"]
+    scores = load_model(tmp_path / "m").predict({"vector": vectors, "shop": shops})
+    np.testing.assert_allclose(scores, net(*example).detach().numpy()[:, 0], atol=1e-6)
 
 
 def test_program_of_one_number_of_rows_is_refused(frame: pd.DataFrame, tmp_path: Path) -> None:

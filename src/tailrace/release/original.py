@@ -62,12 +62,18 @@ class Original:
     def score_rows(self, rows: Rows) -> NDArray[np.float64]:
         """Return the framework's own scores of the rows as they are. Raises what the framework raises."""
         assert self.score is not None, "an ONNX file has no original"
-        return self.score(rows.frame() if self.framed else rows.matrix())
+        return self.score(self._given(rows))
 
     def score_raw(self, rows: Rows) -> NDArray[np.float64]:
         """Return the scores before the calibration. Raises what the framework raises."""
         assert self.raw is not None, "it is not calibrated"
-        return self.raw(rows.frame() if self.framed else rows.matrix())
+        return self.raw(self._given(rows))
+
+    def _given(self, rows: Rows) -> Any:
+        """Return rows as the framework takes them."""
+        if self.framework == "pytorch":
+            return rows.columns  # some may be vectors
+        return rows.frame() if self.framed else rows.matrix()
 
     def calibrated(self, calibration: Calibration) -> Original:
         """Return the model with a calibration behind it. Raises ModelPackageError where it takes none."""
@@ -100,7 +106,7 @@ def load_original(model: Any, *, is_calibrated: bool = False, allow_pickle: bool
         where = str(model)
         model = read_model(Path(model), allow_pickle=allow_pickle)
     if isinstance(model, TorchProgram):
-        return Original("pytorch", model.version, "ExportedProgram", model, None, (), model.score, framed=True)
+        return Original("pytorch", model.version, "ExportedProgram", model, None, (), model.score)
     if isinstance(model, bytes):
         return Original("none", "", "onnx", model, None, (), None)
     for read in (_from_lightgbm, _from_xgboost, _from_catboost, partial(_from_sklearn, is_calibrated=is_calibrated)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -78,22 +78,22 @@ class TorchProgram:
             ) from error
         return graph
 
-    def score(self, frame: Any) -> NDArray[np.float64]:
-        """Return its scores of a DataFrame: (rows,), or (rows, classes) where it gives more than two."""
+    def score(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Return its scores of columns, some of which may be vectors: (rows,), or (rows, classes) for more than two."""
         import torch
 
         with torch.inference_mode():
-            scores = to_scores(self.module(*map(torch.from_numpy, self._arrays(frame)))).astype(np.float64)
+            scores = to_scores(self.module(*map(torch.from_numpy, self._arrays(columns)))).astype(np.float64)
         if scores.ndim == 2 and scores.shape[1] <= 2:
             return scores[:, -1]
         return scores
 
-    def _arrays(self, frame: Any) -> Iterator[NDArray[Any]]:
+    def _arrays(self, columns: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[Any]]:
         """Give an array for each input: all columns for the one, or the column of its name for each of several."""
         inputs = self.inputs()
         for each in inputs:
-            columns = list(frame.columns) if len(inputs) == 1 else [each.name]
-            parts = [np.stack(frame[name].to_numpy()).reshape(len(frame), -1) for name in columns]
+            names = list(columns) if len(inputs) == 1 else [each.name]
+            parts = [columns[name].reshape(len(columns[name]), -1) for name in names]
             yield np.ascontiguousarray(np.concatenate(parts, axis=1).astype(_DTYPES[each.type]))
 
 
