@@ -11,6 +11,7 @@ from tailrace.cli.models.comparing import compare
 from tailrace.cli.models.importing import import_model
 from tailrace.cli.models.keeping import gc, verify
 from tailrace.cli.models.listing import list_models, show
+from tailrace.cli.models.whatif import whatif
 
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "list": list_models,
@@ -19,6 +20,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "import": import_model,
     "fetch": fetch,
     "compare": compare,
+    "whatif": whatif,
     "alias": alias,
     "tag": tag,
     "delete": delete,

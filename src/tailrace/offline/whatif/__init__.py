@@ -1,0 +1,1 @@
+"""What another version would have decided: requests go through two pipelines, and what differs is told."""

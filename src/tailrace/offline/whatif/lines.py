@@ -1,0 +1,174 @@
+"""Requests to be replayed, line by line: as callers send them, or as `serve --sample-requests` wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import msgspec
+
+from tailrace.codecs.json import JsonCodec
+from tailrace.errors import ServingError, SetupError, SourceError
+from tailrace.monitor.samples import StoredSample, sample_files
+from tailrace.offline.whatif.outcomes import outcome_text
+from tailrace.pipeline import Pipeline
+from tailrace.request.rows import RowCount
+
+LINE_BYTES_MAX: Final = 4 << 20
+TOLD_MAX: Final = 5
+"""Lines that are told of with the reason why they were left out."""
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Lines that are not replayed for one reason. examples: where, and why, of the first few."""
+
+    count: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, where: str, why: str) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.examples) < TOLD_MAX:
+            self.examples.append((where, why))
+
+
+class Asked(NamedTuple):
+    """A request of a file. where: FILE:LINE. requests: as each side reads it. outcome: of its line, if any.
+
+    sample: what it was served with; None where that is not recorded.
+    """
+
+    where: str
+    requests: tuple[Any, Any]
+    rows: int
+    sample: StoredSample | None
+    outcome: str | None
+
+
+class RequestLines:
+    """Reads the requests of a file, or of a server's sample files.
+
+    pipelines: of both sides. rows: counts those of a request. features: what a sample must have recorded. label: the
+    name in a line that has its outcome.
+    unread: lines that are no request; others: samples of other pipelines, or of other features. Raises SetupError where
+    there is no such file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pipelines: tuple[Pipeline, Pipeline],
+        rows: RowCount,
+        features: frozenset[str],
+        label: str | None,
+    ) -> None:
+        try:
+            self.files = sample_files(path)
+        except SetupError:
+            raise SourceError("there is no such file", where=str(path),
+                              next="give JSON lines of requests, or a sample of serve") from None  # fmt: skip
+        self.bytes_done, self.bytes_total = 0, sum(each.stat().st_size for each in self.files)
+        self.unread, self.others = LeftOut(), LeftOut()
+        self._names = {pipeline.name for pipeline in pipelines}
+        self._features = features
+        self._label = label
+        self._count = rows.count
+        types = list(dict.fromkeys(pipeline.request for pipeline in pipelines))
+        self._decoders = [JsonCodec(each, array_max=1).decode for each in types]
+        self._sample = msgspec.json.Decoder(StoredSample).decode
+        self._labelled = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+        self.are_samples = self._begins_with_sample()
+
+    def _begins_with_sample(self) -> bool:
+        """Return whether the first line that is JSON is a sample."""
+        for _, line in self._lines():
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                self._sample(line)
+                return True
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                msgspec.json.decode(line)
+                return False
+        return False
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        """Give the lines that are not empty, each with its place."""
+        for path in self.files:
+            try:
+                with path.open("rb") as file:
+                    for number in count(1):
+                        line = self._line(file)
+                        if not line:
+                            break
+                        if line.strip():
+                            yield f"{path}:{number}", line
+            except OSError as error:
+                raise SourceError(f"it cannot be read: {error.strerror}", where=str(path),
+                                  next="see that it is there, and may be read") from None  # fmt: skip
+
+    def _line(self, file: BinaryIO) -> bytes:
+        """Return the next line; of one that is too long its beginning, which is no JSON, and nothing at the end."""
+        line = part = file.readline(LINE_BYTES_MAX)
+        self.bytes_done += len(part)
+        while len(part) == LINE_BYTES_MAX and not part.endswith(b"\n"):
+            part = file.readline(LINE_BYTES_MAX)
+            self.bytes_done += len(part)
+        return line
+
+    def __iter__(self) -> Iterator[Asked]:
+        self.bytes_done = 0
+        for where, line in self._lines():
+            found = self._asked(where, line)
+            if isinstance(found, Asked):
+                yield found
+            else:
+                left_out, why = found
+                left_out.add(where, why)
+
+    def _asked(self, where: str, line: bytes) -> Asked | tuple[LeftOut, str]:
+        """Return the request of a line, or where it counts as left out, and why."""
+        outcome, sample = None, None
+        try:
+            if self._label is not None:
+                line, outcome = self._without_label(line, self._label)
+            if self.are_samples:
+                sample = self._sample(line)
+                line = bytes(sample.request)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return self.unread, str(error)
+        if sample is not None and (why := self._unlike(sample)):
+            return self.others, why
+        requests, why = self._decode(line)
+        if why:
+            return self.unread if sample is None else self.others, why
+        rows = self._count(requests[0])
+        if isinstance(rows, ServingError):
+            return self.unread, f"{rows.what} - at {rows.where}"
+        return Asked(where, requests, rows, sample, outcome)
+
+    def _without_label(self, line: bytes, label: str) -> tuple[bytes, str | None]:
+        """Return a line without its outcome, and that; a sample's may be beside its request."""
+        parts = self._labelled(line)
+        value = parts.pop(label, None)
+        return msgspec.json.encode(parts), None if value is None else outcome_text(msgspec.json.decode(value))
+
+    def _unlike(self, sample: StoredSample) -> str:
+        """Return why a sample cannot be scored again; nothing where it can."""
+        if sample.pipeline not in self._names:
+            return f"it is of pipeline {sample.pipeline!r}"
+        missing = sorted(self._features - sample.features.keys())
+        return f"it has no {', '.join(missing[:3])}: another release wrote it" if missing else ""
+
+    def _decode(self, line: bytes) -> tuple[tuple[Any, Any], str]:
+        """Return a request as each side reads it, and why one does not."""
+        found = [decode(line) for decode in self._decoders]
+        for each in found:
+            if isinstance(each, ServingError):
+                return (None, None), f"{each.what} - at {each.where}"
+            if isinstance(each, list):
+                return (None, None), "it is an array, not one request"
+        return (found[0], found[-1]), ""
