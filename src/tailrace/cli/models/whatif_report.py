@@ -231,7 +231,7 @@ def _left_out(found: WhatIf) -> Iterator[str]:
     """Give which features are not known, and which lines do not count, each with why."""
     for view, counts in found.views.items():
         whole = sum(counts.values())
-        if (lost := whole - counts.get("fresh", 0) - counts.get("stale", 0)) and not found.warnings:
+        if lost := whole - counts.get("fresh", 0) - counts.get("stale", 0):
             yield f"{plain(view)}: {lost / whole:.1%} of the requests have its defaults"
     told = (
         (found.unread, "lines are no request"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,12 @@ POINTS_MAX: Final = 4_000
 """Flips of a kind that are drawn; more would hide the others."""
 BARS_MAX: Final = 6
 CELLS: Final = 100
+TAIL: Final = 0.02
+"""Of scores that are no probabilities: this part at either end may be left out."""
+BARS_ROOM: Final = 4
+"""Bars are no wider than if there were so many."""
+LINE: Final = 62
+"""Characters of a line in place of a chart."""
 NAME_MAX: Final = 36
 WHOLE_MIN: Final = 100
 """Money from there on is told without what is behind the point."""
@@ -33,11 +40,11 @@ def draw_picture(found: WhatIf, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13.0, 6.9), dpi=150, facecolor=GROUND, layout="constrained")
+    figure = Figure(figsize=(13.0, 7.1), dpi=150, facecolor=GROUND, layout="constrained")
     FigureCanvasAgg(figure)
     layout: Any = figure.get_layout_engine()
     layout.set(w_pad=0.14, h_pad=0.12, wspace=0.03)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.16, 1.0))
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.06, 1.0))
     _draw_scores(figure.add_subplot(grid[:, 0]), found)
     _draw_worth(figure.add_subplot(grid[0, 1]), found)
     _draw_why(figure.add_subplot(grid[1, 1]), found)
@@ -77,9 +84,11 @@ def _draw_scores(axes: Any, found: WhatIf) -> None:
     """Draw the density of all scores, the edges of both sides' bands, and the flips as points."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    _frame(axes, "score of each request; coloured: its decision flips")
     pairs = found.scores.pairs
     low, high = _range(found)
+    beyond = int(((pairs < low) | (pairs > high)).any(axis=1).sum())
+    more = f"; {beyond:,} are beyond" if beyond else ""
+    _frame(axes, f"score of each request; coloured: its decision flips{more}")
     cells = np.linspace(low, high, CELLS + 1)
     counts, _, _ = np.histogram2d(pairs[:, 0], pairs[:, 1], bins=(cells, cells))
     shades = LinearSegmentedColormap.from_list("density", SHADES)
@@ -101,15 +110,15 @@ def _draw_scores(axes: Any, found: WhatIf) -> None:
 
 
 def _range(found: WhatIf) -> tuple[float, float]:
-    """Return what both axes show: from 0 to 1 for probabilities, else all scores and edges."""
-    values = [
-        *found.scores.pairs.ravel(),
-        *(edge for side in found.edges for edge in side.values() if np.isfinite(edge)),
-    ]
-    low, high = float(np.min(values)), float(np.max(values))
-    if low >= 0 and high <= 1:
+    """Return what both axes show: 0 to 1 for probabilities; else most scores, and all edges and flips."""
+    pairs = found.scores.pairs
+    if pairs.min() >= 0 and pairs.max() <= 1:
         return 0.0, 1.0
-    room = (high - low or 1.0) * 0.03
+    flips = [value for flip in found.flips.values() for value in flip.changes.pairs[:POINTS_MAX].ravel()]
+    edges = [edge for side in found.edges for edge in list(side.values())[1:] if np.isfinite(edge)]
+    values = [*np.quantile(pairs, (TAIL, 1 - TAIL)), *flips, *edges]
+    low, high = float(np.min(values)), float(np.max(values))
+    room = (high - low or 1.0) * 0.05
     return low - room, high + room
 
 
@@ -168,7 +177,7 @@ def _draw_why(axes: Any, found: WhatIf) -> None:
     """Draw which features' contributions move most over the flips, up and down apart."""
     _frame(axes, "why: what a feature adds, B less A, mean")
     if found.unexplained or not found.flips:
-        _say(axes, found.unexplained.replace("; ", "\n") or "nothing flips")
+        _say(axes, found.unexplained.replace("; ", "\n") if found.flips else "nothing flips")
         return
     flips = [flip for flip in found.flips.values() if flip.explained]
     moved: dict[str, float] = {}
@@ -195,7 +204,7 @@ def _draw_why(axes: Any, found: WhatIf) -> None:
 
 def _label(axes: Any, values: Sequence[float], words: Sequence[str]) -> None:
     """Write beside each bar what it is, with room for it."""
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(values), BARS_ROOM) - 0.5, -0.5)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.axvline(0, color=MUTED, lw=1, zorder=3)
@@ -213,6 +222,5 @@ def _say(axes: Any, words: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
-    axes.annotate(
-        words, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=10, color=GREY, wrap=True
-    )
+    text = "\n".join(fill(line, LINE) for line in words.splitlines())
+    axes.annotate(text, (0.02, 0.94), xycoords="axes fraction", ha="left", va="top", fontsize=10, color=GREY)

@@ -227,7 +227,7 @@ async def _check(plan: Plan, report: WhatIf) -> None:
         raise SetupError(f"the store failed: {checked.failure}", where=f"pipeline {plan.name!r}",
                          next="see that it runs, or name another: --store URL")  # fmt: skip
     for view in checked.unknown:
-        warning = f"{view} has never been materialised: every request has its defaults"
+        warning = f"{view} has never been materialised into this store"
         if warning not in report.warnings:
             report.warnings.append(warning)
 
