@@ -44,6 +44,7 @@ def optimize(  # noqa: PLR0917 - one parameter an option
     name: given.Name = None,
     register: given.Register = None,
     registry: given.Registry = None,
+    allow_pickle: given.AllowPickle = False,
     overwrite: given.Overwrite = False,
     as_json: given.AsJson = False,
 ) -> None:
@@ -65,7 +66,7 @@ def optimize(  # noqa: PLR0917 - one parameter an option
 
     asked = Asked(
         model, data, metric, tolerance, duration_ns(budget, "--budget"), target, _numbers(batches), threads,
-        score_change, seconds, Limits(duration_ns(limit, "--limit") / 1e9, memory_mb),
+        score_change, seconds, Limits(duration_ns(limit, "--limit") / 1e9, memory_mb), allow_pickle,
     )  # fmt: skip
     if out is not None:
         check_place(out, overwrite=overwrite)

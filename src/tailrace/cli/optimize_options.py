@@ -52,5 +52,8 @@ Registry = Annotated[
     str | None,
     typer.Option(envvar="TAILRACE_REGISTRY", help="Where the registry is: a directory, s3://BUCKET/PREFIX, or a URL."),
 ]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Open also a pickle, which runs whatever code it holds, as you.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

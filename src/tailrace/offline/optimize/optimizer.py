@@ -241,7 +241,8 @@ def _package(asked: Asked, table: Any, target: str, journal: Journal) -> None:
         copy_model(asked.model, draft)
         draft.rename(journal.baseline)
     else:
-        package(asked.model, table, name=asked.model.stem, out=journal.baseline, target=target)
+        package(asked.model, table, name=asked.model.stem, out=journal.baseline, target=target,
+                allow_pickle=asked.allow_pickle)  # fmt: skip
 
 
 def _width(signature: Any) -> tuple[int, ...]:

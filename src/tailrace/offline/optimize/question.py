@@ -23,7 +23,7 @@ class Asked(NamedTuple):
     tolerance: how much worse the metric may be. budget_ns: of the p99 of a call of the first of `batches`.
     target: the column of outcomes; None takes the only column that is no feature. threads: that a call may take in
     serving. score_change: how far a score may move; None for any distance. seconds: of measuring, a candidate.
-    limits: of each process.
+    limits: of each process. allow_pickle: the model's file may be one, which runs whatever code it holds.
     """
 
     model: Path
@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     score_change: float | None = None
     seconds: float = 3.0
     limits: Limits = Limits()
+    allow_pickle: bool = False
 
 
 def check_numbers(asked: Asked) -> None:
@@ -55,7 +56,7 @@ def check_numbers(asked: Asked) -> None:
 def read_data(asked: Asked) -> tuple[Any, str]:
     """Return the data with features and target, and the target. Raises ModelPackageError where it is not clear."""
     table = read_table(asked.data)
-    features = _features(asked.model)
+    features = _features(asked)
     others = [name for name in table.column_names if features and name not in features]
     target = asked.target or (others[0] if len(others) == 1 else None)
     if target is None:
@@ -71,11 +72,11 @@ def read_data(asked: Asked) -> tuple[Any, str]:
     return feature_columns(table, target), target
 
 
-def _features(model: Path) -> tuple[str, ...]:
+def _features(asked: Asked) -> tuple[str, ...]:
     """Return the names of a model's features; none for an ONNX file."""
-    if model.is_dir():
-        return read_manifest(model).signature.feature_names
-    return load_original(model).features or ()
+    if asked.model.is_dir():
+        return read_manifest(asked.model).signature.feature_names
+    return load_original(asked.model, allow_pickle=asked.allow_pickle).features or ()
 
 
 def key_of(asked: Asked, target: str) -> str:

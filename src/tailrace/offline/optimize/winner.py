@@ -103,14 +103,15 @@ def _compare_original(found: Optimised, model: PackagedModel) -> dict[str, float
     if found.asked.model.is_dir():
         known = source.difference_max
         return {"difference_max": None if known is None else known + winner.difference_max}
-    original = load_original(found.asked.model)
+    original = load_original(found.asked.model, allow_pickle=found.asked.allow_pickle)
     if original.score is None:
         return {}
     rows = read_rows(found.table, model.signature.feature_names, original.nulls).take(_spread(found))
+    if not source.missing:  # rows with a null get no score, and the original may refuse them
+        rows = rows.take(np.flatnonzero(rows.known(model.signature.inputs)))
     feeds = rows.feeds(model.signature.inputs)
     apart = np.abs(np.asarray(model.predict(feeds), np.float64) - original.score_rows(rows))
-    known = apart[np.isfinite(apart)]  # a row with a null that the model gives no score is none to compare
-    return {"difference_max": float(known.max(initial=0.0)), "rows_compared": len(rows)}
+    return {"difference_max": float(apart.max(initial=0.0)), "rows_compared": len(rows)}
 
 
 def _spread(found: Optimised) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
