@@ -104,6 +104,8 @@ def test_samples_are_replayed_with_the_features_that_they_were_served_with(folde
     found = replay(folder, lines, "debt", "one")
     assert flips_of(found) == {"review allow": (1, Decimal(100))}
     assert found.features == "as they were served"
+    assert (found.samples, found.samples_alike) == (2, 2)
+    assert replay(folder, lines, "one", "debt").samples_alike == 1
     assert found.views == {"Profile": {"fresh": 1, "default": 1}}
     with pytest.raises(SetupError, match="no store"):
         replay(folder, PAYMENTS, "debt", "one")

@@ -43,6 +43,8 @@ def to_json(found: WhatIf, picture: Path | None) -> str:
         "labels": found.labels,
         "decided": found.decided.tolist(),
         "flips": [_flip_json(found, flip, QUANTILES) for flip in found.ordered],
+        "score_change": _quantiles_json(found.scores.quantiles(), QUANTILES),
+        "samples": {"rows": found.samples, "scored_alike_by_a": found.samples_alike},
         "outcomes": found.outcomes,
         "degraded": {"rows": found.degraded_rows, "differing": found.degraded_flips, "reasons": found.degraded},
         "stale": found.stale,
@@ -70,11 +72,15 @@ def _flip_json(found: WhatIf, flip: Flip, quantiles: Sequence[float]) -> dict[st
         "wrong": flip.wrong,
         "money_right": _money_or_none(found, flip.money_right),
         "money_wrong": _money_or_none(found, flip.money_wrong),
-        "score_change": dict(zip((f"p{each * 100:g}" for each in quantiles), flip.changes.quantiles(), strict=True)),
+        "score_change": _quantiles_json(flip.changes.quantiles(), quantiles),
         "explained": flip.explained,
         "why": [{"feature": name, "mean_absolute": moved, "mean": mean} for name, moved, mean in flip.why()],
         "examples": [_example_json(example) for example in flip.examples],
     }
+
+
+def _quantiles_json(found: Sequence[float], quantiles: Sequence[float]) -> dict[str, float]:
+    return {f"p{quantile * 100:g}": value for quantile, value in zip(quantiles, found, strict=False)}
 
 
 def _example_json(example: Example) -> dict[str, Any]:
@@ -209,6 +215,11 @@ def _examples(flip: Flip) -> Iterator[str]:
 def _notes(found: WhatIf) -> Iterator[str]:
     """Give what is to be known of the figures."""
     yield from (f"warning: {plain(each)}" for each in found.warnings)
+    if found.rows:
+        low, middle, high = found.scores.quantiles()
+        yield f"all scores move by {middle:+.4f} (median), from {low:+.4f} (p5) to {high:+.4f} (p95)"
+    if found.samples:
+        yield f"{plain(found.names[0])} scores {found.samples_alike:,} of {found.samples:,} as they were served"
     if found.outcomes:
         yield from _verdict(found)
     if found.unexplained and found.flipped:

@@ -78,10 +78,10 @@ class WhatIf:
     features: where their values are from, in words. amount: the field summed; None without money. rows: that both
     scored and decided; decided: how many of them, (A's label, B's label). degraded: rows left out of that because one
     side's score, or a store, was late or failed, by reason (a row may have several); degraded_rows: how many, and
-    degraded_flips: of them decided differently. stale: rows
-    counted, with features older than they may be. unscored: rows without a score, of each side. faulted: requests on
-    which a layer raised. positives, negatives: outcomes known of counted rows. views: where the values of each view are
-    from. unexplained: why contributions are not told; "" where they are.
+    degraded_flips: of them decided differently. stale: rows counted, with features older than they may be. unscored:
+    rows without a score, of each side. faulted: requests on which a layer raised. samples: counted rows whose served
+    score is recorded, and samples_alike: of them those that A scores so. outcomes: known of counted rows. views: where
+    the values of each view are from. unexplained: why contributions are not told; "" where they are.
     """
 
     names: tuple[str, str]
@@ -100,6 +100,8 @@ class WhatIf:
     degraded_flips: int = 0
     stale: int = 0
     unscored: tuple[int, int] = (0, 0)
+    samples: int = 0
+    samples_alike: int = 0
     outcomes: int = 0
     views: dict[str, dict[str, int]] = field(default_factory=dict)
     unread: LeftOut = field(default_factory=LeftOut)

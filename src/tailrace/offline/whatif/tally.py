@@ -22,6 +22,8 @@ from tailrace.offline.whatif.report import DOWN, EXAMPLES_MAX, UP, Example, Flip
 REASONS_SHOWN: Final = 3
 APART: Final = Degraded.STORE_TIMEOUT | Degraded.STORE_ERROR | Degraded.MODEL_ERROR | Degraded.MODEL_TIMEOUT
 """What makes a decision another than the side's own: such rows are counted apart."""
+ALIKE: Final = 1e-5
+"""How far a score may be from the served one: as far as a golden row's."""
 _CLASSES: Final = 2
 _STALE: Final = np.uint8(Degraded.STALE_FEATURES)
 
@@ -82,6 +84,7 @@ class Tally:
             report.money = total([report.money, *amounts])
         scores = [np.asarray(batch.scores, np.float64)[rows] for batch in (page.before, page.after)]
         report.scores.add(*scores)
+        self._compare_served(page, rows, scores[0])
         if self._outcomes or any(each.outcome is not None for each in page.asked):
             report.outcomes += sum(self._outcome(page.of_row(row)) is not None for row in rows.tolist())
         flipped = rows[before[rows] != after[rows]]
@@ -89,6 +92,15 @@ class Tally:
             own = flipped[(before[flipped] == one) & (after[flipped] == other)]
             self._add_flips(page, own, one, other)
         self._count_views(page)
+
+    def _compare_served(self, page: Page, rows: NDArray[np.intp], scores: NDArray[np.float64]) -> None:
+        """Count the rows that A scores as they were served: all of them, where A is what served."""
+        values = [each.sample.score for each in page.asked if each.sample is not None]
+        flat = values if page.before.row_bounds is None else [score for each in values for score in each]
+        if len(flat) == page.before.rows:
+            served = np.array([np.nan if each is None else each for each in flat], np.float64)[rows]
+            self._report.samples += len(rows)
+            self._report.samples_alike += int(np.isclose(scores, served, rtol=ALIKE, atol=ALIKE).sum())
 
     def _counted(self, page: Page, differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which rows both sides scored as they are meant to; count the others. differs: of the decisions."""
