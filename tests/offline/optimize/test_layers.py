@@ -6,12 +6,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from offline.optimize.conftest import NAMES, write_network
 from tailrace.inference.backends.onnx import open_session
-from tailrace.inference.manifest import MODEL_FILE
+from tailrace.inference.manifest import MODEL_FILE, read_manifest
+from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.layers import halve, has_layers, optimise_graph, quantise
-from tailrace.offline.optimize.recipes import Recipe, recipes_of_layers
+from tailrace.offline.optimize.making import rewrite
+from tailrace.offline.optimize.recipes import Kind, Recipe, recipes_of_layers
+from tailrace.release.package import package
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +70,17 @@ def test_trees_have_no_layers(baseline: Path, graph: bytes) -> None:
     """Nothing is quantised that has no weights."""
     assert has_layers(graph)
     assert not has_layers((baseline / MODEL_FILE).read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["int8 dynamic", "int8 static", "float16"])
+def test_network_behind_a_scaler_is_shortened(rows: pa.Table, tmp_path: Path, kind: Kind) -> None:
+    """A pipeline of scikit-learn's has operators of another domain, behind which no type is inferred."""
+    frame = rows.select(NAMES).to_pandas().fillna(0.0)
+    network = MLPClassifier((32,), max_iter=20, tol=10.0, n_iter_no_change=2, random_state=0)
+    model = make_pipeline(StandardScaler(), network).fit(frame, rows["fraud"].to_numpy())
+    directory = package(model, frame, name="net", out=tmp_path / "net").directory
+    before, signature = (directory / MODEL_FILE).read_bytes(), read_manifest(directory).signature
+    feeds = {signature.inputs[0].name: frame.to_numpy(np.float32)}
+    after = rewrite(before, Recipe(kind=kind), Evidence(feeds, (), np.zeros(0, np.bool_)))
+    scores = [open_session(each).run([signature.output], feeds)[0] for each in (before, after)]
+    assert 0 < np.abs(scores[0] - scores[1]).mean() < 0.02

@@ -61,6 +61,8 @@ def quantise(graph: bytes, recipe: Recipe, calibration: Feeds) -> bytes:
         "per_channel": recipe.per_channel,
         "reduce_range": recipe.reduced,
         "weight_type": QuantType.QInt8,
+        # What a type is inferred for is float32: behind scikit-learn's scalers, which are of another domain, none is.
+        "extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT},
         "nodes_to_exclude": [] if recipe.ends else [layers[0].name, layers[-1].name],
     }
     with tempfile.TemporaryDirectory(prefix="tailrace-int8-") as folder, _quiet():

@@ -57,7 +57,7 @@ def read_data(asked: Asked) -> tuple[Any, str]:
     """Return the data with features and target, and the target. Raises ModelPackageError where it is not clear."""
     table = read_table(asked.data)
     features = _features(asked)
-    others = [name for name in table.column_names if features and name not in features]
+    others = [name for name in table.column_names if features and name not in features and not _is_index(name)]
     target = asked.target or (others[0] if len(others) == 1 else None)
     if target is None:
         what = f"{len(others)} columns are no features" if features else "an ONNX file does not name its features"
@@ -70,6 +70,11 @@ def read_data(asked: Asked) -> tuple[Any, str]:
             f"the data has no column {target!r}", where="--target", next="name a column of the data"
         )
     return feature_columns(table, target), target
+
+
+def _is_index(name: str) -> bool:
+    """Return whether a column is the index of a pandas DataFrame, which goes into its Parquet file unasked."""
+    return name.startswith("__index_level_")
 
 
 def _features(asked: Asked) -> tuple[str, ...]:
