@@ -263,3 +263,21 @@ def test_command_tells_versions_of_a_registry_by_number(folder: Path, monkeypatc
     assert "allow → review" in shown.output
     failed = run(app, [*words[:3], "fraud@9", *words[4:]])
     assert isinstance(failed.exception, RegistryError)
+
+
+def test_registry_of_the_declaration_is_asked_where_no_other_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that says where its versions are need not be told again."""
+    monkeypatch.delenv("TAILRACE_REGISTRY", raising=False)
+    declared = f'Model("fraud", version="fraud@one", registry={str(folder / "registry")!r}'
+    (folder / "pipeline.py").write_text(PIPELINE.replace('Model("fraud"', declared))
+    words = ["models", "register", "--registry", str(folder / "registry"), "--name", "fraud"]
+    for name in ("one", "two"):
+        assert CliRunner().invoke(app, [*words, "--alias", name, f"{folder}/models/{name}"]).exit_code == 0
+    requests = write_lines(folder / "requests.jsonl", PAYMENTS)
+    fetched = folder / "fetched"
+    fetched.mkdir()
+    sides = find_sides("fraud@1", "fraud@two", Place(f"{folder}/pipeline.py", None, RegistryChoice(), fetched))
+    assert [side.name for side in sides] == ["fraud@1", "fraud@2"]
+    assert what_if(sides, Asking(requests=requests)).flipped == 3

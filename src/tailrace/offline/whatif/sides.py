@@ -13,12 +13,12 @@ from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.declaration import Model, StageDeclaration, first_models, models_of
 from tailrace.inference.manifest import read_manifest
 from tailrace.pipeline import Pipeline
-from tailrace.release.registry.child import RegistryChoice
+from tailrace.release.registry.child import RegistryChoice, url_of
 from tailrace.release.registry.declared import with_fetched_models
 from tailrace.release.registry.envelope import Trust
 from tailrace.release.registry.fetching import fetch
 from tailrace.release.registry.reference import Reference
-from tailrace.release.registry.registry import Registry, open_registry
+from tailrace.release.registry.registry import open_registry
 
 OnFetch = Callable[[str, int, int], None]
 
@@ -100,7 +100,9 @@ def _check_modules(one: str, other: str) -> None:
 
 def _of_model(text: str, pipeline: Pipeline, place: Place) -> Side:
     """Return the pipeline with one model in the place of its own."""
-    called, own_name, directory = _fetched(text, place) if "@" in text and not Path(text).is_dir() else _local(text)
+    called, own_name, directory = (
+        _fetched(text, pipeline, place) if "@" in text and not Path(text).is_dir() else _local(text)
+    )
     name = _replaced(pipeline, own_name, place.model)
     changed = replace(pipeline, model=_with_model(pipeline.model, name, directory.resolve()))
     return Side(called, with_fetched_models(changed, place.choice, place.folder))
@@ -114,22 +116,20 @@ def _local(text: str) -> tuple[str, str, Path]:
     return text, read_manifest(Path(text)).name, Path(text)
 
 
-def _fetched(text: str, place: Place) -> tuple[str, str, Path]:
-    """Return which version a text names, its model's name, and where it was fetched to."""
-    registry = _registry(place.choice)
+def _fetched(text: str, pipeline: Pipeline, place: Place) -> tuple[str, str, Path]:
+    """Return which version a text names, its model's name, and where it was fetched to.
+
+    A registry that the command line does not name is the one that the pipeline's models have.
+    """
+    declared = next((model.registry for model in models_of(pipeline.model) if model.registry), None)
+    url = place.choice.url or url_of(text, declared, place.choice, pipeline.base_dir)
+    registry = open_registry(url, Trust.read([Path(key) for key in place.choice.trusted_keys]))
     record = registry.resolve(Reference.parse(text)).record
     directory = place.folder / record.digest
     if not directory.exists():
         directory.mkdir()
         fetch(registry, record, directory, on_progress=place.on_fetch)
     return record.reference, record.name, directory
-
-
-def _registry(choice: RegistryChoice) -> Registry:
-    if choice.url is None:
-        raise SetupError("no registry is named that the versions lie in", where="--registry",
-                         next="give --registry URL, or set TAILRACE_REGISTRY")  # fmt: skip
-    return open_registry(choice.url, Trust.read([Path(key) for key in choice.trusted_keys]))
 
 
 def _replaced(pipeline: Pipeline, own_name: str, asked: str | None) -> str:
