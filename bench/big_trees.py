@@ -27,26 +27,27 @@ PAIRS: Final = 10
 SECONDS: Final = 0.8
 RATE: Final = 5_000
 OPEN_S: Final = 5.0
-FILE: Final = '''"""The fraud example on models of more trees."""
+FILE: Final = '''"""The fraud example on a model of other trees."""
 
 from dataclasses import replace
 
-from nightly import fraud
+import nightly
 
 import tailrace as tr
 
+fraud = replace(nightly.fraud, store="lmdb:{store}", model=tr.Model("{name}", path="{model}"))
 '''
 
 
 def measure_big_trees(session: Session) -> Figures:
     """Return the larger model's capacity in parts of the smaller one's, and its p99 under an open load."""
     session.tell("inference: training 200 and 500 trees")
-    file = make_world()
+    small_file, large_file = make_files()
     bodies = session.bodies.read_bytes().splitlines()
     with ExitStack() as stack:
         cores = {SERVER_CORE}
-        server = start_tailrace(stack, cores=cores, file=file, pipeline="trees200", name="tailrace-trees")
-        small, large = (server.url.replace("/trees200/", f"/trees{trees}/") for trees in TREES)
+        small = start_tailrace(stack, cores=cores, file=small_file, name="tailrace-trees200").url
+        large = start_tailrace(stack, cores=cores, file=large_file, name="tailrace-trees500").url
         for url in (small, large):
             check_whole(url, bodies[0])
             session.replay.plain(url, session.bodies, 0.5, judged=False)
@@ -61,7 +62,7 @@ def measure_big_trees(session: Session) -> Figures:
     with ExitStack() as stack:
         session.tell(f"inference: 500 trees at {RATE:,}/s")
         both = {SERVER_CORE, LOAD_CORE}
-        url = start_tailrace(stack, cores=both, file=file, pipeline="trees500", name="tailrace-trees-open").url
+        url = start_tailrace(stack, cores=both, file=large_file, name="tailrace-trees-open").url
         run_load(LoadPlan(url=url, bodies=bodies, rate=RATE, duration_s=1.0))
         report = run_load(LoadPlan(url=url, bodies=bodies, rate=RATE, duration_s=session.pick(OPEN_S, 2.0)))
     if report.ok is None:
@@ -76,22 +77,26 @@ def measure_big_trees(session: Session) -> Figures:
     }
 
 
-def make_world() -> Path:
-    """Train both models on rows like the example's, and write the file that serves them."""
+def make_files() -> list[Path]:
+    """Train both models on rows like the example's; return the files that serve them from the example's store."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for name in ("pipeline.py", "nightly.py"):
         shutil.copy(PIPELINE.with_name(name), FOLDER)
-    text = FILE
+    files = []
     for trees in TREES:
         train(trees, FOLDER / f"model{trees}")
-        text += (
-            f'trees{trees} = replace(fraud, name="trees{trees}", store="lmdb:{PREPARED / "nightly_store"}",\n'
-            f'    model=tr.Model("trees{trees}", path="{FOLDER / f"model{trees}"}"))\n'
+        path = file_of(trees)
+        path.write_text(
+            FILE.format(store=PREPARED / "nightly_store", name=f"trees{trees}", model=FOLDER / f"model{trees}")
         )
-    path = FOLDER / "trees.py"
-    path.write_text(text)
-    return path
+        files.append(path)
+    return files
+
+
+def file_of(trees: int) -> Path:
+    """Return the file that serves so many trees."""
+    return FOLDER / f"trees{trees}.py"
 
 
 def train(trees: int, out: Path) -> None:
@@ -117,7 +122,7 @@ def draw_rows() -> tuple[dict[str, Any], Any]:
         assert isinstance(profile, NumberProfile)
         edges = np.array(profile.edges)
         share = rng.random(ROWS) * (len(edges) - 1)
-        rows[name.replace("Profile.", "Profile.")] = np.interp(share, np.arange(len(edges)), edges).astype(np.float32)
+        rows[name] = np.interp(share, np.arange(len(edges)), edges).astype(np.float32)
     ranks = np.array([column.argsort().argsort() / ROWS for column in rows.values()])
     weights = rng.normal(size=len(ranks))
     signal = weights @ ranks + 2 * (ranks[0] - 0.5) * (ranks[1] - 0.5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from batching import MIXED_PAIRS, P99_MS, measure_batching
-from big_trees import FOLDER as TREES_FOLDER
 from big_trees import measure_big_trees
 from figures import Figures
 from forests import measure_forests
@@ -23,7 +22,7 @@ STEPS: Final = 140
 def measure(session: Session) -> Figures:
     """Return all figures, under one key."""
     figures = measure_big_trees(session)
-    figures |= measure_loading(session, TREES_FOLDER / "trees.py")
+    figures |= measure_loading(session)
     figures |= measure_batching(session)
     figures |= measure_remote(session)
     figures |= measure_optimising(session)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 from typing import Final
 
+from big_trees import file_of
 from figures import Figures
 from machine import SERVER_CORE, BenchError
 from part import Session
@@ -21,15 +21,15 @@ LOAD_S: Final = 1.0
 RATE: Final = 2_000
 
 
-def measure_loading(session: Session, file: Path) -> Figures:
+def measure_loading(session: Session) -> Figures:
     """Return what a start of the same kind of server on the same core adds to the p99 of one that serves.
 
-    file: of pipelines trees200 and trees500: a version that loads, checks its golden rows, measures and warms both.
+    The served one has 200 trees, the one that loads 500 (big_trees.py): it checks its golden rows, measures and warms.
     """
     bodies = session.bodies.read_bytes().splitlines()
     starts_s: list[float] = []
     with ExitStack() as stack:
-        url = start_tailrace(stack, cores={SERVER_CORE}, file=file, pipeline="trees200", name="tailrace-served").url
+        url = start_tailrace(stack, cores={SERVER_CORE}, file=file_of(200), name="tailrace-served").url
         session.replay.plain(url, session.bodies, 0.5, judged=False)
 
         def served_p99_ms() -> float:
@@ -41,7 +41,7 @@ def measure_loading(session: Session, file: Path) -> Figures:
         def beside_a_start_p99_ms() -> float:
             with ExitStack() as second, ThreadPoolExecutor(1) as thread:
                 starting = thread.submit(
-                    start_tailrace, second, cores={SERVER_CORE}, file=file, pipeline="trees200", name="tailrace-loading"
+                    start_tailrace, second, cores={SERVER_CORE}, file=file_of(500), name="tailrace-loading"
                 )
                 p99_ms = served_p99_ms()
                 starts_s.append(starting.result().ready_s)

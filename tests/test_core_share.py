@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.core_share import LOADING_NICE, SCHED_SETATTR, be_prompt, give_way, stand_back
+from tailrace.core_share import LOADING_NICE, SCHED_SETATTR, be_prompt, give_way, hold_back, stand_back
 
 KNOWN = pytest.mark.skipif(platform.machine() not in SCHED_SETATTR, reason="no number of sched_setattr for it")
 
@@ -61,3 +61,22 @@ def test_process_gives_way_until_the_end_of_the_block() -> None:
     before, within, after = map(json.loads, done.stdout.splitlines())
     assert within == [os.SCHED_BATCH, before[1], str(LOADING_NICE)]
     assert after == before == [os.SCHED_OTHER, before[1], "0"]
+
+
+@KNOWN
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
+def test_process_is_held_back_from_its_beginning() -> None:
+    """Whoever begins it says so; at the end of its loading it has what all have."""
+    program = f"input()\n{PROGRAM}"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        hold_back(process.pid)
+        told, _ = process.communicate("\n", timeout=30)
+    before, within, after = map(json.loads, told.splitlines())
+    assert before == within == [os.SCHED_BATCH, before[1], str(LOADING_NICE)]
+    assert after == [os.SCHED_OTHER, before[1], "0"]

@@ -34,6 +34,7 @@ from training import TARGET, feature_columns, to_matrix, train
 import tailrace as tr
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import TailraceError
+from tailrace.inference.manifest import FORMAT_VERSION
 from tailrace.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def write_replay(rows: pa.Table, scores: NDArray[np.float64], nightly_stopped: N
 
 def fingerprint_of(data: Path | None, world: World) -> str:
     """Return what the result depends on, as one text: the day, the inputs, this example's code."""
-    parts = [str(datetime.now(UTC).date()), version("tailrace"), version("lightgbm")]
+    parts = [str(datetime.now(UTC).date()), version("tailrace"), version("lightgbm"), str(FORMAT_VERSION)]
     if data is None:
         parts.append(repr(asdict(world) | {"start": ""}))
     elif data.is_file():

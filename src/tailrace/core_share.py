@@ -27,8 +27,6 @@ SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 LOADING_NICE: Final = 10
 """Of a process that loads models beside one that serves: a tenth of a core that is wanted whole."""
 
-_SESSION: Final = Path("/proc/self/autogroup")
-
 
 def be_prompt() -> None:
     """Have the calling thread go first when it wakes; what it begins later inherits that. For loops."""
@@ -53,20 +51,32 @@ def give_way(nice: int) -> None:
     _set_slice(os.SCHED_BATCH, nice, LONG_SLICE_NS)
 
 
-@contextmanager
-def giving_way(nice: int = LOADING_NICE) -> Iterator[None]:
-    """Let other processes have the core before this one until the end of the block; then all is as it was.
+def hold_back(pid: int) -> None:
+    """Let other processes have the core before one that was just begun, until it is at the end of `giving_way`.
 
-    To be entered on the main thread, before others are begun. nice: of the session, where the kernel groups by them; a
-    thread's own cannot be taken back without privileges, and is left as it is.
+    It leads a session. What it does first, such as importing its code, is held back too.
     """
-    _set_session(nice)
+    _set_session(pid, LOADING_NICE)
+    _set_slice(os.SCHED_BATCH, 0, LONG_SLICE_NS, pid)
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Let other processes have the core before this one until the end of the block; then it has what all have.
+
+    To be entered on the main thread, before others are begun. A thread's own niceness cannot be taken back without
+    privileges, and is left as it is.
+    """
+    leads = os.getsid(0) == os.getpid()  # else the session is others' too
+    if leads:
+        _set_session(os.getpid(), LOADING_NICE)
     _set_slice(os.SCHED_BATCH, 0, LONG_SLICE_NS)
     try:
         yield
     finally:
         _set_slice(os.SCHED_OTHER, 0, 0)
-        _set_session(0)
+        if leads:
+            _set_session(os.getpid(), 0)
 
 
 def _set_nice(nice: int) -> None:
@@ -75,15 +85,14 @@ def _set_nice(nice: int) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
-def _set_slice(policy: int, nice: int, slice_ns: int) -> None:
-    """Have the kernel give the calling thread slices of another length; 0 for its own choice."""
+def _set_slice(policy: int, nice: int, slice_ns: int, thread: int = 0) -> None:
+    """Have the kernel give a thread, the calling one for 0, slices of another length; 0 for its own choice."""
     if (number := SCHED_SETATTR.get(platform.machine())) is not None:
         asked = struct.pack("=IIQiIQQQ", 48, policy, 0, nice, 0, slice_ns, 0, 0)  # struct sched_attr
-        ctypes.CDLL(None).syscall(number, 0, ctypes.create_string_buffer(asked, len(asked)), 0)
+        ctypes.CDLL(None).syscall(number, thread, ctypes.create_string_buffer(asked, len(asked)), 0)
 
 
-def _set_session(nice: int) -> None:
-    """Set the niceness of this process's session, if it leads one: else it is others' too."""
-    if os.getsid(0) == os.getpid():
-        with suppress(OSError):
-            _SESSION.write_text(f"{nice}\n")
+def _set_session(pid: int, nice: int) -> None:
+    """Set the niceness of the session that a process leads."""
+    with suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(f"{nice}\n")

@@ -156,7 +156,7 @@ class Child:
     async def _run_one(self, watcher: ChildWatcher) -> float:
         """Run one process to its end; return for how many seconds it was ready."""
         try:
-            process = await ChildProcess.spawn(self.role.command, self._assignment, self._fds)
+            process = await ChildProcess.spawn(self.role.command, self._assignment, self._fds, loads=self.role.loads)
         except OSError as error:
             self._log.error(f"{self.role.name} cannot be spawned", error=str(error))
             if self._ends_server():

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from tailrace.core_share import hold_back
 from tailrace.server.control import (
     Drain,
     Draining,
@@ -49,8 +50,10 @@ class ChildProcess:
         self._channel = channel
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], assignment: msgspec.Struct, fds: Sequence[int]) -> ChildProcess:
-        """Start a process and give it its task. fds: what it inherits.
+    async def spawn(
+        cls, command: Sequence[str], assignment: msgspec.Struct, fds: Sequence[int], *, loads: bool = False
+    ) -> ChildProcess:
+        """Start a process and give it its task. fds: what it inherits. loads: whether it is held back at first.
 
         It is spawned, not forked: nothing of the supervisor's state goes along. Raises OSError where it cannot be.
         """
@@ -69,6 +72,8 @@ class ChildProcess:
             raise
         finally:
             theirs.close()
+        if loads:
+            hold_back(process.pid)
         channel.send(assignment)
         return cls(process, channel)
 

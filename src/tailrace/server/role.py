@@ -33,6 +33,8 @@ class ChildRole:
     The start policy. is_awaited: the server is not ready before this child was ready once. ends_server: a first start
     that fails ends the server with the child's error; otherwise the child is started again, as after any death.
 
+    loads: whether it may take long to be ready, and leaves the core to others until then.
+
     The watch. start_s: how long a process may be silent before it is ready. heartbeat_s: how often it is looked at, and
     sends a sign of life. frozen_s: once ready, it is killed and replaced when it was silent for so long.
 
@@ -49,4 +51,5 @@ class ChildRole:
     frozen_s: float
     drain_s: float
     drain_order: int
+    loads: bool = False
     back_off: BackOff = BackOff()

@@ -32,6 +32,7 @@ def worker_role(options: ServeOptions, command: Sequence[str] = WORKER_COMMAND) 
         frozen_s=options.frozen_s,
         drain_s=options.drain_s,
         drain_order=WORKERS_DRAIN,
+        loads=True,
     )
 
 
