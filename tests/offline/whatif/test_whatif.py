@@ -281,3 +281,31 @@ def test_registry_of_the_declaration_is_asked_where_no_other_is_named(
     sides = find_sides("fraud@1", "fraud@two", Place(f"{folder}/pipeline.py", None, RegistryChoice(), fetched))
     assert [side.name for side in sides] == ["fraud@1", "fraud@2"]
     assert what_if(sides, Asking(requests=requests)).flipped == 3
+
+
+def test_stream_of_either_side_says_what_tells_requests_apart(folder: Path) -> None:
+    """Outcomes go by the id of the stream that requests are events of; windows of plain requests are warned of."""
+    one = PIPELINE.replace("    id: str\n", "    key: str\n    at: float\n").replace('Model("fraud"', 'Model("one"')
+    view = '''
+class Recent(tr.StreamFeatureView):
+    entity = tr.Entity("customer", key="customer_id")
+    stream = tr.Stream("payments", schema=Payment, time="at", id="key")
+    count_1h: int = tr.count(window="1h")
+
+
+def is_first(recent: Recent) -> np.ndarray:
+    """Decide what nobody has paid before."""
+    return recent.count_1h == 0
+
+
+@tr.on_demand'''
+    other = one.replace("\n@tr.on_demand", view).replace("rules=[", 'rules=[tr.Rule("first", is_first, "review"), ')
+    (folder / "now.py").write_text(one)
+    (folder / "then.py").write_text(other)
+    lines = [{"key": "a", "at": 1.7e9, "customer_id": 1, "amount": 100.0}]
+    (folder / "outcomes.csv").write_text("key,is_fraud\na,1\n")
+    asked = {"outcomes": folder / "outcomes.csv"}
+    found = replay(folder, lines, f"{folder}/now.py", f"{folder}/then.py", **asked)
+    assert [(each.rows, each.right) for each in found.ordered] == [(1, 1)]
+    assert found.flips[0, 1].examples[0].id == "a"
+    assert any("Recent of plain requests look back" in each for each in found.warnings)

@@ -243,7 +243,7 @@ def _left_out(found: WhatIf) -> Iterator[str]:
     for view, counts in found.views.items():
         whole = sum(counts.values())
         if lost := whole - counts.get("fresh", 0) - counts.get("stale", 0):
-            yield f"{plain(view)}: {lost / whole:.1%} of the requests have its defaults"
+            yield f"{plain(view)}: {lost:,} of {whole:,} have its defaults"
     told = (
         (found.unread, "lines are no request"),
         (found.others, "samples are of another pipeline, or of other features"),

@@ -15,7 +15,7 @@ from tailrace.offline.whatif.report import DOWN, UP, Flip, WhatIf
 TEAL, OCHRE, GREY, PALE, INK, GROUND, MUTED = (
     "#2f8f83", "#b5782a", "#4b5b6b", "#e4e8ec", "#1f2a37", "#fbfaf7", "#7c8b9a",
 )  # fmt: skip
-SHADES: Final = ("#eef2f6", "#c9d6e2", "#8fa9c4", "#3f6fa3", "#1f3f63")
+SHADES: Final = ("#dbe4ec", "#bccddd", "#8fa9c4", "#3f6fa3", "#1f3f63")
 """Of the density, from few requests to many."""
 POINTS_MAX: Final = 4_000
 """Flips of a kind that are drawn; more would hide the others."""

@@ -105,6 +105,7 @@ async def _replay(sides: tuple[Side, Side], asking: Asking, on_page: OnPage) -> 
         for plan, reads in zip(plans, needs, strict=True):
             if reads:
                 await _check(plan, report)
+                _warn_of_windows(plan.pipeline, report, are_samples=lines.are_samples)
         contributions = Contributions(sides, plans, wirings)
         tally = Tally(
             report, wirings, [_labels(*each) for each in zip(plans, wirings, strict=True)], contributions,
@@ -232,6 +233,16 @@ async def _check(plan: Plan, report: WhatIf) -> None:
             report.warnings.append(warning)
 
 
+def _warn_of_windows(pipeline: Pipeline, report: WhatIf, *, are_samples: bool) -> None:
+    """Warn that windows are of what the store has now: it forgets events, and knows of later ones."""
+    views = ", ".join(view.__name__ for view in stream_views(pipeline))
+    warning = (
+        f"{views} of plain requests look back over the events that the store has now; samples have what was served"
+    )
+    if views and not are_samples and warning not in report.warnings:
+        report.warnings.append(warning)
+
+
 def _id_field(pipelines: Sequence[Pipeline], asking: Asking) -> str | None:
     """Return the field that tells requests apart; None where there is none."""
     fields = [set(pipeline.request.__struct_fields__) for pipeline in pipelines]
@@ -239,8 +250,8 @@ def _id_field(pipelines: Sequence[Pipeline], asking: Asking) -> str | None:
     if asking.id_field is not None and asking.id_field not in known:
         raise SetupError(f"the request has no field {asking.id_field!r}", where="--id",
                          next=f"it has {', '.join(sorted(known))}")  # fmt: skip
-    streams = [view.spec.stream for pipeline in pipelines for view in stream_views(pipeline)]
-    of_stream = next((each.id for each in streams if is_event_of(pipelines[0], each) and each.id in known), None)
+    streams = [(pipeline, view.spec.stream) for pipeline in pipelines for view in stream_views(pipeline)]
+    of_stream = next((each.id for pipeline, each in streams if is_event_of(pipeline, each) and each.id in known), None)
     found = asking.id_field or of_stream or (_ID if _ID in known else None)
     if found is None and asking.outcomes is not None:
         raise SetupError("which field of the request the outcomes go by is not clear", where="--outcomes",
