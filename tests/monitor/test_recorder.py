@@ -18,10 +18,9 @@ from tailrace.errors import (
     UnavailableError,
 )
 from tailrace.features.view_rows import ViewRows
-from tailrace.inference.batching import Formed, Reason
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import PipelineShape, worker_layout
-from tailrace.monitor.metrics import BATCH_REASONS, METRICS, error_kinds, slug
+from tailrace.monitor.metrics import METRICS, error_kinds, slug
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import MergedMetrics, PipelineSnapshot, merge_blocks, pipeline_snapshots
@@ -107,19 +106,6 @@ def test_fetches_count_by_their_time_and_lateness(block: MetricBlock) -> None:
     assert sum(times.cells[: times.edges.index(BUDGET.features_ns) + 1]) == 2
     assert metrics.value("tailrace_store_late_total", "fraud") == 2
     assert metrics.histogram("tailrace_store_seconds", "other").count == 0
-
-
-def test_batches_of_a_heavy_model_count_by_reason_rows_and_wait(block: MetricBlock) -> None:
-    """Each batch once, by why it began, how many rows it had and how long its oldest had waited."""
-    recorder = BatchRecorder(block, "fraud")
-    for formed in (Formed(3, Reason.IDLE, 0), Formed(64, Reason.FREE, 2_000_000), Formed(64, Reason.FREE, 4_000_000)):
-        recorder.count_formed(formed)
-    cells, find = block.cells, block.find
-    counts = {why: cells[find("tailrace_model_batches_total", "fraud", why).offset] for why in BATCH_REASONS}
-    assert counts == {"idle": 1, "free": 2, "waited": 0}
-    rows, wait = (find(f"tailrace_model_{name}", "fraud") for name in ("batch_rows", "wait_seconds"))
-    assert cells[rows.offset + rows.length - 1] == 131
-    assert cells[wait.offset + wait.length - 1] == 6_000_000
 
 
 def test_provenances_count_by_view(block: MetricBlock) -> None:

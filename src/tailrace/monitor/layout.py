@@ -74,13 +74,17 @@ Branches = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class PipelineShape(msgspec.Struct, frozen=True):
-    """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches, remote models."""
+    """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches.
+
+    remote, models: the names of those that another server computes, and of those that are computed here.
+    """
 
     name: str
     budget: Budget
     views: tuple[str, ...] = ()
     branches: Branches = ()
     remote: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
@@ -153,6 +157,13 @@ class _LayoutBuilder:
         for reason in SHED_REASONS:
             self.add("tailrace_shed_total", pipeline, reason)
 
+    def add_model(self, pipeline: str, model: str, scale_ns: int) -> None:
+        """Add all series of one model that is computed here."""
+        for reason in BATCH_REASONS:
+            self.add("tailrace_model_batches_total", pipeline, model, reason)
+        self.add("tailrace_model_batch_rows", pipeline, model, edges=ROWS_EDGES)
+        self.add_times("tailrace_model_wait_seconds", pipeline, model, scale_ns=scale_ns)
+
     def add_remote(self, pipeline: str, model: str, scale_ns: int) -> None:
         """Add all series of one remote model."""
         self.add_times("tailrace_remote_seconds", pipeline, model, scale_ns=scale_ns)
@@ -171,10 +182,6 @@ class _LayoutBuilder:
         self.add_times("tailrace_request_seconds", name, scale_ns=total_ns, budget_ns=total_ns)
         self.add_times("tailrace_queue_wait_seconds", name, scale_ns=total_ns)
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
-        for reason in BATCH_REASONS:
-            self.add("tailrace_model_batches_total", name, reason)
-        self.add("tailrace_model_batch_rows", name, edges=ROWS_EDGES)
-        self.add_times("tailrace_model_wait_seconds", name, scale_ns=total_ns)
         self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)
         for metric in RETRIEVAL_METRICS:
@@ -186,6 +193,8 @@ class _LayoutBuilder:
         for stage, labels in pipeline.branches:
             for label in labels:
                 self.add("tailrace_branch_rows_total", name, stage, label)
+        for model in pipeline.models:
+            self.add_model(name, model, total_ns)
         for model in pipeline.remote:
             self.add_remote(name, model, budget.inference_ns or total_ns)
         for view in pipeline.views:

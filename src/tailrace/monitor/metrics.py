@@ -37,9 +37,14 @@ _TABLE: Final = (
     Metric("tailrace_request_seconds", "histogram", "A call's earliest arrival to its answer.", ("pipeline",), "ns"),
     Metric("tailrace_queue_wait_seconds", "histogram", "A call's wait, in its socket too.", ("pipeline",), "ns"),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
-    Metric("tailrace_model_batches_total", "counter", "Batches of heavy models, by reason.", ("pipeline", "reason")),
-    Metric("tailrace_model_batch_rows", "histogram", "Rows of a batch of a heavy model.", ("pipeline",)),
-    Metric("tailrace_model_wait_seconds", "histogram", "Wait of such a batch's oldest row.", ("pipeline",), "ns"),
+    Metric(
+        "tailrace_model_batches_total", "counter", "Batches of a heavy model, by reason.",
+        ("pipeline", "model", "reason"),
+    ),
+    Metric("tailrace_model_batch_rows", "histogram", "Rows of a batch of a heavy model.", ("pipeline", "model")),
+    Metric(
+        "tailrace_model_wait_seconds", "histogram", "Wait of such a batch's oldest row.", ("pipeline", "model"), "ns"
+    ),
     Metric("tailrace_remote_seconds", "histogram", "Time a call of a remote model took.", ("pipeline", "model"), "ns"),
     Metric(
         "tailrace_remote_failures_total", "counter", "Calls of a remote model that gave no score.",

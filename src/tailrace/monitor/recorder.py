@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from operator import add, attrgetter, sub
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import LAYERS
 from tailrace.errors import ServingError, ShedError
-from tailrace.inference.batching import Formed
-from tailrace.monitor.histogram import Histogram
-from tailrace.monitor.layout import Series
 from tailrace.monitor.metrics import (
-    BATCH_REASONS,
     CONSUMER_FATES,
     DEGRADED_REASONS,
     FATES,
@@ -84,11 +80,8 @@ class BatchRecorder(FailureRecorder):
         self._layer_offsets = [series.offset for series in layers]
         self._layer_sums = [series.offset + series.length - 1 for series in layers]
         self._times = _CallTimes(block, pipeline)
-        self._batch_rows = _histogram(block, find("tailrace_batch_rows", pipeline))
-        self._model_rows = _histogram(block, find("tailrace_model_batch_rows", pipeline))
-        self._model_wait = _histogram(block, find("tailrace_model_wait_seconds", pipeline))
-        self._model_batches = [find("tailrace_model_batches_total", pipeline, why).offset for why in BATCH_REASONS]
-        self._store = _histogram(block, find("tailrace_store_seconds", pipeline))
+        self._batch_rows = block.histogram("tailrace_batch_rows", pipeline)
+        self._store = block.histogram("tailrace_store_seconds", pipeline)
         self._store_late = find("tailrace_store_late_total", pipeline).offset
         self._answered = find("tailrace_requests_total", pipeline, "200", block.layout.release).offset
         self._rows = find("tailrace_rows_total", pipeline).offset
@@ -167,12 +160,6 @@ class BatchRecorder(FailureRecorder):
         self._store.observe(took_ns)
         self._cells[self._store_late] += is_late
 
-    def count_formed(self, formed: Formed) -> None:
-        """Count one batch of a heavy model, when it begins."""
-        self._cells[self._model_batches[formed.reason]] += 1
-        self._model_rows.observe(formed.rows)
-        self._model_wait.observe(formed.waited_ns)
-
     def degraded_rows(self) -> dict[str, int]:
         """Return how many rows were answered degraded so far, by reason."""
         return {DEGRADED_REASONS[Degraded(int(flag))]: self._cells[cell] for flag, cell in self._degraded}
@@ -240,12 +227,6 @@ class _CallTimes:
         buckets = self._edges_array.searchsorted(_differences((end_ns, start_ns), arrivals))
         buckets[1] += stride
         self._array += np.bincount(buckets.ravel(), minlength=2 * stride)
-
-
-def _histogram(block: MetricBlock, series: Series) -> Histogram:
-    """Return a histogram on a series' cells."""
-    cells: Any = block.cells[series.offset : series.offset + series.length]
-    return Histogram(series.edges, cells)
 
 
 class EventRecorder:

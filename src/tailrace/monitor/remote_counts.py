@@ -6,7 +6,6 @@ from typing import Final
 
 from tailrace.inference.remote.failure import RemoteFault
 from tailrace.inference.remote.stage import RemoteStage
-from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.shared import MetricBlock
 
 _OPENINGS: Final = "tailrace_remote_breaker_openings_total"
@@ -17,7 +16,6 @@ class RemoteCounts:
 
     def __init__(self, block: MetricBlock, pipeline: str, stage: RemoteStage) -> None:
         labels = (pipeline, stage.name)
-        series = block.find("tailrace_remote_seconds", *labels)
         self._cells = block.cells
         self._client = stage.client
         self._faults = [
@@ -27,9 +25,7 @@ class RemoteCounts:
         self._open = block.find("tailrace_remote_breaker_open", *labels).offset
         self._connections = block.find("tailrace_remote_connections", *labels).offset
         self._counted = self._now()
-        self._client.observe_call = Histogram(
-            series.edges, block.cells[series.offset : series.offset + series.length]
-        ).observe
+        self._client.observe_call = block.histogram("tailrace_remote_seconds", *labels).observe
 
     def look(self) -> None:
         """Add what has come since the last look; say what is now."""

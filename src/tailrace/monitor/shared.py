@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import Series, SeriesLayout
 
 _MAGIC: Final = int.from_bytes(b"TAILMETR", "little")
@@ -90,6 +91,11 @@ class MetricBlock:
     def find(self, name: str, *labels: str) -> Series:
         """Return one series. Raises KeyError where the layout has none."""
         return self._index[name, labels]
+
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return a histogram that counts in the cells of one series. Raises KeyError where the layout has none."""
+        series = self.find(name, *labels)
+        return Histogram(series.edges, self.cells[series.offset : series.offset + series.length])
 
     def reset_gauges(self) -> None:
         """Set every gauge to 0."""

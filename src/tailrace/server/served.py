@@ -22,14 +22,16 @@ from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.inference.composition.declarations import compositions_of
-from tailrace.inference.declaration import walk_declared
+from tailrace.inference.declaration import first_models, walk_declared
 from tailrace.inference.model_stage import model_stages
+from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.remote.stage import remote_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.branch_recorder import BranchRecorder
 from tailrace.monitor.layout import Branches, PipelineShape
+from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
@@ -120,7 +122,7 @@ class ServedPipelines:
         for retrieval in plan.features.retrievals:
             retrieval.observe_fetch = recorder.count_fetch
         for stage in model_stages(plan.inference.stage):
-            stage.tell_batches(recorder.count_formed)
+            stage.tell_batches(ModelCounts(self._block, pipeline.name, stage.name).count)
         recorders: list[Recorder] = [recorder]
         if branches := branches_of(pipeline):
             recorders.append(BranchRecorder(self._block, pipeline.name, branches))
@@ -230,12 +232,20 @@ def load_all(pin: Pin) -> list[Pipeline]:
 def shape_of(pipeline: Pipeline) -> PipelineShape:
     """Return what the metrics of a pipeline need to know of it."""
     views = tuple(view.__name__ for view in pipeline.views)
-    return PipelineShape(pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline))
+    return PipelineShape(
+        pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline)
+    )
 
 
 def remote_names(pipeline: Pipeline) -> tuple[str, ...]:
     """Return the remote models of a pipeline, by name."""
     return tuple(dict.fromkeys(each.name for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)))
+
+
+def computed_names(pipeline: Pipeline) -> tuple[str, ...]:
+    """Return the models of a pipeline that form batches here, by name; not those that these fall back to."""
+    python = (each for each in walk_declared(pipeline.model) if isinstance(each, PythonModel))
+    return tuple(dict.fromkeys(each.name for each in (*first_models(pipeline.model), *python)))
 
 
 def branches_of(pipeline: Pipeline) -> Branches:
