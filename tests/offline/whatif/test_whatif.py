@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+import tailrace as tr
 from offline.whatif.conftest import PIPELINE, payment, write_lines
 from tailrace.cli.main import app
 from tailrace.compile.loading import load_pipelines
@@ -88,7 +90,7 @@ def sampled(folder: Path, *requests: dict[str, Any]) -> Path:
     )
     clock, path = MonotonicClock(), folder / "samples.jsonl"
     writer = SampleWriter(path, structlog.get_logger())
-    with TestClient(one.pipeline) as client:
+    with TestClient(replace(one.pipeline, budget=tr.Budget("10s"))) as client:
         client.put(pipeline.views[0], 1, debt=1.5)
         batch = client.run([json.dumps(request).encode() for request in requests])
         Sampler(one.pipeline, "release", writer, clock).record(batch, clock.now_ns())
