@@ -56,11 +56,12 @@ def feeds_of(*firsts: float) -> dict[str, Any]:
     return {"x": x}
 
 
-async def ask(client: RemoteClient, *firsts: float, within_ms: float = 5_000) -> list[float]:
+async def ask(client: RemoteClient, *firsts: float, within_ms: float = 5_000, fair_ms: float = 0) -> list[float]:
     """Return the scores of rows."""
     deadline_ns = time.monotonic_ns() + int(within_ms * NS_PER_MS)
-    scores: list[float] = (await client.infer(feeds_of(*firsts), len(firsts), deadline_ns)).tolist()
-    return scores
+    scores = await client.infer(feeds_of(*firsts), len(firsts), deadline_ns, fair_ns=fair_ms * NS_PER_MS)
+    found: list[float] = scores.tolist()
+    return found
 
 
 def run(work: Callable[[], Any]) -> Any:
@@ -336,12 +337,12 @@ def test_refused_connection_has_its_reason() -> None:
 def test_caller_in_a_hurry_opens_no_breaker(server: ProtocolServer) -> None:
     """A server is not broken because a caller gave it no time; nor because it refuses what it was sent."""
     server.delay_s = 0.05
-    client = client_of(server, fair_ns=100 * NS_PER_MS)
+    client = client_of(server)
 
     async def hurry() -> None:
         for _ in range(5):
             with pytest.raises(RemoteError):
-                await ask(client, 1.0, within_ms=5)
+                await ask(client, 1.0, within_ms=5, fair_ms=100)
 
     run(hurry)
     server.delay_s, server.fault = 0.0, "status_422"

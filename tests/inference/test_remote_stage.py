@@ -46,11 +46,11 @@ def d(request: Row) -> np.ndarray:
 X = tr.RemoteInput("x", "float32")
 
 
-def pipeline_of(model: Any, budget: str = "5s", **more: Any) -> tr.Pipeline:
+def pipeline_of(model: Any, budget: str | tr.Budget = "5s", **more: Any) -> tr.Pipeline:
     """Return a pipeline around a model that gives each row its `a`."""
     return tr.Pipeline(
         name="remote", request=Row, response=Scored, features=[Row.a, Row.b, Row.c, d], model=model,
-        budget=tr.Budget(budget), **more,
+        budget=budget if isinstance(budget, tr.Budget) else tr.Budget(budget), **more,
     )  # fmt: skip
 
 
@@ -134,6 +134,53 @@ def test_server_left_alone_is_answered_for_with_what_it_did(server: ProtocolServ
         assert stage.client.breaker.is_open
         assert scores_of(client, 1.0) == ([0.5], [REASONS[fault]])
         assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("inference", ["10ms", "15ms", "16ms", "40ms"])
+def test_stalled_server_with_a_second_model_is_left_alone(
+    server: ProtocolServer, local_model: Path, inference: str
+) -> None:
+    """The time kept for the second model is none of the server's: late in the rest, it opens the breaker."""
+    model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Model("local", path=local_model))
+    with TestClient(pipeline_of(model, tr.Budget("200ms", inference=inference))) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        server.fault = "stall"
+        for _ in range(4):
+            scores_of(client, 1.0)
+        assert stage.client.breaker.is_open
+
+
+class Slow:
+    """A cheap model that waits for something else, for as long as the row says."""
+
+    blocks = True
+
+    def predict(self, feeds: Any) -> np.ndarray:
+        """Return a score of which nobody is sure."""
+        time.sleep(max(float(feeds["features"][:, 1].max()), 0.0))
+        return np.full(len(feeds["features"]), 0.5)
+
+    def examples(self, rows: int) -> dict[str, np.ndarray]:
+        """Return rows that wait for nothing."""
+        return {"features": np.zeros((rows, 4), np.float32)}
+
+
+@pytest.mark.parametrize("budget_ms", [None, 30])
+def test_stalled_server_behind_a_slow_cheap_model_is_left_alone(server: ProtocolServer, budget_ms: int | None) -> None:
+    """What a cascade keeps for it is enough to tell; a caller who leaves it none opens the breaker for nobody."""
+    cheap, far = tr.PythonModel("cheap", Slow()), tr.RemoteModel("fraud", url=server.url())
+    cascade = tr.Cascade("both", cheap, far, unsure=(0.0, 1.0))
+    with TestClient(pipeline_of(cascade, tr.Budget("200ms", inference="80ms"))) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        server.delay_s = 0.002
+        assert scores_of(client, 1.0) == ([1.0], [0])  # else nobody knows what to keep for it
+        server.fault = "stall"
+        for _ in range(6):
+            call = client.submit({"a": 1.0, "b": 0.2}, budget_ms=budget_ms)
+            while not client.turns.is_idle:
+                client.turn()
+            assert call.batch is not None
+        assert stage.client.breaker.is_open is (budget_ms is None)
 
 
 @pytest.mark.parametrize(("fault", "error"), [("stall", DeadlineExceededError), ("garbage", InferenceError)])
@@ -303,7 +350,9 @@ def test_batches_in_flight_keep_their_scores_apart(server: ProtocolServer) -> No
     client = client_of(server, connections_max=8)
     clock = MonotonicClock()
     assembler: Any = Firsts()
-    stage = RemoteStage("fraud", client.protocol._signature, [assembler], client, clock, in_flight_max=8)  # type: ignore[attr-defined]
+    signature = client.protocol._signature  # type: ignore[attr-defined]
+    budget = tr.Budget("10s")
+    stage = RemoteStage("fraud", signature, [assembler], client, clock, budget=budget, in_flight_max=8)
 
     async def many() -> None:
         deadline_ns = clock.now_ns() + 5_000 * NS_PER_MS

@@ -25,7 +25,7 @@ def remote_stage(clock: ManualClock) -> RemoteStage:
     signature = Signature((TensorSpec("x", "float32", ("a",)),), "score", 0)
     protocol = OipProtocol(RemoteTarget(address.path, "far", ""), RemoteSignature(signature))
     pool = RemotePool(address, connections_max=1, body_bytes_max=1)
-    return RemoteStage("far", signature, [], RemoteClient(address, protocol, pool, clock), clock)
+    return RemoteStage("far", signature, [], RemoteClient(address, protocol, pool, clock), clock, budget=Budget("1s"))
 
 
 def test_counts_follow_a_remote_model() -> None:

@@ -94,10 +94,10 @@ def make_remote_stage(
     pool = RemotePool(model.address, connections_max=model.connections_max, body_bytes_max=ANSWER_BYTES_MAX)
     client = RemoteClient(
         model.address, _protocol(model, found.described), pool, clock, authorization=found.authorization,
-        fair_ns=(budget.inference_ns or budget.total_ns // 2) // 2,
+        call_ns_max=budget.inference_ns or budget.total_ns // 2,
     )  # fmt: skip
     return RemoteStage(
-        model.name, found.described.signature, assemblers, client, clock, fallback=fallback,
+        model.name, found.described.signature, assemblers, client, clock, budget=budget, fallback=fallback,
         in_flight_max=model.connections_max, rows_max=model.rows_max, notice=found.notice,
     )  # fmt: skip
 

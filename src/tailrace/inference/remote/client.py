@@ -23,9 +23,9 @@ PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 class RemoteClient:
     """One remote model. Used from one event loop at a time.
 
-    address, protocol: where and how it is asked. authorization: a header's value. fair_ns: with less time than this a
-    server that is late does not count as broken: one caller in a hurry would open the breaker for all. failures: calls
-    without scores, by reason; failure: the last one. observe_call: is called for each call with how long it took.
+    address, protocol: where and how it is asked. authorization: a header's value. call_ns_max: what a call may take.
+    failures: calls without scores, by reason; failure: the last one. observe_call: is called for each call with how
+    long it took.
     """
 
     def __init__(
@@ -36,23 +36,25 @@ class RemoteClient:
         clock: Clock,
         *,
         authorization: str | None = None,
-        fair_ns: int = 0,
+        call_ns_max: int = 0,
     ) -> None:
         self.url = address.url
         self.pool = pool
         self.protocol = protocol
-        self.breaker = Breaker(clock, lost_ns=2 * fair_ns + PROBE_SLACK_NS)
+        self.breaker = Breaker(clock, lost_ns=call_ns_max + PROBE_SLACK_NS)
         self.failures: Counter[RemoteFault] = Counter()
         self.failure: RemoteError | None = None
         self.observe_call: Callable[[int], None] = _observe_nothing
         self._head = address.head(protocol.path, protocol.content_type, authorization)
-        self._fair_ns = fair_ns
         self._now_ns = clock.now_ns
 
-    async def infer(self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int) -> NDArray[np.float64]:
+    async def infer(
+        self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int, *, fair_ns: float = 0
+    ) -> NDArray[np.float64]:
         """Return the scores of some rows, (rows,) or (rows, classes); a score may be NaN.
 
-        deadline_ns: monotonic. Raises RemoteError, at that time at the latest; it is counted.
+        deadline_ns: monotonic. fair_ns: with less time than this a server that is late does not count as broken.
+        Raises RemoteError, at the deadline at the latest; it is counted.
         """
         began_ns = self._now_ns()
         left_ns = deadline_ns - began_ns
@@ -63,7 +65,7 @@ class RemoteClient:
                 raise RemoteError(RemoteFault.LEFT_ALONE, f"the server is left alone: {self.failure}")
             scores = await self._ask(feeds, rows, left_ns)
         except RemoteError as error:
-            self._note(error, began_ns, left_ns)
+            self._note(error, began_ns, left_ns, fair_ns)
             raise
         ended_ns = self._now_ns()
         self.breaker.note(ended_ns, is_failure=False)
@@ -99,7 +101,7 @@ class RemoteClient:
         except Exception as error:  # whatever an answer holds, it costs a batch its scores and no more
             raise unreadable(f"{type(error).__name__}: {error}") from error
 
-    def _note(self, error: RemoteError, began_ns: int, left_ns: int) -> None:
+    def _note(self, error: RemoteError, began_ns: int, left_ns: int, fair_ns: float) -> None:
         """Count a call without scores, and tell the breaker where it says something of the server."""
         self.failures[error.reason] += 1
         if error.reason is RemoteFault.LEFT_ALONE or left_ns <= 0:
@@ -107,7 +109,7 @@ class RemoteClient:
         self.failure = RemoteError(error.reason, str(error), error.status)  # without its traceback
         ended_ns = self._now_ns()
         self.observe_call(ended_ns - began_ns)
-        is_fair = left_ns >= self._fair_ns or error.reason is not RemoteFault.LATE
+        is_fair = left_ns >= fair_ns or error.reason is not RemoteFault.LATE
         if is_fair and error.reason is not RemoteFault.BUSY and not error.of_rows:  # else who asked looks further
             self.breaker.note(ended_ns, is_failure=True)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded
-from tailrace.deadline import Clock
+from tailrace.deadline import INFERENCE, Budget, Clock
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.curve import CostCurve
 from tailrace.inference.declaration import Constant
@@ -36,9 +37,14 @@ Feeds = Mapping[str, NDArray[Any]]
 
 
 class _Calls:
-    """How many more calls a batch may make, and whether one was answered by an error of the server's own."""
+    """How many more calls a batch may make, and whether one was answered by an error of the server's own.
 
-    def __init__(self) -> None:
+    deadline_ns: of all of them. fair_ns: with less time than this it is not the server's fault to be late.
+    """
+
+    def __init__(self, deadline_ns: int, fair_ns: float) -> None:
+        self.deadline_ns = deadline_ns
+        self.fair_ns = fair_ns
         self.left = CALLS_MAX
         self.has_failed = False
 
@@ -46,9 +52,9 @@ class _Calls:
 class RemoteStage:
     """One remote model, ready to score the batches of a pipeline. Satisfies `Stage`.
 
-    name: of its scores. assemblers: fill its inputs. fallback: what scores a row that the server does not. rows_max: of
-    one call. notice: what is to be known of how it started; empty where there is nothing. learns: whether it learns
-    yet what calls cost.
+    name: of its scores. assemblers: fill its inputs. budget: of the pipeline. fallback: what scores a row that the
+    server does not. rows_max: of one call. notice: what is to be known of how it started; empty where there is nothing.
+    learns: whether it learns yet what calls cost.
     """
 
     rows_inline_max: Final = 0
@@ -61,6 +67,7 @@ class RemoteStage:
         client: RemoteClient,
         clock: Clock,
         *,
+        budget: Budget,
         fallback: Constant | ModelStage | None = None,
         in_flight_max: int = 32,
         rows_max: int = 256,
@@ -77,6 +84,8 @@ class RemoteStage:
         self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
         self._fallback = fallback
         self._rows_max = rows_max
+        self._layer_ns = budget.inference_ns or budget.total_ns // 2
+        self._owed_ns = budget.owed_after_ns(INFERENCE)
         self._now_ns = clock.now_ns
         self._costs: LearnedCosts | None = None
 
@@ -102,8 +111,9 @@ class RemoteStage:
         feeds = {name: fill(batch) if picked is None else fill(batch)[picked] for name, fill in self._fills}
         rows = batch.rows if picked is None else len(picked)
         batch.feeds = feeds
-        first_ns = deadline_ns - self._fallback_ns(rows, deadline_ns)
-        scores, late = await self._ask(feeds, rows, first_ns)
+        now_ns = self._now_ns()
+        calls = _Calls(now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows))
+        scores, late = await self._ask(feeds, rows, calls)
         finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
         scored = Scored(scores)
         if not finite.all():
@@ -116,15 +126,15 @@ class RemoteStage:
 
     # -- the server -------------------------------------------------------------------------------------------------
 
-    async def _ask(self, feeds: Feeds, rows: int, deadline_ns: int) -> tuple[NDArray[Any], bool]:
+    async def _ask(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
         """Return the scores, NaN where there are none, and whether the server was late with some of them."""
-        scores, calls = self._blank(rows), _Calls()
+        scores = self._blank(rows)
         asked = None if self.client.protocol.takes_nan else finite_rows(feeds)
         if asked is not None:  # JSON has no such numbers: these rows are not asked, their neighbours are
             feeds, rows = {name: tensor[asked] for name, tensor in feeds.items()}, int(asked.sum())
         if not rows:
             return scores, False
-        found, late = await self._ask_parts(feeds, rows, deadline_ns, calls)
+        found, late = await self._ask_parts(feeds, rows, calls)
         if calls.has_failed and np.isnan(found).all():
             self.client.note_refused()
         if asked is None:
@@ -132,23 +142,23 @@ class RemoteStage:
         scores[asked] = found
         return scores, late
 
-    async def _ask_parts(self, feeds: Feeds, rows: int, deadline_ns: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
+    async def _ask_parts(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
         """Ask for some rows, in parts of `rows_max` side by side."""
         if rows <= self._rows_max:
-            return await self._ask_part(feeds, rows, deadline_ns, calls)
+            return await self._ask_part(feeds, rows, calls)
         begins = range(0, rows, self._rows_max)
         parts = [{name: tensor[at : at + self._rows_max] for name, tensor in feeds.items()} for at in begins]
         sizes = [min(self._rows_max, rows - at) for at in begins]
         found = await asyncio.gather(
-            *(self._ask_part(part, size, deadline_ns, calls) for part, size in zip(parts, sizes, strict=True))
+            *(self._ask_part(part, size, calls) for part, size in zip(parts, sizes, strict=True))
         )
         return np.concatenate([scores for scores, _ in found]), any(late for _, late in found)
 
-    async def _ask_part(self, feeds: Feeds, rows: int, deadline_ns: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
+    async def _ask_part(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
         """Ask for rows in one call; where the server refuses them, for each half, until the fault is alone."""
         began_ns = self._now_ns()
         try:
-            scores = await self.client.infer(feeds, rows, deadline_ns)
+            scores = await self.client.infer(feeds, rows, calls.deadline_ns, fair_ns=calls.fair_ns)
         except RemoteError as error:
             calls.has_failed |= error.of_rows and error.status >= 500
             if not error.of_rows or rows == 1 or calls.left < 2:
@@ -158,8 +168,8 @@ class RemoteStage:
             return scores, False
         calls.left -= 2
         middle = rows // 2
-        first, first_late = await self._ask_part(_slice(feeds, 0, middle), middle, deadline_ns, calls)
-        last, last_late = await self._ask_part(_slice(feeds, middle, rows), rows - middle, deadline_ns, calls)
+        first, first_late = await self._ask_part(_slice(feeds, 0, middle), middle, calls)
+        last, last_late = await self._ask_part(_slice(feeds, middle, rows), rows - middle, calls)
         return np.concatenate([first, last]), first_late or last_late
 
     def _blank(self, rows: int) -> NDArray[Any]:
@@ -175,12 +185,23 @@ class RemoteStage:
 
     # -- the fallback -----------------------------------------------------------------------------------------------
 
-    def _fallback_ns(self, rows: int, deadline_ns: int) -> int:
-        """Return what of the time until the deadline is kept for the second model, half of it at most."""
+    def _granted_ns(self, rows: int, left_ns: int) -> int:
+        """Return what of the time left the server has: half of it at least, the rest is kept for the second model."""
         if not isinstance(self._fallback, ModelStage):
-            return 0
-        needed_ns = 2 * self._fallback.curve.p95_ns(rows) + SLICE_NS
-        return min(needed_ns, max(deadline_ns - self._now_ns(), 0) // 2)
+            return left_ns
+        return left_ns - min(2 * self._fallback.curve.p95_ns(rows) + SLICE_NS, max(left_ns, 0) // 2)
+
+    def _fair_ns(self, batch: Batch, rows: int) -> float:
+        """Return how long a call must have had for its being late to be the server's fault.
+
+        Nothing is in a batch that came with less than half of the layer's time: a caller in a hurry would open the
+        breaker for all. Else it is a quarter of what a whole layer grants, or what the server is known to take, where
+        that is less: behind a slow stage of a cascade it has no more.
+        """
+        began_ns = batch.marks_ns[-1] if batch.marks_ns else batch.started_ns
+        if batch.deadline_ns - self._owed_ns - began_ns < self._layer_ns // 2:
+            return inf
+        return min(self._granted_ns(rows, self._layer_ns) // 4, self.cost_ns(rows))
 
     async def _fall_back(
         self,
