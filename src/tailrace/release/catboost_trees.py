@@ -16,28 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.catboost import EXPONENTIAL, find_loss
 from tailrace.release.trees import build_graph
 
 _LINKS: Final = {
     "Logloss": "Sigmoid", "CrossEntropy": "Sigmoid", "MultiClass": "Softmax", "MultiClassOneVsAll": "Sigmoid",
-    "Poisson": "Exp", "Tweedie": "Exp",
+    **dict.fromkeys(EXPONENTIAL, "Exp"),
 }  # fmt: skip
 """The operator behind the trees, by the loss; none behind all others."""
 _NODES: Final = (
     "treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids", "missing_value_tracks_true",
 )  # fmt: skip
-
-
-def find_loss(model: Any) -> str:
-    """Return the name of the loss that a CatBoost model was trained with; nothing where it does not say."""
-    return str(model.get_all_params().get("loss_function", "")).partition(":")[0]
-
-
-def score_kind(model: Any) -> str:
-    """Return what CatBoost calls the scores of a model: those that stand behind the link of its loss."""
-    if len(model.classes_):
-        return "Probability"
-    return "Exponent" if _LINKS.get(find_loss(model)) == "Exp" else "RawFormulaVal"
 
 
 def catboost_graph(model: Any) -> Any:

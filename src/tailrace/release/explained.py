@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.explaining.explainer import EXPLAIN_CATBOOST, EXPLAIN_LIGHTGBM, EXPLAIN_XGBOOST
-from tailrace.inference.manifest import LIGHTGBM_FILE, XGBOOST_FILE
+from tailrace.inference.explaining.explainer import (
+    EXPLAIN_CATBOOST,
+    EXPLAIN_LIGHTGBM,
+    EXPLAIN_XGBOOST,
+    load_explainer,
+)
+from tailrace.inference.manifest import CATBOOST_FILE, LIGHTGBM_FILE, XGBOOST_FILE
+from tailrace.inference.packaged import PackagedModel
 from tailrace.release.original import Original
+
+_NEXT: Final = "package it without --explain"
 
 
 def explain_file(original: Original) -> dict[str, bytes]:
@@ -26,10 +35,20 @@ def explain_file(original: Original) -> dict[str, bytes]:
     raise ModelPackageError(
         f"trees of LightGBM, XGBoost and CatBoost can be explained, this is a {original.model_type} of "
         f"{original.framework}",
-        where="model", next="package it without --explain",
+        where="model", next=_NEXT,
     )  # fmt: skip
 
 
 def with_explain_file(original: Original, files: dict[str, bytes]) -> dict[str, bytes]:
     """Return the files of a directory with the one that explains; a library's own form is that already."""
-    return files if {LIGHTGBM_FILE, XGBOOST_FILE} & files.keys() else files | explain_file(original)
+    return files if {LIGHTGBM_FILE, XGBOOST_FILE, CATBOOST_FILE} & files.keys() else files | explain_file(original)
+
+
+def check_explained(model: PackagedModel, directory: Path) -> None:
+    """Raise ModelPackageError unless what a pipeline explains a model by does so here, on the golden rows."""
+    try:
+        trees = load_explainer(model, directory)
+    except ModelPackageError as error:
+        raise ModelPackageError(f"its scores cannot be explained: {error.what}", where="model", next=_NEXT) from error
+    if isinstance(trees, str):
+        raise ModelPackageError(f"its scores cannot be explained: {trees}", where="model", next=_NEXT)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.catboost import score_kind
 from tailrace.inference.backends.choice import measure_backends
 from tailrace.inference.backends.native import NativeModel, Predict
 from tailrace.inference.backends.onnx import find_run, select_scores
@@ -21,7 +22,6 @@ from tailrace.inference.backends.sklearn import untrusted_types
 from tailrace.inference.backends.table import CATBOOST, LIGHTGBM, ONNX_RUNTIME, PYTORCH, SKLEARN, XGBOOST, backend_named
 from tailrace.inference.manifest import CATBOOST_FILE, PYTORCH_FILE, SKLEARN_FILE, BackendTimes
 from tailrace.inference.signature import Signature, TensorSpec
-from tailrace.release.catboost_trees import score_kind
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted, find_inputs, require_columns
 from tailrace.release.original import Original

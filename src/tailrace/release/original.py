@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.catboost import score_kind
 from tailrace.inference.calibration import Calibration
 from tailrace.inference.manifest import Vocabulary
 from tailrace.release.calibration import read_fitted
-from tailrace.release.catboost_trees import score_kind
 from tailrace.release.categories import find_nulls, find_vocabularies
 from tailrace.release.model_file import read_model
 from tailrace.release.refusals import NoGraphError

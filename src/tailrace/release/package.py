@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.calibration import Calibration
 from tailrace.inference.curve import CostCurve, measure_curve
 from tailrace.inference.declaration import Model
 from tailrace.inference.loading import load_model
@@ -35,7 +36,7 @@ from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibrati
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import convert
 from tailrace.release.exchange import replace_directory
-from tailrace.release.explained import with_explain_file
+from tailrace.release.explained import check_explained, with_explain_file
 from tailrace.release.forms import ChosenForm, choose_forms, fill_directory
 from tailrace.release.golden import pick_golden
 from tailrace.release.metrics import find_truth, measure_quality
@@ -115,9 +116,10 @@ def package(
     allow_pickle: a pickle may be opened, of a model or a calibration: it runs whatever code it holds.
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
-    is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), or `out` exists. The
-    bit-vector tables are left out, and the manifest says why, where the backend does not fit the model or any score of
-    them is over 1e-6 from the conversion's. Which backend computes the model is chosen where it is served.
+    is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), what is to be explained
+    cannot be, or `out` exists. The bit-vector tables are left out, and the manifest says why, where the backend does
+    not fit the model or any score of them is over 1e-6 from the conversion's. Which backend computes the model is
+    chosen where it is served.
     """
     out = Path(out)
     _check_place(name, out, overwrite)
@@ -125,10 +127,8 @@ def package(
     table = _read(data, target)
     original = load_original(exported(model, table, target), allow_pickle=allow_pickle)
     method = calibrate if isinstance(calibrate, str) and calibrate in METHODS else None
-    if isinstance(calibrate, str | Path) and Path(calibrate).is_file() and not allow_pickle:
-        raise refuse_pickle(Path(calibrate))
     if calibrate is not None and method is None:
-        original = original.calibrated(read_fitted(calibrate))
+        original = original.calibrated(_read_calibration(calibrate, allow_pickle=allow_pickle))
     convert_it = None if native else partial(convert, original, table, target, embedding=embedding)
     forms = choose_forms(original, table, target, convert_it, text_tolerance, on_step)
     found: dict[str, float | int | str] = {}
@@ -139,7 +139,8 @@ def package(
     manifest, contents = _describe(name, original, forms, table, target, on_step, explain=explain)
     manifest = replace(manifest, metrics=manifest.metrics | found | dict(metrics or {}))
     on_step("write")
-    return dataclasses.replace(_write(out, manifest, contents, on_step), texts=forms.chosen.texts)
+    report = _write(out, manifest, contents, on_step, explain=explain)
+    return dataclasses.replace(report, texts=forms.chosen.texts)
 
 
 def _read(data: Any, target: str | None) -> Any:
@@ -148,6 +149,13 @@ def _read(data: Any, target: str | None) -> Any:
     if target is not None and target not in table.column_names:
         raise ModelPackageError(f"the data has no column {target!r}", where="target", next="name a column of the data")
     return feature_columns(table, target)
+
+
+def _read_calibration(calibrate: Any, *, allow_pickle: bool) -> Calibration:
+    """Return a calibration that is fitted already; the path of one is a pickle's."""
+    if isinstance(calibrate, str | Path) and Path(calibrate).is_file() and not allow_pickle:
+        raise refuse_pickle(Path(calibrate))
+    return read_fitted(calibrate)
 
 
 def _calibrate(
@@ -259,7 +267,7 @@ def _measure(chosen: Comparison, scores: NDArray[Any], scored: Any, target: str 
 
 
 def _write(
-    out: Path, manifest: Manifest, contents: Mapping[str, bytes], on_step: Callable[[str], None]
+    out: Path, manifest: Manifest, contents: Mapping[str, bytes], on_step: Callable[[str], None], *, explain: bool
 ) -> PackageReport:
     """Write the directory beside `out`, verify it as serving would, and put it in place by a rename.
 
@@ -274,6 +282,8 @@ def _write(
         _write_file(draft / MANIFEST_FILE, encode_manifest(manifest))
         on_step("verify")
         model = load_model(draft)
+        if explain:
+            check_explained(model, draft)
         curve = measure_curve(model)
         size = sum(file.stat().st_size for file in draft.iterdir())
         replace_directory(draft, out)

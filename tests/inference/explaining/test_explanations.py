@@ -28,6 +28,7 @@ from tailrace.errors import CompileError, ModelPackageError
 from tailrace.inference.explaining.explainer import EXPLAIN_LIGHTGBM, load_explainer
 from tailrace.inference.explaining.step import ENSEMBLE, FALLBACK, NO_TIME, ExplainedModel, ExplainingStep
 from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import CATBOOST_FILE
 from tailrace.loop_load import LoopLoad
 from tailrace.release.package import package
 from tailrace.testing import TestClient
@@ -117,6 +118,17 @@ def catboost_model() -> Any:
     return model, lambda rows: model.predict(rows, prediction_type="RawFormulaVal")
 
 
+def catboost_poisson() -> Any:
+    """Return a model whose score is an exponential."""
+    catboost = pytest.importorskip("catboost")
+    pandas = pytest.importorskip("pandas")
+    x, y, _ = rows_of()
+    model = catboost.CatBoostRegressor(loss_function="Poisson", iterations=10, depth=3, verbose=0,
+                                       allow_writing_files=False, thread_count=1)  # fmt: skip
+    model.fit(pandas.DataFrame(x, columns=FEATURES), y)
+    return model, lambda rows: model.predict(rows, prediction_type="RawFormulaVal")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a LightGBM model that can be explained, and one that cannot."""
@@ -143,7 +155,7 @@ def request(explain: int = 0, **more: Any) -> dict[str, Any]:
     return {"amount": 1.5, "age": -0.5, "hour": 0.25, "explain": explain, **more}
 
 
-@pytest.mark.parametrize("make", [lightgbm_model, lightgbm_classes, xgboost_model, catboost_model])
+@pytest.mark.parametrize("make", [lightgbm_model, lightgbm_classes, xgboost_model, catboost_model, catboost_poisson])
 def test_contributions_add_up_to_the_raw_score(make: Callable[[], Any], tmp_path: Path) -> None:
     """What the features add, and the base, are what the library says before its link, a class each."""
     model, raw = make()
@@ -156,6 +168,57 @@ def test_contributions_add_up_to_the_raw_score(make: Callable[[], Any], tmp_path
     found = trees.contributions({spec.name: x[:50].astype(spec.dtype)})
     assert found.shape[-1] == len(FEATURES) + 1
     np.testing.assert_allclose(found.sum(axis=-1), raw(x[:50]), atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_catboost_on_categories_is_explained_by_the_file_that_serves(flag: bool, tmp_path: Path) -> None:
+    """With the flag and without it: each column is an input of its own, and there are no trees but these."""
+    catboost = pytest.importorskip("catboost")
+    pandas = pytest.importorskip("pandas")
+    x, y, _ = rows_of()
+    frame = pandas.DataFrame({"amount": x[:, 0], "shop": np.where(x[:, 1] > 0, "corner", "mall")})
+    model = catboost.CatBoostClassifier(iterations=10, depth=3, verbose=0, allow_writing_files=False, thread_count=1)
+    model.fit(frame, y, cat_features=["shop"])
+    package(model, frame, name="m", out=tmp_path / "m", explain=flag)
+    loaded = load_model(tmp_path / "m")
+    assert set(loaded.manifest.files) == {CATBOOST_FILE}
+    trees = load_explainer(loaded, tmp_path / "m")
+    assert not isinstance(trees, str)
+    feeds = {
+        "amount": frame[["amount"]].to_numpy(loaded.signature.inputs[0].numpy_dtype),
+        "shop": frame[["shop"]].to_numpy(object),
+    }
+    raw = model.predict(frame, prediction_type="RawFormulaVal")
+    np.testing.assert_allclose(trees.contributions(feeds).sum(axis=-1), raw, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_calibrated_model_is_explained(method: str, tmp_path: Path) -> None:
+    """By what its trees sum up to: that is before any calibration."""
+    model, raw = lightgbm_model()
+    x, y, table = rows_of()
+    table = table.append_column("fraud", pa.array(y))
+    package(model, table, name="m", out=tmp_path / "m", target="fraud", calibrate=method, explain=True)
+    loaded = load_model(tmp_path / "m")
+    trees = load_explainer(loaded, tmp_path / "m")
+    assert not isinstance(trees, str)
+    spec = loaded.signature.inputs[0]
+    np.testing.assert_allclose(
+        trees.contributions({spec.name: x[:9].astype(spec.dtype)}).sum(-1), raw(x[:9]), atol=1e-5
+    )
+
+
+def test_model_that_its_library_does_not_explain_is_refused_when_packaged(tmp_path: Path) -> None:
+    """With the reason, and without a directory: a pipeline would be refused else, or its answers be wrong."""
+    lightgbm = pytest.importorskip("lightgbm")
+    x, y, table = rows_of()
+    data = lightgbm.Dataset(x, y, feature_name=list(FEATURES))
+    options = {"objective": "regression", "verbosity": -1, "num_leaves": 7, "linear_tree": True}
+    model = lightgbm.train(options, data, 5)
+    with pytest.raises(ModelPackageError, match="its scores cannot be explained") as raised:
+        package(model, table, name="m", out=tmp_path / "m", explain=True)
+    assert "without --explain" in raised.value.next
+    assert not any(tmp_path.iterdir())
 
 
 def test_caller_gets_as_many_contributions_as_it_asks_for(pipeline: tr.Pipeline, folder: Path) -> None:

@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
+from tailrace.inference.explaining.explainer import EXPLAIN_LIGHTGBM, load_explainer
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MODEL_FILE, read_manifest
 from tailrace.offline.optimize.evidence import Evidence
@@ -37,6 +39,24 @@ def test_made_model_has_its_own_golden_rows_and_forms(baseline: Path, evidence: 
     for backend in backends_of(made):
         load_model(tmp_path / "made", choice=BackendChoice(backend.name))
         assert size_on_disk(tmp_path / "made", backend.name) < size_on_disk(baseline, backend.name)
+
+
+def test_changed_trees_are_not_explained_by_those_before(
+    booster: lightgbm.Booster, rows: pa.Table, evidence: Path, tmp_path: Path
+) -> None:
+    """What the library wrote stays where the trees do: it would be refused as another model's, and was one."""
+    before = package(booster, rows, name="fraud", out=tmp_path / "explained", explain=True).directory
+    part = Evidence.load(evidence)
+    for recipe, kept in (
+        (Recipe(kind="fewer trees", trees=10, of=40), False),
+        (Recipe(kind="cut trees", depth=2, of=9), False),
+        (Recipe(kind="optimised graph"), True),
+        (AS_PACKAGED, True),
+    ):
+        made = tmp_path / recipe.folder
+        make(before, recipe, part, made)
+        assert (EXPLAIN_LIGHTGBM in read_manifest(made).files) == kept
+        assert isinstance(load_explainer(load_model(made), made), str) != kept
 
 
 def test_model_of_short_numbers_may_be_rounded_elsewhere(network: Path, rows: pa.Table, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from tailrace.inference.signature import Signature
 MAGIC: Final = b"CBM1"
 KINDS: Final = frozenset({"Probability", "Exponent", "RawFormulaVal"})
 """What CatBoost calls its scores; the signature's output names one of them."""
+EXPONENTIAL: Final = ("Poisson", "Tweedie")
+"""Losses whose score is the exponential of what the trees sum up to."""
 
 
 class CatboostModel(NativeModel):
@@ -35,22 +37,40 @@ class CatboostModel(NativeModel):
     def open(content: bytes, signature: Signature, trusted: Sequence[str] = ()) -> Predict:
         """Return what computes a model in a file that CatBoost wrote."""
         model, kind = load_trees(content), signature.output
-        specs, column, many = signature.inputs, signature.column, bool(signature.classes)
+        column, many = signature.column, bool(signature.classes)
         if kind not in KINDS or len(signature.feature_names) != len(model.feature_names_):
             raise ValueError(f"it takes {len(model.feature_names_)} features, and gives no {kind!r}")
-        names = list(signature.feature_names)
 
         def predict(feeds: Feeds) -> NDArray[Any]:
-            if len(specs) == 1:
-                rows: Any = feeds[specs[0].name]
-            else:
-                import pandas  # type: ignore[import-untyped]
-
-                rows = pandas.DataFrame({spec.features[0]: feeds[spec.name][:, 0] for spec in specs}, columns=names)
-            scores = np.asarray(model.predict(rows, prediction_type=kind, thread_count=1), np.float64)
+            scores = np.asarray(
+                model.predict(rows_of(feeds, signature), prediction_type=kind, thread_count=1), np.float64
+            )
             return scores[:, column] if many and column is not None else scores
 
         return predict
+
+
+def rows_of(feeds: Feeds, signature: Signature) -> Any:
+    """Return rows as CatBoost takes them: a matrix, or a frame where each column is an input, some of categories."""
+    specs = signature.inputs
+    if len(specs) == 1:
+        return feeds[specs[0].name]
+    import pandas  # type: ignore[import-untyped]
+
+    columns = {spec.features[0]: feeds[spec.name][:, 0] for spec in specs}
+    return pandas.DataFrame(columns, columns=list(signature.feature_names))
+
+
+def find_loss(model: Any) -> str:
+    """Return the name of the loss that a CatBoost model was trained with; nothing where it does not say."""
+    return str(model.get_all_params().get("loss_function", "")).partition(":")[0]
+
+
+def score_kind(model: Any) -> str:
+    """Return what CatBoost calls the scores of a model: those that stand behind the link of its loss."""
+    if len(model.classes_):
+        return "Probability"
+    return "Exponent" if find_loss(model) in EXPONENTIAL else "RawFormulaVal"
 
 
 def load_trees(content: bytes) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import Feeds, in_order, matrix_input, missing_library
+from tailrace.inference.backends.catboost import load_trees, rows_of, score_kind
+from tailrace.inference.backends.native import Feeds
 from tailrace.inference.signature import Signature
 
 
@@ -15,31 +16,29 @@ class ExplainedTrees:
     """Trees that say what each feature adds."""
 
     def __init__(self, content: bytes, signature: Signature) -> None:
-        try:
-            import catboost
-        except ImportError:
-            missing_library("catboost", "catboost")
-        self._name, self._dtype, self._width = matrix_input(signature)
-        self._classes, self._columns = len(signature.classes), signature.scores_width
+        self._model, self._signature = load_trees(content), signature
+        import catboost
+
         self._pool = catboost.Pool
-        try:
-            self._model = catboost.CatBoost().load_model(blob=content, format="cbm")
-        except catboost.CatBoostError as error:
-            raise ValueError(f"CatBoost: {error}") from None
-        if len(self._model.feature_names_) != self._width:
-            raise ValueError(f"it takes {len(self._model.feature_names_)} features, the signature has {self._width}")
+        self._kind = score_kind(self._model)
+        self._texts = {
+            "cat_features": self._model.get_cat_feature_indices() or None,
+            "text_features": self._model.get_text_feature_indices() or None,
+        }
+        width = len(signature.feature_names)
+        if len(self._model.feature_names_) != width:
+            raise ValueError(f"it takes {len(self._model.feature_names_)} features, the signature has {width}")
 
     def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return the scores, float64, (rows,) or (rows, classes)."""
-        matrix = in_order(feeds[self._name], self._dtype, self._width)
-        kind = "Probability" if self._classes else "RawFormulaVal"
-        scores = np.asarray(self._model.predict(matrix, prediction_type=kind, thread_count=1))
-        return scores[:, 1] if self._classes and self._columns == 1 else scores
+        rows = rows_of(feeds, self._signature)
+        scores = np.asarray(self._model.predict(rows, prediction_type=self._kind, thread_count=1))
+        return scores[:, 1] if self._signature.classes and self._signature.scores_width == 1 else scores
 
     def contributions(self, feeds: Feeds) -> NDArray[np.float64]:
         """Return what each feature adds to the raw score, then the base."""
-        matrix = in_order(feeds[self._name], self._dtype, self._width)
-        found = self._model.get_feature_importance(self._pool(matrix), type="ShapValues", thread_count=1)
+        rows = self._pool(rows_of(feeds, self._signature), **self._texts)
+        found = self._model.get_feature_importance(rows, type="ShapValues", thread_count=1)
         return np.asarray(found, np.float64)
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.manifest import LIGHTGBM_FILE, REPACKAGE, XGBOOST_FILE
+from tailrace.inference.manifest import CATBOOST_FILE, LIGHTGBM_FILE, REPACKAGE, XGBOOST_FILE, Manifest
 from tailrace.inference.packaged import PackagedModel, score_error
 from tailrace.inference.signature import Signature
 
 EXPLAIN_LIGHTGBM: Final = "explain.lightgbm.txt"
 EXPLAIN_XGBOOST: Final = "explain.ubj"
 EXPLAIN_CATBOOST: Final = "explain.cbm"
+EXPLAIN_FILES: Final = frozenset({EXPLAIN_LIGHTGBM, EXPLAIN_XGBOOST, EXPLAIN_CATBOOST})
 TOLERANCE: Final = 1e-4
 """How far a golden row's score may be from what the library says of the row: it may compute in float64."""
 
@@ -47,21 +48,19 @@ class Trees(Protocol):
 _KINDS: Final = {
     EXPLAIN_LIGHTGBM: "lightgbm", LIGHTGBM_FILE: "lightgbm",
     EXPLAIN_XGBOOST: "xgboost", XGBOOST_FILE: "xgboost",
-    EXPLAIN_CATBOOST: "catboost",
+    EXPLAIN_CATBOOST: "catboost", CATBOOST_FILE: "catboost",
 }  # fmt: skip
 
 
 def load_explainer(model: PackagedModel, directory: Path) -> Trees | str:
     """Return what explains a packaged model, or why it cannot be explained.
 
-    Raises ModelPackageError for a file that is not what it should be: one that scores the golden rows otherwise.
+    Raises ModelPackageError for a file that is not what it should be: one that scores the golden rows otherwise, or
+    explains none.
     """
     file = next((name for name in _KINDS if name in model.manifest.files), None)
     if file is None:
-        framework = model.manifest.source.framework
-        if framework in _KINDS.values():
-            return "it was packaged without --explain"
-        return f"trees of LightGBM, XGBoost and CatBoost can be explained, this is a model of {framework}"
+        return _why_none(model.manifest)
     opens: Callable[[bytes, Signature], Trees] = import_module(
         f"tailrace.inference.explaining.{_KINDS[file]}"
     ).open_trees
@@ -74,15 +73,39 @@ def load_explainer(model: PackagedModel, directory: Path) -> Trees | str:
         raise ModelPackageError(
             f"the file is not what it should be: {error}", where=str(path), next=REPACKAGE
         ) from None
-    _check_golden(model, trees, path)
+    if problem := _golden_problem(model, trees):
+        raise ModelPackageError(problem, where=str(path), next=REPACKAGE)
     return trees
 
 
-def _check_golden(model: PackagedModel, trees: Trees, path: Path) -> None:
-    """Raise ModelPackageError where the trees are not those that are served, which golden scores show."""
-    golden = model.manifest.golden
+def _why_none(manifest: Manifest) -> str:
+    """Return why a model directory has nothing that explains."""
+    if manifest.source.framework not in _KINDS.values():
+        framework = manifest.source.framework
+        return f"trees of LightGBM, XGBoost and CatBoost can be explained, this is a model of {framework}"
+    why = "it was packaged without --explain"
+    if manifest.optimised is None:
+        return why
+    return f"{why}, or its trees were changed by `tailrace optimize`: {manifest.optimised.recipe}"
+
+
+def _golden_problem(model: PackagedModel, trees: Trees) -> str:
+    """Return why the trees do not explain what is served, which golden rows show; nothing where they do.
+
+    A golden score is what stands behind the trees' link, or before it, where a calibration takes that.
+    """
+    golden, signature = model.manifest.golden, model.signature
     expected = np.array(golden.scores, np.float64)
-    found = np.asarray(trees.predict(golden.feeds(model.signature)), np.float64).reshape(expected.shape)
-    if (worst := float(score_error(found, expected).max())) > TOLERANCE + golden.rounding:
-        what = f"it scores a golden row by {worst:.2g} otherwise: it explains another model"
-        raise ModelPackageError(what, where=str(path), next=REPACKAGE)
+    feeds = golden.feeds(signature)
+    try:
+        found = np.asarray(trees.predict(feeds), np.float64)
+        added = np.asarray(trees.contributions(feeds), np.float64)
+    except Exception as error:  # of a library
+        return f"the golden rows cannot be explained: {type(error).__name__}: {str(error)[:300]}"
+    columns = (len(expected), *expected.shape[1:]) if expected.shape[1] > 1 else (len(expected),)
+    if added.shape != (*columns, len(signature.feature_names) + 1):
+        return f"it explains the golden rows by numbers of shape {added.shape}"
+    both = (each.reshape(expected.shape) for each in (found, added.sum(axis=-1)))
+    if (worst := min(float(score_error(each, expected).max()) for each in both)) > TOLERANCE + golden.rounding:
+        return f"it scores a golden row by {worst:.2g} otherwise: it explains another model"
+    return ""

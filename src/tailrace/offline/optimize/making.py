@@ -15,6 +15,7 @@ import numpy as np
 
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.table import BACKENDS
+from tailrace.inference.explaining.explainer import EXPLAIN_FILES
 from tailrace.inference.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
@@ -57,7 +58,8 @@ def make(baseline: Path, recipe: Recipe, evidence: Evidence, out: Path) -> None:
             manifest = msgspec.structs.replace(manifest, session=recipe.session)
         else:
             forms = {each.file for each in BACKENDS}
-            for name in set(manifest.files) - forms:
+            left_out = forms if recipe.kind == "optimised graph" else forms | EXPLAIN_FILES  # it explains the baseline
+            for name in set(manifest.files) - left_out:
                 (draft / name).hardlink_to(baseline / name)
             (draft / MODEL_FILE).write_bytes(graph)
             manifest = _derive(manifest, before, graph, recipe, evidence, draft)
