@@ -100,9 +100,17 @@ class GuardedModel:
         self._width = signature.scores_width
 
     def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Return the scores, (rows,) or (rows, classes). Raises ValueError for others, and what the model raises."""
+        """Return the scores, (rows,) or (rows, classes), an array of their own.
+
+        Raises ValueError for others, and what the model raises; RuntimeError for what is no `Exception`.
+        """
         rows = len(feeds[self._first])
-        scores = np.asarray(self.model.predict(feeds))
+        try:
+            scores = np.array(self.model.predict(feeds))  # a copy: the model may write its next batch over these
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a panic of a library in Rust, SystemExit: of a row, not of the worker
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         wanted = (rows,) if self._width == 1 else (rows, self._width)
         if scores.shape == (rows, 1) and self._width == 1:
             scores = scores[:, 0]

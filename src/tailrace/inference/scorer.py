@@ -75,7 +75,9 @@ class Scorer:
             flat = scores if scores.ndim == 1 else scores.ravel()
             if isfinite(flat.dot(flat)) and len(scores) == rows:
                 return Scored(scores)
-        except Exception:  # a model may raise anything for what one row holds
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a model may raise anything for what one row holds: a panic, or SystemExit
             scores, late = self._isolate(feeds, rows, deadline_ns)
         else:
             scores = self._checked(scores, rows)
@@ -114,7 +116,9 @@ class Scorer:
             try:
                 part = self._predict({name: array[start:end] for name, array in feeds.items()})
                 scores[start:end] = self._checked(part, end - start)
-            except Exception:  # a model may raise anything for what one row holds
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # as above
                 if end - start > 1:
                     middle = (start + end) // 2
                     parts += [(middle, end), (start, middle)]
