@@ -18,9 +18,11 @@ from typer.testing import CliRunner, Result
 from offline.optimize.conftest import make_rows, train, write_network
 from tailrace.cli.main import app
 from tailrace.inference.backends.bitvector import LIBRARY
+from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import read_manifest
 from tailrace.offline.optimize.journal import LINES_FILE
+from tailrace.release.package import package
 
 QUICK = ("--budget", "1s", "--seconds", "0.1", "--batches", "1", "--json")
 
@@ -116,6 +118,21 @@ def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
     assert report_of(again)["resumed"] == len(report["trials"])
     assert report_of(again)["winner"] == report["winner"]
     assert report_of(again)["directory"] is None
+
+
+@pytest.mark.slow
+def test_winner_of_fewer_trees_says_why_it_is_not_explained(folder: Path, tmp_path: Path) -> None:
+    """The trees that its parent is explained by are not its own, and are not there."""
+    package(folder / "trees.txt", folder / "rows.parquet", name="fraud", out=tmp_path / "fraud", explain=True)
+    words = ("--data", folder / "rows.parquet", *QUICK, "--tolerance", "0.02", "--target", "fraud")
+    result = run(tmp_path / "fraud", *words, "--work", tmp_path / "work", "--out", tmp_path / "best")
+    assert result.exit_code == 0, result.output
+    model = load_model(tmp_path / "best")
+    made = model.manifest.optimised
+    assert made is not None
+    said = load_explainer(model, tmp_path / "best")
+    assert isinstance(said, str)
+    assert said.endswith(f"changed by `tailrace optimize`: {made.recipe}")
 
 
 @pytest.mark.slow

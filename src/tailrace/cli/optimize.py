@@ -62,7 +62,7 @@ def optimize(  # noqa: PLR0917 - one parameter an option
     from tailrace.offline.optimize.optimizer import optimize as optimize_model
     from tailrace.offline.optimize.processes import Limits
     from tailrace.offline.optimize.question import Asked
-    from tailrace.offline.optimize.winner import check_place
+    from tailrace.release.exchange import check_place
 
     asked = Asked(
         model, data, metric, tolerance, duration_ns(budget, "--budget"), target, _numbers(batches), threads,

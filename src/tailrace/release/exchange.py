@@ -1,4 +1,4 @@
-"""One directory put in the place of another, so that a reader finds one of the two."""
+"""A directory written whole or not at all, and put in the place of another so that a reader finds one of the two."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ import ctypes
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from tailrace.errors import ModelPackageError, SetupError
+from tailrace.release.flush import flush, flush_directory
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 """Of the kernel's renameat2: two names change places."""
+
+
+_MODE: Final = 0o755
+
+
+def check_place(out: Path, *, overwrite: bool, error: type[SetupError] = ModelPackageError) -> None:
+    """Raise an error for a directory that may not be replaced, before work is spent on what goes there."""
+    if out.exists() and not overwrite:
+        raise error("the directory exists", where=str(out), next="give --overwrite, or another --out")
+
+
+@contextmanager
+def drafted(out: Path) -> Iterator[Path]:
+    """Give an empty directory beside `out`, which is put in its place once the block ends: on the disk, and whole.
+
+    Where the block raises, `out` is as it was, and nothing is left of the draft.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        draft.chmod(_MODE)  # others may serve it
+        yield draft
+        flush_directory(draft)
+        replace_directory(draft, out)
+        flush(out.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def replace_directory(draft: Path, out: Path) -> None:

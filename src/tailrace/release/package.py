@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +32,7 @@ from tailrace.inference.manifest import (
 from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibration, read_fitted
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import convert
-from tailrace.release.exchange import replace_directory
+from tailrace.release.exchange import check_place, drafted
 from tailrace.release.explained import check_explained, with_explain_file
 from tailrace.release.forms import ChosenForm, choose_forms, fill_directory
 from tailrace.release.golden import pick_golden
@@ -117,12 +114,12 @@ def package(
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), what is to be explained
-    cannot be, or `out` exists. The bit-vector tables are left out, and the manifest says why, where the backend does
-    not fit the model or any score of them is over 1e-6 from the conversion's. Which backend computes the model is
-    chosen where it is served.
+    cannot be, or `out` exists. Bit-vector tables are left out, and the manifest says why, where they do not fit the
+    model or score it by over 1e-6 otherwise. Which backend computes the model is chosen where it is served.
     """
     out = Path(out)
-    _check_place(name, out, overwrite)
+    check_name(name)
+    check_place(out, overwrite=overwrite)
     on_step("read")
     table = _read(data, target)
     original = load_original(exported(model, table, target), allow_pickle=allow_pickle)
@@ -218,16 +215,14 @@ def _describe(
     return manifest, files
 
 
-def _check_place(name: str, out: Path, overwrite: bool) -> None:
-    """Raise ModelPackageError for a name that no model can have, or a directory that may not be replaced."""
+def check_name(name: str) -> None:
+    """Raise ModelPackageError for a name that no model can have."""
     try:
         Model(name)
     except ValueError as error:
         raise ModelPackageError(
             str(error), where="name", next="name it as the pipeline does: tr.Model('fraud')"
         ) from error
-    if out.exists() and not overwrite:
-        raise ModelPackageError("the directory exists", where=str(out), next="give --overwrite, or another --out")
 
 
 def _scored_rows(original: Original, chosen: Comparison, table: Any) -> tuple[Rows, Any]:
@@ -269,32 +264,18 @@ def _measure(chosen: Comparison, scores: NDArray[Any], scored: Any, target: str 
 def _write(
     out: Path, manifest: Manifest, contents: Mapping[str, bytes], on_step: Callable[[str], None], *, explain: bool
 ) -> PackageReport:
-    """Write the directory beside `out`, verify it as serving would, and put it in place by a rename.
+    """Write the directory beside `out`, verify it as serving would, and put it in place.
 
     contents: of the files beside the manifest.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        draft.chmod(0o755)
+    with drafted(out) as draft:
         for name, content in contents.items():
-            _write_file(draft / name, content)
-        _write_file(draft / MANIFEST_FILE, encode_manifest(manifest))
+            (draft / name).write_bytes(content)
+        (draft / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
         on_step("verify")
         model = load_model(draft)
         if explain:
             check_explained(model, draft)
         curve = measure_curve(model)
         size = sum(file.stat().st_size for file in draft.iterdir())
-        replace_directory(draft, out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return PackageReport(out, manifest, size, curve, model.backend, model.backend_reason)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

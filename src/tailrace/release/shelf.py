@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.errors import SetupError
+from tailrace.release.flush import flush_directory
 
 SOURCES: Final = "sources"
 MODELS: Final = "models"
@@ -88,12 +89,12 @@ class Shelf:
         try:
             path = self.path_of(kind, fill(draft))
             if not path.is_dir():
-                _flush(draft)
+                flush_directory(draft)
                 draft.rename(path)
             elif digest(path) != path.name:
                 from tailrace.release.exchange import replace_directory  # only now: it is hardly ever needed
 
-                _flush(draft)
+                flush_directory(draft)
                 replace_directory(draft, path)  # in one step: a living server may hold it
         finally:
             _remove(draft)
@@ -180,19 +181,6 @@ def _sha256(path: Path) -> str:
 def _files_in(folder: Path) -> Iterator[Path]:
     """Give the files of a folder and of those within it."""
     return (path for path in folder.rglob("*") if not path.is_dir())
-
-
-def _flush(folder: Path) -> None:
-    """Have a folder and all in it on the disk, since a rename may come there before what is renamed."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        except OSError:
-            if not path.is_dir():  # not every file system does this for a folder
-                raise
-        finally:
-            os.close(descriptor)
 
 
 def _remove(folder: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +29,7 @@ from tailrace.offline.optimize.recipes import Recipe
 from tailrace.offline.optimize.trees import Ensemble
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted
-from tailrace.release.exchange import replace_directory
+from tailrace.release.exchange import drafted
 from tailrace.release.tabulation import tabulate_all
 
 GRID: Final = 14
@@ -50,8 +48,7 @@ def make(baseline: Path, recipe: Recipe, evidence: Evidence, out: Path) -> None:
     manifest = read_manifest(baseline)
     before = (baseline / MODEL_FILE).read_bytes()
     graph = rewrite(before, recipe, evidence.part(judges=False))
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with drafted(out) as draft:
         if graph == before:
             for name in manifest.files:
                 (draft / name).hardlink_to(baseline / name)
@@ -64,10 +61,6 @@ def make(baseline: Path, recipe: Recipe, evidence: Evidence, out: Path) -> None:
             (draft / MODEL_FILE).write_bytes(graph)
             manifest = _derive(manifest, before, graph, recipe, evidence, draft)
         (draft / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
-        replace_directory(draft, out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def rewrite(graph: bytes, recipe: Recipe, calibration: Evidence) -> bytes:

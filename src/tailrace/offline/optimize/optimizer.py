@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +22,7 @@ from tailrace.offline.optimize.question import Asked, check_numbers, key_of, rea
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe, recipes_of_session
 from tailrace.offline.optimize.trial import Make, Measure, Plan
 from tailrace.offline.optimize.verdict import Terms, Verdict, judge
+from tailrace.release.exchange import drafted
 from tailrace.release.package import package
 from tailrace.release.settle import copy_model
 
@@ -235,11 +235,8 @@ def _absent_gpus(trials: Sequence[Trial]) -> Iterator[Trial]:
 def _package(asked: Asked, table: Any, target: str, journal: Journal) -> None:
     """Write the baseline: the model packaged, or a copy of its directory."""
     if asked.model.is_dir():
-        draft = journal.folder / ".copied"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        copy_model(asked.model, draft)
-        draft.rename(journal.baseline)
+        with drafted(journal.baseline) as draft:
+            copy_model(asked.model, draft)
     else:
         package(asked.model, table, name=asked.model.stem, out=journal.baseline, target=target,
                 allow_pickle=asked.allow_pickle)  # fmt: skip

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.declaration import Model
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import (
     MANIFEST_FILE,
@@ -22,18 +20,13 @@ from tailrace.inference.manifest import (
 )
 from tailrace.inference.packaged import PackagedModel
 from tailrace.offline.optimize.optimizer import Optimised
-from tailrace.release.exchange import replace_directory
+from tailrace.release.exchange import drafted
 from tailrace.release.metrics import measure_quality
 from tailrace.release.original import load_original
+from tailrace.release.package import check_name
 from tailrace.release.profile import profile_model
 from tailrace.release.rows import read_rows
 from tailrace.release.table import spread_rows
-
-
-def check_place(out: Path, *, overwrite: bool) -> None:
-    """Raise ModelPackageError for a directory that may not be replaced, before an hour is spent on what goes there."""
-    if out.exists() and not overwrite:
-        raise ModelPackageError("the directory exists", where=str(out), next="give --overwrite, or another --out")
 
 
 def write_winner(found: Optimised, out: Path, name: str) -> Manifest:
@@ -44,24 +37,14 @@ def write_winner(found: Optimised, out: Path, name: str) -> Manifest:
     """
     if found.directory is None:
         raise ModelPackageError("there is no winner to write", where=str(out), next=found.verdict.why)
-    try:
-        Model(name)
-    except ValueError as error:
-        raise ModelPackageError(str(error), where="--name", next="name it as the pipeline does: fraud") from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        draft.chmod(0o755)
+    check_name(name)
+    with drafted(out) as draft:
         made = read_manifest(found.directory)
         for file in made.files:
             shutil.copyfile(found.directory / file, draft / file)
         manifest = _describe(found, made, name, load_model(found.directory))
         (draft / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
         load_model(draft)
-        replace_directory(draft, out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return manifest
 
 

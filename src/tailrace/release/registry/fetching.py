@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tailrace.errors import RegistryError
 from tailrace.inference.manifest import read_manifest
-from tailrace.release.exchange import replace_directory
+from tailrace.release.exchange import check_place, drafted
 from tailrace.release.registry.records import FileRecord, VersionRecord, damaged
 from tailrace.release.registry.registering import OnProgress
 from tailrace.release.registry.registry import Registry, file_key
@@ -108,18 +107,9 @@ def fetch_directory(
     on_progress: OnProgress = lambda f, d, w: None,
 ) -> None:
     """Put a version's files in a directory of their own, whole or not at all. Raises RegistryError as `fetch` does."""
-    if out.exists() and not overwrite:
-        raise RegistryError("the directory exists", where=str(out), next="give --overwrite, or another --out")
-    with _written(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        draft.chmod(0o755)
+    check_place(out, overwrite=overwrite, error=RegistryError)
+    with _written(out), drafted(out) as draft:
         fetch(registry, record, draft, on_progress=on_progress)
-        with _written(out):
-            replace_directory(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager
