@@ -334,6 +334,20 @@ def test_refused_connection_has_its_reason() -> None:
     assert str(server.port) in str(caught.value)
 
 
+def test_refused_connection_is_no_secret_from_those_who_wait() -> None:
+    """With one connection allowed, the calls that wait for a refused one are told at once too."""
+    server = ProtocolServer()
+    server.close()
+    client = client_of(server, connections_max=1)
+
+    async def three() -> list[Any]:
+        return await asyncio.gather(*(ask(client, 1.0) for _ in range(3)), return_exceptions=True)
+
+    began_s = time.monotonic()
+    assert [error.reason for error in run(three)] == [RemoteFault.UNREACHABLE] * 3
+    assert time.monotonic() - began_s < 2.0  # of the five seconds that each had
+
+
 def test_caller_in_a_hurry_opens_no_breaker(server: ProtocolServer) -> None:
     """A server is not broken because a caller gave it no time; nor because it refuses what it was sent."""
     server.delay_s = 0.05

@@ -142,7 +142,7 @@ class RemotePool:
         if wanted > 0 and self._loop is not None:
             task = self._loop.create_task(self._dial(self._loop))
             self._dials.add(task)
-            task.add_done_callback(self._dials.discard)
+            task.add_done_callback(self._end_dial)
 
     async def _dial(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make one connection."""
@@ -160,6 +160,12 @@ class RemotePool:
             self._connections.add(connection)
             self._put_back(connection)
 
+    def _end_dial(self, dial: asyncio.Task[None]) -> None:
+        """Count a dial that has ended no more, and make the next connection: until then there was no room for one."""
+        self._dials.discard(dial)
+        if dial.get_loop() is self._loop and not dial.cancelled():
+            self._dial_for_waiting()
+
     def _make_connection(self) -> RemoteConnection:
         return RemoteConnection(self._body_bytes_max, self._forget)
 
@@ -169,9 +175,7 @@ class RemotePool:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(RemoteError(RemoteFault.UNREACHABLE, f"{self._address.authority}: {why}"))
-                break
-        if self._loop is not None:
-            self._loop.call_soon(self._dial_for_waiting)
+                return
 
     def _forget(self, connection: RemoteConnection) -> None:
         """Count a connection that is gone no more."""
