@@ -7,13 +7,19 @@ import pytest
 
 import tailrace as tr
 from tailrace.inference.composition.declarations import Composition, asked_of, compositions_of
-from tailrace.inference.declaration import first_models, models_of, with_paths
+from tailrace.inference.declaration import StageDeclaration, first_models, models_of, with_paths
 
 A, B, C = tr.Model("a"), tr.Model("b", fallback=tr.Model("c")), tr.Model("d")
+FAR = tr.RemoteModel("far", url="http://host/v2/models/far", fallback=tr.Constant(0.5))
 
 
 class Payment(tr.Request):
     customer_id: int
+
+
+def split_of(stage: StageDeclaration) -> tr.Split:
+    """Return a split that asks a stage for all rows."""
+    return tr.Split("t", {"x": stage}, by=Payment.customer_id, shares={"x": 1.0})
 
 
 ALL: list[Composition] = [
@@ -61,6 +67,12 @@ def test_compositions_are_found_from_the_outermost_in() -> None:
         (lambda: tr.Cascade("s", A, B, unsure=(0.8, 0.1)), "lowest and the highest"),
         (lambda: tr.Cascade("s", A, B, unsure=0.5), "lowest and the highest"),
         (lambda: tr.Cascade("s", A, tr.Model("b", fallback=tr.Constant(0)), unsure=(0, 1)), "cheap score stands"),
+        (lambda: tr.Cascade("s", A, split_of(tr.Model("b", fallback=tr.Constant(0))), unsure=(0, 1)), "'b' falls back"),
+        (
+            lambda: tr.Cascade("s", A, split_of(tr.Ensemble("e", [B], fallback=tr.Constant(0))), unsure=(0, 1)),
+            "'e' falls",
+        ),
+        (lambda: tr.Cascade("s", A, tr.Ensemble("e", [B, FAR]), unsure=(0, 1)), "'far' falls back"),
         (lambda: tr.ColdStart("o", known=A, unknown=B, view="Profile"), "feature view"),
         (lambda: tr.Split("t", {"x": A}, by=Payment.customer_id, shares={"y": 1.0}), "one to each of x"),
         (lambda: tr.Split("t", {"x": A, "y": B}, by=1, shares={"x": 0.5, "y": 0.4}), "together 1"),

@@ -124,9 +124,10 @@ class Cascade(Composition):
         _check_members(where, (cheap, expensive))
         if not isinstance(unsure, Sequence) or isinstance(unsure, str) or not _is_range(tuple(unsure)):
             raise ValueError(f"{where}: unsure is {unsure!r}; write the lowest and the highest such score: (0.1, 0.8)")
-        if getattr(expensive, "constant", None) is not None:  # of a model, here or far away, or of an ensemble
-            raise ValueError(f"{where}: {expensive.name!r} falls back to a constant; leave that out, where it is late "
-                             "the cheap score stands")  # fmt: skip
+        for stage in walk_declared(expensive):  # a model, here or far away, or an ensemble
+            if getattr(stage, "constant", None) is not None:
+                raise ValueError(f"{where}: {stage.name!r} falls back to a constant; leave that out, where it is late "
+                                 "the cheap score stands")  # fmt: skip
         low, high = unsure
         _set(self, name=name, cheap=cheap, expensive=expensive, unsure=(float(low), float(high)))
 
