@@ -315,13 +315,36 @@ def test_call_is_admitted_while_the_queue_leaves_it_time(compiled: Compiled) -> 
         bench = Bench(compiled("payment"), ManualClock())
         assert bench.admits(COST.least_ns)
         assert not bench.admits(COST.least_ns - 1)
-        for index in range(100):
-            bench.submit(index, PAYMENT)
         needed_ns = int(100 * COST.row_ns / QUEUE_SHARE) + COST.p95_ns
+        for index in range(100):
+            bench.submit(index, PAYMENT, budget_ns=needed_ns - 2)
         assert bench.admits(needed_ns + 1)
         assert not bench.admits(needed_ns - 1)
         assert bench.desk.sheds == ["deadline", "deadline"]
         await bench.settle()
+
+    run(main)
+
+
+def test_hurried_call_goes_before_a_patient_queue(compiled: Compiled) -> None:
+    """It is taken though the queue is too long for it, is answered in the next batch, and not where others are late."""
+
+    async def main() -> None:
+        bench = Bench(compiled("payment"), ManualClock())
+        bench.plan.inference.stage.rows_best = 8
+        for index in range(100):
+            bench.submit(index, PAYMENT, budget_ns=50 * NS_PER_MS)
+        hurried_ns = COST.p95_ns + NS_PER_MS
+        assert bench.admits(hurried_ns)
+        bench.submit("hurried", PAYMENT, budget_ns=hurried_ns)
+        assert not bench.admits(COST.p95_ns - 1)
+        await bench.settle()
+        assert list(bench.desk.answers)[:8] == ["hurried", *range(7)]
+        late = Bench(compiled("payment"), ManualClock())
+        for index in range(100):
+            late.submit(index, PAYMENT, budget_ns=int(50 * COST.row_ns) + COST.p95_ns)
+        assert not late.admits(COST.p95_ns + 2), "it would push others over their deadlines"
+        await late.settle()
 
     run(main)
 

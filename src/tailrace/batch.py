@@ -77,15 +77,17 @@ _NO_SCORES.flags.writeable = False
 class Batch(msgspec.Struct, eq=False):
     """The calls of one loop tick on their way through the five layers. Every layer fills its own part.
 
-    calls: what it answers; suspends: whether it may wait; requests: all their requests in order; offsets: where each
-    call's requests begin (one more than calls), None where every call is one request. rows: what the model scores;
-    row_request: the request of each row, row_bounds: where each request's rows begin, both None where a request is a
-    row. request: its columns. view_rows: each view as it was read, one row an id; views: its columns, one value a row.
-    feeds: the inputs of the last stage. scores: of the last stage; stage_scores: of each stage, by its name. branches:
-    which way each row went at each stage that has several, by its name, -1 for rows that did not come there; or None.
-    explanations: what a row's score is made of, unexplained: why that is not told; None where nobody asks.
-    best_rows: what requests are answered with, in order, and where each request's begin; None for all as they are.
-    bodies: one a call; errors: by the call's place. marks_ns: its start, then the end of each layer.
+    calls: what it answers; suspends: whether it may wait; tell_scored: is told of rows that are scored before all
+    are, where somebody wants to know, and rows_scored is how many it was told of. requests: all their requests in
+    order; offsets: where each call's requests begin (one more than calls), None where every call is one request.
+    rows: what the model scores; row_request: the request of each row, row_bounds: where each request's rows begin,
+    both None where a request is a row. request: its columns. view_rows: each view as it was read, one row an id;
+    views: its columns, one value a row. feeds: the inputs of the last stage. scores: of the last stage;
+    stage_scores: of each stage, by its name. branches: which way each row went at each stage that has several, by
+    its name, -1 for rows that did not come there; or None. explanations: what a row's score is made of,
+    unexplained: why that is not told; None where nobody asks. best_rows: what requests are answered with, in order,
+    and where each request's begin; None for all as they are. bodies: one a call; errors: by the call's place.
+    marks_ns: its start, then the end of each layer.
     """
 
     calls: Sequence[Call]
@@ -93,6 +95,8 @@ class Batch(msgspec.Struct, eq=False):
     deadline_ns: int
     suspends: bool = False
     marks_ns: list[int] = msgspec.field(default_factory=list)
+    tell_scored: Callable[[int], None] | None = None
+    rows_scored: int = 0
     requests: Sequence[Any] = ()
     offsets: list[int] | None = None
     rows: int = 0

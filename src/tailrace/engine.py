@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
@@ -73,6 +74,7 @@ class Engine:
         self._batches_max = plan.in_flight_max
         self._inference = plan.inference
         self._inference.begin_learning()
+        self._is_one_stage = not plan.inference.stage.members  # of several each would tell of the same rows
         self._store_suspends = plan.features.suspends
         self._scheduled = self._yield_due = False
         self._tasks: set[Any] = set()
@@ -92,7 +94,7 @@ class Engine:
     def refusal(self, left_ns: int, now_ns: int, rows: int = 1) -> ServingError | None:
         """Return the refusal of a call that cannot be answered in the time it has left; None for one that can."""
         reason = self.admission.refuses(left_ns, now_ns, rows)
-        if not reason:
+        if not reason or (self._inbox and self._goes_before(left_ns, now_ns, rows)):
             return None
         for recorder in self._recorders:
             recorder.record_shed(reason)
@@ -100,6 +102,17 @@ class Engine:
             self._yield_due = True
             self._loop.call_soon(self._yield_core)
         return SHED
+
+    def _goes_before(self, left_ns: int, now_ns: int, rows: int) -> bool:
+        """Return whether a call can be answered in time though the queue is too long: by going before most of it.
+
+        What it pushes back must still be in time; as many are as hurried in an overload, and nothing is looked through.
+        """
+        last_ns, deadline_ns = self._inbox[-1].deadline_ns, now_ns + left_ns
+        if last_ns <= deadline_ns:
+            return False
+        before = self._rows_running + sum(call.rows for call in self._inbox if call.deadline_ns <= deadline_ns)
+        return self.admission.fits_before(before, left_ns, rows, last_ns - now_ns)
 
     def count_failure(self, error: ServingError) -> None:
         """Count a call that is answered with an error before it came into a batch."""
@@ -141,24 +154,28 @@ class Engine:
         batch = Batch(calls, began_ns, min(map(_deadline_of, calls)), suspends)
         self._rows_running += rows
         self._calls_running += len(calls)
-        # A call of more rows than a full batch is computed in slices, between which others have their turn.
-        slots = 0 if suspends and rows > admission.rows_best else 1
-        self._batches_running += slots
-        if suspends:
-            task = self._loop.create_task(self._run(batch, rows, slots))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            self._reschedule()
-        else:
-            drive(self._run(batch, rows, slots))
+        if not suspends:
+            self._batches_running += 1
+            drive(self._run(batch, rows))
+            return
+        is_sliced = rows > admission.rows_best
+        if not is_sliced:
+            self._batches_running += 1
+        elif self._is_one_stage:
+            batch.tell_scored = partial(self._learn_slice, batch)
+        task = self._loop.create_task(self._run(batch, rows, is_sliced=is_sliced))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._reschedule()
 
     def _take(self) -> list[Call]:
-        """Take calls from the front of the inbox until they make a full batch; always at least one, if there is one."""
+        """Take calls until they make a full batch, of a long queue the most urgent; at least one, if there is one."""
         admission = self.admission
         rows_best = admission.rows_best = self._inference.rows_best
         if admission.rows_waiting - self._rows_running <= rows_best:
             taken, self._inbox = self._inbox, []
             return taken
+        self._inbox.sort(key=_deadline_of)
         rows = count = 0
         for count, call in enumerate(self._inbox):
             if count and rows + call.rows > rows_best:
@@ -211,21 +228,34 @@ class Engine:
 
     # -- the batch --------------------------------------------------------------------------------------------------
 
-    async def _run(self, batch: Batch, rows: int, slots: int) -> None:
-        """Answer a batch, whatever happens, and learn from how long it took. slots: of those that run, that it has."""
+    async def _run(self, batch: Batch, rows: int, *, is_sliced: bool = False) -> None:
+        """Answer a batch, whatever happens, and learn from how long it took.
+
+        is_sliced: one call of more rows than a full batch. It is computed in slices, and takes no place among the
+        batches that run: others come to the model between its slices.
+        """
         failed = True
         try:
             failed = await self._answer_each(batch)
         finally:
-            self._rows_running -= rows
             self._calls_running -= len(batch.calls)
-            self._batches_running -= slots
             waiting = bool(self._inbox)
-            self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
+            if is_sliced:
+                self._learn_slice(batch, rows - batch.rows_scored)
+            else:
+                self._rows_running -= rows
+                self._batches_running -= 1
+                self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
             if self.load.is_shared:
                 self.load.balance()
             if waiting:
                 self._reschedule()
+
+    def _learn_slice(self, batch: Batch, rows: int) -> None:
+        """Learn that some rows of a sliced batch need no more time."""
+        batch.rows_scored += rows
+        self._rows_running -= rows
+        self.admission.learn_slice(batch.started_ns, self._now_ns(), rows)
 
     async def _answer_each(self, batch: Batch) -> bool:
         """Answer a batch; where a layer raises, answer its halves, until each fault is alone with its own call.

@@ -75,11 +75,30 @@ class Costs(Protocol):
 class _Work:
     """The rows of one engine batch. begun: how many were handed to an instance; parts: what came back, by first row."""
 
-    __slots__ = ("arrival_ns", "begun", "deadline_ns", "done", "feeds", "future", "number", "parts", "rows")
+    __slots__ = (
+        "arrival_ns",
+        "begun",
+        "deadline_ns",
+        "done",
+        "feeds",
+        "future",
+        "number",
+        "parts",
+        "rows",
+        "tell_scored",
+    )
 
     def __init__(
-        self, feeds: Feeds, rows: int, deadline_ns: int, number: int, arrival_ns: int, future: asyncio.Future[Scored]
+        self,
+        feeds: Feeds,
+        rows: int,
+        deadline_ns: int,
+        number: int,
+        arrival_ns: int,
+        future: asyncio.Future[Scored],
+        tell_scored: Callable[[int], None] | None,
     ) -> None:
+        self.tell_scored = tell_scored
         self.feeds = feeds
         self.rows = rows
         self.deadline_ns = deadline_ns
@@ -98,6 +117,8 @@ class _Work:
         self.done += rows
         if self.done == self.rows:
             settle(self.future, _joined([part for _, part in sorted(self.parts, key=_first_row)]), None)
+        elif self.tell_scored is not None and not self.future.done():
+            self.tell_scored(rows)
 
 
 class _Slice(NamedTuple):
@@ -148,12 +169,15 @@ class Batcher:
         """Whether an instance is at work."""
         return len(self._idle) < len(self._threads)
 
-    async def score(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
+    async def score(
+        self, feeds: Feeds, rows: int, deadline_ns: int, tell_scored: Callable[[int], None] | None = None
+    ) -> Scored:
         """Return the scores of some rows, computed by the next instance that is free.
 
         deadline_ns: absolute, of the clock. Raises TimeoutError there and then: the caller never waits longer, and rows
         that no instance has begun are never computed. Raises TimeoutError at once where too much waits already. After a
         TimeoutError an instance may still be reading `feeds`: hand in arrays that are not reused.
+        tell_scored: is told of rows that are scored before all are.
         """
         now_ns = self._clock.now_ns()
         left_ns = deadline_ns - now_ns
@@ -161,7 +185,7 @@ class Batcher:
             self.timeouts += 1
             raise TimeoutError("the model has no time or no room for this batch")
         loop = asyncio.get_running_loop()
-        work = _Work(feeds, rows, deadline_ns, self._numbers, now_ns, loop.create_future())
+        work = _Work(feeds, rows, deadline_ns, self._numbers, now_ns, loop.create_future(), tell_scored)
         self._numbers += 1
         self._works += 1
         self._rows_waiting += rows

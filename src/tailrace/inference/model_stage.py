@@ -122,7 +122,7 @@ class ModelStage:
         rows = batch.rows if picked is None else len(picked)
         batch.feeds = feeds
         if batch.suspends and rows > self.rows_inline_max:
-            scored = await self._score_on_thread(feeds, rows, deadline_ns)
+            scored = await self._score_on_thread(batch, feeds, rows, deadline_ns)
         else:
             scored = self._score(feeds, rows, deadline_ns)
         if picked is None:
@@ -142,13 +142,14 @@ class ModelStage:
             self._set_rows()
         return scored
 
-    async def _score_on_thread(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
+    async def _score_on_thread(self, batch: Batch, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
         """Score a batch on a thread; what is late gets the fallback, and its result is dropped."""
         if self._batcher is None:
             self._batcher = self._start_batcher()
         first_ns = deadline_ns - self._fallback_ns(rows, deadline_ns)
         try:
-            return await self._batcher.score(feeds, rows, first_ns)
+            tell_scored = batch.tell_scored if rows == batch.rows else None  # of some rows others are scored elsewhere
+            return await self._batcher.score(feeds, rows, first_ns, tell_scored)
         except TimeoutError:
             return await self._fall_back(feeds, rows, deadline_ns)
 

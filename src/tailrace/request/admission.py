@@ -113,6 +113,17 @@ class Admission:
         self.soonest_ns, self._is_probing = int(self._floor[0]), True
         return ""
 
+    def fits_before(self, rows_before: int, left_ns: int, rows: int, last_left_ns: int) -> bool:
+        """Return whether a call can be answered in time where only some rows go before it, and all others after it too.
+
+        rows_before: those that run, and those that are more urgent. last_left_ns: what the most patient one has left.
+        """
+        if self.rows_waiting >= ROWS_WAITING_MAX:
+            return False
+        needed_ns = rows_before * self.price_ns + self.base_ns + (rows - 1) * self.row_ns
+        whole_ns = (self.rows_waiting + rows) * self.row_ns + self._p95_ns
+        return needed_ns <= left_ns and whole_ns <= last_left_ns
+
     def batch_ns(self, rows: int) -> float:
         """Return how long a batch of so many rows is expected to take."""
         return rows * self.row_ns
@@ -168,6 +179,19 @@ class Admission:
             self._learn_standing(ended_ns)
         if len(self._durations_ns) >= DURATIONS_MAX:
             self._learn_p95()
+
+    def learn_slice(self, started_ns: int, now_ns: int, rows: int) -> None:
+        """Take out rows of a batch that runs on, or has ended, and learn what they took since others were done.
+
+        started_ns: of the batch. What such a batch takes as a whole says nothing of what others take.
+        """
+        self.rows_waiting -= rows
+        self._done += rows
+        self._window_ns += now_ns - max(started_ns, self._ended_ns)
+        self._window_rows += rows
+        self._ended_ns = now_ns
+        if self._window_rows and self._window_ns >= WINDOW_NS:
+            self._learn_drain()
 
     def take_turns_with(self, others_ns: float) -> None:
         """Learn how long other engines of the loop hold up a batch of this one."""
