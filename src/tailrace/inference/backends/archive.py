@@ -12,6 +12,7 @@ import numpy as np
 GROWTH_MAX: Final = 4
 """How much larger than the archive what is in it may be: who writes models compresses little, or nothing."""
 SPARE_BYTES: Final = 1 << 20
+UNPACKED_BYTES_MAX: Final = 16 << 30
 _LINK_BITS: Final = 0o170000
 _PLAIN: Final = (0, 0o100000, 0o040000)
 """A file of no system's, a file, a folder."""
@@ -23,8 +24,9 @@ def check_members(infos: list[zipfile.ZipInfo], size_bytes: int) -> None:
 
     size_bytes: of the archive.
     """
-    if sum(info.file_size for info in infos) > GROWTH_MAX * size_bytes + SPARE_BYTES:
-        raise ValueError(f"it unpacks to more than {GROWTH_MAX} times its {size_bytes} bytes")
+    bytes_max = min(GROWTH_MAX * size_bytes + SPARE_BYTES, UNPACKED_BYTES_MAX)
+    if sum(info.file_size for info in infos) > bytes_max:
+        raise ValueError(f"it unpacks to more than the {bytes_max} bytes that an archive of {size_bytes} may")
     seen: set[str] = set()
     for info in infos:
         name = info.filename

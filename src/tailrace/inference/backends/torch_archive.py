@@ -16,10 +16,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, Final
 
-UNPACKED_BYTES_MAX: Final = 16 << 30
-GROWTH_MAX: Final = 4
-"""How much larger than the archive what is in it may be; PyTorch compresses nothing."""
-SPARE_BYTES: Final = 1 << 20
+from tailrace.inference.backends.archive import check_members
 
 _KEPT: Final = (
     "archive_format", "archive_version", "byteorder", ".data/version", "models/model.json",
@@ -67,16 +64,12 @@ def clean_archive(content: bytes) -> bytes:
 def _members(archive: zipfile.ZipFile, size_bytes: int) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """Give the members by their names below the archive's one folder, without those that are dropped."""
     infos = archive.infolist()
-    if sum(info.file_size for info in infos) > min(GROWTH_MAX * size_bytes + SPARE_BYTES, UNPACKED_BYTES_MAX):
-        raise ValueError(f"it unpacks to more than {GROWTH_MAX} times its {size_bytes} bytes")
-    seen: set[str] = set()
+    check_members(infos, size_bytes)
+    first = infos[0].filename.partition("/")[0] if infos else ""
     for info in infos:
         folder, slash, name = info.filename.partition("/")
-        if not slash or folder in {"", ".", ".."} or ".." in name.split("/") or name.startswith("/") or name in seen:
-            raise ValueError(f"it holds {info.filename!r}, which is above it, or twice in it")
-        if info.external_attr >> 16 & 0o170000 not in {0, 0o100000, 0o040000}:
-            raise ValueError(f"{info.filename!r} is a link")
-        seen.add(name)
+        if not slash or folder in {"", "."} or folder != first:
+            raise ValueError(f"it holds {info.filename!r}, which is not in its one folder")
         if name and not _DROPPED.fullmatch(name):
             yield name, info
 
