@@ -133,6 +133,7 @@ FAULTS: dict[str, ForestTables] = {
     "a child of two nodes": two_trees(nodes=table(node(1.5, 1, 2), node(0.5, 1, 1), *LEAVES)),
     "a node that is no child": two_trees(nodes=table(node(1.5, 1, 2), node(0.5, 0), *LEAVES)),
     "a test of no slot": two_trees(nodes=table(node(1.5, 1, 3), node(0.5, 2, 1), *LEAVES)),
+    "a leaf of no slot": two_trees(nodes=table(node(1.5, 1, 2), node(0.5, 2, 1), *LEAVES[:3], node(3, 0, 3))),
     "a threshold of NaN": two_trees(nodes=table(node(np.nan, 1, 2), node(0.5, 2, 1), *LEAVES)),
     "fewer targets than trees": two_trees(targets=ints(0)),
     "a target that is not there": two_trees(targets=ints(0, 2)),

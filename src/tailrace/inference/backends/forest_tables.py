@@ -188,7 +188,8 @@ def _expand_nodes(tables: NodeTables, slots: int, vectors: int) -> dict[str, Any
     children = np.concatenate([left, left + 1, ends - counts])
     parents = np.bincount(children, minlength=len(nodes))
     _require(bool((parents == 1).all()), "a node that is not the child of one other")
-    _require(bool(((nodes["next"][inner] & ((1 << slot_bits(slots)) - 1)) < slots).all()), "a test of no slot")
+    # Of leaves too: a walk that has arrived looks at its leaf's slot until the others of its vector have.
+    _require(bool(((nodes["next"] & ((1 << slot_bits(slots)) - 1)) < slots).all()), "a test of no slot")
     _require(not np.isnan(nodes["value"][inner]).any(), "a threshold that is no number")
     _check_depth(ahead, ends - counts)
     targets = _array(tables.targets, "<i4", "targets")
