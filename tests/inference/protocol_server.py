@@ -33,7 +33,8 @@ class Request:
 class ProtocolServer:
     """Serves the model `fraud`, version 3. fault: of the next answers; requests: that were read, connections: made.
 
-    width: of its one input; binary: whether it has the extension for bytes. port: 0 for one that is free.
+    width: of its one input; binary: whether it has the extension for bytes. port: 0 for one that is free. versions:
+    that it says it has.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ProtocolServer:
     ) -> None:
         self.width, self.binary = width, binary
         self.fault = ""
+        self.versions: Any = ["3"]
         self.delay_s = 0.0
         self.poison: float | None = None  # of a row for which the model fails
         self.requests: list[Request] = []
@@ -125,7 +127,7 @@ class ProtocolServer:
         if request.path == "/v2":
             told: Any = {"name": "test", "extensions": ["binary_tensor_data"] if self.binary else []}
         elif request.path in {"/v2/models/fraud", "/v2/models/fraud/versions/3"}:
-            told = {"name": "fraud", "versions": ["3"], "platform": "test",
+            told = {"name": "fraud", "versions": self.versions, "platform": "test",
                     "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, self.width]}],
                     "outputs": [{"name": "score", "datatype": "FP32", "shape": [-1, 1]}]}  # fmt: skip
         elif request.path in {"/v1/models/fraud/metadata", "/v1/models/fraud/versions/3/metadata"}:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -59,3 +61,13 @@ def test_server_that_says_nothing_is_not_in_the_release() -> None:
         assert isinstance(pinned.model, RemoteModel)
         assert pinned.model.described is None
         assert with_pinned_remotes(pipeline_at(other.url(), "another"), release).model.described is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("versions", "version"), [(["3"], "3"), ([3], "3"), (["2", "3"], ""), ([], ""), (None, ""),
+                                                   ([["3"]], ""), ({"a": 3}, "")])  # fmt: skip
+def test_version_is_the_only_one_that_the_server_has(versions: Any, version: str) -> None:
+    """A server of several versions, or one that says something odd, is taken without one, and never refused for it."""
+    with ProtocolServer(width=1) as server:
+        server.versions = versions
+        (remote,) = release_of(pipeline_at(server.url())).remotes
+    assert remote.described.version == version

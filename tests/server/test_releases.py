@@ -38,6 +38,14 @@ class Decision(tr.Response):
 pay = tr.Pipeline(name="pay", request=Payment, response=Decision, features=[Payment.amount], model=tr.Model("pay"),
                   decision=tr.bands("score", allow=0.0, block=LIMIT), budget=tr.Budget("500ms"))
 """
+RULES = """
+class Rules:
+    def predict(self, feeds):
+        return feeds["features"][:, 0]
+
+rules = tr.Pipeline(name="rules", request=Payment, response=Decision, features=[Payment.amount], model=tr.PythonModel(
+                    "own", Rules), decision=tr.bands("score", allow=0.0, block=LIMIT), budget=tr.Budget("500ms"))
+"""
 TRACED = {"X-Trace": "1"}
 
 
@@ -105,16 +113,21 @@ def test_replaced_worker_serves_the_release(tmp_path: Path, file: Path) -> None:
 
 def test_release_is_told(tmp_path: Path, file: Path) -> None:
     """Its id and models are in /status, the log, an info metric, the requests' counters, and in answers on request."""
+    file.write_text(PIPELINE + RULES)
     with serving(tmp_path / "log", file) as server:
         release = ask(server).headers["x-release"]
         assert "x-release" not in server.ask("pay", {"amount": 400.0}).headers
         status = json.loads(fetch(f"{server.admin}/status")[2])
         assert [worker["release"] for worker in status["workers"]] == [release]
-        ((model,),) = [pipeline["models"] for each in status["releases"] for pipeline in each["pipelines"]]
+        (model,), (own,) = [pipeline["models"] for each in status["releases"] for pipeline in each["pipelines"]]
         assert model["name"] == "pay"
         assert [(each["id"], each["workers"]) for each in status["releases"]] == [(release, [0])]
-        assert [event["models"] for event in server.events("worker ready")] == [{"pay.pay": model["version"]}]
+        assert [event["models"] for event in server.events("worker ready")] == [
+            {"pay.pay": model["version"], "rules.own": ""}
+        ]
         assert model["backend"]
+        assert (own["name"], own["version"], own["backend"]) == ("own", "", "Python")
+        assert server.metric("tailrace_release_info", 'pipeline="rules"', 'model="own"', 'backend="Python"') == 1
         assert [event["release"] for event in server.events("worker ready")] == [release]
         labels = [f'release="{release}"', 'pipeline="pay"', 'model="pay"', f'version="{model["version"]}"']
         assert server.metric("tailrace_release_info", *labels) == 1

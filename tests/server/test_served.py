@@ -9,6 +9,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 import tailrace as tr
+from inference.protocol_server import ProtocolServer
 from tailrace.batch import Batch, Call
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.engine import answer
@@ -16,9 +17,12 @@ from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
-from tailrace.release.pinned import Release
+from tailrace.release.pinned import PinnedModel, Release
+from tailrace.release.remotes import describe_remotes
+from tailrace.server.control import ReleasedModel
 from tailrace.server.logging import logger
 from tailrace.server.options import ServeOptions
+from tailrace.server.released import released_pipelines
 from tailrace.server.served import ServedPipelines, shape_of
 
 
@@ -71,12 +75,42 @@ def test_batches_of_two_heavy_models_are_counted_apart() -> None:
         assert metrics.histogram("tailrace_model_wait_seconds", "pair", model).count == 1
 
 
-def test_series_are_of_the_models_that_form_batches() -> None:
-    """Packaged and Python ones, also one that a remote model falls back to; not one that a packaged model falls to."""
+def test_series_are_of_the_models_that_are_computed_here() -> None:
+    """Packaged and Python ones, also those that others fall back to; a remote one has series of its own."""
     far = tr.RemoteModel("far", url="http://localhost:1/v2/models/far", fallback=tr.Model("near"))
     packaged = tr.Model("packaged", fallback=tr.Model("spare", fallback=tr.Constant(0.0)))
     model = tr.Ensemble("all", [far, packaged, tr.PythonModel("own", Blocking)])
     pipeline = tr.Pipeline(name="all", request=Job, response=Level, features=[Job.work], model=model,
                            budget=tr.Budget("2s"))  # fmt: skip
     shape = shape_of(pipeline)
-    assert (shape.models, shape.remote) == (("near", "packaged", "own"), ("far",))
+    assert (set(shape.models), shape.remote) == ({"near", "packaged", "spare", "own"}, ("far",))
+
+
+def test_release_tells_of_every_model() -> None:
+    """Packaged, Python's, and of another server with the version that it said; one that stands twice is told once."""
+    with ProtocolServer(width=1) as server:
+        near = tr.Model("near", fallback=tr.Constant(0.0))
+        unversioned = tr.RemoteModel("far", url=server.url().removesuffix("/versions/3"), fallback=near)
+        served = tr.RemoteModel("tf", url=server.url("tensorflow"))
+        model = tr.Ensemble("all", [unversioned, served, tr.PythonModel("own", Blocking), near])
+        pipeline = tr.Pipeline(name="all", request=Job, response=Level, features=[Job.work], model=model,
+                               budget=tr.Budget("2s"))  # fmt: skip
+        remotes = tuple(describe_remotes([pipeline]))
+    pinned = PinnedModel(pipeline="all", name="near", version="abc", directory="/d", copy="/c", backend="ONNX Runtime",
+                         backend_reason="no trees")  # fmt: skip
+    release = Release(id="r", models=(pinned, pinned), schemas={"all": "s"}, remotes=remotes)
+    (told,) = released_pipelines(release, [pipeline])
+    assert (told.name, told.schema) == ("all", "s")
+    assert told.models == (
+        ReleasedModel("far", "3", "oip"), ReleasedModel("near", "abc", "ONNX Runtime", "no trees"),
+        ReleasedModel("tf", "3", "tensorflow"), ReleasedModel("own", "", "Python"),
+    )  # fmt: skip
+
+
+def test_remote_model_of_which_nobody_knows_the_version_is_told() -> None:
+    """A server that could not be asked when the release was made: the model is there, without a version."""
+    far = tr.RemoteModel("far", url="http://localhost:1/v2/models/far", inputs=[tr.RemoteInput("x")], output="y")
+    pipeline = tr.Pipeline(name="all", request=Job, response=Level, features=[Job.work], model=far,
+                           budget=tr.Budget("2s"))  # fmt: skip
+    (told,) = released_pipelines(Release(id="r", models=(), schemas={"all": "s"}), [pipeline])
+    assert told.models == (ReleasedModel("far", "", "oip"),)

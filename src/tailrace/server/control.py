@@ -86,15 +86,18 @@ class LayerCost(msgspec.Struct, frozen=True):
 
 
 class ReleasedModel(msgspec.Struct, frozen=True):
-    """One model of a release. backend: computes it; backend_reason: why not the bit vectors.
+    """One model of a release.
 
+    version: of a packaged one the first characters of its files' digest; of a remote one what its URL says, or its
+    server said when the release was made; "" where nobody says, as of a Python one. backend: computes it; of a remote
+    one the protocol that it is asked by. backend_reason: why it is no faster one, or could not be compared.
     registered: the version in a registry that it is, as `fraud@3`; "" for a directory.
     """
 
     name: str
     version: str
     backend: str
-    backend_reason: str
+    backend_reason: str = ""
     registered: str = ""
 
 

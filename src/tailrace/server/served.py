@@ -22,7 +22,7 @@ from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url, store_identity
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.inference.composition.declarations import compositions_of
-from tailrace.inference.declaration import first_models, walk_declared
+from tailrace.inference.declaration import Model, walk_declared
 from tailrace.inference.model_stage import model_stages
 from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteModel
@@ -43,7 +43,7 @@ from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
 from tailrace.release.registry.child import RegistryChoice
 from tailrace.release.settle import chosen_backends, settle, with_pinned_models
-from tailrace.server.control import LayerCost, PipelineReady, ReleasedModel, ReleasedPipeline
+from tailrace.server.control import LayerCost, PipelineReady
 from tailrace.server.eager_loop import EagerLoop
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.fault_log import FaultLog
@@ -243,9 +243,9 @@ def remote_names(pipeline: Pipeline) -> tuple[str, ...]:
 
 
 def computed_names(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return the models of a pipeline that form batches here, by name; not those that these fall back to."""
-    python = (each for each in walk_declared(pipeline.model) if isinstance(each, PythonModel))
-    return tuple(dict.fromkeys(each.name for each in (*first_models(pipeline.model), *python)))
+    """Return the models of a pipeline that are computed here, and those that are fallen back to, by name."""
+    models = (each for each in walk_declared(pipeline.model) if isinstance(each, Model | PythonModel))
+    return tuple(dict.fromkeys(each.name for each in models))
 
 
 def branches_of(pipeline: Pipeline) -> Branches:
@@ -264,13 +264,3 @@ def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
     """Return a pipeline's budget table as the control channel carries it."""
     layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
     return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
-
-
-def released_pipelines(release: Release) -> tuple[ReleasedPipeline, ...]:
-    """Return the pipelines of a release as the control channel carries them."""
-    models: dict[str, list[ReleasedModel]] = {name: [] for name in release.schemas}
-    for model in release.models:
-        models[model.pipeline].append(
-            ReleasedModel(model.name, model.version, model.backend, model.backend_reason, model.registered)
-        )
-    return tuple(ReleasedPipeline(name, release.schemas[name], tuple(found)) for name, found in models.items())

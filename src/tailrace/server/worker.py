@@ -53,7 +53,8 @@ from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import configure_logging
-from tailrace.server.served import ServedPipelines, load_release, released_pipelines, shape_of
+from tailrace.server.released import released_pipelines
+from tailrace.server.served import ServedPipelines, load_release, shape_of
 from tailrace.server.slots import BACKLOG, shut_listener, turn_away
 
 FIRST_LINK_S: Final = 30.0
@@ -149,6 +150,7 @@ class Worker:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
             routes[path] = {b"POST": served.endpoint(self._options.array_max)}
+        self._released = released_pipelines(release, declared)
         if self._link is not None:
             count_failure, array_max = self._recorder.record_failure, self._options.array_max
             self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
@@ -178,9 +180,8 @@ class Worker:
         self._servers[slot] = await loop.create_server(self._http, sock=listener, backlog=BACKLOG)
         if slot == self._start.slot:
             self._set_ready(not self._is_pre_draining)
-            released = released_pipelines(self._release)
-            ready = Ready(os.getpid(), self._warm_s, rss_bytes(), self._release.id, released, self._served.ready)
-            self._channel.send(ready)
+            warm_s, release_id = self._warm_s, self._release.id
+            self._channel.send(Ready(os.getpid(), warm_s, rss_bytes(), release_id, self._released, self._served.ready))
 
     async def _take_slot(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket, unless that is done already."""

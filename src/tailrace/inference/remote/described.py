@@ -14,8 +14,9 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """A model as its server describes it; empty where it says nothing."""
+    """A model as its server describes it; empty where it says nothing. version: where it has a single one."""
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     is_binary: bool = False
+    version: str = ""

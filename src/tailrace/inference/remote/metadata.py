@@ -37,6 +37,7 @@ class _OipTensor(msgspec.Struct):
 
 class _OipModel(msgspec.Struct):
     name: str
+    versions: Any = None  # whatever it holds: a model is not refused for that
     inputs: list[_OipTensor] = []
     outputs: list[_OipTensor] = []
 
@@ -56,8 +57,9 @@ def describe(model: RemoteModel, authorization: str | None) -> Described:
     root = address.path[: address.path.rindex("/models/")]
     server = _decode(_get(address, root, authorization), _OipServer)
     return Described(
-        tuple(map(_from_oip, found.inputs)), tuple(map(_from_oip, found.outputs)), BINARY in server.extensions
-    )
+        tuple(map(_from_oip, found.inputs)), tuple(map(_from_oip, found.outputs)), BINARY in server.extensions,
+        _only_version(found.versions),
+    )  # fmt: skip
 
 
 def _get(address: RemoteAddress, path: str, authorization: str | None) -> bytes:
@@ -91,6 +93,13 @@ def _decode(body: bytes, kind: Any) -> Any:
         raise unreadable(error) from None
 
 
+def _only_version(told: Any) -> str:
+    """Return the version that a server has of a model; nothing where it has several, or does not say."""
+    if not isinstance(told, list) or len(told) != 1 or not isinstance(told[0], str | int):
+        return ""
+    return str(told[0])[:SHOWN_MAX]
+
+
 def _from_oip(tensor: _OipTensor) -> Tensor:
     return Tensor(tensor.name, _OIP_DTYPES.get(tensor.datatype, tensor.datatype), tensor.shape)
 
@@ -98,9 +107,12 @@ def _from_oip(tensor: _OipTensor) -> Tensor:
 def _from_tensorflow(body: bytes) -> Described:
     """Return what the metadata of a model say of its default signature."""
     try:
-        signatures = _decode(body, dict[str, Any])["metadata"]["signature_def"]["signature_def"]
-        found = signatures["serving_default"]
-        return Described(_tensorflow_tensors(found["inputs"]), _tensorflow_tensors(found["outputs"]))
+        told = _decode(body, dict[str, Any])
+        found = told["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        inputs, outputs = _tensorflow_tensors(found["inputs"]), _tensorflow_tensors(found["outputs"])
+        spec = told.get("model_spec")
+        version = _only_version([spec["version"]]) if isinstance(spec, dict) and "version" in spec else ""
+        return Described(inputs, outputs, version=version)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise unreadable(f"no signature serving_default in its metadata: {error}") from None
 
