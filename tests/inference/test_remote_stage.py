@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,11 @@ class Scored(tr.Response):
 def d(request: Row) -> np.ndarray:
     """Return what JSON cannot hold for a = 13."""
     return np.where(request.a == 13, np.nan, 0.0)
+
+
+def extra(request: Row) -> np.ndarray:
+    """Return what the model computed here does not take."""
+    return request.a
 
 
 X = tr.RemoteInput("x", "float32")
@@ -304,6 +310,19 @@ def test_server_that_is_down_keeps_no_declared_model_from_starting(caplog: pytes
         (stage,) = remote_stages(client.plan.inference.stage)
         assert "taken as declared" in stage.notice
         assert scores_of(client, 1.0) == ([0.5], [Degraded.MODEL_ERROR])
+
+
+def test_second_model_is_no_sign_of_what_a_lost_one_takes(local_model: Path) -> None:
+    """A server that was not found may take a feature that its fallback does not: the feature is not called useless."""
+    server = ProtocolServer()
+    url = server.url()
+    server.close()
+    features = [Row.a, Row.b, Row.c, d, tr.on_demand(extra)]
+    for fallback in (tr.Constant(0.5), tr.Model("local", path=local_model)):
+        pipeline = replace(pipeline_of(tr.RemoteModel("fraud", url=url, fallback=fallback)), features=features)
+        with pytest.raises(CompileError) as caught:
+            TestClient(pipeline)
+        assert [problem.where for problem in caught.value.problems] == [f"model 'fraud' at {url}"]
 
 
 def test_check_tells_of_a_remote_model(server: ProtocolServer) -> None:

@@ -11,7 +11,7 @@ from tailrace.compile.wiring import Wiring
 from tailrace.deadline import INFERENCE, Clock, LayerLimit
 from tailrace.errors import CompileError, ModelPackageError, Problem
 from tailrace.features.view_spec import ViewCodec
-from tailrace.inference.declaration import first_models
+from tailrace.inference.declaration import Model, asked_of
 from tailrace.inference.explaining.explainer import Trees, load_explainer
 from tailrace.inference.explaining.step import ExplainedModel, ExplainingStep
 from tailrace.inference.packaged import PackagedModel
@@ -33,7 +33,9 @@ def inference_step(
         return InferenceStep(stage, limit)
     models: dict[str, ExplainedModel | str] = {}
     problems = []
-    for declared in first_models(pipeline.model):
+    for declared in asked_of(pipeline.model):
+        if not isinstance(declared, Model):
+            continue
         model = loaded.found[declared]
         try:
             trees = load_explainer(model, declared.directory(pipeline.base_dir))

@@ -12,7 +12,7 @@ import msgspec
 from tailrace.compile.wire_compositions import wire_compositions
 from tailrace.compile.wire_events import wire_events
 from tailrace.compile.wire_explain import wire_explain
-from tailrace.compile.wire_fallback import check_constants, check_ensembles
+from tailrace.compile.wire_fallback import check_constants
 from tailrace.compile.wire_features import wire_features, wire_views
 from tailrace.compile.wire_model import check_signatures, check_taken
 from tailrace.compile.wire_outputs import wire_decision, wire_response, wire_rules
@@ -43,7 +43,6 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     signature = next(iter(signatures.values()), None)
     wire_decision(pipeline, wiring, signature)
     check_constants(pipeline, wiring, signatures)
-    check_ensembles(pipeline, wiring, signatures)
     wire_rules(pipeline, wiring)
     check_taken(pipeline, wiring, signatures)
     wire_top(pipeline, wiring, signature)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tailrace.compile.binding import assemblers
 from tailrace.compile.compositions import bind_composition
@@ -19,7 +18,7 @@ from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.composition.declarations import Composition
 from tailrace.inference.curve import measure_curve
-from tailrace.inference.declaration import Constant, Model, StageDeclaration, first_models
+from tailrace.inference.declaration import Constant, Model, StageDeclaration, models_of, stages_of
 from tailrace.inference.loading import load_model
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.packaged import PackagedModel
@@ -34,7 +33,10 @@ from tailrace.pipeline import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """The models of a pipeline, by their declarations. problems: of those that could not be loaded, or do not fit."""
+    """The models of a pipeline, by their declarations.
+
+    signatures: of those with inputs of their own. problems: of those that could not be loaded, or do not fit.
+    """
 
     found: Mapping[Model, PackagedModel]
     remote: Mapping[RemoteModel, FoundRemote]
@@ -50,16 +52,16 @@ def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> L
     """
     found: dict[Model, PackagedModel] = {}
     problems: list[Problem] = []
-    firsts = first_models(pipeline.model)
-    for first in firsts:
-        for model in (first, *first.members):
-            _load(model, pipeline.base_dir, backends, found, problems)
-        problems += _second_problems(first, found)
+    for model in dict.fromkeys(models_of(pipeline.model)):
+        _load(model, pipeline.base_dir, backends, found, problems)
+    for model in dict.fromkeys(models_of(pipeline.model)):
+        problems += _second_problems(model, found)
     remote = find_remote_models(pipeline, problems)
-    signatures: dict[Any, Signature] = {first: each.described.signature for first, each in remote.items()}
+    known: dict[StageDeclaration, Signature] = {each: model.described.signature for each, model in remote.items()}
     python = find_python_models(pipeline, problems)
-    signatures |= {declared: model.signature for declared, model in python.items()}
-    signatures |= {first: found[first].signature for first in firsts if first in found}
+    known |= {each: model.signature for each, model in python.items()}
+    known |= {each: model.signature for each, model in found.items()}
+    signatures = {each: known[each] for each in stages_of(pipeline.model) if each in known}
     return LoadedModels(found, remote, python, signatures, problems)
 
 
@@ -70,10 +72,8 @@ def _load(
     found: dict[Model, PackagedModel],
     problems: list[Problem],
 ) -> None:
-    """Load one model, unless it is loaded already."""
+    """Load one model."""
     directory = model.directory(base_dir)
-    if model in found:
-        return
     try:
         found[model] = load_model(directory, choice=backends.get(directory))
     except ModelPackageError as error:
@@ -82,8 +82,8 @@ def _load(
 
 def _second_problems(first: Model, found: Mapping[Model, PackagedModel]) -> list[Problem]:
     """Return what is wrong with the model that a model falls back to, if it does."""
-    second = first.fallback
-    if not isinstance(second, Model) or first not in found or second not in found:
+    second = first.second
+    if second is None or first not in found or second not in found:
         return []
     one, other = ((each.inputs, each.classes, each.column is None, each.vector)
                   for each in (found[first].signature, found[second].signature))  # fmt: skip
@@ -136,7 +136,7 @@ class StageBinding:
     def _model_stage(self, declared: Model) -> ModelStage:
         """Return the stage of a model and its second one, if there is one."""
         model, clock = self._loaded.found[declared], self._clock
-        second = self._loaded.found[declared.fallback] if isinstance(declared.fallback, Model) else None
+        second = None if declared.second is None else self._loaded.found[declared.second]
         classes, constant = model.signature.scores_width, constant_scores(self._pipeline, declared, model.signature)
         fallback = constant if second is None else Scorer(second, constant, classes=classes, clock=clock)
         return ModelStage(
@@ -159,9 +159,9 @@ class StageBinding:
         found = self._loaded.remote[declared]
         signature = found.described.signature
         fallback: Constant | Stage | None = (
-            self.bind(declared.fallback)
-            if isinstance(declared.fallback, Model)
-            else constant_scores(self._pipeline, declared, signature)
+            constant_scores(self._pipeline, declared, signature)
+            if declared.second is None
+            else self.bind(declared.second)
         )
         assert isinstance(fallback, Constant | ModelStage | None)
         filled = assemblers(self._wiring, signature, self._codecs)

@@ -15,10 +15,10 @@ from tailrace.inference.composition.declarations import (
     Composition,
     Route,
     Split,
-    asked_of,
     compositions_of,
     splits_of,
 )
+from tailrace.inference.declaration import asked_of
 from tailrace.pipeline import Pipeline
 from tailrace.request.schema import listed_values
 

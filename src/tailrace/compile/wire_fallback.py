@@ -4,49 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tailrace.compile.wire_compositions import told
 from tailrace.compile.wiring import Wiring, suggest
 from tailrace.errors import Problem
-from tailrace.inference.composition.declarations import Ensemble, compositions_of
-from tailrace.inference.declaration import Constant, Model, StageDeclaration
-from tailrace.inference.python_model import PythonModel
-from tailrace.inference.remote.declaration import RemoteModel
+from tailrace.inference.composition.declarations import Composition, compositions_of
+from tailrace.inference.declaration import Constant, StageDeclaration
 from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import Labels
 
 
 def check_constants(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
-    """Hold each constant against its model: one number for one score; for many classes a label, or a number each."""
-    for model, signature in signatures.items():
-        if not isinstance(model, Model | RemoteModel | PythonModel) or model.constant is None:
+    """Hold each constant against what stands in its place: one score a number; many classes a label, or one each."""
+    any_model = next(iter(signatures.values()), None)  # what the members of a composition give is alike
+    for declared in dict.fromkeys((*signatures, *compositions_of(pipeline.model))):
+        constant, signature = declared.constant, signatures.get(declared, any_model)
+        if constant is None or signature is None:
             continue
         many = signature.scores_width > 1
-        found = (
-            _many_classes_problem(model.constant, pipeline, signature) if many else _one_score_problem(model.constant)
-        )
+        found = _many_classes_problem(constant, pipeline, signature) if many else _one_score_problem(constant)
         if found is not None:
-            wiring.problems.append(Problem(found[0], f"model {model.name!r}, its fallback", found[1]))
+            where = told(declared) if isinstance(declared, Composition) else f"model {declared.name!r}"
+            wiring.problems.append(Problem(found[0], f"{where}, its fallback", found[1]))
 
 
-def check_ensembles(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
-    """Hold the constant of each ensemble against what its members give, which is alike."""
-    signature = next(iter(signatures.values()), None)
-    for ensemble in compositions_of(pipeline.model):
-        if signature is None or not isinstance(ensemble, Ensemble) or ensemble.constant is None:
-            continue
-        if signature.scores_width > 1:
-            found = _many_classes_problem(ensemble.constant, pipeline, signature)
-        else:
-            found = _one_score_problem(ensemble.constant)
-        if found is not None:
-            wiring.problems.append(Problem(found[0], f"Ensemble {ensemble.name!r}, its fallback", found[1]))
-
-
-def constant_scores(
-    pipeline: Pipeline, model: Model | Ensemble | RemoteModel | PythonModel, signature: Signature
-) -> Constant | None:
-    """Return a model's constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
-    constant = model.constant
+def constant_scores(pipeline: Pipeline, declared: StageDeclaration, signature: Signature) -> Constant | None:
+    """Return a stage's constant as scores: of a label, 1 for its class and 0 for the others. It has no problem."""
+    constant = declared.constant
     if constant is None or not isinstance(constant.value, str):
         return constant
     return Constant([float(label == constant.value) for label in _labels(pipeline, signature)])

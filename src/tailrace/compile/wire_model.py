@@ -9,8 +9,7 @@ import numpy as np
 
 from tailrace.compile.wiring import Origin, Wire, Wiring, suggest
 from tailrace.errors import Problem
-from tailrace.inference.composition.declarations import asked_of
-from tailrace.inference.declaration import StageDeclaration
+from tailrace.inference.declaration import StageDeclaration, asked_of
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline
 
@@ -39,7 +38,7 @@ def check_signatures(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[Sta
 def check_taken(pipeline: Pipeline, wiring: Wiring, signatures: Mapping[StageDeclaration, Signature]) -> None:
     """Find the features that no model takes, nor a stage that goes by them, nor a rule."""
     models = asked_of(pipeline.model)
-    if len(signatures) < len(models):  # a model that was not loaded may take it
+    if not signatures.keys() >= set(models):  # a model that was not loaded may take it
         return
     wanted = dict.fromkeys(name for signature in signatures.values() for name in signature.feature_names)
     taken = [*wiring.chosen_by.values(), *(wire for wires in wiring.rules for wire in wires)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import ABC
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from tailrace.deadline import parse_duration
 
@@ -50,46 +50,85 @@ def _is_finite(value: object) -> bool:
 class StageDeclaration(ABC):
     """What a pipeline may have as its model: a stage, which may be made of others. Frozen.
 
-    name: of its scores.
+    name: of its scores. second_is_stage: whether the model that it falls back to has inputs of its own; else it takes
+    the same.
     """
 
     __slots__ = ()
 
     name: str
+    second_is_stage: ClassVar[bool] = False
 
     @property
-    @abstractmethod
     def members(self) -> tuple[StageDeclaration, ...]:
-        """The stages that it is made of, or falls back to; none for a model alone."""
+        """The stages that it is made of; none for a model."""
+        return ()
 
-    @abstractmethod
+    @property
+    def second(self) -> StageDeclaration | None:
+        """The model that it falls back to, if that is one."""
+        return None
+
+    @property
+    def constant(self) -> Constant | None:
+        """What answers where no model does; None without one."""
+        return None
+
     def with_members(self, members: Sequence[StageDeclaration]) -> Self:
         """Return the same of other members, as many of them."""
+        return self
+
+    def with_second(self, second: StageDeclaration) -> Self:
+        """Return the same with another model to fall back to, in the place of the one it has."""
+        return self
 
 
 def walk_declared(declared: StageDeclaration) -> Iterator[StageDeclaration]:
-    """Give a stage and all that it is made of, in their order."""
+    """Give a stage and all that is packaged with it, in their order: what it is made of, and what stands in for it."""
     yield declared
-    for member in declared.members:
-        yield from walk_declared(member)
+    for part in (*declared.members, *(() if declared.second is None else (declared.second,))):
+        yield from walk_declared(part)
 
 
-def models_of(declared: StageDeclaration) -> tuple[Model, ...]:
-    """Return the packaged models of a stage, in their order."""
-    return tuple(found for found in walk_declared(declared) if isinstance(found, Model))
+def asked_of(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
+    """Return the models that a stage asks, in their order, without those that they fall back to; each once."""
+    if not declared.members:
+        return (declared,)
+    return tuple(dict.fromkeys(model for member in declared.members for model in asked_of(member)))
+
+
+def stages_of(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
+    """Return the models that have inputs of their own: those that are asked, then those that such fall back to."""
+    asked = asked_of(declared)
+    seconds = (each.second for each in asked if each.second_is_stage and each.second is not None)
+    return tuple(dict.fromkeys((*asked, *seconds)))
 
 
 def first_models(declared: StageDeclaration) -> tuple[Model, ...]:
-    """Return the packaged models that a stage asks, in their order, without those that they fall back to; each once."""
-    if isinstance(declared, Model):
-        return (declared,)
-    return tuple(dict.fromkeys(model for member in declared.members for model in first_models(member)))
+    """Return the packaged models among these."""
+    return tuple(each for each in stages_of(declared) if isinstance(each, Model))
+
+
+def change_all(declared: StageDeclaration, change: Callable[[StageDeclaration], StageDeclaration]) -> StageDeclaration:
+    """Return a stage with all that `walk_declared` gives changed, in that order. change: keeps members and second."""
+    own = change(declared)
+    if own.members:
+        own = own.with_members([change_all(member, change) for member in own.members])
+    return own if own.second is None else own.with_second(change_all(own.second, change))
+
+
+def models_of(declared: StageDeclaration) -> tuple[Model, ...]:
+    """Return the packaged models of a stage, and those that are fallen back to, in their order."""
+    return tuple(found for found in walk_declared(declared) if isinstance(found, Model))
 
 
 def with_paths(declared: StageDeclaration, paths: Iterator[Path]) -> StageDeclaration:
     """Return a stage whose packaged models lie elsewhere. paths: as many as `models_of` gives, in their order."""
-    own = replace(declared, path=next(paths), version=None, registry=None) if isinstance(declared, Model) else declared
-    return own.with_members([with_paths(member, paths) for member in declared.members])
+
+    def moved(each: StageDeclaration) -> StageDeclaration:
+        return replace(each, path=next(paths), version=None, registry=None) if isinstance(each, Model) else each
+
+    return change_all(declared, moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +197,13 @@ class Model(StageDeclaration):
         return self.fallback.constant if isinstance(self.fallback, Model) else self.fallback
 
     @property
-    def members(self) -> tuple[Model, ...]:
+    def second(self) -> Model | None:
         """The model that it falls back to, if that is one."""
-        return (self.fallback,) if isinstance(self.fallback, Model) else ()
+        return self.fallback if isinstance(self.fallback, Model) else None
 
-    def with_members(self, members: Sequence[StageDeclaration]) -> Self:
-        """Return the model with another one to fall back to, if it falls back to one."""
-        (second,) = members or (self.fallback,)
-        assert isinstance(second, Model | Constant | None)
+    def with_second(self, second: StageDeclaration) -> Self:
+        """Return the same with another model to fall back to."""
+        assert isinstance(second, Model)
         return replace(self, fallback=second)
 
     def directory(self, beside: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,15 +60,6 @@ class PythonModel(StageDeclaration):
     def constant(self) -> Constant | None:
         """What answers where it does not."""
         return self.fallback
-
-    @property
-    def members(self) -> tuple[StageDeclaration, ...]:
-        """None: it is a model alone."""
-        return ()
-
-    def with_members(self, members: Sequence[StageDeclaration]) -> Self:
-        """Return itself."""
-        return self
 
     def signature(self, features: Sequence[str]) -> Signature:
         """Return what it takes and gives. features: of the pipeline."""

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import tailrace as tr
-from tailrace.inference.composition.declarations import Composition, asked_of, compositions_of
-from tailrace.inference.declaration import StageDeclaration, first_models, models_of, with_paths
+from tailrace.inference.composition.declarations import Composition, compositions_of
+from tailrace.inference.declaration import StageDeclaration, asked_of, models_of, stages_of, walk_declared, with_paths
 
 A, B, C = tr.Model("a"), tr.Model("b", fallback=tr.Model("c")), tr.Model("d")
 FAR = tr.RemoteModel("far", url="http://host/v2/models/far", fallback=tr.Constant(0.5))
@@ -38,7 +38,7 @@ def test_composition_is_frozen_and_can_be_compared(declared: Composition) -> Non
     assert declared.with_members(declared.members) == declared
     with pytest.raises(AttributeError):
         declared.name = "other"
-    assert first_models(declared)[:2] == (A, B)
+    assert asked_of(declared)[:2] == (A, B)
     paths = [Path(f"/copies/{index}") for index in range(len(models_of(declared)))]
     moved = with_paths(declared, iter(paths))
     assert [model.path for model in models_of(moved)] == paths
@@ -51,6 +51,18 @@ def test_compositions_are_found_from_the_outermost_in() -> None:
     outer = tr.Cascade("outer", inner, ALL[1], unsure=(0, 1))
     assert compositions_of(outer) == (outer, inner, ALL[1])
     assert asked_of(outer) == (A, B)
+
+
+def test_what_a_stage_falls_back_to_is_packaged_with_it_and_not_asked() -> None:
+    """A walk gives it, also of a remote model, whose second has inputs of its own; what is asked is without it."""
+    far = tr.RemoteModel("far", url="http://host/v2/models/far", fallback=C)
+    both = tr.Cascade("both", B, far, unsure=(0, 1))
+    assert tuple(walk_declared(both)) == (both, B, B.second, far, C)
+    assert models_of(both) == (B, B.second, C)
+    assert asked_of(both) == (B, far)
+    assert stages_of(both) == (B, far, C)
+    moved = with_paths(both, iter([Path("/1"), Path("/2"), Path("/3")]))
+    assert [model.path for model in models_of(moved)] == [Path("/1"), Path("/2"), Path("/3")]
 
 
 @pytest.mark.parametrize(

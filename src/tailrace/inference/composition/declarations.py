@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import fsum, isfinite
@@ -23,6 +23,15 @@ class Composition(StageDeclaration, ABC):
     __slots__ = ()
 
     @property
+    @abstractmethod
+    def members(self) -> tuple[StageDeclaration, ...]:
+        """The stages that it is made of."""
+
+    @abstractmethod
+    def with_members(self, members: Sequence[StageDeclaration]) -> Self:
+        """Return the same of other members, as many of them."""
+
+    @property
     def reads(self) -> tuple[Any, ...]:
         """What it takes of a row beside what its members do: a field of the request, a view, or a view's column."""
         return ()
@@ -36,13 +45,6 @@ class Composition(StageDeclaration, ABC):
 def compositions_of(declared: StageDeclaration) -> tuple[Composition, ...]:
     """Return the stages that are made of others, from the outermost in; each once."""
     return tuple(dict.fromkeys(found for found in walk_declared(declared) if isinstance(found, Composition)))
-
-
-def asked_of(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
-    """Return the models that a stage asks, in their order, without those that they fall back to; each once."""
-    if not isinstance(declared, Composition):
-        return (declared,)
-    return tuple(dict.fromkeys(model for member in declared.members for model in asked_of(member)))
 
 
 def splits_of(declared: StageDeclaration) -> tuple[Split, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
-from tailrace.inference.declaration import Constant, Model, StageDeclaration
+from tailrace.inference.declaration import Constant, Model, StageDeclaration, change_all
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.described import Described
 from tailrace.inference.signature import NUMPY_DTYPES
@@ -77,6 +77,7 @@ class RemoteModel(StageDeclaration):
     rows_max: int
     described: Described | None = field(default=None, repr=False, compare=False)
     """What its server said when the release was made; set by the release, and then nobody is asked."""
+    second_is_stage: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -138,14 +139,13 @@ class RemoteModel(StageDeclaration):
         return self.fallback.constant if isinstance(self.fallback, Model) else self.fallback
 
     @property
-    def members(self) -> tuple[Model, ...]:
+    def second(self) -> Model | None:
         """The model that it falls back to, if that is one."""
-        return (self.fallback,) if isinstance(self.fallback, Model) else ()
+        return self.fallback if isinstance(self.fallback, Model) else None
 
-    def with_members(self, members: Sequence[StageDeclaration]) -> Self:
-        """Return the same with another model to fall back to, if it falls back to one."""
-        (second,) = members or (self.fallback,)
-        assert isinstance(second, Model | Constant | None)
+    def with_second(self, second: StageDeclaration) -> Self:
+        """Return the same with another model to fall back to."""
+        assert isinstance(second, Model)
         return replace(self, fallback=second)
 
     def _match(self, part: str) -> str:
@@ -206,5 +206,8 @@ def _protocol_of(name: str, url: str) -> str:
 
 def with_described(declared: StageDeclaration, known: Mapping[RemoteModel, Described]) -> StageDeclaration:
     """Return a stage whose remote models are known by what their servers said."""
-    own = replace(declared, described=known.get(declared)) if isinstance(declared, RemoteModel) else declared
-    return own.with_members([with_described(member, known) for member in declared.members])
+
+    def told(each: StageDeclaration) -> StageDeclaration:
+        return replace(each, described=known.get(each)) if isinstance(each, RemoteModel) else each
+
+    return change_all(declared, told)

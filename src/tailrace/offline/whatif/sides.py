@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import ModelPackageError, SetupError
-from tailrace.inference.declaration import Model, StageDeclaration, first_models, models_of
+from tailrace.inference.declaration import Model, StageDeclaration, asked_of, change_all, models_of
 from tailrace.inference.manifest import read_manifest
 from tailrace.pipeline import Pipeline
 from tailrace.release.registry.child import RegistryChoice, url_of
@@ -138,8 +138,9 @@ def _replaced(pipeline: Pipeline, own_name: str, asked: str | None) -> str:
     names = [model.name for model in models]
     if asked is None:
         alike = [each.name for each in models if own_name in {each.name, (each.version or "").partition("@")[0]}]
-        asked = next(iter(alike or [each.name for each in first_models(pipeline.model)][:1]), None)
-        if not alike and len(first_models(pipeline.model)) > 1:
+        packaged = [each.name for each in asked_of(pipeline.model) if isinstance(each, Model)]
+        asked = next(iter(alike or packaged[:1]), None)
+        if not alike and len(packaged) > 1:
             asked = None
     if asked not in names:
         what = f"which of its models {own_name!r} would replace is not clear" if names else "it has no packaged model"
@@ -150,6 +151,9 @@ def _replaced(pipeline: Pipeline, own_name: str, asked: str | None) -> str:
 
 def _with_model(declared: StageDeclaration, name: str, path: Path) -> StageDeclaration:
     """Return a stage in which the models of a name lie in another directory."""
-    is_it = isinstance(declared, Model) and declared.name == name
-    own = replace(declared, path=path, version=None, registry=None) if is_it else declared  # type: ignore[type-var]
-    return own.with_members([_with_model(member, name, path) for member in declared.members])
+
+    def replaced(each: StageDeclaration) -> StageDeclaration:
+        is_it = isinstance(each, Model) and each.name == name
+        return replace(each, path=path, version=None, registry=None) if is_it else each  # type: ignore[type-var]
+
+    return change_all(declared, replaced)
