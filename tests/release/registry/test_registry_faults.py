@@ -15,10 +15,10 @@ import pytest
 from release.registry.s3_server import KEYS
 from tailrace.errors import RegistryError
 from tailrace.release.registry.fetching import fetch_directory
-from tailrace.release.registry.folder import PARTIAL
 from tailrace.release.registry.garbage import DRAFT_S, Retention, collect, delete
 from tailrace.release.registry.holder import is_gone, own_name
 from tailrace.release.registry.notes import hold, set_alias
+from tailrace.release.registry.partial import PARTIAL
 from tailrace.release.registry.records import DraftRecord, encode
 from tailrace.release.registry.registering import COLLECTION, DRAFTS, Draft, register
 from tailrace.release.registry.registry import Registry, open_registry

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from tailrace.errors import RegistryError
+from tailrace.release.registry.partial import partial_key
 from tailrace.release.registry.storage import CHUNK_BYTES, OBJECT_BYTES_MAX, Found, OnBytes
 
 _MODIFIED: Final = ("LastModified", "last_modified", "updated", "mtime", "created")
@@ -50,6 +51,15 @@ class AnyStorage:
         ]
         return sorted(each for each in found if each.key.startswith(prefix))
 
+    def look(self, key: str) -> Found:
+        """Return an object as a listing has it."""
+        with self._asked():
+            self._files.invalidate_cache()
+            info = self._files.info(self._at(key))
+        if info["type"] != "file":
+            raise FileNotFoundError(f"{key} is no object")
+        return Found(key, info["size"], _modified(info))
+
     def read(self, key: str) -> bytes:
         """Return a small object."""
         with self._asked(), self._files.open(self._at(key), "rb") as file:
@@ -83,7 +93,20 @@ class AnyStorage:
             self._files.pipe_file(self._at(key), content, mode="create")
 
     def upload(self, key: str, path: Path, sha256: str, on_bytes: OnBytes) -> None:
-        """Put a file; remove it again where what was sent has another sha256."""
+        """Put a file beside its place, since many file systems keep what was written before an error; then copy it."""
+        draft = partial_key()
+        try:
+            if self._send(draft, path, on_bytes) != sha256:
+                raise OSError(f"{path} was altered while it was read")
+            with self._asked():
+                self._make_folder(key)
+                self._files.cp_file(self._at(draft), self._at(key))
+        finally:
+            with suppress(OSError):  # a collection removes it later
+                self.delete(draft)
+
+    def _send(self, key: str, path: Path, on_bytes: OnBytes) -> str:
+        """Put a file; return the sha256 of what was sent, in hex."""
         digest = hashlib.sha256()
         with self._asked():
             self._make_folder(key)
@@ -92,9 +115,7 @@ class AnyStorage:
                     digest.update(chunk)
                     target.write(chunk)
                     on_bytes(len(chunk))
-        if digest.hexdigest() != sha256:
-            self.delete(key)
-            raise OSError(f"{path} was altered while it was read")
+        return digest.hexdigest()
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -103,10 +124,6 @@ class AnyStorage:
                 self._files.rm_file(self._at(key))
         except FileNotFoundError:
             return
-
-    def sweep(self, is_dead: Callable[[str, float], bool]) -> int:
-        """Remove nothing: what is half-written is the file system's own affair."""
-        return 0
 
     def _at(self, key: str) -> str:
         return f"{self._root}/{key}"

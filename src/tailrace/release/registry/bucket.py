@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NoReturn
 from urllib.parse import parse_qsl
 
 from tailrace.errors import RegistryError
@@ -81,6 +81,12 @@ class BucketStorage:
                 for each in page.get("Contents", ())
             ]
 
+    def look(self, key: str) -> Found:
+        """Return an object as a listing has it."""
+        with self._asked():
+            told = self._client.head_object(**self._at(key))
+        return Found(key, told["ContentLength"], told["LastModified"].timestamp())
+
     def read(self, key: str) -> bytes:
         """Return a small object."""
         with self._asked():
@@ -121,26 +127,27 @@ class BucketStorage:
                 return
 
     def upload(self, key: str, path: Path, sha256: str, on_bytes: OnBytes) -> None:
-        """Put a file in one request; S3 itself refuses one that arrives with another sha256, not all servers do."""
+        """Put a file in one request, which is broken off where its sha256 is another: not all servers look at that."""
         size_bytes = path.stat().st_size
         if size_bytes > FILE_BYTES_MAX:
             raise OSError(f"{path} has {size_bytes:,} bytes; S3 takes {FILE_BYTES_MAX:,} in one request")
         checksum = b64encode(bytes.fromhex(sha256)).decode()
-        with path.open("rb") as file, self._asked():
-            sent = _Sent(file, on_bytes)
-            self._client.put_object(**self._at(key), Body=sent, ContentLength=size_bytes, ChecksumSHA256=checksum)
-        if sent.sha256 != sha256:
-            self.delete(key)
-            raise OSError(f"{path} was altered while it was read")
+        with path.open("rb") as file:
+            sent = _Sent(file, size_bytes, sha256, on_bytes)
+            try:
+                with self._asked():
+                    self._client.put_object(
+                        **self._at(key), Body=sent, ContentLength=size_bytes, ChecksumSHA256=checksum
+                    )
+            except OSError as error:
+                if sent.is_altered:
+                    raise OSError(f"{path} was altered while it was read") from error
+                raise
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         with self._asked():
             self._client.delete_object(**self._at(key))
-
-    def sweep(self, is_dead: Callable[[str, float], bool]) -> int:
-        """Remove nothing: an object that did not arrive whole is not there."""
-        return 0
 
     def _at(self, key: str) -> Mapping[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -169,30 +176,37 @@ class BucketStorage:
 
 
 class _Sent:
-    """A file that is sent: hashed as it is read, anew where it is read again; and each byte is told of once."""
+    """A file that is sent: hashed as it is read, anew where it is read again; and each byte is told of once.
 
-    def __init__(self, file: BinaryIO, on_bytes: OnBytes) -> None:
+    Its last bytes are not given where its sha256 is another: the server never has the whole then, and puts nothing.
+    """
+
+    def __init__(self, file: BinaryIO, size_bytes: int, sha256: str, on_bytes: OnBytes) -> None:
         self._file = file
+        self._size_bytes = size_bytes
+        self._sha256 = sha256
         self._on_bytes = on_bytes
         self._told = 0
         self._digest = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """Of what was read since the beginning, the last time, in hex."""
-        return self._digest.hexdigest()
+        self.is_altered = False
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        chunk = self._file.read(size)
+        """Return the next bytes. Raises OSError for a file that is not what it was."""
+        left = self._size_bytes - self._file.tell()
+        chunk = self._file.read(left if size < 0 else min(size, left))
         self._digest.update(chunk)
-        if (at := self._file.tell()) > self._told:
+        at = self._file.tell()
+        if (left and size and not chunk) or (at == self._size_bytes and self._digest.hexdigest() != self._sha256):
+            self._refuse()
+        if at > self._told:
             self._on_bytes(at - self._told)
             self._told = at
         return chunk
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place in the file: to its beginning, to read it again."""
+        """Go to a place in the file: to its beginning, to read it again. Raises OSError once it was altered."""
+        if self.is_altered:
+            self._refuse()
         at = self._file.seek(offset, whence)
         if at == 0:
             self._digest = hashlib.sha256()
@@ -201,3 +215,7 @@ class _Sent:
     def tell(self) -> int:
         """Return the place in the file."""
         return self._file.tell()
+
+    def _refuse(self) -> NoReturn:
+        self.is_altered = True
+        raise OSError("it was altered while it was read")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tailrace.release.registry.holder import own_name
+from tailrace.release.registry.partial import partial_key
 from tailrace.release.registry.storage import CHUNK_BYTES, OBJECT_BYTES_MAX, Found, OnBytes
 
-PARTIAL: Final = "partial"
-"""Where files are until they are whole. Of each writer's own names, so that what a dead one left is known."""
-_SEPARATOR: Final = "."
 _FILE_MODE: Final = 0o644
-_counter: Final = itertools.count()
 
 
 class FolderStorage:
@@ -40,6 +36,16 @@ class FolderStorage:
                     status = file.stat()
                     key = file.relative_to(self._root).as_posix()
                     yield Found(key, status.st_size, status.st_mtime)
+
+    def look(self, key: str) -> Found:
+        """Return a file as a listing has it."""
+        try:
+            status = (self._root / key).stat()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(error)) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(f"{key} is no file")
+        return Found(key, status.st_size, status.st_mtime)
 
     def read(self, key: str) -> bytes:
         """Return a small file."""
@@ -92,22 +98,10 @@ class FolderStorage:
             place.unlink()
             _flush_folder(place.parent)
 
-    def sweep(self, is_dead: Callable[[str, float], bool]) -> int:
-        """Remove the files in `partial` whose writer is gone."""
-        removed = 0
-        for found in self.find(f"{PARTIAL}/"):
-            writer = found.key.removeprefix(f"{PARTIAL}/").rpartition(_SEPARATOR)[0]
-            if is_dead(writer, found.modified_s):
-                self.delete(found.key)
-                removed += 1
-        return removed
-
     @contextmanager
     def _draft(self) -> Iterator[Path]:
         """Give the path of a file of this process's own, and remove what is there in the end."""
-        folder = self._root / PARTIAL
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{own_name()}{_SEPARATOR}{next(_counter)}"
+        draft = self._place(partial_key())
         try:
             yield draft
         finally:

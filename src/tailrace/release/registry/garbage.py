@@ -19,6 +19,7 @@ from typing import Final
 from tailrace.errors import RegistryError
 from tailrace.release.registry.envelope import Trust
 from tailrace.release.registry.holder import is_gone, own_name
+from tailrace.release.registry.partial import sweep
 from tailrace.release.registry.records import DeletedRecord, DraftRecord, decode, encode, to_seconds, to_text
 from tailrace.release.registry.registering import COLLECTION, COLLECTION_S_MAX, DRAFTS, SILENCE_S_MAX
 from tailrace.release.registry.registry import (
@@ -108,7 +109,7 @@ def collect(
         recorded = _files_of_versions(registry, collected)
         if recorded is not None:
             _drop_files(registry, needed | recorded, until_s, collected)
-        collected.drafts += registry.storage.sweep(lambda writer, last_s: is_gone(writer) or last_s < now_s - draft_s)
+        collected.drafts += sweep(registry.storage, lambda writer, last_s: is_gone(writer) or last_s < now_s - draft_s)
     return collected
 
 

@@ -6,6 +6,7 @@ at once create two records, since each is created only where there is none.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -154,7 +155,7 @@ def _record(
 def _upload(
     registry: Registry, directory: Path, files: dict[str, FileRecord], draft: Draft, on_progress: OnProgress
 ) -> None:
-    """Put the files under their content: also where one is there, which heals one that was damaged."""
+    """Put the files under their content. One that is there, and whole, is left alone: a damaged one is healed."""
     whole, done = sum(file.size_bytes for file in files.values()), 0
     for name, file in files.items():
 
@@ -165,7 +166,24 @@ def _upload(
             on_progress(name, done, whole)
 
         on_progress(name, done, whole)
+        if _is_whole(registry.storage, file, draft):
+            carried(file.size_bytes)
+            continue
         registry.storage.upload(file_key(file.sha256), directory / name, file.sha256, carried)
+
+
+def _is_whole(storage: Storage, file: FileRecord, draft: Draft) -> bool:
+    """Say whether a file is there as it should be, by reading it."""
+    key, digest = file_key(file.sha256), hashlib.sha256()
+    try:
+        if storage.look(key).size_bytes != file.size_bytes:
+            return False
+        for chunk in storage.stream(key):
+            digest.update(chunk)
+            draft.beat()
+    except FileNotFoundError:
+        return False
+    return digest.hexdigest() == file.sha256
 
 
 def _number(registry: Registry, record: VersionRecord, signer: Signer | None, draft: Draft) -> Version:

@@ -8,6 +8,7 @@
     models/NAME/holds/NUMBER/ID.json    who needs a version, and until when
     models/NAME/deleted/NUMBER.json     a number that is not given again
     drafts/ID.json                      who is writing a version now, and of which files
+    partial/WRITER.COUNT                what is not whole yet, where the place needs such
     collection.json                     that garbage is being collected
 
 A bucket has no rename, so nothing relies on one: files come first, under their content, and then the one small object
@@ -49,6 +50,10 @@ class Storage(Protocol):
         """Return the objects whose key begins so, in order of their keys; none where there is no such place."""
         ...
 
+    def look(self, key: str) -> Found:
+        """Return an object as a listing has it, without the listing. Raises FileNotFoundError."""
+        ...
+
     def read(self, key: str) -> bytes:
         """Return a small object. Raises FileNotFoundError; ValueError for one over `OBJECT_BYTES_MAX`."""
         ...
@@ -66,18 +71,14 @@ class Storage(Protocol):
         ...
 
     def upload(self, key: str, path: Path, sha256: str, on_bytes: OnBytes) -> None:
-        """Put a file whole. Raises OSError, and leaves nothing, where its content has another sha256 by now."""
+        """Put a file whole. Raises OSError where its content has another sha256 by now.
+
+        Where it fails, halfway or in the end, what the key had before is as it was: versions may have that file.
+        """
         ...
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
-        ...
-
-    def sweep(self, is_dead: Callable[[str, float], bool]) -> int:
-        """Remove what writers left half-written, where it can be told; return how many.
-
-        is_dead: whether the writer of that name, who last wrote at that time (`Found.modified_s`), is gone.
-        """
         ...
 
 
