@@ -22,8 +22,8 @@ STEPS: Final = 140
 def measure(session: Session) -> Figures:
     """Return all figures, under one key."""
     figures = measure_big_trees(session)
-    figures |= measure_loading(session)
     figures |= measure_batching(session)
+    figures |= measure_loading(session)
     figures |= measure_remote(session)
     figures |= measure_optimising(session)
     figures |= measure_forests(session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -80,3 +81,20 @@ def test_process_is_held_back_from_its_beginning() -> None:
     before, within, after = map(json.loads, told.splitlines())
     assert before == within == [os.SCHED_BATCH, before[1], str(LOADING_NICE)]
     assert after == [os.SCHED_OTHER, before[1], "0"]
+
+
+@KNOWN
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
+def test_processes_that_are_ready_at_once_all_have_their_share_again() -> None:
+    """Without privileges the kernel takes one request every 100 ms: who is refused asks again."""
+    setpriv = shutil.which("setpriv")
+    bare = [setpriv, "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"] if setpriv and not os.geteuid() else []
+    pipe = subprocess.PIPE
+    found = [
+        subprocess.Popen([*bare, sys.executable, "-c", PROGRAM], stdout=pipe, text=True, start_new_session=True)
+        for _ in range(4)
+    ]
+    for process in found:
+        told, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert json.loads(told.splitlines()[-1])[2] == "0"

@@ -11,10 +11,13 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import random
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EAGAIN
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +27,8 @@ LONG_SLICE_NS: Final = 100_000_000
 """Of what nobody waits for: where others want the core too, its turn comes late."""
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The number of the system call, by machine; Python and older C libraries have no function of it."""
+RELEASE_S_MAX: Final = 10.0
+"""How long a process asks for its whole share again: a hundred that are ready at once all have it by then."""
 LOADING_NICE: Final = 10
 """Of a process that loads models beside one that serves: a tenth of a core that is wanted whole."""
 
@@ -76,7 +81,7 @@ def giving_way() -> Iterator[None]:
     finally:
         _set_slice(os.SCHED_OTHER, 0, 0)
         if leads:
-            _set_session(os.getpid(), 0)
+            _release_session(os.getpid())
 
 
 def _set_nice(nice: int) -> None:
@@ -92,7 +97,21 @@ def _set_slice(policy: int, nice: int, slice_ns: int, thread: int = 0) -> None:
         ctypes.CDLL(None).syscall(number, thread, ctypes.create_string_buffer(asked, len(asked)), 0)
 
 
-def _set_session(pid: int, nice: int) -> None:
-    """Set the niceness of the session that a process leads."""
-    with suppress(OSError):
+def _set_session(pid: int, nice: int) -> bool:
+    """Set the niceness of the session that a process leads; return whether the kernel took it, or knows no sessions."""
+    try:
         Path(f"/proc/{pid}/autogroup").write_text(f"{nice}\n")
+    except OSError as error:
+        return error.errno != EAGAIN
+    return True
+
+
+def _release_session(pid: int) -> None:
+    """Take back the niceness of a session.
+
+    Without privileges the kernel takes one such request every 100 ms of the whole machine, and refuses all others: of
+    workers that are ready at the same time all but one would serve with what they had while they loaded.
+    """
+    end_s = time.monotonic() + RELEASE_S_MAX
+    while not _set_session(pid, 0) and time.monotonic() < end_s:
+        time.sleep(random.uniform(0.01, 0.12))

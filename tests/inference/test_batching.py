@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tailrace.batch import Degraded
 from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
@@ -327,7 +328,9 @@ def test_call_that_never_ends_does_not_take_the_model_from_those_that_follow(mon
         await begun(model, batcher)
         with pytest.raises(TimeoutError):
             await batcher.score(feeds_of(1), 1, due(40))
-        assert (await batcher.score(feeds_of(2), 1, due())).scores.tolist() == [2]
+        with capture_logs() as logs:
+            assert (await batcher.score(feeds_of(2), 1, due())).scores.tolist() == [2]
+        assert [log["event"] for log in logs] == ["a model call does not end, and is given up"]
         stuck = next(iter(batcher._stuck))
         model.release.set()
         while batcher._stuck:

@@ -11,17 +11,18 @@ The order is that of Jackson's rule (1955): if any order keeps all deadlines, ea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from heapq import heappop, heappush
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import structlog
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.inference.curve import CostCurve
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.scorer import Scored
 from tailrace.inference.thread import InferenceThread, settle
 
@@ -39,7 +40,6 @@ RATE_GAIN: Final = 0.1
 WAIT_GAIN_MIN: Final = 0.1
 """Of a row's cost, what waiting for others must save."""
 
-Feeds = Mapping[str, NDArray[Any]]
 Score = Callable[[Feeds, int, int | None], Scored]
 """Feeds, how many rows, a deadline: computes scores, on the calling thread."""
 
@@ -133,7 +133,8 @@ class Batcher:
     score: computes a batch. costs: of the model. slice_ns: what one batch may take, where its rows are no reason to go
     on for longer. instances: how many batches run at once, a thread each. max_wait_ns: how long an idle model may wait
     for more rows where that saves time for all.
-    observe: is told of each batch when it begins. timeouts: engine batches that were not scored in time.
+    observe: is told of each batch when it begins. timeouts: engine batches that were not scored in time; given_up: calls
+    that did not end.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Batcher:
         self._rows_waiting = self._works = self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
         self._last_ns, self._gap_ns = 0, float(NS_PER_S)
-        self.timeouts = 0
+        self.timeouts = self.given_up = 0
         self.observe: Callable[[Formed], None] = _ignore
 
     @property
@@ -236,6 +237,10 @@ class Batcher:
                 self._stuck.add(thread)
                 self._threads[place] = fresh = InferenceThread(clock=self._clock)
                 self._idle.append(fresh)
+                self.given_up += 1
+                structlog.get_logger().error(
+                    "a model call does not end, and is given up", calls=self.given_up
+                )
 
     def _stop_waiting(self) -> None:
         """Begin with what has gathered."""
