@@ -25,11 +25,12 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MODEL_FILE
+from tailrace.inference.predictor import Feeds
 from tailrace.offline.dataset import dataset
 from tailrace.offline.optimize.journal import Trial
 from tailrace.offline.optimize.optimizer import Optimised, optimize
 from tailrace.offline.optimize.question import Asked
-from tailrace.offline.optimize.timing import Feeds, Timing, time_pair
+from tailrace.offline.optimize.timing import Timing, time_pair
 
 FOLDER: Final = WORKPLACE / "optimised"
 FEATURES: Final = 24

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any, cast
 
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from inference.protocol_server import ProtocolServer
 from tailrace.batch import Batch, Call
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.engine import answer
+from tailrace.inference.predictor import Feeds
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.shared import MetricBlock
@@ -39,7 +39,7 @@ class Blocking:
 
     blocks = True
 
-    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return the work as it is."""
         return feeds["features"][:, 0]
 

@@ -238,9 +238,7 @@ class Batcher:
                 self._threads[place] = fresh = InferenceThread(clock=self._clock)
                 self._idle.append(fresh)
                 self.given_up += 1
-                structlog.get_logger().error(
-                    "a model call does not end, and is given up", calls=self.given_up
-                )
+                structlog.get_logger().error("a model call does not end, and is given up", calls=self.given_up)
 
     def _stop_waiting(self) -> None:
         """Begin with what has gathered."""

@@ -7,7 +7,7 @@ it serves. A batch on the thread is held to its deadline; what is late takes the
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from tailrace.inference.assembly import Assembler
 from tailrace.inference.batching import Batcher, Formed
 from tailrace.inference.curve import CostCurve
 from tailrace.inference.learned import LearnedCosts
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.scorer import Scored, Scorer
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, note_picked, walk_stages
@@ -40,8 +41,6 @@ GATHERING_MAX: Final = 8
 
 LEARN_EVERY: Final = 4
 """Calls of which one is timed and learned from."""
-
-Feeds = dict[str, NDArray[Any]]
 
 
 class ModelStage:
@@ -116,7 +115,7 @@ class ModelStage:
 
         deadline_ns: when the scores must be there.
         """
-        feeds: Feeds = {}  # its own: a stage that is late reads them still when the next one is asked
+        feeds: dict[str, NDArray[Any]] = {}  # its own: a stage that is late reads them still when the next one is asked
         for name, fill in self._fills:
             feeds[name] = fill(batch) if picked is None else fill(batch)[picked]
         rows = batch.rows if picked is None else len(picked)
@@ -131,7 +130,7 @@ class ModelStage:
             note_picked(batch, self.name, picked, scored.scores)
         return scored
 
-    def _score(self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int | None) -> Scored:
+    def _score(self, feeds: Feeds, rows: int, deadline_ns: int | None) -> Scored:
         """Score a batch here and now, and learn what some of them take."""
         self._calls += 1
         if not self.learns or self._calls % LEARN_EVERY:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.calibration import Calibration
 from tailrace.inference.manifest import REPACKAGE, Manifest
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 GOLDEN_TOLERANCE: Final = 1e-5
@@ -57,7 +57,7 @@ class PackagedModel(ABC):
         """
 
     @abstractmethod
-    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return the scores: float, shape (rows,), or (rows, classes) where the signature names no column.
 
         feeds: for each input of the signature an array of its dtype, (rows, features), in C order.
@@ -103,12 +103,12 @@ class PackagedModel(ABC):
         self.calibration = calibration
         self._unfinished = True
 
-    def _finish(self, scores: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _finish(self, scores: NDArray[Any], feeds: Feeds) -> NDArray[Any]:
         """Return the scores as they are served, where `_unfinished`: calibrated, and NaN for a row with NaN."""
         scores = self._without_missing(scores, feeds) if self._floats else scores
         return scores if self.calibration is None else self.calibration.apply(scores)
 
-    def _without_missing(self, scores: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _without_missing(self, scores: NDArray[Any], feeds: Feeds) -> NDArray[Any]:
         """Return the scores with NaN for every row that has a NaN in an input of `_floats`."""
         for name in self._floats:
             if isnan(feeds[name].sum()):  # a NaN, or infinities of both signs

@@ -7,13 +7,16 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+Feeds = Mapping[str, NDArray[Any]]
+"""The rows of a batch: an array for each input of a model's signature, of its dtype, (rows, features)."""
+
 
 class Predictor(Protocol):
     """A model that scores the rows of a batch in one call."""
 
-    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return scores: float, shape (rows,), or (rows, classes) for a classifier of more than two classes.
 
-        feeds: an array for each input of the model's signature, of its dtype; (rows, features) or (rows, 1).
+        feeds: in C order.
         """
         ...

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.declaration import Constant, StageDeclaration
-from tailrace.inference.predictor import Predictor
+from tailrace.inference.predictor import Feeds, Predictor
 from tailrace.inference.signature import NUMPY_DTYPES, Signature, TensorSpec
 
 INPUT: Final = "features"
@@ -90,7 +90,7 @@ class GuardedModel:
         self._first = signature.inputs[0].name
         self._width = signature.scores_width
 
-    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return the scores, (rows,) or (rows, classes), an array of their own.
 
         Raises ValueError for others, and what the model raises; RuntimeError for what is no `Exception`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from tailrace.batch import Degraded
 from tailrace.deadline import Clock, MonotonicClock
 from tailrace.inference.declaration import Constant
-from tailrace.inference.predictor import Predictor
+from tailrace.inference.predictor import Feeds, Predictor
 
 CALLS_MAX: Final = 512
 """Predictor calls that isolating the failing rows of one batch may take; isolating one of 256 takes 17."""
@@ -60,7 +59,7 @@ class Scorer:
         self._classes = classes
         self._clock = clock or MonotonicClock()
 
-    def score(self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int | None = None) -> Scored:
+    def score(self, feeds: Feeds, rows: int, deadline_ns: int | None = None) -> Scored:
         """Return the scores of the first `rows` rows that `feeds` holds.
 
         A model that raises is asked again for halves of the batch until the rows that it raises for stand alone: at
@@ -86,9 +85,7 @@ class Scorer:
             return Scored(scores)
         return self._fall_back(scores, ~finite, late, feeds, deadline_ns)
 
-    def fall_back(
-        self, feeds: Mapping[str, NDArray[Any]], rows: int, reason: Degraded, deadline_ns: int | None = None
-    ) -> Scored:
+    def fall_back(self, feeds: Feeds, rows: int, reason: Degraded, deadline_ns: int | None = None) -> Scored:
         """Return fallback scores for a whole batch that the model was not asked for, or did not answer in time."""
         late = np.full(rows, reason is Degraded.MODEL_TIMEOUT)
         return self._fall_back(self._blank(rows), np.ones(rows, bool), late, feeds, deadline_ns)
@@ -100,9 +97,7 @@ class Scorer:
         """Return the scores, or NaN for all where the model gave another number of rows than it was asked for."""
         return scores if len(scores) == rows else self._blank(rows)
 
-    def _isolate(
-        self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int | None
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _isolate(self, feeds: Feeds, rows: int, deadline_ns: int | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return scores, NaN where the model raises, and the rows that there was no time or no call left for."""
         scores, late = self._blank(rows), np.zeros(rows, bool)
         parts = [(rows // 2, rows), (0, rows // 2)] if rows > 1 else []
@@ -129,7 +124,7 @@ class Scorer:
         scores: NDArray[Any],
         bad: NDArray[np.bool_],
         late: NDArray[np.bool_] | None,
-        feeds: Mapping[str, NDArray[Any]],
+        feeds: Feeds,
         deadline_ns: int | None,
     ) -> Scored:
         """Return the scores with the fallback's in the bad rows; a row without one is NaN and failed."""

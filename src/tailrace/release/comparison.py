@@ -18,6 +18,7 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx import open_session, select_scores
 from tailrace.inference.calibration import Calibration
 from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 from tailrace.release.convert import Converted
 from tailrace.release.original import Original
@@ -41,8 +42,6 @@ TEXT_SHOWN_MAX: Final = 80
 """Characters of each."""
 
 _NEXT_TEXTS: Final = "it lower-cases İ, and a Σ that ends a word, otherwise; of letters it keeps two blanks as two"
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import ONNX_RUNTIME
 from tailrace.inference.manifest import MODEL_FILE, BackendTimes
 from tailrace.inference.packaged import GOLDEN_TOLERANCE, score_error
+from tailrace.inference.predictor import Feeds
 from tailrace.release.comparison import Comparison, choose_graph
 from tailrace.release.convert import Converted
 from tailrace.release.native import MAYBE_FASTER, NativeForm, is_faster, native_form, time_beside_onnx, without_graph
 from tailrace.release.original import Original
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.tabulation import tabulate_all
-
-Feeds = dict[str, NDArray[Any]]
 
 
 class ChosenForm(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ from tailrace.inference.backends.onnx import find_run, select_scores
 from tailrace.inference.backends.sklearn import untrusted_types
 from tailrace.inference.backends.table import CATBOOST, LIGHTGBM, ONNX_RUNTIME, PYTORCH, SKLEARN, XGBOOST, backend_named
 from tailrace.inference.manifest import CATBOOST_FILE, PYTORCH_FILE, SKLEARN_FILE, BackendTimes
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted, find_inputs, require_columns
@@ -39,8 +40,6 @@ _BACKENDS: Final = {"lightgbm": LIGHTGBM, "xgboost": XGBOOST}
 """Of the frameworks, by their names in a manifest."""
 MAYBE_FASTER: Final = frozenset(_BACKENDS)
 """Frameworks whose library may be faster than ONNX Runtime."""
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

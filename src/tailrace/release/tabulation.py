@@ -20,6 +20,7 @@ from tailrace.inference.backends.table import BIT_VECTORS, FOREST, ONNX_RUNTIME
 from tailrace.inference.backends.tree_tables import TreeArrays, encode_tables, expand_tables
 from tailrace.inference.manifest import FOREST_FILE, TREES_FILE, BackendTimes
 from tailrace.inference.packaged import score_error
+from tailrace.inference.predictor import Feeds
 from tailrace.release.comparison import Comparison
 from tailrace.release.ensemble import NoTablesError, tabulate_graph
 from tailrace.release.forest import lay_out_forest, suits_forest
@@ -68,7 +69,7 @@ class _Draft(NamedTuple):
     score_slowly: Score
 
 
-def tabulate_all(chosen: Comparison, feeds: dict[str, NDArray[Any]]) -> Forms:
+def tabulate_all(chosen: Comparison, feeds: Feeds) -> Forms:
     """Return the one file of tables whose kernel is fastest for a conversion: of those that give its scores.
 
     The forest kernel's where it suits the trees (`suits_forest`) or the bit vectors do not fit them.
@@ -84,7 +85,7 @@ def tabulate_all(chosen: Comparison, feeds: dict[str, NDArray[Any]]) -> Forms:
     return Forms({FOREST_FILE: forest.content}, {}, forest.times)
 
 
-def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path | None = None) -> Tabulated:
+def tabulate(chosen: Comparison, feeds: Feeds, library: Path | None = None) -> Tabulated:
     """Return the bit-vector tables of a conversion, if they give its scores for `feeds` and for probes.
 
     The probes hold every threshold and the float32 on either side of it, NaN, infinities, the largest numbers, zeros.
@@ -104,7 +105,7 @@ def tabulate(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path |
                   chosen, feeds)  # fmt: skip
 
 
-def tabulate_forest(chosen: Comparison, feeds: dict[str, NDArray[Any]], library: Path | None = None) -> Tabulated:
+def tabulate_forest(chosen: Comparison, feeds: Feeds, library: Path | None = None) -> Tabulated:
     """Return the forest kernel's tables of a conversion, as `tabulate` does the bit vectors'."""
     try:
         tables = lay_out_forest(chosen.converted.graph, chosen.signature)
@@ -118,7 +119,7 @@ def tabulate_forest(chosen: Comparison, feeds: dict[str, NDArray[Any]], library:
     return _check(_Draft(FOREST, encode_forest(tables), arrays, kernel, partial(score_forest, arrays)), chosen, feeds)
 
 
-def _check(draft: _Draft, chosen: Comparison, feeds: dict[str, NDArray[Any]]) -> Tabulated:
+def _check(draft: _Draft, chosen: Comparison, feeds: Feeds) -> Tabulated:
     """Return tables if they give the scores of a conversion."""
     name = chosen.signature.inputs[0].name
     rows = feeds[name]

@@ -4,7 +4,8 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from tailrace.offline.optimize.timing import ROUNDS_MIN, Feeds, bounds, time_pair
+from tailrace.inference.predictor import Feeds
+from tailrace.offline.optimize.timing import ROUNDS_MIN, bounds, time_pair
 
 
 def spin(us: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

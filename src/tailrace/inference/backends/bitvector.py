@@ -7,7 +7,7 @@ follows the branches of each tree, it takes half the time for one row and a fift
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, Self
 
@@ -19,6 +19,7 @@ from tailrace.inference.backends.table import BIT_VECTORS
 from tailrace.inference.backends.tree_tables import TreeArrays, decode_tables, expand_tables
 from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest, read_manifest
 from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.predictor import Feeds
 
 LIBRARY: Final = Path(__file__).with_name("libbitvector.so")
 """Where the build (hatch_build.py) puts the library."""
@@ -141,7 +142,7 @@ class BitvectorModel(PackagedModel):
             raise OSError(error.what) from error
         return model
 
-    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return the scores: float32, shape (rows,), or (rows, classes) where the signature names no column.
 
         feeds: the model's one input, float32, (rows, features); faster in C order. Raises ValueError for another shape

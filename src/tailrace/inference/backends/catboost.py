@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import Feeds, NativeModel, Predict, missing_library
+from tailrace.inference.backends.native import NativeModel, Predict, missing_library
 from tailrace.inference.backends.table import CATBOOST
 from tailrace.inference.manifest import CATBOOST_FILE
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 MAGIC: Final = b"CBM1"

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.backends.lightgbm_text import check_text
-from tailrace.inference.backends.native import Feeds, NativeModel, Predict, in_order, matrix_input, missing_library
+from tailrace.inference.backends.native import NativeModel, Predict, in_order, matrix_input, missing_library
 from tailrace.inference.backends.table import LIGHTGBM
 from tailrace.inference.manifest import LIGHTGBM_FILE
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 ROWS_SINGLE_MAX: Final = 4

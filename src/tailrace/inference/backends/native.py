@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn, Self
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.manifest import REPACKAGE, Manifest, read_manifest
 from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
-Feeds = Mapping[str, NDArray[Any]]
 Predict = Callable[[Feeds], NDArray[Any]]
 """Takes an array for each input of the signature; returns scores, (rows,) or (rows, classes)."""
 

@@ -14,6 +14,7 @@ from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.table import ONNX_RUNTIME
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, SessionSettings, read_manifest
 from tailrace.inference.packaged import PackagedModel
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 _LEVELS: Final = {
@@ -70,7 +71,7 @@ class OnnxModel(PackagedModel):
         """Return what of ONNX Runtime computes it, the preferred one first, each with its options."""
         return [("CPUExecutionProvider", {})]
 
-    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def predict(self, feeds: Feeds) -> NDArray[Any]:
         """Return the scores: float, shape (rows,), or (rows, classes) where the signature names no column.
 
         feeds: for each input of the signature an array of its dtype, (rows, features), in C order.
@@ -85,7 +86,7 @@ def select_scores(output: NDArray[Any], column: int | None) -> NDArray[Any]:
     return output[:, column] if column is not None and output.ndim == 2 else output
 
 
-def find_run(session: Any, outputs: list[str], feeds: Mapping[str, NDArray[Any]]) -> Run:
+def find_run(session: Any, outputs: list[str], feeds: Feeds) -> Run:
     """Return the shortest way to compute a session's outputs, tried on some feeds.
 
     `InferenceSession.run` checks names and ownership in Python first: 6 µs a call, of 21 for one row of 200 trees. The

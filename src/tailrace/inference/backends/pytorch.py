@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import Feeds, NativeModel, Predict, missing_library
+from tailrace.inference.backends.native import NativeModel, Predict, missing_library
 from tailrace.inference.backends.table import PYTORCH
 from tailrace.inference.backends.torch_archive import clean_archive
 from tailrace.inference.manifest import PYTORCH_FILE
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.backends.archive import check_arrays
-from tailrace.inference.backends.native import Feeds, NativeModel, Predict, missing_library
+from tailrace.inference.backends.native import NativeModel, Predict, missing_library
 from tailrace.inference.backends.table import SKLEARN
 from tailrace.inference.manifest import SKLEARN_FILE
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 

@@ -17,11 +17,12 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import Feeds, NativeModel, Predict, in_order, matrix_input, missing_library
+from tailrace.inference.backends.native import NativeModel, Predict, in_order, matrix_input, missing_library
 from tailrace.inference.backends.table import XGBOOST
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost_trees import check_trees
 from tailrace.inference.manifest import XGBOOST_FILE
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 _OPTIONS: Final = json.dumps(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.backends.catboost import load_trees, rows_of, score_kind
-from tailrace.inference.backends.native import Feeds
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 

@@ -7,7 +7,7 @@ odds for a classifier of two classes: what stands before the link.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.manifest import CATBOOST_FILE, LIGHTGBM_FILE, REPACKAGE, XGBOOST_FILE, Manifest
 from tailrace.inference.packaged import PackagedModel, score_error
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 EXPLAIN_LIGHTGBM: Final = "explain.lightgbm.txt"
@@ -26,8 +27,6 @@ EXPLAIN_CATBOOST: Final = "explain.cbm"
 EXPLAIN_FILES: Final = frozenset({EXPLAIN_LIGHTGBM, EXPLAIN_XGBOOST, EXPLAIN_CATBOOST})
 TOLERANCE: Final = 1e-4
 """How far a golden row's score may be from what the library says of the row: it may compute in float64."""
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 class Trees(Protocol):

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tailrace.inference.backends.lightgbm import PARAMETERS, LightgbmTrees
 from tailrace.inference.backends.lightgbm_text import check_text
-from tailrace.inference.backends.native import Feeds, in_order
+from tailrace.inference.backends.native import in_order
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 _CONTRIBUTIONS: Final = 3

@@ -17,7 +17,8 @@ from tailrace.batch import Batch, Degraded
 from tailrace.deadline import NS_PER_MS, Clock, LayerLimit
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.composition.composed import Composed
-from tailrace.inference.explaining.explainer import Feeds, Trees
+from tailrace.inference.explaining.explainer import Trees
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.stage import Stage
 from tailrace.inference.step import InferenceStep
 from tailrace.inference.thread import InferenceThread

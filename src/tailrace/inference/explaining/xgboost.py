@@ -9,10 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import Feeds, in_order
+from tailrace.inference.backends.native import in_order
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost import XgboostTrees
 from tailrace.inference.backends.xgboost_trees import check_trees
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
 _OPTIONS: Final = json.dumps(

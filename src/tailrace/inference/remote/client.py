@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tailrace.breaker import Breaker
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Clock
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.pool import RemotePool
@@ -48,9 +49,7 @@ class RemoteClient:
         self._head = address.head(protocol.path, protocol.content_type, authorization)
         self._now_ns = clock.now_ns
 
-    async def infer(
-        self, feeds: Mapping[str, NDArray[Any]], rows: int, deadline_ns: int, *, fair_ns: float = 0
-    ) -> NDArray[np.float64]:
+    async def infer(self, feeds: Feeds, rows: int, deadline_ns: int, *, fair_ns: float = 0) -> NDArray[np.float64]:
         """Return the scores of some rows, (rows,) or (rows, classes); a score may be NaN.
 
         deadline_ns: monotonic. fair_ns: with less time than this a server that is late does not count as broken.
@@ -86,7 +85,7 @@ class RemoteClient:
         """Let go of the connections."""
         self.pool.close()
 
-    async def _ask(self, feeds: Mapping[str, NDArray[Any]], rows: int, left_ns: int) -> NDArray[Any]:
+    async def _ask(self, feeds: Feeds, rows: int, left_ns: int) -> NDArray[Any]:
         protocol = self.protocol
         asked = protocol.encode(feeds, rows, left_ns)
         request = b"%b%d\r\n%b\r\n%b" % (self._head, len(asked.body), asked.head, asked.body)

@@ -7,7 +7,6 @@ names its model, its version where it has one, and repeats the id of its request
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from itertools import count
 from math import prod
 from typing import Any, Final
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.protocol import (
     ROWS_AT_FAULT,
@@ -80,7 +80,7 @@ class OipProtocol:
             for spec in self._signature.inputs
         ]
 
-    def encode(self, feeds: Mapping[str, NDArray[Any]], rows: int, left_ns: int) -> Asked:
+    def encode(self, feeds: Feeds, rows: int, left_ns: int) -> Asked:
         """Return the request for some rows; it says how many microseconds there are, which Triton goes by."""
         asked_id = f"{self._id_prefix}-{next(self._ids)}"
         parts, tensors, encode = [], [], self._encode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.signature import Signature
@@ -61,7 +61,7 @@ class RemoteProtocol(Protocol):
     content_type: str
     takes_nan: bool
 
-    def encode(self, feeds: Mapping[str, NDArray[Any]], rows: int, left_ns: int) -> Asked:
+    def encode(self, feeds: Feeds, rows: int, left_ns: int) -> Asked:
         """Return the request for some rows. left_ns: until the answer must be there."""
         ...
 

@@ -7,7 +7,7 @@ One row that the server refuses does not cost its neighbours their scores: the r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from tailrace.inference.curve import CostCurve
 from tailrace.inference.declaration import Constant
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.model_stage import SLICE_NS, ModelStage
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import RemoteError
 from tailrace.inference.remote.json_rows import finite_rows
@@ -32,8 +33,6 @@ CALLS_MAX: Final = 32
 """Calls for one batch, beside those for its parts, in which rows that the server refuses are looked for."""
 _MODEL_ERROR: Final = int(Degraded.MODEL_ERROR)
 _MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 class _Calls:

@@ -6,12 +6,12 @@ time, and is never used again where an answer was not read to its end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.json_rows import as_instances, pick_output, read_json
 from tailrace.inference.remote.protocol import (
@@ -40,7 +40,7 @@ class TensorflowProtocol:
         self._inputs = tuple(spec.name for spec in self._signature.inputs)
         self._encode = msgspec.json.Encoder().encode
 
-    def encode(self, feeds: Mapping[str, NDArray[Any]], rows: int, left_ns: int) -> Asked:
+    def encode(self, feeds: Feeds, rows: int, left_ns: int) -> Asked:
         """Return the request for some rows; the API knows no deadline."""
         tables = {name: self._table(name, feeds[name]) for name in self._inputs}
         if self._by_column:

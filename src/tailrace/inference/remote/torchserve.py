@@ -6,12 +6,12 @@ The API leaves body and answer to the model's handler. Here they are what TorchS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
+from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.connection import Reply
 from tailrace.inference.remote.json_rows import as_instances, pick_output, read_json
 from tailrace.inference.remote.protocol import (
@@ -38,7 +38,7 @@ class TorchserveProtocol:
         self._inputs = tuple(spec.name for spec in self._signature.inputs)
         self._encode = msgspec.json.Encoder().encode
 
-    def encode(self, feeds: Mapping[str, NDArray[Any]], rows: int, left_ns: int) -> Asked:
+    def encode(self, feeds: Feeds, rows: int, left_ns: int) -> Asked:
         """Return the request for some rows; the API knows no deadline."""
         tables = {name: feeds[name].tolist() for name in self._inputs}
         return Asked(b"", self._encode({"instances": as_instances(tables)}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.manifest import Manifest
+from tailrace.inference.predictor import Feeds
 from tailrace.release.rows import read_rows
 from tailrace.release.table import read_outcomes, spread_rows
 
@@ -23,8 +23,6 @@ CALIBRATION_ROWS_MAX: Final = 4_000
 ROWS_MIN: Final = 100
 _OUTCOMES: Final = "outcomes"
 _JUDGES: Final = "judges"
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

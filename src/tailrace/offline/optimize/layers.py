@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.predictor import Feeds
 from tailrace.offline.optimize.recipes import Recipe
 
 LAYERS: Final = ("MatMul", "Gemm", "Conv")
 """The operators whose weights are made shorter."""
 CALIBRATION_BATCH: Final = 64
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 def has_layers(graph: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S
+from tailrace.inference.predictor import Feeds
 
 ROUNDS_MIN: Final = 12
 ROUNDS_MAX: Final = 200
@@ -26,7 +27,6 @@ were up to twice apart, lower quartiles a tenth."""
 BATCHES: Final = 8
 """Different batches that take turns, so that the processor cannot learn one by heart."""
 
-Feeds = Mapping[str, NDArray[Any]]
 Predict = Callable[[Feeds], NDArray[Any]]
 Draw = Callable[[int, int], Feeds]
 """Returns the feeds of so many rows, other ones for another seed."""

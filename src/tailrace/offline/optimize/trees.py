@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.predictor import Feeds
+
 OPERATORS: Final = ("TreeEnsembleRegressor", "TreeEnsembleClassifier")
 ROWS_COUNTED_MAX: Final = 2_000
 """Rows that are led down the trees to learn how many take each branch."""
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 class Ensemble:
