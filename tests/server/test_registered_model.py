@@ -41,7 +41,9 @@ def test_registry_deleted_while_serving_changes_nothing(tmp_path: Path) -> None:
     set_alias(registry, "production", "fraud", 1)
     with serving(tmp_path / "log", tmp_path / "pipeline.py", "--registry", registry.url) as server:
         before = server.ask("pay", {"amount": 500.0}, {"X-Trace": "1"})
-        assert b'"registered":"fraud@1"' in fetch(f"{server.admin}/status")[2]
+        digest = registry.version("fraud", 1).record.digest
+        told = f'"registered":"fraud@1","registered_digest":"{digest}"'
+        assert told.encode() in fetch(f"{server.admin}/status")[2]
         set_alias(registry, "production", "fraud", 2)
         shutil.rmtree(registry.url)
         (worker,) = server.workers()

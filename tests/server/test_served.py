@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, cast
 
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from inference.protocol_server import ProtocolServer
 from tailrace.batch import Batch, Call
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.engine import answer
-from tailrace.inference.predictor import Feeds
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.shared import MetricBlock
@@ -39,7 +39,7 @@ class Blocking:
 
     blocks = True
 
-    def predict(self, feeds: Feeds) -> NDArray[Any]:
+    def predict(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the work as it is."""
         return feeds["features"][:, 0]
 
@@ -97,12 +97,13 @@ def test_release_tells_of_every_model() -> None:
                                budget=tr.Budget("2s"))  # fmt: skip
         remotes = tuple(describe_remotes([pipeline]))
     pinned = PinnedModel(pipeline="all", name="near", version="abc", directory="/d", copy="/c", backend="ONNX Runtime",
-                         backend_reason="no trees")  # fmt: skip
+                         backend_reason="no trees", registered="fraud@3", registered_digest="d1")  # fmt: skip
     release = Release(id="r", models=(pinned, pinned), schemas={"all": "s"}, remotes=remotes)
     (told,) = released_pipelines(release, [pipeline])
     assert (told.name, told.schema) == ("all", "s")
     assert told.models == (
-        ReleasedModel("far", "3", "oip"), ReleasedModel("near", "abc", "ONNX Runtime", "no trees"),
+        ReleasedModel("far", "3", "oip"),
+        ReleasedModel("near", "abc", "ONNX Runtime", "no trees", "fraud@3", "d1"),
         ReleasedModel("tf", "3", "tensorflow"), ReleasedModel("own", "", "Python"),
     )  # fmt: skip
 

@@ -52,10 +52,13 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of a release. directory: where it was declared; copy: where it is served from.
+    """A packaged model of a release. directory: where it was declared, or the registry; copy: where it is served from.
 
-    backend: computes it, as was chosen when the release was made; backend_reason: why it is not the bit vectors.
-    registered: the version in a registry that it is, as `fraud@3`; "" for a directory.
+    version: the first characters of the digest of its files, as the manifest has them; the copy is named by the digest
+    of the manifest itself. registered: the version in a registry that it is, as `fraud@3`, and registered_digest: of
+    what that version holds, in hex, as the registry has it; both "" for a directory.
+    backend: computes it, as was chosen when the release was made; backend_reason: why it is no faster one, or could not
+    be compared.
     """
 
     pipeline: str
@@ -66,6 +69,7 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     backend_reason: str
     registered: str = ""
+    registered_digest: str = ""
 
 
 class PinnedRemote(msgspec.Struct, frozen=True, kw_only=True):

@@ -79,11 +79,11 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline], choice: RegistryCho
     for pipeline in pipelines:
         for model in models_of(pipeline.model):
             if model.version is None:
-                directory, registered = str(model.directory(pipeline.base_dir)), ""
+                directory, registered, digest = str(model.directory(pipeline.base_dir)), "", ""
                 copy = _keep_model(shelf, Path(directory))
             else:
                 copy, fetched = versions.keep(model.version, model.registry, pipeline.base_dir)
-                directory, registered = fetched.url, fetched.reference
+                directory, registered, digest = fetched.url, fetched.reference, fetched.digest
             backend = choose_backend(copy)
             yield PinnedModel(
                 pipeline=pipeline.name,
@@ -94,6 +94,7 @@ def _pin_models(shelf: Shelf, pipelines: Iterable[Pipeline], choice: RegistryCho
                 backend=backend.name,
                 backend_reason=backend.reason,
                 registered=registered,
+                registered_digest=digest,
             )
 
 

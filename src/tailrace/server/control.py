@@ -91,7 +91,8 @@ class ReleasedModel(msgspec.Struct, frozen=True):
     version: of a packaged one the first characters of its files' digest; of a remote one what its URL says, or its
     server said when the release was made; "" where nobody says, as of a Python one. backend: computes it; of a remote
     one the protocol that it is asked by. backend_reason: why it is no faster one, or could not be compared.
-    registered: the version in a registry that it is, as `fraud@3`; "" for a directory.
+    registered: the version in a registry that it is, as `fraud@3`, registered_digest: of what it holds there; both ""
+    for what is not from a registry.
     """
 
     name: str
@@ -99,6 +100,7 @@ class ReleasedModel(msgspec.Struct, frozen=True):
     backend: str
     backend_reason: str = ""
     registered: str = ""
+    registered_digest: str = ""
 
 
 class ReleasedPipeline(msgspec.Struct, frozen=True):

@@ -30,7 +30,10 @@ def _models(release: Release, pipeline: Pipeline) -> Iterator[ReleasedModel]:
         match each:
             case Model():
                 model = next(pinned)
-                yield ReleasedModel(model.name, model.version, model.backend, model.backend_reason, model.registered)
+                yield ReleasedModel(
+                    model.name, model.version, model.backend, model.backend_reason, model.registered,
+                    model.registered_digest,
+                )  # fmt: skip
             case RemoteModel():
                 said = "" if each.described is None else each.described.version
                 yield ReleasedModel(each.name, each.version or said, each.protocol)

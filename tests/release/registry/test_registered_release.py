@@ -77,6 +77,8 @@ def test_alias_that_moves_changes_nothing_that_is_served(file: Path, registry: R
         assert settled(pinned, registry) == first
         again = settled(pin_again(pinned), registry)
         assert [each.models[0].registered for each in (first, again)] == ["fraud@1", "fraud@2"]
+        digests = [registry.version("fraud", number).record.digest for number in (1, 2)]
+        assert [each.models[0].registered_digest for each in (first, again)] == digests
         assert first.id != again.id
         assert first.models[0].directory == registry.url
 
