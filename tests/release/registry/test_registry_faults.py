@@ -194,9 +194,9 @@ def test_collection_that_died_holds_nobody_up(model: Path, tmp_path: Path) -> No
 class Interrupted(Registry):
     """A registry in which another sets an alias just after somebody has looked whether there is one."""
 
-    def holders(self, name: str, number: int) -> list[str]:
+    def holders(self, name: str, number: int, now_s: float | None = None) -> list[str]:
         """Return the holders; then comes the other."""
-        found = super().holders(name, number)
+        found = super().holders(name, number, now_s)
         if not found:
             set_alias(Registry(self.storage), "production", name, number)
         return found

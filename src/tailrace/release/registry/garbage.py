@@ -3,6 +3,8 @@
 Deleting and holding never miss each other: whoever deletes says so first and looks for holders then; whoever holds
 writes the hold first and looks for a deletion then. One of the two sees the other, and steps back.
 
+What is removed by its age is removed by the storage's own clock: this machine's may be ahead, and others' too.
+
 Collecting and writing neither: whoever collects says so first and looks for drafts then; whoever writes makes the draft
 first and waits then while something is collected.
 """
@@ -10,13 +12,13 @@ first and waits then while something is collected.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from tailrace.errors import RegistryError
+from tailrace.release.registry.clocks import storage_time_s, uptime_s
 from tailrace.release.registry.envelope import Trust
 from tailrace.release.registry.holder import is_gone, own_name
 from tailrace.release.registry.partial import sweep
@@ -26,6 +28,7 @@ from tailrace.release.registry.registry import (
     HOLDS,
     MODELS,
     TAGS,
+    VERSIONS,
     Registry,
     deleted_key,
     file_key,
@@ -36,6 +39,8 @@ from tailrace.release.registry.storage import read_all
 
 DRAFT_S: Final = 3_600.0
 """After this long without a sign, a writer of another machine is taken for dead."""
+SKEW_S_MAX: Final = 60.0
+"""How far this machine's clock may be from the storage's before a collection warns."""
 
 
 @dataclass(slots=True)
@@ -59,16 +64,20 @@ class Retention:
     older_than_s: float = 0.0
 
 
-def delete(registry: Registry, name: str, number: int) -> None:
+def delete(registry: Registry, name: str, number: int, now_s: float | None = None) -> None:
     """Delete a version; its files go with the next collection. Its number is not given again.
 
+    now_s: the storage's time, where it is known.
     Raises RegistryError for a version that is not there, or that an alias or a hold needs.
     """
     with registry.told("written"):
         found = registry.storage.find(version_key(name, number))
     if not found:
         registry.version(name, number)  # which says what there is
-    _refuse_held(registry, name, number)
+    if now_s is None:
+        with registry.told("written"):
+            now_s = storage_time_s(registry.storage)
+    _refuse_held(registry, name, number, now_s)
     try:
         digest = registry.version(name, number).record.digest
     except RegistryError:  # one that is damaged, or not trusted, can be deleted
@@ -78,7 +87,7 @@ def delete(registry: Registry, name: str, number: int) -> None:
         with suppress(FileExistsError):  # a deletion that was interrupted goes on
             registry.storage.create(deleted_key(name, number), deletion)
         try:
-            _refuse_held(registry, name, number)
+            _refuse_held(registry, name, number, now_s)
         except RegistryError:
             registry.storage.delete(deleted_key(name, number))
             raise
@@ -101,16 +110,25 @@ def collect(
     """
     if draft_s < 2 * SILENCE_S_MAX:
         raise ValueError(f"a writer may be silent for {SILENCE_S_MAX:.0f} s; wait twice that at least")
-    collected, until_s = Collected(), time.monotonic() + term_s
+    collected, until_s = Collected(), uptime_s() + term_s
     with registry.told("written"), _collecting(registry) as now_s:
-        _drop_holds(registry, collected)
-        _drop_versions(registry, retention or Retention(), collected)
+        collected.warnings += _skew(registry.now_s() - now_s)
+        _drop_holds(registry, now_s, collected)
+        _drop_versions(registry, retention or Retention(), now_s, collected)
         needed = _drop_drafts(registry, now_s - draft_s, collected)
         recorded = _files_of_versions(registry, collected)
         if recorded is not None:
             _drop_files(registry, needed | recorded, until_s, collected)
         collected.drafts += sweep(registry.storage, lambda writer, last_s: is_gone(writer) or last_s < now_s - draft_s)
     return collected
+
+
+def _skew(ahead_s: float) -> list[str]:
+    """Warn of a clock here that is far from the storage's."""
+    if abs(ahead_s) <= SKEW_S_MAX:
+        return []
+    way = "ahead of" if ahead_s > 0 else "behind"
+    return [f"this machine's clock is {abs(ahead_s):.0f} s {way} the registry's, which counts: set it"]
 
 
 @contextmanager
@@ -122,8 +140,8 @@ def _collecting(registry: Registry) -> Iterator[float]:
         storage.create(COLLECTION, content)
     except FileExistsError:
         writer = decode(storage.read(COLLECTION), DraftRecord, COLLECTION).writer
-        (began,) = storage.find(COLLECTION)
-        if not is_gone(writer) and registry.now_s() - began.modified_s < COLLECTION_S_MAX:
+        began_s = storage.look(COLLECTION).modified_s
+        if not is_gone(writer) and storage_time_s(storage) - began_s < COLLECTION_S_MAX:
             raise RegistryError(
                 "another collects its garbage",
                 where=registry.url,
@@ -131,15 +149,15 @@ def _collecting(registry: Registry) -> Iterator[float]:
             ) from None
         storage.write(COLLECTION, content)
     try:
-        yield storage.find(COLLECTION)[0].modified_s
+        yield storage.look(COLLECTION).modified_s
     finally:
         with suppress(OSError, ValueError):
             if storage.read(COLLECTION) == content:
                 storage.delete(COLLECTION)
 
 
-def _refuse_held(registry: Registry, name: str, number: int) -> None:
-    if holders := registry.holders(name, number):
+def _refuse_held(registry: Registry, name: str, number: int, now_s: float) -> None:
+    if holders := registry.holders(name, number, now_s):
         raise RegistryError(
             f"the version is held by {'; '.join(holders)}",
             where=f"{name}@{number}",
@@ -155,38 +173,38 @@ def _finish(registry: Registry, name: str, number: int) -> None:
             registry.storage.delete(found.key)
 
 
-def _drop_holds(registry: Registry, collected: Collected) -> None:
+def _drop_holds(registry: Registry, now_s: float, collected: Collected) -> None:
     """Remove the holds whose time is over, and go on with deletions that were interrupted."""
     for name in registry.names():
         for number in registry.numbers(name):
             for hold_id, record in registry.holds(name, number).items():
-                if to_seconds(record.until, f"{name}@{number}") <= registry.now_s():
+                if to_seconds(record.until, f"{name}@{number}") <= now_s:
                     registry.storage.delete(f"{MODELS}/{name}/{HOLDS}/{number}/{hold_id}.json")
                     collected.holds += 1
         for number in set(registry.deleted(name)) & set(registry.numbers(name)):
-            _try_delete(registry, name, number, collected)
+            _try_delete(registry, name, number, now_s, collected)
 
 
-def _drop_versions(registry: Registry, retention: Retention, collected: Collected) -> None:
-    """Delete the versions that are garbage by their age; those that are held stay."""
+def _drop_versions(registry: Registry, retention: Retention, now_s: float, collected: Collected) -> None:
+    """Delete the versions that are garbage by the age of their records; those that are held stay."""
     if retention.keep is None:
         return
     for name in registry.names():
+        written_s = {each.key: each.modified_s for each in registry.storage.find(f"{MODELS}/{name}/{VERSIONS}/")}
         for listed in registry.versions(name)[retention.keep :]:
-            if listed.version is None:  # nobody knows how old it is
+            if listed.version is None:  # nobody knows what it is
                 collected.warnings.append(f"{name}@{listed.number} stays: {listed.fault}")
                 continue
-            created_s = to_seconds(listed.version.record.created, f"{name}@{listed.number}")
-            if created_s <= registry.now_s() - retention.older_than_s:
-                _try_delete(registry, name, listed.number, collected)
+            if written_s.get(version_key(name, listed.number), now_s) <= now_s - retention.older_than_s:
+                _try_delete(registry, name, listed.number, now_s, collected)
 
 
-def _try_delete(registry: Registry, name: str, number: int, collected: Collected) -> None:
+def _try_delete(registry: Registry, name: str, number: int, now_s: float, collected: Collected) -> None:
     """Delete a version unless it is held."""
-    if holders := registry.holders(name, number):
+    if holders := registry.holders(name, number, now_s):
         collected.kept[f"{name}@{number}"] = holders
         return
-    delete(registry, name, number)
+    delete(registry, name, number, now_s)
     collected.versions.append(f"{name}@{number}")
 
 
@@ -226,7 +244,7 @@ def _drop_files(registry: Registry, needed: set[str], until_s: float, collected:
     for found in registry.storage.find(file_key("")):
         if found.key in needed:
             continue
-        if time.monotonic() > until_s:
+        if uptime_s() > until_s:
             collected.warnings.append("the term is over; collect again for the rest")
             return
         registry.storage.delete(found.key)

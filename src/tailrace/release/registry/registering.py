@@ -12,12 +12,14 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from tailrace.errors import RegistryError
 from tailrace.inference.manifest import Manifest, file_sha256, read_manifest, read_while_replaced
+from tailrace.release.registry.clocks import uptime_s
 from tailrace.release.registry.envelope import Signer, seal
 from tailrace.release.registry.holder import is_gone, own_name
 from tailrace.release.registry.records import (
@@ -35,7 +37,7 @@ from tailrace.release.registry.records import (
 )
 from tailrace.release.registry.reference import check_name
 from tailrace.release.registry.registry import Registry, Version, deleted_key, file_key, user_here, version_key
-from tailrace.release.registry.storage import Storage
+from tailrace.release.registry.storage import READERS_MAX, Storage
 from tailrace.version import VERSION
 
 DRAFTS: Final = "drafts"
@@ -67,12 +69,17 @@ class Draft:
 
     def beat(self) -> None:
         """Write it, or again where the last time is a while ago. Raises OSError; TimeoutError after a long silence."""
-        now_s = time.monotonic()
-        if self._last_s and now_s - self._last_s > SILENCE_S_MAX:
-            raise TimeoutError("the writing stood still for so long that its files may be collected by now")
+        now_s = uptime_s()
+        if self._last_s:
+            self.check()
         if not self._last_s or now_s - self._last_s > BEAT_S:
             self._storage.write(self.key, self._content)
             self._last_s = now_s
+
+    def check(self) -> None:
+        """Raise TimeoutError where the last time is so long ago that it passes for a dead one's."""
+        if uptime_s() - self._last_s > SILENCE_S_MAX:
+            raise TimeoutError("the writing stood still for so long that its files may be collected by now")
 
     def end(self) -> None:
         """Remove it."""
@@ -102,6 +109,7 @@ def register(
             draft.beat()
             _wait_for_collection(registry, draft)
             _upload(registry, directory, files, draft, on_progress)
+            _check_there(registry, files, draft)
             version = _number(registry, _record(manifest, name, files, lineage, registry, draft), signer, draft)
         finally:
             draft.end()
@@ -186,6 +194,26 @@ def _is_whole(storage: Storage, file: FileRecord, draft: Draft) -> bool:
     return digest.hexdigest() == file.sha256
 
 
+def _check_there(registry: Registry, files: dict[str, FileRecord], draft: Draft) -> None:
+    """Raise RegistryError unless every file is there in its size, just before the record says so."""
+
+    def is_there(file: FileRecord) -> bool:
+        try:
+            return registry.storage.look(file_key(file.sha256)).size_bytes == file.size_bytes
+        except FileNotFoundError:
+            return False
+
+    with ThreadPoolExecutor(READERS_MAX, thread_name_prefix="registry") as threads:
+        for name, there in zip(files, threads.map(is_there, files.values()), strict=True):
+            draft.beat()
+            if not there:
+                raise RegistryError(
+                    "the file was removed or cut short by another while the version was written",
+                    where=f"{name} in {registry.url}",
+                    next="register it again",
+                )
+
+
 def _number(registry: Registry, record: VersionRecord, signer: Signer | None, draft: Draft) -> Version:
     """Give the record the next number that is free, and create it: from then on the version is there."""
     import msgspec
@@ -205,6 +233,11 @@ def _number(registry: Registry, record: VersionRecord, signer: Signer | None, dr
         if registry.storage.find(deleted_key(name, number)):  # another has had the number, and is gone
             registry.storage.delete(key)
             continue
+        try:
+            draft.check()
+        except TimeoutError:  # the machine slept between the files and the record
+            registry.storage.delete(key)
+            raise
         return Version(numbered, "" if signer is None else signer.key_id)
     raise RegistryError("others take every number", where=f"{name} in {registry.url}", next="try again")
 

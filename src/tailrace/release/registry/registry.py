@@ -65,7 +65,7 @@ class Listed:
 
 
 class Registry:
-    """One registry, to read. trust: whose versions are taken. now_s: the time, in seconds since 1970."""
+    """One registry, to read. trust: whose versions are taken. now_s: this machine's time, in seconds since 1970."""
 
     def __init__(self, storage: Storage, trust: Trust | None = None, now_s: Callable[[], float] = time.time) -> None:
         self.storage = storage
@@ -168,13 +168,17 @@ class Registry:
         """Return who holds a version, by the ids of the holds; also those whose time is over."""
         return self._notes(f"{MODELS}/{name}/{HOLDS}/{number}/", HoldRecord)
 
-    def holders(self, name: str, number: int) -> list[str]:
-        """Say who needs a version now: aliases that name it, and holds whose time is not over."""
+    def holders(self, name: str, number: int, now_s: float | None = None) -> list[str]:
+        """Say who needs a version: aliases that name it, and holds whose time is not over.
+
+        now_s: the time that counts; this machine's without it, which is good enough to tell of.
+        """
+        now_s = self.now_s() if now_s is None else now_s
         aliases = [f"the alias {alias!r}" for alias, record in self.aliases(name).items() if record.number == number]
         holds = [
             f"{record.holder} until {record.until} ({record.why})"
             for record in self.holds(name, number).values()
-            if to_seconds(record.until, f"{name}@{number}") > self.now_s()
+            if to_seconds(record.until, f"{name}@{number}") > now_s
         ]
         return aliases + holds
 
