@@ -18,9 +18,7 @@ from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.features.streams import StreamFeatureView
 from tailrace.inference.backends.onnx_gpu import installed_runtimes
 from tailrace.inference.explaining.step import ExplainingStep
-from tailrace.inference.model_stage import ModelStage
-from tailrace.inference.remote.stage import RemoteStage, remote_stages
-from tailrace.inference.stage import walk_stages
+from tailrace.inference.stage import leaf_stages
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 
@@ -72,7 +70,7 @@ async def check_pipeline(pipeline: Pipeline, url: str | None, clock: Clock) -> C
     plan, times = await warm_up(plan, clock)
     store = await _check_store(plan, url, clock)
     warnings = (
-        *_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings, *_remote_warnings(plan),
+        *_budget_warnings(plan), *_hop_warnings(plan, store.hops), *store.warnings, *_model_warnings(plan),
         *_runtime_warnings(), *_explain_warnings(plan),
     )  # fmt: skip
     return CheckedPipeline(plan, times, _inputs(plan), store, warnings)
@@ -134,13 +132,13 @@ def _hop_warnings(plan: Plan, hops: tuple[HopCost, ...]) -> list[str]:
     return [f"features: {what}: what is not read in time is answered with defaults\n    next: {next_step}"]
 
 
-def _remote_warnings(plan: Plan) -> list[str]:
-    """Return what is to be known of remote models: how they were found, and that they did not answer."""
+def _model_warnings(plan: Plan) -> list[str]:
+    """Return what is to be known of models elsewhere: how they were found, and that they did not answer."""
     next_step = "see that its server runs, and has the model"
     return [
         f"model {stage.name!r}: {what}\n    next: {next_step}"
-        for stage in remote_stages(plan.inference.stage)
-        for what in dict.fromkeys(filter(None, (stage.notice, str(stage.client.failure or ""))))
+        for stage in leaf_stages(plan.inference.stage)
+        for what in dict.fromkeys(filter(None, (stage.notice, stage.failure)))
     ]
 
 
@@ -176,8 +174,7 @@ def _inputs(plan: Plan) -> tuple[ModelInput, ...]:
 
     found = (
         ModelInput(name, tensor.dtype if width == 1 else f"{tensor.dtype} × {width}", filled_by(wiring.features[name]))
-        for stage in walk_stages(plan.inference.stage)
-        if isinstance(stage, ModelStage | RemoteStage)
+        for stage in leaf_stages(plan.inference.stage)
         for tensor in stage.signature.inputs
         for name, width in zip(tensor.features, tensor.feature_widths, strict=True)
     )

@@ -9,10 +9,9 @@ from typing import Final
 
 from tailrace.codecs.json import JsonEncoder
 from tailrace.compile.binding import features_step, postprocess_step, request_step, response_step
-from tailrace.compile.explaining import inference_step
 from tailrace.compile.rehearsal import rehearse
 from tailrace.compile.resolve import wire
-from tailrace.compile.stages import StageBinding, load_models
+from tailrace.compile.stages import inference_step, load_models
 from tailrace.compile.wiring import Wiring
 from tailrace.deadline import Clock, MonotonicClock
 from tailrace.errors import CompileError, Problem, StoreError
@@ -45,13 +44,12 @@ def compile_plan(
     if problems := [*wiring.problems, *loaded.problems]:
         raise CompileError(pipeline.name, problems)
     codecs = _codecs(pipeline, wiring, store)
-    stage = StageBinding(pipeline, wiring, codecs, loaded, clock).bind(pipeline.model)
     plan = Plan(
         pipeline=pipeline,
         store=store,
         request=request_step(pipeline, wiring, array_max),
         features=features_step(pipeline, wiring, codecs, store, clock),
-        inference=inference_step(pipeline, wiring, codecs, loaded, stage, clock),
+        inference=inference_step(pipeline, wiring, codecs, loaded, clock),
         postprocess=postprocess_step(pipeline, wiring),
         response=response_step(pipeline, wiring, JsonEncoder()),
     )

@@ -1,4 +1,4 @@
-"""From a pipeline's models to the layer that scores, and explains where the pipeline says so."""
+"""From the models of a stage to what explains them, where the pipeline says so."""
 
 from __future__ import annotations
 
@@ -6,53 +6,44 @@ from collections.abc import Sequence
 from typing import Final
 
 from tailrace.compile.binding import assemblers
-from tailrace.compile.stages import LoadedModels
 from tailrace.compile.wiring import Wiring
-from tailrace.deadline import INFERENCE, Clock, LayerLimit
+from tailrace.deadline import Clock
 from tailrace.errors import CompileError, ModelPackageError, Problem
 from tailrace.features.view_spec import ViewCodec
-from tailrace.inference.declaration import Model, asked_of
 from tailrace.inference.explaining.explainer import Trees, load_explainer
-from tailrace.inference.explaining.step import ExplainedModel, ExplainingStep
+from tailrace.inference.explaining.step import ExplainedModel
 from tailrace.inference.packaged import PackagedModel
-from tailrace.inference.stage import Stage
-from tailrace.inference.step import InferenceStep
+from tailrace.inference.stage import Stage, asked_stages
 from tailrace.pipeline import Pipeline
-from tailrace.response.best_rows import BestRows
 
 ROUNDS: Final = 9
 """Explanations of a row that are timed."""
 
 
-def inference_step(
-    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], loaded: LoadedModels, stage: Stage, clock: Clock
-) -> InferenceStep:
-    """Return layer 3. Raises CompileError for a model whose explanations are another model's."""
-    limit = LayerLimit(pipeline.budget, INFERENCE, clock)
-    if wiring.explain is None:
-        return InferenceStep(stage, limit)
+def explained_models(
+    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], stage: Stage, clock: Clock
+) -> dict[str, ExplainedModel | str]:
+    """Return what explains each model that a stage asks, by its name, or why nothing does.
+
+    Raises CompileError for a model whose explanations are another model's.
+    """
     models: dict[str, ExplainedModel | str] = {}
     problems = []
-    for declared in asked_of(pipeline.model):
-        if not isinstance(declared, Model):
-            continue
-        model = loaded.found[declared]
+    for leaf in asked_stages(stage):
+        model = leaf.explained_by
         try:
-            trees = load_explainer(model, declared.directory(pipeline.base_dir))
+            trees = model if isinstance(model, str) else load_explainer(model, model.directory)
         except ModelPackageError as error:
             problems.append(Problem(error.what, error.where, error.next))
             continue
-        if isinstance(trees, str):
-            models[declared.name] = trees
+        if isinstance(trees, str) or isinstance(model, str):
+            models[leaf.name] = str(trees)
         else:
-            filled, names = assemblers(wiring, model.signature, codecs), model.signature.feature_names
-            models[declared.name] = ExplainedModel(filled, trees, names, _row_ns(trees, model, clock))
+            filled, names = assemblers(wiring, leaf.signature, codecs), leaf.signature.feature_names
+            models[leaf.name] = ExplainedModel(filled, trees, names, _row_ns(trees, model, clock))
     if problems:
         raise CompileError(pipeline.name, problems)
-    has_one_score = all(signature.scores_width == 1 for signature in loaded.signatures.values())
-    # What ranks rows by the likeliest class is known only behind layer 4.
-    answered = BestRows(wiring.top).rows if wiring.top is not None and has_one_score else None
-    return ExplainingStep(stage, limit, clock, models=models, top=wiring.explain, answered=answered)
+    return models
 
 
 def _row_ns(trees: Trees, model: PackagedModel, clock: Clock) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from tailrace.compile.leaf import Search, StageParts
 from tailrace.compile.resolve import wire
-from tailrace.deadline import Clock
 from tailrace.errors import Problem
-from tailrace.inference.assembly import Assembler
 from tailrace.inference.curve import measure_curve
-from tailrace.inference.declaration import Constant, walk_declared
+from tailrace.inference.declaration import walk_declared
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.python_model import GuardedModel, PythonModel
 from tailrace.inference.scorer import Scorer
@@ -19,7 +18,7 @@ ROWS_TRIED: Final = 3
 """Not one, which hides a shape that is wrong for more."""
 
 
-def find_python_models(pipeline: Pipeline, problems: list[Problem]) -> dict[PythonModel, GuardedModel]:
+def find_python_models(pipeline: Pipeline, search: Search) -> dict[PythonModel, GuardedModel]:
     """Make each model that is a class of the user's, and try it; add to the problems what it does wrong."""
     declared = [each for each in walk_declared(pipeline.model) if isinstance(each, PythonModel)]
     features = tuple(wire(pipeline).features) if declared else ()
@@ -29,7 +28,7 @@ def find_python_models(pipeline: Pipeline, problems: list[Problem]) -> dict[Pyth
             model = GuardedModel(each.model, each.signature(features))
             model.predict(model.sample_feeds(ROWS_TRIED))
         except Exception as error:  # the user's own code raises anything
-            problems.append(
+            search.problems.append(
                 Problem(
                     f"it cannot score {ROWS_TRIED} sample rows: {type(error).__name__}: {error}",
                     f"model {each.name!r}",
@@ -42,24 +41,18 @@ def find_python_models(pipeline: Pipeline, problems: list[Problem]) -> dict[Pyth
     return found
 
 
-def make_python_stage(
-    pipeline: Pipeline,
-    declared: PythonModel,
-    model: GuardedModel,
-    assemblers: list[Assembler],
-    fallback: Constant | None,
-    clock: Clock,
-) -> ModelStage:
+def make_python_stage(parts: StageParts[PythonModel, GuardedModel]) -> ModelStage:
     """Return the stage of a model that is a class of the user's."""
-    signature = model.signature
+    model, signature, clock = parts.model, parts.model.signature, parts.clock
     return ModelStage(
-        declared.name,
+        parts.declared.name,
         signature,
-        assemblers,
-        Scorer(model, fallback, classes=signature.scores_width, clock=clock),
+        parts.assemblers,
+        Scorer(model, parts.constant, classes=signature.scores_width, clock=clock),
         measure_curve(model, clock=clock),
-        budget=pipeline.budget,
+        budget=parts.budget,
         clock=clock,
         backend=model.backend,
+        explained_by="a Python class computes it",
         blocks=model.blocks,
     )

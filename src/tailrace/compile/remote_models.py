@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tailrace.compile.leaf import Search, StageParts
 from tailrace.compile.resolve import wire
-from tailrace.deadline import Clock
 from tailrace.errors import Problem
-from tailrace.inference.assembly import Assembler
 from tailrace.inference.declaration import Constant, walk_declared
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.remote.agreement import Disagreement, agree
@@ -28,6 +27,7 @@ from tailrace.inference.remote.protocol import RemoteProtocol, RemoteSignature, 
 from tailrace.inference.remote.stage import RemoteStage
 from tailrace.inference.remote.tensorflow import TensorflowProtocol
 from tailrace.inference.remote.torchserve import TorchserveProtocol
+from tailrace.inference.signature import Signature
 from tailrace.pipeline import Pipeline
 
 ANSWER_BYTES_MAX: Final = 16 << 20
@@ -42,14 +42,19 @@ class FoundRemote:
     authorization: str | None
     notice: str
 
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return self.described.signature
 
-def find_remote_models(pipeline: Pipeline, problems: list[Problem]) -> dict[RemoteModel, FoundRemote]:
+
+def find_remote_models(pipeline: Pipeline, search: Search) -> dict[RemoteModel, FoundRemote]:
     """Ask each remote model of a pipeline what it takes and gives; add to the problems what does not fit."""
     found: dict[RemoteModel, FoundRemote] = {}
     declared = [each for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)]
     features = {name: found.width for name, found in wire(pipeline).features.items()} if declared else {}
     for model in dict.fromkeys(declared):
-        _find(model, features, found, problems)
+        _find(model, features, found, search.problems)
     return found
 
 
@@ -81,23 +86,18 @@ def _find(
     found[model] = FoundRemote(agreed, authorization, notice)
 
 
-def make_remote_stage(
-    pipeline: Pipeline,
-    model: RemoteModel,
-    found: FoundRemote,
-    assemblers: list[Assembler],
-    fallback: Constant | ModelStage | None,
-    clock: Clock,
-) -> RemoteStage:
-    """Return the stage of a remote model."""
-    budget = pipeline.budget
+def make_remote_stage(parts: StageParts[RemoteModel, FoundRemote]) -> RemoteStage:
+    """Return the stage of a remote model, and of the model that it falls back to, if there is one."""
+    model, found, budget, clock = parts.declared, parts.model, parts.budget, parts.clock
+    fallback = parts.constant if model.second is None else parts.bind(model.second)
+    assert isinstance(fallback, Constant | ModelStage | None)
     pool = RemotePool(model.address, connections_max=model.connections_max, body_bytes_max=ANSWER_BYTES_MAX)
     client = RemoteClient(
         model.address, _protocol(model, found.described), pool, clock, authorization=found.authorization,
         call_ns_max=budget.inference_ns or budget.total_ns // 2,
     )  # fmt: skip
     return RemoteStage(
-        model.name, found.described.signature, assemblers, client, clock, budget=budget, fallback=fallback,
+        model.name, found.signature, parts.assemblers, client, clock, budget=budget, fallback=fallback,
         in_flight_max=model.connections_max, rows_max=model.rows_max, notice=found.notice,
     )  # fmt: skip
 

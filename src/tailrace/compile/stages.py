@@ -1,34 +1,39 @@
-"""From the declared stage to the one that scores: the models are loaded, held against each other, and bound."""
+"""From the declared stage to layer 3: the models are loaded, held against each other, and bound."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from tailrace.compile.binding import assemblers
 from tailrace.compile.compositions import bind_composition
+from tailrace.compile.explaining import explained_models
+from tailrace.compile.leaf import Found, Search, StageParts
 from tailrace.compile.python_models import find_python_models, make_python_stage
-from tailrace.compile.remote_models import FoundRemote, find_remote_models, make_remote_stage
+from tailrace.compile.remote_models import find_remote_models, make_remote_stage
 from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
-from tailrace.deadline import Clock
+from tailrace.deadline import INFERENCE, Clock, LayerLimit
 from tailrace.errors import ModelPackageError, Problem
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.composition.declarations import Composition
 from tailrace.inference.curve import measure_curve
-from tailrace.inference.declaration import Constant, Model, StageDeclaration, models_of, stages_of
+from tailrace.inference.declaration import Model, StageDeclaration, models_of, stages_of
+from tailrace.inference.explaining.step import ExplainingStep
 from tailrace.inference.loading import load_model
 from tailrace.inference.model_stage import ModelStage
 from tailrace.inference.packaged import PackagedModel
-from tailrace.inference.python_model import GuardedModel, PythonModel
+from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteModel
-from tailrace.inference.remote.stage import RemoteStage
 from tailrace.inference.scorer import Scorer
 from tailrace.inference.signature import Signature
-from tailrace.inference.stage import Stage
+from tailrace.inference.stage import LeafStage, Stage
+from tailrace.inference.step import InferenceStep
 from tailrace.pipeline import Pipeline
+from tailrace.response.best_rows import BestRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +43,9 @@ class LoadedModels:
     signatures: of those with inputs of their own. problems: of those that could not be loaded, or do not fit.
     """
 
-    found: Mapping[Model, PackagedModel]
-    remote: Mapping[RemoteModel, FoundRemote]
-    python: Mapping[PythonModel, GuardedModel]
+    found: Mapping[StageDeclaration, Found]
     signatures: Mapping[StageDeclaration, Signature]
-    problems: Sequence[Problem] = field(default_factory=list)
+    problems: Sequence[Problem]
 
 
 def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> LoadedModels:
@@ -50,19 +53,23 @@ def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> L
 
     backends: chosen beforehand, by the model's directory; for a model that is not among them it is chosen now.
     """
+    search = Search(backends, [])
+    found: dict[StageDeclaration, Found] = {}
+    for kind in _KINDS.values():
+        found |= kind.find(pipeline, search)
+    signatures = {each: found[each].signature for each in stages_of(pipeline.model) if each in found}
+    return LoadedModels(found, signatures, search.problems)
+
+
+def find_packaged_models(pipeline: Pipeline, search: Search) -> dict[Model, PackagedModel]:
+    """Load each packaged model; add to the problems what is wrong with them."""
     found: dict[Model, PackagedModel] = {}
-    problems: list[Problem] = []
-    for model in dict.fromkeys(models_of(pipeline.model)):
-        _load(model, pipeline.base_dir, backends, found, problems)
-    for model in dict.fromkeys(models_of(pipeline.model)):
-        problems += _second_problems(model, found)
-    remote = find_remote_models(pipeline, problems)
-    known: dict[StageDeclaration, Signature] = {each: model.described.signature for each, model in remote.items()}
-    python = find_python_models(pipeline, problems)
-    known |= {each: model.signature for each, model in python.items()}
-    known |= {each: model.signature for each, model in found.items()}
-    signatures = {each: known[each] for each in stages_of(pipeline.model) if each in known}
-    return LoadedModels(found, remote, python, signatures, problems)
+    models = dict.fromkeys(models_of(pipeline.model))
+    for model in models:
+        _load(model, pipeline.base_dir, search.backends, found, search.problems)
+    for model in models:
+        search.problems.extend(_second_problems(model, found))
+    return found
 
 
 def _load(
@@ -118,51 +125,65 @@ class StageBinding:
         return self._bound[declared]
 
     def _make(self, declared: StageDeclaration) -> Stage:
-        match declared:
-            case Model():
-                return self._model_stage(declared)
-            case Composition():
-                members, signature = map(self.bind, declared.members), next(iter(self._loaded.signatures.values()))
-                return bind_composition(self._pipeline, self._wiring, declared, [*members], signature, self._clock)
-            case RemoteModel():
-                return self._remote_stage(declared)
-            case PythonModel():
-                model = self._loaded.python[declared]
-                filled = assemblers(self._wiring, model.signature, self._codecs)
-                constant = constant_scores(self._pipeline, declared, model.signature)
-                return make_python_stage(self._pipeline, declared, model, filled, constant, self._clock)
-        raise TypeError(f"nothing makes a stage of {type(declared).__name__}")
+        if isinstance(declared, Composition):
+            members, signature = map(self.bind, declared.members), next(iter(self._loaded.signatures.values()))
+            return bind_composition(self._pipeline, self._wiring, declared, [*members], signature, self._clock)
+        model = self._loaded.found[declared]
+        filled = assemblers(self._wiring, model.signature, self._codecs)
+        constant, budget = constant_scores(self._pipeline, declared, model.signature), self._pipeline.budget
+        parts = StageParts(declared, model, filled, constant, budget, self._clock, self._loaded.found, self.bind)
+        return _KINDS[type(declared)].make(parts)
 
-    def _model_stage(self, declared: Model) -> ModelStage:
-        """Return the stage of a model and its second one, if there is one."""
-        model, clock = self._loaded.found[declared], self._clock
-        second = None if declared.second is None else self._loaded.found[declared.second]
-        classes, constant = model.signature.scores_width, constant_scores(self._pipeline, declared, model.signature)
-        fallback = constant if second is None else Scorer(second, constant, classes=classes, clock=clock)
-        return ModelStage(
-            declared.name,
-            model.signature,
-            assemblers(self._wiring, model.signature, self._codecs),
-            Scorer(model, fallback, classes=classes, clock=clock),
-            measure_curve(model, clock=clock),
-            budget=self._pipeline.budget,
-            clock=clock,
-            fallback_curve=None if second is None else measure_curve(second, clock=clock),
-            backend=model.backend,
-            backend_reason=model.backend_reason,
-            instances=declared.instances,
-            max_wait_ns=declared.max_wait_ns,
-        )
 
-    def _remote_stage(self, declared: RemoteModel) -> RemoteStage:
-        """Return the stage of a remote model, and of the model that it falls back to, if there is one."""
-        found = self._loaded.remote[declared]
-        signature = found.described.signature
-        fallback: Constant | Stage | None = (
-            constant_scores(self._pipeline, declared, signature)
-            if declared.second is None
-            else self.bind(declared.second)
-        )
-        assert isinstance(fallback, Constant | ModelStage | None)
-        filled = assemblers(self._wiring, signature, self._codecs)
-        return make_remote_stage(self._pipeline, declared, found, filled, fallback, self._clock)
+def inference_step(
+    pipeline: Pipeline, wiring: Wiring, codecs: Sequence[ViewCodec], loaded: LoadedModels, clock: Clock
+) -> InferenceStep:
+    """Return layer 3. Raises CompileError for a model whose explanations are another model's."""
+    stage = StageBinding(pipeline, wiring, codecs, loaded, clock).bind(pipeline.model)
+    limit = LayerLimit(pipeline.budget, INFERENCE, clock)
+    if wiring.explain is None:
+        return InferenceStep(stage, limit)
+    has_one_score = all(signature.scores_width == 1 for signature in loaded.signatures.values())
+    # What ranks rows by the likeliest class is known only behind layer 4.
+    answered = BestRows(wiring.top).rows if wiring.top is not None and has_one_score else None
+    models = explained_models(pipeline, wiring, codecs, stage, clock)
+    return ExplainingStep(stage, limit, clock, models=models, top=wiring.explain, answered=answered)
+
+
+def make_packaged_stage(parts: StageParts[Model, PackagedModel]) -> ModelStage:
+    """Return the stage of a packaged model and its second one, if there is one."""
+    declared, model, clock = parts.declared, parts.model, parts.clock
+    second = None if declared.second is None else parts.found[declared.second]
+    assert isinstance(second, PackagedModel | None)
+    classes = model.signature.scores_width
+    fallback = parts.constant if second is None else Scorer(second, parts.constant, classes=classes, clock=clock)
+    return ModelStage(
+        declared.name,
+        model.signature,
+        parts.assemblers,
+        Scorer(model, fallback, classes=classes, clock=clock),
+        measure_curve(model, clock=clock),
+        budget=parts.budget,
+        clock=clock,
+        fallback_curve=None if second is None else measure_curve(second, clock=clock),
+        backend=model.backend,
+        backend_reason=model.backend_reason,
+        explained_by=model,
+        instances=declared.instances,
+        max_wait_ns=declared.max_wait_ns,
+    )
+
+
+class _Kind(NamedTuple):
+    """A kind of model: how those of a pipeline are found, and how one is made a stage."""
+
+    find: Callable[[Pipeline, Search], Mapping[Any, Found]]
+    make: Callable[[StageParts[Any, Any]], LeafStage]
+
+
+_KINDS: Final[Mapping[type[StageDeclaration], _Kind]] = {
+    Model: _Kind(find_packaged_models, make_packaged_stage),
+    RemoteModel: _Kind(find_remote_models, make_remote_stage),
+    PythonModel: _Kind(find_python_models, make_python_stage),
+}
+"""What a pipeline may ask; what is made of them is in compositions.py."""

@@ -39,7 +39,7 @@ def _load(directory: Path, choice: BackendChoice | None) -> PackagedModel:
             where=str(directory),
             next="put back what it needs, or have the backend chosen again: make a new release",
         ) from error
-    model.backend_reason = choice.reason
+    model.backend_reason, model.directory = choice.reason, directory
     if CALIBRATION_FILE in model.manifest.files:
         model.calibrate(read_calibration(directory / CALIBRATION_FILE))
     return model

@@ -19,6 +19,7 @@ from tailrace.inference.assembly import Assembler
 from tailrace.inference.batching import Batcher, Formed
 from tailrace.inference.curve import CostCurve
 from tailrace.inference.learned import LearnedCosts
+from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.scorer import Scored, Scorer
 from tailrace.inference.signature import Signature
@@ -48,13 +49,16 @@ class ModelStage:
 
     name: of its scores. assemblers: fill its inputs. curve: what a call costs, measured before traffic;
     fallback_curve: of its second model, if it falls back to one. backend: what computes it; backend_reason: why it is
-    not a faster one. rows_inline_max: rows of a batch that runs on the loop, 0 for none; rows_best: rows with the least
-    cost each; both follow what is learned. learns: whether it learns yet, from real calls and not from samples.
-    instances: threads that compute it; max_wait_ns: how long it may wait, idle, for more rows where that pays.
-    in_flight_max: batches it takes at once.
+    not a faster one; explained_by: the model as it was packaged, or why nothing explains it. rows_inline_max: rows of a
+    batch that runs on the loop, 0 for none; rows_best: rows with the least cost each; both follow what is
+    learned. learns: whether it learns yet, from real calls and not from samples. instances: threads that compute it;
+    max_wait_ns: how long it may wait, idle, for more rows where that pays. in_flight_max: batches it takes at once.
     """
 
     members: Final = ()
+    second: Final = None
+    notice: Final = ""
+    failure: Final = ""
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class ModelStage:
         fallback_curve: CostCurve | None = None,
         backend: str = "",
         backend_reason: str = "",
+        explained_by: PackagedModel | str = "it is not packaged",
         instances: int = 1,
         max_wait_ns: int = 0,
         blocks: bool = False,
@@ -76,6 +81,7 @@ class ModelStage:
         self.name = name
         self.signature = signature
         self.backend, self.backend_reason = backend, backend_reason
+        self.explained_by = explained_by
         self.rows_inline_max = 0
         self.rows_best = 1
         self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]

@@ -25,10 +25,11 @@ class PackagedModel(ABC):
 
     calibration: what the scores of the backend go through; None where they are served as they are.
     backend: what computes it, in words. backend_reason: why it is not a faster one; empty where there is none.
+    directory: that it was loaded from.
     """
 
-    __slots__ = ("_floats", "_golden_feeds", "_unfinished", "backend_reason", "calibration", "manifest", "signature",
-                 "version")  # fmt: skip
+    __slots__ = ("_floats", "_golden_feeds", "_unfinished", "backend_reason", "calibration", "directory", "manifest",
+                 "signature", "version")  # fmt: skip
 
     backend: ClassVar[str]
 
@@ -37,6 +38,7 @@ class PackagedModel(ABC):
         self.signature: Signature = manifest.signature
         self.version: str = manifest.version
         self.backend_reason = ""
+        self.directory = Path()
         # The inputs to look for NaN in, where the model would give a row with NaN another score than the original does.
         self._floats = manifest.source.unfilled or tuple(
             spec.name

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Batch
+from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.scorer import Scored
+from tailrace.inference.signature import Signature
 
 
 class Stage(Protocol):
@@ -25,6 +27,11 @@ class Stage(Protocol):
     @property
     def members(self) -> Sequence[Stage]:
         """The stages that it is made of; none for a model."""
+        ...
+
+    @property
+    def second(self) -> Stage | None:
+        """The stage that it falls back to, if that is one of its own."""
         ...
 
     @property
@@ -68,11 +75,44 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class LeafStage(Stage, Protocol):
+    """A stage that is one model.
+
+    signature: what it takes and gives. explained_by: the packaged model whose library may explain a score, or why none
+    can. notice: what is to be known of how it started; failure: what went wrong last; empty where there is nothing.
+    """
+
+    @property
+    def signature(self) -> Signature: ...  # noqa: D102
+
+    @property
+    def explained_by(self) -> PackagedModel | str: ...  # noqa: D102
+
+    @property
+    def notice(self) -> str: ...  # noqa: D102
+
+    @property
+    def failure(self) -> str: ...  # noqa: D102
+
+
 def walk_stages(stage: Stage) -> Iterator[Stage]:
-    """Give a stage and all that it is made of, in their order."""
+    """Give a stage and all behind it, in their order: what it is made of, and what stands in for it."""
     yield stage
-    for member in stage.members:
-        yield from walk_stages(member)
+    for part in (*stage.members, *(() if stage.second is None else (stage.second,))):
+        yield from walk_stages(part)
+
+
+def asked_stages(stage: Stage) -> list[LeafStage]:
+    """Return the models that a stage asks, in their order, without those that they fall back to; each once."""
+    if isinstance(stage, LeafStage):
+        return [stage]
+    return list(dict.fromkeys(model for member in stage.members for model in asked_stages(member)))
+
+
+def leaf_stages(stage: Stage) -> list[LeafStage]:
+    """Return the models of a stage, also those that are fallen back to, in their order; each once."""
+    return list(dict.fromkeys(found for found in walk_stages(stage) if isinstance(found, LeafStage)))
 
 
 def note_picked(batch: Batch, name: str, picked: NDArray[np.intp], scores: NDArray[Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tailrace.inference.remote.stage import remote_stages
+from tailrace.inference.stage import leaf_stages
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.plan import Plan
 
@@ -16,16 +16,16 @@ class FaultLog:
 
     def __init__(self, plan: Plan, recorder: BatchRecorder, log: Any) -> None:
         self._retrieval = plan.features.retrieval
-        self._remote = remote_stages(plan.inference.stage)
+        self._models = leaf_stages(plan.inference.stage)
         self._recorder = recorder
         self._log = log.bind(pipeline=plan.name)
         self._rows = recorder.degraded_rows()  # a successor goes on with the counters of the worker before it
         self._quiet_s: dict[str, int] = {}
         if self._retrieval.failure is not None:
             self._log.warning("store does not answer", error=str(self._retrieval.failure))
-        for stage in self._remote:
-            if stage.notice:
-                self._log.warning("remote model was not checked", model=stage.name, error=stage.notice)
+        for model in self._models:
+            if model.notice:
+                self._log.warning("remote model was not checked", model=model.name, error=model.notice)
 
     def look(self) -> None:
         """Look at the counters, once a second."""
@@ -46,5 +46,5 @@ class FaultLog:
         if reason.startswith("store_"):
             return str(self._retrieval.failure or "") or None
         if reason.startswith("model_"):
-            return next((str(stage.client.failure) for stage in self._remote if stage.client.failure), None)
+            return next((model.failure for model in self._models if model.failure), None)
         return None

@@ -37,6 +37,7 @@ class Composed(ABC):
     """
 
     learns = False
+    second: Final = None
 
     def __init__(self, name: str, members: Sequence[Stage], budget: Budget) -> None:
         self.name = name

@@ -115,7 +115,7 @@ class ExplainingStep(InferenceStep):
             _say(batch, rows[failed[rows]], FALLBACK)
             rows = rows[~failed[rows]]
         for name, own in _scored_by(self.stage, batch, rows):
-            model = ENSEMBLE if name is None else self._models.get(name, "its model is computed elsewhere")
+            model = ENSEMBLE if name is None else self._models[name]
             if isinstance(model, str):
                 _say(batch, own, f"this model cannot be explained: {model}")
             else:

@@ -56,7 +56,9 @@ class RemoteStage:
     learns: whether it learns yet what calls cost.
     """
 
+    members: Final = ()
     rows_inline_max: Final = 0
+    explained_by: Final = "it is computed elsewhere"
 
     def __init__(
         self,
@@ -89,14 +91,19 @@ class RemoteStage:
         self._costs: LearnedCosts | None = None
 
     @property
-    def members(self) -> Sequence[ModelStage]:
+    def second(self) -> ModelStage | None:
         """The model that it falls back to, if that is one."""
-        return (self._fallback,) if isinstance(self._fallback, ModelStage) else ()
+        return self._fallback if isinstance(self._fallback, ModelStage) else None
+
+    @property
+    def failure(self) -> str:
+        """What the last call without a score said of the server."""
+        return str(self.client.failure or "")
 
     @property
     def is_computing(self) -> bool:
         """Whether the thread of the model that it falls back to is at work; its own is another server's."""
-        return any(member.is_computing for member in self.members)
+        return self.second is not None and self.second.is_computing
 
     def cost_ns(self, rows: int) -> int:
         """Return what a call of so many rows takes, the median, as far as is known now; 0 before the first."""
@@ -231,14 +238,14 @@ class RemoteStage:
 
     def yield_core(self) -> None:
         """Leave the core to the model that it falls back to."""
-        for member in self.members:
-            member.yield_core()
+        if self.second is not None:
+            self.second.yield_core()
 
     def close(self) -> None:
         """Let go of the connections, and of the fallback's threads."""
         self.client.close()
-        for member in self.members:
-            member.close()
+        if self.second is not None:
+            self.second.close()
 
 
 def _slice(feeds: Feeds, begin: int, end: int) -> Feeds:
