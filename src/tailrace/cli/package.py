@@ -166,6 +166,7 @@ def _print_report(report: PackageReport) -> None:
     from rich.table import Table
 
     from tailrace.deadline import format_duration
+    from tailrace.inference.backends.trusted_types import allowed_types
 
     manifest, source = report.manifest, report.manifest.source
     console = Console()
@@ -190,7 +191,9 @@ def _print_report(report: PackageReport) -> None:
     reason = f" ({report.backend_reason})" if report.backend_reason else ""
     facts.add_row("backend", report.backend + reason)
     if manifest.trusted:
-        facts.add_row("trusted", f"{', '.join(manifest.trusted)}: the types that its file may hold")
+        facts.add_row("types", f"{', '.join(manifest.trusted)}: in its file, beyond those that skops knows")
+        if unknown := sorted(set(manifest.trusted) - set(allowed_types(manifest.trusted))):
+            facts.add_row("to trust", f"{', '.join(unknown)}: where it is served, by tr.Model(..., trust=[...])")
     facts.add_row("golden", f"{len(manifest.golden.scores)} rows")
     facts.add_row(
         "cost", ", ".join(f"{rows} rows {format_duration(report.curve.cost_ns(rows))}" for rows in (1, 16, 64))

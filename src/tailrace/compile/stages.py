@@ -82,7 +82,7 @@ def _load(
     """Load one model."""
     directory = model.directory(base_dir)
     try:
-        found[model] = load_model(directory, choice=backends.get(directory))
+        found[model] = load_model(directory, choice=backends.get(directory), trusted=model.trust)
     except ModelPackageError as error:
         problems.append(Problem(error.what, error.where or f"model {model.name!r}", error.next))
 

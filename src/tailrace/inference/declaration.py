@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from tailrace.deadline import parse_duration
+from tailrace.inference.backends.trusted_types import check_trust
 
 INSTANCES_MAX: Final = 64
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -144,6 +145,7 @@ class Model(StageDeclaration):
     instances: how many batches of a model that is too heavy for the loop run at once, on a thread each. max_wait: how
         long such a model, when it is idle, may wait for more rows where that saves time for all, as "2ms"; 0 never
         waits.
+    trust: classes of scikit-learn and the like, by their full names, that its file may hold beyond those reviewed.
     Raises ValueError for a name that is empty or not a file's, a fallback that is neither or falls back to a model
     again, a version that is none or has a path too, instances that are not 1 to 64, or a wait that is no duration.
     """
@@ -155,6 +157,7 @@ class Model(StageDeclaration):
     max_wait: str | int = field(default=0, kw_only=True)
     version: str | None = field(default=None, kw_only=True)
     registry: str | None = field(default=None, kw_only=True)
+    trust: Sequence[str] = field(default=(), kw_only=True)
 
     def __init__(
         self,
@@ -166,6 +169,7 @@ class Model(StageDeclaration):
         max_wait: str | int = 0,
         version: str | None = None,
         registry: str | None = None,
+        trust: Sequence[str] = (),
     ) -> None:
         if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
             raise ValueError(f"Model({name!r}): a model's name is the name of its directory, such as 'fraud'")
@@ -185,6 +189,7 @@ class Model(StageDeclaration):
         object.__setattr__(self, "max_wait", max_wait)
         object.__setattr__(self, "version", version)
         object.__setattr__(self, "registry", registry)
+        object.__setattr__(self, "trust", check_trust(trust))
 
     @property
     def max_wait_ns(self) -> int:

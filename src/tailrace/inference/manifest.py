@@ -210,7 +210,7 @@ class Manifest(msgspec.Struct, frozen=True):
     optimised: Optimisation | None = None
     vocabularies: dict[str, Vocabulary] = {}
     trusted: tuple[str, ...] = ()
-    """The types that `model.skops` may hold, as they were shown when it was packaged; it is loaded with no other."""
+    """The types in `model.skops` that skops does not know. It is loaded with no other, nor with all that stand here."""
 
     @property
     def version(self) -> str:

@@ -20,6 +20,7 @@ from tailrace.inference.backends.native import NativeModel, Predict
 from tailrace.inference.backends.onnx import find_run, select_scores
 from tailrace.inference.backends.sklearn import untrusted_types
 from tailrace.inference.backends.table import CATBOOST, LIGHTGBM, ONNX_RUNTIME, PYTORCH, SKLEARN, XGBOOST, backend_named
+from tailrace.inference.backends.trusted_types import allowed_types
 from tailrace.inference.manifest import CATBOOST_FILE, PYTORCH_FILE, SKLEARN_FILE, BackendTimes
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature, TensorSpec
@@ -138,6 +139,13 @@ def _sklearn_form(original: Original, table: Any) -> NativeForm | None:
         trusted = untrusted_types(content)
     except Exception:  # skops raises whatever it meets; then the model has no form of its own
         return None
+    refused = sorted(set(trusted) - set(allowed_types(trusted, trusted)))
+    if refused:
+        raise ModelPackageError(
+            f"it holds what no server loads: {', '.join(refused)}",
+            where="model",
+            next="use no function of your own in it, and classes of scikit-learn and the like alone",
+        )
     names = original.features or ()
     require_columns(names, table)
     dtypes = {name: column_dtype(table, name) for name in names}

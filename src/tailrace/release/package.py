@@ -273,7 +273,7 @@ def _write(
             (draft / name).write_bytes(content)
         (draft / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
         on_step("verify")
-        model = load_model(draft)
+        model = load_model(draft, trusted=manifest.trusted)
         if explain:
             check_explained(model, draft)
         curve = measure_curve(model)

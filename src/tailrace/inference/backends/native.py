@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.trusted_types import UntrustedTypesError, allowed_types
 from tailrace.inference.manifest import REPACKAGE, Manifest, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
@@ -47,9 +48,10 @@ class NativeModel(PackagedModel):
         """
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, trusted: Sequence[str] = ()) -> Self:
         """Return the model of a directory that `tailrace package` wrote.
 
+        trusted: types that the user trusts, beyond those reviewed, where the manifest lists them.
         Raises OSError where the library is missing; ModelPackageError unless the files are whole, and are what they
         should be, and the golden rows get their expected scores.
         """
@@ -59,10 +61,12 @@ class NativeModel(PackagedModel):
             raise OSError(f"the model directory has no {cls.file}")
         path = directory / cls.file
         try:
-            predict = cls.open(path.read_bytes(), manifest.signature, manifest.trusted)
+            predict = cls.open(path.read_bytes(), manifest.signature, allowed_types(manifest.trusted, trusted))
         except ValueError as error:
             raise ModelPackageError(
-                f"the file is not what it should be: {error}", where=str(path), next=REPACKAGE
+                f"the file is not what it should be: {error}",
+                where=str(path),
+                next=error.next if isinstance(error, UntrustedTypesError) else REPACKAGE,
             ) from error
         model = cls(predict, manifest)
         model.check_golden(path)

@@ -1,8 +1,8 @@
 """scikit-learn behind the model protocol: what ONNX has no form for, from a file of skops, which runs no code.
 
 A file of skops (https://skops.readthedocs.io) names the types of which its objects are, and is loaded with those alone
-that are in the manifest: they were shown when it was packaged. scikit-learn takes a millisecond for a row and more, of
-which the frame that names the columns is 65 µs; so a model is converted where it can be.
+that are in the manifest, and reviewed or trusted by the user (trusted_types.py). scikit-learn takes a millisecond for a
+row and more, of which the frame that names the columns is 65 µs; so a model is converted where it can be.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tailrace.inference.backends.archive import check_arrays
 from tailrace.inference.backends.native import NativeModel, Predict, missing_library
 from tailrace.inference.backends.table import SKLEARN
+from tailrace.inference.backends.trusted_types import UntrustedTypesError
 from tailrace.inference.manifest import SKLEARN_FILE
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
@@ -60,7 +61,7 @@ def load_estimator(content: bytes, trusted: Sequence[str]) -> Any:
     check_arrays(content)
     unknown = sorted(set(untrusted_types(content)) - set(trusted))
     if unknown:
-        raise ValueError(f"it holds types that are not trusted: {', '.join(unknown)}")
+        raise UntrustedTypesError(f"it holds types that are not trusted: {', '.join(unknown)}")
     import skops.io
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

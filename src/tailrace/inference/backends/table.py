@@ -6,10 +6,11 @@ what it needs may take tens of megabytes, or not be installed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tailrace.inference.manifest import (
     CATBOOST_FILE,
@@ -59,14 +60,18 @@ class Backend(NamedTuple):
         places = spec.submodule_search_locations if spec is not None else None
         return not module or any(Path(place, file).is_file() for place in places or ())
 
-    def load(self, directory: Path) -> PackagedModel:
+    def load(self, directory: Path, trusted: Sequence[str] = ()) -> PackagedModel:
         """Return the model of a directory, its golden rows checked.
 
+        trusted: types that the user trusts, of a form that names types.
         Raises OSError, saying why, where this machine cannot use the backend; ModelPackageError where the files are not
         what they should be.
         """
-        found: type[PackagedModel] = getattr(import_module(f"tailrace.inference.backends.{self.module}"), self.model)
-        return found.load(directory)
+        found: Any = getattr(import_module(f"tailrace.inference.backends.{self.module}"), self.model)
+        model: PackagedModel = (
+            found.load(directory, trusted) if trusted and self.name == SKLEARN else found.load(directory)
+        )
+        return model
 
 
 BACKENDS: Final = (

@@ -54,7 +54,7 @@ def _explained(side: Side, plan: Plan, wiring: Wiring) -> ExplainedModel | str:
     if not isinstance(declared, Model):
         return f"{side.name} cannot be explained: its score is no single model's"
     directory = declared.directory(side.pipeline.base_dir)
-    model = load_model(directory)
+    model = load_model(directory, trusted=declared.trust)
     trees = load_explainer(model, directory)
     if isinstance(trees, str):
         return f"{side.name} cannot be explained: {trees}"
