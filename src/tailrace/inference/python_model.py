@@ -64,8 +64,7 @@ class PythonModel(StageDeclaration):
     def signature(self, features: Sequence[str]) -> Signature:
         """Return what it takes and gives. features: of the pipeline."""
         inputs = self.inputs or (TensorSpec(INPUT, "float32", tuple(features)),)
-        many = len(self.classes) > 2
-        return Signature(inputs, "scores", None if many else 0, self.classes)
+        return Signature.of_scores(inputs, "scores", self.classes)
 
     def _problem(self) -> str:
         if not self.name:

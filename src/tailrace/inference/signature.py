@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 import numpy as np
@@ -11,6 +11,9 @@ NUMPY_DTYPES: Final[dict[str, str]] = {
     "float32": "float32", "float64": "float64", "int32": "int32", "int64": "int64", "bool": "bool", "string": "object",
 }  # fmt: skip
 """The dtypes of a `TensorSpec`, and the NumPy dtype an array for it has."""
+
+
+Classes = tuple[str | int, ...]
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -47,6 +50,11 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return np.dtype(NUMPY_DTYPES[self.dtype])
 
 
+def class_column(classes: int) -> int | None:
+    """Return which of an output's columns, one a class, is the score; None where all of them are: of more than two."""
+    return None if classes > 2 else max(classes - 1, 0)
+
+
 class Signature(msgspec.Struct, frozen=True):
     """A model's inputs and its score.
 
@@ -59,8 +67,21 @@ class Signature(msgspec.Struct, frozen=True):
     inputs: tuple[TensorSpec, ...]
     output: str
     column: int | None = None
-    classes: tuple[str | int, ...] = ()
+    classes: Classes = ()
     vector: int = 0
+
+    @classmethod
+    def of_scores(cls, inputs: tuple[TensorSpec, ...], output: str, classes: Classes = ()) -> Self:
+        """Return the signature of an output with one score a row, or one a class where there are more than two."""
+        return cls(inputs, output, None if len(classes) > 2 else 0, classes)
+
+    @classmethod
+    def of_classes(cls, inputs: tuple[TensorSpec, ...], output: str, classes: Classes = ()) -> Self:
+        """Return the signature of an output with a column a class: of two classes the score is the second's.
+
+        Without classes it has one column, the score.
+        """
+        return cls(inputs, output, class_column(len(classes)), classes)
 
     @property
     def scores_width(self) -> int:

@@ -127,16 +127,13 @@ def _convert_trees(original: Original, names: tuple[str, ...], table: Any) -> li
 
 
 def _fast(graph: Any, inputs: tuple[TensorSpec, ...], original: Original) -> Converted:
-    column = None if len(original.classes) > 2 else 0
     form = "+".join(node.op_type for node in graph.graph.node)
-    return Converted(graph.SerializeToString(), Signature(inputs, OUTPUT, column, original.classes), form)
+    return Converted(graph.SerializeToString(), Signature.of_scores(inputs, OUTPUT, original.classes), form)
 
 
 def _classic_signature(graph: Any, inputs: tuple[TensorSpec, ...], original: Original) -> Signature:
     """Return the signature of a converter's graph: a classifier's last output is its probabilities."""
-    output = graph.graph.output[-1].name
-    column = {0: 0, 2: 1}.get(len(original.classes))
-    return Signature(inputs, output, column, original.classes)
+    return Signature.of_classes(inputs, graph.graph.output[-1].name, original.classes)
 
 
 def _convert_sklearn(original: Original, names: tuple[str, ...], table: Any) -> Converted:
@@ -166,11 +163,8 @@ def _accept_onnx(graph: bytes, table: Any, target: str | None, *, embedding: boo
         raise ModelPackageError("it gives one number a row, no vector", where="model", next="leave out --embedding")
     if embedding:
         return Converted(graph, Signature(inputs, output.name, None, vector=width))
-    if width == 2:
-        return Converted(graph, Signature(inputs, output.name, 1, (0, 1)))
-    if width > 2:
-        return Converted(graph, Signature(inputs, output.name, None, tuple(range(width))))
-    return Converted(graph, Signature(inputs, output.name, 0))
+    classes = tuple(range(width)) if width > 1 else ()
+    return Converted(graph, Signature.of_classes(inputs, output.name, classes))
 
 
 def find_inputs(tensors: Sequence[Any], table: Any, target: str | None) -> tuple[TensorSpec, ...]:

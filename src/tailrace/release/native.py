@@ -98,13 +98,12 @@ def native_form(original: Original, table: Any, target: str | None) -> NativeFor
         return None
     names = original.features or ()
     require_columns(names, table)
-    column = None if len(original.classes) > 2 else 0
     if name == LIGHTGBM:
         content, dtype = original.model.model_to_string().encode(), "float64"
     else:
         content, dtype = bytes(original.model.save_raw("ubj")), "float32"
     inputs = (TensorSpec(INPUT, dtype, names),)
-    signature = Signature(inputs, OUTPUT, column, original.classes)
+    signature = Signature.of_scores(inputs, OUTPUT, original.classes)
     return NativeForm(name, _model_of(name).file, content, signature)
 
 
@@ -117,8 +116,7 @@ def _catboost_form(original: Original, table: Any) -> NativeForm:
         inputs = tuple(TensorSpec(name, dtypes[name], (name,)) for name in names)
     else:
         inputs = (TensorSpec(INPUT, "float32", names),)
-    column = {0: 0, 2: 1}.get(len(original.classes))
-    signature = Signature(inputs, score_kind(original.model), column, original.classes)
+    signature = Signature.of_classes(inputs, score_kind(original.model), original.classes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CATBOOST_FILE
         original.model.save_model(str(path))
@@ -154,8 +152,7 @@ def _sklearn_form(original: Original, table: Any) -> NativeForm | None:
         inputs = tuple(TensorSpec(name, kinds[name], (name,)) for name in names)
     else:
         inputs = (TensorSpec(INPUT, "float64", names),)
-    column = {0: 0, 2: 1}.get(len(original.classes))
-    signature = Signature(inputs, OUTPUT, column, original.classes)
+    signature = Signature.of_classes(inputs, OUTPUT, original.classes)
     return NativeForm(SKLEARN, SKLEARN_FILE, content, signature, trusted)
 
 
@@ -175,8 +172,8 @@ def _torch_form(original: Original, table: Any, target: str | None) -> NativeFor
             next="export it for any number of rows, with dynamic_shapes, and for the data's columns",
         ) from error
     width = scores.shape[1] if scores.ndim == 2 else 1
-    column = {1: 0, 2: 1}.get(width)
-    return replace(drafted, signature=Signature(inputs, OUTPUT, column, tuple(range(width)) if width > 1 else ()))
+    classes = tuple(range(width)) if width > 1 else ()
+    return replace(drafted, signature=Signature.of_classes(inputs, OUTPUT, classes))
 
 
 def without_graph(form: NativeForm) -> Converted:

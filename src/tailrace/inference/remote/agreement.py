@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
 from tailrace.inference.remote.described import Described, Tensor
 from tailrace.inference.remote.protocol import RemoteSignature
-from tailrace.inference.signature import NUMPY_DTYPES, Signature, TensorSpec
+from tailrace.inference.signature import NUMPY_DTYPES, Signature, TensorSpec, class_column
 
 
 class Disagreement(NamedTuple):
@@ -45,8 +45,8 @@ def agree(
     if wrong := _columns_problem(model, next((each for each in told.outputs if each.name == output), None)):
         return wrong
     column = model.column
-    if column is None and len(model.classes) <= 2 and not model.vector:  # of two classes the score is the second one's
-        column = max(len(model.classes) - 1, 0)
+    if column is None and not model.vector:
+        column = class_column(len(model.classes))
     return RemoteSignature(
         Signature(tuple(specs), output, column, model.classes, model.vector),
         columns_of(model),
