@@ -21,7 +21,7 @@ from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.oip import OipProtocol
-from tailrace.inference.remote.pool import RemotePool
+from tailrace.inference.remote.pool import WAITING_MAX, RemotePool
 from tailrace.inference.remote.protocol import RemoteProtocol, RemoteSignature, RemoteTarget
 from tailrace.inference.remote.tensorflow import TensorflowProtocol
 from tailrace.inference.remote.torchserve import TorchserveProtocol
@@ -346,6 +346,37 @@ def test_refused_connection_is_no_secret_from_those_who_wait() -> None:
     began_s = time.monotonic()
     assert [error.reason for error in run(three)] == [RemoteFault.UNREACHABLE] * 3
     assert time.monotonic() - began_s < 2.0  # of the five seconds that each had
+
+
+def test_each_of_many_connections_may_be_waited_for(server: ProtocolServer) -> None:
+    """A first burst of as many calls as there may be connections is refused nothing, however many these are."""
+    client = client_of(server, connections_max=WAITING_MAX + 20)
+
+    async def burst() -> None:
+        calls = [ask(client, float(call)) for call in range(WAITING_MAX + 20)]
+        assert await asyncio.gather(*calls) == [[float(call)] for call in range(WAITING_MAX + 20)]
+
+    run(burst)
+
+
+def test_time_to_encode_is_the_calls_own(server: ProtocolServer) -> None:
+    """A call ends at its deadline however long its rows took to encode; with none left the server is not asked."""
+    client = client_of(server)
+    encode = client.protocol.encode
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.1)
+        return encode(*given)
+
+    client.protocol.encode = slow  # type: ignore[method-assign]
+    server.fault = "stall"
+    for within_ms, asked in ((150, 1), (50, 1)):
+        began_s = time.monotonic()
+        with pytest.raises(RemoteError) as caught:
+            run(lambda within_ms=within_ms: ask(client, 1.0, within_ms=within_ms))
+        assert caught.value.reason is RemoteFault.LATE
+        assert time.monotonic() - began_s < 0.22
+        assert len(server.requests) == asked
 
 
 def test_caller_in_a_hurry_opens_no_breaker(server: ProtocolServer) -> None:

@@ -20,6 +20,8 @@ from tailrace.batch import Batch, Degraded
 from tailrace.compile.checking import check_pipeline
 from tailrace.deadline import NS_PER_MS, MonotonicClock
 from tailrace.errors import CompileError, DeadlineExceededError, InferenceError
+from tailrace.inference.remote.failure import RemoteFault
+from tailrace.inference.remote.pool import WAITING_MAX
 from tailrace.inference.remote.stage import CALLS_MAX, RemoteStage, remote_stages
 from tailrace.release.package import package
 from tailrace.testing import TestClient
@@ -283,6 +285,59 @@ def test_search_for_bad_rows_is_bounded(server: ProtocolServer) -> None:
             scores_of(client, 1.0)
         (stage,) = remote_stages(client.plan.inference.stage)
         assert stage.client.breaker.is_open
+
+
+def test_call_of_more_parts_than_may_wait_is_scored_whole(server: ProtocolServer) -> None:
+    """The parts that have no connection wait in the stage, each is asked for, and none is refused as too many."""
+    model = tr.RemoteModel("fraud", url=server.url(), rows_max=1, connections_max=4)
+    with TestClient(pipeline_of(model)) as client:
+        rows = [float(row) for row in range(20, WAITING_MAX + 40)]
+        assert [each["score"] for each in client.predict([{"a": row} for row in rows])] == rows
+        assert server.at_once_most <= server.connections - 2 == 4  # two said what the model is
+
+
+def test_parts_that_are_not_begun_in_time_take_the_fallback(server: ProtocolServer) -> None:
+    """While the server stalls the rest of a large call waits no longer than the deadline, and is counted late."""
+    model = tr.RemoteModel("fraud", url=server.url(), rows_max=2, connections_max=2, fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model, "80ms")) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        server.fault = "stall"
+        found = client.predict([{"a": float(row)} for row in range(20, 61)])
+        assert [row["score"] for row in found] == [0.5] * 41
+        assert stage.client.failures == {RemoteFault.LATE: 21}
+        server.fault = ""
+        assert scores_of(client, 1.0) == ([1.0], [0])
+
+
+def test_loop_turns_between_the_parts_of_a_large_call(server: ProtocolServer) -> None:
+    """What else the worker has to do comes in between: to encode all parts at once would take as long as they are."""
+    client = client_of(server)
+    encode, turns, seen = client.protocol.encode, [0], []
+
+    def noted(*given: Any) -> Any:
+        seen.append(turns[0])
+        return encode(*given)
+
+    client.protocol.encode = noted  # type: ignore[method-assign]
+    firsts: Any = Firsts()
+    clock = MonotonicClock()
+    signature = client.protocol._signature  # type: ignore[attr-defined]
+    stage = RemoteStage("fraud", signature, [firsts], client, clock, budget=tr.Budget("10s"), rows_max=2)
+
+    async def large() -> None:
+        async def turn() -> None:
+            while True:
+                turns[0] += 1
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(turn())
+        await asyncio.sleep(0)
+        batch = Batch([], 0, clock.now_ns() + 5_000 * NS_PER_MS, True, rows=16)
+        await stage.score(batch, None, batch.deadline_ns)
+        turning.cancel()
+
+    asyncio.run(large())
+    assert len(set(seen)) == len(seen) == 8
 
 
 def test_large_batch_goes_in_parts(server: ProtocolServer) -> None:

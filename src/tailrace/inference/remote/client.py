@@ -15,7 +15,7 @@ from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
 from tailrace.inference.remote.pool import RemotePool
-from tailrace.inference.remote.protocol import RemoteProtocol, check_coding, refused, unreadable
+from tailrace.inference.remote.protocol import Asked, RemoteProtocol, check_coding, refused, unreadable
 
 PROBE_SLACK_NS: Final = 100 * NS_PER_MS
 """A probe of the breaker that has taken so much longer than a call may take is lost."""
@@ -62,7 +62,11 @@ class RemoteClient:
                 raise RemoteError(RemoteFault.LATE, "there was no time left to ask")
             if not self.breaker.allows():
                 raise RemoteError(RemoteFault.LEFT_ALONE, f"the server is left alone: {self.failure}")
-            scores = await self._ask(feeds, rows, left_ns)
+            asked = self.protocol.encode(feeds, rows, left_ns)
+            left_ns = deadline_ns - self._now_ns()  # that of many rows takes milliseconds
+            if left_ns <= 0:
+                raise RemoteError(RemoteFault.LATE, "there was no time left to ask when the rows were encoded")
+            scores = await self._ask(asked, rows, left_ns)
         except RemoteError as error:
             self._note(error, began_ns, left_ns, fair_ns)
             raise
@@ -81,13 +85,16 @@ class RemoteClient:
         """Note that a server which answers by errors has scored no row of a batch: it is broken, as far as is known."""
         self.breaker.note(self._now_ns(), is_failure=True)
 
+    def count_late(self, calls: int) -> None:
+        """Count calls that were not begun by their deadline, which says nothing of the server."""
+        self.failures[RemoteFault.LATE] += calls
+
     def close(self) -> None:
         """Let go of the connections."""
         self.pool.close()
 
-    async def _ask(self, feeds: Feeds, rows: int, left_ns: int) -> NDArray[Any]:
+    async def _ask(self, asked: Asked, rows: int, left_ns: int) -> NDArray[Any]:
         protocol = self.protocol
-        asked = protocol.encode(feeds, rows, left_ns)
         request = b"%b%d\r\n%b\r\n%b" % (self._head, len(asked.body), asked.head, asked.body)
         reply = await self.pool.ask(request, left_ns / NS_PER_S)
         if reply.status != 200:

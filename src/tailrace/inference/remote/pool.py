@@ -20,7 +20,7 @@ IDLE_S_MAX: Final = 4.0
 LOOK_S: Final = 1.0
 """Between two looks for such connections."""
 WAITING_MAX: Final = 256
-"""Calls that wait for a connection."""
+"""Calls that wait for a connection, where there may not be more connections than that."""
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ class RemotePool:
         self._address = address
         self._tls = address.tls()
         self._connections_max = connections_max
+        self._waiting_max = max(WAITING_MAX, connections_max)
         self._body_bytes_max = body_bytes_max
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -102,8 +103,8 @@ class RemotePool:
 
     async def _wait_for_connection(self, loop: asyncio.AbstractEventLoop, ends_s: float) -> RemoteConnection:
         """Return a new connection, or one that comes free before it is made."""
-        if len(self._waiting) >= WAITING_MAX:
-            raise RemoteError(RemoteFault.BUSY, f"{WAITING_MAX} calls wait for a connection already")
+        if len(self._waiting) >= self._waiting_max:
+            raise RemoteError(RemoteFault.BUSY, f"{self._waiting_max} calls wait for a connection already")
         waiter: asyncio.Future[RemoteConnection] = loop.create_future()
         timer = loop.call_at(ends_s, _expire, waiter)
         self._waiting.append(waiter)

@@ -25,6 +25,7 @@ from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import RemoteError
 from tailrace.inference.remote.json_rows import finite_rows
+from tailrace.inference.remote.places import CallPlaces
 from tailrace.inference.scorer import Scored
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, note_picked, walk_stages
@@ -89,6 +90,7 @@ class RemoteStage:
         self._owed_ns = budget.owed_after_ns(INFERENCE)
         self._now_ns = clock.now_ns
         self._costs: LearnedCosts | None = None
+        self._places = CallPlaces(in_flight_max, clock)
 
     @property
     def second(self) -> ModelStage | None:
@@ -140,7 +142,8 @@ class RemoteStage:
             feeds, rows = {name: tensor[asked] for name, tensor in feeds.items()}, int(asked.sum())
         if not rows:
             return scores, False
-        found, late = await self._ask_parts(feeds, rows, calls)
+        ask = self._ask_alone if rows <= self._rows_max else self._ask_parts
+        found, late = await ask(feeds, rows, calls)
         if calls.has_failed and np.isnan(found).all():
             self.client.note_refused()
         if asked is None:
@@ -148,16 +151,33 @@ class RemoteStage:
         scores[asked] = found
         return scores, late
 
-    async def _ask_parts(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
-        """Ask for some rows, in parts of `rows_max` side by side."""
-        if rows <= self._rows_max:
+    async def _ask_alone(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
+        """Ask for rows that are one part."""
+        if not await self._places.take(calls.deadline_ns):
+            self.client.count_late(1)
+            return self._blank(rows), True
+        try:
             return await self._ask_part(feeds, rows, calls)
-        begins = range(0, rows, self._rows_max)
-        parts = [{name: tensor[at : at + self._rows_max] for name, tensor in feeds.items()} for at in begins]
-        sizes = [min(self._rows_max, rows - at) for at in begins]
-        found = await asyncio.gather(
-            *(self._ask_part(part, size, calls) for part, size in zip(parts, sizes, strict=True))
-        )
+        finally:
+            self._places.give_back()
+
+    async def _ask_parts(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
+        """Ask for some rows, in parts of `rows_max` side by side, as many at once as there are places."""
+        size, parts = self._rows_max, range(0, rows, self._rows_max)
+        asked: list[asyncio.Task[tuple[NDArray[Any], bool]]] = []
+        async with asyncio.TaskGroup() as group:
+            for begin in parts:
+                if asked:
+                    await asyncio.sleep(0)  # to encode a part takes milliseconds: others have their turn between two
+                if not await self._places.take(calls.deadline_ns, len(asked)):
+                    break
+                part, part_rows = _slice(feeds, begin, begin + size), min(size, rows - begin)
+                asked.append(group.create_task(self._ask_part(part, part_rows, calls)))
+                asked[-1].add_done_callback(self._places.give_back)
+        found = [task.result() for task in asked]
+        if unasked := len(parts) - len(asked):
+            self.client.count_late(unasked)
+            found.append((self._blank(rows - len(asked) * size), True))
         return np.concatenate([scores for scores, _ in found]), any(late for _, late in found)
 
     async def _ask_part(self, feeds: Feeds, rows: int, calls: _Calls) -> tuple[NDArray[Any], bool]:
