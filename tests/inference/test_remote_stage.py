@@ -287,6 +287,21 @@ def test_search_for_bad_rows_is_bounded(server: ProtocolServer) -> None:
         assert stage.client.breaker.is_open
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_server_that_refuses_every_batch_is_left_alone(server: ProtocolServer, status: int) -> None:
+    """Whatever the status: a batch of which no row is scored is no row's fault. Of one row alone nobody can tell."""
+    server.fault = f"status_{status}"
+    model = tr.RemoteModel("fraud", url=server.url(), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model)) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        for _ in range(3):
+            scores_of(client, 1.0)
+        assert stage.client.breaker.is_open is (status == 500)
+        for _ in range(4):
+            scores_of(client, 1.0, 2.0, 3.0)
+        assert stage.client.breaker.is_open
+
+
 def test_call_of_more_parts_than_may_wait_is_scored_whole(server: ProtocolServer) -> None:
     """The parts that have no connection wait in the stage, each is asked for, and none is refused as too many."""
     model = tr.RemoteModel("fraud", url=server.url(), rows_max=1, connections_max=4)

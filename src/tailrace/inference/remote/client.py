@@ -82,7 +82,7 @@ class RemoteClient:
         return error.reason is RemoteFault.LATE
 
     def note_refused(self) -> None:
-        """Note that a server which answers by errors has scored no row of a batch: it is broken, as far as is known."""
+        """Note that a server has refused a batch and scored no row of it: it is broken, as far as is known."""
         self.breaker.note(self._now_ns(), is_failure=True)
 
     def count_late(self, calls: int) -> None:

@@ -37,7 +37,7 @@ _MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
 
 
 class _Calls:
-    """How many more calls a batch may make, and whether one was answered by an error of the server's own.
+    """How many more calls a batch may make, and whether the server has refused what no single row can be why of.
 
     deadline_ns: of all of them. fair_ns: with less time than this it is not the server's fault to be late.
     """
@@ -46,7 +46,7 @@ class _Calls:
         self.deadline_ns = deadline_ns
         self.fair_ns = fair_ns
         self.left = CALLS_MAX
-        self.has_failed = False
+        self.was_refused = False
 
 
 class RemoteStage:
@@ -144,7 +144,7 @@ class RemoteStage:
             return scores, False
         ask = self._ask_alone if rows <= self._rows_max else self._ask_parts
         found, late = await ask(feeds, rows, calls)
-        if calls.has_failed and np.isnan(found).all():
+        if calls.was_refused and np.isnan(found).all():
             self.client.note_refused()
         if asked is None:
             return found, late
@@ -186,7 +186,7 @@ class RemoteStage:
         try:
             scores = await self.client.infer(feeds, rows, calls.deadline_ns, fair_ns=calls.fair_ns)
         except RemoteError as error:
-            calls.has_failed |= error.of_rows and error.status >= 500
+            calls.was_refused |= error.of_rows and (rows > 1 or error.status >= 500)
             if not error.of_rows or rows == 1 or calls.left < 2:
                 return self._blank(rows), self.client.was_late(error)
         else:
