@@ -14,8 +14,8 @@ from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel, open
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.inference.signature import Signature, TensorSpec
-from tailrace.release.ensemble import tabulate_graph
 from tailrace.release.package import PackageReport, package
+from tailrace.release.tree_graph import tabulate_graph
 from tailrace.release.trees import build_graph
 
 Tree = float | tuple[int, float, str, bool, Any, Any]

@@ -18,9 +18,9 @@ from inference.tree_models import Forest, draw_forest, scaled_graph, signature_o
 from tailrace.inference.backends.forest import LIBRARY, ForestModel
 from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.inference.loading import load_model
-from tailrace.release.ensemble import NoTablesError
 from tailrace.release.forest import lay_out_forest, suits_forest
 from tailrace.release.package import package
+from tailrace.release.tree_graph import NoTablesError
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -11,9 +11,9 @@ from inference.tree_models import Forest, draw_forest, signature_of
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.release import table_scores
-from tailrace.release.ensemble import tabulate_graph
 from tailrace.release.table_scores import score_tables
 from tailrace.release.tabulation import make_probes
+from tailrace.release.tree_graph import tabulate_graph
 
 
 def single_leaf() -> Forest:

@@ -25,9 +25,9 @@ from tailrace.inference.manifest import TREES_FILE, read_manifest
 from tailrace.release import tabulation
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted
-from tailrace.release.ensemble import tabulate_graph
 from tailrace.release.package import package
 from tailrace.release.tabulation import make_probes, tabulate
+from tailrace.release.tree_graph import tabulate_graph
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
 

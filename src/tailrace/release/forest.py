@@ -20,8 +20,8 @@ from tailrace.inference.backends.forest_tables import (
     slot_bits,
 )
 from tailrace.inference.signature import Signature
-from tailrace.release.ensemble import NoTablesError
 from tailrace.release.forest_nodes import Finder, Nodes, gather_lines, lay_out_nodes
+from tailrace.release.tree_graph import NoTablesError
 
 _LINKS: Final[dict[str, Link]] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Exp": "exp"}
 _TRANSFORMS: Final[dict[bytes, Link]] = {b"NONE": "", b"SOFTMAX": "softmax", b"LOGISTIC": "sigmoid"}
@@ -32,7 +32,7 @@ FEATURES_BITS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Ensemble:
+class _TreeOperator:
     """A tree operator: its attributes, and the link behind it. outputs: scores of a row; column: the one of them."""
 
     attributes: dict[str, Any]
@@ -47,21 +47,21 @@ def lay_out_forest(graph: bytes, signature: Signature) -> ForestTables:
 
     Raises NoTablesError for any other graph. That the scores are the graph's is for the caller to check.
     """
-    ensemble, nodes = _read_graph(graph, signature)
+    operator, nodes = _read_graph(graph, signature)
     features = len(signature.inputs[0].features)
     tested = nodes.features[nodes.inner]
     if ((tested < 0) | (tested >= features)).any():
         raise NoTablesError("a split is on a feature that the input has not")
-    targets, values = _leaf_values(ensemble, nodes)
+    targets, values = _leaf_values(operator, nodes)
     slots, slot_of = _assign_slots(nodes)
-    width = 1 if ensemble.column is not None else ensemble.outputs
+    width = 1 if operator.column is not None else operator.outputs
     common = {
         "layout": FOREST_LAYOUT,
         "features": features,
         "outputs": width,
-        "link": ensemble.link,
-        "scale": _scale(ensemble, len(nodes.counts)),
-        "base": _base(ensemble, width),
+        "link": operator.link,
+        "scale": _scale(operator, len(nodes.counts)),
+        "base": _base(operator, width),
         "columns": (slots >> 1).astype("<i4").tobytes(),
         "missing_left": (slots & 1).astype("u1").tobytes(),
     }
@@ -86,14 +86,14 @@ def suits_forest(graph: bytes, signature: Signature) -> bool:
     return _oblivious_levels(nodes, _assign_slots(nodes)[1]) is not None
 
 
-def _read_graph(graph: bytes, signature: Signature) -> tuple[_Ensemble, Nodes]:
+def _read_graph(graph: bytes, signature: Signature) -> tuple[_TreeOperator, Nodes]:
     import onnx
 
     specs = signature.inputs
     if len(specs) != 1 or specs[0].dtype != "float32":
         raise NoTablesError("its input is not one float32 matrix")
-    ensemble = _find_ensemble(onnx.load_from_string(graph), signature)
-    return ensemble, lay_out_nodes(ensemble.attributes)
+    operator = _read_operator(onnx.load_from_string(graph), signature)
+    return operator, lay_out_nodes(operator.attributes)
 
 
 def _assign_slots(nodes: Nodes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -105,7 +105,7 @@ def _assign_slots(nodes: Nodes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return (slots if len(slots) else np.zeros(1, np.int64)), slot_of
 
 
-def _find_ensemble(model: Any, signature: Signature) -> _Ensemble:
+def _read_operator(model: Any, signature: Signature) -> _TreeOperator:
     """Return the tree operator that reads the graph's input and gives the signature's output."""
     from onnx import helper
 
@@ -121,14 +121,14 @@ def _find_ensemble(model: Any, signature: Signature) -> _Ensemble:
     link = link or _TRANSFORMS[transform]
     if node.op_type == "TreeEnsembleRegressor":
         outputs = int(found.get("n_targets", 1))
-        ensemble = _Ensemble(found, "target", link, outputs, 0 if outputs == 1 else signature.column)
+        operator = _TreeOperator(found, "target", link, outputs, 0 if outputs == 1 else signature.column)
     elif output != node.output[1]:
         raise NoTablesError("its output is the class")
     else:
-        ensemble = _read_classifier(found, link, signature.column)
-    if link == "softmax" and ensemble.column is not None and ensemble.outputs > 1:
+        operator = _read_classifier(found, link, signature.column)
+    if link == "softmax" and operator.column is not None and operator.outputs > 1:
         raise NoTablesError("its one score depends on all")
-    return ensemble
+    return operator
 
 
 def _find_operator(model: Any, output: str) -> tuple[Any, str, Link]:
@@ -146,54 +146,54 @@ def _find_operator(model: Any, output: str) -> tuple[Any, str, Link]:
         raise NoTablesError("it is no tree ensemble")
     node = producers[output]
     if node.op_type not in {"TreeEnsembleRegressor", "TreeEnsembleClassifier"}:
-        raise NoTablesError(f"it is no tree ensemble, or one behind {node.op_type}")
+        raise NoTablesError(f"it is no tree operator, or one behind {node.op_type}")
     return node, output, link
 
 
-def _read_classifier(found: dict[str, Any], link: Link, column: int | None) -> _Ensemble:
-    """Return the ensemble of a `TreeEnsembleClassifier`."""
+def _read_classifier(found: dict[str, Any], link: Link, column: int | None) -> _TreeOperator:
+    """Return the operator of a `TreeEnsembleClassifier`."""
     labels = found.get("classlabels_int64s") or found.get("classlabels_strings") or ()
     if len(labels) == 2 and len(set(found["class_ids"])) == 1:
         # Such a classifier has one score; it is the second column's, and the first one is what is left to 1.
         if column != 1:
             raise NoTablesError("its two scores are made of one")
-        return _Ensemble(found, "class", link, 1, 0)
-    return _Ensemble(found, "class", link, len(labels), column)
+        return _TreeOperator(found, "class", link, 1, 0)
+    return _TreeOperator(found, "class", link, len(labels), column)
 
 
-def _scale(ensemble: _Ensemble, trees: int) -> float:
-    kind = ensemble.attributes.get("aggregate_function", b"SUM")
+def _scale(operator: _TreeOperator, trees: int) -> float:
+    kind = operator.attributes.get("aggregate_function", b"SUM")
     if kind not in {b"SUM", b"AVERAGE"}:
         raise NoTablesError(f"its trees are put together by {kind.decode()}")
     return 1.0 / trees if kind == b"AVERAGE" else 1.0
 
 
-def _base(ensemble: _Ensemble, width: int) -> tuple[float, ...]:
-    base = [float(value) for value in ensemble.attributes.get("base_values") or ()] or [0.0] * ensemble.outputs
-    if ensemble.column is not None and len(base) > 1:
-        base = base[ensemble.column : ensemble.column + 1]
+def _base(operator: _TreeOperator, width: int) -> tuple[float, ...]:
+    base = [float(value) for value in operator.attributes.get("base_values") or ()] or [0.0] * operator.outputs
+    if operator.column is not None and len(base) > 1:
+        base = base[operator.column : operator.column + 1]
     if len(base) != width:
         raise NoTablesError(f"it has {len(base)} base values for {width} scores")
     return tuple(base)
 
 
-def _leaf_values(ensemble: _Ensemble, nodes: Nodes) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+def _leaf_values(operator: _TreeOperator, nodes: Nodes) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
     """Return every tree's output and its leaves' values (nodes,); or None and vectors, (nodes, outputs)."""
-    attributes, kind = ensemble.attributes, ensemble.kind
+    attributes, kind = operator.attributes, operator.kind
     trees, ids, outputs = (np.array(attributes[f"{kind}_{name}"], np.int64) for name in ("treeids", "nodeids", "ids"))
     weights = np.array(attributes[f"{kind}_weights"], np.float32)
     find = Finder(*(np.array(attributes[f"nodes_{name}"], np.int64) for name in ("treeids", "nodeids")))
     place_of = np.empty(len(nodes.places), np.intp)
     place_of[nodes.places] = np.arange(len(nodes.places))
     at = place_of[find(trees, ids)]
-    if ensemble.outputs == 1:
+    if operator.outputs == 1:
         outputs = np.zeros_like(outputs)
-    if ((outputs < 0) | (outputs >= ensemble.outputs)).any():
+    if ((outputs < 0) | (outputs >= operator.outputs)).any():
         raise NoTablesError("a leaf is of an output that is not there")
-    if ensemble.column is not None:
-        kept = outputs == ensemble.column if ensemble.outputs > 1 else np.ones(len(outputs), np.bool_)
+    if operator.column is not None:
+        kept = outputs == operator.column if operator.outputs > 1 else np.ones(len(outputs), np.bool_)
         at, weights, outputs = at[kept], weights[kept], np.zeros(int(kept.sum()), np.int64)
-    if len(np.unique(at * ensemble.outputs + outputs)) != len(at):
+    if len(np.unique(at * operator.outputs + outputs)) != len(at):
         raise NoTablesError("a leaf has two weights")
     targets = np.zeros(len(nodes.counts), np.int64)
     targets[nodes.trees[at]] = outputs
@@ -201,7 +201,7 @@ def _leaf_values(ensemble: _Ensemble, nodes: Nodes) -> tuple[NDArray[np.int64] |
         values = np.zeros(len(nodes.places), np.float32)
         values[at] = weights
         return targets, values
-    vectors = np.zeros((len(nodes.places), ensemble.outputs), np.float32)
+    vectors = np.zeros((len(nodes.places), operator.outputs), np.float32)
     vectors[at, outputs] = weights
     return None, vectors
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.inference.backends.forest_tables import DEPTH_MAX, NODES_MAX
-from tailrace.release.ensemble import NoTablesError
+from tailrace.release.tree_graph import NoTablesError
 
 PAIRS_PER_LINE: Final = 4
 """Pairs of nodes in a cache line of 64 bytes. With lines so filled deep trees take a tenth less than level by level, a

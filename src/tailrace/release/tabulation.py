@@ -22,9 +22,9 @@ from tailrace.inference.manifest import FOREST_FILE, TREES_FILE, BackendTimes
 from tailrace.inference.packaged import score_error
 from tailrace.inference.predictor import Feeds
 from tailrace.release.comparison import Comparison
-from tailrace.release.ensemble import NoTablesError, tabulate_graph
 from tailrace.release.forest import lay_out_forest, suits_forest
 from tailrace.release.table_scores import score_forest, score_tables
+from tailrace.release.tree_graph import NoTablesError, tabulate_graph
 
 TOLERANCE: Final = 1e-6
 """How far a score may be from the graph's: absolute up to 1, relative above."""

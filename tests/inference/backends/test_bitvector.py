@@ -14,7 +14,7 @@ from inference.tree_models import Forest, draw_forest, scaled_graph, score_both,
 from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel, open_library
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.tree_tables import expand_tables
-from tailrace.release.ensemble import NoTablesError, tabulate_graph
+from tailrace.release.tree_graph import NoTablesError, tabulate_graph
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
 

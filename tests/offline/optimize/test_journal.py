@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import ModelPackageError
-from tailrace.offline.optimize.journal import LINES_FILE, Journal, Planned, Trial
+from tailrace.offline.optimize.journal import LINES_FILE, Journal, Proposed, Trial
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe
 
 TRIAL = Trial(recipe=Recipe(kind="float16"), backend="ONNX Runtime", status="failed", why="it was ended by SIGKILL")
@@ -21,16 +21,16 @@ def begin(folder: Path, key: str = "k") -> tuple[bool, Journal]:
 
 
 def test_finished_work_is_taken_up(tmp_path: Path) -> None:
-    """A run that was killed finds what it had planned and measured."""
+    """A run that was killed finds what it was to try and measured."""
     resumed, journal = begin(tmp_path / "work")
     with closing(journal):
         assert not resumed
-        journal.note(Planned((AS_PACKAGED, TRIAL.recipe)))
+        journal.note(Proposed((AS_PACKAGED, TRIAL.recipe)))
         journal.note(TRIAL)
     resumed, journal = begin(tmp_path / "work")
     with closing(journal):
         assert resumed
-        assert journal.planned == (AS_PACKAGED, TRIAL.recipe)
+        assert journal.proposed == (AS_PACKAGED, TRIAL.recipe)
         assert journal.find(TRIAL.recipe, "ONNX Runtime") == TRIAL
         assert journal.find(AS_PACKAGED, "ONNX Runtime") is None
 
@@ -39,13 +39,13 @@ def test_line_that_was_cut_short_is_measured_again(tmp_path: Path) -> None:
     """The last line of a killed run may be half of one: it counts as not written, and no other is lost."""
     _, journal = begin(tmp_path)
     with closing(journal):
-        journal.note(Planned((AS_PACKAGED,)))
+        journal.note(Proposed((AS_PACKAGED,)))
         journal.note(TRIAL)
     path = tmp_path / LINES_FILE
     path.write_bytes(path.read_bytes()[:-20])
     resumed, journal = begin(tmp_path)
     with closing(journal):
-        assert (resumed, journal.planned, journal.trials) == (True, (AS_PACKAGED,), [])
+        assert (resumed, journal.proposed, journal.trials) == (True, (AS_PACKAGED,), [])
         journal.note(TRIAL)
     _, journal = begin(tmp_path)
     with closing(journal):

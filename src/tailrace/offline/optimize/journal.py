@@ -19,7 +19,7 @@ LINES_FILE: Final = "trials.jsonl"
 BASELINE: Final = "baseline"
 MODELS: Final = "models"
 EVIDENCE_FILE: Final = "rows.npz"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
@@ -49,7 +49,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
         return self.recipe.kind == "as packaged" and self.recipe.session == SessionSettings()
 
 
-class Planned(msgspec.Struct, frozen=True, tag="planned"):
+class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     """The recipes that were found for the model."""
 
     recipes: tuple[Recipe, ...]
@@ -62,7 +62,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     key: str
 
 
-Line = Begun | Planned | Trial
+Line = Begun | Proposed | Trial
 
 
 class Journal:
@@ -84,7 +84,7 @@ class Journal:
             raise ModelPackageError(
                 "another run works there", where=str(folder), next="wait for it, or give another --work"
             ) from None
-        self.planned: tuple[Recipe, ...] | None = None
+        self.proposed: tuple[Recipe, ...] | None = None
         self.trials: list[Trial] = []
 
     def close(self) -> None:
@@ -96,8 +96,8 @@ class Journal:
         lines = self._read()
         if lines and lines[0] == Begun(FORMAT, key) and (self.folder / BASELINE).is_dir():
             for line in lines:
-                if isinstance(line, Planned):
-                    self.planned = line.recipes
+                if isinstance(line, Proposed):
+                    self.proposed = line.recipes
                 elif isinstance(line, Trial):
                     self.trials.append(line)
             self._write(lines)  # without a last line that was cut short
@@ -123,10 +123,10 @@ class Journal:
         """The file of rows."""
         return self.folder / EVIDENCE_FILE
 
-    def note(self, line: Planned | Trial) -> None:
+    def note(self, line: Proposed | Trial) -> None:
         """Write down what is finished."""
-        if isinstance(line, Planned):
-            self.planned = line.recipes
+        if isinstance(line, Proposed):
+            self.proposed = line.recipes
         else:
             self.trials.append(line)
         with (self.folder / LINES_FILE).open("ab") as file:

@@ -26,7 +26,7 @@ from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.layers import halve, has_layers, optimise_graph, quantise
 from tailrace.offline.optimize.metric import Metric
 from tailrace.offline.optimize.recipes import Recipe
-from tailrace.offline.optimize.trees import Ensemble
+from tailrace.offline.optimize.trees import TreeGraph
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted
 from tailrace.release.exchange import drafted
@@ -75,9 +75,9 @@ def rewrite(graph: bytes, recipe: Recipe, calibration: Evidence) -> bytes:
         case "float16":
             return halve(graph)
         case "fewer trees":
-            return Ensemble(graph).keep_trees(recipe.trees, scaled=recipe.scaled)
+            return TreeGraph(graph).keep_trees(recipe.trees, scaled=recipe.scaled)
         case "cut trees":
-            return Ensemble(graph).cut_trees(recipe.depth, calibration.feeds)
+            return TreeGraph(graph).cut_trees(recipe.depth, calibration.feeds)
 
 
 def _derive(
@@ -107,14 +107,14 @@ def _derive(
 
 
 def search(baseline: Path, evidence: Evidence, metric: Metric, tolerance: float) -> list[Recipe]:
-    """Return the recipes of smaller ensembles that are worth a trial: the fewest trees, and the least depth.
+    """Return the recipes of fewer and smaller trees that are worth a trial: the fewest trees, and the least depth.
 
     They are sought on the rows that calibrate; the rows that judge may find them too small, so that some larger ones
     follow. None for a graph without trees.
     """
     graph = (baseline / MODEL_FILE).read_bytes()
     try:
-        ensemble = Ensemble(graph)
+        trees = TreeGraph(graph)
     except LookupError:
         return []
     signature = read_manifest(baseline).signature
@@ -125,18 +125,18 @@ def search(baseline: Path, evidence: Evidence, metric: Metric, tolerance: float)
 
     whole = scores(graph)
     before = metric.measure(whole, rows.outcomes)
-    half = max(1, ensemble.count // 2)
-    plain, full = (np.abs(scores(ensemble.keep_trees(half, scaled=each)) - whole).mean() for each in (False, True))
+    half = max(1, trees.count // 2)
+    plain, full = (np.abs(scores(trees.keep_trees(half, scaled=each)) - whole).mean() for each in (False, True))
     scaled = bool(full < plain)
 
     def keeps(each: bytes) -> bool:
         return metric.loss(before, metric.measure(scores(each), rows.outcomes)) <= tolerance
 
-    depth = ensemble.depth()
-    counts = numbers_to_try(ensemble.count, lambda count: keeps(ensemble.keep_trees(count, scaled=scaled)), TREES_TRIED)
-    depths = numbers_to_try(depth, lambda each: keeps(ensemble.cut_trees(each, rows.feeds)), DEPTHS_TRIED)
+    depth = trees.depth()
+    counts = numbers_to_try(trees.count, lambda count: keeps(trees.keep_trees(count, scaled=scaled)), TREES_TRIED)
+    depths = numbers_to_try(depth, lambda each: keeps(trees.cut_trees(each, rows.feeds)), DEPTHS_TRIED)
     return [
-        *(Recipe(kind="fewer trees", trees=count, of=ensemble.count, scaled=scaled) for count in counts),
+        *(Recipe(kind="fewer trees", trees=count, of=trees.count, scaled=scaled) for count in counts),
         *(Recipe(kind="cut trees", depth=each, of=depth) for each in depths),
     ]
 

@@ -1,4 +1,4 @@
-"""The optimiser: plan, make, measure, judge; each step apart, and noted once it is finished."""
+"""The optimiser: propose, make, measure, judge; each step apart, and noted once it is finished."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
 from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest, read_manifest
 from tailrace.offline.optimize.evidence import Evidence
-from tailrace.offline.optimize.journal import Journal, Planned, Trial
+from tailrace.offline.optimize.journal import Journal, Proposed, Trial
 from tailrace.offline.optimize.making import size_on_disk
 from tailrace.offline.optimize.metric import Metric, choose_metric
 from tailrace.offline.optimize.processes import Limits, run_apart
 from tailrace.offline.optimize.question import Asked, check_numbers, key_of, read_data
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe, recipes_of_session
-from tailrace.offline.optimize.trial import Make, Measure, Plan
+from tailrace.offline.optimize.trial import Make, Measure, Propose
 from tailrace.offline.optimize.verdict import Terms, Verdict, judge
 from tailrace.release.exchange import drafted
 from tailrace.release.package import package
@@ -99,9 +99,9 @@ class _Run:
         self._whole = 1
 
     def run(self) -> None:
-        """Try what is planned, then ONNX Runtime's settings on the best of it."""
-        self._on_step("plan", 0, 1)
-        recipes = self._plan()
+        """Try what is proposed, then ONNX Runtime's settings on the best of it."""
+        self._on_step("propose", 0, 1)
+        recipes = self._propose()
         settings = recipes_of_session(AS_PACKAGED, os.cpu_count() or 1)
         self._whole = len(recipes) + len(settings)
         for recipe in recipes:
@@ -111,10 +111,10 @@ class _Run:
         for trial in _absent_gpus(self._journal.trials):
             self._journal.note(trial)
 
-    def _plan(self) -> Sequence[Recipe]:
-        if self._journal.planned is None:
+    def _propose(self) -> Sequence[Recipe]:
+        if self._journal.proposed is None:
             done = run_apart(
-                Plan(
+                Propose(
                     str(self._journal.baseline), str(self._journal.evidence), self._asked.metric, self._asked.tolerance
                 ),
                 self._asked.limits,
@@ -124,9 +124,9 @@ class _Run:
                     f"what to try cannot be worked out: {done.failed}", where=str(self._asked.model),
                     next="give more --memory-mb or --limit, or package the model and look at its scores",
                 )  # fmt: skip
-            self._journal.note(Planned(done.recipes))
-        assert self._journal.planned is not None
-        return self._journal.planned
+            self._journal.note(Proposed(done.recipes))
+        assert self._journal.proposed is not None
+        return self._journal.proposed
 
     def _best(self) -> Recipe:
         """Return the recipe that ONNX Runtime computes fastest, of those that fit."""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tailrace.offline.optimize.trial import Done, Make, Measure, Plan, Task
+from tailrace.offline.optimize.trial import Done, Make, Measure, Propose, Task
 
 REASON_CHARACTERS_MAX: Final = 200
 
@@ -23,7 +23,7 @@ class Limits(NamedTuple):
     memory_mb: int = 8_192
 
 
-def run_apart(work: Plan | Make | Measure, limits: Limits) -> Done:
+def run_apart(work: Propose | Make | Measure, limits: Limits) -> Done:
     """Return what came of a piece of work that a process of its own does; a failure is a value."""
     command = (sys.executable, "-P", "-m", "tailrace.offline.optimize.trial")
     task = msgspec.json.encode(Task(work, limits.memory_mb << 20))

@@ -1,4 +1,4 @@
-"""Smaller ensembles: the first trees alone, or all of them cut at a depth, in the graph whatever made it."""
+"""Fewer trees: the first ones alone, or all of them cut at a depth, in the graph whatever made it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS_COUNTED_MAX: Final = 2_000
 """Rows that are led down the trees to learn how many take each branch."""
 
 
-class Ensemble:
+class TreeGraph:
     """The one tree operator of an ONNX model, its parallel lists as arrays.
 
     groups: trees that belong together, one for each class where each tree is of one; these are kept or left together.
@@ -114,17 +114,17 @@ class Ensemble:
 
 
 class _Walk:
-    """The nodes of an ensemble by their place in its lists. feeds: the rows that are led down; none: no row is.
+    """The nodes of the trees by their place in its lists. feeds: the rows that are led down; none: no row is.
 
     depths: of each node. scores_of: for each tree, which scores it adds to; tree_places: of each node, its tree.
     """
 
-    def __init__(self, ensemble: Ensemble, feeds: Feeds | None = None) -> None:
-        nodes = ensemble.nodes
+    def __init__(self, graph: TreeGraph, feeds: Feeds | None = None) -> None:
+        nodes = graph.nodes
         trees = nodes["nodes_treeids"]
-        self.ensemble = ensemble
+        self.graph = graph
         self.is_leaf = nodes["nodes_modes"] == b"LEAF"
-        self.tree_places = np.searchsorted(ensemble.trees, trees)
+        self.tree_places = np.searchsorted(graph.trees, trees)
         span = int(nodes["nodes_nodeids"].max()) + 1
         keys = trees * span + nodes["nodes_nodeids"]
         self._order = np.argsort(keys)
@@ -134,13 +134,13 @@ class _Walk:
         self.true[inner] = self._find(trees[inner], nodes["nodes_truenodeids"][inner])
         self.false[inner] = self._find(trees[inner], nodes["nodes_falsenodeids"][inner])
         self.depths = self._measure_depths()
-        leaves = ensemble.leaves
+        leaves = graph.leaves
         self.ids, columns = np.unique(leaves["ids"], return_inverse=True)
-        self.scores_of = np.zeros((len(ensemble.trees), len(self.ids)), np.bool_)
-        self.scores_of[np.searchsorted(ensemble.trees, leaves["treeids"]), columns] = True
+        self.scores_of = np.zeros((len(graph.trees), len(self.ids)), np.bool_)
+        self.scores_of[np.searchsorted(graph.trees, leaves["treeids"]), columns] = True
         self.weights = np.zeros((len(keys), len(self.ids)))
         np.add.at(self.weights, (self._find(leaves["treeids"], leaves["nodeids"]), columns), leaves["weights"])
-        self.counts = np.zeros(len(keys)) if feeds is None else self._count(ensemble.matrix(feeds)[:ROWS_COUNTED_MAX])
+        self.counts = np.zeros(len(keys)) if feeds is None else self._count(graph.matrix(feeds)[:ROWS_COUNTED_MAX])
 
     def values(self) -> NDArray[np.float64]:
         """Return the value of each node, one for each score: a leaf's own, else the mean of the leaves below it."""
@@ -156,7 +156,7 @@ class _Walk:
     def number(self, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return new ids of the nodes that are kept, from 0 in each tree: ONNX Runtime takes no gaps."""
         numbers = np.zeros(len(kept), np.int64)
-        for tree in range(len(self.ensemble.trees)):
+        for tree in range(len(self.graph.trees)):
             places = np.flatnonzero(kept & (self.tree_places == tree))
             numbers[places] = np.arange(len(places))
         return numbers
@@ -190,7 +190,7 @@ class _Walk:
 
     def _count(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return how many rows come to each node."""
-        nodes = self.ensemble.nodes
+        nodes = self.graph.nodes
         modes, thresholds, features = nodes["nodes_modes"], nodes["nodes_values"], nodes["nodes_featureids"]
         tracks = nodes.get("nodes_missing_value_tracks_true", np.zeros(0))
         tracks = tracks if len(tracks) else np.zeros(len(modes))

@@ -34,7 +34,7 @@ SCORED_TOGETHER: Final = 1_000
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class Plan(msgspec.Struct, frozen=True, tag="plan"):
+class Propose(msgspec.Struct, frozen=True, tag="propose"):
     """Find the recipes that a model can be made by. evidence: the file of rows."""
 
     baseline: str
@@ -67,7 +67,7 @@ class Measure(msgspec.Struct, frozen=True, tag="measure"):
 class Task(msgspec.Struct, frozen=True):
     """What a process does. memory_bytes: of addresses that it may take; 0 for no limit."""
 
-    work: Plan | Make | Measure
+    work: Propose | Make | Measure
     memory_bytes: int = 0
 
 
@@ -80,13 +80,13 @@ class Done(msgspec.Struct, frozen=True):
     failed: str = ""
 
 
-def work_on(work: Plan | Make | Measure) -> Done:
+def work_on(work: Propose | Make | Measure) -> Done:
     """Return what came of a piece of work. Raises whatever the libraries do."""
     evidence = Evidence.load(Path(work.evidence))
     baseline = Path(work.baseline)
     match work:
-        case Plan():
-            return Done(recipes=tuple(_plan(work, baseline, evidence)))
+        case Propose():
+            return Done(recipes=tuple(_propose(work, baseline, evidence)))
         case Make():
             make(baseline, work.recipe, evidence, Path(work.out))
             return Done()
@@ -94,7 +94,7 @@ def work_on(work: Plan | Make | Measure) -> Done:
             return _measure(work, baseline, evidence)
 
 
-def _plan(work: Plan, baseline: Path, evidence: Evidence) -> list[Recipe]:
+def _propose(work: Propose, baseline: Path, evidence: Evidence) -> list[Recipe]:
     signature = read_manifest(baseline).signature
     metric = choose_metric(work.metric, signature, evidence.outcomes)
     layers = recipes_of_layers(reduced=not adds_up_shorts()) if graph_has_layers(baseline) else []

@@ -1,4 +1,4 @@
-"""The tree ensemble in an ONNX graph, laid out as tables for the bit-vector kernel."""
+"""The trees in an ONNX graph, laid out as tables for the bit-vector kernel."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def tabulate_graph(graph: bytes, signature: Signature) -> TreeTables:
     model = onnx.load_from_string(graph)
     rewritten = regressor_graph(model)
     output = signature.output if rewritten is None else rewritten.graph.output[0].name
-    link, attributes = _find_ensemble(rewritten or model, output)
-    forest = _Forest(attributes)
-    return _lay_out(forest, link, len(specs[0].features))
+    link, attributes = _find_operator(rewritten or model, output)
+    operator = _TreeOperator(attributes)
+    return _lay_out(operator, link, len(specs[0].features))
 
 
-def _find_ensemble(model: Any, output: str) -> tuple[Literal["", "sigmoid"], dict[str, Any]]:
+def _find_operator(model: Any, output: str) -> tuple[Literal["", "sigmoid"], dict[str, Any]]:
     """Return the link and the attributes of the tree operator that reads the graph's input and gives this output."""
     from onnx import helper
 
@@ -81,7 +81,7 @@ def _find_ensemble(model: Any, output: str) -> tuple[Literal["", "sigmoid"], dic
     return link, {**found, "leaves": weights}
 
 
-class _Forest:
+class _TreeOperator:
     """The trees of a TreeEnsemble operator: its parallel lists, found by tree and node."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
@@ -155,12 +155,12 @@ class _Forest:
         return false, true, float(threshold), missing_true
 
 
-def _lay_out(forest: _Forest, link: Literal["", "sigmoid"], features: int) -> TreeTables:
-    """Return the tables of a forest: its splits by feature and threshold."""
+def _lay_out(operator: _TreeOperator, link: Literal["", "sigmoid"], features: int) -> TreeTables:
+    """Return the tables of trees: their splits by feature and threshold."""
     splits: list[Split] = []
     values: list[list[float]] = []
-    for tree, root in enumerate(forest.roots()):
-        tree_splits, tree_values = forest.walk(tree, root)
+    for tree, root in enumerate(operator.roots()):
+        tree_splits, tree_values = operator.walk(tree, root)
         splits += tree_splits
         values.append(tree_values)
     if any(not 0 <= split.feature < features for split in splits):
@@ -181,7 +181,7 @@ def _lay_out(forest: _Forest, link: Literal["", "sigmoid"], features: int) -> Tr
         trees=len(values),
         leaves=leaves,
         link=link,
-        base=forest.base[0],
+        base=operator.base[0],
         counts=counts.astype("<i4").tobytes(),
         thresholds=np.array([split.threshold for split in splits], "<f4").tobytes(),
         split_trees=np.array([split.tree for split in splits], "<i4").tobytes(),
