@@ -187,6 +187,21 @@ def test_damaged_version_is_found(run: Run, models: Path, url: str) -> None:
     assert "fraud@1 is refused: it was cut short or altered" in run("list", "fraud")
 
 
+def test_bad_object_stops_no_command(run: Run, models: Path, url: str) -> None:
+    """A record or an alias of over 1 MiB is told as a fault where it lies, and the rest is listed and collected."""
+    for _ in range(2):
+        run("register", models / "fraud")
+    storage = open_registry(url).storage
+    storage.write(version_key("fraud", 1), bytes(2 << 20))
+    storage.write("models/fraud/aliases/production.json", bytes(2 << 20))
+    for words in (("list",), ("list", "fraud"), ("show", "fraud@2"), ("gc", "--keep", "1", "--older-than", "0s")):
+        assert "fraud@production: it was cut short or altered: it has over 1048576 bytes" in run(*words)
+    assert "fraud@1: it was cut short" in run("verify", code=1)
+    assert run("alias", "fraud@production", "--remove") == "fraud@production is removed\n"
+    run("delete", "fraud@1")
+    assert run("gc").startswith("0 versions, 0 files")
+
+
 def test_fetched_directory_is_the_registered_one(run: Run, models: Path, tmp_path: Path) -> None:
     """A fetch writes the files, and replaces a directory only where it is told to."""
     run("register", models / "fraud")

@@ -41,14 +41,17 @@ def gc(
 
         tailrace models gc --keep 10 --older-than 90d --registry s3://models/team
     """
-    from tailrace.release.registry.garbage import Retention, collect
+    from tailrace.release.registry.garbage import DRAFT_S_MIN, Retention, collect
 
     retention = Retention(keep, duration_ns(older_than, "--older-than") / NS_PER_S)
     draft_s = duration_ns(dead_after, "--dead-after") / NS_PER_S
-    try:
-        collected = collect(opened(registry, None), retention, draft_s=draft_s)
-    except ValueError as error:
-        raise RegistryError(str(error), where="--dead-after") from error
+    if draft_s < DRAFT_S_MIN:
+        raise RegistryError(
+            f"a writer that lives may be silent for {DRAFT_S_MIN / 2:.0f} s",
+            where="--dead-after",
+            next=f"wait twice that at least: {DRAFT_S_MIN / 60:.0f}m",
+        )
+    collected = collect(opened(registry, None), retention, draft_s=draft_s)
     if as_json:
         print_json(asdict(collected))
     else:

@@ -69,34 +69,35 @@ def show(
     found = opened(registry, trusted_key)
     shown = found.resolve(Reference.parse(version))
     name, number = shown.record.name, shown.record.number
-    aliases = [alias for alias, record in found.aliases(name).items() if record.number == number]
-    tags = {tag: record.value for tag, record in found.tags(name, number).items()}
+    named, noted = found.aliases(name), found.tags(name, number)
+    aliases = [alias for alias, record in named.items() if record.number == number]
+    tags = {tag: record.value for tag, record in noted.items()}
     holders = [holder for holder in found.holders(name, number) if not holder.startswith("the alias ")]
     if as_json:
         print_json(_described(shown) | {"aliases": aliases, "tags": tags, "holds": holders})
-        return
-    _print_version(shown, aliases, tags, holders)
+    else:
+        _print_version(shown, aliases, tags, holders)
+    _warn({f"{name}@{alias}": fault for alias, fault in named.faults.items()})
+    _warn({f"{name}@{number}: tag {tag}": fault for tag, fault in noted.faults.items()})
 
 
 def _list_names(registry: Registry, *, as_json: bool) -> None:
     """Print the models, each with its newest version and its aliases."""
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "versions": len(numbers),
-            "newest": numbers[-1],
-            "aliases": {alias: record.number for alias, record in registry.aliases(name).items()},
-        }
-        for name in registry.names()
-        if (numbers := registry.numbers(name))
-    ]
+    rows: list[dict[str, Any]] = []
+    for name in registry.names():
+        if not (numbers := registry.numbers(name)):
+            continue
+        found = registry.aliases(name)
+        aliases = {alias: record.number for alias, record in found.items()}
+        rows.append({"name": name, "versions": len(numbers), "newest": numbers[-1], "aliases": aliases})
+        _warn({f"{name}@{alias}": fault for alias, fault in found.faults.items()})
     if as_json:
         print_json(rows)
         return
     table = table_of("model", "versions", "newest", "aliases", right=("versions", "newest"))
     for row in rows:
-        aliases = ", ".join(f"{alias} → {number}" for alias, number in row["aliases"].items())
-        table.add_row(row["name"], str(row["versions"]), str(row["newest"]), aliases)
+        told = ", ".join(f"{alias} → {number}" for alias, number in row["aliases"].items())
+        table.add_row(row["name"], str(row["versions"]), str(row["newest"]), told)
     print_table(table, registry.url)
 
 
@@ -104,8 +105,10 @@ def _list_versions(registry: Registry, name: str, versions: list[Listed], *, as_
     """Print the versions of a model, the newest first."""
     from rich.text import Text
 
-    aliases = registry.aliases(name)
+    found = registry.aliases(name)
+    aliases = found
     named = {each.number: [a for a, record in aliases.items() if record.number == each.number] for each in versions}
+    _warn({f"{name}@{alias}": fault for alias, fault in found.faults.items()})
     if as_json:
         print_json(
             [
@@ -132,6 +135,12 @@ def _list_versions(registry: Registry, name: str, versions: list[Listed], *, as_
     for each in versions:
         if each.version is None:
             print(f"{name}@{each.number} is refused: {plain(each.fault)}", file=sys.stderr)
+
+
+def _warn(faults: dict[str, str]) -> None:
+    """Tell of what cannot be read."""
+    for where, fault in faults.items():
+        print(f"warning: {where}: {plain(fault)}", file=sys.stderr)
 
 
 def _common_metrics(versions: list[Listed]) -> list[str]:

@@ -23,7 +23,7 @@ from tailrace.release.registry.envelope import Trust
 from tailrace.release.registry.holder import is_gone, own_name
 from tailrace.release.registry.partial import sweep
 from tailrace.release.registry.records import DeletedRecord, DraftRecord, decode, encode, to_seconds, to_text
-from tailrace.release.registry.registering import COLLECTION, COLLECTION_S_MAX, DRAFTS, SILENCE_S_MAX
+from tailrace.release.registry.registering import COLLECTION, COLLECTION_S_MAX, DRAFTS, SILENCE_S_MAX, collector
 from tailrace.release.registry.registry import (
     HOLDS,
     MODELS,
@@ -39,6 +39,7 @@ from tailrace.release.registry.storage import read_all
 
 DRAFT_S: Final = 3_600.0
 """After this long without a sign, a writer of another machine is taken for dead."""
+DRAFT_S_MIN: Final = 2 * SILENCE_S_MAX
 SKEW_S_MAX: Final = 60.0
 """How far this machine's clock may be from the storage's before a collection warns."""
 
@@ -108,7 +109,7 @@ def collect(
     Raises RegistryError: another collects, or the registry fails; ValueError for a `draft_s` that a living writer may
     take.
     """
-    if draft_s < 2 * SILENCE_S_MAX:
+    if draft_s < DRAFT_S_MIN:
         raise ValueError(f"a writer may be silent for {SILENCE_S_MAX:.0f} s; wait twice that at least")
     collected, until_s = Collected(), uptime_s() + term_s
     with registry.told("written"), _collecting(registry) as now_s:
@@ -117,7 +118,7 @@ def collect(
         _drop_versions(registry, retention or Retention(), now_s, collected)
         needed = _drop_drafts(registry, now_s - draft_s, collected)
         recorded = _files_of_versions(registry, collected)
-        if recorded is not None:
+        if needed is not None and recorded is not None:
             _drop_files(registry, needed | recorded, until_s, collected)
         collected.drafts += sweep(registry.storage, lambda writer, last_s: is_gone(writer) or last_s < now_s - draft_s)
     return collected
@@ -139,7 +140,7 @@ def _collecting(registry: Registry) -> Iterator[float]:
     try:
         storage.create(COLLECTION, content)
     except FileExistsError:
-        writer = decode(storage.read(COLLECTION), DraftRecord, COLLECTION).writer
+        writer = collector(storage)
         began_s = storage.look(COLLECTION).modified_s
         if not is_gone(writer) and storage_time_s(storage) - began_s < COLLECTION_S_MAX:
             raise RegistryError(
@@ -176,8 +177,14 @@ def _finish(registry: Registry, name: str, number: int) -> None:
 def _drop_holds(registry: Registry, now_s: float, collected: Collected) -> None:
     """Remove the holds whose time is over, and go on with deletions that were interrupted."""
     for name in registry.names():
+        for alias, fault in registry.aliases(name).faults.items():
+            collected.warnings.append(f"no version of {name!r} goes: {name}@{alias}: {fault}; set or remove the alias")
         for number in registry.numbers(name):
-            for hold_id, record in registry.holds(name, number).items():
+            holds = registry.holds(name, number)
+            for hold_id, fault in holds.faults.items():
+                key = f"{MODELS}/{name}/{HOLDS}/{number}/{hold_id}.json"
+                collected.warnings.append(f"{name}@{number} stays: {key}: {fault}")
+            for hold_id, record in holds.items():
                 if to_seconds(record.until, f"{name}@{number}") <= now_s:
                     registry.storage.delete(f"{MODELS}/{name}/{HOLDS}/{number}/{hold_id}.json")
                     collected.holds += 1
@@ -208,18 +215,22 @@ def _try_delete(registry: Registry, name: str, number: int, now_s: float, collec
     collected.versions.append(f"{name}@{number}")
 
 
-def _drop_drafts(registry: Registry, silent_since_s: float, collected: Collected) -> set[str]:
-    """Remove the drafts of dead writers; return the keys of the files that living ones need."""
-    storage, needed = registry.storage, set[str]()
+def _drop_drafts(registry: Registry, silent_since_s: float, collected: Collected) -> set[str] | None:
+    """Remove the drafts of dead writers; return the keys of the files that living ones need; None: nobody knows."""
+    storage, needed, is_known = registry.storage, set[str](), True
     found = {each.key: each for each in storage.find(f"{DRAFTS}/")}
     for key, content in read_all(storage, list(found)).items():
-        draft = decode(content, DraftRecord, key)
-        if is_gone(draft.writer) or found[key].modified_s < silent_since_s:
+        writer = key.removeprefix(f"{DRAFTS}/").partition(".")[0]
+        if is_gone(writer) or found[key].modified_s < silent_since_s:
             storage.delete(key)
             collected.drafts += 1
-        else:
-            needed.update(map(file_key, draft.files))
-    return needed
+            continue
+        try:
+            needed.update(map(file_key, decode(content, DraftRecord, key).files))
+        except RegistryError as error:
+            collected.warnings.append(f"no file is removed: {key}: {error.what}; it goes once its writer is dead")
+            is_known = False
+    return needed if is_known else None
 
 
 def _files_of_versions(registry: Registry, collected: Collected) -> set[str] | None:

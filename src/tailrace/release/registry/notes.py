@@ -44,15 +44,16 @@ def set_alias(registry: Registry, alias: str, name: str, number: int) -> int | N
     return None if before is None else before.number
 
 
-def remove_alias(registry: Registry, alias: str, name: str) -> int:
-    """Remove an alias; return which version it named. Raises RegistryError where there is none."""
+def remove_alias(registry: Registry, alias: str, name: str) -> int | None:
+    """Remove an alias; return which version it named, None where nobody can read that. Raises RegistryError."""
     check_alias(alias)
-    found = registry.aliases(name).get(alias)
-    if found is None:
+    aliases = registry.aliases(name)
+    found = aliases.get(alias)
+    if found is None and alias not in aliases.faults:
         raise RegistryError(f"the model {name!r} has no alias {alias!r}", where=registry.url)
     with registry.told("written"):
         registry.storage.delete(_alias_key(name, alias))
-    return found.number
+    return None if found is None else found.number
 
 
 def set_tag(registry: Registry, name: str, number: int, tag: str, value: str) -> None:
@@ -70,7 +71,8 @@ def set_tag(registry: Registry, name: str, number: int, tag: str, value: str) ->
 def remove_tag(registry: Registry, name: str, number: int, tag: str) -> None:
     """Remove a tag. Raises RegistryError where there is none."""
     check_name(tag, "tag")
-    if tag not in registry.tags(name, number):
+    tags = registry.tags(name, number)
+    if tag not in tags and tag not in tags.faults:
         raise RegistryError(f"{name}@{number} has no tag {tag!r}", where=registry.url)
     with registry.told("written"):
         registry.storage.delete(_tag_key(name, number, tag))

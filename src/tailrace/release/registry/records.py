@@ -171,8 +171,10 @@ def encode(record: msgspec.Struct) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
 
 
-def decode(content: bytes, kind: type[Kind], where: str) -> Kind:
-    """Return the record in bytes. Raises RegistryError where they are none."""
+def decode(content: bytes | ValueError, kind: type[Kind], where: str) -> Kind:
+    """Return the record in bytes. Raises RegistryError where they are none, or for the error of reading."""
+    if isinstance(content, ValueError):
+        raise damaged(where, str(content)) from content
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -37,7 +37,7 @@ from tailrace.release.registry.records import (
 )
 from tailrace.release.registry.reference import check_name
 from tailrace.release.registry.registry import Registry, Version, deleted_key, file_key, user_here, version_key
-from tailrace.release.registry.storage import READERS_MAX, Storage
+from tailrace.release.registry.storage import READERS_MAX, Storage, read_all
 from tailrace.version import VERSION
 
 DRAFTS: Final = "drafts"
@@ -228,7 +228,7 @@ def _number(registry: Registry, record: VersionRecord, signer: Signer | None, dr
         try:
             registry.storage.create(key, content)
         except FileExistsError:
-            if registry.storage.read(key) != content:  # else the answer to our first try was lost
+            if read_all(registry.storage, [key]).get(key) != content:  # else the answer to our first try was lost
                 continue
         if registry.storage.find(deleted_key(name, number)):  # another has had the number, and is gone
             registry.storage.delete(key)
@@ -255,11 +255,21 @@ def _wait_for_collection(registry: Registry, draft: Draft) -> None:
 def collection_runs(storage: Storage, own_key: str) -> bool:
     """Say whether garbage is being collected. own_key: of what was written just now, for the storage's own time."""
     try:
-        writer = decode(storage.read(COLLECTION), DraftRecord, COLLECTION).writer
-        (began,), (now,) = storage.find(COLLECTION), storage.find(own_key)
-    except (FileNotFoundError, ValueError):
+        writer, began, now = collector(storage), storage.look(COLLECTION), storage.look(own_key)
+    except FileNotFoundError:
         return False
     return not is_gone(writer) and now.modified_s - began.modified_s < COLLECTION_S_MAX
+
+
+def collector(storage: Storage) -> str:
+    """Return who collects; "", of whom nobody knows whether it is gone, where that cannot be read.
+
+    Raises FileNotFoundError where nobody does.
+    """
+    try:
+        return decode(storage.read(COLLECTION), DraftRecord, COLLECTION).writer
+    except (ValueError, RegistryError):
+        return ""
 
 
 def data_sha256(path: Path) -> str:

@@ -64,6 +64,14 @@ class Listed:
     fault: str
 
 
+class Noted(dict[str, Kind]):
+    """Records of one kind by their names. faults: why others cannot be read, so that nobody knows what they say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: dict[str, str] = {}
+
+
 class Registry:
     """One registry, to read. trust: whose versions are taken. now_s: this machine's time, in seconds since 1970."""
 
@@ -126,10 +134,12 @@ class Registry:
                 raise damaged(f"{name}@{number}", str(error)) from error
         return self.read(content, name, number, self.trust)
 
-    def read(self, content: bytes, name: str, number: int, trust: Trust) -> Version:
-        """Return the version in an envelope. Raises RegistryError."""
+    def read(self, content: bytes | ValueError, name: str, number: int, trust: Trust) -> Version:
+        """Return the version in an envelope. Raises RegistryError, also for what could not be read."""
         where = f"{name}@{number}"
         try:
+            if isinstance(content, ValueError):
+                raise content
             payload, key_id = unseal(content, trust)
             record = decode(payload, VersionRecord, where)
             record.check(name, number)
@@ -156,31 +166,40 @@ class Registry:
             )
         return self.version(reference.name, found.number)
 
-    def aliases(self, name: str) -> dict[str, AliasRecord]:
+    def aliases(self, name: str) -> Noted[AliasRecord]:
         """Return a model's aliases."""
         return self._notes(f"{MODELS}/{name}/{ALIASES}/", AliasRecord)
 
-    def tags(self, name: str, number: int) -> dict[str, TagRecord]:
+    def tags(self, name: str, number: int) -> Noted[TagRecord]:
         """Return a version's tags."""
         return self._notes(f"{MODELS}/{name}/{TAGS}/{number}/", TagRecord)
 
-    def holds(self, name: str, number: int) -> dict[str, HoldRecord]:
+    def holds(self, name: str, number: int) -> Noted[HoldRecord]:
         """Return who holds a version, by the ids of the holds; also those whose time is over."""
-        return self._notes(f"{MODELS}/{name}/{HOLDS}/{number}/", HoldRecord)
+        found = self._notes(f"{MODELS}/{name}/{HOLDS}/{number}/", HoldRecord)
+        for hold_id, record in list(found.items()):
+            try:
+                to_seconds(record.until, hold_id)
+            except RegistryError as error:
+                found.faults[hold_id] = error.what
+                del found[hold_id]
+        return found
 
     def holders(self, name: str, number: int, now_s: float | None = None) -> list[str]:
-        """Say who needs a version: aliases that name it, and holds whose time is not over.
+        """Say who needs a version: aliases that name it, and holds whose time is not over; what cannot be read may.
 
         now_s: the time that counts; this machine's without it, which is good enough to tell of.
         """
         now_s = self.now_s() if now_s is None else now_s
-        aliases = [f"the alias {alias!r}" for alias, record in self.aliases(name).items() if record.number == number]
+        aliases, held = self.aliases(name), self.holds(name, number)
+        named = [f"the alias {alias!r}" for alias, record in aliases.items() if record.number == number]
+        named += [f"the alias {alias!r}, which cannot be read" for alias in aliases.faults]
         holds = [
             f"{record.holder} until {record.until} ({record.why})"
-            for record in self.holds(name, number).values()
+            for record in held.values()
             if to_seconds(record.until, f"{name}@{number}") > now_s
         ]
-        return aliases + holds
+        return named + holds + [f"the hold {hold_id!r}, which cannot be read" for hold_id in held.faults]
 
     def _numbers(self, name: str, kind: str) -> list[int]:
         prefix = f"{MODELS}/{name}/{kind}/"
@@ -198,12 +217,19 @@ class Registry:
             except ValueError as error:
                 raise damaged(key, str(error)) from error
 
-    def _notes(self, prefix: str, kind: type[Kind]) -> dict[str, Kind]:
+    def _notes(self, prefix: str, kind: type[Kind]) -> Noted[Kind]:
         """Return the records under a prefix, by their names."""
         with self.told():
             found = read_all(self.storage, [each.key for each in self.storage.find(prefix)])
-        named = {key.removeprefix(prefix).removesuffix(".json"): key for key in found}
-        return {name: decode(found[key], kind, key) for name, key in named.items() if is_name(name)}
+        noted = Noted[Kind]()
+        for key, content in found.items():
+            if not is_name(name := key.removeprefix(prefix).removesuffix(".json")):
+                continue
+            try:
+                noted[name] = decode(content, kind, key)
+            except RegistryError as error:
+                noted.faults[name] = error.what
+        return noted
 
     def _absent(self, name: str, number: int) -> RegistryError:
         """Return the error of a version that is not there."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -82,13 +81,20 @@ class Storage(Protocol):
         ...
 
 
-def read_all(storage: Storage, keys: Sequence[str]) -> dict[str, bytes]:
-    """Return small objects by their keys, read side by side; without those that are gone by now."""
-    found: dict[str, bytes] = {}
+def read_all(storage: Storage, keys: Sequence[str]) -> dict[str, bytes | ValueError]:
+    """Return small objects by their keys, read side by side; without those that are gone by now.
+
+    In the place of one that is too large stands its error: one bad object is no fault of the others.
+    """
+    found: dict[str, bytes | ValueError] = {}
 
     def read(key: str) -> None:
-        with suppress(FileNotFoundError):
+        try:
             found[key] = storage.read(key)
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            found[key] = error
 
     with ThreadPoolExecutor(READERS_MAX, thread_name_prefix="registry") as threads:
         for _ in threads.map(read, keys):
