@@ -62,7 +62,6 @@ def _find(
     model: RemoteModel, features: Mapping[str, int], found: dict[RemoteModel, FoundRemote], problems: list[Problem]
 ) -> None:
     where = f"model {model.name!r} at {model.url}"
-    notice = ""
     try:
         authorization = read_authorization(model)
         described = model.described or describe(model, authorization)
@@ -70,19 +69,19 @@ def _find(
         problems.append(Problem(str(error), where, error.next))
         return
     except RemoteError as error:
-        if not model.is_declared:
-            problems.append(
-                Problem(
-                    f"its server does not say what it takes and gives: {error}", where,
-                    "start the server, or declare inputs and output: then the pipeline starts without it",
-                )
-            )  # fmt: skip
-            return
-        described, notice = None, f"it could not be held against its server, and is taken as declared: {error}"
+        problems.append(
+            Problem(
+                f"its server does not say what it takes and gives: {error}", where,
+                "start the server, or declare inputs and output: then the pipeline starts without it",
+            )
+        )  # fmt: skip
+        return
     agreed = agree(model, described, features)
     if isinstance(agreed, Disagreement):
         problems.append(Problem(agreed.what, where, agreed.next))
         return
+    silence = described.silence
+    notice = f"it could not be held against its server, and is taken as declared: {silence}" if silence else ""
     found[model] = FoundRemote(agreed, authorization, notice)
 
 

@@ -73,16 +73,20 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PinnedRemote(msgspec.Struct, frozen=True, kw_only=True):
-    """A remote model of a release, as its server described it when the release was made."""
+    """A remote model of a release, as its server described it when the release was made.
+
+    sent: the digest of what the server said that changes what it is sent: part of the release's id.
+    """
 
     pipeline: str
     name: str
     url: str
     described: Described
+    sent: str = ""
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server serves. id: the digest of its sources and models, and of Tailrace's version.
+    """What a server serves. id: the digest of its sources, models and Tailrace's version, and of what `sent` tells.
 
     schemas: the digest of each pipeline's request, response and views, by its name.
     """

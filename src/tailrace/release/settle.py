@@ -41,6 +41,7 @@ def settle(pinned: Pin, pipelines: Sequence[Pipeline], choice: RegistryChoice = 
         models = tuple(_pin_models(shelf, pipelines, choice))
         sources = [os.path.basename(copy) for _, copy in pinned.folders]
         content = [[model.pipeline, model.name, os.path.basename(model.copy)] for model in models]
+        content += [[remote.pipeline, remote.name, remote.sent] for remote in remotes]
         release = Release(
             id=digest_of([VERSION, sources, content])[:ID_CHARACTERS],
             models=models,

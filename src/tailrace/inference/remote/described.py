@@ -14,9 +14,13 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """A model as its server describes it; empty where it says nothing. version: where it has a single one."""
+    """A model as its server describes it; empty where it says nothing. version: where it has a single one.
+
+    silence: why it could not be asked, where that is so; "" where it was.
+    """
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     is_binary: bool = False
     version: str = ""
+    silence: str = ""

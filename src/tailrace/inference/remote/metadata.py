@@ -47,7 +47,20 @@ class _OipServer(msgspec.Struct):
 
 
 def describe(model: RemoteModel, authorization: str | None) -> Described:
-    """Return what the server says of a model. Raises RemoteError where it does not answer, or has no such model."""
+    """Return what the server says of a model; why it says nothing, where all is declared.
+
+    Raises RemoteError where it does not answer, or has no such model, and must be asked.
+    """
+    try:
+        return _ask(model, authorization)
+    except RemoteError as error:
+        if model.is_declared:
+            return Described(silence=str(error))
+        raise
+
+
+def _ask(model: RemoteModel, authorization: str | None) -> Described:
+    """Return what the server says of a model. Raises RemoteError."""
     address = model.address
     if model.api == "torchserve":
         return Described()
