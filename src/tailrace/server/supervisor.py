@@ -22,6 +22,7 @@ from tailrace.server.child import Child
 from tailrace.server.companions import open_companions
 from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
+from tailrace.server.holds import renew_holds
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -124,7 +125,8 @@ class Supervisor:
             self._log.info("starting", workers=options.workers, files=list(options.files), releases=self._pin.root)
             keepers = {child: asyncio.create_task(child.keep(self)) for child in self._children}
             watchers = [asyncio.create_task(child.watch()) for child in self._children]
-            tasks = [*keepers.values(), *watchers, asyncio.create_task(overview.sample())]
+            renewing = renew_holds(self._pin, options.registry_choice, self._log)
+            tasks = [*keepers.values(), *watchers, *map(asyncio.create_task, (overview.sample(), renewing))]
             await self._wait_for_end(tasks)
             await self._pre_drain(tasks)
             await drain(keepers)

@@ -1,6 +1,7 @@
-"""A registered version fetched for a release, by a process of its own: what a bucket's library takes goes with it.
+"""A version fetched and held for a release, by a process of its own: what a bucket's library takes goes with it.
 
-The worker that settles a release serves for long; boto3 and its like would stay in its memory.
+The worker that settles a release serves for long, and so does the supervisor that renews its holds; boto3 and its like
+would stay in their memory.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from tailrace.errors import RegistryError, SetupError
 
+if TYPE_CHECKING:
+    from tailrace.release.registry.registry import Registry
+
+COMMAND: Final = (sys.executable, "-m", "tailrace.release.registry.child")
+"""Takes a task on its standard input."""
 FETCH_S_MAX: Final = 3_600.0
 """For one version; a worker's start has its own limit, which is shorter."""
 HELD_S: Final = 30 * 86_400.0
-"""How long a release holds a version in the registry; each start of a server begins anew."""
+"""How long a release holds a version in the registry, unless its server renews that."""
 _ID_CHARACTERS: Final = 16
+Told = TypeVar("Told")
 
 
 class RegistryChoice(msgspec.Struct, frozen=True):
@@ -31,7 +38,7 @@ class RegistryChoice(msgspec.Struct, frozen=True):
     trusted_keys: tuple[str, ...] = ()
 
 
-class _Wanted(msgspec.Struct, frozen=True):
+class _Wanted(msgspec.Struct, frozen=True, tag=True):
     """version: NAME@NUMBER or NAME@ALIAS. holder: the directory of releases that it is for."""
 
     url: str
@@ -47,6 +54,19 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
     reference: str
     digest: str
     url: str
+
+
+class HoldRenewal(msgspec.Struct, frozen=True, tag=True):
+    """A task: hold a version for another `HELD_S`. Its members mean what they do where one is fetched."""
+
+    url: str
+    version: str
+    trusted_keys: tuple[str, ...]
+    holder: str
+
+
+class Renewed(msgspec.Struct, frozen=True, tag=True):
+    """A version is held for longer."""
 
 
 class _Refused(msgspec.Struct, frozen=True, tag=True):
@@ -80,47 +100,77 @@ def fetch_for_release(version: str, url: str, trusted_keys: tuple[str, ...], out
     wanted = _Wanted(url, version, trusted_keys, str(out), holder)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tailrace.release.registry.child"],
-            input=msgspec.json.encode(wanted), capture_output=True, timeout=FETCH_S_MAX, check=False,
-        )  # fmt: skip
-        told = msgspec.json.decode(done.stdout, type=Fetched | _Refused)
+            COMMAND, input=msgspec.json.encode(wanted), capture_output=True, timeout=FETCH_S_MAX, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RegistryError(
             "it did not come in an hour", where=f"{version} in {url}", next="see what is slow"
         ) from None
+    return told_by(done.stdout, done.stderr, Fetched, f"{version} in {url}")
+
+
+def told_by(out: bytes, errors: bytes, kind: type[Told], where: str) -> Told:
+    """Return what the process has said on its two outputs. Raises RegistryError for its refusal, or its end without."""
+    try:
+        told = msgspec.json.decode(out, type=Fetched | Renewed | _Refused)
     except msgspec.DecodeError:
-        why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise RegistryError(f"it cannot be fetched: {why}", where=f"{version} in {url}", next="try again") from None
+        why = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise RegistryError(f"its process has failed: {why}", where=where, next="try again") from None
     if isinstance(told, _Refused):
         raise RegistryError(told.what, where=told.where, next=told.next)
+    assert isinstance(told, kind)
     return told
 
 
 def _fetch(wanted: _Wanted) -> Fetched:
     """Fetch, in the child."""
-    from tailrace.release.registry.envelope import Trust
     from tailrace.release.registry.fetching import fetch
-    from tailrace.release.registry.notes import hold
     from tailrace.release.registry.reference import Reference
-    from tailrace.release.registry.registry import open_registry, user_here
 
-    registry = open_registry(wanted.url, Trust.read([Path(key) for key in wanted.trusted_keys]))
+    registry = _open(wanted.url, wanted.trusted_keys)
     record = registry.resolve(Reference.parse(wanted.version)).record
     fetch(registry, record, Path(wanted.out))
-    holder = f"a release of {user_here()}"
-    hold_id = hashlib.sha256(f"{holder} {wanted.holder}".encode()).hexdigest()[:_ID_CHARACTERS]
     with suppress(RegistryError):  # a server need not be allowed to write there: it has its copy
-        hold(
-            registry, record.name, record.number, hold_id=f"release-{hold_id}", holder=holder,
-            why=f"served from {wanted.holder}", until_s=time.time() + HELD_S,
-        )  # fmt: skip
+        _hold(registry, record.name, record.number, wanted.holder)
     return Fetched(record.reference, record.digest, registry.url)
 
 
+def _renew(wanted: HoldRenewal) -> Renewed:
+    """Hold for longer, in the child."""
+    from tailrace.release.registry.reference import Reference
+
+    registry = _open(wanted.url, wanted.trusted_keys)
+    record = registry.resolve(Reference.parse(wanted.version)).record
+    _hold(registry, record.name, record.number, wanted.holder)
+    return Renewed()
+
+
+def _open(url: str, trusted_keys: tuple[str, ...]) -> Registry:
+    from tailrace.release.registry.envelope import Trust
+    from tailrace.release.registry.registry import open_registry
+
+    return open_registry(url, Trust.read([Path(key) for key in trusted_keys]))
+
+
+def _hold(registry: Registry, name: str, number: int, releases: str) -> None:
+    """Hold a version for the servers of a directory of releases, from now on."""
+    from tailrace.release.registry.notes import hold
+    from tailrace.release.registry.registry import user_here
+
+    holder = f"a release of {user_here()}"
+    hold_id = hashlib.sha256(f"{holder} {releases}".encode()).hexdigest()[:_ID_CHARACTERS]
+    hold(
+        registry, name, number, hold_id=f"release-{hold_id}", holder=holder, why=f"served from {releases}",
+        until_s=time.time() + HELD_S,
+    )  # fmt: skip
+
+
 def main() -> None:
-    """Fetch what standard input says, and say on standard output what came of it."""
+    """Do what standard input says, and say on standard output what came of it."""
+    task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Wanted | HoldRenewal)
+    told: Fetched | Renewed | _Refused
     try:
-        told: Fetched | _Refused = _fetch(msgspec.json.decode(sys.stdin.buffer.read(), type=_Wanted))
+        told = _fetch(task) if isinstance(task, _Wanted) else _renew(task)
     except SetupError as error:
         told = _Refused(error.what, error.where, error.next)
     sys.stdout.buffer.write(msgspec.json.encode(told))
