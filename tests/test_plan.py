@@ -309,7 +309,9 @@ def test_on_demand_feature_of_any_kind_of_number(kind: str, pipeline_of: Callabl
     batch.on_demand["value"] = OnDemandFeature("value", function, [ReadRequest()]).column(batch)
     assert list(values.of(batch)) == expected
     with TestClient(replace(log, features=[replace(value, name="amount")])) as client:
-        fed = client.run([b'{"amount":1.5}', b'{"amount":2.5}']).feeds["x"][:, 0]
+        stage: Any = client.plan.inference.stage
+        (filled,) = stage._fills
+        fed = filled[1](client.run([b'{"amount":1.5}', b'{"amount":2.5}']))[:, 0]
         assert fed.tolist() == [float(each) for each in expected]
 
 

@@ -105,11 +105,6 @@ def stages_of(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
     return tuple(dict.fromkeys((*asked, *seconds)))
 
 
-def first_models(declared: StageDeclaration) -> tuple[Model, ...]:
-    """Return the packaged models among these."""
-    return tuple(each for each in stages_of(declared) if isinstance(each, Model))
-
-
 def change_all(declared: StageDeclaration, change: Callable[[StageDeclaration], StageDeclaration]) -> StageDeclaration:
     """Return a stage with all that `walk_declared` gives changed, in that order. change: keeps members and second."""
     own = change(declared)

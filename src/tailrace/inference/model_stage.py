@@ -23,7 +23,7 @@ from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.scorer import Scored, Scorer
 from tailrace.inference.signature import Signature
-from tailrace.inference.stage import Stage, note_picked, walk_stages
+from tailrace.inference.stage import Stage, walk_stages
 from tailrace.inference.thread import InferenceThread
 
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
@@ -125,15 +125,12 @@ class ModelStage:
         for name, fill in self._fills:
             feeds[name] = fill(batch) if picked is None else fill(batch)[picked]
         rows = batch.rows if picked is None else len(picked)
-        batch.feeds = feeds
         if batch.suspends and rows > self.rows_inline_max:
             scored = await self._score_on_thread(batch, feeds, rows, deadline_ns)
         else:
             scored = self._score(feeds, rows, deadline_ns)
         if picked is None:
             batch.stage_scores[self.name] = scored.scores
-        else:
-            note_picked(batch, self.name, picked, scored.scores)
         return scored
 
     def _score(self, feeds: Feeds, rows: int, deadline_ns: int | None) -> Scored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,11 +113,3 @@ def asked_stages(stage: Stage) -> list[LeafStage]:
 def leaf_stages(stage: Stage) -> list[LeafStage]:
     """Return the models of a stage, also those that are fallen back to, in their order; each once."""
     return list(dict.fromkeys(found for found in walk_stages(stage) if isinstance(found, LeafStage)))
-
-
-def note_picked(batch: Batch, name: str, picked: NDArray[np.intp], scores: NDArray[Any]) -> None:
-    """Keep what a stage has said of some rows of a batch, NaN where it was not asked."""
-    found = batch.stage_scores.get(name)
-    whole = np.full((batch.rows, *scores.shape[1:]), np.nan) if found is None else found.copy()
-    whole[picked] = scores
-    batch.stage_scores[name] = whole

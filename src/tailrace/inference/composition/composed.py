@@ -18,7 +18,7 @@ from tailrace.batch import Batch
 from tailrace.deadline import NS_PER_MS, Budget
 from tailrace.inference.curve import SIZES, CostCurve, without_noise
 from tailrace.inference.scorer import Scored
-from tailrace.inference.stage import Stage, note_picked
+from tailrace.inference.stage import Stage
 
 INLINE_NS_MAX: Final = 1 * NS_PER_MS
 """What its members may take together for a batch to run on the loop, as a model alone may."""
@@ -55,15 +55,13 @@ class Composed(ABC):
         """Return what a call of so many rows takes at most, by the members' medians."""
 
     async def score(self, batch: Batch, picked: NDArray[np.intp] | None, deadline_ns: int) -> Scored:
-        """Return the scores of a batch's rows, or of the picked ones, and leave them in `stage_scores`."""
+        """Return the scores of a batch's rows, or of the picked ones."""
         self._calls += 1
         if not self._calls % DECIDE_EVERY:
             self._decide()
         scored = await self.combine(batch, picked, deadline_ns)
         if picked is None:
             batch.stage_scores[self.name] = scored.scores
-        else:
-            note_picked(batch, self.name, picked, scored.scores)
         return scored
 
     @abstractmethod

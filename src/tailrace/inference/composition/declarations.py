@@ -127,7 +127,7 @@ class Cascade(Composition):
         if not isinstance(unsure, Sequence) or isinstance(unsure, str) or not _is_range(tuple(unsure)):
             raise ValueError(f"{where}: unsure is {unsure!r}; write the lowest and the highest such score: (0.1, 0.8)")
         for stage in walk_declared(expensive):  # a model, here or far away, or an ensemble
-            if getattr(stage, "constant", None) is not None:
+            if stage.constant is not None:
                 raise ValueError(f"{where}: {stage.name!r} falls back to a constant; leave that out, where it is late "
                                  "the cheap score stands")  # fmt: skip
         low, high = unsure

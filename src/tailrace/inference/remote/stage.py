@@ -28,7 +28,7 @@ from tailrace.inference.remote.json_rows import finite_rows
 from tailrace.inference.remote.places import CallPlaces
 from tailrace.inference.scorer import Scored
 from tailrace.inference.signature import Signature
-from tailrace.inference.stage import Stage, note_picked, walk_stages
+from tailrace.inference.stage import Stage, walk_stages
 
 CALLS_MAX: Final = 32
 """Calls for one batch, beside those for its parts, in which rows that the server refuses are looked for."""
@@ -118,7 +118,6 @@ class RemoteStage:
         """
         feeds = {name: fill(batch) if picked is None else fill(batch)[picked] for name, fill in self._fills}
         rows = batch.rows if picked is None else len(picked)
-        batch.feeds = feeds
         now_ns = self._now_ns()
         calls = _Calls(now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows))
         scores, late = await self._ask(feeds, rows, calls)
@@ -128,8 +127,6 @@ class RemoteStage:
             scored = await self._fall_back(batch, picked, scores, ~finite, late, deadline_ns)
         if picked is None:
             batch.stage_scores[self.name] = scored.scores
-        else:
-            note_picked(batch, self.name, picked, scored.scores)
         return scored
 
     # -- the server -------------------------------------------------------------------------------------------------
