@@ -108,6 +108,8 @@ class ProtocolServer:
             request = await read_request(reader)
             self.requests.append(request)
             if request.method == "GET":
+                if self.fault == "slow_description":
+                    await self._send_slow_head(writer, b"")
                 writer.write(framed(*self._describe(request)))
                 continue
             if self.fault == "close_when_used" and answered:

@@ -5,21 +5,17 @@ Read with blocking calls, when a pipeline is compiled. TorchServe's API says not
 
 from __future__ import annotations
 
-import http.client
 from typing import Any, Final
 
 import msgspec
 
-from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.remote.described import Described, Tensor
-from tailrace.inference.remote.failure import RemoteError, RemoteFault
+from tailrace.inference.remote.exchange import Exchange
+from tailrace.inference.remote.failure import RemoteError
 from tailrace.inference.remote.oip import DATATYPES
 from tailrace.inference.remote.protocol import SHOWN_MAX, unreadable
 
-TIMEOUT_S: Final = 2.0
-"""For each step of a call."""
-BYTES_MAX: Final = 1 << 20
 BINARY: Final = "binary_tensor_data"
 
 _OIP_DTYPES: Final = {theirs: ours for ours, theirs in DATATYPES.items()}
@@ -51,52 +47,27 @@ def describe(model: RemoteModel, authorization: str | None) -> Described:
 
     Raises RemoteError where it does not answer, or has no such model, and must be asked.
     """
+    if model.api == "torchserve":
+        return Described()
     try:
-        return _ask(model, authorization)
+        return Exchange(model.address, authorization).run(lambda exchange: _ask(model, exchange))
     except RemoteError as error:
         if model.is_declared:
             return Described(silence=str(error))
         raise
 
 
-def _ask(model: RemoteModel, authorization: str | None) -> Described:
+def _ask(model: RemoteModel, exchange: Exchange) -> Described:
     """Return what the server says of a model. Raises RemoteError."""
-    address = model.address
-    if model.api == "torchserve":
-        return Described()
+    path = model.address.path
     if model.api == "tensorflow":
-        return _from_tensorflow(_get(address, address.path + "/metadata", authorization))
-    found = _decode(_get(address, address.path, authorization), _OipModel)
-    root = address.path[: address.path.rindex("/models/")]
-    server = _decode(_get(address, root, authorization), _OipServer)
+        return _from_tensorflow(exchange.get(path + "/metadata"))
+    found = _decode(exchange.get(path), _OipModel)
+    server = _decode(exchange.get(path[: path.rindex("/models/")]), _OipServer)
     return Described(
         tuple(map(_from_oip, found.inputs)), tuple(map(_from_oip, found.outputs)), BINARY in server.extensions,
         _only_version(found.versions),
     )  # fmt: skip
-
-
-def _get(address: RemoteAddress, path: str, authorization: str | None) -> bytes:
-    """Return the body of an answer of status 200."""
-    tls = address.tls()
-    connection = (
-        http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
-        if tls is None
-        else http.client.HTTPSConnection(address.host, address.port, timeout=TIMEOUT_S, context=tls)
-    )
-    try:
-        connection.request("GET", path, headers={"Authorization": authorization} if authorization else {})
-        reply = connection.getresponse()
-        body = reply.read(BYTES_MAX + 1)
-    except (OSError, http.client.HTTPException) as error:
-        raise RemoteError(RemoteFault.UNREACHABLE, f"{address.authority}: {error or type(error).__name__}") from None
-    finally:
-        connection.close()
-    if reply.status != 200:
-        said = body[:SHOWN_MAX].decode("utf-8", "replace")
-        raise RemoteError(RemoteFault.STATUS, f"{address.authority} answered {reply.status} for {path}: {said!r}")
-    if len(body) > BYTES_MAX:
-        raise RemoteError(RemoteFault.TOO_LARGE, f"{address.authority} says more than {BYTES_MAX} bytes of its model")
-    return body
 
 
 def _decode(body: bytes, kind: Any) -> Any:
