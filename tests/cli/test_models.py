@@ -187,6 +187,30 @@ def test_damaged_version_is_found(run: Run, models: Path, url: str) -> None:
     assert "fraud@1 is refused: it was cut short or altered" in run("list", "fraud")
 
 
+def test_nothing_to_verify_is_told(run: Run, models: Path) -> None:
+    """An empty registry, or one whose versions are gone, is not whole; unless it is said that it may be empty."""
+    run("register", models / "fraud")
+    run("delete", "fraud@1")
+    assert run("verify", code=1) == "0 versions\n"
+    assert told(run, "verify", code=1) == []
+    assert run("verify", "--allow-empty") == "0 versions\n"
+    assert told(run, "verify", "--allow-empty") == []
+
+
+def test_alias_that_cannot_be_set_leaves_the_number_told(run: Run, models: Path, url: str) -> None:
+    """The version is there, and its number is printed; then comes the error, which says how to go on."""
+    blocked = Path(url, "models", "fraud", "aliases", "staging.json")
+    blocked.mkdir(parents=True)  # in its place no alias can be written
+    for number, words in ((1, ()), (2, ("--json",))):
+        aliases = ("--alias", "staging", "--alias", "production")
+        done = CliRunner().invoke(app, ["models", "register", str(models / "fraud"), *aliases, *words])
+        assert isinstance(done.exception, RegistryError)
+        assert f"fraud@{number}: the version is registered, but 'staging' does not name it" in str(done.exception)
+        assert f"tailrace models alias fraud@staging {number}" in str(done.exception)
+        assert done.stdout.splitlines()[0] == "fraud@1" if not words else json.loads(done.stdout)["number"] == 2
+        assert told(run, "show", f"fraud@{number}")["aliases"] == ["production"]
+
+
 def test_bad_object_stops_no_command(run: Run, models: Path, url: str) -> None:
     """A record or an alias of over 1 MiB is told as a fault where it lies, and the rest is listed and collected."""
     for _ in range(2):

@@ -17,6 +17,7 @@ from tailrace.cli.models.options import (
     VersionArgument,
     carried,
     check_aliases,
+    name_version,
     opened,
     print_json,
     signer_of,
@@ -65,7 +66,6 @@ def register(  # noqa: PLR0917 - one parameter an option
         tailrace models register models/fraud --registry s3://models/team --data training.parquet --alias staging
     """
     from tailrace.inference.manifest import read_manifest
-    from tailrace.release.registry.notes import set_alias
     from tailrace.release.registry.registering import register as register_version
 
     aliases, signer = check_aliases(alias), signer_of(sign_key)
@@ -74,13 +74,14 @@ def register(  # noqa: PLR0917 - one parameter an option
     lineage = _lineage(found, parent or [], data, command, code)
     with carried("registering") as on_progress:
         version = register_version(found, directory, name, lineage=lineage, signer=signer, on_progress=on_progress)
-    for each in aliases:
-        set_alias(found, each, name, version.record.number)
+    if not as_json:  # it is there, whatever becomes of its aliases
+        print(version.record.reference, flush=True)
+    named, fault = name_version(found, aliases, version.record)
     if as_json:
         print_json({"name": name, "number": version.record.number, "digest": version.record.digest,
-                    "signed_by": version.key_id, "aliases": aliases, "registry": found.url})  # fmt: skip
-    else:
-        print(version.record.reference)
+                    "signed_by": version.key_id, "aliases": named, "registry": found.url})  # fmt: skip
+    if fault is not None:
+        raise fault
 
 
 def fetch(

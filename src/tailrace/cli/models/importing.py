@@ -16,6 +16,7 @@ from tailrace.cli.models.options import (
     SignKey,
     carried,
     check_aliases,
+    name_version,
     opened,
     print_json,
     signer_of,
@@ -64,7 +65,6 @@ def import_model(  # noqa: PLR0917 - one parameter an option
     """
     from tailrace.release.package import package
     from tailrace.release.registry.mlflow_source import download, load
-    from tailrace.release.registry.notes import set_alias
     from tailrace.release.registry.records import Lineage
     from tailrace.release.registry.reference import check_name
     from tailrace.release.registry.registering import register
@@ -82,10 +82,11 @@ def import_model(  # noqa: PLR0917 - one parameter an option
         lineage = Lineage(source=source.told, code=source.commit)
         with carried("registering") as on_progress:
             version = register(found, directory, name, lineage=lineage, signer=signer, on_progress=on_progress)
-    for each in aliases:
-        set_alias(found, each, name, version.record.number)
+    if not as_json:  # it is there, whatever becomes of its aliases
+        print(f"{version.record.reference} is {lineage.source}", flush=True)
+    named, fault = name_version(found, aliases, version.record)
     if as_json:
         print_json({"name": name, "number": version.record.number, "digest": version.record.digest,
-                    "source": lineage.source, "signed_by": version.key_id, "aliases": aliases})  # fmt: skip
-    else:
-        print(f"{version.record.reference} is {lineage.source}")
+                    "source": lineage.source, "signed_by": version.key_id, "aliases": named})  # fmt: skip
+    if fault is not None:
+        raise fault

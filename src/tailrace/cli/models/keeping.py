@@ -65,11 +65,14 @@ def verify(
         typer.Argument(metavar="[VERSION]", help="The versions, NAME@NUMBER or NAME@ALIAS; without any, all."),
     ] = None,
     trusted_key: TrustedKeys = None,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="End with 0 also where there is no version to look at.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every file of versions, and hold it against what was registered; and the signatures, where keys are given.
 
-    Exit code 1 where one is missing, cut short, altered, or not signed by a trusted key.
+    Exit code 1 where one is missing, cut short, altered, or not signed by a trusted key; and where there is none.
 
     For example:
 
@@ -89,7 +92,9 @@ def verify(
     else:
         for each in told:
             print(f"{each['version']}: {each['fault'] or 'whole'}", file=sys.stderr if each["fault"] else sys.stdout)
-    if any(each["fault"] for each in told):
+        if not told:
+            print("0 versions")
+    if any(each["fault"] for each in told) or not (told or allow_empty):
         raise typer.Exit(1)
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailrace.errors import RegistryError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tailrace.release.registry.envelope import Signer
+    from tailrace.release.registry.records import VersionRecord
     from tailrace.release.registry.registry import Registry
 
 RegistryUrl = Annotated[
@@ -52,6 +55,29 @@ def check_aliases(aliases: list[str] | None) -> list[str]:
     from tailrace.release.registry.reference import check_alias
 
     return [check_alias(alias) for alias in aliases or ()]
+
+
+def name_version(
+    registry: Registry, aliases: list[str], record: VersionRecord
+) -> tuple[list[str], RegistryError | None]:
+    """Have aliases name a version that was registered; return those that do, and why others do not."""
+    from tailrace.release.registry.notes import set_alias
+
+    faults: dict[str, str] = {}
+    for alias in aliases:
+        try:
+            set_alias(registry, alias, record.name, record.number)
+        except RegistryError as error:
+            faults[alias] = error.what
+    named = [alias for alias in aliases if alias not in faults]
+    if not faults:
+        return named, None
+    told = "; ".join(f"{alias!r} does not name it: {why}" for alias, why in faults.items())
+    return named, RegistryError(
+        f"the version is registered, but {told}",
+        where=record.reference,
+        next=f"tailrace models alias {record.name}@{min(faults)} {record.number}",
+    )
 
 
 def signer_of(key: Path | None) -> Signer | None:
