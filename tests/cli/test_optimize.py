@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from offline.optimize.conftest import make_rows, train, write_network
 from tailrace.cli.main import app
 from tailrace.inference.backends.bitvector import LIBRARY
+from tailrace.inference.backends.table import BACKENDS
 from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import read_manifest
@@ -103,7 +104,8 @@ def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
     assert {each["backend"] for each in report["trials"] if each["status"] == "measured"} >= {
         "bit vectors", "ONNX Runtime",
     }  # fmt: skip
-    assert {each["backend"]: each["standing"] for each in report["trials"]}["CUDA"] == "skipped"
+    standings = {each["backend"]: each["standing"] for each in report["trials"]}
+    assert "skipped" in {standings[each.name] for each in BACKENDS if each.is_on_gpu}  # no CI machine has both
     manifest = read_manifest(tmp_path / "best")
     made = manifest.optimised
     assert made is not None

@@ -42,6 +42,7 @@ class Backend(NamedTuple):
 
     is_light: whether loading a model with it imports nothing that is large. needs: a file of a module without which it
     is not there at all, as `onnxruntime/capi/….so`. start_s: what it may take to start, beyond what others take.
+    is_on_gpu: whether it computes on a GPU.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Backend(NamedTuple):
     is_light: bool = False
     needs: str = ""
     start_s: float = 0.0
+    is_on_gpu: bool = False
 
     @property
     def is_installed(self) -> bool:
@@ -79,9 +81,9 @@ BACKENDS: Final = (
     Backend(FOREST, FOREST_FILE, "forest", "ForestModel", is_light=True),
     Backend(ONNX_RUNTIME, MODEL_FILE, "onnx", "OnnxModel"),
     Backend(CUDA, MODEL_FILE, "onnx_gpu", "CudaModel",
-            needs="onnxruntime/capi/libonnxruntime_providers_cuda.so", start_s=10.0),
+            needs="onnxruntime/capi/libonnxruntime_providers_cuda.so", start_s=10.0, is_on_gpu=True),
     Backend(TENSORRT, MODEL_FILE, "onnx_gpu", "TensorrtModel",
-            needs="onnxruntime/capi/libonnxruntime_providers_tensorrt.so", start_s=60.0),
+            needs="onnxruntime/capi/libonnxruntime_providers_tensorrt.so", start_s=60.0, is_on_gpu=True),
     Backend(LIGHTGBM, LIGHTGBM_FILE, "lightgbm", "LightgbmModel", is_light=True),
     Backend(XGBOOST, XGBOOST_FILE, "xgboost", "XgboostModel", is_light=True),
     Backend(CATBOOST, CATBOOST_FILE, "catboost", "CatboostModel"),

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
+from tailrace.inference.backends.table import BACKENDS, ONNX_RUNTIME, backend_named, backends_of
 from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest, read_manifest
+from tailrace.inference.signature import Signature
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.journal import Journal, Proposed, Trial
 from tailrace.offline.optimize.making import size_on_disk
@@ -25,9 +26,6 @@ from tailrace.offline.optimize.verdict import Terms, Verdict, judge
 from tailrace.release.exchange import drafted
 from tailrace.release.package import package
 from tailrace.release.settle import copy_model
-
-GPU_PROVIDERS: Final = (("CUDA", "CUDAExecutionProvider"), ("TensorRT", "TensorrtExecutionProvider"))
-"""What computes on a GPU, and ONNX Runtime's name of it."""
 
 MEASURED_MAX: Final = 3
 """How often a trial is measured in a noisy moment: where the upper bound of its speedup is over NOISE × the lower."""
@@ -74,7 +72,7 @@ def optimize(asked: Asked, work: Path, on_step: OnStep = lambda step, done, whol
         metric = choose_metric(asked.metric, manifest.signature, evidence.outcomes)
         for judges in (True, False):  # before anything is tried
             part = evidence.part(judges=judges)
-            metric.measure(np.full((len(part.outcomes), *_width(manifest.signature)), 0.5), part.outcomes)
+            metric.measure(np.full(_scores_shape(manifest.signature, len(part.outcomes)), 0.5), part.outcomes)
         evidence.save(journal.evidence)
         before = len(journal.trials)
         terms = Terms(metric, asked.tolerance, asked.budget_ns, asked.threads, asked.score_change)
@@ -216,20 +214,20 @@ def _is_noisy(trial: Trial) -> bool:
 
 
 def _limits_of(backend: str, limits: Limits) -> Limits:
-    """Return what a process may take: on a GPU it maps far more addresses than it uses."""
-    return limits._replace(memory_mb=0) if any(name in backend for name, _ in GPU_PROVIDERS) else limits
+    """Return what a process may take: on a GPU it maps far more addresses than it uses, and is slow to start."""
+    found = backend_named(backend)
+    if found is None or not found.is_on_gpu:
+        return limits
+    return limits._replace(memory_mb=0, seconds=limits.seconds + found.start_s)
 
 
 def _absent_gpus(trials: Sequence[Trial]) -> Iterator[Trial]:
     """Yield what a GPU could have computed and did not, with the reason."""
-    import onnxruntime
-
-    providers = onnxruntime.get_available_providers()
-    for name, provider in GPU_PROVIDERS:
-        if any(name in trial.backend for trial in trials):
-            continue
-        why = f"this ONNX Runtime has no {provider}" if provider not in providers else "no backend computes by it yet"
-        yield Trial(recipe=AS_PACKAGED, backend=name, status="skipped", why=why)
+    tried = {trial.backend for trial in trials}
+    for backend in BACKENDS:
+        if backend.is_on_gpu and backend.name not in tried:
+            why = "this ONNX Runtime has no provider of it: install onnxruntime-gpu in the place of onnxruntime"
+            yield Trial(recipe=AS_PACKAGED, backend=backend.name, status="skipped", why=why)
 
 
 def _package(asked: Asked, table: Any, target: str, journal: Journal) -> None:
@@ -242,8 +240,8 @@ def _package(asked: Asked, table: Any, target: str, journal: Journal) -> None:
                 allow_pickle=asked.allow_pickle)  # fmt: skip
 
 
-def _width(signature: Any) -> tuple[int, ...]:
-    return (len(signature.classes),) if signature.column is None else ()
+def _scores_shape(signature: Signature, rows: int) -> tuple[int, ...]:
+    return (rows, signature.scores_width) if signature.scores_width > 1 else (rows,)
 
 
 def _directory_of(journal: Journal, recipe: Recipe) -> Path:
