@@ -15,6 +15,7 @@ from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.catboost_trees import catboost_graph
 from tailrace.release.original import Original
 from tailrace.release.pipelines import pipeline_graph
+from tailrace.release.probe import probe_graph
 from tailrace.release.refusals import NoGraphError
 from tailrace.release.rows import read_rows
 from tailrace.release.sklearn_trees import forest_graph
@@ -158,7 +159,7 @@ def _accept_onnx(graph: bytes, table: Any, target: str | None, *, embedding: boo
             where="model",
             next="export it with the probabilities as a tensor (no ZipMap) and as the last output",
         )
-    width = _measure_width(session, output.name, inputs, table)
+    width = _measure_width(graph, session, output.name, inputs, table)
     if embedding and width == 1:
         raise ModelPackageError("it gives one number a row, no vector", where="model", next="leave out --embedding")
     if embedding:
@@ -200,11 +201,12 @@ def _spec_of(tensor: Any, names: tuple[str, ...], table: Any) -> TensorSpec:
     return TensorSpec(tensor.name, _ONNX_DTYPES[tensor.type], names, widths if max(widths, default=1) > 1 else ())
 
 
-def _measure_width(session: Any, output: str, inputs: tuple[TensorSpec, ...], table: Any) -> int:
+def _measure_width(graph: bytes, session: Any, output: str, inputs: tuple[TensorSpec, ...], table: Any) -> int:
     """Return how many scores a row gets: computed, since a graph may declare its shape by names, or not at all."""
     rows = read_rows(spread_rows(table, ROWS_RUN), tuple(name for spec in inputs for name in spec.features))
     rows = rows.take(np.arange(ROWS_RUN) % len(rows))
     try:
+        probe_graph(graph, rows.feeds(inputs))
         shape = session.run([output], rows.feeds(inputs))[0].shape
     except ModelPackageError:
         raise

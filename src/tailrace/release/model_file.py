@@ -105,7 +105,7 @@ def _read_graph(path: Path, content: bytes) -> bytes:
     """Return an ONNX file with its weights in it, those of other files of its directory too."""
     try:
         check_graph(content)
-        probe_graph(path, content)
+        probe_graph(content)
         return content
     except ExternalDataError as error:
         _check_places(path, error.names, len(content))
@@ -115,6 +115,7 @@ def _read_graph(path: Path, content: bytes) -> bytes:
     onnx.load_external_data_for_model(whole, str(path.parent))
     gathered: bytes = whole.SerializeToString()
     check_graph(gathered)
+    probe_graph(gathered)
     return gathered
 
 

@@ -1,8 +1,10 @@
 """A graph of a stranger's, computed once in a process of its own that may take only so much memory.
 
-A graph may ask for memory that no file holds: a `ConstantOfShape` of 100 GB is a few bytes. What a graph's own tensors
-promise is seen in its bytes; what its operators make of them is seen when it runs. So one with an operator that makes
-tensors larger than what it is given is run first where it can do no harm. All others run here, at once.
+A graph may ask for memory that no file holds: a `ConstantOfShape` of 100 GB is a few bytes, and so is the product of a
+column and a row of weights. What a graph's own tensors promise is seen in its bytes; what its operators make of them is
+seen when it runs, or when it is opened, since constants are folded then. So one that is not seen to stay small
+(`is_bounded`) is opened and run first where it can do no harm: when it is packaged, and again when it becomes part of a
+release or is fetched, on its golden rows. A manifest cannot vouch for it: its maker writes that too.
 """
 
 from __future__ import annotations
@@ -10,66 +12,134 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-GROWING: Final = (
-    b"ConstantOfShape", b"Expand", b"Tile", b"Range", b"RandomNormal", b"RandomUniform", b"EyeLike", b"OneHot",
-    b"Resize", b"Upsample", b"Pad", b"Loop", b"Scan", b"Col2Im", b"MaxUnpool", b"Bernoulli", b"Multinomial",
-)  # fmt: skip
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.onnx_graph import check_graph
+from tailrace.inference.backends.onnx_growth import is_bounded
+from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Cell, Manifest, read_manifest, to_array
+from tailrace.inference.signature import NUMPY_DTYPES
+
 SPARE_BYTES: Final = 2 << 30
 GROWTH_MAX: Final = 16
 """What a graph may take, beyond SPARE_BYTES, in parts of its file: a copy for each stage of its optimisation."""
 LIMIT_S: Final = 60.0
 _TOO_MUCH: Final = 3
+_NOT_COMPUTED: Final = 4
+_SHOWN_MAX: Final = 300
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64",
-                  "tensor(int32)": "int32", "tensor(bool)": "bool", "tensor(string)": "object"}  # fmt: skip
+                  "tensor(int32)": "int32", "tensor(bool)": "bool", "tensor(string)": "string"}  # fmt: skip
 
 
-def probe_graph(path: Path, content: bytes) -> None:
-    """Raise ValueError for a graph that takes too much memory, or time, for one row. path: where its content is."""
-    if not any(name in content for name in GROWING):
+class _Asked(msgspec.Struct, frozen=True):
+    """inputs: rows by the input, with their dtype; None for one row of ones."""
+
+    graph: str
+    inputs: dict[str, tuple[str, list[list[Cell]]]] | None = None
+
+
+def probe_directory(directory: Path) -> None:
+    """Raise ModelPackageError unless the graph of a model directory, if it has one, stays small on its golden rows."""
+    manifest = read_manifest(directory)
+    path = directory / MODEL_FILE
+    if MODEL_FILE not in manifest.files:
         return
-    command = (sys.executable, "-P", "-m", "tailrace.release.probe", str(path))
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)
+        content = path.read_bytes()
+        check_graph(content)
+        if not is_bounded(content):
+            _probe(_Asked(str(path), _golden(manifest)), len(content))
+    except ValueError as error:
+        raise ModelPackageError(
+            f"the file is not what it should be: {error}", where=str(path), next=REPACKAGE
+        ) from error
+
+
+def probe_graph(content: bytes, feeds: Mapping[str, NDArray[Any]] | None = None) -> None:
+    """Raise ValueError for a graph that takes too much memory, or time, for some rows.
+
+    feeds: the rows; None makes one up, which a graph may refuse to compute: then it was opened, and no more is known.
+    """
+    if is_bounded(content):
+        return
+    given = None
+    if feeds is not None:
+        given = {name: (_name_of(array), array.reshape(len(array), -1).tolist()) for name, array in feeds.items()}
+    import tempfile  # only now: a worker that settles a release has no need of it
+
+    with tempfile.TemporaryDirectory(prefix="tailrace-probe-") as folder:
+        path = Path(folder, MODEL_FILE)
+        path.write_bytes(content)
+        _probe(_Asked(str(path), given), len(content))
+
+
+def _name_of(array: NDArray[Any]) -> str:
+    return "string" if array.dtype.kind in "OUS" else array.dtype.name
+
+
+def _golden(manifest: Manifest) -> dict[str, tuple[str, list[list[Cell]]]]:
+    return {spec.name: (spec.dtype, manifest.golden.inputs[spec.name]) for spec in manifest.signature.inputs}
+
+
+def _probe(asked: _Asked, size_bytes: int) -> None:
+    """Raise ValueError unless a process of its own has computed a graph within bounds."""
+    command = (sys.executable, "-P", "-m", "tailrace.release.probe")
+    try:
+        done = subprocess.run(
+            command, input=msgspec.json.encode(asked), capture_output=True, timeout=LIMIT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise ValueError(f"it takes more than {LIMIT_S:g} s for one row") from None
-    if done.returncode == _TOO_MUCH or done.returncode < 0:
-        limit = _limit_bytes(len(content)) >> 20
-        raise ValueError(f"it takes more than {limit} MiB of memory for one row, or crashes: {done.returncode}")
+    if done.returncode == 0 or (done.returncode == _NOT_COMPUTED and asked.inputs is None):
+        return
+    told = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:_SHOWN_MAX]
+    if done.returncode == _NOT_COMPUTED:
+        raise ValueError(f"it cannot be computed: {told}")
+    limit = _limit_bytes(size_bytes) >> 20
+    raise ValueError(f"it takes more than {limit} MiB of memory for one row, or crashes: {done.returncode} {told}")
 
 
 def _limit_bytes(size_bytes: int) -> int:
     return SPARE_BYTES + GROWTH_MAX * size_bytes
 
 
-def main(arguments: list[str]) -> int:
-    """Compute the graph in a file once, within bounds; return what became of it."""
-    import numpy as np
+def main() -> int:
+    """Compute the graph that standard input names once, within bounds; return what became of it."""
     import onnxruntime
 
-    path = Path(arguments[1])
+    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=_Asked)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + _limit_bytes(path.stat().st_size)
+    limit = pages * resource.getpagesize() + _limit_bytes(Path(asked.graph).stat().st_size)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(asked.graph, options, providers=["CPUExecutionProvider"])
         feeds: dict[str, Any] = {}
         for tensor in session.get_inputs():
-            shape = [size if isinstance(size, int) and place else 1 for place, size in enumerate(tensor.shape)]
-            feeds[tensor.name] = np.full(shape, "" if tensor.type == "tensor(string)" else 1, _DTYPES[tensor.type])
+            dtype = _DTYPES[tensor.type]
+            if asked.inputs is None:
+                shape = [size if isinstance(size, int) and place else 1 for place, size in enumerate(tensor.shape)]
+                feeds[tensor.name] = np.full(shape, "0" if dtype == "string" else 1, NUMPY_DTYPES[dtype])
+            else:
+                dtype, rows = asked.inputs[tensor.name]
+                feeds[tensor.name] = to_array(rows, dtype, np.dtype(NUMPY_DTYPES[dtype]))
         session.run(None, feeds)
     except MemoryError:
         return _TOO_MUCH
-    except Exception as error:  # what else is wrong with it is told by who asked, in full
-        return _TOO_MUCH if "bad_alloc" in str(error) or "allocate" in str(error).lower() else 0
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        sys.stderr.write(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return _TOO_MUCH if "bad_alloc" in str(error) or "allocate" in str(error).lower() else _NOT_COMPUTED
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -18,6 +18,7 @@ from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_man
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
 from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole
+from tailrace.release.probe import probe_directory
 from tailrace.release.registry.child import Fetched, RegistryChoice, fetch_for_release, url_of
 from tailrace.release.remotes import describe_remotes, with_pinned_remotes
 from tailrace.release.shelf import MODELS, Shelf, copy_stream, digest_of
@@ -105,7 +106,13 @@ def _keep_model(shelf: Shelf, directory: Path) -> Path:
         kept = shelf.path_of(MODELS, _manifest_digest(directory))
         if _copy_digest(kept) == kept.name:
             return kept
-    return shelf.add(MODELS, lambda draft: copy_model(directory, draft), _copy_digest)
+
+    def fill(draft: Path) -> str:
+        digest = copy_model(directory, draft)
+        probe_directory(draft)  # here and not when it is loaded: a copy that is kept has been probed
+        return digest
+
+    return shelf.add(MODELS, fill, _copy_digest)
 
 
 class _Registered:

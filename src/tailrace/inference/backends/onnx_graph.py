@@ -8,7 +8,7 @@ its tensors, by field number as onnx.proto has them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 DEPTH_MAX: Final = 16
@@ -16,11 +16,12 @@ DEPTH_MAX: Final = 16
 
 # Field numbers: of a model, a graph, a node, an attribute, a function, a sparse tensor, a tensor.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODES, _GRAPH_TENSORS, _GRAPH_SPARSE = 1, 5, 15
-_NODE_ATTRIBUTES: Final = 5
+_GRAPH_NODES, _GRAPH_TENSORS, _GRAPH_SPARSE, _GRAPH_INPUTS = 1, 5, 15, 11
+_NODE_INPUTS, _NODE_OUTPUTS, _NODE_KIND, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_INPUT_NAME, _INPUT_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIMS, _DIM_VALUE = 1, 2, 1, 2, 1, 1
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _FUNCTION_NODES: Final = 7
-_TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
+_TENSOR_DIMS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _LOCATION: Final = b"location"
 
@@ -53,6 +54,29 @@ def check_graph(content: bytes) -> None:
         raise ExternalDataError(sorted(graph.external))
 
 
+class Node(NamedTuple):
+    """A node of a graph. kind: its operator. size_bytes: of the node, with its attributes."""
+
+    kind: bytes
+    domain: bytes
+    inputs: tuple[bytes, ...]
+    outputs: tuple[bytes, ...]
+    size_bytes: int
+
+
+def read_nodes(content: bytes) -> tuple[dict[bytes, int], dict[bytes, int], list[Node]] | None:
+    """Return the width of each input of a graph, 0 where it says none, the elements of each weight, and its nodes.
+
+    None where it has functions of its own.
+
+    Raises ValueError as `check_graph` does.
+    """
+    try:
+        return _Graph(content, attributes=False).nodes()
+    except IndexError:
+        raise ValueError("it is cut short, or no ONNX file") from None
+
+
 class _Graph:
     """An ONNX file, walked through. external: the names of other files in it."""
 
@@ -73,6 +97,56 @@ class _Graph:
                     self._node(*place, 0)
         if not found:
             raise ValueError("it has no graph")
+
+    def nodes(self) -> tuple[dict[bytes, int], dict[bytes, int], list[Node]] | None:
+        """Return what `read_nodes` does."""
+        inputs: dict[bytes, int] = {}
+        weights: dict[bytes, int] = {}
+        nodes: list[Node] = []
+        for number, wire, start, end in self._fields(0, len(self._content)):
+            if number == _MODEL_FUNCTIONS:
+                return None
+            if number != _MODEL_GRAPH or wire != _BYTES:
+                continue
+            for part, kind, first, last in self._fields(start, end):
+                if part == _GRAPH_SPARSE:
+                    return None
+                if part == _GRAPH_INPUTS and kind == _BYTES:
+                    inputs |= dict.fromkeys(self._texts(first, last, _INPUT_NAME), self._width(first, last))
+                elif part == _GRAPH_TENSORS and kind == _BYTES:
+                    weights |= dict.fromkeys(self._texts(first, last, _TENSOR_NAME), self._elements(first, last))
+                elif part == _GRAPH_NODES and kind == _BYTES:
+                    nodes.append(self._read_node(first, last))
+        return inputs, weights, nodes
+
+    def _read_node(self, start: int, end: int) -> Node:
+        kinds, domains = (self._texts(start, end, number) for number in (_NODE_KIND, _NODE_DOMAIN))
+        inputs, outputs = (tuple(self._texts(start, end, number)) for number in (_NODE_INPUTS, _NODE_OUTPUTS))
+        return Node(b"".join(kinds[-1:]), b"".join(domains[-1:]), inputs, outputs, end - start)
+
+    def _width(self, start: int, end: int) -> int:
+        """Return how many numbers an input takes for a row; 0 where it does not say."""
+        places = [(start, end)]
+        for number in (_INPUT_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIMS):
+            places = [found for place in places for found in self._messages(*place, (number,))]
+        width = 1 if places else 0
+        for dim in places[1:]:
+            values = [first for number, wire, first, _ in self._fields(*dim) if (number, wire) == (_DIM_VALUE, _VARINT)]
+            width *= values[-1] if values else 0
+        return width
+
+    def _texts(self, start: int, end: int, number: int) -> list[bytes]:
+        """Return the texts in a message's field."""
+        return [self._content[first:last] for first, last in self._messages(start, end, (number,))]
+
+    def _elements(self, start: int, end: int) -> int:
+        """Return how many elements a tensor promises."""
+        elements = 1
+        for number, wire, first, last in self._fields(start, end):
+            if number == _TENSOR_DIMS:
+                for size in self._packed(first, last) if wire == _BYTES else [first]:
+                    elements *= size
+        return elements
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > DEPTH_MAX:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tailrace.errors import RegistryError
-from tailrace.inference.manifest import read_manifest
 from tailrace.release.exchange import check_place, drafted
+from tailrace.release.probe import probe_directory
 from tailrace.release.registry.records import FileRecord, VersionRecord, damaged
 from tailrace.release.registry.registering import OnProgress
 from tailrace.release.registry.registry import Registry, file_key
@@ -22,7 +22,8 @@ def fetch(
     """Write a version's files into an empty directory.
 
     Raises RegistryError: a file is missing in the registry, or not what was registered; ModelPackageError: together
-    they are no model directory. What was written stays: give a directory that you remove then.
+    they are no model directory, or its graph does not stay small. What was written stays: give a directory that you
+    remove then.
     """
     whole, done = record.size_bytes, 0
     _check_room(out, record)
@@ -34,7 +35,7 @@ def fetch(
 
     for name, file in record.files.items():
         _fetch_file(registry, record, name, file, out / name, carried)
-    read_manifest(out)
+    probe_directory(out)
 
 
 def _check_room(out: Path, record: VersionRecord) -> None:

@@ -1,0 +1,147 @@
+"""A small graph that makes much of little is refused wherever it comes from, and most graphs are not asked at all."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.linear_model import LogisticRegression
+
+from pipelines.model_graphs import linear
+from tailrace.errors import ModelPackageError
+from tailrace.inference.backends.onnx_growth import is_bounded
+from tailrace.release import probe
+from tailrace.release.model_file import read_model
+from tailrace.release.package import package
+from tailrace.release.registry.fetching import fetch
+from tailrace.release.registry.registering import register
+from tailrace.release.registry.registry import open_registry
+from tailrace.release.settle import _keep_model
+from tailrace.release.shelf import Shelf
+
+SIDE = 200_000
+COPIES = 64
+
+
+def graph_of(nodes: list[Any], weights: list[Any]) -> bytes:
+    """Return a graph from `x`, (rows, 1), to `score`, to which `big` is added."""
+    ends = [
+        helper.make_node("ReduceMax", ["big"], ["most"], keepdims=0),
+        helper.make_node("Add", ["x", "most"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        [*nodes, *ends], "grows",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows", 1])],
+        weights,
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17)]
+    content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return content
+
+
+def crossed(kind: str, *, folded: bool = True, side: int = SIDE) -> bytes:
+    """Return a graph that crosses a column with a row: 160 GB from 1.6 MB. folded: when it is opened already."""
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), name)
+               for name, shape in (("a", (side, 1)), ("b", (1, side)))]  # fmt: skip
+    first = [] if folded else [helper.make_node("ReduceMax", ["x"], ["one"], keepdims=0),
+                               helper.make_node("Add", ["a", "one"], ["c"])]  # fmt: skip
+    return graph_of([*first, helper.make_node(kind, ["a" if folded else "c", "b"], ["big"])], weights)
+
+
+def copied() -> bytes:
+    """Return a graph that puts copies of its input side by side, five times over: 4 GB from 2 KB."""
+    names = ["x", *(f"d{place}" for place in range(4)), "big"]
+    return graph_of(
+        [helper.make_node("Concat", [one] * COPIES, [other], axis=1) for one, other in itertools.pairwise(names)], []
+    )
+
+
+GROWING: dict[str, Callable[[], bytes]] = {
+    "product, folded": lambda: crossed("Mul"),
+    "product, at run time": lambda: crossed("Mul", folded=False),
+    "matrices": lambda: crossed("MatMul", folded=False),
+    "copies": copied,
+}
+
+
+def alter(directory: Path, content: bytes) -> Path:
+    """Write a graph into a model directory, with its checksum, as whoever makes one can; return the directory."""
+    (directory / "model.onnx").write_bytes(content)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"]["model.onnx"] = hashlib.sha256(content).hexdigest()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
+@pytest.mark.parametrize("kind", GROWING)
+def test_graph_that_makes_much_of_little_is_not_packaged(kind: str, tmp_path: Path) -> None:
+    """Whatever its operators: it is opened and run first where it may not take the memory."""
+    (tmp_path / "model.onnx").write_bytes(GROWING[kind]())
+    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+        read_model(tmp_path / "model.onnx")
+
+
+def test_directory_with_such_a_graph_becomes_no_part_of_a_release(tmp_path: Path) -> None:
+    """It is refused before the copy has its place, so that no worker loads it, and one that was fetched likewise."""
+    linear(tmp_path, "one", {"amount": 0.001})
+    directory = alter(tmp_path / "one", crossed("Mul", folded=False))
+    shelf = Shelf(tmp_path / "shelf")
+    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+        _keep_model(shelf, directory)
+    assert list((tmp_path / "shelf" / "models").iterdir()) == []
+    shelf.close()
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    record = register(registry, directory, "one").record
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+        fetch(registry, record, tmp_path / "out")
+
+
+def test_graph_that_its_golden_rows_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """No other end than having computed them passes: a graph that fails here may do anything elsewhere."""
+    linear(tmp_path, "one", {"amount": 0.001, "ratio": 0.5})
+    directory = alter(tmp_path / "one", crossed("Mul", folded=False))
+    with pytest.raises(ModelPackageError, match="it cannot be computed: "):
+        probe.probe_directory(directory)
+
+
+def test_child_that_ends_otherwise_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that could not start, here for want of a Python, says nothing good of a graph."""
+    monkeypatch.setattr(probe.sys, "executable", "/bin/false")
+    with pytest.raises(ValueError, match="or crashes: 1"):
+        probe.probe_graph(crossed("Mul", side=3_000))
+
+
+def test_graph_that_is_copied_again_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is kept has been probed; one of another content is probed again."""
+    linear(tmp_path, "one", {"amount": 0.001})
+    probed: list[int] = []
+    real = probe._probe
+    monkeypatch.setattr(probe, "_probe", lambda asked, size: (probed.append(size), real(asked, size)))
+    shelf = Shelf(tmp_path / "shelf")
+    for side in (3_000, 3_000, 3_001):
+        content = crossed("Mul", folded=False, side=side)
+        first = _keep_model(shelf, alter(tmp_path / "one", content))
+    assert len(probed) == 2
+    assert first.is_dir()
+    shelf.close()
+
+
+def test_graphs_of_weights_and_trees_are_seen_to_stay_small(tmp_path: Path) -> None:
+    """They start no process; a model that multiplies what it is given is asked."""
+    linear(tmp_path, "one", {"amount": 0.001})
+    assert is_bounded((tmp_path / "one" / "model.onnx").read_bytes())
+    rows = pd.DataFrame(np.random.default_rng(1).normal(size=(80, 3)), columns=["a", "b", "c"])
+    model = LogisticRegression().fit(rows, rows.a > 0)
+    package(model, rows, name="m", out=tmp_path / "m")
+    assert is_bounded((tmp_path / "m" / "model.onnx").read_bytes())
+    assert not any(is_bounded(make()) for make in GROWING.values())
