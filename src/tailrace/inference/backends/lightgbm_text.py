@@ -3,10 +3,14 @@
 The library allocates what a count promises, and follows a tree's numbers wherever they lead. So every count is held
 against the values that are there, and every number of a node, a leaf, a feature and a category against how many there
 are. Children come after their node, as LightGBM writes them: so no tree goes round.
+
+What is read here must be what the library reads. Its parser of whole numbers stops at the first byte that is no digit,
+so that 9e-9 is a 9 to it: whole numbers are held to digits, lines to one form, and words to the spaces between them.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +21,16 @@ _WHOLE: Final = {b"end of trees", b"parameters:", b"end of parameters"}
 _TREE: Final = b"\nTree="
 _NODES: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
 _COUNTS: Final = ("num_class", "num_tree_per_iteration", "max_feature_idx", "label_index")
+_OF_LEAVES: Final = ("leaf_count", "leaf_weight")
+_OF_NODES: Final = ("internal_count", "internal_weight", "internal_value", "split_gain")
+"""Lists that a score does not need, and that the library reads where they are: a wrong one ends the process."""
+_REALS: Final = frozenset({"leaf_value", "threshold", "leaf_const", "leaf_coeff", "leaf_weight", "internal_weight",
+                           "internal_value", "split_gain", "shrinkage"})  # fmt: skip
+"""Lists that need not be of whole numbers."""
+_BITS_MAX: Final = 1 << 32
+_WHOLE_NUMBERS: Final = re.compile(rb"(?: *-?[0-9]{1,10}(?= |\Z))* *")
+_REAL_NUMBERS: Final = re.compile(rb"[-+.0-9a-zA-Z ]*")
+_NAME: Final = re.compile(rb"\w[^=]*")
 _CATEGORICAL: Final = 1
 """A node's bit that says that its threshold is the number of a set of categories."""
 
@@ -29,13 +43,16 @@ def check_text(content: bytes) -> None:
         raise ValueError("it does not begin as LightGBM's text does")
     if not set(content.split(b"\n")) >= _WHOLE:
         raise ValueError("it is cut short: LightGBM crashes on parameters without an end")
+    if b"\0" in content or b"\r" in content:
+        raise ValueError("it holds a byte that LightGBM takes for an end")
     head, *trees = content.partition(b"\nend of trees")[0].split(_TREE)
     fields = _read_fields(head)
     for name in _COUNTS:
-        count = int(_number(fields, name))
+        count = _number(fields, name)
         if not 0 <= count < len(content):
             raise ValueError(f"{name} is {count}, in {len(content)} bytes")
-    features = int(_number(fields, "max_feature_idx")) + 1
+    _check_classes(fields)
+    features = _number(fields, "max_feature_idx") + 1
     if len(fields.get(b"feature_names", b"").split()) != features:
         raise ValueError(f"it does not name its {features} features")
     sizes = [len(_TREE) + len(tree) for tree in trees]  # where the library looks for them
@@ -49,25 +66,41 @@ def check_text(content: bytes) -> None:
 
 
 def _read_fields(text: bytes) -> Fields:
-    """Return the values by their names. Raises ValueError for a name that stands twice."""
+    """Return the values by their names. Raises ValueError for a name that stands twice, or is none."""
     fields: Fields = {}
-    for line in text.split(b"\n"):
-        name, equals, value = line.partition(b"=")
-        if equals and fields.setdefault(name, value) is not value:
+    for line in filter(None, text.split(b"\n")):
+        name, _, value = line.partition(b"=")
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{line[:40].decode(errors='replace')!r} begins with no name")
+        if name in fields:
             raise ValueError(f"{name.decode(errors='replace')} stands twice")
+        fields[name] = value
     return fields
 
 
+def _check_classes(fields: Fields) -> None:
+    """Raise ValueError unless all that write a row's scores write as many: the library has room for the classes."""
+    classes, trees = _number(fields, "num_class"), _number(fields, "num_tree_per_iteration")
+    if not classes or trees != classes:
+        raise ValueError(f"it has {classes} classes, and {trees} trees an iteration")
+    for word in fields.get(b"objective", b"").split():
+        if word.startswith(b"num_class") and word != b"num_class:%d" % classes:
+            raise ValueError(f"it has {classes} classes, and its objective others")
+
+
 def _check_tree(fields: Fields, features: int) -> None:
-    leaves, sets = int(_number(fields, "num_leaves")), int(_number(fields, "num_cat"))
+    leaves, sets = _number(fields, "num_leaves"), _number(fields, "num_cat")
     nodes = leaves - 1
     if leaves < 1 or sets < 0:
         raise ValueError(f"{leaves} leaves and {sets} sets of categories")
     _values(fields, "leaf_value", leaves)
-    if fields.get(b"is_linear", b"0").strip() == b"1":
-        _check_linear(fields, leaves, features)
+    _check_linear(fields, leaves, features)
     if not nodes:
         return
+    for names, count in ((_OF_LEAVES, leaves), (_OF_NODES, nodes), (("shrinkage",), 1)):
+        for name in names:
+            if name.encode() in fields:
+                _values(fields, name, count)
     found = {name: _values(fields, name, nodes) for name in _NODES}
     _within(found["split_feature"], 0, features, "a feature")
     own = np.arange(nodes)
@@ -76,17 +109,30 @@ def _check_tree(fields: Fields, features: int) -> None:
         _within(child, -leaves, nodes, "a child")
         if ((child >= 0) & (child <= own)).any():
             raise ValueError("a child stands before its node")
+    _check_sets(fields, sets, found["decision_type"], found["threshold"])
+
+
+def _check_sets(fields: Fields, sets: int, decisions: NDArray[Any], thresholds: NDArray[Any]) -> None:
+    """Raise ValueError unless each node that asks for a set of categories asks for one that is there."""
     if sets:
         bounds = _values(fields, "cat_boundaries", sets + 1)
         _within(np.diff(bounds), 0, len(fields.get(b"cat_threshold", b"")) + 1, "a set of categories")
-        _values(fields, "cat_threshold", int(bounds[-1]))
+        _within(_values(fields, "cat_threshold", int(bounds[-1])), 0, _BITS_MAX, "a category")
         if bounds[0]:
             raise ValueError("its sets of categories do not begin with the first")
-    categorical = (found["decision_type"].astype(np.int64) & _CATEGORICAL).astype(np.bool_)
-    _within(found["threshold"][categorical], 0, sets, "a set of categories")
+    _within(decisions, 0, 128, "a kind of decision")
+    asked = thresholds[(decisions & _CATEGORICAL) > 0]
+    _within(asked, 0, sets, "a set of categories")
+    if (asked % 1).any():
+        raise ValueError("the number of a set of categories is none")
 
 
 def _check_linear(fields: Fields, leaves: int, features: int) -> None:
+    linear = fields.get(b"is_linear", b"0")
+    if linear not in {b"0", b"1"}:
+        raise ValueError("is_linear is neither 0 nor 1")
+    if linear == b"0":
+        return
     _values(fields, "leaf_const", leaves)
     counts = _values(fields, "num_features", leaves)
     _within(counts, 0, features + 1, "a leaf's features")
@@ -96,18 +142,19 @@ def _check_linear(fields: Fields, leaves: int, features: int) -> None:
 
 
 def _number(fields: Fields, name: str) -> int:
-    try:
-        return int(fields[name.encode()])
-    except (KeyError, ValueError):
-        raise ValueError(f"{name} is no whole number") from None
+    return int(_values(fields, name, 1)[0])
 
 
 def _values(fields: Fields, name: str, count: int) -> NDArray[Any]:
-    """Return a list of numbers. Raises ValueError unless there are so many."""
-    words = fields.get(name.encode(), b"").split()
+    """Return a list of numbers, float64 or int64. Raises ValueError unless there are so many, as the library reads."""
+    text = fields.get(name.encode(), b"")
+    form, dtype = (_REAL_NUMBERS, np.float64) if name in _REALS else (_WHOLE_NUMBERS, np.int64)
+    if not form.fullmatch(text):
+        raise ValueError(f"{name} holds what is no {'whole ' * (form is _WHOLE_NUMBERS)}number")
+    words = text.split()
     if len(words) != count:
         raise ValueError(f"{name} has {len(words)} values, not {count}")
-    return np.array(words, np.float64)
+    return np.array(words).astype(dtype) if words else np.zeros(0, dtype)
 
 
 def _within(values: NDArray[Any], start: int, end: int, what: str) -> None:

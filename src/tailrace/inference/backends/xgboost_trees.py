@@ -14,6 +14,10 @@ FEATURES_MAX: Final = 1 << 20
 TARGETS_MAX: Final = 1 << 16
 _LISTS: Final = ("left_children", "right_children", "parents", "split_indices", "split_conditions", "default_left")
 _NO_CHILD: Final = -1
+_CATEGORICAL: Final = 1
+_NO_PARENT: Final = (1 << 31) - 1
+_STRANGE: Final = (LookupError, TypeError, AttributeError, OverflowError)
+"""What reading a value of another type raises."""
 
 
 def check_trees(model: Any) -> None:
@@ -32,12 +36,12 @@ def check_trees(model: Any) -> None:
         if not 0 <= features <= FEATURES_MAX or not 0 <= classes <= TARGETS_MAX or not 0 <= targets <= TARGETS_MAX:
             raise ValueError(f"it has {features} features, {classes} classes and {targets} targets")
         _check_counts(booster["model"], len(trees), max(classes, targets, 1))
-    except (KeyError, TypeError, AttributeError) as error:
+    except _STRANGE as error:
         raise ValueError(f"it is not as XGBoost writes it: {type(error).__name__} {error}") from error
     for index, tree in enumerate(trees):
         try:
             _check_tree(tree, features)
-        except (KeyError, TypeError, AttributeError) as error:
+        except _STRANGE as error:
             raise ValueError(f"tree {index} is not as XGBoost writes it: {type(error).__name__} {error}") from error
         except ValueError as error:
             raise ValueError(f"tree {index}: {error}") from error
@@ -59,6 +63,8 @@ def _check_tree(tree: Any, features: int) -> None:
     nodes = len(left)
     if nodes < 1 or int(tree["tree_param"]["num_nodes"]) != nodes:
         raise ValueError(f"it has {nodes} nodes, and says otherwise")
+    if not 0 <= int(tree["tree_param"].get("size_leaf_vector", 1)) <= 1:
+        raise ValueError("its leaves hold vectors")
     if any(len(tree[name]) != nodes for name in _LISTS):
         raise ValueError("its lists are not of one length")
     right, split = _integers(tree["right_children"]), _integers(tree["split_indices"])
@@ -72,7 +78,18 @@ def _check_tree(tree: Any, features: int) -> None:
     counts = np.bincount(children[children != _NO_CHILD], minlength=nodes)
     if counts.max() > 1 or counts[0]:  # so from the root no way leads back
         raise ValueError("a node has two parents")
+    _check_parents(_integers(tree["parents"]), left, right)
     _check_categories(tree, nodes)
+
+
+def _check_parents(parents: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+    """Raise ValueError unless every node says whose child it is; what is nobody's says that."""
+    found = np.full(len(parents), _NO_PARENT)
+    for children in (left, right):
+        inner = np.flatnonzero(children != _NO_CHILD)
+        found[children[inner]] = inner
+    if (parents != found).any():
+        raise ValueError("a node is not the child of its parent")
 
 
 def _check_categories(tree: Any, nodes: int) -> None:
@@ -80,6 +97,9 @@ def _check_categories(tree: Any, nodes: int) -> None:
     categories, of_nodes, starts, sizes = (_integers(tree.get(name, ())) for name in names)
     if len({len(of_nodes), len(starts), len(sizes)}) != 1 or not _within(of_nodes, 0, nodes):
         raise ValueError("a set of categories of a node that is not there")
+    kinds = _integers(tree.get("split_type", np.zeros(nodes, np.int64)))
+    if len(kinds) != nodes or not np.array_equal(of_nodes, np.flatnonzero(kinds == _CATEGORICAL)):
+        raise ValueError("its sets of categories are not of the nodes that ask for one, in their order")
     if len(starts) and not (
         _within(starts, 0, len(categories) + 1) and _within(starts + sizes, 0, len(categories) + 1)
     ):
