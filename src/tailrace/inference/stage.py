@@ -36,7 +36,7 @@ class Stage(Protocol):
 
     @property
     def in_flight_max(self) -> int:
-        """How many batches it takes at once."""
+        """How many batches it takes at once; it follows what is learned."""
         ...
 
     @property

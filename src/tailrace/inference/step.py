@@ -11,12 +11,16 @@ from tailrace.inference.stage import Stage, walk_stages
 
 
 class InferenceStep:
-    """Scores a batch by a stage, which may be made of others. in_flight_max: batches that it takes at once."""
+    """Scores a batch by a stage, which may be made of others."""
 
     def __init__(self, stage: Stage, limit: LayerLimit) -> None:
         self.stage = stage
-        self.in_flight_max = stage.in_flight_max
         self._limit = limit
+
+    @property
+    def in_flight_max(self) -> int:
+        """How many batches it takes at once; it follows what is learned."""
+        return self.stage.in_flight_max
 
     @property
     def rows_best(self) -> int:

@@ -137,6 +137,10 @@ def test_expensive_model_may_be_far_away(members: Members, client_of_stage: Clie
         batch = run(client, 5, 20, 90, 30)
         assert batch.scores.tolist() == pytest.approx([0.05, 20, 0.9, 30])
         assert json.loads(server.requests[-1].body)["inputs"][0]["shape"] == [2, 1]
+        stage_now: Any = client.plan.inference.stage
+        stage_now.in_flight_max = 7
+        run(client, 20)
+        assert client.engine._batches_max == 7  # the engine follows what a stage learns
         server.fault = "stall"
         began = time.monotonic()
         batch = run(client, 5, 20)

@@ -33,7 +33,8 @@ class Composed(ABC):
     """A stage that is made of others. Satisfies `Stage` once it says what a call costs, and how it scores.
 
     in_flight_max: the least of the members that are waited for; one where none is. A model that runs on the loop holds
-    up no other batch, however many wait for a server far away.
+    up no other batch, however many wait for a server far away. It follows what is learned: a model that was measured in
+    a bad moment does not hold back the others for ever.
     """
 
     learns = False
@@ -42,7 +43,7 @@ class Composed(ABC):
     def __init__(self, name: str, members: Sequence[Stage], budget: Budget) -> None:
         self.name = name
         self.members = tuple(members)
-        self.in_flight_max = min((each.in_flight_max for each in members if each.rows_inline_max < 1), default=1)
+        self.in_flight_max = 1
         self.rows_inline_max = 0
         self.rows_best = 1
         self._budget_ns = budget.total_ns
@@ -87,6 +88,8 @@ class Composed(ABC):
 
     def _decide(self) -> None:
         """Decide which batches run on the loop, where every member's part does and all together are short enough."""
+        waited = (each.in_flight_max for each in self.members if each.rows_inline_max < 1)
+        self.in_flight_max = min(waited, default=1)
         rows_max = min(ROWS_INLINE_MAX, *(member.rows_inline_max for member in self.members))
         self.rows_inline_max = bisect_right(range(1, rows_max + 1), self._inline_ns, key=self.cost_ns)
         costs_ns = without_noise(tuple(map(self.cost_ns, SIZES)))

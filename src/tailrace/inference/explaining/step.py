@@ -86,11 +86,14 @@ class ExplainingStep(InferenceStep):
         self._top = top if isinstance(top, int) else 0
         self._read = attrgetter(top) if isinstance(top, str) else None
         self._row_ns = max((each.row_ns for each in models.values() if isinstance(each, ExplainedModel)), default=0)
-        if self._row_ns:
-            self.in_flight_max += IN_FLIGHT_MAX
         self._answered = answered
         self._clock = clock
         self._thread: InferenceThread | None = None
+
+    @property
+    def in_flight_max(self) -> int:
+        """How many batches it takes at once, where some wait for explanations."""
+        return self.stage.in_flight_max + (IN_FLIGHT_MAX if self._row_ns else 0)
 
     @property
     def unexplained(self) -> dict[str, str]:
