@@ -28,6 +28,7 @@ from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.inference.calibration import Isotonic
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import CALIBRATION_FILE
+from tailrace.release.calibration import cross_calibrate, fit_calibration
 from tailrace.release.package import package
 
 NAMES = ["amount", "ratio", "hour"]
@@ -216,3 +217,42 @@ def test_several_calibrated_pipelines_on_raw_columns_are_one_graph(frame: pd.Dat
         for spec in served.signature.inputs
     }
     np.testing.assert_allclose(served.predict(feeds), model.predict_proba(rows[[*NAMES, "shop"]])[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_metrics_are_of_rows_that_the_calibration_has_not_seen(
+    method: str, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Behind a curve that is fitted to noise the metrics say so: each row is judged by one fitted without it."""
+    trained, held = halves(frame)
+    model = boosted().fit(trained[NAMES], trained["fraud"])
+    noise = held.assign(fraud=np.arange(len(held)) % 2)  # as data in the order of its outcomes: halved by draw
+    found = package(model, noise, name="m", out=tmp_path / "m", target="fraud", calibrate=method).manifest.metrics
+    scores = model.predict_proba(held[NAMES])[:, 1]
+    truth = noise["fraud"].to_numpy().astype(bool)
+    expected = np.clip(cross_calibrate(method, scores, truth), 1e-15, 1 - 1e-15)
+    assert found["log_loss"] == pytest.approx(-np.log(np.where(truth, expected, 1 - expected)).mean(), rel=1e-3)
+    seen = np.clip(fit_calibration(method, scores, truth).apply(scores), 1e-15, 1 - 1e-15)
+    assert float(found["log_loss"]) > -np.log(np.where(truth, seen, 1 - seen)).mean()
+
+
+def test_comparison_is_of_calibrated_scores(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """What is told of the distance from the original is that of the probabilities that are served."""
+    trained, held = halves(frame)
+    model = boosted().fit(trained[NAMES], trained["fraud"])
+    source = package(model, held, name="m", out=tmp_path / "m", target="fraud", calibrate="platt").manifest.source
+    graph, curve = OnnxModel.load(tmp_path / "m"), load_model(tmp_path / "m").calibration
+    assert curve is not None
+    scores = graph.predict({graph.signature.inputs[0].name: held[NAMES].to_numpy(np.float32)})
+    expected = model.predict_proba(held[NAMES])[:, 1]
+    assert source.difference_max == np.abs(curve.apply(scores) - curve.apply(expected)).max()
+    assert source.difference_max != np.abs(scores - expected).max()
+
+
+def test_one_row_of_an_outcome_is_too_few(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A half without it can fit nothing, which is told as what it is."""
+    trained, held = halves(frame)
+    model = boosted().fit(trained[NAMES], trained["fraud"])
+    rare = held.assign(fraud=(np.arange(len(held)) == 7).astype(int))
+    with pytest.raises(ModelPackageError, match="one of the outcomes came once"):
+        package(model, rare, name="m", out=tmp_path / "m", target="fraud", calibrate="platt")

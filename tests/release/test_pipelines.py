@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import Vocabulary
 from tailrace.inference.packaged import PackagedModel
+from tailrace.release import encoders
+from tailrace.release.encoders import read_codes
 from tailrace.release.package import package
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
@@ -196,3 +199,45 @@ def test_null_that_is_filled_is_scored_beside_one_that_is_not(frame: pd.DataFram
     scores = loaded.predict(feed(loaded, rows))
     assert np.isnan(scores).tolist() == [False, False, True, True]
     np.testing.assert_allclose(scores[:2], model.predict_proba(rows[names][:2])[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", [OneHotEncoder(handle_unknown="ignore"), known()])
+def test_unseen_number_is_no_known_one(encoder: Any, tmp_path: Path) -> None:
+    """Where one more than the largest category is the same number, one that training had not seen is still another."""
+    numbers = np.repeat([1e16, 2e16], 100)
+    frame = pd.DataFrame({"id": numbers, "amount": np.linspace(0, 1, 200), "fraud": (numbers > 1e16).astype(int)})
+    model = make_pipeline(with_numbers(encoder, "id"), LogisticRegression()).fit(
+        frame[["id", "amount"]], frame["fraud"]
+    )
+    golden = package(model, frame, name="m", out=tmp_path / "m").manifest.golden.inputs
+    loaded = load_model(tmp_path / "m")
+    rows = frame.head(3).assign(id=[3e16, 2e16, 5.0])
+    np.testing.assert_allclose(
+        loaded.predict(feed(loaded, rows)), model.predict_proba(rows[["id", "amount"]])[:, 1], atol=1e-6
+    )
+    assert any(float(row[0] or 0) > 2e16 for cells in golden.values() for row in cells), "it is a golden row as well"
+
+
+def test_conversion_that_takes_an_unseen_category_for_a_known_one_is_refused(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data holds no category that training had not seen, so one is made up and compared."""
+    monkeypatch.setattr(encoders, "_find_unseen", lambda categories: categories[:1])
+    names = ["country", "amount"]
+    model = make_pipeline(with_numbers(known(), "country"), LogisticRegression()).fit(frame[names], frame["fraud"])
+    with pytest.raises(ModelPackageError, match="with an unseen category in country otherwise"):
+        package(model, frame, name="m", out=tmp_path / "m")
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_one_hot_codes_of_many_categories_take_little_memory(sparse: bool) -> None:
+    """The codes of 3,000 categories are their places: as a table of zeros they would take 72 MB, again and again."""
+    words = np.array([f"w{place:05}" for place in range(3_000)], object)[:, np.newaxis]
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=sparse, drop="first").fit(words)
+    tracemalloc.start()
+    codes = read_codes(encoder, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+    assert codes.codes[:, 0].tolist() == list(range(-1, 2_999))
+    assert codes.width == 2_999

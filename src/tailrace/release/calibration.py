@@ -41,10 +41,24 @@ def fit_calibration(method: str, scores: NDArray[Any], truth: NDArray[np.bool_])
 
 
 def cross_calibrate(method: str, scores: NDArray[Any], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return each row's probability by a calibration that was fitted without it: on the rows of the other half."""
-    even = np.arange(len(scores)) % 2 == 0
+    """Return each row's probability by a calibration that was fitted without it: on the rows of the other half.
+
+    The halves are drawn, with as many rows of each outcome: data often stands in an order.
+    Raises ModelPackageError where an outcome has one row or none.
+    """
+    fewest = int(min(truth.sum(), (~truth).sum()))
+    if fewest == 1:
+        raise ModelPackageError(
+            "one of the outcomes came once; a calibration is fitted on one half of the rows and judged on the other",
+            where="target",
+            next="give held-back rows with two at least of each outcome",
+        )
+    rng = np.random.default_rng(0)
+    first = np.zeros(len(scores), np.bool_)
+    for places in (np.flatnonzero(truth), np.flatnonzero(~truth)):
+        first[rng.permutation(places)[::2]] = True
     calibrated = np.empty(len(scores), np.float64)
-    for half in (even, ~even):
+    for half in (first, ~first):
         calibrated[half] = fit_calibration(method, scores[~half], truth[~half]).apply(scores[half])
     return calibrated
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from tailrace.inference.manifest import Category, Vocabulary
-from tailrace.release.encoders import encoder_types, is_null, read_codes
+from tailrace.release.encoders import encoder_types, is_null, read_known
 
 CATEGORIES_MAX: Final = 1_000
 """Categories of a feature that a manifest names; the others are counted."""
@@ -63,11 +63,11 @@ def find_nulls(model: Any, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _vocabulary(encoder: Any, column: int) -> Vocabulary:
-    codes = read_codes(encoder, column)
-    known: list[Category] = codes.keys.tolist()
+    keys, has_null, refuses = read_known(encoder, column)
+    known: list[Category] = keys.tolist()
     named = [category for category in known if not isinstance(category, str) or len(category) <= TEXT_MAX]
     named = named[:CATEGORIES_MAX]
-    return Vocabulary(tuple(named), len(known) - len(named), codes.null is not None, codes.unseen is None)
+    return Vocabulary(tuple(named), len(known) - len(named), has_null, refuses)
 
 
 def _pick(names: Sequence[str], columns: Any) -> list[str] | None:

@@ -25,8 +25,11 @@ from tailrace.release.original import Original
 from tailrace.release.rounding import explain_rounding, is_rounding
 from tailrace.release.rows import Rows, Specs, float_features, read_rows
 from tailrace.release.table import spread_rows
+from tailrace.release.unseen import unseen_rows
 
 ROWS_COMPARED_MAX: Final = 10_000
+ROWS_TOGETHER: Final = 2_000
+"""Rows of one call of the graph."""
 ROUNDED_SHARE_MAX: Final = 0.001
 """The share of rows (and one row at least) that float32 may move across a split."""
 
@@ -87,8 +90,15 @@ class Comparison:
         return raw if self.calibration is None else self.calibration.apply(raw)
 
     def score_raw(self, feeds: Feeds) -> NDArray[Any]:
-        """Return the graph's scores."""
-        return select_scores(self.session.run([self.signature.output], dict(feeds))[0], self.signature.column)
+        """Return the graph's scores. Some rows at a time: a one-hot code of many categories is wide."""
+        count = len(next(iter(feeds.values())))
+        parts = [
+            self.session.run(
+                [self.signature.output], {name: each[start : start + ROWS_TOGETHER] for name, each in feeds.items()}
+            )[0]
+            for start in range(0, max(count, 1), ROWS_TOGETHER)
+        ]
+        return select_scores(parts[0] if len(parts) == 1 else np.concatenate(parts), self.signature.column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,16 @@ def choose_graph(
     raise refusal
 
 
+def compare_calibrated(original: Original, chosen: Comparison, table: Any, text_tolerance: float = 0.0) -> Comparison:
+    """Return a conversion compared again, once both have a calibration behind them.
+
+    Raises ModelPackageError as `choose_graph` does.
+    """
+    found = replace(chosen, calibration=original.calibration)
+    rows = read_rows(spread_rows(table, ROWS_COMPARED_MAX), chosen.signature.feature_names, original.nulls)
+    return _compare(original, found, rows, text_tolerance)
+
+
 def measure_distances(original: Original, found: Comparison, rows: Rows) -> Distances:
     """Return how far apart the scores of some rows are. Raises ModelPackageError for rows that either side refuses."""
     feeds = rows.feeds(found.signature.inputs)
@@ -153,6 +173,11 @@ def measure_distances(original: Original, found: Comparison, rows: Rows) -> Dist
     rest = apart[~rounded]
     text = _is_text(original, found, rows.take(rest))
     return Distances(scores, expected, errors, rest[~text], apart[rounded], rest[text])
+
+
+def find_finite(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows have finite scores alone, (rows,)."""
+    return np.asarray(np.isfinite(scores).reshape(len(scores), -1).all(axis=1))
 
 
 def _is_steep(original: Original, found: Comparison, rows: Rows) -> NDArray[np.bool_]:
@@ -193,7 +218,7 @@ def _compare(original: Original, found: Comparison, rows: Rows, text_tolerance: 
     """Return the comparison on the data, and on made-up rows with zeros and with NaN."""
     distances = measure_distances(original, found, rows)
     if len(distances.wrong):
-        raise _differs(rows, distances, original.nulls)
+        raise differs(rows, distances, original.nulls)
     rounded, text, errors = distances.rounded, distances.text, distances.errors
     worst = text[errors[text].argsort()[::-1][:TEXTS_SHOWN_MAX]]
     texts = tuple(str(rows.columns[name][row]) for row in worst for name in _text_features(original, found))
@@ -203,6 +228,7 @@ def _compare(original: Original, found: Comparison, rows: Rows, text_tolerance: 
     if len(rounded) > max(1, share_max * len(rows)):
         raise explain_rounding(original, rows.take(rounded), found.signature.inputs, len(rows))
     _check_zeros(original, found, rows)
+    _check_unseen(original, found, rows)
     return replace(
         found,
         difference_max=float(np.delete(errors, np.concatenate([rounded, text])).max(initial=0.0)),
@@ -258,6 +284,22 @@ def _check_zeros(original: Original, found: Comparison, rows: Rows) -> None:
         )
 
 
+def _check_unseen(original: Original, found: Comparison, rows: Rows) -> None:
+    """Raise ModelPackageError where a category that training had not seen is scored otherwise than by the original."""
+    for what, row in unseen_rows(original, rows):
+        try:
+            distances = measure_distances(original, found, row)
+        except ModelPackageError:  # one that the original refuses
+            continue
+        if len(distances.wrong) and np.isfinite(distances.expected).all():
+            raise ModelPackageError(
+                f"the conversion scores a row with {what} otherwise than the original: {distances.scores[0].tolist()} "
+                f"instead of {distances.expected[0].tolist()}",
+                where="model",
+                next="encode the feature as whole numbers or texts, and train again",
+            )
+
+
 def _reads_otherwise(
     texts: tuple[str, ...], distances: Distances, rows: int, text_tolerance: float
 ) -> ModelPackageError:
@@ -272,7 +314,7 @@ def _reads_otherwise(
     )
 
 
-def _differs(rows: Rows, distances: Distances, nulls: Mapping[str, Any]) -> ModelPackageError:
+def differs(rows: Rows, distances: Distances, nulls: Mapping[str, Any]) -> ModelPackageError:
     """Return the refusal of a conversion with other scores: its worst row."""
     worst = distances.wrong[distances.errors[distances.wrong].argmax()]
     values = {name: column[worst] for name, column in rows.columns.items()}

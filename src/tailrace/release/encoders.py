@@ -8,6 +8,7 @@ the encoder itself encodes every category once, and one that it has not seen; th
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,16 +24,18 @@ UNSEEN: Final = "\x00unseen"
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """One column of an encoder. keys: its categories, without null; codes: (categories, width).
+    """One column of an encoder. keys: its categories, without null; codes: (categories, columns).
 
-    null: the code of a null; None where nulls have none of their own. unseen: that of a category which training had not
-    seen; None where the encoder refuses it.
+    A one-hot code is one number, the place of its 1, or -1 without any: many categories make no large table.
+    width: the columns that the encoder makes. null: the code of a null; None where nulls have none of their own.
+    unseen: that of a category which training had not seen; None where the encoder refuses it.
     """
 
     keys: NDArray[Any]
     codes: NDArray[np.float64]
     null: NDArray[np.float64] | None
     unseen: NDArray[np.float64] | None
+    width: int
 
 
 def encoder_types() -> tuple[type, ...]:
@@ -47,17 +50,28 @@ def is_null(category: Any) -> bool:
     return category is None or (isinstance(category, float | np.floating) and bool(np.isnan(category)))
 
 
+def read_known(encoder: Any, column: int) -> tuple[NDArray[Any], bool, bool]:
+    """Return a column's categories without null, whether null is one of them, and whether it refuses any other."""
+    categories = encoder.categories_[column]
+    nulls = np.array([is_null(category) for category in categories], np.bool_)
+    return categories[~nulls], bool(nulls.any()), _read_unseen(encoder, column) is None
+
+
 def read_codes(encoder: Any, column: int) -> Codes:
     """Return what a fitted encoder makes of one of its columns."""
     categories = encoder.categories_[column]
-    start, width = sum(_width(encoder, place) for place in range(column)), _width(encoder, column)
-    encoded = _encode(encoder, column, categories)[:, start : start + width]
+    encoded = _encode(encoder, column, categories)
     nulls = np.array([is_null(category) for category in categories], np.bool_)
+    null, unseen = encoded[nulls][0] if nulls.any() else None, _read_unseen(encoder, column)
+    return Codes(categories[~nulls], encoded[~nulls], null, unseen, _width(encoder, column))
+
+
+def _read_unseen(encoder: Any, column: int) -> NDArray[np.float64] | None:
+    """Return the code of a category that training had not seen; None where the encoder refuses it."""
     try:
-        unseen = _encode(encoder, column, _find_unseen(categories))[0, start : start + width]
+        return np.asarray(_encode(encoder, column, _find_unseen(encoder.categories_[column]))[0])
     except ValueError:  # handle_unknown="error"
-        unseen = None
-    return Codes(categories[~nulls], encoded[~nulls], encoded[nulls][0] if nulls.any() else None, unseen)
+        return None
 
 
 def _width(encoder: Any, column: int) -> int:
@@ -74,16 +88,35 @@ def _width(encoder: Any, column: int) -> int:
     return len(encoder.categories_[column]) - grouped - dropped
 
 
+def above_all(known: NDArray[Any]) -> float:
+    """Return a number that is none of the known ones, nor one of them as float32: above them, or below them."""
+    near = known[np.isfinite(known)].astype(np.float32, copy=False)
+    near = near[np.isfinite(near)]
+    if not len(near):
+        return 0.0
+    above = np.nextafter(near.max(), np.float32(np.inf))
+    return float(above if np.isfinite(above) else np.nextafter(near.min(), np.float32(-np.inf)))
+
+
 def _find_unseen(categories: NDArray[Any]) -> NDArray[Any]:
     """Return one value of the categories' kind that is none of them."""
     if categories.dtype.kind in "OUS":
         return np.array([UNSEEN], object)
-    known = categories[~np.isnan(categories)] if categories.dtype.kind == "f" else categories.astype(np.int64)
-    return np.array([known.max() + 1 if len(known) else 0])
+    if categories.dtype.kind == "f":
+        return np.array([above_all(categories)])
+    known = categories.astype(np.int64)
+    return np.array([known.max() + 1 if known.max() < np.iinfo(np.int64).max else known.min() - 1])
 
 
 def _encode(encoder: Any, column: int, values: NDArray[Any]) -> NDArray[np.float64]:
     """Return the encoder's own codes of values in one column, beside the first category in the others."""
+    from sklearn.preprocessing import OneHotEncoder
+
+    hot = isinstance(encoder, OneHotEncoder)
+    if hot:  # dense codes of many categories would take their square in memory
+        encoder = copy(encoder)
+        encoder.sparse_output = True
+        encoder._sklearn_output_config = {"transform": "default"}
     firsts = [np.repeat(categories[:1], len(values)) for categories in encoder.categories_]
     columns = [values if place == column else first for place, first in enumerate(firsts)]
     names = getattr(encoder, "feature_names_in_", None)
@@ -96,7 +129,18 @@ def _encode(encoder: Any, column: int, values: NDArray[Any]) -> NDArray[np.float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a category is not known
         encoded = encoder.transform(matrix)
-    return np.asarray(encoded.toarray() if hasattr(encoded, "toarray") else encoded, np.float64)
+    start, width = sum(_width(encoder, place) for place in range(column)), _width(encoder, column)
+    whole = encoded if hot else np.asarray(encoded, np.float64)
+    part = whole[:, start : start + width]
+    return _places(part) if hot else part
+
+
+def _places(codes: Any) -> NDArray[np.float64]:
+    """Return the place of the 1 in each row of a sparse matrix, (rows, 1); -1 for a row without."""
+    entries = codes.tocoo()
+    places = np.full((codes.shape[0], 1), -1.0)
+    places[entries.row[entries.data != 0], 0] = entries.col[entries.data != 0]
+    return places
 
 
 def shape_encoder(operator: Any) -> None:
@@ -124,24 +168,18 @@ def convert_encoder(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _look_up(graph: GraphWriter, encoder: Any, codes: Codes, name: str, kind: str) -> str:
-    """Write the look-up of one column, (rows, 1), and return its codes, (rows, width).
-
-    A one-hot code is looked up as the place of its 1, so that many categories make no large table.
-    """
+    """Write the look-up of one column, (rows, 1), and return its codes, (rows, width)."""
     from sklearn.preprocessing import OneHotEncoder
 
-    keys, rows = _key_codes(codes, kind)
-    width = rows.shape[1]
+    keys, table = _key_codes(codes, kind)
     hot = isinstance(encoder, OneHotEncoder)
-    table = (rows.argmax(axis=1) if width else np.zeros(len(rows))) if hot else rows
-    if hot:
-        table = np.where(rows.any(axis=1), table, -1).astype(np.int64)
     place = graph.label(name, kind, keys, len(keys))
     # A category that the encoder refuses has a place behind the table, which fails the row as the original does.
-    found = graph.node("Gather", [graph.constant(table if hot else table.astype(np.float32)), place], axis=0)
-    if hot and width:
-        found = graph.node("OneHotEncoder", [found], domain="ai.onnx.ml", cats_int64s=range(width), zeros=1)
-    return graph.flat(found, width)
+    table = table[:, 0].astype(np.int64) if hot else table.astype(np.float32)
+    found = graph.node("Gather", [graph.constant(table), place], axis=0)
+    if hot and codes.width:
+        found = graph.node("OneHotEncoder", [found], domain="ai.onnx.ml", cats_int64s=range(codes.width), zeros=1)
+    return graph.flat(found, codes.width)
 
 
 def _key_codes(codes: Codes, kind: str) -> tuple[list[Any], NDArray[np.float64]]:

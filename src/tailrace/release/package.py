@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ from tailrace.inference.manifest import (
     encode_manifest,
 )
 from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibration, read_fitted
-from tailrace.release.comparison import Comparison
+from tailrace.release.comparison import Comparison, compare_calibrated, find_finite
 from tailrace.release.convert import convert
 from tailrace.release.exchange import check_place, drafted
 from tailrace.release.explained import check_explained, with_explain_file
@@ -58,6 +58,17 @@ ROWS_TEXT: Final = "rows_text"
 """The metric that counts the rows compared whose text ONNX reads otherwise; it is there where there are some."""
 DIFFERENCE_TEXT: Final = "difference_text"
 """The metric that says how far the scores of those rows are from the original's, at most."""
+ROWS_UNSCORED: Final = "rows_unscored"
+"""The metric that counts the rows of the data whose score is no number; it is there where there are some."""
+GOLDEN_LEFT_OUT: Final = "golden_left_out"
+"""The metric that counts the rows which are no golden ones since float32 or ONNX scores them otherwise, if any."""
+
+
+class Crossed(NamedTuple):
+    """Each row's score by a calibration fitted without the row, (rows,), and what the calibration does to them."""
+
+    scores: NDArray[np.float64]
+    metrics: dict[str, float | int | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +139,13 @@ def package(
         original = original.calibrated(_read_calibration(calibrate, allow_pickle=allow_pickle))
     convert_it = None if native else partial(convert, original, table, target, embedding=embedding)
     forms = choose_forms(original, table, target, convert_it, text_tolerance, on_step)
-    found: dict[str, float | int | str] = {}
+    crossed: Crossed | None = None
     if method is not None:
-        original, chosen, found = _calibrate(method, original, forms.chosen, table, target)
-        forms = ChosenForm(chosen, forms.native, forms.refusal)
+        original, crossed = _calibrate(method, original, forms.chosen, table, target)
+        forms = forms._replace(chosen=compare_calibrated(original, forms.chosen, table, text_tolerance))
     on_step("profile")
-    manifest, contents = _describe(name, original, forms, table, target, on_step, explain=explain)
-    manifest = replace(manifest, metrics=manifest.metrics | found | dict(metrics or {}))
+    manifest, contents = _describe(name, original, forms, table, target, on_step, explain=explain, crossed=crossed)
+    manifest = replace(manifest, metrics=manifest.metrics | dict(metrics or {}))
     on_step("write")
     report = _write(out, manifest, contents, on_step, explain=explain)
     return dataclasses.replace(report, texts=forms.chosen.texts)
@@ -157,8 +168,8 @@ def _read_calibration(calibrate: Any, *, allow_pickle: bool) -> Calibration:
 
 def _calibrate(
     method: str, original: Original, chosen: Comparison, table: Any, target: str | None
-) -> tuple[Original, Comparison, dict[str, float | int | str]]:
-    """Return both with a calibration that is fitted on the data, and what it does to the scores of rows left out."""
+) -> tuple[Original, Crossed]:
+    """Return the original with a calibration that is fitted on the data, and the scores by which that is judged."""
     if target is None:
         raise ModelPackageError(
             "a calibration is fitted by outcomes", where="target", next="name their column: --target is_fraud"
@@ -167,13 +178,12 @@ def _calibrate(
     rows, scored = _scored_rows(original, chosen, spread_rows(table, ROWS_SCORED_MAX))
     scores = chosen.score(rows.feeds(chosen.signature.inputs))
     truth = find_truth(read_outcomes(scored, target), chosen.signature.classes).astype(np.bool_)
-    original = original.calibrated(fit_calibration(method, scores, truth))
     calibrated = cross_calibrate(method, scores, truth)
     metrics: dict[str, float | int | str] = {
         "brier": float(np.mean((calibrated - truth) ** 2)),
         "brier_uncalibrated": float(np.mean((scores - truth) ** 2)),
     }
-    return original, dataclasses.replace(chosen, calibration=original.calibration), metrics
+    return original.calibrated(fit_calibration(method, scores, truth)), Crossed(calibrated, metrics)
 
 
 def _describe(
@@ -185,13 +195,21 @@ def _describe(
     on_step: Callable[[str], None],
     *,
     explain: bool,
+    crossed: Crossed | None,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest of a model in its forms, and the files that go beside it."""
+    """Return the manifest of a model in its forms, and the files that go beside it.
+
+    crossed: what the metrics are of, where the scores that are served have seen the outcomes.
+    """
     chosen = forms.chosen
     sample = spread_rows(table, ROWS_SCORED_MAX)
     rows, scored = _scored_rows(original, chosen, sample)
     feeds = rows.feeds(chosen.signature.inputs)
     scores = chosen.score(feeds)
+    finite = find_finite(scores)
+    judged, found = (scores, {}) if crossed is None else crossed
+    golden, left_out = pick_golden(original, chosen, rows.take(np.flatnonzero(finite)), scores[finite])
+    odd = {ROWS_UNSCORED: int((~finite).sum()), GOLDEN_LEFT_OUT: left_out}
     on_step("tabulate")
     contents = fill_directory(original, forms, table, feeds)
     files = with_explain_file(original, {**contents.files}) if explain else {**contents.files}
@@ -204,9 +222,11 @@ def _describe(
         signature=chosen.signature,
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         source=_source_of(original, chosen),
-        metrics=_measure(chosen, scores, scored, target),
-        profile=profile_model(chosen.signature, sample, scores),
-        golden=pick_golden(original, chosen, rows, scores),
+        metrics=_measure(chosen, judged[finite], scored.filter(finite), target)
+        | {name: count for name, count in odd.items() if count}
+        | found,
+        profile=profile_model(chosen.signature, sample, scores[finite]),
+        golden=golden,
         reasons=dict(contents.reasons),
         times=contents.times,
         trusted=contents.trusted,
