@@ -1,3 +1,5 @@
+"""Stages that send each row to one of their members: splits, routes, cold starts."""
+
 from __future__ import annotations
 
 import time
