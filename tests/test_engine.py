@@ -371,6 +371,27 @@ class AmountGate:
         return UnauthorizedError("odd names do not pass") if call.caller % 2 else None
 
 
+class BatchesOnly:
+    """A recorder that takes in batches and nothing else."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def record(self, batch: Batch, finished_ns: int) -> None:
+        """Count the calls."""
+        self.calls += len(batch.calls)
+
+
+def test_recorder_of_batches_is_told_of_no_refusal(compiled: Compiled) -> None:
+    """A call that comes into no batch is counted by the recorders that ask for that, and by those alone."""
+    plan, clock, turns = compiled("payment"), ManualClock(), Turns()
+    batches, desk = BatchesOnly(), Desk()
+    engine = Engine(replace(plan, cost=COST), LoopLoad(turns), [batches, desk], clock, turns)
+    assert engine.refusal(0, clock.now_ns()) is not None
+    engine.count_failure(UnauthorizedError("no token"))
+    assert (desk.sheds, desk.failures, batches.calls) == (["deadline"], [UnauthorizedError], 0)
+
+
 def test_gate_refuses_before_a_body_is_decoded(compiled: Compiled) -> None:
     """What a gate refuses is counted, and its body is never looked at; what it lets pass is served."""
 

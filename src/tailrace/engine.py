@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import structlog
 
@@ -36,11 +36,16 @@ _transport_of = attrgetter("transport")
 
 
 class Recorder(Protocol):
-    """Counts, or keeps, what becomes of calls. It is called on the loop and never waits."""
+    """Counts, or keeps, what becomes of the calls of a batch. It is called on the loop and never waits."""
 
     def record(self, batch: Batch, finished_ns: int) -> None:
         """Take in one delivered batch."""
         ...
+
+
+@runtime_checkable
+class RefusalRecorder(Recorder, Protocol):
+    """A recorder that is told of the calls too that come into no batch."""
 
     def record_shed(self, reason: str) -> None:
         """Take in one call refused for lack of time."""
@@ -68,6 +73,7 @@ class Engine:
         self.clock = clock
         self._now_ns: Callable[[], int] = clock.now_ns
         self._recorders = tuple(recorders)
+        self._refusal_recorders = tuple(each for each in recorders if isinstance(each, RefusalRecorder))
         self._loop: Loop = loop or asyncio.get_running_loop()
         self._inbox: list[Call] = []
         self._rows_running = self._calls_running = self._batches_running = 0
@@ -96,7 +102,7 @@ class Engine:
         reason = self.admission.refuses(left_ns, now_ns, rows)
         if not reason or (self._inbox and self._goes_before(left_ns, now_ns, rows)):
             return None
-        for recorder in self._recorders:
+        for recorder in self._refusal_recorders:
             recorder.record_shed(reason)
         if self._batches_running and not self._yield_due and self._inference.is_computing:
             self._yield_due = True
@@ -116,7 +122,7 @@ class Engine:
 
     def count_failure(self, error: ServingError) -> None:
         """Count a call that is answered with an error before it came into a batch."""
-        for recorder in self._recorders:
+        for recorder in self._refusal_recorders:
             recorder.record_failure(type(error))
 
     def _yield_core(self) -> None:
@@ -163,7 +169,6 @@ class Engine:
             self._batches_running += 1
         elif self._is_one_stage:
             batch.tell_scored = partial(self._learn_slice, batch)
-        self._batches_max = self.plan.in_flight_max  # which a stage of stages goes on learning
         task = self._loop.create_task(self._run(batch, rows, is_sliced=is_sliced))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -215,7 +220,7 @@ class Engine:
             if call.deadline_ns < latest_ns:
                 self.admission.drop(call.rows)
                 try:
-                    for recorder in self._recorders:
+                    for recorder in self._refusal_recorders:
                         recorder.record_shed("expired")
                     call.transport.refuse(call, EXPIRED)
                 except Exception as error:  # ours: it must not cost the calls that were taken with this one

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tailrace.batch import Batch, Call, Degraded
 from tailrace.deadline import LAYERS, Budget
+from tailrace.engine import RefusalRecorder
 from tailrace.errors import (
     InferenceError,
     InvalidRequestError,
@@ -189,6 +190,11 @@ def test_every_kind_of_error_has_a_place() -> None:
     for kind in kinds:
         assert LAYOUT.find("tailrace_requests_total", "fraud", str(kind.status), "").length == 1
         assert LAYOUT.find("tailrace_errors_total", "fraud", slug(kind)).length == 1
+
+
+def test_pipelines_counters_hear_of_refusals(block: MetricBlock) -> None:
+    """An engine tells them of calls that come into no batch too."""
+    assert isinstance(BatchRecorder(block, "fraud"), RefusalRecorder)
 
 
 def test_metric_names_follow_their_kind() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from tailrace.batch import Batch
 from tailrace.deadline import LAYERS
-from tailrace.errors import ServingError
 from tailrace.monitor.layout import Branches
 from tailrace.monitor.shared import MetricBlock
 
@@ -32,9 +31,3 @@ class BranchRecorder:
             counts = np.bincount(found + 1, minlength=len(places) + 1).tolist()  # the first are rows not asked for
             for place, count in zip(places, counts[1:], strict=True):
                 self._cells[place] += count
-
-    def record_shed(self, reason: str) -> None:
-        """Pass over a call that was refused."""
-
-    def record_failure(self, kind: type[ServingError]) -> None:
-        """Pass over a call that was answered with an error."""

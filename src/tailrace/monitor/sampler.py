@@ -14,7 +14,6 @@ from tailrace.batch import Batch, Provenance
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.deadline import LAYERS, NS_PER_S, Clock
-from tailrace.errors import ServingError
 from tailrace.inference.composition.declarations import compositions_of
 from tailrace.monitor.samples import Sample, SampleWriter
 from tailrace.pipeline import Pipeline
@@ -52,12 +51,6 @@ class Sampler:
             return
         self._next_ns = finished_ns + _INTERVAL_NS
         self._writer.put(self._taken(batch).lines)
-
-    def record_shed(self, reason: str) -> None:
-        """Pass over a call that was refused."""
-
-    def record_failure(self, kind: type[ServingError]) -> None:
-        """Pass over a call that was answered with an error."""
 
     def _taken(self, batch: Batch) -> _Taken:
         """Return what is sampled of a batch, apart from its calls: these must not outlive their connections."""
