@@ -1,4 +1,4 @@
-"""What scores, as a pipeline declares it: a model by its name, or models composed (composition.py). No I/O."""
+"""What scores, as a pipeline declares it: a model by its name, or models composed (composition/). No I/O."""
 
 from __future__ import annotations
 

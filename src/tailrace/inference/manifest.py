@@ -44,7 +44,10 @@ Category = float | int | str | bool
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """What the model was converted from. framework: "lightgbm", "xgboost", "scikit-learn" or "none" (given as ONNX)."""
+    """What the model was converted from, or is kept as.
+
+    framework: "lightgbm", "xgboost", "catboost", "scikit-learn", "pytorch" or "none" (given as ONNX).
+    """
 
     framework: str
     version: str

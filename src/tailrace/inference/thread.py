@@ -1,7 +1,8 @@
-"""The inference thread of a worker: heavy model calls run here while the loop gathers the next batch.
+"""An inference thread of a worker: heavy model calls run here while the loop gathers the next batch.
 
-One thread a model, because the worker owns one core: a second would only take turns with the first. ONNX Runtime
-releases the GIL while it computes.
+A model has one, unless more instances of it are declared, and one more for the model that it falls back to. The worker
+owns one core: a second instance that computes there would only take turns with the first, one that waits for something
+else need not. ONNX Runtime releases the GIL while it computes.
 """
 
 from __future__ import annotations

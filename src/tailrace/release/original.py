@@ -97,7 +97,8 @@ def load_original(model: Any, *, is_calibrated: bool = False, allow_pickle: bool
     """Return the trained model in an object or a file.
 
     model: a LightGBM, XGBoost, CatBoost or scikit-learn model, or a path: .txt (LightGBM), .json or .ubj (XGBoost),
-    .cbm (CatBoost), .pkl or .joblib (a pickle, where `allow_pickle` says that it is trusted), .onnx, .pt2.
+    .cbm (CatBoost), .skops (scikit-learn), .pt2 (PyTorch), .onnx, .pkl or .joblib (a pickle, where `allow_pickle` says
+    that it is trusted).
     is_calibrated: it stands inside a CalibratedClassifierCV, so that its scores need be no probabilities.
     Raises ModelPackageError for anything else, or a model trained without feature names.
     """

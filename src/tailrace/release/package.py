@@ -125,8 +125,9 @@ def package(
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), what is to be explained
-    cannot be, or `out` exists. Bit-vector tables are left out, and the manifest says why, where they do not fit the
-    model or score it by over 1e-6 otherwise. Which backend computes the model is chosen where it is served.
+    cannot be, or `out` exists. A form beside the graph (bit-vector tables, the forest's, the library's own) is left
+    out, and the manifest says why, where it does not fit the model, or its scores are too far from the model's.
+    Which backend computes the model is chosen where it is served.
     """
     out = Path(out)
     check_name(name)
