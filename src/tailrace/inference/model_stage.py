@@ -18,6 +18,7 @@ from tailrace.deadline import NS_PER_MS, Budget, Clock
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.batching import Batcher, Formed
 from tailrace.inference.curve import CostCurve
+from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
@@ -26,16 +27,8 @@ from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, walk_stages
 from tailrace.inference.thread import InferenceThread
 
-INLINE_NS_MAX: Final = 1 * NS_PER_MS
-"""A call expected to take less runs on the loop; a heavier one on the thread, while the next batch gathers."""
-
 SLICE_NS: Final = 8 * NS_PER_MS
 """How long a second model may wait for its turn on a core where the first, which is late, still computes."""
-
-OVERHEAD_NS: Final = 150_000
-"""What a batch costs beside its model, roughly (bench/layers.py): cutting a batch in two pays it twice."""
-
-ROWS_INLINE_MAX: Final = 100_000
 
 GATHERING_MAX: Final = 8
 """Batches of the engine that an idle model may wait for together."""
@@ -89,7 +82,7 @@ class ModelStage:
         self._costs = LearnedCosts(curve)
         self._fallback_curve = fallback_curve
         self._budget_ns = budget.total_ns
-        self._inline_ns = 0 if blocks else min(INLINE_NS_MAX, budget.total_ns // 10)
+        self._inline_ns = 0 if blocks else inline_ns_of(budget)
         self._clock = clock
         self._now_ns = clock.now_ns
         # A second model has a thread of its own: it is asked when the first one is still at work.
@@ -168,8 +161,7 @@ class ModelStage:
         """Return what of the time until the deadline is kept for the second model, half of it at most."""
         if self._fallback_curve is None:
             return 0
-        needed_ns = 2 * self._fallback_curve.p95_ns(rows) + SLICE_NS
-        return min(needed_ns, max(deadline_ns - self._now_ns(), 0) // 2)
+        return kept_ns(self._fallback_curve, rows, deadline_ns - self._now_ns())
 
     async def _fall_back(self, feeds: Feeds, rows: int, deadline_ns: int) -> Scored:
         """Score a batch whose model was late: by the second model where there is one, and it is in time."""
@@ -214,6 +206,11 @@ class ModelStage:
         self.rows_inline_max = min(bisect_right(every_size, inline_ns, key=each.cost_ns) for each in curves)
         limit_ns = self._budget_ns // 4 if self.is_threaded else inline_ns
         self.rows_best = curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
+
+
+def kept_ns(curve: CostCurve, rows: int, left_ns: int) -> int:
+    """Return what of the time left is kept for a second model of such costs, half of it at most."""
+    return min(2 * curve.p95_ns(rows) + SLICE_NS, max(left_ns, 0) // 2)
 
 
 def model_stages(stage: Stage) -> list[ModelStage]:

@@ -33,6 +33,35 @@ class Scored(NamedTuple):
     failed: NDArray[np.bool_] | None = None
 
 
+class Gaps:
+    """Scores of which some are missing, and what takes their place.
+
+    bad: the rows without one. late: those of them for which there was no time; None for none, they failed.
+    """
+
+    def __init__(self, scores: NDArray[Any], bad: NDArray[np.bool_], late: NDArray[np.bool_] | None) -> None:
+        reason = np.where(late, _MODEL_TIMEOUT, _MODEL_ERROR) if late is not None else _MODEL_ERROR
+        self._bad = bad
+        self._degraded = np.where(bad, reason, 0).astype(np.uint8)
+        self._scores = scores.astype(np.float64)  # a copy, in which a constant stands as it was declared
+        self._scores[bad] = np.nan
+
+    def filled_by(self, fallback: Constant | Scored | None) -> Scored:
+        """Return them whole: by a constant, or by another model's scores of the bad rows; by None these have failed."""
+        scores, bad = self._scores, self._bad
+        if fallback is None:
+            return Scored(scores, self._degraded, bad)
+        if isinstance(fallback, Constant):
+            scores[bad] = fallback.value  # one, or a row of one a class
+            return Scored(scores, self._degraded)
+        scores[bad] = fallback.scores
+        if fallback.failed is None:
+            return Scored(scores, self._degraded)
+        failed = np.zeros(len(bad), bool)
+        failed[bad] = fallback.failed
+        return Scored(scores, self._degraded, failed)
+
+
 class Scorer:
     """Scores batches and never raises for what a row holds.
 
@@ -128,19 +157,8 @@ class Scorer:
         deadline_ns: int | None,
     ) -> Scored:
         """Return the scores with the fallback's in the bad rows; a row without one is NaN and failed."""
-        reason = np.where(late, _MODEL_TIMEOUT, _MODEL_ERROR) if late is not None else _MODEL_ERROR
-        degraded = np.where(bad, reason, 0).astype(np.uint8)
-        scores = scores.astype(np.float64)  # a copy, in which a constant stands as it was declared
-        scores[bad] = np.nan
-        if self.fallback is None:
-            return Scored(scores, degraded, bad)
-        if isinstance(self.fallback, Constant):
-            scores[bad] = self.fallback.value  # one, or a row of one a class
-            return Scored(scores, degraded)
-        second = self.fallback.score({name: array[bad] for name, array in feeds.items()}, int(bad.sum()), deadline_ns)
-        scores[bad] = second.scores
-        if second.failed is None:
-            return Scored(scores, degraded)
-        failed = np.zeros(len(bad), bool)
-        failed[bad] = second.failed
-        return Scored(scores, degraded, failed)
+        gaps = Gaps(scores, bad, late)
+        if not isinstance(self.fallback, Scorer):
+            return gaps.filled_by(self.fallback)
+        own = {name: array[bad] for name, array in feeds.items()}
+        return gaps.filled_by(self.fallback.score(own, int(bad.sum()), deadline_ns))

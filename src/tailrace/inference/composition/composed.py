@@ -15,16 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Batch
-from tailrace.deadline import NS_PER_MS, Budget
+from tailrace.deadline import Budget
 from tailrace.inference.curve import SIZES, CostCurve, without_noise
+from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of
 from tailrace.inference.scorer import Scored
 from tailrace.inference.stage import Stage
 
-INLINE_NS_MAX: Final = 1 * NS_PER_MS
-"""What its members may take together for a batch to run on the loop, as a model alone may."""
-OVERHEAD_NS: Final = 150_000
-"""What a batch costs beside its stages, roughly (bench/layers.py)."""
-ROWS_INLINE_MAX: Final = 100_000
 DECIDE_EVERY: Final = 64
 """Calls between two looks at what the members have learned."""
 
@@ -47,7 +43,7 @@ class Composed(ABC):
         self.rows_inline_max = 0
         self.rows_best = 1
         self._budget_ns = budget.total_ns
-        self._inline_ns = min(INLINE_NS_MAX, budget.total_ns // 10)
+        self._inline_ns = inline_ns_of(budget)
         self._calls = 0
         self._decide()
 

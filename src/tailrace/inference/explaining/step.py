@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded
-from tailrace.deadline import NS_PER_MS, Clock, LayerLimit
+from tailrace.deadline import Clock, LayerLimit
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.composition.composed import Composed
 from tailrace.inference.explaining.explainer import Trees
+from tailrace.inference.inline import INLINE_NS_MAX
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.stage import Stage
 from tailrace.inference.step import InferenceStep
 from tailrace.inference.thread import InferenceThread
 
-INLINE_NS_MAX: Final = 1 * NS_PER_MS
-"""What explaining may hold up the loop."""
 IN_FLIGHT_MAX: Final = 4
 """Batches that may wait for their explanations while others, which nobody asks about, are answered."""
 NO_TIME: Final = "no time was left"

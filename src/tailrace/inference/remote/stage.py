@@ -14,26 +14,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Degraded
+from tailrace.batch import Batch
 from tailrace.deadline import INFERENCE, Budget, Clock
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.curve import CostCurve
 from tailrace.inference.declaration import Constant
 from tailrace.inference.learned import LearnedCosts
-from tailrace.inference.model_stage import SLICE_NS, ModelStage
+from tailrace.inference.model_stage import ModelStage, kept_ns
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import RemoteError
 from tailrace.inference.remote.json_rows import finite_rows
 from tailrace.inference.remote.places import CallPlaces
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scorer import Gaps, Scored
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, walk_stages
 
 CALLS_MAX: Final = 32
 """Calls for one batch, beside those for its parts, in which rows that the server refuses are looked for."""
-_MODEL_ERROR: Final = int(Degraded.MODEL_ERROR)
-_MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
 
 
 class _Calls:
@@ -212,7 +210,7 @@ class RemoteStage:
         """Return what of the time left the server has: half of it at least, the rest is kept for the second model."""
         if not isinstance(self._fallback, ModelStage):
             return left_ns
-        return left_ns - min(2 * self._fallback.curve.p95_ns(rows) + SLICE_NS, max(left_ns, 0) // 2)
+        return left_ns - kept_ns(self._fallback.curve, rows, left_ns)
 
     def _fair_ns(self, batch: Batch, rows: int) -> float:
         """Return how long a call must have had for its being late to be the server's fault.
@@ -236,22 +234,11 @@ class RemoteStage:
         deadline_ns: int,
     ) -> Scored:
         """Return the scores with the fallback's in the bad rows; a row without one is NaN and failed."""
-        degraded = np.where(bad, _MODEL_TIMEOUT if late else _MODEL_ERROR, 0).astype(np.uint8)
-        scores = scores.copy()
-        scores[bad] = np.nan
-        if self._fallback is None:
-            return Scored(scores, degraded, bad)
-        if isinstance(self._fallback, Constant):
-            scores[bad] = self._fallback.value  # one, or a row of one a class
-            return Scored(scores, degraded)
+        gaps = Gaps(scores, bad, np.full(len(bad), late))
+        if not isinstance(self._fallback, ModelStage):
+            return gaps.filled_by(self._fallback)
         rows = np.flatnonzero(bad) if picked is None else picked[bad]
-        second = await self._fallback.score(batch, rows, deadline_ns)
-        scores[bad] = second.scores
-        if second.failed is None:
-            return Scored(scores, degraded)
-        failed = np.zeros(len(bad), bool)
-        failed[bad] = second.failed
-        return Scored(scores, degraded, failed)
+        return gaps.filled_by(await self._fallback.score(batch, rows, deadline_ns))
 
     def yield_core(self) -> None:
         """Leave the core to the model that it falls back to."""
