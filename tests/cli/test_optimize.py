@@ -16,6 +16,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 from offline.optimize.conftest import make_rows, train, write_network
+from programs import find_program
 from tailrace.cli.main import app
 from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.inference.backends.table import BACKENDS
@@ -24,6 +25,8 @@ from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import read_manifest
 from tailrace.offline.optimize.journal import LINES_FILE
 from tailrace.release.package import package
+from tailrace.release.registry.reference import Reference
+from tailrace.release.registry.registry import open_registry
 
 QUICK = ("--budget", "1s", "--seconds", "0.1", "--batches", "1", "--json")
 
@@ -75,6 +78,26 @@ def test_question_that_makes_no_sense_is_refused(
     assert not list((tmp_path / "work").glob("models/*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--register", "../x"), "'../x'"),
+        (("--register", "fraud", "--alias", "1"), "'1'"),
+        (("--register", "fraud", "--sign-key", "absent.pem"), "the key cannot be read"),
+        (("--register", "fraud", "--registry", "nonsense://x/y"), "cannot open it"),
+        (("--alias", "staging"), "an alias names a version"),
+    ],
+)
+def test_registration_that_cannot_be_is_refused_first(
+    folder: Path, tmp_path: Path, words: tuple[str, ...], what: str
+) -> None:
+    """Nobody waits for a winner that has no name, no signature or no registry to go to."""
+    places = ("--registry", tmp_path / "registry", "--work", tmp_path / "work")
+    result = run(folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, *places, *words)
+    assert what in str(result.exception)
+    assert not (tmp_path / "work").exists()
+
+
 def test_onnx_file_wants_its_target_named(folder: Path, tmp_path: Path) -> None:
     """Which column is no feature cannot be seen from the graph."""
     result = run(folder / "network.onnx", "--data", folder / "known.parquet", *QUICK, "--work", tmp_path / "work")
@@ -94,7 +117,10 @@ def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
     """The winner is faster than the model as packaged, a model directory of its own, and knows where it comes from."""
     words = (folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, "--tolerance", "0.02")
     places = ("--work", tmp_path / "work", "--out", tmp_path / "best", "--name", "fraud")
-    registry = ("--register", "fraud", "--registry", tmp_path / "registry")
+    openssl = find_program("openssl", "openssl")
+    subprocess.run([openssl, "genpkey", "-algorithm", "ed25519", "-out", tmp_path / "sign.pem"], check=True, timeout=30)
+    signed = ("--sign-key", tmp_path / "sign.pem", "--alias", "staging")
+    registry = ("--register", "fraud", "--registry", tmp_path / "registry", *signed)
     result = run(*words, *places, *registry)
     assert result.exit_code == 0, result.output
     report = report_of(result)
@@ -116,6 +142,8 @@ def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
     assert load_model(tmp_path / "best").version == manifest.version
     assert Path(report["picture"]).is_file()
     assert report["version"] == "fraud@1"
+    version = open_registry(str(tmp_path / "registry")).resolve(Reference.parse("fraud@staging"))
+    assert (version.record.number, len(version.key_id)) == (1, 64)
     again = run(*words, "--work", tmp_path / "work")
     assert report_of(again)["resumed"] == len(report["trials"])
     assert report_of(again)["winner"] == report["winner"]

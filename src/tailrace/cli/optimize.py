@@ -6,23 +6,41 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import typer
 
 from tailrace.cli import optimize_options as given
 from tailrace.cli.durations import duration_ns
-from tailrace.errors import SetupError
+from tailrace.errors import RegistryError, SetupError
 
 if TYPE_CHECKING:
     from tailrace.inference.manifest import Manifest
     from tailrace.offline.optimize.optimizer import OnStep, Optimised
+    from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.registry import Registry
 
 NOTHING_BETTER: Final = 3
 """The exit code where the model stays as it is."""
 PARENTS_LOOKED_AT: Final = 20
 """Versions of the registry, the latest first."""
+
+
+class Registration(NamedTuple):
+    """Where the winner becomes a version: the registry and the model's name there, who signs, and what names it."""
+
+    registry: Registry
+    name: str
+    signer: Signer | None
+    aliases: list[str]
+
+
+class Kept(NamedTuple):
+    """Where the winner is, its version, and why an alias does not name that; None where there is none."""
+
+    place: Path | None = None
+    version: str | None = None
+    fault: RegistryError | None = None
 
 
 def optimize(  # noqa: PLR0917 - one parameter an option
@@ -44,6 +62,8 @@ def optimize(  # noqa: PLR0917 - one parameter an option
     name: given.Name = None,
     register: given.Register = None,
     registry: given.Registry = None,
+    alias: given.Alias = None,
+    sign_key: given.SignKey = None,
     allow_pickle: given.AllowPickle = False,
     overwrite: given.Overwrite = False,
     as_json: given.AsJson = False,
@@ -70,39 +90,56 @@ def optimize(  # noqa: PLR0917 - one parameter an option
     )  # fmt: skip
     if out is not None:
         check_place(out, overwrite=overwrite)
-    if register is not None and registry is None:
-        raise SetupError("a version goes to a registry", where="--register", next="give --registry too")
+    registration = _registration(register, registry, sign_key, alias)
     work = work or Path(f"{model.name.removesuffix(model.suffix)}.optimize")
     with _bar() as on_step:
         found = optimize_model(asked, work, on_step)
     drawn = _draw(found, picture or work / "pareto.png")
     place = out or (work / "winner" if register is not None else None)
-    _tell(found, drawn, *_keep(found, place, name or register, register, registry), as_json=as_json)
+    kept = _keep(found, place, name or register, registration)
+    _tell(found, drawn, kept, as_json=as_json)
+    if kept.fault is not None:
+        raise kept.fault
     if found.verdict.winner is None:
         raise typer.Exit(NOTHING_BETTER)
 
 
-def _keep(
-    found: Optimised, place: Path | None, name: str | None, register: str | None, registry: str | None
-) -> tuple[Path | None, str | None]:
-    """Write the winner where it has a place, and register it; return where it is, and its version."""
+def _registration(
+    name: str | None, url: str | None, sign_key: Path | None, aliases: list[str] | None
+) -> Registration | None:
+    """Return where the winner is registered, None for nowhere; looked at before an hour is spent on what goes there."""
+    from tailrace.cli.models.options import check_aliases, opened, signer_of
+    from tailrace.release.registry.reference import check_name
+
+    if name is None:
+        if aliases:
+            raise SetupError("an alias names a version", where="--alias", next="give --register too")
+        return None
+    if url is None:
+        raise SetupError("a version goes to a registry", where="--register", next="give --registry too")
+    checked, named, signer = check_name(name), check_aliases(aliases), signer_of(sign_key)
+    return Registration(opened(url, None, create=True), checked, signer, named)
+
+
+def _keep(found: Optimised, place: Path | None, name: str | None, registration: Registration | None) -> Kept:
+    """Write the winner where it has a place, and register it."""
     from tailrace.offline.optimize.winner import write_winner
 
     if found.verdict.winner is None or place is None:
-        return None, None
+        return Kept()
     manifest = write_winner(found, place, name or _own_name(found))
-    if register is None or registry is None:
-        return place, None
-    return place, _register(found, manifest, place, register, registry)
+    if registration is None:
+        return Kept(place)
+    return Kept(place, *_register(found, manifest, place, registration))
 
 
-def _tell(found: Optimised, drawn: Path | None, place: Path | None, version: str | None, *, as_json: bool) -> None:
+def _tell(found: Optimised, drawn: Path | None, kept: Kept, *, as_json: bool) -> None:
     from tailrace.cli.optimize_report import print_report, to_json
 
     if as_json:
-        print(to_json(found, drawn, place, version))
+        print(to_json(found, drawn, kept.place, kept.version))
     else:
-        print_report(found, drawn, place, version)
+        print_report(found, drawn, kept.place, kept.version)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -143,22 +180,23 @@ def _draw(found: Optimised, path: Path) -> Path | None:
     return path
 
 
-def _register(found: Optimised, manifest: Manifest, directory: Path, name: str, url: str) -> str:
-    """Make the winner the next version of a model; return its reference, as in fraud@3."""
-    from tailrace.cli.models.options import carried, opened
+def _register(
+    found: Optimised, manifest: Manifest, directory: Path, to: Registration
+) -> tuple[str, RegistryError | None]:
+    """Make the winner the next version of a model; return its reference, as in fraud@3, and an alias' fault."""
+    from tailrace.cli.models.options import carried, name_version
     from tailrace.release.registry.records import Lineage
     from tailrace.release.registry.registering import register
 
     made = manifest.optimised
     assert made is not None, "the winner says what it was made from"
-    registry = opened(url, None, create=True)
     lineage = Lineage(
-        parents=_parents(registry, name, found), data=str(found.asked.data), data_sha256=made.data_sha256,
+        parents=_parents(to.registry, to.name, found), data=str(found.asked.data), data_sha256=made.data_sha256,
         command=f"tailrace optimize {found.asked.model}: {made.recipe}",
     )  # fmt: skip
     with carried("registering") as on_progress:
-        version = register(registry, directory, name, lineage=lineage, on_progress=on_progress)
-    return version.record.reference
+        version = register(to.registry, directory, to.name, lineage=lineage, signer=to.signer, on_progress=on_progress)
+    return version.record.reference, name_version(to.registry, to.aliases, version.record)[1]
 
 
 def _parents(registry: Registry, name: str, found: Optimised) -> dict[str, str]:

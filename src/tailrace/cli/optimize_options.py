@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tailrace.cli.models import options
+
 Model = Annotated[
     Path,
     typer.Argument(
@@ -52,6 +54,11 @@ Registry = Annotated[
     str | None,
     typer.Option(envvar="TAILRACE_REGISTRY", help="Where the registry is: a directory, s3://BUCKET/PREFIX, or a URL."),
 ]
+Alias = Annotated[
+    list[str] | None,
+    typer.Option("--alias", help="With --register: an alias that names the version from now on; may be repeated."),
+]
+SignKey = options.SignKey
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Open also a pickle, which runs whatever code it holds, as you.")
 ]
