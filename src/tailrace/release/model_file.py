@@ -34,12 +34,13 @@ _KNOWN: Final = (
 )
 
 
-def read_model(path: Path, *, allow_pickle: bool = False) -> Any:
+def read_model(path: Path, *, allow_pickle: bool = False, suffix: str = "") -> Any:
     """Return the model object in a file; the bytes of an ONNX file, its weights among them.
 
+    suffix: what the file is, where its name does not say so: ".txt" (LightGBM), ".ubj", ".onnx" and so on.
     Raises ModelPackageError for a pickle unless it is allowed, and for what is not what its name says.
     """
-    suffix = path.suffix.lower()
+    suffix = suffix or path.suffix.lower()
     if not path.is_file():
         raise ModelPackageError("there is no such model file", where=str(path), next="give a trained model's file")
     if suffix not in _READERS:
@@ -49,7 +50,7 @@ def read_model(path: Path, *, allow_pickle: bool = False) -> Any:
     try:
         content = path.read_bytes()
         if suffix not in PICKLES and content.startswith(_PICKLED):
-            raise ValueError(f"it is a pickle, though its name ends with {suffix}")
+            raise ValueError(f"it is a pickle, though it should be a {suffix}")
         return _READERS[suffix](path, content)
     except Exception as error:  # each framework raises its own, pickles raise anything
         raise ModelPackageError(
@@ -85,7 +86,9 @@ def _read_lightgbm(path: Path, content: bytes) -> Any:
 
 
 def _read_xgboost(path: Path, content: bytes) -> Any:
-    check_trees(decode_ubjson(content) if path.suffix.lower() == ".ubj" else json.loads(content))
+    """Return XGBoost's trees. Both of its forms begin with a brace; in JSON what follows it is a name, or no sign."""
+    is_json = content[1:2] in {b'"', b"\n", b"\r", b"\t", b" "}
+    check_trees(json.loads(content) if is_json else decode_ubjson(content))
     import xgboost
 
     return xgboost.Booster(model_file=bytearray(content))

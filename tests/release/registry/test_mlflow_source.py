@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
+import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +87,92 @@ def test_skops_file_of_types_that_are_not_known_is_refused(tmp_path: Path) -> No
     said = {"sklearn": {"pickled_model": "model.skops"}}
     assert (load(logged(tmp_path, **said)).predict(x) == model.predict(x)).all()
     io.dump({"model": model, "odd": MlflowModel}, tmp_path / "model.skops")
-    with pytest.raises(RegistryError, match=r"not known to be safe: .*MlflowModel"):
+    with pytest.raises(RegistryError, match=r"types that are not trusted: .*MlflowModel"):
         load(logged(tmp_path, **said))
     assert load(logged(tmp_path, **said), allow_pickle=True)["odd"] is MlflowModel
+
+
+def test_file_that_promises_more_than_it_holds_is_refused_by_its_flavour(tmp_path: Path) -> None:
+    """Whatever its name: trees whose numbers lead elsewhere, of each framework, do not reach it."""
+    import lightgbm
+    import xgboost
+
+    x = np.random.default_rng(1).normal(size=(90, 2))
+    y = x[:, 0] > 0
+    light = lightgbm.LGBMClassifier(n_estimators=2, verbose=-1, min_child_samples=5).fit(x, y)
+    text = light.booster_.model_to_string()
+    trees = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, y), 2)
+    forms = {"lightgbm": text.encode(), "xgboost": trees.save_raw("json")}
+    assert b'"split_indices":[0' in forms["xgboost"]
+    bad = {
+        "lightgbm": text.replace("split_feature=0", "split_feature=9", 1).encode(),
+        "xgboost": forms["xgboost"].replace(b'"split_indices":[0', b'"split_indices":[99999', 1),
+    }
+    for flavor, content in forms.items():
+        for name in ("model", "model.bin") if flavor == "xgboost" else ("model.bin", "model.onnx"):
+            (tmp_path / name).write_bytes(content)
+            assert load(logged(tmp_path, **{flavor: {"data": name}})) is not None
+            (tmp_path / name).write_bytes(bad[flavor])
+            with pytest.raises(RegistryError, match="cannot be read"):
+                load(logged(tmp_path, **{flavor: {"data": name}}))
+    (tmp_path / "model").write_bytes(b"\x08\x08")
+    with pytest.raises(RegistryError, match=r"no ONNX file|no graph"):
+        load(logged(tmp_path, onnx={"data": "model"}))
+
+
+def test_trees_within_a_skops_file_are_held_to_what_they_promise(tmp_path: Path) -> None:
+    """LightGBM's wrapper restores itself from a text: one whose numbers lead elsewhere is refused before that."""
+    io = pytest.importorskip("skops.io")
+    import lightgbm
+
+    x = np.random.default_rng(1).normal(size=(90, 2))
+    model = lightgbm.LGBMClassifier(n_estimators=2, verbose=-1, min_child_samples=5).fit(x, x[:, 0] > 0)
+    said = {"lightgbm": {"data": "model.skops"}}
+    content = io.dumps(model)
+    (tmp_path / "model.skops").write_bytes(content)
+    assert (load(logged(tmp_path, **said)).predict(x) == model.predict(x)).all()
+    with (
+        zipfile.ZipFile(BytesIO(content)) as good,
+        zipfile.ZipFile(tmp_path / "model.skops", "w") as bad,
+    ):
+        for name in good.namelist():
+            bad.writestr(name, good.read(name).replace(b"split_feature=0", b"split_feature=9"))
+    with pytest.raises(RegistryError, match="a feature"):
+        load(logged(tmp_path, **said))
+
+
+def test_modules_of_the_working_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python that MLflow lives in imports none of them: neither MLflow itself nor what the script needs."""
+    for name in ("mlflow", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match="No module named 'mlflow'"):
+        download(URI, tmp_path, python=sys.executable)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tracking_uri_stands_in_no_command(tmp_path: Path) -> None:
+    """It may hold a password: it is handed over in the environment, which other users cannot read."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "given $*" > "$(dirname "$0")/told"\n'
+                      'echo "set $MLFLOW_TRACKING_URI" >> "$(dirname "$0")/told"\nexit 1\n')  # fmt: skip
+    python.chmod(0o755)
+    with pytest.raises(RegistryError, match="MLflow does not give it"):
+        download(URI, tmp_path, python=str(python), tracking_uri="https://me:secret@mlflow.example")
+    given, _, rest = (tmp_path / "told").read_text().partition("\nset ")
+    assert "secret" not in given
+    assert rest.strip() == "https://me:secret@mlflow.example"
+
+
+def test_login_in_the_option_is_warned_of(tmp_path: Path) -> None:
+    """It says which variable takes it instead; one that came from there is not warned of."""
+    command = ["models", "import", "nothing", "--registry", str(tmp_path / "r"), "--data", "rows.parquet"]
+    uri = "https://me:secret@mlflow.example"
+    warned = CliRunner().invoke(app, [*command, "--tracking-uri", uri])
+    assert "set MLFLOW_TRACKING_URI" in warned.stderr
+    assert "secret" not in warned.output
+    quiet = CliRunner().invoke(app, command, env={"MLFLOW_TRACKING_URI": uri})
+    assert "set MLFLOW_TRACKING_URI" not in quiet.stderr
 
 
 @pytest.mark.parametrize("name", ["../secret.onnx", "/etc/hostname", "absent.onnx", "", "link.onnx"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,11 @@ Data = Annotated[
     Path, typer.Option(help="Rows to compare and profile on, best held-back ones: Parquet or CSV.", show_default=False)
 ]
 TrackingUri = Annotated[
-    str, typer.Option(help="Where MLflow's registry is, such as https://mlflow.example; else MLflow's own choice.")
+    str,
+    typer.Option(
+        envvar="MLFLOW_TRACKING_URI",
+        help="Where MLflow's registry is, such as https://mlflow.example; else MLflow's own choice.",
+    ),
 ]
 Python = Annotated[
     str, typer.Option(help="The Python that MLflow is installed for: Tailrace never imports it. Else this one.")
@@ -69,6 +74,8 @@ def import_model(  # noqa: PLR0917 - one parameter an option
     from tailrace.release.registry.reference import check_name
     from tailrace.release.registry.registering import register
 
+    if "@" in tracking_uri and os.environ.get("MLFLOW_TRACKING_URI") != tracking_uri:
+        print("--tracking-uri holds a login, which others here may read: set MLFLOW_TRACKING_URI", file=sys.stderr)
     aliases, signer = check_aliases(alias), signer_of(sign_key)
     name = check_name(name or uri.removeprefix("models:/").partition("@")[0].partition("/")[0])
     found = opened(registry, None, create=True)

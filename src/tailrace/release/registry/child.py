@@ -21,7 +21,7 @@ from tailrace.errors import RegistryError, SetupError
 if TYPE_CHECKING:
     from tailrace.release.registry.registry import Registry
 
-COMMAND: Final = (sys.executable, "-m", "tailrace.release.registry.child")
+COMMAND: Final = (sys.executable, "-P", "-m", "tailrace.release.registry.child")
 """Takes a task on its standard input."""
 FETCH_S_MAX: Final = 3_600.0
 """For one version; a worker's start has its own limit, which is shorter."""

@@ -1,7 +1,7 @@
 """Run by the Python that MLflow lives in: downloads a registered model's files, and prints what they are, as JSON.
 
 MLflow's client itself asks its registry, wherever that is, and nothing of the model is loaded. This file imports
-nothing of Tailrace. Usage: python mlflow_script.py URI TRACKING_URI FOLDER; TRACKING_URI may be "": MLflow's choice.
+nothing of Tailrace. Usage: python mlflow_script.py URI FOLDER; the registry is that of MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from typing import Any
 METRICS_MAX = 100
 
 
-def describe(uri: str, tracking_uri: str, folder: str) -> dict[str, Any]:
+def describe(uri: str, folder: str) -> dict[str, Any]:
     """Download the version that a URI names now, and return what is known of it."""
     mlflow: Any = importlib.import_module("mlflow")
-    if tracking_uri:
-        mlflow.set_tracking_uri(tracking_uri)
     client: Any = mlflow.MlflowClient()
     found = _version(client, uri)
     pinned = f"models:/{found.name}/{found.version}"
@@ -53,4 +51,4 @@ def _texts(flavor: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(describe(*sys.argv[1:4])))  # noqa: T201 - its answer
+    print(json.dumps(describe(*sys.argv[1:3])))  # noqa: T201 - its answer

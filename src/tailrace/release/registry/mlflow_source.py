@@ -15,6 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.errors import RegistryError
+from tailrace.inference.backends.trusted_types import UntrustedTypesError
+from tailrace.release.model_file import read_model
+from tailrace.release.skops_file import load_skops
 
 DOWNLOAD_S_MAX: Final = 3_600.0
 """For MLflow to be imported, and all files to come."""
@@ -22,15 +25,8 @@ _SHOWN_MAX: Final = 500
 _URI: Final = re.compile(r"models:/[^/@\0]+(@[^/@\0]+|/[0-9]+)")
 _NEXT: Final = "give --tracking-uri, and by --python the Python of an environment in which mlflow is installed"
 _LOGIN: Final = re.compile(r"://[^\s/]*@")
-_KNOWN_TYPES: Final = frozenset(
-    {
-        "collections.OrderedDict",
-        "lightgbm.basic.Booster",
-        "lightgbm.sklearn.LGBMClassifier",
-        "lightgbm.sklearn.LGBMRegressor",
-    }
-)
-"""Of skops files, beside those that skops knows: what these restore of themselves is a text of trees."""
+_WITHOUT_FOLDER: Final = "import sys; sys.path[:] = [place for place in sys.path if place]; exec(sys.argv.pop(1))"
+"""Takes the working directory from the places that modules are imported from: -P, which no Python below 3.11 knows."""
 
 
 class MlflowModel(msgspec.Struct, frozen=True):
@@ -66,11 +62,14 @@ def download(uri: str, folder: Path, *, python: str, tracking_uri: str = "") -> 
             next="write models:/NAME@ALIAS or models:/NAME/NUMBER",
         )
     script = Path(__file__).with_name("mlflow_script.py").read_text("utf-8")
-    command = [python, "-c", script, uri, tracking_uri, str(folder)]
+    command = [python, "-c", _WITHOUT_FOLDER, script, uri, str(folder)]
+    settings = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    if tracking_uri:  # it may hold a password, and all users see what a command is given
+        settings["MLFLOW_TRACKING_URI"] = tracking_uri
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=DOWNLOAD_S_MAX, check=False, stdin=subprocess.DEVNULL,
-            env=os.environ | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"},
+            env=os.environ | settings,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RegistryError(f"cannot ask MLflow: {type(error).__name__}", where=python, next=_NEXT) from None
@@ -84,7 +83,9 @@ def download(uri: str, folder: Path, *, python: str, tracking_uri: str = "") -> 
 
 
 def load(model: MlflowModel, *, allow_pickle: bool = False) -> Any:
-    """Return what can be packaged of a model: an object of its framework, or the path of an ONNX file.
+    """Return what can be packaged of a model: an object of its framework, or the bytes of an ONNX file.
+
+    Each file is read as what its flavour says, whatever its name, and held to what it promises first (model_file.py).
 
     allow_pickle: load also what may run code of whoever made it.
     Raises RegistryError for flavours that cannot be packaged, or what is not to be loaded.
@@ -111,23 +112,17 @@ def _file_of(model: MlflowModel, said: dict[str, str]) -> Path:
 
 
 def _read_onnx(path: Path, said: dict[str, str], where: str, allow_pickle: bool) -> Any:
-    if path.suffix != ".onnx":
-        raise RegistryError("its ONNX file is not called so", where=where, next="log it again as one .onnx file")
-    return path
+    return _attempt(lambda: read_model(path, suffix=".onnx"), where)
 
 
 def _read_lightgbm(path: Path, said: dict[str, str], where: str, allow_pickle: bool) -> Any:
     if _is_serialised(path, said):
         return _read_serialised(path, said, where, allow_pickle)
-    import lightgbm
-
-    return _attempt(lambda: lightgbm.Booster(model_file=str(path)), where)
+    return _attempt(lambda: read_model(path, suffix=".txt"), where)
 
 
 def _read_xgboost(path: Path, said: dict[str, str], where: str, allow_pickle: bool) -> Any:
-    import xgboost
-
-    return _attempt(lambda: xgboost.Booster(model_file=str(path)), where)
+    return _attempt(lambda: read_model(path, suffix=".ubj"), where)
 
 
 def _is_serialised(path: Path, said: dict[str, str]) -> bool:
@@ -153,19 +148,23 @@ def _read_serialised(path: Path, said: dict[str, str], where: str, allow_pickle:
 
 
 def _read_skops(path: Path, where: str, allow_pickle: bool) -> Any:
-    """Return the object in a skops file, whose types are known to run nothing."""
+    """Return the object in a skops file: of types that run nothing, and all of it looked at; or of any if so told."""
     try:
         from skops import io
     except ImportError as error:
         raise RegistryError("a skops file needs the package skops", where=where, next="pip install skops") from error
-    unknown = _attempt(lambda: sorted(set(io.get_untrusted_types(file=path)) - _KNOWN_TYPES), where)
-    if unknown and not allow_pickle:
+    if allow_pickle:
+        return _attempt(lambda: io.load(path, trusted=io.get_untrusted_types(file=path)), where)
+    try:
+        return _attempt(lambda: load_skops(path.read_bytes()), where)
+    except RegistryError as error:
+        if not isinstance(error.__cause__, UntrustedTypesError):
+            raise
         raise RegistryError(
-            f"it holds types that are not known to be safe: {', '.join(unknown)}",
+            str(error.__cause__),
             where=f"{where}: {path.name}",
             next="log it as ONNX; or, if you trust all who can write there, give --allow-pickle",
-        )
-    return _attempt(lambda: io.load(path, trusted=[*_KNOWN_TYPES, *unknown]), where)
+        ) from error
 
 
 def _attempt(read: Callable[[], Any], where: str) -> Any:
