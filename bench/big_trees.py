@@ -16,7 +16,8 @@ from machine import LOAD_CORE, SERVER_CORE
 from part import Session
 from peers import PIPELINE, PREPARED, WORKPLACE, start_tailrace
 from ratios import bounds, measure_pairs
-from tailrace.inference.manifest import NumberProfile, read_manifest
+from tailrace.inference.manifest import NumberProfile
+from tailrace.inference.model_directory import read_manifest
 from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.runner import run_load
 from tails import p99_ms

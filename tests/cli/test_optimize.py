@@ -22,7 +22,7 @@ from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.inference.backends.table import BACKENDS
 from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import read_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.journal import LINES_FILE
 from tailrace.release.package import package
 from tailrace.release.registry.reference import Reference

@@ -19,7 +19,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import LIGHTGBM_FILE, MODEL_FILE, SKLEARN_FILE, XGBOOST_FILE, read_manifest
+from tailrace.inference.manifest import LIGHTGBM_FILE, MODEL_FILE, SKLEARN_FILE, XGBOOST_FILE
+from tailrace.inference.model_directory import read_manifest
 from tailrace.release import forms
 from tailrace.release.package import PackageReport, package
 

@@ -21,7 +21,8 @@ from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel
 from tailrace.inference.backends.onnx import OnnxModel, open_session
 from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import TREES_FILE, read_manifest
+from tailrace.inference.manifest import TREES_FILE
+from tailrace.inference.model_directory import read_manifest
 from tailrace.release import tabulation
 from tailrace.release.comparison import Comparison
 from tailrace.release.convert import Converted

@@ -188,7 +188,7 @@ def shorten_network(models: Path, rows: Any) -> None:
     from sklearn.neural_network import MLPClassifier
 
     from tailrace.inference.loading import load_model
-    from tailrace.inference.manifest import read_manifest
+    from tailrace.inference.model_directory import read_manifest
     from tailrace.offline.optimize.evidence import Evidence
     from tailrace.offline.optimize.making import make
     from tailrace.offline.optimize.recipes import Recipe

@@ -150,7 +150,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _own_name(found: Optimised) -> str:
-    from tailrace.inference.manifest import read_manifest
+    from tailrace.inference.model_directory import read_manifest
 
     return read_manifest(found.baseline).name
 
@@ -201,7 +201,7 @@ def _register(
 
 def _parents(registry: Registry, name: str, found: Optimised) -> dict[str, str]:
     """Return the last version that is the model as packaged, with its digest, where the registry has one."""
-    from tailrace.inference.manifest import read_manifest
+    from tailrace.inference.model_directory import read_manifest
     from tailrace.release.registry.reference import Reference
 
     files = read_manifest(found.baseline).files

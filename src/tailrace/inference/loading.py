@@ -9,7 +9,8 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.choice import BackendChoice, choose_backend
 from tailrace.inference.backends.table import backend_named
 from tailrace.inference.calibration import read_calibration
-from tailrace.inference.manifest import CALIBRATION_FILE, read_while_replaced
+from tailrace.inference.manifest import CALIBRATION_FILE
+from tailrace.inference.model_directory import read_while_replaced
 from tailrace.inference.packaged import PackagedModel
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.explaining.explainer import (
+from tailrace.inference.explaining.explainer import load_explainer
+from tailrace.inference.manifest import (
+    CATBOOST_FILE,
     EXPLAIN_CATBOOST,
     EXPLAIN_LIGHTGBM,
     EXPLAIN_XGBOOST,
-    load_explainer,
+    LIGHTGBM_FILE,
+    XGBOOST_FILE,
 )
-from tailrace.inference.manifest import CATBOOST_FILE, LIGHTGBM_FILE, XGBOOST_FILE
 from tailrace.inference.packaged import PackagedModel
 from tailrace.release.original import Original
 

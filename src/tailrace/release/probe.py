@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.onnx_growth import is_bounded
-from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Cell, Manifest, read_manifest, to_array
+from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Cell, Manifest, to_array
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.signature import NUMPY_DTYPES
 
 SPARE_BYTES: Final = 2 << 30

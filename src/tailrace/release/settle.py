@@ -14,7 +14,8 @@ import msgspec
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.backends.choice import BackendChoice, choose_backend
 from tailrace.inference.declaration import models_of, with_paths
-from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest, read_manifest, read_while_replaced
+from tailrace.inference.manifest import MANIFEST_FILE, decode_manifest
+from tailrace.inference.model_directory import read_manifest, read_while_replaced
 from tailrace.pipeline import Pipeline
 from tailrace.release.pin import shelf_of
 from tailrace.release.pinned import ID_CHARACTERS, Pin, PinnedModel, Release, write_whole

@@ -21,7 +21,8 @@ from tailrace.inference.backends import bitvector
 from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.inference.backends.choice import MEASURE_S_MAX, BackendChoice, choose_backend, measure_backends
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, TREES_FILE, BackendTimes, read_manifest
+from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, TREES_FILE, BackendTimes
+from tailrace.inference.model_directory import read_manifest
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled")
 

@@ -15,7 +15,8 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx import OnnxModel, find_run
 from tailrace.inference.curve import SIZES, measure_curve
 from tailrace.inference.declaration import Constant
-from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
+from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.scorer import Scorer
 from tailrace.release.package import package
 

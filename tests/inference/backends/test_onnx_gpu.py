@@ -23,7 +23,8 @@ from tailrace.inference.backends.onnx_gpu import (
     installed_runtimes,
 )
 from tailrace.inference.backends.table import backend_named, backends_of
-from tailrace.inference.manifest import SessionSettings, read_manifest
+from tailrace.inference.manifest import SessionSettings
+from tailrace.inference.model_directory import read_manifest
 from tailrace.release.package import package
 
 HAS_GPU = CUDA_PROVIDER in onnxruntime.get_available_providers()

@@ -25,10 +25,10 @@ from tailrace.compile.checking import check_pipeline
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
 from tailrace.errors import CompileError, ModelPackageError
-from tailrace.inference.explaining.explainer import EXPLAIN_LIGHTGBM, load_explainer
+from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.explaining.step import ENSEMBLE, FALLBACK, NO_TIME, ExplainedModel, ExplainingStep
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import CATBOOST_FILE
+from tailrace.inference.manifest import CATBOOST_FILE, EXPLAIN_LIGHTGBM
 from tailrace.loop_load import LoopLoad
 from tailrace.release.package import package
 from tailrace.testing import TestClient

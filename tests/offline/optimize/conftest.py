@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pyarrow import parquet
 
-from tailrace.inference.manifest import read_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.release.package import package
 

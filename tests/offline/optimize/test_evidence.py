@@ -8,7 +8,7 @@ import pytest
 
 from offline.optimize.conftest import NAMES
 from tailrace.errors import ModelPackageError
-from tailrace.inference.manifest import read_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.metric import choose_metric

@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from offline.optimize.conftest import NAMES, write_network
 from tailrace.inference.backends.onnx import open_session
-from tailrace.inference.manifest import MODEL_FILE, read_manifest
+from tailrace.inference.manifest import MODEL_FILE
+from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.layers import halve, has_layers, optimise_graph, quantise
 from tailrace.offline.optimize.making import rewrite

@@ -11,9 +11,10 @@ import pytest
 
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.backends.table import ONNX_RUNTIME, backends_of
-from tailrace.inference.explaining.explainer import EXPLAIN_LIGHTGBM, load_explainer
+from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import MODEL_FILE, read_manifest
+from tailrace.inference.manifest import EXPLAIN_LIGHTGBM, MODEL_FILE
+from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.making import make, numbers_to_try, search, size_on_disk
 from tailrace.offline.optimize.metric import choose_metric

@@ -13,7 +13,8 @@ from sklearn.tree import DecisionTreeRegressor
 
 from offline.optimize.conftest import NAMES
 from tailrace.inference.backends.onnx import open_session, select_scores
-from tailrace.inference.manifest import MODEL_FILE, read_manifest
+from tailrace.inference.manifest import MODEL_FILE
+from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.trees import TreeGraph
 from tailrace.release.package import package
 

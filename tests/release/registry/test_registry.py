@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tailrace.errors import ModelPackageError, RegistryError
-from tailrace.inference.manifest import read_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.release.registry.envelope import seal
 from tailrace.release.registry.fetching import fetch_directory
 from tailrace.release.registry.garbage import Retention, _collecting, collect, delete

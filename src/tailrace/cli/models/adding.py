@@ -65,7 +65,7 @@ def register(  # noqa: PLR0917 - one parameter an option
 
         tailrace models register models/fraud --registry s3://models/team --data training.parquet --alias staging
     """
-    from tailrace.inference.manifest import read_manifest
+    from tailrace.inference.model_directory import read_manifest
     from tailrace.release.registry.registering import register as register_version
 
     aliases, signer = check_aliases(alias), signer_of(sign_key)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import BIT_VECTORS
 from tailrace.inference.backends.tree_tables import TreeArrays, decode_tables, expand_tables
-from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest, read_manifest
+from tailrace.inference.manifest import REPACKAGE, TREES_FILE, Manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 

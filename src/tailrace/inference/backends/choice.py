@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from tailrace.deadline import NS_PER_S, format_duration
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import Backend, backend_named, backends_of
-from tailrace.inference.manifest import REPACKAGE, BackendTimes, Manifest, read_manifest
+from tailrace.inference.manifest import REPACKAGE, BackendTimes, Manifest
+from tailrace.inference.model_directory import read_manifest
 
 GAIN_CLEAR: Final = 1.25
 """Recorded times decide where the preferred backend is so many times as fast as any other, whatever the rows."""

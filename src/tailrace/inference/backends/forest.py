@@ -17,7 +17,8 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.bitvector import BitvectorModel, ScoreFunction, borrow, in_order, open_library
 from tailrace.inference.backends.forest_tables import LINKS, ForestArrays, decode_forest, expand_forest
 from tailrace.inference.backends.table import FOREST
-from tailrace.inference.manifest import FOREST_FILE, REPACKAGE, Manifest, read_manifest
+from tailrace.inference.manifest import FOREST_FILE, REPACKAGE, Manifest
+from tailrace.inference.model_directory import read_manifest
 
 LIBRARY: Final = Path(__file__).with_name("libforest.so")
 """Where the build (hatch_build.py) puts the library."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.trusted_types import UntrustedTypesError, allowed_types
-from tailrace.inference.manifest import REPACKAGE, Manifest, read_manifest
+from tailrace.inference.manifest import REPACKAGE, Manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature

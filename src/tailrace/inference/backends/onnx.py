@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.table import ONNX_RUNTIME
-from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, SessionSettings, read_manifest
+from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, SessionSettings
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature

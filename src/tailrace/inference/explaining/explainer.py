@@ -16,15 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.manifest import CATBOOST_FILE, LIGHTGBM_FILE, REPACKAGE, XGBOOST_FILE, Manifest
+from tailrace.inference.manifest import (
+    CATBOOST_FILE,
+    EXPLAIN_CATBOOST,
+    EXPLAIN_LIGHTGBM,
+    EXPLAIN_XGBOOST,
+    LIGHTGBM_FILE,
+    REPACKAGE,
+    XGBOOST_FILE,
+    Manifest,
+)
 from tailrace.inference.packaged import PackagedModel, score_error
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 
-EXPLAIN_LIGHTGBM: Final = "explain.lightgbm.txt"
-EXPLAIN_XGBOOST: Final = "explain.ubj"
-EXPLAIN_CATBOOST: Final = "explain.cbm"
-EXPLAIN_FILES: Final = frozenset({EXPLAIN_LIGHTGBM, EXPLAIN_XGBOOST, EXPLAIN_CATBOOST})
 TOLERANCE: Final = 1e-4
 """How far a golden row's score may be from what the library says of the row: it may compute in float64."""
 

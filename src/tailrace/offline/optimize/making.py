@@ -13,14 +13,8 @@ import numpy as np
 
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.table import BACKENDS
-from tailrace.inference.explaining.explainer import EXPLAIN_FILES
-from tailrace.inference.manifest import (
-    MANIFEST_FILE,
-    MODEL_FILE,
-    Manifest,
-    encode_manifest,
-    read_manifest,
-)
+from tailrace.inference.manifest import EXPLAIN_FILES, MANIFEST_FILE, MODEL_FILE, Manifest, encode_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.packaged import score_error
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.layers import halve, has_layers, optimise_graph, quantise

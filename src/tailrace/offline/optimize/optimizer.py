@@ -12,7 +12,8 @@ import numpy as np
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import BACKENDS, ONNX_RUNTIME, backend_named, backends_of
-from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest, read_manifest
+from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.signature import Signature
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.journal import Journal, Proposed, Trial

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tailrace.errors import ModelPackageError
-from tailrace.inference.manifest import file_sha256, read_manifest
+from tailrace.inference.model_directory import file_sha256, read_manifest
 from tailrace.offline.optimize.processes import Limits
 from tailrace.release.original import load_original
 from tailrace.release.shelf import digest_of

@@ -20,7 +20,7 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.backends.table import ONNX_RUNTIME
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import read_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.layers import adds_up_shorts
 from tailrace.offline.optimize.making import graph_has_layers, make, search

@@ -10,14 +10,8 @@ import numpy as np
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.loading import load_model
-from tailrace.inference.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    Optimisation,
-    encode_manifest,
-    file_sha256,
-    read_manifest,
-)
+from tailrace.inference.manifest import MANIFEST_FILE, Manifest, Optimisation, encode_manifest
+from tailrace.inference.model_directory import file_sha256, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.offline.optimize.optimizer import Optimised
 from tailrace.release.exchange import drafted

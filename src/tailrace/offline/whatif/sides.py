@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tailrace.compile.loading import load_pipelines
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.declaration import Model, StageDeclaration, asked_of, change_all, models_of
-from tailrace.inference.manifest import read_manifest
+from tailrace.inference.model_directory import read_manifest
 from tailrace.pipeline import Pipeline
 from tailrace.release.registry.child import RegistryChoice, url_of
 from tailrace.release.registry.declared import with_fetched_models

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.errors import RegistryError
-from tailrace.inference.manifest import Manifest, file_sha256, read_manifest, read_while_replaced
+from tailrace.inference.manifest import Manifest
+from tailrace.inference.model_directory import file_sha256, read_manifest, read_while_replaced
 from tailrace.release.registry.clocks import uptime_s
 from tailrace.release.registry.envelope import Signer, seal
 from tailrace.release.registry.holder import is_gone, own_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tailrace.inference.manifest import read_while_replaced
+from tailrace.inference.model_directory import read_while_replaced
 
 
 def test_directory_that_is_read_leaves_its_number_to_no_other(tmp_path: Path) -> None:
