@@ -26,7 +26,7 @@ class Found(Protocol):
 
 
 Declared = TypeVar("Declared", bound=StageDeclaration)
-Model_ = TypeVar("Model_", bound=Found)
+Known = TypeVar("Known", bound=Found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class StageParts(Generic[Declared, Model_]):
+class StageParts(Generic[Declared, Known]):
     """What the stage of one model is made of.
 
     assemblers: fill its inputs. constant: what answers where no model does, as scores. found: all models of the
@@ -50,7 +50,7 @@ class StageParts(Generic[Declared, Model_]):
     """
 
     declared: Declared
-    model: Model_
+    model: Known
     assemblers: list[Assembler]
     constant: Constant | None
     budget: Budget
