@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tailrace.batch import Degraded
 from tailrace.inference.declaration import Constant
-from tailrace.inference.scorer import CALLS_MAX, Scorer
+from tailrace.inference.scorer import CALLS_MAX, FAILURE_CHARACTERS_MAX, Scorer
 
 
 class Doubler:
@@ -224,3 +224,33 @@ def test_large_finite_scores_are_not_degraded() -> None:
     assert scored.degraded is None
     assert model.calls == 1
     assert scored.scores[0] == np.float32(2e38)
+
+
+def test_scorer_keeps_why_its_model_failed_last() -> None:
+    """What it raised, in a line of bounded length, and that it gave no number: a batch counts once, a good one not."""
+
+    class Failing:
+        def predict(self, feeds: Any) -> Any:
+            """Raise for 1 and for 2, give NaN for 3."""
+            if (feeds["x"] == 1).any():
+                raise ValueError("no\nluck " + "!" * 10_000)
+            if (feeds["x"] == 2).any():
+                raise SilentError
+            return np.where(feeds["x"][:, 0] == 3, np.nan, feeds["x"][:, 0])
+
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    scorer = Scorer(Failing(), Constant(0.5))
+    scorer.score(feeds_of(5), 1)
+    assert (scorer.failures, scorer.failure) == (0, "")
+    scorer.score(feeds_of(1, 1, 5, 5), 4)
+    assert scorer.failures == 1
+    assert scorer.failure.startswith("ValueError: no luck !!!")
+    assert len(scorer.failure) <= FAILURE_CHARACTERS_MAX
+    scorer.score(feeds_of(2), 1)
+    assert (scorer.failures, scorer.failure) == (2, "SilentError:")
+    scorer.score(feeds_of(3, 5), 2)
+    assert scorer.failures == 3
+    assert "no finite numbers" in scorer.failure

@@ -13,6 +13,7 @@ import pytest
 from serving import READY_S_MAX, connect, fetch, message, serving, start_serve, wait_for
 from structlog.testing import capture_logs
 
+import tailrace as tr
 from inference.tree_models import draw_forest, package_forest
 from tailrace.batch import Degraded
 from tailrace.compile.compiler import compile_plan
@@ -28,6 +29,7 @@ from tailrace.server.collection import BUSY_SWEEPS_MAX, COLLECTION_SWEEPS, Colle
 from tailrace.server.fault_log import QUIET_S, FaultLog
 from tailrace.server.logging import logger
 from tailrace.server.served import shape_of
+from tailrace.testing import TestClient
 
 MARKS_NS = [0, 1, 2, 3, 4, 5]
 
@@ -72,6 +74,61 @@ def test_store_that_failed_at_warm_up_is_told(pipelines_dir: Path) -> None:
     with capture_logs() as told:
         FaultLog(plan, recorder, logger())
     assert [(line["event"], line["error"]) for line in told] == [("store does not answer", "refused")]
+
+
+class Amount(tr.Request):
+    """A request."""
+
+    amount: float
+
+
+class Score(tr.Response):
+    """Its score."""
+
+    score: float
+
+
+class Choosy:
+    """Scores amounts but 13."""
+
+    def predict(self, feeds: Any) -> Any:
+        """Return the amounts."""
+        if (feeds["features"] == 13).any():
+            raise ValueError("no luck")
+        return feeds["features"][:, 0]
+
+
+def test_why_a_model_fails_is_told_with_its_name() -> None:
+    """The line says what the model raised, and nothing of one that failed long ago and does not now."""
+    remote = tr.RemoteModel(
+        "far", url="http://127.0.0.1:1/v2/models/far", inputs=[tr.RemoteInput("x", "float32")], output="s"
+    )  # fmt: skip
+    choosy = tr.PythonModel("choosy", Choosy, fallback=tr.Constant(0.9))
+    pipeline = tr.Pipeline(
+        name="amounts", request=Amount, response=Score, features=[Amount.amount], budget=tr.Budget("2s"),
+        model=tr.Cascade("both", choosy, remote, unsure=(0.1, 0.5)),
+    )  # fmt: skip
+    recorder = BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)])), pipeline.name)
+
+    def degrade() -> None:
+        recorder.count_batch(MARKS_NS, MARKS_NS[-1], [0, 0], 2, np.array([0, Degraded.MODEL_ERROR], np.uint8))
+
+    told: list[Any]
+    with capture_logs() as told, TestClient(pipeline) as client:
+        faults = FaultLog(client.plan, recorder, logger())
+        assert client.predict({"amount": 0.3})["score"] == pytest.approx(0.3)  # the server is asked, and not there
+        for amount in (None, 13.0):
+            degrade()
+            for _ in range(QUIET_S + 1):
+                faults.look()
+            if amount is not None:
+                client.predict({"amount": amount})  # the first model fails, so that the server is asked too
+        degrade()
+        faults.look()
+    first, second, third = [line["error"] for line in told if line["event"] == "answers degraded"]
+    assert first.startswith("far: ")
+    assert second is None
+    assert third.startswith("choosy: ValueError: no luck; far: ")
 
 
 def test_calls_in_flight_are_told_though_no_look_finds_them(tmp_path: Path, pipelines_dir: Path) -> None:

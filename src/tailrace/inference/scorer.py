@@ -16,6 +16,9 @@ from tailrace.inference.predictor import Feeds, Predictor
 CALLS_MAX: Final = 512
 """Predictor calls that isolating the failing rows of one batch may take; isolating one of 256 takes 17."""
 
+FAILURE_CHARACTERS_MAX: Final = 300
+"""Of what a model raised, that is kept to be told."""
+
 _MODEL_ERROR: Final = int(Degraded.MODEL_ERROR)
 _MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
 
@@ -68,6 +71,8 @@ class Scorer:
     model: the first choice. fallback: a `Constant` of scores, as many as there are classes, not a label; a second model
     that takes the same feeds, or a `Scorer` of one (which has a fallback of its own); None leaves a row that the model
     cannot score failed. classes: columns of the scores; 1 for scores of shape (rows,).
+    failures: batches with a row that the model could not score; failure: why, of the last one, for the log: what the
+    model raised, cut short, and no row.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class Scorer:
             if fallback is None or isinstance(fallback, Constant | Scorer)
             else Scorer(fallback, classes=classes, clock=clock)
         )
+        self.failures = 0
+        self.failure = ""
         self._predict = model.predict
         self._classes = classes
         self._clock = clock or MonotonicClock()
@@ -105,19 +112,26 @@ class Scorer:
                 return Scored(scores)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # a model may raise anything for what one row holds: a panic, or SystemExit
+        except BaseException as error:  # a model may raise anything for what one row holds: a panic, or SystemExit
+            self._note(_told(error))
             scores, late = self._isolate(feeds, rows, deadline_ns)
         else:
             scores = self._checked(scores, rows)
         finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
         if finite.all():
             return Scored(scores)
+        if late is None:
+            self._note("it gave scores that are no finite numbers, or not one a row")
         return self._fall_back(scores, ~finite, late, feeds, deadline_ns)
 
     def fall_back(self, feeds: Feeds, rows: int, reason: Degraded, deadline_ns: int | None = None) -> Scored:
         """Return fallback scores for a whole batch that the model was not asked for, or did not answer in time."""
         late = np.full(rows, reason is Degraded.MODEL_TIMEOUT)
         return self._fall_back(self._blank(rows), np.ones(rows, bool), late, feeds, deadline_ns)
+
+    def _note(self, failure: str) -> None:
+        self.failures += 1
+        self.failure = failure
 
     def _blank(self, rows: int) -> NDArray[Any]:
         return np.full(rows if self._classes == 1 else (rows, self._classes), np.nan, np.float32)
@@ -162,3 +176,12 @@ class Scorer:
             return gaps.filled_by(self.fallback)
         own = {name: array[bad] for name, array in feeds.items()}
         return gaps.filled_by(self.fallback.score(own, int(bad.sum()), deadline_ns))
+
+
+def _told(error: BaseException) -> str:
+    """Return what a model raised in one short line, whatever its text is, or raises itself."""
+    try:
+        text = str(error)
+    except Exception:  # of the model's own class of errors
+        text = ""
+    return " ".join(f"{type(error).__name__}: {text}"[:FAILURE_CHARACTERS_MAX].split())
