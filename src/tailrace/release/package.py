@@ -32,7 +32,7 @@ from tailrace.inference.manifest import (
 from tailrace.release.calibration import METHODS, cross_calibrate, fit_calibration, read_fitted
 from tailrace.release.comparison import Comparison, compare_calibrated, find_finite
 from tailrace.release.convert import convert
-from tailrace.release.exchange import check_place, drafted
+from tailrace.release.exchange import check_place, drafted, written
 from tailrace.release.explained import check_explained, with_explain_file
 from tailrace.release.forms import ChosenForm, choose_forms, fill_directory
 from tailrace.release.golden import pick_golden
@@ -125,9 +125,8 @@ def package(
     on_step: called with each of `STEPS` as it begins.
     Raises ModelPackageError, and leaves `out` as it was, when the model has no form that is served, a score of its form
     is over 1e-5 from the original's (but for 1 row in 1,000 that float32 moves across a split), what is to be explained
-    cannot be, or `out` exists. A form beside the graph (bit-vector tables, the forest's, the library's own) is left
-    out, and the manifest says why, where it does not fit the model, or its scores are too far from the model's.
-    Which backend computes the model is chosen where it is served.
+    cannot be, or `out` exists. A form beside the graph (tables, the library's own) is left out, and the manifest says
+    why, where it does not fit the model or scores it otherwise. The backend is chosen where the model is served.
     """
     out = Path(out)
     check_name(name)
@@ -289,7 +288,7 @@ def _write(
 
     contents: of the files beside the manifest.
     """
-    with drafted(out) as draft:
+    with written(out), drafted(out) as draft:
         for name, content in contents.items():
             (draft / name).write_bytes(content)
         (draft / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
