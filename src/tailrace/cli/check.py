@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from tailrace.cli.serve import RegistryUrl, TrustedKeys
+from tailrace.cli.models.options import DefaultRegistryUrl, TrustedKeys
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +32,7 @@ def check(
     store: Annotated[
         str | None, typer.Option(help="Online store to look at in place of the declared: lmdb:PATH, redis://…")
     ] = None,
-    registry: RegistryUrl = None,
+    registry: DefaultRegistryUrl = None,
     trusted_keys: TrustedKeys = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array, a report a pipeline, in place of the tables.")

@@ -7,23 +7,13 @@ from typing import Annotated
 
 import typer
 
+from tailrace.cli.models.options import DefaultRegistryUrl, TrustedKeys
+
 Origins = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ORIGIN",
         help="Count a broker's events: redis://…?stream=KEY, kafka://…, or STREAM=URL; may be repeated.",
-    ),
-]
-RegistryUrl = Annotated[
-    str | None,
-    typer.Option(envvar="TAILRACE_REGISTRY", help="Registry of models that are a version and name no registry."),
-]
-TrustedKeys = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trusted-key",
-        envvar="TAILRACE_TRUSTED_KEYS",
-        help="A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
     ),
 ]
 Releases = Annotated[
@@ -52,7 +42,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     sample_requests: Annotated[
         str | None, typer.Option(metavar="FILE", help="Append a sample of what is served to FILE.SLOT, as JSON lines.")
     ] = None,
-    registry: RegistryUrl = None,
+    registry: DefaultRegistryUrl = None,
     trusted_keys: TrustedKeys = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(help="Port of /metrics and /status; 0 takes a free one.")] = 8081,

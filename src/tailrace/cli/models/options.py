@@ -1,4 +1,4 @@
-"""What the commands of the registry have in common: which registry, whose versions, and how far a file has come."""
+"""What the commands that know a registry have in common: which one, whose versions, and how far a file has come."""
 
 from __future__ import annotations
 
@@ -27,12 +27,20 @@ RegistryUrl = Annotated[
         show_default=False,
     ),
 ]
+DefaultRegistryUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        envvar="TAILRACE_REGISTRY",
+        help="Registry of models that are a version and name no registry.",
+    ),
+]
 TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option(
         "--trusted-key",
         envvar="TAILRACE_TRUSTED_KEYS",
-        help="A public key (PEM, Ed25519) whose versions are taken; more than once for several. None takes all.",
+        help="A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
