@@ -143,7 +143,7 @@ def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
     assert Path(report["picture"]).is_file()
     assert report["version"] == "fraud@1"
     version = open_registry(str(tmp_path / "registry")).resolve(Reference.parse("fraud@staging"))
-    assert (version.record.number, len(version.key_id)) == (1, 64)
+    assert (version.record.number, len(version.claimed_id)) == (1, 64)
     again = run(*words, "--work", tmp_path / "work")
     assert report_of(again)["resumed"] == len(report["trials"])
     assert report_of(again)["winner"] == report["winner"]

@@ -78,6 +78,8 @@ def test_admin_status_tells_workers_and_pipelines(supervisor: SupervisorProcess)
     assert list(status["pipelines"][0]["layers"]) == ["request", "features", "inference", "postprocess", "response"]
     assert status["pipelines"][0]["whole"]["budget_ns"] == 50_000_000
     assert status["warm_up"][0]["name"] == "standin"
+    assert status["signatures_required"] is False
+    assert '"signatures":"not required"' in supervisor.stderr
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_admin_bounds_its_connections_and_answers_whatever_is_open(supervisor: S
 
 def test_admin_wants_its_token(launched: list[SupervisorProcess], tmp_path: Path) -> None:
     """With a token set, figures need it and probes do not."""
-    process = SupervisorProcess(tmp_path, workers=1, admin_token="sesame")
+    process = SupervisorProcess(tmp_path, workers=1, admin_token="sesame", trusted_keys=("trusted.pem",))
     launched.append(process)
     assert process.process.stdout is not None
     process.admin_port = json.loads(process.process.stdout.readline())[3]
@@ -133,6 +135,8 @@ def test_admin_wants_its_token(launched: list[SupervisorProcess], tmp_path: Path
     assert fetch(process.admin_port, "/metrics", headers={"Authorization": "Bearer wrong"})[0] == 401
     status, body = fetch(process.admin_port, "/status", headers={"Authorization": "Bearer sesame"})
     assert status == 200
+    assert json.loads(body)["signatures_required"] is True
+    assert '"signatures":"required"' in process.stderr
     process.note(worker["pid"] for worker in json.loads(body)["workers"])
 
 

@@ -67,7 +67,10 @@ class ReleaseStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then."""
+    """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then.
+
+    signatures_required: whether a registry's version is served only if a trusted key has signed it.
+    """
 
     version: str
     pid: int
@@ -81,6 +84,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     recent_s: float
     recent: tuple[PipelineSnapshot, ...]
     warm_up: tuple[PipelineReady, ...]
+    signatures_required: bool
 
 
 class AdminView(Protocol):

@@ -29,7 +29,15 @@ class Overview:
     url: where the server is reached. is_open: whether the server has been ready and is not asked to stop.
     """
 
-    def __init__(self, children: Iterable[Child], adoption: Adoption, *, url: str, is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        children: Iterable[Child],
+        adoption: Adoption,
+        *,
+        url: str,
+        is_open: Callable[[], bool],
+        signatures_required: bool = False,
+    ) -> None:
         self._workers: list[tuple[Slot, Child]] = []
         self._companions: list[Child] = []
         self._blocks = []
@@ -43,6 +51,7 @@ class Overview:
         self._adoption = adoption
         self._url = url
         self._is_open = is_open
+        self._signatures_required = signatures_required
         self._started_s = time.monotonic()
         self._samples: deque[MergedMetrics] = deque(maxlen=2)
 
@@ -93,6 +102,7 @@ class Overview:
             recent_s=round(recent.span_s, 3),
             recent=pipeline_snapshots(recent),
             warm_up=warm.pipelines if warm is not None else (),
+            signatures_required=self._signatures_required,
         )
 
     async def sample(self) -> None:

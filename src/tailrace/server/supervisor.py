@@ -116,13 +116,17 @@ class Supervisor:
         host, port = slots[0].listener.getsockname()[:2]
         self._adoption = Adoption(self._children)
         self._links = EventLinks(self._children)
-        overview = Overview(self._children, self._adoption, url=url_of((host, port)), is_open=self._is_open)
+        overview = Overview(
+            self._children, self._adoption, url=url_of((host, port)), is_open=self._is_open,
+            signatures_required=bool(options.trusted_keys),
+        )  # fmt: skip
         admin = AdminServer(overview, options.admin_token)
         try:
             await admin.open(options.admin_host, options.admin_port)
             self._addresses = Addresses(host, port, *admin.address)
             self._handle_signals()
-            self._log.info("starting", workers=options.workers, files=list(options.files), releases=self._pin.root)
+            self._log.info("starting", workers=options.workers, files=list(options.files), releases=self._pin.root,
+                           signatures="required" if options.trusted_keys else "not required")  # fmt: skip
             keepers = {child: asyncio.create_task(child.keep(self)) for child in self._children}
             watchers = [asyncio.create_task(child.watch()) for child in self._children]
             renewing = renew_holds(self._pin, options.registry_choice, self._log)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from programs import find_program
+from tailrace.cli.main import app
 from tailrace.errors import RegistryError
 from tailrace.release.registry.envelope import Signer, Trust, seal
 from tailrace.release.registry.records import encode
@@ -35,7 +38,8 @@ def test_version_that_a_trusted_key_signed_is_taken(registry: Registry, model: P
     register(registry, model, "fraud", signer=signer)
     found = trusting(registry, keys / "other-trusted.pem", keys / "trusted.pem").version("fraud", 1)
     assert found.key_id == signer.key_id
-    assert registry.version("fraud", 1).key_id == signer.key_id
+    careless = registry.version("fraud", 1)
+    assert (careless.key_id, careless.claimed_id) == ("", signer.key_id)
 
 
 def test_version_without_a_good_signature_is_refused(registry: Registry, model: Path, keys: Path) -> None:
@@ -64,6 +68,31 @@ def test_record_altered_under_its_signature_is_refused(registry: Registry, model
     registry.storage.write(version_key("fraud", 2), msgspec.json.encode(signed))
     with pytest.raises(RegistryError, match="it is the record of fraud@1"):
         careful.version("fraud", 2)
+
+
+def test_signature_is_shown_as_a_claim_unless_a_trusted_key_verified_it(
+    registry: Registry, model: Path, keys: Path
+) -> None:
+    """Anyone who may write can name the key of another: only with the key given does a list say who signed."""
+    signer = Signer.read(keys / "sign.pem")
+    register(registry, model, "fraud", signer=signer)
+    key = version_key("fraud", 1)
+    signed = msgspec.json.decode(registry.storage.read(key))
+    forged = signed | {"signatures": [{"keyid": signer.key_id, "sig": "AAAA"}]}
+    registry.storage.write(key, msgspec.json.encode(forged))
+
+    def told(*words: str) -> str:
+        return CliRunner().invoke(app, ["models", *words, "--registry", registry.url]).output
+
+    for words in (("list", "fraud"), ("show", "fraud@1")):
+        assert signer.key_id[:8] in told(*words)
+        assert "claimed" in told(*words)
+    shown = json.loads(told("show", "fraud@1", "--json"))
+    assert (shown["signed_by"], shown["signed_by_claimed"]) == ("", signer.key_id)
+    registry.storage.write(key, msgspec.json.encode(signed))
+    trusted = ("show", "fraud@1", "--trusted-key", str(keys / "trusted.pem"))
+    assert "claimed" not in told(*trusted)
+    assert json.loads(told(*trusted, "--json"))["signed_by"] == signer.key_id
 
 
 def test_key_that_is_none_is_refused(keys: Path) -> None:

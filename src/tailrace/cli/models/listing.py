@@ -129,7 +129,7 @@ def _list_versions(registry: Registry, name: str, versions: list[Listed], *, as_
         table.add_row(
             str(each.number), "\n".join(named[each.number]), record.created[:16].replace("T", " "),
             *(plain(record.metrics.get(metric, "")) for metric in metrics),
-            size_text(record.size_bytes), each.version.key_id[:8],
+            size_text(record.size_bytes), _signed_by(each.version, 8),
         )  # fmt: skip
     print_table(table, f"{name} in {registry.url}")
     for each in versions:
@@ -158,7 +158,15 @@ def _described(version: Version) -> dict[str, Any]:
     import msgspec
 
     told: dict[str, Any] = msgspec.to_builtins(version.record)
-    return told | {"size_bytes": version.record.size_bytes, "signed_by": version.key_id}
+    return told | {"size_bytes": version.record.size_bytes, "signed_by": version.key_id,
+                   "signed_by_claimed": version.claimed_id}  # fmt: skip
+
+
+def _signed_by(version: Version, characters: int) -> str:
+    """Return whose signature a version has; one that no trusted key has verified is what anyone may have written."""
+    if version.key_id or not version.claimed_id:
+        return version.key_id[:characters]
+    return f"{plain(version.claimed_id[:characters])} (claimed, not verified)"
 
 
 def _print_version(version: Version, aliases: list[str], tags: dict[str, str], holders: list[str]) -> None:
@@ -175,7 +183,7 @@ def _print_version(version: Version, aliases: list[str], tags: dict[str, str], h
         ("version", record.reference),
         ("digest", record.digest),
         ("registered", f"{record.created} by {record.by}, with Tailrace {record.tailrace}"),
-        ("signed by", version.key_id or "nobody"),
+        ("signed by", _signed_by(version, 64) or "nobody"),
         ("aliases", ", ".join(aliases)),
         ("framework", record.framework),
         ("made from", ", ".join(lineage.parents)),

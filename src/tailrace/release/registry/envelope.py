@@ -112,8 +112,10 @@ def seal(payload: bytes, signer: Signer | None) -> bytes:
     return msgspec.json.format(msgspec.json.encode(envelope), indent=1) + b"\n"
 
 
-def unseal(content: bytes, trust: Trust) -> tuple[bytes, str]:
-    """Return the payload of an envelope, and the id of the key that has signed it, "" where it is not signed.
+def unseal(content: bytes, trust: Trust) -> tuple[bytes, str, str]:
+    """Return the payload of an envelope, the id of a trusted key that has signed it, and that which it claims.
+
+    Where no key is trusted nothing is verified: then the first is "", and the second what anyone may have written.
 
     Raises ValueError for what is no envelope; PermissionError where a signature is required, and there is no good one.
     """
@@ -126,9 +128,9 @@ def unseal(content: bytes, trust: Trust) -> tuple[bytes, str]:
     if envelope.payload_type != PAYLOAD_TYPE or len(signatures) > _SIGNATURES_MAX:
         raise ValueError(f"it is no record of a version, but {envelope.payload_type!r}")
     if not trust.is_required:
-        return payload, signatures[0][0] if signatures else ""
+        return payload, "", signatures[0][0] if signatures else ""
     if key_id := trust.signer_of(payload, signatures):
-        return payload, key_id
+        return payload, key_id, key_id
     if not signatures:
         raise PermissionError("it is not signed, and a trusted key is required")
     raise PermissionError(f"no trusted key has signed it as it is; it names the key {signatures[0][0][:12]}…")

@@ -49,10 +49,14 @@ Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
 class Version(NamedTuple):
-    """A version as it was read. key_id: of the key that signed it; "" where it is not signed."""
+    """A version as it was read.
+
+    key_id: of the trusted key that has signed it; "" where none is trusted. claimed_id: of the key that it says has.
+    """
 
     record: VersionRecord
     key_id: str
+    claimed_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ class Registry:
         try:
             if isinstance(content, ValueError):
                 raise content
-            payload, key_id = unseal(content, trust)
+            payload, key_id, claimed_id = unseal(content, trust)
             record = decode(payload, VersionRecord, where)
             record.check(name, number)
         except ValueError as error:
@@ -149,7 +153,7 @@ class Registry:
             raise RegistryError(
                 str(error), where=where, next="have it registered with --sign-key, or trust the key that signed it"
             ) from error
-        return Version(record, key_id)
+        return Version(record, key_id, claimed_id)
 
     def resolve(self, reference: Reference) -> Version:
         """Return the version that a reference names now. Raises RegistryError as `version` does, or for an alias."""
