@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,15 @@ from typer.testing import CliRunner, Result
 from offline.optimize.conftest import make_rows, train, write_network
 from programs import find_program
 from tailrace.cli.main import app
+from tailrace.cli.optimize import _draw
+from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.inference.backends.table import BACKENDS
 from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.loading import load_model
 from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.journal import LINES_FILE
+from tailrace.offline.optimize.optimizer import Optimised
 from tailrace.release.package import package
 from tailrace.release.registry.reference import Reference
 from tailrace.release.registry.registry import open_registry
@@ -96,6 +99,25 @@ def test_registration_that_cannot_be_is_refused_first(
     result = run(folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, *places, *words)
     assert what in str(result.exception)
     assert not (tmp_path / "work").exists()
+
+
+def test_work_folder_that_cannot_be_written_is_told(folder: Path, tmp_path: Path) -> None:
+    """A place that is forbidden, or full, is an error of one sentence."""
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "work"
+    result = run(folder / "trees.txt", "--data", folder / "rows.parquet", *QUICK, "--work", place)
+    assert isinstance(result.exception, ModelPackageError)
+    assert "it cannot be written: Not a directory" in str(result.exception)
+
+
+def test_picture_that_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an hour has found is not lost with it."""
+
+    def refuse(found: object, path: Path) -> None:
+        path.write_bytes(b"picture")
+
+    monkeypatch.setattr("tailrace.offline.optimize.picture.draw_picture", refuse)
+    assert _draw(cast("Optimised", None), tmp_path / "absent" / "pareto.png") is None
 
 
 def test_onnx_file_wants_its_target_named(folder: Path, tmp_path: Path) -> None:

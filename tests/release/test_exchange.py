@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from tailrace.errors import ModelPackageError, RegistryError
-from tailrace.release.exchange import check_place, drafted
+from tailrace.release.exchange import check_place, drafted, written
 
 
 def test_draft_takes_its_place_once_it_is_whole(tmp_path: Path) -> None:
@@ -39,6 +40,22 @@ def test_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
             fail(error)
     assert [path.name for path in tmp_path.iterdir()] == ["fraud"]
     assert [path.name for path in out.iterdir()] == ["old"]
+
+
+def test_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """A place that is forbidden, or full in the midst, is an error that says what, where and what next."""
+    (tmp_path / "file").touch()
+
+    def fill(out: Path) -> None:
+        with written(out), drafted(out):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for out, said in ((tmp_path / "file" / "x" / "fraud", "Not a directory"), (tmp_path / "fraud", "No space left")):
+        with pytest.raises(ModelPackageError, match=f"it cannot be written: {said}") as told:
+            fill(out)
+        assert str(tmp_path) in told.value.where
+        assert "disk has room" in told.value.next
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_draft_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

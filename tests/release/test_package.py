@@ -218,6 +218,13 @@ def test_data_without_a_feature_is_refused(frame: pd.DataFrame, tmp_path: Path) 
     assert not (tmp_path / "m").exists()
 
 
+def test_place_that_cannot_be_written_is_told(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A directory that is forbidden, or cannot be, is no traceback."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelPackageError, match="it cannot be written: Not a directory"):
+        package(MODELS["lightgbm binary"][1](frame), frame, name="m", out=tmp_path / "file" / "x" / "m")
+
+
 def test_columns_in_another_order_are_found_by_name(frame: pd.DataFrame, tmp_path: Path) -> None:
     """The order of the data's columns, and columns that are no features, change nothing."""
     model = MODELS["lightgbm binary"][1](frame)

@@ -169,13 +169,16 @@ def _bar() -> Iterator[OnStep]:
 
 
 def _draw(found: Optimised, path: Path) -> Path | None:
-    """Draw the picture; return where, or None where Matplotlib is not installed, which is said."""
+    """Draw the picture; return where, or None where it cannot be, which is said and spoils nothing else."""
     from tailrace.offline.optimize.picture import draw_picture
 
     try:
         draw_picture(found, path)
     except ImportError:
         print("no picture is drawn: Matplotlib comes with tailrace[package]", file=sys.stderr)
+        return None
+    except OSError as error:
+        print(f"no picture is drawn: {path}: {error.strerror or error}", file=sys.stderr)
         return None
     return path
 

@@ -29,6 +29,19 @@ def check_place(out: Path, *, overwrite: bool, error: type[SetupError] = ModelPa
 
 
 @contextmanager
+def written(place: Path) -> Iterator[None]:
+    """Tell of a place that cannot be written: a full disk, or one that is forbidden, is no fault of the model."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelPackageError(
+            f"it cannot be written: {error.strerror or error}",
+            where=os.fspath(error.filename or place),
+            next="see that the disk has room, or name another directory",
+        ) from error
+
+
+@contextmanager
 def drafted(out: Path) -> Iterator[Path]:
     """Give an empty directory beside `out`, which is put in its place once the block ends: on the disk, and whole.
 

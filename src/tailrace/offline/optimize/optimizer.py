@@ -24,7 +24,7 @@ from tailrace.offline.optimize.question import Asked, check_numbers, key_of, rea
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe, recipes_of_session
 from tailrace.offline.optimize.trial import Make, Measure, Propose
 from tailrace.offline.optimize.verdict import Terms, Verdict, judge
-from tailrace.release.exchange import drafted
+from tailrace.release.exchange import drafted, written
 from tailrace.release.package import package
 from tailrace.release.settle import copy_model
 
@@ -54,11 +54,11 @@ def optimize(asked: Asked, work: Path, on_step: OnStep = lambda step, done, whol
     """Return what was found in the folder `work`, which keeps what is finished, and the models that were made.
 
     Raises ModelPackageError for a model that cannot be packaged, data that it does not fit, a metric that the data does
-    not give, or a baseline that cannot be measured. A candidate that fails is a trial that says why.
+    not give, a baseline that cannot be measured, or a full disk. A candidate that fails is a trial that says why.
     """
     check_numbers(asked)
     table, target = read_data(asked)
-    with closing(Journal(work)) as journal:
+    with written(work), closing(Journal(work)) as journal:
         on_step("package", 0, 1)
         resumed = journal.begin(key_of(asked, target))
         if not resumed:

@@ -14,7 +14,7 @@ from tailrace.inference.manifest import MANIFEST_FILE, Manifest, Optimisation, e
 from tailrace.inference.model_directory import file_sha256, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.offline.optimize.optimizer import Optimised
-from tailrace.release.exchange import drafted
+from tailrace.release.exchange import drafted, written
 from tailrace.release.metrics import measure_quality
 from tailrace.release.original import load_original
 from tailrace.release.package import check_name
@@ -32,7 +32,7 @@ def write_winner(found: Optimised, out: Path, name: str) -> Manifest:
     if found.directory is None:
         raise ModelPackageError("there is no winner to write", where=str(out), next=found.verdict.why)
     check_name(name)
-    with drafted(out) as draft:
+    with written(out), drafted(out) as draft:
         made = read_manifest(found.directory)
         for file in made.files:
             shutil.copyfile(found.directory / file, draft / file)
