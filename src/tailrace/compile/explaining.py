@@ -40,7 +40,7 @@ def explained_models(
             models[leaf.name] = str(trees)
         else:
             filled, names = assemblers(wiring, leaf.signature, codecs), leaf.signature.feature_names
-            models[leaf.name] = ExplainedModel(filled, trees, names, _row_ns(trees, model, clock))
+            models[leaf.name] = ExplainedModel(filled, trees, names, _row_ns(trees, model, clock), clock)
     if problems:
         raise CompileError(pipeline.name, problems)
     return models

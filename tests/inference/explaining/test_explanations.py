@@ -31,7 +31,7 @@ from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import CATBOOST_FILE, EXPLAIN_LIGHTGBM
 from tailrace.loop_load import LoopLoad
 from tailrace.release.package import package
-from tailrace.testing import TestClient
+from tailrace.testing import ManualClock, TestClient
 
 FEATURES = ("amount", "age", "hour")
 
@@ -316,7 +316,7 @@ def slowed(client: TestClient, folder: Path, seconds: float, row_ns: int) -> Exp
     quick: Any = step._models["fraud"]
     slow: Any = ExplainedModel([], Slow(trees, seconds), FEATURES, row_ns)
     slow._fills = quick._fills
-    step._models, step._row_ns = {"fraud": slow}, row_ns
+    step._models, step._explained = {"fraud": slow}, [slow]
     assert isinstance(step, ExplainingStep)
     return step
 
@@ -377,6 +377,42 @@ def test_rows_that_there_is_no_time_for_are_left_out(pipeline: tr.Pipeline, fold
     assert 1 <= sum(told) <= 3
     assert told == sorted(told, reverse=True)
     assert answers[-1]["unexplained"] == NO_TIME
+
+
+def test_what_a_row_takes_is_learned_from_rows_that_are_explained() -> None:
+    """Measured beside busy neighbours it was ten times as much; samples before traffic teach nothing."""
+    clock = ManualClock()
+
+    class Quick:
+        def predict(self, feeds: Any) -> Any:
+            """Score nothing."""
+
+        def contributions(self, feeds: Any) -> Any:
+            """Explain two rows, in a millisecond each."""
+            clock.advance(2)
+            return np.ones((2, 4))
+
+    model = ExplainedModel([], Quick(), FEATURES, 10_000_000, clock)
+    model.explain({}, [1, 1])
+    assert model.row_ns == 10_000_000
+    model.learns = True
+    for _ in range(200):
+        model.explain({}, [1, 1])
+    assert model.row_ns == pytest.approx(1_000_000, rel=0.1)
+
+
+def test_model_that_was_thought_too_dear_is_explained_again(
+    pipeline: tr.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Now and then a row is tried for which there seems to be no time: else nothing would ever be learned."""
+    monkeypatch.setattr("tailrace.inference.explaining.step.TRIED_EVERY", 2)
+    with TestClient(pipeline) as client:
+        step = slowed(client, folder, 0.0, 2_000_000_000)
+        assert [explained(client, 1)[0]["unexplained"] for _ in range(4)] == [NO_TIME] * 4
+        step.begin_learning()
+        told = [explained(client, 1)[0]["unexplained"] for _ in range(400)]
+    assert told[:4] == [NO_TIME, "", NO_TIME, ""]
+    assert told[-20:] == [""] * 20
 
 
 def test_row_with_a_fallback_is_not_explained(pipeline: tr.Pipeline) -> None:

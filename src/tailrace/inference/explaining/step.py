@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded
-from tailrace.deadline import Clock, LayerLimit
+from tailrace.deadline import Clock, LayerLimit, MonotonicClock
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.composition.composed import Composed
+from tailrace.inference.curve import CostCurve
 from tailrace.inference.explaining.explainer import Trees
 from tailrace.inference.inline import INLINE_NS_MAX
+from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.stage import Stage
 from tailrace.inference.step import InferenceStep
@@ -26,6 +28,8 @@ from tailrace.inference.thread import InferenceThread
 
 IN_FLIGHT_MAX: Final = 4
 """Batches that may wait for their explanations while others, which nobody asks about, are answered."""
+TRIED_EVERY: Final = 32
+"""Batches without time for a row, of which one has a row explained all the same: what a row takes may have changed."""
 NO_TIME: Final = "no time was left"
 FALLBACK: Final = "a model failed or was late, and another score stands"
 ENSEMBLE: Final = "the mean of an ensemble cannot be explained"
@@ -34,13 +38,40 @@ _MODEL_FAILED: Final = np.uint8(Degraded.MODEL_ERROR | Degraded.MODEL_TIMEOUT)
 
 
 class ExplainedModel:
-    """A model that can be explained. features: its inputs' names. row_ns: what a row takes, measured before traffic."""
+    """A model that can be explained.
 
-    def __init__(self, assemblers: Sequence[Assembler], trees: Trees, features: Sequence[str], row_ns: int) -> None:
+    features: its inputs' names. row_ns: what a row takes, measured before traffic. learns: whether it learns yet what
+    a row takes, from those that are asked about.
+    """
+
+    def __init__(
+        self,
+        assemblers: Sequence[Assembler],
+        trees: Trees,
+        features: Sequence[str],
+        row_ns: int,
+        clock: Clock | None = None,
+    ) -> None:
         self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
         self._explain = trees.contributions
         self.features = tuple(features)
-        self.row_ns = max(row_ns, 1)
+        self.learns = False
+        self._costs = LearnedCosts(CostCurve((1,), (row_ns,), (row_ns,)))
+        self._now_ns = (clock or MonotonicClock()).now_ns
+        self._untried = 0
+
+    @property
+    def row_ns(self) -> int:
+        """What a row takes, the median, as far as is known now."""
+        return max(self._costs.curve.cost_ns(1), 1)
+
+    def fits(self, left_ns: int, *, waits: bool) -> int:
+        """Return how many rows there is time for; of batches that wait, and have time for none, now and then one."""
+        rows = max(left_ns if waits else min(left_ns, INLINE_NS_MAX), 0) // self.row_ns
+        if rows or not self.learns or not waits or left_ns <= 0:
+            return rows
+        self._untried += 1
+        return int(not self._untried % TRIED_EVERY)
 
     def feeds(self, batch: Batch, rows: NDArray[np.intp]) -> Feeds:
         """Return the model's inputs of some rows."""
@@ -51,7 +82,13 @@ class ExplainedModel:
 
         Of several classes: to the likeliest one.
         """
-        found = self._explain(feeds)
+        began_ns = self._now_ns()
+        told = self._told(self._explain(feeds), limits)
+        if self.learns:
+            self._costs.learn(len(told), self._now_ns() - began_ns)
+        return told
+
+    def _told(self, found: NDArray[np.float64], limits: Sequence[int]) -> list[dict[str, float]]:
         if found.ndim > 2:
             likeliest = found.sum(axis=2).argmax(axis=1)
             found = found[np.arange(len(found)), likeliest]
@@ -84,7 +121,7 @@ class ExplainingStep(InferenceStep):
         self._models = models
         self._top = top if isinstance(top, int) else 0
         self._read = attrgetter(top) if isinstance(top, str) else None
-        self._row_ns = max((each.row_ns for each in models.values() if isinstance(each, ExplainedModel)), default=0)
+        self._explained = [each for each in models.values() if isinstance(each, ExplainedModel)]
         self._answered = answered
         self._clock = clock
         self._thread: InferenceThread | None = None
@@ -92,7 +129,7 @@ class ExplainingStep(InferenceStep):
     @property
     def in_flight_max(self) -> int:
         """How many batches it takes at once, where some wait for explanations."""
-        return self.stage.in_flight_max + (IN_FLIGHT_MAX if self._row_ns else 0)
+        return self.stage.in_flight_max + (IN_FLIGHT_MAX if self._explained else 0)
 
     @property
     def unexplained(self) -> dict[str, str]:
@@ -101,7 +138,13 @@ class ExplainingStep(InferenceStep):
 
     def suspends(self, rows: int) -> bool:
         """Return whether a batch of so many rows waits: also where it would for explanations of all."""
-        return rows * self._row_ns > INLINE_NS_MAX or super().suspends(rows)
+        return any(rows * each.row_ns > INLINE_NS_MAX for each in self._explained) or super().suspends(rows)
+
+    def begin_learning(self) -> None:
+        """Learn from now on what calls, and explanations, cost: real ones come."""
+        super().begin_learning()
+        for each in self._explained:
+            each.learns = True
 
     async def run(self, batch: Batch) -> None:
         """Fill what layer 3 does, and `explanations`, where a row is asked about."""
@@ -147,10 +190,9 @@ class ExplainingStep(InferenceStep):
         self, batch: Batch, model: ExplainedModel, rows: NDArray[np.intp], limits: NDArray[np.intp], limit_ns: int
     ) -> None:
         """Explain as many rows of one model as there is time for; on the loop, few."""
-        left_ns = limit_ns - self._clock.now_ns()
-        fits = (left_ns if batch.suspends else min(left_ns, INLINE_NS_MAX)) // model.row_ns
-        _say(batch, rows[max(fits, 0) :], NO_TIME)
-        rows = rows[: max(fits, 0)]
+        fits = model.fits(limit_ns - self._clock.now_ns(), waits=batch.suspends)
+        _say(batch, rows[fits:], NO_TIME)
+        rows = rows[:fits]
         if not len(rows):
             return
         feeds, own = model.feeds(batch, rows), limits[rows].tolist()
