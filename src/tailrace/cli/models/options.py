@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailrace.errors import RegistryError
+from tailrace.errors import RegistryError, SetupError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.records import VersionRecord
     from tailrace.release.registry.registry import Registry
+
+
+def _not_emptied(found: Any, name: str) -> Any:
+    """Return what an option has. Raises SetupError where its variable is set and empty, which would take signing off.
+
+    A secret that was not mounted, or a name that was misspelt, makes such a variable.
+    """
+    if not found and os.environ.get(name) == "":
+        raise SetupError(f"{name} is set and empty", where=name, next="name a key's PEM file, or unset the variable")
+    return found
+
 
 RegistryUrl = Annotated[
     str,
@@ -40,6 +52,7 @@ TrustedKeys = Annotated[
     typer.Option(
         "--trusted-key",
         envvar="TAILRACE_TRUSTED_KEYS",
+        callback=lambda keys: _not_emptied(keys, "TAILRACE_TRUSTED_KEYS"),
         help="A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
     ),
 ]
@@ -47,7 +60,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 SignKey = Annotated[
     Path | None,
     typer.Option(
-        "--sign-key", envvar="TAILRACE_SIGN_KEY", help="The private key (PEM, Ed25519) that signs the version."
+        "--sign-key",
+        envvar="TAILRACE_SIGN_KEY",
+        callback=lambda key: _not_emptied(key, "TAILRACE_SIGN_KEY"),
+        help="The private key (PEM, Ed25519) that signs the version.",
     ),
 ]
 Aliases = Annotated[
