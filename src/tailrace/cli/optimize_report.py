@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SAID: Final[dict[Standing, tuple[str, str]]] = {
     "wins": ("bold green", "wins"), "baseline": ("yellow", "baseline"), "fits": ("", "fits"),
     "worse": ("dim", "over the tolerance"), "moved": ("dim", "moves a score too far"),
-    "late": ("dim", "over the budget"),
+    "unclear": ("dim", "unclear: too few rows"), "late": ("dim", "over the budget"),
     "threads": ("dim", "more threads"), "failed": ("red", "failed"), "skipped": ("dim", "skipped"),
 }  # fmt: skip
 """A standing's colour, and its words."""
@@ -51,6 +51,9 @@ def print_report(found: Optimised, picture: Path | None, directory: Path | None,
     """Print the table, the sentence, and where the picture and the model are."""
     from rich.console import Console
 
+    from tailrace.inference.model_directory import read_manifest
+    from tailrace.offline.optimize.making import ROUNDING_MAX
+
     console = Console(emoji=False, highlight=False)
     _print_table(found, console)
     console.print(found.verdict.why, style="bold", markup=False)
@@ -60,6 +63,12 @@ def print_report(found: Optimised, picture: Path | None, directory: Path | None,
         "with ONNX Runtime on the model as packaged.",
         style="dim",
     )
+    if found.directory is not None and read_manifest(found.directory).golden.rounding >= ROUNDING_MAX:
+        console.print(
+            f"its scores move by {ROUNDING_MAX} and more with the order in which its short numbers are added up; a "
+            "machine that does it otherwise will be refused when it loads it.",
+            style="yellow",
+        )
     for what, place in (("picture", picture), ("written", directory), ("registered", version)):
         if place is not None:
             console.print(f"{what:<10} {place}", markup=False, soft_wrap=True)

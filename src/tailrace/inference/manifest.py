@@ -167,7 +167,8 @@ class Optimisation(msgspec.Struct, frozen=True, kw_only=True):
 
     parent, parent_version: the model it was made from. recipe: what was done to it. backend: that it was measured with.
     data_sha256: of the file that judged it. rows: that judged. metric: its name; before and after: the parent's and its
-    own. difference_max: between a score of both. speedup: of a call of `batch` rows, against ONNX Runtime on the
+    own; loss_low, loss_high: between which it is truly worse by, 95% each; absent in older ones.
+    difference_max: between a score of both. speedup: of a call of `batch` rows, against ONNX Runtime on the
     parent, with the bounds of its median at 95%.
     """
 
@@ -185,6 +186,8 @@ class Optimisation(msgspec.Struct, frozen=True, kw_only=True):
     speedup: float
     speedup_low: float
     speedup_high: float
+    loss_low: float | None = None
+    loss_high: float | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):

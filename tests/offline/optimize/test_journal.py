@@ -7,15 +7,17 @@ import pytest
 
 from tailrace.errors import ModelPackageError
 from tailrace.offline.optimize.journal import LINES_FILE, Journal, Proposed, Trial
+from tailrace.offline.optimize.processes import Limits
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe
 
+LIMITS = Limits()
 TRIAL = Trial(recipe=Recipe(kind="float16"), backend="ONNX Runtime", status="failed", why="it was ended by SIGKILL")
 
 
-def begin(folder: Path, key: str = "k") -> tuple[bool, Journal]:
+def begin(folder: Path, key: str = "k", limits: Limits = LIMITS) -> tuple[bool, Journal]:
     """Return whether a run goes on in a folder, and its journal."""
     journal = Journal(folder)
-    resumed = journal.begin(key)
+    resumed = journal.begin(key, limits)
     journal.baseline.mkdir(exist_ok=True)
     return resumed, journal
 
@@ -77,3 +79,17 @@ def test_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     """Two runs would write over each other."""
     with closing(Journal(tmp_path)), pytest.raises(ModelPackageError, match="another run works there"):
         Journal(tmp_path)
+
+
+def test_failure_under_other_limits_is_tried_again(tmp_path: Path) -> None:
+    """What took too much memory is remembered for as long as no more is allowed."""
+    failed = Trial(recipe=TRIAL.recipe, backend="", status="failed", why="memory", limits=Limits(300.0, 100))
+    _, journal = begin(tmp_path, limits=Limits(300.0, 100))
+    with closing(journal):
+        journal.note(failed)
+    _, journal = begin(tmp_path, limits=Limits(300.0, 100))
+    with closing(journal):
+        assert journal.trials == [failed]
+    resumed, journal = begin(tmp_path, limits=Limits(300.0, 200))
+    with closing(journal):
+        assert (resumed, journal.trials) == (True, [])

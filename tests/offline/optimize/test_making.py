@@ -16,7 +16,7 @@ from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import EXPLAIN_LIGHTGBM, MODEL_FILE
 from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.evidence import Evidence
-from tailrace.offline.optimize.making import make, numbers_to_try, search, size_on_disk
+from tailrace.offline.optimize.making import ROUNDING_MAX, make, numbers_to_try, search, size_on_disk
 from tailrace.offline.optimize.metric import choose_metric
 from tailrace.offline.optimize.recipes import AS_PACKAGED, Recipe
 from tailrace.offline.optimize.trial import Measure, work_on
@@ -61,15 +61,30 @@ def test_changed_trees_are_not_explained_by_those_before(
 
 
 def test_model_of_short_numbers_may_be_rounded_elsewhere(network: Path, rows: pa.Table, tmp_path: Path) -> None:
-    """Its golden scores may be off by as much as the rounding has moved a score, and no model of float32's may."""
+    """Its golden scores may be off by what two executions of it differ: less than by what int8 has moved a score."""
     table = pa.table({name: np.nan_to_num(rows[name].to_numpy()) for name in rows.column_names})
     packaged = package(network, table, name="network", out=tmp_path / "network", target="fraud").directory
     part = Evidence.gather(read_manifest(packaged), table, "fraud")
-    for kind in ("int8 static", "float16", "optimised graph"):
+    before = load_model(packaged).predict(part.feeds)
+    for kind in ("int8 dynamic", "int8 static", "float16", "optimised graph"):
         make(packaged, Recipe(kind=kind), part, tmp_path / kind)
-    rounding = {kind: read_manifest(tmp_path / kind).golden.rounding for kind in ("int8 static", "float16")}
-    assert 0 < rounding["float16"] < rounding["int8 static"] < 0.3
-    assert read_manifest(tmp_path / "optimised graph").golden.rounding == 0
+        rounding = read_manifest(tmp_path / kind).golden.rounding
+        moved = np.abs(load_model(tmp_path / kind).predict(part.feeds) - before).max()
+        assert rounding <= min(moved / 2, ROUNDING_MAX)
+        assert rounding == 0 or kind != "optimised graph"
+
+
+def test_models_are_copied_where_files_have_no_links(
+    baseline: Path, evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without hard links holds a copy."""
+
+    def refuse(place: Path, target: Path) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    make(baseline, AS_PACKAGED, Evidence.load(evidence), tmp_path / "made")
+    assert (tmp_path / "made" / MODEL_FILE).read_bytes() == (baseline / MODEL_FILE).read_bytes()
 
 
 def test_search_finds_the_fewest_trees(baseline: Path, evidence: Path) -> None:

@@ -113,3 +113,17 @@ def test_failed_and_skipped_are_told_as_such() -> None:
     failed = Trial(recipe=Recipe(kind="float16"), backend="", status="failed", why="out of memory")
     skipped = Trial(recipe=Recipe(), backend="CUDA", status="skipped", why="no GPU")
     assert judge([BASELINE, failed, skipped], TERMS).standings == ("baseline", "failed", "skipped")
+
+
+def test_loss_that_may_be_luck_does_not_win() -> None:
+    """A metric that looks no worse, on rows too few to know, is told as such, with how many rows would tell."""
+    lucky = trial(3.0, metric=0.9002, loss_error=0.004)
+    verdict = judge([BASELINE, lucky], TERMS._replace(rows=225))
+    assert (verdict.winner, verdict.standings[1]) == (None, "unclear")
+    assert "1 may be within it, or not: 225 rows that judge do not tell" in verdict.why
+    assert "about 6,766 would for int8 dynamic" in verdict.why
+    sure = trial(3.0, metric=0.9002, loss_error=0.0004)
+    verdict = judge([BASELINE, sure], TERMS)
+    assert verdict.winner is sure
+    assert "0.0005 worse at most (95%), of 0.001 allowed" in verdict.why
+    assert "no worse" in judge([BASELINE, trial(3.0, metric=0.9002, loss_error=0.0001)], TERMS).why

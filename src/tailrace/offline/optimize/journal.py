@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.errors import ModelPackageError
 from tailrace.inference.manifest import SessionSettings
+from tailrace.offline.optimize.processes import Limits
 from tailrace.offline.optimize.recipes import Recipe
 from tailrace.offline.optimize.timing import Timing
 
@@ -19,14 +20,15 @@ LINES_FILE: Final = "trials.jsonl"
 BASELINE: Final = "baseline"
 MODELS: Final = "models"
 EVIDENCE_FILE: Final = "rows.npz"
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
     """A candidate: a recipe by a backend. why: it failed or was skipped.
 
     size_bytes: of the file that the backend computes. metric: on the rows that judge. difference_max: between a score
-    and the baseline's, of these rows.
+    and the baseline's, of these rows. loss_error: the standard error of how much worse the metric is than the
+    baseline's. limits: under which it failed, which a run with others tries again.
     """
 
     recipe: Recipe
@@ -36,6 +38,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
     size_bytes: int = 0
     metric: float = 0.0
     difference_max: float = 0.0
+    loss_error: float = 0.0
+    limits: Limits | None = None
     timings: tuple[Timing, ...] = ()
 
     @property
@@ -91,9 +95,12 @@ class Journal:
         """Let go of the folder."""
         self._lock.close()
 
-    def begin(self, key: str) -> bool:
-        """Take up what a run with this key has finished; return whether there was one. Else all of it is removed."""
-        lines = self._read()
+    def begin(self, key: str, limits: Limits) -> bool:
+        """Take up what a run with this key has finished; return whether there was one. Else all of it is removed.
+
+        What failed under other limits than these is left out, so that it is tried again.
+        """
+        lines = [each for each in self._read() if not isinstance(each, Trial) or each.limits in {None, limits}]
         if lines and lines[0] == Begun(FORMAT, key) and (self.folder / BASELINE).is_dir():
             for line in lines:
                 if isinstance(line, Proposed):

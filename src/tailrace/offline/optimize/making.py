@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,14 @@ import numpy as np
 
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.table import BACKENDS
-from tailrace.inference.manifest import EXPLAIN_FILES, MANIFEST_FILE, MODEL_FILE, Manifest, encode_manifest
+from tailrace.inference.manifest import (
+    EXPLAIN_FILES,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    SessionSettings,
+    encode_manifest,
+)
 from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.packaged import score_error
 from tailrace.offline.optimize.evidence import Evidence
@@ -29,6 +37,9 @@ from tailrace.release.tabulation import tabulate_all
 GRID: Final = 14
 GRID_RATIO: Final = 0.75
 """How many numbers of trees, and of depths, are looked at, each so much smaller than the next."""
+ROUNDING_MAX: Final = 0.01
+"""How far a golden score of short numbers may be off at most: a machine whose scores are further off is told."""
+ROWS_ROUNDED: Final = 1_000
 TREES_TRIED: Final = 5
 DEPTHS_TRIED: Final = 3
 """How many of them are measured."""
@@ -45,16 +56,24 @@ def make(baseline: Path, recipe: Recipe, evidence: Evidence, out: Path) -> None:
     with drafted(out) as draft:
         if graph == before:
             for name in manifest.files:
-                (draft / name).hardlink_to(baseline / name)
+                _place(baseline / name, draft / name)
             manifest = msgspec.structs.replace(manifest, session=recipe.session)
         else:
             forms = {each.file for each in BACKENDS}
             left_out = forms if recipe.kind == "optimised graph" else forms | EXPLAIN_FILES  # it explains the baseline
             for name in set(manifest.files) - left_out:
-                (draft / name).hardlink_to(baseline / name)
+                _place(baseline / name, draft / name)
             (draft / MODEL_FILE).write_bytes(graph)
-            manifest = _derive(manifest, before, graph, recipe, evidence, draft)
+            manifest = _derive(manifest, graph, recipe, evidence, draft)
         (draft / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+
+
+def _place(file: Path, place: Path) -> None:
+    """Put a file there too: by a link, or as a copy where the file system has none."""
+    try:
+        place.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 def rewrite(graph: bytes, recipe: Recipe, calibration: Evidence) -> bytes:
@@ -74,23 +93,18 @@ def rewrite(graph: bytes, recipe: Recipe, calibration: Evidence) -> bytes:
             return TreeGraph(graph).cut_trees(recipe.depth, calibration.feeds)
 
 
-def _derive(
-    manifest: Manifest, before: bytes, graph: bytes, recipe: Recipe, evidence: Evidence, draft: Path
-) -> Manifest:
+def _derive(manifest: Manifest, graph: bytes, recipe: Recipe, evidence: Evidence, draft: Path) -> Manifest:
     """Return the manifest of another graph: its files, golden scores, and what backends it has a form for."""
-    found, old = (
-        Comparison(Converted(each, manifest.signature, recipe.name), open_session(each)) for each in (graph, before)
-    )
+    found = Comparison(Converted(graph, manifest.signature, recipe.name), open_session(graph))
     tables = tabulate_all(found, dict(evidence.feeds))
     for name, content in tables.contents.items():
         (draft / name).write_bytes(content)
     feeds = manifest.golden.feeds(manifest.signature)
     scores = found.score(feeds).astype(np.float64)
-    rounding = float(score_error(found.score(evidence.feeds), old.score(evidence.feeds)).max())
     golden = msgspec.structs.replace(
         manifest.golden,
         scores=scores.reshape(len(scores), -1).tolist(),
-        rounding=rounding if recipe.is_short else manifest.golden.rounding,
+        rounding=measure_rounding(found, evidence) if recipe.is_short else manifest.golden.rounding,
     )
     files = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in draft.iterdir()}
     return msgspec.structs.replace(
@@ -98,6 +112,18 @@ def _derive(
         reasons=tables.reasons, times=tables.times, trusted=(), session=recipe.session,
         source=msgspec.structs.replace(manifest.source, rewrite=recipe.name),
     )  # fmt: skip
+
+
+def measure_rounding(found: Comparison, evidence: Evidence) -> float:
+    """Return how far apart two executions of one graph of short numbers are here, ROUNDING_MAX at most.
+
+    As it is served, and without ONNX Runtime's optimisations, which put other instructions in other orders, as another
+    processor does. It is measured on rows that calibrate.
+    """
+    graph = found.converted.graph
+    plain = Comparison(found.converted, open_session(graph, SessionSettings(level="none")))
+    feeds = {name: each[:ROWS_ROUNDED] for name, each in evidence.part(judges=False).feeds.items()}
+    return min(ROUNDING_MAX, float(score_error(found.score(feeds), plain.score(feeds)).max()))
 
 
 def search(baseline: Path, evidence: Evidence, metric: Metric, tolerance: float) -> list[Recipe]:

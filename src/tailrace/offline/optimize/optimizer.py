@@ -15,6 +15,7 @@ from tailrace.inference.backends.table import BACKENDS, ONNX_RUNTIME, backend_na
 from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE, decode_manifest
 from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.signature import Signature
+from tailrace.offline.optimize.certainty import loss_error
 from tailrace.offline.optimize.evidence import Evidence
 from tailrace.offline.optimize.journal import Journal, Proposed, Trial
 from tailrace.offline.optimize.making import size_on_disk
@@ -60,7 +61,7 @@ def optimize(asked: Asked, work: Path, on_step: OnStep = lambda step, done, whol
     table, target = read_data(asked)
     with written(work), closing(Journal(work)) as journal:
         on_step("package", 0, 1)
-        resumed = journal.begin(key_of(asked, target))
+        resumed = journal.begin(key_of(asked, target), asked.limits)
         if not resumed:
             _package(asked, table, target, journal)
         manifest = read_manifest(journal.baseline)
@@ -76,7 +77,9 @@ def optimize(asked: Asked, work: Path, on_step: OnStep = lambda step, done, whol
             metric.measure(np.full(_scores_shape(manifest.signature, len(part.outcomes)), 0.5), part.outcomes)
         evidence.save(journal.evidence)
         before = len(journal.trials)
-        terms = Terms(metric, asked.tolerance, asked.budget_ns, asked.threads, asked.score_change)
+        terms = Terms(
+            metric, asked.tolerance, asked.budget_ns, asked.threads, asked.score_change, int(evidence.judges.sum())
+        )  # fmt: skip
         _Run(asked, journal, terms, evidence, on_step).run()
         verdict = judge(journal.trials, terms)
         directory = None if verdict.winner is None else _directory_of(journal, verdict.winner.recipe)
@@ -152,14 +155,14 @@ class _Run:
                 self._asked.limits,
             )
             if made.failed:
-                self._journal.note(Trial(recipe=recipe, backend="", status="failed", why=made.failed))
+                self._note(
+                    Trial(recipe=recipe, backend="", status="failed", why=made.failed, limits=self._asked.limits)
+                )
                 return
         names = [each.name for each in backends_of(decode_manifest(directory / MANIFEST_FILE))]
         for name in sorted(names, key=lambda each: each != ONNX_RUNTIME):  # the others are compared with it
             if (not backends or name in backends) and self._is_wanted(recipe, name):
-                self._journal.note(self._measure(recipe, directory, name))
-            if recipe == AS_PACKAGED and name == ONNX_RUNTIME:
-                self._check_baseline()
+                self._note(self._measure(recipe, directory, name))
 
     def _is_wanted(self, recipe: Recipe, backend: str) -> bool:
         """Return whether a trial is still to come; none by a backend that this machine has not."""
@@ -185,24 +188,31 @@ class _Run:
         )  # fmt: skip
         if done.failed or done.skipped:
             status: Any = "failed" if done.failed else "skipped"
-            return Trial(recipe=recipe, backend=backend, status=status, why=done.failed or done.skipped)
+            limits = self._asked.limits if done.failed else None
+            return Trial(recipe=recipe, backend=backend, status=status, why=done.failed or done.skipped, limits=limits)
         scores = np.load(self._scores)[self._judges]
         if recipe == AS_PACKAGED and backend == ONNX_RUNTIME:
             np.save(self._base_scores, scores)
+        before = np.load(self._base_scores)
         return Trial(
             recipe=recipe, backend=backend, status="measured", size_bytes=size_on_disk(directory, backend),
             metric=self._terms.metric.measure(scores, self._outcomes),
-            difference_max=float(np.abs(scores - np.load(self._base_scores)).max()), timings=done.timings,
+            difference_max=float(np.abs(scores - before).max()), timings=done.timings,
+            loss_error=loss_error(self._terms.metric, before, scores, self._outcomes),
         )  # fmt: skip
 
-    def _check_baseline(self) -> None:
-        """Raise ModelPackageError unless ONNX Runtime could be measured on the model as packaged."""
-        trial = self._journal.find(AS_PACKAGED, ONNX_RUNTIME)
-        if trial is None or trial.status != "measured":
+    def _note(self, trial: Trial) -> None:
+        """Write a trial down. Raises ModelPackageError, and does not, for a baseline that could not be measured.
+
+        All others are compared with it, so that the next run begins by measuring it again.
+        """
+        is_baseline = trial.recipe == AS_PACKAGED and trial.backend in {"", ONNX_RUNTIME}
+        if is_baseline and trial.status != "measured":
             raise ModelPackageError(
-                f"the model as packaged cannot be measured: {trial.why if trial else 'it has no graph'}",
+                f"the model as packaged cannot be measured: {trial.why}",
                 where=str(self._asked.model), next="give more --memory-mb or --limit",
             )  # fmt: skip
+        self._journal.note(trial)
 
 
 def _spread(trial: Trial) -> float:

@@ -7,20 +7,22 @@ from typing import Final, Literal, NamedTuple
 
 from tailrace.deadline import format_duration
 from tailrace.inference.backends.table import ONNX_RUNTIME
+from tailrace.offline.optimize.certainty import Z, rows_needed
 from tailrace.offline.optimize.journal import Trial
 from tailrace.offline.optimize.metric import Metric
 
 GAIN_CLEAR: Final = 1.05
 """A candidate is faster where it takes so much less, with the lower bound of its speedup above 1."""
 
-Standing = Literal["baseline", "wins", "fits", "worse", "moved", "late", "threads", "failed", "skipped"]
+Standing = Literal["baseline", "wins", "fits", "worse", "unclear", "moved", "late", "threads", "failed", "skipped"]
 
 
 class Terms(NamedTuple):
     """What is asked.
 
     metric, tolerance: how much worse its value may be. budget_ns: of the p99 of a call of the first batch. threads_max:
-    that a call may take in serving. change_max: how far a single score may move; None for any distance.
+    that a call may take in serving. change_max: how far a single score may move; None for any distance. rows: that
+    judge.
     """
 
     metric: Metric
@@ -28,6 +30,7 @@ class Terms(NamedTuple):
     budget_ns: int
     threads_max: int = 1
     change_max: float | None = None
+    rows: int = 0
 
 
 class Verdict(NamedTuple):
@@ -76,7 +79,15 @@ def _standing(trial: Trial, baseline: Trial, terms: Terms) -> Standing:
         return "moved"
     if trial.recipe.session.threads > terms.threads_max:
         return "threads"
-    return "late" if trial.timings[0].p99_ns > terms.budget_ns else "fits"
+    if trial.timings[0].p99_ns > terms.budget_ns:
+        return "late"
+    return "unclear" if loss_bounds(baseline, trial, terms.metric)[1] > terms.tolerance else "fits"
+
+
+def loss_bounds(baseline: Trial, trial: Trial, metric: Metric) -> tuple[float, float]:
+    """Return between which values the true loss is: below the second, and above the first, at 95% each."""
+    loss = metric.loss(baseline.metric, trial.metric)
+    return loss - Z * trial.loss_error, loss + Z * trial.loss_error
 
 
 def _is_faster(trial: Trial, best: Trial) -> bool:
@@ -96,8 +107,8 @@ def _tell_winner(winner: Trial, baseline: Trial, best: Trial, terms: Terms) -> s
     )
     if best is not baseline:
         text += f" and {timing.speedup / best.timings[0].speedup:.1f} times as fast as {best.backend} on it"
-    loss = metric.loss(baseline.metric, winner.metric)
-    kept = "no worse" if loss <= 0 else f"{loss:.1g} worse, of {terms.tolerance:g} allowed"
+    most = loss_bounds(baseline, winner, metric)[1]
+    kept = "no worse" if most <= 0 else f"{most:.1g} worse at most (95%), of {terms.tolerance:g} allowed"
     return (
         f"{text}, {winner.size_bytes / baseline.size_bytes:.2f} of its size; {metric.name} {baseline.metric:.5g} → "
         f"{winner.metric:.5g}, {kept}; no held-back score moves by more than {winner.difference_max:.2g}."
@@ -118,6 +129,8 @@ def _tell_none(trials: Sequence[Trial], standings: Sequence[Standing], best: Tri
             f"{len(changed)} lost more than {terms.tolerance:g} of {terms.metric.name}, {near.name} the least of them "
             f"({terms.metric.loss(best.metric, near.metric):.2g})"
         )
+    reasons += _tell_unclear([each for each, standing in zip(trials, standings, strict=True) if standing == "unclear"],
+                             best, terms)  # fmt: skip
     for standing, words in (
         ("moved", "moved a score by more than --score-change"),
         ("late", "were over the budget"),
@@ -126,3 +139,21 @@ def _tell_none(trials: Sequence[Trial], standings: Sequence[Standing], best: Tri
         count = sum(each == standing for each in standings)
         reasons += [f"{count} {words}"] if count else []
     return f"{text}. {'; '.join(reasons)}." if reasons else f"{text}."
+
+
+def _tell_unclear(unclear: Sequence[Trial], best: Trial, terms: Terms) -> list[str]:
+    """Return how many candidates the rows cannot tell from worse ones, and how many rows would; none for none."""
+    metric = terms.metric
+    losses = [metric.loss(best.metric, each.metric) for each in unclear]
+    needed = [
+        (rows, each.name)
+        for each, loss in zip(unclear, losses, strict=True)
+        if (rows := rows_needed(terms.rows, loss, each.loss_error, terms.tolerance)) is not None
+    ]
+    if not unclear:
+        return []
+    text = f"{len(unclear)} may be within it, or not: {terms.rows:,} rows that judge do not tell"
+    if not needed:
+        return [text]
+    rows, name = min(needed)
+    return [f"{text}, about {rows:,} would for {name}"]

@@ -14,6 +14,7 @@ from tailrace.inference.manifest import MANIFEST_FILE, Manifest, Optimisation, e
 from tailrace.inference.model_directory import file_sha256, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.offline.optimize.optimizer import Optimised
+from tailrace.offline.optimize.verdict import loss_bounds
 from tailrace.release.exchange import drafted, written
 from tailrace.release.metrics import measure_quality
 from tailrace.release.original import load_original
@@ -60,11 +61,13 @@ def _lineage(found: Optimised, parent: Manifest, rows: int) -> Optimisation:
     winner = found.verdict.winner
     assert winner is not None, "there is a winner to describe"
     timing = winner.timings[0]
+    loss_low, loss_high = loss_bounds(found.verdict.baseline, winner, found.metric)
     return Optimisation(
         parent=parent.name, parent_version=parent.version, recipe=winner.recipe.name, backend=winner.backend,
         data_sha256=file_sha256(found.asked.data), rows=rows, metric=found.metric.name,
         before=found.verdict.baseline.metric, after=winner.metric, difference_max=winner.difference_max,
         batch=timing.batch, speedup=timing.speedup, speedup_low=timing.speedup_low, speedup_high=timing.speedup_high,
+        loss_low=loss_low, loss_high=loss_high,
     )  # fmt: skip
 
 
