@@ -38,8 +38,8 @@ PYTHONS: Final = ("3.11", "3.12", "3.13")
 VERSIONS: Final = ("lowest", "newest")
 SUITE: Final = "suite"
 SMOKES: Final = (
-    "serve", "offline", "postgres", "spark", "package", "lightgbm", "xgboost", "sklearn", "torch", "dynamodb",
-    "registry", "kafka", "bench", "dev",
+    "serve", "offline", "postgres", "spark", "package", "catboost", "lightgbm", "xgboost", "sklearn", "torch",
+    "dynamodb", "registry", "kafka", "bench", "dev",
 )  # fmt: skip
 EXTRAS: Final = {
     "serve": (),
