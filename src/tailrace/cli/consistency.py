@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailrace.cli.chosen import chosen_pipeline
-from tailrace.cli.dataset import progress_bar
+from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
@@ -63,7 +63,7 @@ def consistency(
     chosen = chosen_pipeline(file, pipeline)
     sources = dict(_source(text) for text in history or ())
     _check_streams(chosen, sources)
-    with progress_bar() as show:
+    with progress_bar("reading") as show:
         report = compare_samples(
             chosen, samples, sources=sources, limits=DatabaseLimits(memory_mb, threads), on_progress=show
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailrace.cli.chosen import chosen_pipeline
+from tailrace.cli.progress import progress_bar
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
 if TYPE_CHECKING:
-    from tailrace.offline.dataset import DatasetReport, Progress
+    from tailrace.offline.dataset import DatasetReport
 
 
 def dataset(
@@ -53,29 +52,12 @@ def dataset(
 
     limits = DatabaseLimits(memory_mb, threads)
     chosen = chosen_pipeline(file, pipeline)
-    with progress_bar() as show:
+    with progress_bar("reading") as show:
         report = write_dataset(chosen, requests, out, limits=limits, on_progress=show)
     if as_json:
         print(json.dumps(asdict(report)))
     else:
         _print(report)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show a bar on stderr, if that is a terminal, while the block runs; it is moved by what this gives."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task("reading", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total or None)
-
-        yield show
 
 
 def _print(report: DatasetReport) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -12,11 +10,12 @@ import typer
 
 from tailrace.cli import optimize_options as given
 from tailrace.cli.durations import duration_ns
+from tailrace.cli.progress import progress_bar
 from tailrace.errors import RegistryError, SetupError
 
 if TYPE_CHECKING:
     from tailrace.inference.manifest import Manifest
-    from tailrace.offline.optimize.optimizer import OnStep, Optimised
+    from tailrace.offline.optimize.optimizer import Optimised
     from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.registry import Registry
 
@@ -92,7 +91,7 @@ def optimize(  # noqa: PLR0917 - one parameter an option
         check_place(out, overwrite=overwrite)
     registration = _registration(register, registry, sign_key, alias)
     work = work or Path(f"{model.name.removesuffix(model.suffix)}.optimize")
-    with _bar() as on_step:
+    with progress_bar("package", width=48) as on_step:
         found = optimize_model(asked, work, on_step)
     drawn = _draw(found, picture or work / "pareto.png")
     place = out or (work / "winner" if register is not None else None)
@@ -153,19 +152,6 @@ def _own_name(found: Optimised) -> str:
     from tailrace.inference.model_directory import read_manifest
 
     return read_manifest(found.baseline).name
-
-
-@contextmanager
-def _bar() -> Iterator[OnStep]:
-    """Show what is tried just now, on stderr, and only to a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("package", total=None)
-        yield lambda step, done, whole: progress.update(task, description=step[:48], completed=done, total=whole)
 
 
 def _draw(found: Optimised, path: Path) -> Path | None:
