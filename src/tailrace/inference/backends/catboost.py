@@ -75,7 +75,9 @@ def score_kind(model: Any) -> str:
 
 
 def load_trees(content: bytes) -> Any:
-    """Return the model in a file. CatBoost itself verifies all of it but how long it is.
+    """Return the model in a file. CatBoost itself verifies its form, but for how long it is.
+
+    Not what its numbers lead to: of files in which some bytes are others a hundredth ended the process.
 
     Raises OSError where CatBoost is not installed; ValueError for what is no such file.
     """
