@@ -126,9 +126,7 @@ def measure_mixed(session: Session, server: Server, bodies: Path, rate: float) -
         beside_heavy_p99_ms, light_p99_ms,
     )  # fmt: skip
     if median(goodputs) < GOODPUT_MIN:
-        raise BenchError(
-            f"inference: the heavy model answered {median(goodputs):.0%} of its calls in time"
-        )
+        raise BenchError(f"inference: the heavy model answered {median(goodputs):.0%} of its calls in time")
     added = [one - other for one, other in pairs]
     return {
         "mixed_heavy_goodput": round(median(goodputs), 3),

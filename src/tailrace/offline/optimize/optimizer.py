@@ -108,7 +108,7 @@ class _Run:
         self._whole = len(recipes) + len(settings)
         for recipe in recipes:
             self._try(recipe)
-        for recipe in recipes_of_session(self._best(), os.cpu_count() or 1):
+        for recipe in () if self._asked.only else recipes_of_session(self._best(), os.cpu_count() or 1):
             self._try(recipe, (ONNX_RUNTIME,))
         for trial in _absent_gpus(self._journal.trials):
             self._journal.note(trial)
@@ -117,7 +117,11 @@ class _Run:
         if self._journal.proposed is None:
             done = run_apart(
                 Propose(
-                    str(self._journal.baseline), str(self._journal.evidence), self._asked.metric, self._asked.tolerance
+                    str(self._journal.baseline),
+                    str(self._journal.evidence),
+                    self._asked.metric,
+                    self._asked.tolerance,
+                    self._asked.only,
                 ),
                 self._asked.limits,
             )

@@ -24,6 +24,7 @@ class Asked(NamedTuple):
     target: the column of outcomes; None takes the only column that is no feature. threads: that a call may take in
     serving. score_change: how far a score may move; None for any distance. seconds: of measuring, a candidate.
     limits: of each process. allow_pickle: the model's file may be one, which runs whatever code it holds.
+    only: what is tried beside the model as packaged, by name but for the bits, no settings, no fewer trees; empty for all.
     """
 
     model: Path
@@ -38,6 +39,7 @@ class Asked(NamedTuple):
     seconds: float = 3.0
     limits: Limits = Limits()
     allow_pickle: bool = False
+    only: tuple[str, ...] = ()
 
 
 def check_numbers(asked: Asked) -> None:
@@ -94,5 +96,6 @@ def key_of(asked: Asked, target: str) -> str:
         content = file_sha256(asked.model)
     return digest_of([
         content, file_sha256(asked.data), target, asked.metric, asked.tolerance, asked.batches, asked.seconds, VERSION,
+        asked.only,
         onnxruntime.__version__, os.cpu_count(), os.uname().nodename,
     ])  # fmt: skip

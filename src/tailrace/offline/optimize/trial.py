@@ -35,12 +35,13 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Propose(msgspec.Struct, frozen=True, tag="propose"):
-    """Find the recipes that a model can be made by. evidence: the file of rows."""
+    """Find the recipes that a model can be made by. evidence: the file of rows. only: as `Asked` has it."""
 
     baseline: str
     evidence: str
     metric: str
     tolerance: float
+    only: tuple[str, ...] = ()
 
 
 class Make(msgspec.Struct, frozen=True, tag="make"):
@@ -98,7 +99,11 @@ def _propose(work: Propose, baseline: Path, evidence: Evidence) -> list[Recipe]:
     signature = read_manifest(baseline).signature
     metric = choose_metric(work.metric, signature, evidence.outcomes)
     layers = recipes_of_layers(reduced=not adds_up_shorts()) if graph_has_layers(baseline) else []
-    return [AS_PACKAGED, Recipe(kind="optimised graph"), *layers, *search(baseline, evidence, metric, work.tolerance)]
+    known = [AS_PACKAGED, Recipe(kind="optimised graph"), *layers]
+    if work.only:
+        wanted = {AS_PACKAGED.name, *work.only}
+        return [each for each in known if msgspec.structs.replace(each, reduced=False).name in wanted]
+    return [*known, *search(baseline, evidence, metric, work.tolerance)]
 
 
 def _measure(work: Measure, baseline: Path, evidence: Evidence) -> Done:
