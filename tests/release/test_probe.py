@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from pipelines.model_graphs import linear
@@ -70,6 +71,26 @@ GROWING: dict[str, Callable[[], bytes]] = {
     "product, at run time": lambda: crossed("Mul", folded=False),
     "matrices": lambda: crossed("MatMul", folded=False),
     "copies": copied,
+}
+
+
+def promised(kind: str, attribute: str, value: Any) -> bytes:
+    """Return a graph with an operator whose attribute promises what no byte of it holds."""
+    inputs, domain = ([], "") if kind == "Constant" else (["x"], "ai.onnx.ml")
+    return graph_of([helper.make_node(kind, inputs, ["big"], domain=domain, **{attribute: value})], [])
+
+
+def sparse() -> Any:
+    """Return a tensor of 160 GB of which one number is not 0."""
+    values = numpy_helper.from_array(np.ones(1, np.float32), "v")
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(np.zeros(1, np.int64), "i"), [40_000_000_000])
+
+
+PROMISED: dict[str, tuple[str, str, Callable[[], Any]]] = {
+    "targets of trees": ("TreeEnsembleRegressor", "n_targets", lambda: 10**10),
+    "targets of weights": ("LinearRegressor", "targets", lambda: 10**10),
+    "a sparse constant": ("Constant", "sparse_value", sparse),
+    "inputs of a width": ("FeatureVectorizer", "inputdimensions", lambda: [10**10]),
 }
 
 
@@ -144,4 +165,8 @@ def test_graphs_of_weights_and_trees_are_seen_to_stay_small(tmp_path: Path) -> N
     model = LogisticRegression().fit(rows, rows.a > 0)
     package(model, rows, name="m", out=tmp_path / "m")
     assert is_bounded((tmp_path / "m" / "model.onnx").read_bytes())
+    forest = RandomForestClassifier(60, random_state=0).fit(rows, rows.a * rows.b > 0)
+    package(forest, rows, name="forest", out=tmp_path / "forest")
+    assert is_bounded((tmp_path / "forest" / "model.onnx").read_bytes())
     assert not any(is_bounded(make()) for make in GROWING.values())
+    assert not any(is_bounded(promised(kind, name, make())) for kind, name, make in PROMISED.values())

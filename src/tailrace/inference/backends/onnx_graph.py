@@ -21,6 +21,9 @@ _NODE_INPUTS, _NODE_OUTPUTS, _NODE_KIND, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 
 _INPUT_NAME, _INPUT_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIMS, _DIM_VALUE = 1, 2, 1, 2, 1, 1
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _FUNCTION_NODES: Final = 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER = 1, 3
+_SIZED: Final = (b"targets", b"classlabels")
+"""In names of attributes that say how many numbers a node gives. A tree's others are long, and not walked through."""
 _TENSOR_DIMS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _LOCATION: Final = b"location"
@@ -55,13 +58,17 @@ def check_graph(content: bytes) -> None:
 
 
 class Node(NamedTuple):
-    """A node of a graph. kind: its operator. size_bytes: of the node, with its attributes."""
+    """A node of a graph. kind: its operator. size_bytes: of the node, with its attributes.
+
+    attributes: of those that say how many numbers it gives, the largest of integer, elements of a tensor, and bytes.
+    """
 
     kind: bytes
     domain: bytes
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
     size_bytes: int
+    attributes: dict[bytes, int]
 
 
 def read_nodes(content: bytes) -> tuple[dict[bytes, int], dict[bytes, int], list[Node]] | None:
@@ -122,7 +129,23 @@ class _Graph:
     def _read_node(self, start: int, end: int) -> Node:
         kinds, domains = (self._texts(start, end, number) for number in (_NODE_KIND, _NODE_DOMAIN))
         inputs, outputs = (tuple(self._texts(start, end, number)) for number in (_NODE_INPUTS, _NODE_OUTPUTS))
-        return Node(b"".join(kinds[-1:]), b"".join(domains[-1:]), inputs, outputs, end - start)
+        attributes: dict[bytes, int] = {}
+        for place in self._messages(start, end, (_NODE_ATTRIBUTES,)):
+            if b"Constant" not in kinds[-1:] and not any(self._content.find(part, *place) >= 0 for part in _SIZED):
+                continue
+            for name in self._texts(*place, _ATTRIBUTE_NAME):
+                attributes[name] = max(attributes.get(name, 0), self._largest(*place))
+        return Node(b"".join(kinds[-1:]), b"".join(domains[-1:]), inputs, outputs, end - start, attributes)
+
+    def _largest(self, start: int, end: int) -> int:
+        """Return the largest of an attribute's integer, the elements that its tensors promise, and its bytes."""
+        found = [end - start]
+        for number, wire, first, last in self._fields(start, end):
+            if number == _ATTRIBUTE_INTEGER and wire == _VARINT:
+                found.append(first)
+            elif number in _ATTRIBUTE_TENSORS and wire == _BYTES:
+                found.append(self._elements(first, last))
+        return max(found)
 
     def _width(self, start: int, end: int) -> int:
         """Return how many numbers an input takes for a row; 0 where it does not say."""

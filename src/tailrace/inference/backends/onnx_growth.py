@@ -35,15 +35,12 @@ _PRODUCT: Final = frozenset(
 )  # fmt: skip
 """What gives at most the product of what its inputs have: each number of one meets each of the others."""
 
-_WEIGHTED: Final = frozenset(
-    {
-        "LinearClassifier", "LinearRegressor", "OneHotEncoder", "TreeEnsemble", "TreeEnsembleClassifier",
-        "TreeEnsembleRegressor",
-    }
-)  # fmt: skip
-"""What gives at most so many numbers for each of its input as the node has bytes."""
-
-_SUM: Final = frozenset(("Concat", "FeatureVectorizer"))
+_TARGETS: Final = {"LinearRegressor": b"targets", "TreeEnsemble": b"n_targets", "TreeEnsembleRegressor": b"n_targets"}
+"""What gives so many numbers as an attribute says, else one."""
+_VALUES: Final = frozenset(
+    {b"value", b"value_float", b"value_floats", b"value_int", b"value_ints", b"value_string", b"value_strings"}
+)
+"""Of a constant. A sparse one, which promises more than it holds, is none of these."""
 _DOMAINS: Final = frozenset((b"", b"ai.onnx", b"ai.onnx.ml"))
 
 
@@ -70,13 +67,24 @@ def _bound(node: Node, known: dict[bytes, int]) -> int:
     if node.domain not in _DOMAINS or not all(name in known for name in node.inputs):
         return 0
     sizes = [max(known[name], 1) for name in node.inputs]
-    if kind == "Constant" and not sizes:
-        return node.size_bytes
+    size = 0
     if kind in _PRODUCT:
-        return prod(sizes)
-    if kind in _SUM:
-        return sum(sizes)
-    first = sizes[0] if sizes else 0
-    if kind in _WEIGHTED:
-        return first * node.size_bytes
+        size = prod(sizes)
+    elif kind == "Concat":
+        size = sum(sizes)
+    elif kind in _TARGETS:
+        size = node.attributes.get(_TARGETS[kind], 1)
+    elif kind == "TreeEnsembleClassifier":
+        size = 2 + sum(each for name, each in node.attributes.items() if name.startswith(b"classlabels"))
+    elif kind == "Constant" and node.attributes.keys() <= _VALUES:
+        size = max(node.attributes.values(), default=0)
+    elif sizes:
+        size = _bound_by_first(kind, sizes[0], node.size_bytes)
+    return size
+
+
+def _bound_by_first(kind: str, first: int, size_bytes: int) -> int:
+    """Return the same of a node whose first input decides. size_bytes: of the node, with its labels and categories."""
+    if kind in {"LinearClassifier", "OneHotEncoder"}:  # one for each of these
+        return first * size_bytes
     return first if kind in _SAME else 0
