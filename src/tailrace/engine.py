@@ -169,6 +169,7 @@ class Engine:
             self._batches_running += 1
         elif self._is_one_stage:
             batch.tell_scored = partial(self._learn_slice, batch)
+        self._batches_max = self.plan.in_flight_max  # which a stage of stages goes on learning
         task = self._loop.create_task(self._run(batch, rows, is_sliced=is_sliced))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
