@@ -149,3 +149,18 @@ def test_model_is_called_from_several_threads(file: str, directories: Path) -> N
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, range(8)))
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["converted", "native"])
+def test_trees_that_were_pruned_are_a_model_as_any_other(tmp_path: Path, native: bool) -> None:
+    """Exact splits with gamma leave nodes in the file that pruning took out: it is packaged, and scores alike."""
+    settings = {"objective": "binary:logistic", "tree_method": "exact", "gamma": 2.0, "max_depth": 6}
+    noisy = (DATA.a + np.random.default_rng(3).normal(size=len(DATA)) > 0).astype(int)
+    booster = xgboost.train(settings, xgboost.DMatrix(DATA, noisy), 8)
+    assert b"2147483647" in bytes(booster.save_raw("json")).split(b'"split_indices"', 1)[1], "nothing was pruned"
+    path = tmp_path / "model.ubj"
+    booster.save_model(path)
+    package(path, DATA, name="m", out=tmp_path / "m", native=native)
+    model = load_model(tmp_path / "m")
+    feeds = {model.signature.inputs[0].name: DATA.to_numpy()}
+    np.testing.assert_allclose(model.predict(feeds), booster.predict(xgboost.DMatrix(DATA)), atol=1e-6)

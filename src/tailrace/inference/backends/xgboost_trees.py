@@ -16,6 +16,8 @@ _LISTS: Final = ("left_children", "right_children", "parents", "split_indices", 
 _NO_CHILD: Final = -1
 _CATEGORICAL: Final = 1
 _NO_PARENT: Final = (1 << 31) - 1
+_PRUNED: Final = (1 << 31) - 1
+"""The feature of a node that pruning took out (`gamma` with exact splits): it keeps its place in the lists."""
 _STRANGE: Final = (LookupError, TypeError, AttributeError, OverflowError)
 """What reading a value of another type raises."""
 
@@ -70,7 +72,8 @@ def _check_tree(tree: Any, features: int) -> None:
     right, split = _integers(tree["right_children"]), _integers(tree["split_indices"])
     if not _within(left, _NO_CHILD, nodes) or not _within(right, _NO_CHILD, nodes):
         raise ValueError("a child that is not there")
-    if not _within(split, 0, max(features, 1)):
+    pruned = split == _PRUNED
+    if not _within(split[~pruned], 0, max(features, 1)):
         raise ValueError("a feature that is not there")
     if ((left == _NO_CHILD) != (right == _NO_CHILD)).any():
         raise ValueError("a node has one child")
@@ -78,17 +81,24 @@ def _check_tree(tree: Any, features: int) -> None:
     counts = np.bincount(children[children != _NO_CHILD], minlength=nodes)
     if counts.max() > 1 or counts[0]:  # so from the root no way leads back
         raise ValueError("a node has two parents")
-    _check_parents(_integers(tree["parents"]), left, right)
+    if (left[pruned] != _NO_CHILD).any() or counts[pruned].any() or pruned[0]:
+        raise ValueError("a node that was pruned is still in use")
+    parents = _integers(tree["parents"])
+    if not _within(parents[pruned], 0, nodes):
+        raise ValueError("a node that was pruned had a parent that is not there")
+    _check_parents(parents, left, right, pruned)
     _check_categories(tree, nodes)
 
 
-def _check_parents(parents: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
-    """Raise ValueError unless every node says whose child it is; what is nobody's says that."""
+def _check_parents(
+    parents: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64], pruned: NDArray[np.bool_]
+) -> None:
+    """Raise ValueError unless every node says whose child it is; what is nobody's says that, or was pruned."""
     found = np.full(len(parents), _NO_PARENT)
     for children in (left, right):
         inner = np.flatnonzero(children != _NO_CHILD)
         found[children[inner]] = inner
-    if (parents != found).any():
+    if (parents != found)[~pruned].any():
         raise ValueError("a node is not the child of its parent")
 
 
