@@ -133,8 +133,8 @@ class Batcher:
     score: computes a batch. costs: of the model. slice_ns: what one batch may take, where its rows are no reason to go
     on for longer. instances: how many batches run at once, a thread each. max_wait_ns: how long an idle model may wait
     for more rows where that saves time for all.
-    observe: is told of each batch when it begins. timeouts: engine batches that were not scored in time. given_up: calls
-    that did not end.
+    observe: is told of each batch when it begins. timeouts: engine batches that were not scored in time. given_up:
+    calls that did not end.
     """
 
     def __init__(
