@@ -1,8 +1,8 @@
 """What `tailrace optimize` makes of a network of 20 MFLOP a row, and of the fraud example's trees.
 
 The network has random features and a last layer that is fitted to outcomes, so that an AUC means something; its rows
-are drawn. The trees are those that the hot path serves, judged on the payments that the example holds back. Tried are the
-recipes that may win alone: all of them, and the search for fewer trees, take minutes.
+are drawn. The trees are those that the hot path serves, judged on the payments that the example holds back. Tried are
+the recipes that may win alone: all of them, and the search for fewer trees, take minutes.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Asked(NamedTuple):
     target: the column of outcomes; None takes the only column that is no feature. threads: that a call may take in
     serving. score_change: how far a score may move; None for any distance. seconds: of measuring, a candidate.
     limits: of each process. allow_pickle: the model's file may be one, which runs whatever code it holds.
-    only: what is tried beside the model as packaged, by name but for the bits, no settings, no fewer trees; empty for all.
+    only: what is tried beside the model as packaged, by name but for the bits: no settings, no trees; empty for all.
     """
 
     model: Path
