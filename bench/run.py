@@ -27,8 +27,8 @@ import event_features
 import handbook
 import hot_path
 import idle
-import inference
 import load_curve
+import models
 import open_loop
 import real_clients
 import start
@@ -57,7 +57,7 @@ PARTS: Final = {
         trust_balancers,
         event_features,
         handbook,
-        inference,
+        models,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "tailrace"
 
+NAMED_TUPLES = {"_asdict", "_fields", "_replace"}
+"""Documented, and named so that no field is called like them."""
 KNOWN = {
     "inference/backends/onnx.py: _sess",  # tried at every load, else the public method (backends/test_onnx.py)
     "release/trees.py: _predictors",  # scikit-learn is pinned, and other trees are told (release/test_conversions.py)
@@ -26,7 +28,7 @@ def private_names(path: Path) -> set[str]:
             name = argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else ""
         else:
             continue
-        if name.startswith("_") and not name.endswith("__"):
+        if name.startswith("_") and not name.endswith("__") and name not in NAMED_TUPLES:
             found.add(name)
     return found
 

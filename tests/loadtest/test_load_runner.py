@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 BODIES = [json.dumps({"number": number}).encode() for number in range(7)]
 
 
+@pytest.fixture
+def others(server: RunningServer) -> set[int]:
+    """Return the processes that were there before: the server, and what other tests of this process have begun."""
+    return {server.pid, *children_of(os.getpid())}
+
+
+def started(others: set[int]) -> list[int]:
+    """Return the processes that were begun since."""
+    return [pid for pid in children_of(os.getpid()) if pid not in others]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_run_sends_every_shot_and_keeps_bodies_in_shot_order(server: RunningServer, processes: int) -> None:
     """Shot i sends body i modulo their number; answers come back at their shot, over one process or several."""
@@ -77,13 +88,13 @@ def test_shots_without_room_are_held(server: RunningServer) -> None:
     assert report.valid, report.reasons
 
 
-def test_shots_due_while_the_generator_was_stopped_are_its_own_lag(server: RunningServer) -> None:
+def test_shots_due_while_the_generator_was_stopped_are_its_own_lag(server: RunningServer, others: set[int]) -> None:
     """Of a generator stopped while it had no room only what fell due before is held: the server had room again."""
 
     def stop_both() -> None:
         os.kill(server.pid, signal.SIGSTOP)
         time.sleep(0.3)  # the fault: no room
-        (sender,) = (pid for pid in children_of(os.getpid()) if pid != server.pid)
+        (sender,) = started(others)
         os.kill(sender, signal.SIGSTOP)
         os.kill(server.pid, signal.SIGCONT)
         time.sleep(1)  # the fault: room, and nobody to use it
@@ -186,7 +197,7 @@ def test_progress_is_told_while_sending(server: RunningServer) -> None:
     assert 0 < sent[-1] <= 100
 
 
-def test_server_that_is_not_there_is_an_error_at_once() -> None:
+def test_server_that_is_not_there_is_an_error_at_once(others: set[int]) -> None:
     """Nothing listens: what, where and what next, and no process is left."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
@@ -195,14 +206,14 @@ def test_server_that_is_not_there_is_an_error_at_once() -> None:
             run_load(LoadPlan(url, rate=10, duration_s=1, connections=2, processes=2))
     assert caught.value.where == url
     assert caught.value.next
-    assert children_of(os.getpid()) == []
+    assert started(others) == []
 
 
-def test_run_that_is_interrupted_leaves_no_process(server: RunningServer) -> None:
+def test_run_that_is_interrupted_leaves_no_process(server: RunningServer, others: set[int]) -> None:
     """An exception in the caller's own code ends the senders, one of them stopped by a signal."""
 
     def interrupt(progress: LoadProgress) -> None:
-        senders = [pid for pid in children_of(os.getpid()) if pid != server.pid]
+        senders = started(others)
         assert len(senders) == 2
         os.kill(senders[0], signal.SIGSTOP)
         raise KeyboardInterrupt
@@ -210,16 +221,15 @@ def test_run_that_is_interrupted_leaves_no_process(server: RunningServer) -> Non
     plan = LoadPlan(f"{server.url}/echo", rate=100, duration_s=60, connections=4, processes=2)
     with pytest.raises(KeyboardInterrupt):
         run_load(plan, interrupt)
-    assert children_of(os.getpid()) == [server.pid]
+    assert started(others) == []
 
 
-def test_killed_sender_is_an_error(server: RunningServer) -> None:
+def test_killed_sender_is_an_error(server: RunningServer, others: set[int]) -> None:
     """A sending process that dies ends the run with an error that names it."""
 
     def kill_sender(progress: LoadProgress) -> None:
-        for pid in children_of(os.getpid()):
-            if pid != server.pid:
-                os.kill(pid, signal.SIGKILL)
+        for pid in started(others):
+            os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(LoadtestError, match="sending process ended with exit status -9"):
         run_load(LoadPlan(f"{server.url}/echo", rate=100, duration_s=60, connections=4), kill_sender)
