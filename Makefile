@@ -70,7 +70,7 @@ check: $(STAMP) ## lint and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: $(STAMP) servers ## measure, in 20 minutes; writes build/bench.json. ONLY=hot_path,idle: some parts. BASE=rev
+bench: $(STAMP) servers ## measure, in half an hour; writes build/bench.json. ONLY=hot_path,idle: some parts. BASE=rev
 	@$(BIN)/python bench/run.py $(if $(ONLY),--only '$(ONLY)') $(if $(BASE),--base '$(BASE)') $(if $(QUICK),--quick)
 
 hotspots: $(STAMP) servers ## where each microsecond of a request goes; needs perf, which may want root

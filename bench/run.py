@@ -1,6 +1,6 @@
 """`make bench`: Tailrace under measurement, part by part, on one machine. Writes build/bench.json.
 
-    python bench/run.py                          all parts, in under 20 minutes
+    python bench/run.py                          all parts, in half an hour
     python bench/run.py --only hot_path,idle     some of them; the figures of all others stay as they are
     python bench/run.py --quick                  one short round of each: to see that it runs, not to quote
 

@@ -319,6 +319,19 @@ def test_idle_model_waits_for_more_rows_only_where_that_pays() -> None:
     assert Reason.WAITED not in {each.reason for each in formed_with(Costs(fixed_us=9_000, row_us=1), 10)}
 
 
+def test_long_silence_is_soon_forgotten() -> None:
+    """The first calls of a worker, or of a morning, come after hours: some dozens later the model waits for others."""
+    model = Model()
+
+    async def main(batcher: Batcher) -> None:
+        batcher._last_ns = -3600 * NS_PER_S
+        for _ in range(20):
+            await asyncio.gather(*[batcher.score(feeds_of(value), 1, due()) for value in range(4)])
+
+    formed = drive(main, model, Costs(fixed_us=50_000, row_us=1), max_wait_ns=20 * NS_PER_MS)
+    assert Reason.WAITED in {each.reason for each in formed}
+
+
 def test_call_that_never_ends_does_not_take_the_model_from_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread is given up and another one takes its place; when it ends after all, it is not used again."""
     monkeypatch.setattr(batching, "STUCK_NS", 20 * NS_PER_MS)

@@ -36,6 +36,8 @@ STUCK_MAX: Final = 3
 
 RATE_GAIN: Final = 0.1
 """Of a new time between two arrivals, what the average moves."""
+GAP_NS_MAX: Final = NS_PER_S
+"""Of a time between two arrivals, what counts: after a quiet night the rate of the morning is soon known."""
 
 WAIT_GAIN_MIN: Final = 0.1
 """Of a row's cost, what waiting for others must save."""
@@ -161,7 +163,7 @@ class Batcher:
         self._waiting: list[_Work] = []
         self._rows_waiting = self._works = self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._last_ns, self._gap_ns = 0, float(NS_PER_S)
+        self._last_ns, self._gap_ns = 0, float(GAP_NS_MAX)
         self.timeouts = self.given_up = 0
         self.observe: Callable[[Formed], None] = _ignore
 
@@ -191,7 +193,7 @@ class Batcher:
         self._works += 1
         self._rows_waiting += rows
         heappush(self._waiting, work)
-        self._gap_ns += (now_ns - self._last_ns - self._gap_ns) * RATE_GAIN
+        self._gap_ns += (min(now_ns - self._last_ns, GAP_NS_MAX) - self._gap_ns) * RATE_GAIN
         self._last_ns = now_ns
         timer = loop.call_later(left_ns / NS_PER_S, self._expire, work)
         try:

@@ -51,7 +51,6 @@ class ModelStage:
     members: Final = ()
     second: Final = None
     notice: Final = ""
-    failure: Final = ""
 
     def __init__(
         self,
@@ -85,11 +84,11 @@ class ModelStage:
         self._inline_ns = 0 if blocks else inline_ns_of(budget)
         self._clock = clock
         self._now_ns = clock.now_ns
-        # A second model has a thread of its own: it is asked when the first one is still at work.
         self._batcher: Batcher | None = None
         self._instances, self._max_wait_ns = instances, max_wait_ns
         self.in_flight_max = instances + (GATHERING_MAX if max_wait_ns else 0)
         self._observe: Callable[[Formed], None] | None = None
+        # A second model has a thread of its own: it is asked when the first one is still at work.
         self._fallback_thread: InferenceThread | None = None
         self._calls = 0
         self.learns = False
@@ -104,6 +103,16 @@ class ModelStage:
     def is_threaded(self) -> bool:
         """Whether even a single row runs on the thread."""
         return self.rows_inline_max < 1
+
+    @property
+    def scorer(self) -> Scorer:
+        """What guards the model's calls, and knows how many have failed, and why."""
+        return self._scorer
+
+    @property
+    def failure(self) -> str:
+        """Why the model could not score a row, the last time that it could not; empty where it always could."""
+        return self._scorer.failure
 
     def cost_ns(self, rows: int) -> int:
         """Return what a call of so many rows takes, the median, as far as is known now."""
@@ -143,8 +152,7 @@ class ModelStage:
             self._batcher = self._start_batcher()
         first_ns = deadline_ns - self._fallback_ns(rows, deadline_ns)
         try:
-            tell_scored = batch.tell_scored if rows == batch.rows else None  # of some rows others are scored elsewhere
-            return await self._batcher.score(feeds, rows, first_ns, tell_scored)
+            return await self._batcher.score(feeds, rows, first_ns, batch.tell_scored)
         except TimeoutError:
             return await self._fall_back(feeds, rows, deadline_ns)
 

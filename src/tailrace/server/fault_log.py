@@ -72,7 +72,7 @@ def _scoring(models: Sequence[LeafStage]) -> Iterator[tuple[str, Scorer | Remote
         if isinstance(model, RemoteStage):
             yield model.name, model.client
         elif isinstance(model, ModelStage):
-            scorer: Any = model._scorer
+            scorer: Any = model.scorer
             while isinstance(scorer, Scorer):
                 yield model.name, scorer
                 scorer = scorer.fallback
