@@ -171,6 +171,12 @@ class Bench:
         raise AssertionError("the engine did not settle")
 
 
+def small_batches(plan: Plan) -> Plan:
+    """Return a plan of whose batches two take little of the budget, so that a queue's share is what bounds it."""
+    plan.inference.stage.rows_best = 8
+    return plan
+
+
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a test's coroutine."""
     asyncio.run(main())
@@ -312,7 +318,7 @@ def test_call_is_admitted_while_the_queue_leaves_it_time(compiled: Compiled) -> 
     """What waits and the p95 of a batch must fit before the deadline, the client's own sooner one too."""
 
     async def main() -> None:
-        bench = Bench(compiled("payment"), ManualClock())
+        bench = Bench(small_batches(compiled("payment")), ManualClock())
         assert bench.admits(COST.least_ns)
         assert not bench.admits(COST.least_ns - 1)
         needed_ns = int(100 * COST.row_ns / QUEUE_SHARE) + COST.p95_ns
@@ -595,7 +601,7 @@ def test_calls_without_rows_are_admitted_by_their_number(compiled: Compiled) -> 
             (COST, 50 * NS_PER_MS * QUEUE_SHARE / COST.row_ns),
             (Cost(1, 1, 0.0), ROWS_WAITING_MAX),
         ):
-            bench = Bench(compiled("payment"), ManualClock(now_ns=10**9), cost)
+            bench = Bench(small_batches(compiled("payment")), ManualClock(now_ns=10**9), cost)
             taken = sum(bench.accept(index, [])[1] is None for index in range(200_000))
             assert 0.9 * calls_max <= taken <= calls_max + 1
             assert bench.engine.calls_waiting == bench.engine.admission.rows_waiting == taken
@@ -786,6 +792,28 @@ def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compile
         assert not any(bench.admits(-1) for _ in range(5))
         await asyncio.sleep(0)
         assert len(yields) == 1
+        await bench.settle()
+
+    run(main)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_calls_that_cannot_begin_leave_the_core_to_the_model_once(compiled: Compiled, shared: bool) -> None:
+    """What comes while a model is at work is read together, unless another pipeline's calls could begin meanwhile."""
+
+    async def main() -> None:
+        bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
+        bench.engine.load.is_shared = shared
+        yields: list[int] = []
+        bench.plan.inference.stage.yield_core = lambda: yields.append(1)  # type: ignore[method-assign]
+        bench.submit("at work", {"work": 10_000}, budget_ns=10**11)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not yields
+        for name in "abc":
+            bench.submit(name, {"work": 1}, budget_ns=10**11)
+        await asyncio.sleep(0)
+        assert len(yields) == (0 if shared else 1)
         await bench.settle()
 
     run(main)

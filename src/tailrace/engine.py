@@ -104,9 +104,8 @@ class Engine:
             return None
         for recorder in self._refusal_recorders:
             recorder.record_shed(reason)
-        if self._batches_running and not self._yield_due and self._inference.is_computing:
-            self._yield_due = True
-            self._loop.call_soon(self._yield_core)
+        if self._batches_running:
+            self._rest()
         return SHED
 
     def _goes_before(self, left_ns: int, now_ns: int, rows: int) -> bool:
@@ -125,8 +124,13 @@ class Engine:
         for recorder in self._refusal_recorders:
             recorder.record_failure(type(error))
 
+    def _rest(self) -> None:
+        """Leave the core to the model at work, once what was read is dealt with; what comes then is read together."""
+        if not self._yield_due and self._inference.is_computing:
+            self._yield_due = True
+            self._loop.call_soon(self._yield_core)
+
     def _yield_core(self) -> None:
-        """Leave the core to the model at work, after what was read is refused; what comes then is read together."""
         self._yield_due = False
         self._inference.yield_core()
 
@@ -134,9 +138,13 @@ class Engine:
         """Take a call that was admitted."""
         self._inbox.append(call)
         self.admission.rows_waiting += call.rows
-        if not self._scheduled and self._batches_running < self._batches_max:
+        if self._scheduled:
+            return
+        if self._batches_running < self._batches_max:
             self._scheduled = True
             self._loop.call_soon(self._tick)
+        elif not self.load.is_shared:  # else another engine's calls could begin meanwhile
+            self._rest()
 
     # -- the tick ---------------------------------------------------------------------------------------------------
 

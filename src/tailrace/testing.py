@@ -27,7 +27,7 @@ from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
 from tailrace.features.view_spec import Entity
 from tailrace.inference.curve import SIZES, CostCurve
-from tailrace.inference.inline import OVERHEAD_NS, inline_ns_of
+from tailrace.inference.inline import OVERHEAD_NS, inline_ns_of, slice_ns_of
 from tailrace.inference.step import InferenceStep
 from tailrace.ingest.local import LocalEvents
 from tailrace.loop_load import LoopLoad
@@ -286,7 +286,7 @@ class _CostedInference(InferenceStep):
         self._cost = cost
         costs_ns = tuple(int(cost.least_ns + (rows - 1) * cost.row_ns) for rows in SIZES)
         inline_ns = inline_ns_of(plan.budget)
-        limit_ns = inline_ns if costs_ns[0] <= inline_ns else plan.budget.total_ns // 4
+        limit_ns = inline_ns if costs_ns[0] <= inline_ns else slice_ns_of(plan.budget)
         self._rows_best = CostCurve(SIZES, costs_ns, costs_ns).best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
 
     @property

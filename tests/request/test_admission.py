@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tailrace.deadline import NS_PER_MS
 from tailrace.request.admission import (
+    BATCHES_SHARE_MAX,
     LEAST_BATCHES,
     PROBE_NS,
     QUEUE_SHARE,
@@ -115,14 +116,32 @@ def test_drain_is_learned_from_all_that_lies_between_batches() -> None:
 
 
 def test_standing_queue_is_allowed_less_and_less() -> None:
-    """A queue that does not go away may take half of a call's time at first, and a fifth in the end."""
-    learned = admission()
-    at_ns = teach(learned, 6.4, 64, 3, waiting=True)
+    """A queue that does not go away may take two fifths of a call's time at first, and a fifth in the end."""
+    learned = admission(rows_best=32)
+    at_ns = teach(learned, 3.2, 32, 6, waiting=True)
     first = learned.price_ns
-    teach(learned, 6.4, 64, 200, at_ns, waiting=True)
+    teach(learned, 3.2, 32, 200, at_ns, waiting=True)
     assert first / learned.price_ns == pytest.approx(QUEUE_SHARE_MIN / QUEUE_SHARE, rel=0.01)
-    teach(learned, 6.4, 64, 1)
+    teach(learned, 3.2, 32, 1)
     assert learned.price_ns == pytest.approx(first, rel=0.01)
+
+
+@pytest.mark.parametrize("took_ms", [12, 16])
+def test_running_batch_and_the_next_are_no_queue(took_ms: int) -> None:
+    """Of batches that take a quarter of the budget each two are let in, whether or not calls always wait.
+
+    Of batches of a third two are not: what their estimates are off by must have room.
+    """
+    learned = admission(row_ns=took_ms / 32 * MS, rows_best=32)
+    at_ns = teach(learned, took_ms, 32, 200, waiting=True)
+    left_ns = 50 * MS
+    assert at_ns > 10 * left_ns
+    for waiting in range(0, 100, 4):
+        learned.rows_waiting = waiting
+        if learned.refuses(left_ns, at_ns):
+            break
+    share = BATCHES_SHARE_MAX if took_ms == 16 else 24 / 38
+    assert waiting == pytest.approx(share * (50 - took_ms) / took_ms * 32, abs=4)
 
 
 def test_margin_follows_how_late_promises_are_kept() -> None:

@@ -19,3 +19,8 @@ ROWS_INLINE_MAX: Final = 100_000
 def inline_ns_of(budget: Budget) -> int:
     """Return what a call of a pipeline's stage may take on the loop."""
     return min(INLINE_NS_MAX, budget.total_ns // 10)
+
+
+def slice_ns_of(budget: Budget) -> int:
+    """Return what a batch on a thread may take: a call that comes as it begins has time for it and for its own."""
+    return budget.total_ns // 3

@@ -18,7 +18,7 @@ from tailrace.deadline import NS_PER_MS, Budget, Clock
 from tailrace.inference.assembly import Assembler
 from tailrace.inference.batching import Batcher, Formed
 from tailrace.inference.curve import CostCurve
-from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of
+from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of, slice_ns_of
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
@@ -80,7 +80,7 @@ class ModelStage:
         self._scorer = scorer
         self._costs = LearnedCosts(curve)
         self._fallback_curve = fallback_curve
-        self._budget_ns = budget.total_ns
+        self._slice_ns = slice_ns_of(budget)
         self._inline_ns = 0 if blocks else inline_ns_of(budget)
         self._clock = clock
         self._now_ns = clock.now_ns
@@ -159,7 +159,7 @@ class ModelStage:
     def _start_batcher(self) -> Batcher:
         """Return what forms the batches of the threads; only a model that needs them has any."""
         batcher = Batcher(
-            self._score, self._costs, self._clock, slice_ns=self._budget_ns // 4, overhead_ns=OVERHEAD_NS,
+            self._score, self._costs, self._clock, slice_ns=self._slice_ns, overhead_ns=OVERHEAD_NS,
             instances=self._instances, max_wait_ns=self._max_wait_ns,
         )  # fmt: skip
         batcher.observe = self._observe or batcher.observe
@@ -212,7 +212,7 @@ class ModelStage:
         curves = [curve] if self._fallback_curve is None else [curve, self._fallback_curve]
         # At once: the loop may look meanwhile, when a call on the thread has taught it.
         self.rows_inline_max = min(bisect_right(every_size, inline_ns, key=each.cost_ns) for each in curves)
-        limit_ns = self._budget_ns // 4 if self.is_threaded else inline_ns
+        limit_ns = self._slice_ns if self.is_threaded else inline_ns
         self.rows_best = curve.best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
 
 

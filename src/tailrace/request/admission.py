@@ -23,6 +23,8 @@ QUEUE_SHARE: Final = 0.4
 """Of the time a call has beside its own batch, what a queue may take by our estimate."""
 QUEUE_SHARE_MIN: Final = 0.2
 """What a queue may take that has been there for long; one that has been there for a budget begins to shrink."""
+BATCHES_SHARE_MAX: Final = 0.9
+"""What two full batches may take, one that runs and the next: shorter ones would cost more a row."""
 
 WINDOW_NS: Final = 10 * NS_PER_MS
 """What the drain of a queue is averaged over, at least; a slow batch may take longer."""
@@ -239,8 +241,12 @@ class Admission:
 
     def _set_price(self) -> None:
         """Say what a call needs beside its own row, by what is known now."""
-        self.price_ns = max(self.row_ns / self._share, self._budget_ns / ROWS_WAITING_MAX)
         self.base_ns = self._p95_ns + self._margin_ns + self._others_ns
+        share, left_ns = self._share, self._budget_ns - self.base_ns
+        batches_ns = 2 * self.rows_best * self.row_ns
+        if batches_ns > share * left_ns > 0:
+            share = min(batches_ns / left_ns, BATCHES_SHARE_MAX)
+        self.price_ns = max(self.row_ns / share, self._budget_ns / ROWS_WAITING_MAX)
 
 
 def _lesser(one: Least, other: Least) -> Least:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch
 from tailrace.deadline import Budget
 from tailrace.inference.curve import SIZES, CostCurve, without_noise
-from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of
+from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of, slice_ns_of
 from tailrace.inference.scorer import Scored
 from tailrace.inference.stage import Stage
 
@@ -42,7 +42,7 @@ class Composed(ABC):
         self.in_flight_max = 1
         self.rows_inline_max = 0
         self.rows_best = 1
-        self._budget_ns = budget.total_ns
+        self._slice_ns = slice_ns_of(budget)
         self._inline_ns = inline_ns_of(budget)
         self._calls = 0
         self._decide()
@@ -89,7 +89,7 @@ class Composed(ABC):
         rows_max = min(ROWS_INLINE_MAX, *(member.rows_inline_max for member in self.members))
         self.rows_inline_max = bisect_right(range(1, rows_max + 1), self._inline_ns, key=self.cost_ns)
         costs_ns = without_noise(tuple(map(self.cost_ns, SIZES)))
-        limit_ns = self._inline_ns if self.rows_inline_max else self._budget_ns // 4
+        limit_ns = self._inline_ns if self.rows_inline_max else self._slice_ns
         self.rows_best = CostCurve(SIZES, costs_ns, costs_ns).best_rows(limit_ns, overhead_ns=OVERHEAD_NS)
 
 
