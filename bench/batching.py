@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,7 @@ from figures import Figures
 from machine import LOAD_CORE, SERVER_CORE, BenchError
 from part import Session
 from peer_venv import NoPeerError, make_venv
-from peers import HERE, ROOT, WORKPLACE, Server, start_tailrace
+from peers import HERE, ROOT, WORKPLACE, start_tailrace
 from ratios import bounds, measure_pairs
 from tailrace.deadline import NS_PER_MS
 from tailrace.loadtest.plan import LoadPlan
@@ -34,6 +35,7 @@ MOSEC: Final = "mosec>=0.9,<1"
 VENV: Final = ROOT / "build" / "mosec"
 FOLDER: Final = WORKPLACE / "heavy"
 FILE: Final = HERE / "heavy" / "pipeline.py"
+MIXED: Final = HERE / "heavy" / "mixed.py"
 NAMES: Final = tuple(f"f{index}" for index in range(24))
 HIDDEN: Final = (2048, 2048, 2560)
 """9.5 million weights: 19 MFLOP a row."""
@@ -41,8 +43,13 @@ P99_MS: Final = 20
 IN_TIME_MIN: Final = 0.99
 BATCHERS: Final = ((8, 1), (16, 3), (32, 5))
 """Batch sizes of mosec, and how many ms it waits for one to be full."""
-FIRST_RATE: Final = 150.0
-RATE_STEP: Final = 1.15
+FULL_CONNECTIONS: Final = 64
+FIRST_SHARE: Final = 0.5
+"""Of what a server answers that always has calls waiting: the rate at which the search begins."""
+RATE_PAIRS: Final = 3
+RATE_STEPS: Final = (1.2, 1.07)
+"""The second from the highest rate on that the first has found to be in time."""
+RATE_MIN: Final = 20.0
 LOAD_S: Final = 1.2
 IDLE_S: Final = 1.0
 IDLE_PAIRS: Final = 10
@@ -60,51 +67,61 @@ def measure_batching(session: Session) -> Figures:
     with ExitStack() as stack:
         stack.enter_context(on_core(LOAD_CORE))
         server = start_tailrace(stack, cores={SERVER_CORE}, file=FILE, pipeline="heavy", name="tailrace-heavy")
-        own_rate = rate_in_time(session, "Tailrace", server.url, bodies)
-        figures: Figures = {"heavy_rps": round(own_rate)}
-        figures |= measure_mosec(session, server, bodies, own_rate)
-        figures |= measure_mixed(session, server, bodies, own_rate)
-    return figures
+        own = Searched(session, "Tailrace", server.url, bodies)
+        figures = measure_mosec(session, own) or {"heavy_rps": round(own.rate_in_time())}
+    return figures | measure_mixed(session, bodies, figures["heavy_rps"])
 
 
-def measure_mosec(session: Session, server: Server, bodies: Path, own_rate: float) -> Figures:
-    """Return the ratios to mosec's best batcher, and to mosec without one when calls come one at a time."""
+def measure_mosec(session: Session, own: Searched) -> Figures:
+    """Return the ratios to mosec's best batcher, and to mosec without one when calls come one at a time.
+
+    The batcher is chosen by one search of each; then the two are searched in turn, since a shared machine changes.
+    """
     session.tell("inference: mosec in a venv of its own")
     try:
         python = make_venv(VENV, MOSEC, "msgspec", "numpy", "onnxruntime")
     except NoPeerError as error:
         session.notes.append(f"[red]inference: mosec cannot be installed here, so nothing is compared: {error}[/]")
         return {}
-    rates: dict[str, float] = {}
-    for batch, wait_ms in session.pick(BATCHERS, BATCHERS[1:2]):
+    rates: dict[tuple[int, int], float] = {}
+    for batcher in session.pick(BATCHERS, BATCHERS[1:2]):
         with ExitStack() as stack:
-            peer = start_mosec(stack, python, batch, wait_ms)
-            compare(server.url, peer.url, bodies)
-            rates[f"{batch} rows, {wait_ms} ms"] = rate_in_time(session, f"mosec, {batch} rows", peer.url, bodies)
-    best = max(rates, key=lambda name: rates[name])
+            peer = start_mosec(stack, python, own, *batcher)
+            rates[batcher] = peer.rate_in_time()
+    best = max(rates, key=lambda batcher: rates[batcher])
     with ExitStack() as stack:
-        peer = start_mosec(stack, python, 1, 0)
-
-        def alone(url: str) -> float:
-            return session.replay.plain(url, bodies, session.pick(IDLE_S, 0.5), connections=1, judged=False).rps
-
-        pairs = measure_pairs(
-            session, "inference: one at a time", session.pick(IDLE_PAIRS, 1),
-            lambda: alone(server.url), lambda: alone(peer.url),
-        )  # fmt: skip
-    ratios = [one / other for one, other in pairs]
+        peer = start_mosec(stack, python, own, *best)
+        found = measure_pairs(
+            session, "inference: the rates in time", session.pick(RATE_PAIRS, 1), own.rate_in_time, peer.rate_in_time
+        )
+    with ExitStack() as stack:
+        peer = start_mosec(stack, python, own, 1, 0)
+        idle = measure_pairs(
+            session, "inference: one at a time", session.pick(IDLE_PAIRS, 1), own.rate_alone, peer.rate_alone
+        )
+    ratios, idle_ratios = ([one / other for one, other in pairs] for pairs in (found, idle))
     return {
-        "heavy_mosec_rps": {name: round(rate) for name, rate in rates.items()},
-        "heavy_mosec_best": best,
-        "heavy_ratio_mosec": round(own_rate / rates[best], 2) if rates[best] else None,
-        "heavy_idle_ratio_unbatched": round(median(ratios), 3),
-        "heavy_idle_ratio_bounds": [round(each, 3) for each in bounds(ratios)],
+        "heavy_rps": round(median(one for one, _ in found)),
+        "heavy_mosec_rps": {f"{rows} rows, {wait_ms} ms": round(rate) for (rows, wait_ms), rate in rates.items()},
+        "heavy_mosec_best_rps": round(median(other for _, other in found)),
+        "heavy_ratio_mosec": round(median(ratios), 2),
+        "heavy_ratio_mosec_bounds": [round(each, 2) for each in bounds(ratios)],
+        "heavy_idle_ratio_unbatched": round(median(idle_ratios), 3),
+        "heavy_idle_ratio_bounds": [round(each, 3) for each in bounds(idle_ratios)],
     }
 
 
-def measure_mixed(session: Session, server: Server, bodies: Path, rate: float) -> Figures:
+def measure_mixed(session: Session, bodies: Path, rate: float) -> Figures:
     """Return what the heavy model at a part of its capacity adds to the p99 of a light one in the same worker."""
-    url = server.url.replace("/heavy/", "/light/")
+    with ExitStack() as stack:
+        stack.enter_context(on_core(LOAD_CORE))
+        server = start_tailrace(stack, cores={SERVER_CORE}, file=MIXED, pipeline="heavy", name="tailrace-mixed")
+        return measure_beside(session, server.url, bodies, rate)
+
+
+def measure_beside(session: Session, heavy_url: str, bodies: Path, rate: float) -> Figures:
+    """Return the figures of the light model, with and without calls of the heavy one."""
+    url = heavy_url.replace("/heavy/", "/light/")
     glances = [b'{"f0":%d,"f1":%d}' % (index, 7 * index % 10) for index in range(100)]
     heavy = [line for line in bodies.read_bytes().splitlines() if line]
 
@@ -113,7 +130,7 @@ def measure_mixed(session: Session, server: Server, bodies: Path, rate: float) -
         return p99_ms(report, "the light model")
 
     def beside_heavy_p99_ms() -> float:
-        plan = LoadPlan(server.url, heavy, rate=MIXED_SHARE * rate, duration_s=MIXED_S + 0.6, arrival="poisson")
+        plan = LoadPlan(heavy_url, heavy, rate=MIXED_SHARE * rate, duration_s=MIXED_S + 0.6, arrival="poisson")
         with ThreadPoolExecutor(1) as thread:
             other = thread.submit(run_load, plan)
             found_ms = light_p99_ms()
@@ -147,23 +164,47 @@ def on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def rate_in_time(session: Session, name: str, url: str, bodies: Path) -> float:
-    """Return the highest rate tried of which 99 in 100 calls are answered well within the p99 that is asked for.
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A server of the network whose rates are sought."""
 
-    It rises until two rates in a row are too high: a shared machine is slow for half a second now and then.
-    """
-    lines = [line for line in bodies.read_bytes().splitlines() if line]
-    rate, best, failed = FIRST_RATE, 0.0, 0
-    session.tell(f"inference: the rate of {name}")
-    session.replay.plain(url, bodies, 0.5, connections=4, judged=False)
-    while failed < session.pick(2, 1):
-        session.tell(f"inference: {name} at {rate:,.0f}/s")
-        if in_time(run_load(plan_of(url, lines, rate, LOAD_S, seed=int(rate)))) >= IN_TIME_MIN:
-            best, failed = rate, 0
-        else:
-            failed += 1
-        rate *= session.pick(RATE_STEP, 1.5)
-    return best
+    session: Session
+    name: str
+    url: str
+    bodies: Path
+
+    def rate_in_time(self) -> float:
+        """Return the highest rate tried of which 99 in 100 calls are answered well within the p99 that is asked for.
+
+        It rises by large steps, then by small ones until two in a row are too high: a shared machine is slow for half a
+        second now and then. Where even the first one is too high, it begins again at half of that. Raises BenchError
+        where none holds.
+        """
+        self.session.replay.plain(self.url, self.bodies, 0.3, connections=4, judged=False)
+        full = self.session.replay.plain(self.url, self.bodies, 0.5, connections=FULL_CONNECTIONS, judged=False)
+        best = FIRST_SHARE * full.rps
+        while not self._holds(best):
+            best /= 2
+            if best < RATE_MIN:
+                raise BenchError(f"inference: {self.name} answers not even {RATE_MIN:.0f} calls a second in time")
+        coarse, fine = RATE_STEPS
+        while self._holds(best * coarse):
+            best *= coarse
+        rate, failed = best * fine, 0
+        while failed < self.session.pick(2, 1):
+            best, failed = (rate, 0) if self._holds(rate) else (best, failed + 1)
+            rate *= fine
+        return best
+
+    def rate_alone(self) -> float:
+        """Return how many calls a second are answered that come one at a time."""
+        seconds = self.session.pick(IDLE_S, 0.5)
+        return self.session.replay.plain(self.url, self.bodies, seconds, connections=1, judged=False).rps
+
+    def _holds(self, rate: float) -> bool:
+        self.session.tell(f"inference: {self.name} at {rate:,.0f}/s")
+        lines = [line for line in self.bodies.read_bytes().splitlines() if line]
+        return in_time(run_load(plan_of(self.url, lines, rate, LOAD_S, seed=int(rate)))) >= IN_TIME_MIN
 
 
 def plan_of(url: str, lines: Sequence[bytes], rate: float, seconds: float, seed: int) -> LoadPlan:
@@ -185,14 +226,17 @@ def compare(url: str, other: str, bodies: Path) -> None:
             raise BenchError(f"inference: {one} and {two} for {body.decode()}")
 
 
-def start_mosec(stack: ExitStack, python: Path, batch: int, wait_ms: int) -> Server:
-    """Start mosec on the server's core."""
+def start_mosec(stack: ExitStack, python: Path, own: Searched, batch: int, wait_ms: int) -> Searched:
+    """Start mosec on the server's core. Raises BenchError where it scores otherwise than the own server."""
     port, name = free_port(), f"mosec-{batch}"
     env = {"MODEL": str(FOLDER / "mlp" / "model.onnx"), "FEATURES": ",".join(NAMES), "BATCH": str(batch),
            "WAIT_MS": str(wait_ms)}  # fmt: skip
     command = [str(python), str(HERE / "heavy" / "mosec_app.py"), "--port", str(port), "--timeout", "5000"]
     process = start(stack, name, command, WORKPLACE / f"{name}.log", cores={SERVER_CORE}, env=env)
-    return Server(process, f"http://127.0.0.1:{port}/inference", wait_ready(process, f"http://127.0.0.1:{port}/"))
+    url = f"http://127.0.0.1:{port}/inference"
+    wait_ready(process, f"http://127.0.0.1:{port}/")
+    compare(own.url, url, own.bodies)
+    return Searched(own.session, f"mosec, {batch} rows", url, own.bodies)
 
 
 def make_world(session: Session) -> Path:

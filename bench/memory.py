@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from batching import FILE as HEAVY
+from batching import MIXED
 from figures import Figures
 from machine import SERVER_CORE
 from part import Session
@@ -30,7 +30,7 @@ def measure_memory(session: Session) -> Figures:
     glances = [json.dumps({"f0": number % 7, "f1": number % 11}) for number in range(100)]
     fraud, light = session.bodies.read_text().splitlines(), glances
     slopes: dict[str, float] = {}
-    for name, file, pipeline, singles in (("tables", PIPELINE, "fraud", fraud), ("onnx", HEAVY, "light", light)):
+    for name, file, pipeline, singles in (("tables", PIPELINE, "fraud", fraud), ("onnx", MIXED, "light", light)):
         bodies, per_body = write_bodies(singles, name)
         wanted = session.pick(PREDICTIONS, PREDICTIONS // 20) / 2
         found: list[tuple[float, float]] = []

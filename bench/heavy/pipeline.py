@@ -1,4 +1,4 @@
-"""A network of 20 MFLOP a row, and a light model beside it: what batching is measured with."""
+"""A network of 20 MFLOP a row: what batching is measured with."""
 
 import tailrace as tr
 
@@ -35,13 +35,6 @@ class Job(tr.Request):
     f23: float
 
 
-class Glance(tr.Request):
-    """A row of the light model."""
-
-    f0: float
-    f1: float
-
-
 class Told(tr.Response):
     """The score."""
 
@@ -55,12 +48,4 @@ heavy = tr.Pipeline(
     features=[getattr(Job, f"f{index}") for index in range(FEATURES)],
     model=tr.Model("mlp", path=f"{FOLDER}/mlp"),
     budget=tr.Budget("20ms"),
-)
-light = tr.Pipeline(
-    name="light",
-    request=Glance,
-    response=Told,
-    features=[Glance.f0, Glance.f1],
-    model=tr.Model("light", path=f"{FOLDER}/light"),
-    budget=tr.Budget("50ms"),
 )

@@ -21,6 +21,9 @@ _EVERY_SIZE: Final = range(1, 100_000)
 
 CALLS_MAX: Final = 200
 """Calls measured at one size at most."""
+ALIKE: Final = 1.15
+"""Costs of a row that differ by less are taken for the same. Of a heavy model three calls at a size are measured, and a
+size that is not run because it was measured in a bad moment is not learned either; one that is run is."""
 BATCHES: Final = 8
 """Different batches that take turns, so that the processor cannot learn one by heart."""
 
@@ -64,17 +67,18 @@ class CostCurve:
         return bisect_right(_EVERY_SIZE, limit_ns, key=self.p95_ns)
 
     def best_rows(self, limit_ns: int | None = None, overhead_ns: int = 0) -> int:
-        """Return the measured size with the least cost per row among those whose cost is within `limit_ns`.
+        """Return the largest measured size with about the least cost per row, of those whose cost is within `limit_ns`.
 
         overhead_ns: what a batch costs beside the model, however many rows it has; it speaks for larger ones.
         The smallest size (1) when none is within the limit: a model cannot be asked for less.
         """
-        within = [
-            ((cost + overhead_ns) / rows, -rows)
+        per_row = [
+            ((cost + overhead_ns) / rows, rows)
             for rows, cost in zip(self.sizes, self.costs_ns, strict=True)
             if limit_ns is None or cost <= limit_ns
         ]
-        return -min(within)[1] if within else self.sizes[0]
+        least = min(per_row, default=(0.0, 0))[0]
+        return max((rows for cost, rows in per_row if cost <= ALIKE * least), default=self.sizes[0])
 
 
 def measure_curve(

@@ -171,11 +171,13 @@ class Admission:
                 self._learn_drain()
         if self._promise_rows and self._done >= self._promise_rows:
             self._learn_margin(ended_ns - self._promise_ns)
+        if self._margin_ns and self.rows_waiting <= self.rows_best:  # so few make no promise that would show
+            self._margin_ns -= self._margin_ns // 32 + 1
+            self._set_price()
         if not waiting:
             self._backlog_since_ns = self._standing_since_ns = 0
-            if self._share < QUEUE_SHARE or self._margin_ns:
+            if self._share < QUEUE_SHARE:
                 self._share = QUEUE_SHARE
-                self._margin_ns -= self._margin_ns // 32 + 1 if self._margin_ns else 0
                 self._set_price()
         else:
             self._learn_standing(ended_ns)
