@@ -782,7 +782,7 @@ def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compile
     async def main() -> None:
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
         yields: list[int] = []
-        bench.plan.inference.stage.yield_core = lambda: yields.append(1)  # type: ignore[method-assign]
+        bench.plan.inference.stage.yield_core = yields.append  # type: ignore[method-assign]
         assert not any(bench.admits(-1) for _ in range(5))
         await asyncio.sleep(0)
         assert not yields
@@ -805,7 +805,7 @@ def test_calls_that_cannot_begin_leave_the_core_to_the_model_once(compiled: Comp
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
         bench.engine.load.is_shared = shared
         yields: list[int] = []
-        bench.plan.inference.stage.yield_core = lambda: yields.append(1)  # type: ignore[method-assign]
+        bench.plan.inference.stage.yield_core = yields.append  # type: ignore[method-assign]
         bench.submit("at work", {"work": 10_000}, budget_ns=10**11)
         await asyncio.sleep(0)
         await asyncio.sleep(0)

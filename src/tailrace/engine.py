@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import structlog
 
 from tailrace.batch import Batch, Call, Transport
-from tailrace.deadline import LAYERS, NS_PER_S, Clock
+from tailrace.deadline import LAYERS, NS_PER_MS, NS_PER_S, Clock
 from tailrace.errors import ServerError, ServingError, ShedError
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.plan import Plan
@@ -26,6 +26,13 @@ from tailrace.response.problem import problem_body
 HURRY_SHARE: Final = 4
 """Calls whose deadlines are further apart than this part of the budget wait for a store or a model in batches of their
 own, since a batch waits no longer than its most hurried call can."""
+
+REST_NS: Final = 1 * NS_PER_MS
+"""How long a loop that can begin nothing leaves the core to the model: waking for each call takes 30 µs of it."""
+REST_SHARE: Final = 3
+"""Of the time that it has read and refused, how much it rests: clients that ask again at once would take it all."""
+REST_NS_MAX: Final = 4 * NS_PER_MS
+"""How much older a refusal may become by that."""
 
 SHED: Final = ShedError("the call's budget has no time for its rows and those that wait")
 EXPIRED: Final = ShedError("the call waited too long for its budget")
@@ -82,7 +89,8 @@ class Engine:
         self._inference.begin_learning()
         self._is_one_stage = not plan.inference.stage.members  # of several each would tell of the same rows
         self._store_suspends = plan.features.suspends
-        self._scheduled = self._yield_due = False
+        self._scheduled = self._rest_due = False
+        self._woke_ns = 0
         self._tasks: set[Any] = set()
         self._failures = 0
         self._log_at_ns = 0
@@ -126,13 +134,15 @@ class Engine:
 
     def _rest(self) -> None:
         """Leave the core to the model at work, once what was read is dealt with; what comes then is read together."""
-        if not self._yield_due and self._inference.is_computing:
-            self._yield_due = True
-            self._loop.call_soon(self._yield_core)
+        if not self._rest_due and self._inference.is_computing:
+            self._rest_due = True
+            self._woke_ns = self._now_ns()
+            self._loop.call_soon(self._leave_core)
 
-    def _yield_core(self) -> None:
-        self._yield_due = False
-        self._inference.yield_core()
+    def _leave_core(self) -> None:
+        self._rest_due = False
+        worked_ns = self._now_ns() - self._woke_ns
+        self._inference.yield_core(min(max(REST_SHARE * worked_ns, REST_NS), REST_NS_MAX))
 
     def submit(self, call: Call) -> None:
         """Take a call that was admitted."""

@@ -117,16 +117,14 @@ def test_loop_closed_under_a_running_call_does_not_kill_the_next_loop(thread: In
     assert asyncio.run(again()) == 3
 
 
-def test_yielded_core_is_back_when_the_call_ends(thread: InferenceThread, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yielded_core_is_back_when_the_call_ends(thread: InferenceThread) -> None:
     """Whoever yields the core is woken by the end of the call, long before the wait would be over."""
-    monkeypatch.setattr("tailrace.inference.thread.YIELD_S", 60.0)
-
     async def main() -> bool:
         release = threading.Event()
         call = asyncio.ensure_future(thread.run(release.wait, deadline_ns=soon(100 * NS_PER_S)))
         await asyncio.sleep(0)
         threading.Timer(0.01, release.set).start()
-        thread.yield_core()
+        thread.yield_core(60 * NS_PER_S)
         return await call
 
     began_s = time.monotonic()

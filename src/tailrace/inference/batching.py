@@ -204,11 +204,11 @@ class Batcher:
             work.future.cancel()
             timer.cancel()
 
-    def yield_core(self) -> None:
-        """Leave the core to a running call: until it is done, or for a moment."""
+    def yield_core(self, limit_ns: int) -> None:
+        """Leave the core to a running call: until it is done, or for so long."""
         for thread in self._threads:
             if thread not in self._idle:
-                thread.yield_core()
+                thread.yield_core(limit_ns)
                 return
 
     def close(self) -> None:

@@ -195,10 +195,10 @@ class ModelStage:
         """Whether the thread is at work."""
         return self._batcher is not None and self._batcher.is_computing
 
-    def yield_core(self) -> None:
+    def yield_core(self, limit_ns: int) -> None:
         """Leave the core to the call on the thread: until it is done, or for a moment."""
         if self._batcher is not None:
-            self._batcher.yield_core()
+            self._batcher.yield_core(limit_ns)
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -66,7 +66,7 @@ class Stage(Protocol):
         """
         ...
 
-    def yield_core(self) -> None:
+    def yield_core(self, limit_ns: int) -> None:
         """Leave the core to the call on its thread: until it is done, or for a moment."""
         ...
 

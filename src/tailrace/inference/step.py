@@ -41,10 +41,10 @@ class InferenceStep:
         for stage in walk_stages(self.stage):
             stage.learns = True
 
-    def yield_core(self) -> None:
-        """Leave the core to the stage whose thread is at work, for a moment."""
+    def yield_core(self, limit_ns: int) -> None:
+        """Leave the core to the stage whose thread is at work: until it is done, or for so long."""
         if self.stage.is_computing:
-            self.stage.yield_core()
+            self.stage.yield_core(limit_ns)
 
     @property
     def is_computing(self) -> bool:

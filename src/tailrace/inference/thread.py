@@ -20,10 +20,6 @@ T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
 """Is told, on the loop, what a call has returned or raised."""
 
-YIELD_S: Final = 0.001
-"""A loop that wakes for every call it refuses takes 30 µs of the core from the model each time, three times what the
-refusal costs (bench/overload.py)."""
-
 OUTSTANDING_MAX: Final = 4
 """Calls queued or running: more than the next one waiting only ages in the queue."""
 
@@ -88,9 +84,9 @@ class InferenceThread:
             future.cancel()
             timer.cancel()
 
-    def yield_core(self) -> None:
-        """Block the calling loop, so that the core is the running call's: until it is done, or `YIELD_S` at most."""
-        self._ended.wait(YIELD_S)
+    def yield_core(self, limit_ns: int) -> None:
+        """Block the calling loop, so that the core is the running call's: until it is done, or for so long."""
+        self._ended.wait(limit_ns / NS_PER_S)
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """End the thread after what is queued; return whether it ended in time (a stuck daemon dies with us)."""

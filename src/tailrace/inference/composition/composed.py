@@ -70,11 +70,11 @@ class Composed(ABC):
         """Whether the thread of a member is at work."""
         return any(member.is_computing for member in self.members)
 
-    def yield_core(self) -> None:
+    def yield_core(self, limit_ns: int) -> None:
         """Leave the core to the first member whose thread is at work, for a moment."""
         for member in self.members:
             if member.is_computing:
-                member.yield_core()
+                member.yield_core(limit_ns)
                 return
 
     def close(self) -> None:

@@ -240,10 +240,10 @@ class RemoteStage:
         rows = np.flatnonzero(bad) if picked is None else picked[bad]
         return gaps.filled_by(await self._fallback.score(batch, rows, deadline_ns))
 
-    def yield_core(self) -> None:
+    def yield_core(self, limit_ns: int) -> None:
         """Leave the core to the model that it falls back to."""
         if self.second is not None:
-            self.second.yield_core()
+            self.second.yield_core(limit_ns)
 
     def close(self) -> None:
         """Let go of the connections, and of the fallback's threads."""
