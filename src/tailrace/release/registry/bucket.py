@@ -41,7 +41,8 @@ class BucketStorage:
         self._bucket, _, prefix = address.partition("/")
         self._prefix = f"{prefix.strip('/')}/".lstrip("/")
         self._parameters = dict(parse_qsl(query, keep_blank_values=True))
-        self.url = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        # With its parameters: a release keeps it, and another process opens the same bucket by it.
+        self.url = f"s3://{self._bucket}/{self._prefix}".rstrip("/") + (f"?{query}" if query else "")
         if unknown := self._parameters.keys() - _PARAMETERS:
             raise RegistryError(
                 f"a bucket's URL has no parameter {min(unknown)!r}", where=url, next="it may have region and endpoint"
