@@ -1,6 +1,7 @@
 """The holds of a release on the versions of a registry, renewed while it is served: once a day, by a process for each.
 
-The supervisor begins that process, and carries no traffic itself.
+The first renewal comes a minute after the start, since nobody hears of a hold that failed when the release was made.
+The supervisor begins those processes, and carries no traffic itself.
 """
 
 from __future__ import annotations
@@ -18,17 +19,25 @@ from tailrace.release.registry.child import COMMAND, HoldRenewal, RegistryChoice
 
 PERIOD_S: Final = 86_400.0
 """A hold lasts for thirty of them: a registry may be away for weeks."""
+FIRST_S: Final = 60.0
+"""From the start to the first renewal, which tells of a registry that the release could not be noted in."""
 RENEWAL_S_MAX: Final = 600.0
 """For one version."""
 
 
-async def renew_holds(pin: Pin, choice: RegistryChoice, log: Any, *, period_s: float = PERIOD_S) -> None:
-    """Renew what a release holds, once a period, until cancelled. What fails is logged, and tried again a period later.
+async def renew_holds(
+    pin: Pin, choice: RegistryChoice, log: Any, *, first_s: float = FIRST_S, period_s: float = PERIOD_S
+) -> None:
+    """Renew what a release holds, soon after it is made and once a period then, until cancelled.
+
+    What fails is logged, and tried again a period later.
 
     choice: whose keys are trusted. log: of the supervisor.
     """
+    wait_s = first_s
     while True:
-        await asyncio.sleep(period_s)
+        await asyncio.sleep(wait_s)
+        wait_s = period_s if pin.release_file.exists() else first_s
         for renewal in _renewals(pin, choice):
             try:
                 await _renew(renewal)
