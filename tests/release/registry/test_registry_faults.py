@@ -202,6 +202,20 @@ class Interrupted(Registry):
         return found
 
 
+class InterruptedOnce(Registry):
+    """The same, while the second version of a collection is deleted."""
+
+    looks = 0
+
+    def holders(self, name: str, number: int, now_s: float | None = None) -> list[str]:
+        """Return the holders; then comes the other, once."""
+        found = super().holders(name, number, now_s)
+        self.looks += 1
+        if self.looks == 5:  # a deletion looks three times
+            set_alias(Registry(self.storage), "production", name, number)
+        return found
+
+
 def test_alias_set_while_its_version_is_deleted_wins(model: Path, tmp_path: Path) -> None:
     """The deletion looks again after it said so, steps back, and the version stays."""
     registry = open_registry(str(tmp_path / "registry"), create=True)
@@ -228,6 +242,79 @@ def test_alias_of_a_version_being_deleted_is_refused(model: Path, tmp_path: Path
     assert {alias: record.number for alias, record in registry.aliases("fraud").items()} == {"production": 2}
     assert collect(registry, Retention()).versions == ["fraud@1"]  # the deletion that was interrupted is finished
     assert registry.numbers("fraud") == [2]
+
+
+class Glimpsed(Registry):
+    """A registry in which another's alias is seen at the second look only: it is set, and taken back at once."""
+
+    looks = 0
+
+    def holders(self, name: str, number: int, now_s: float | None = None) -> list[str]:
+        """Return the holders, and at the second look the alias."""
+        self.looks += 1
+        return ["the alias 'production'"] if self.looks == 2 else super().holders(name, number, now_s)
+
+
+def test_deletion_that_steps_back_leaves_the_note_of_another(model: Path, tmp_path: Path) -> None:
+    """The other relies on it: an alias that is set now must find it."""
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    register(registry, model, "fraud")
+    registry.storage.write("models/fraud/deleted/1.json", b'{"digest": "", "time": "", "by": ""}')
+    with pytest.raises(RegistryError, match="held by the alias"):
+        delete(Glimpsed(registry.storage), "fraud", 1)
+    assert registry.deleted("fraud") == [1]
+    with pytest.raises(RegistryError, match="being deleted"):
+        set_alias(registry, "production", "fraud", 1)
+
+
+class TakenBack(Registry):
+    """A registry in which another takes back its deletion while somebody looks who holds the version."""
+
+    looks = 0
+
+    def holders(self, name: str, number: int, now_s: float | None = None) -> list[str]:
+        """Return the holders; then the deletion is gone."""
+        found = super().holders(name, number, now_s)
+        self.looks += 1
+        if self.looks == 2:
+            self.storage.delete("models/fraud/deleted/1.json")
+        return found
+
+
+def test_deletion_does_not_rely_on_a_note_that_is_taken_back(model: Path, tmp_path: Path) -> None:
+    """Whoever sets an alias would not find it any more."""
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    register(registry, model, "fraud")
+    registry.storage.write("models/fraud/deleted/1.json", b'{"digest": "", "time": "", "by": ""}')
+    with pytest.raises(RegistryError, match="stepped back"):
+        delete(TakenBack(registry.storage), "fraud", 1)
+    assert registry.numbers("fraud") == [1]
+
+
+def test_version_that_cannot_be_deleted_does_not_end_the_collection(model: Path, tmp_path: Path) -> None:
+    """An alias that comes in between keeps its version; the others go, and so do the files of no version."""
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    for _ in range(3):
+        register(registry, model, "fraud")
+    registry.storage.write("files/" + "0" * 64, b"of no version")
+    found = collect(InterruptedOnce(registry.storage), Retention(keep=0))
+    assert (len(found.versions), found.files) == (2, 1)
+    ((kept, why),) = found.kept.items()
+    assert registry.aliases("fraud")["production"].number == int(kept.removeprefix("fraud@"))
+    assert "held by the alias" in why[0]
+
+
+def test_renewal_that_meets_a_deletion_leaves_the_hold(model: Path, tmp_path: Path) -> None:
+    """The deletion, which is yet to look, finds what was there before it."""
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    register(registry, model, "fraud")
+    until_s = registry.now_s() + 60
+    hold(registry, "fraud", 1, hold_id="log", holder="log", why="kept", until_s=until_s)
+    before = registry.holds("fraud", 1)
+    registry.storage.write("models/fraud/deleted/1.json", b'{"digest": "", "time": "", "by": ""}')
+    with pytest.raises(RegistryError, match="being deleted"):
+        hold(registry, "fraud", 1, hold_id="log", holder="log", why="kept", until_s=until_s + 60)
+    assert registry.holds("fraud", 1) == before
 
 
 @pytest.mark.slow

@@ -46,7 +46,10 @@ SKEW_S_MAX: Final = 60.0
 
 @dataclass(slots=True)
 class Collected:
-    """What a collection removed, and why it left the rest. bytes: of files. kept: a version held, with its holders."""
+    """What a collection removed, and why it left the rest.
+
+    bytes: of files. kept: a version that stays, with its holders, or what else keeps it.
+    """
 
     versions: list[str] = field(default_factory=list)
     files: int = 0
@@ -84,14 +87,22 @@ def delete(registry: Registry, name: str, number: int, now_s: float | None = Non
     except RegistryError:  # one that is damaged, or not trusted, can be deleted
         digest = ""
     deletion = encode(DeletedRecord(digest, to_text(registry.now_s()), user_here()))
+    is_own = True
     with registry.told("written"):
-        with suppress(FileExistsError):  # a deletion that was interrupted goes on
+        try:
             registry.storage.create(deleted_key(name, number), deletion)
+        except FileExistsError:  # a deletion that was interrupted goes on, or another deletes it now
+            is_own = False
         try:
             _refuse_held(registry, name, number, now_s)
         except RegistryError:
-            registry.storage.delete(deleted_key(name, number))
+            if is_own:  # what another has said holds until that one takes it back
+                registry.storage.delete(deleted_key(name, number))
             raise
+        if not is_own and not registry.storage.find(deleted_key(name, number)):
+            raise RegistryError(
+                "another began to delete it and stepped back", where=f"{name}@{number}", next="see who holds it"
+            )
         _finish(registry, name, number)
 
 
@@ -207,12 +218,16 @@ def _drop_versions(registry: Registry, retention: Retention, now_s: float, colle
 
 
 def _try_delete(registry: Registry, name: str, number: int, now_s: float, collected: Collected) -> None:
-    """Delete a version unless it is held."""
+    """Delete a version unless it is held; one that cannot be deleted is no reason to leave the others."""
     if holders := registry.holders(name, number, now_s):
         collected.kept[f"{name}@{number}"] = holders
         return
-    delete(registry, name, number, now_s)
-    collected.versions.append(f"{name}@{number}")
+    try:
+        delete(registry, name, number, now_s)
+    except RegistryError as error:
+        collected.kept[f"{name}@{number}"] = [error.what]
+    else:
+        collected.versions.append(f"{name}@{number}")
 
 
 def _drop_drafts(registry: Registry, silent_since_s: float, collected: Collected) -> set[str] | None:

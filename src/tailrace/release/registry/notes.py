@@ -88,10 +88,14 @@ def hold(registry: Registry, name: str, number: int, *, hold_id: str, holder: st
     check_name(hold_id, "hold")
     registry.version(name, number)
     key = f"{MODELS}/{name}/{HOLDS}/{number}/{hold_id}.json"
+    before = registry.holds(name, number).get(hold_id)
     with registry.told("written"):
         registry.storage.write(key, encode(HoldRecord(holder, why[:_WHY_CHARACTERS_MAX], to_text(until_s))))
         if registry.storage.find(deleted_key(name, number)):
-            registry.storage.delete(key)
+            if before is None:
+                registry.storage.delete(key)
+            else:  # it was there before the deletion, which sees it and steps back
+                registry.storage.write(key, encode(before))
             raise _is_deleted(name, number)
 
 
