@@ -5,18 +5,16 @@ python bench/draw_load.py    from build/bench.json, which `make bench ONLY=load_
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from figures import Figures, read_figures
+from figures import Figures
 from machine import BenchError
-from peers import ROOT
-from picture import BLUE, GREY, OCHRE, PALE, TEAL, Scale, draw_line, frame, path_of, text
+from panel import round_step
+from picture import BLUE, GREY, OCHRE, PALE, TEAL, Scale, draw_line, frame, path_of, text, write_picture
 
 WIDTH, HEIGHT = 920, 560
 LEFT, RIGHT = 74, 884
@@ -44,7 +42,9 @@ class Point:
 
 
 def read_points(curve: Figures) -> list[Point]:
-    """Return the loads at which calls were accepted. Raises BenchError for fewer than two, which are no curve."""
+    """Return the loads at which calls were accepted. Raises BenchError where none was measured, or fewer than two."""
+    if not curve:
+        raise BenchError("there is no load curve: make bench ONLY=load_curve")
     names = ("share", "offered_rps", "goodput_rps", "refused_share", "p50_ms", "p99_ms")
     points = [Point(*(point[name] for name in names)) for point in curve["points"] if point["p50_ms"] is not None]
     if len(points) < 2:
@@ -150,12 +150,6 @@ def draw_calls(points: Sequence[Point], capacity_rps: float, across: Scale, shar
     ]
 
 
-def round_step(least: float) -> float:
-    """Return the least step of 1, 2 or 5 times a power of ten that is no smaller."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(each * power for each in (1, 2, 5, 10) if each * power >= least)
-
-
 def draw_grid(across: Scale, shares: Sequence[float], top: float, bottom: float, lines: Sequence[float]) -> list[str]:
     """Return a panel's ground: its field, its lines, and the mark at the capacity."""
     capacity = across.at(1)
@@ -168,23 +162,5 @@ def draw_grid(across: Scale, shares: Sequence[float], top: float, bottom: float,
     ]
 
 
-def main() -> int:
-    """Read, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="?", type=Path, default=ROOT / "build" / "bench.json")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "img" / "load.svg")
-    options = parser.parse_args()
-    try:
-        curve = read_figures(options.figures).get("load_curve")
-        if curve is None:
-            raise BenchError(f"{options.figures} holds no load curve: make bench ONLY=load_curve")
-        picture = draw(curve)
-    except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    options.out.write_text(picture)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_picture(__doc__, "load_curve", draw, "load.svg"))

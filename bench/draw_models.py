@@ -5,16 +5,12 @@ python bench/draw_models.py    from build/bench.json, which `make bench ONLY=inf
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any, Final
 
-from draw_costs import Curve, Named, draw_panel, read_curve
-from figures import Figures, read_figures
-from machine import BenchError
-from peers import ROOT
-from picture import BLUE, OCHRE, TEAL, frame, text
+from figures import Figures
+from panel import Curve, Named, draw_panel, read_curve
+from picture import BLUE, OCHRE, TEAL, frame, text, write_picture
 
 WIDTH, HEIGHT = 1240, 400
 PANELS: Final = ((74, 390), (480, 796), (886, 1202))
@@ -59,20 +55,5 @@ def ends(curve: Curve) -> str:
     return " to ".join(f"{cost_us:.0f} µs at {number:g}" for number, cost_us in (curve[0], curve[-1]))
 
 
-def main() -> int:
-    """Read, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="?", type=Path, default=ROOT / "build" / "bench.json")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "img" / "model-costs.svg")
-    options = parser.parse_args()
-    try:
-        picture = draw(read_figures(options.figures).get("inference", {}))
-    except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    options.out.write_text(picture)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_picture(__doc__, "inference", draw, "model-costs.svg"))

@@ -1,11 +1,18 @@
-"""What pictures of the documentation are made of: scales, lines and words, as SVG in one style."""
+"""What pictures of the documentation are made of: scales, lines and words, as SVG in one style; and their command."""
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from figures import Figures, read_figures
+from machine import BenchError
+from peers import ROOT
 
 GROUND: Final = "#fbfaf7"
 TEAL, BLUE, OCHRE, PURPLE, GREY, PALE = "#2f8f83", "#3f6fa3", "#b5782a", "#8a5a9e", "#4b5b6b", "#c9d6e2"
@@ -61,3 +68,21 @@ def text(across: float, up: float, words: str, kind: str, colour: str = "") -> s
     """Return words at a place; kind: their classes."""
     style = f' style="fill:{colour}"' if colour else ""
     return f'<text class="{kind}" x="{across:g}" y="{up:g}"{style}>{words}</text>'
+
+
+def write_picture(about: str | None, key: str, draw: Callable[[Figures], str], out: str) -> int:
+    """Draw a picture from the file of figures, as a command; return its exit status, 1 where nothing is drawn.
+
+    about: the command's help. key: of the file, what `draw` gets. out: the file in docs/img, where no other is named.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="?", type=Path, default=ROOT / "build" / "bench.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "img" / out)
+    options = parser.parse_args()
+    try:
+        picture = draw(read_figures(options.figures).get(key, {}))
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    options.out.write_text(picture)
+    return 0

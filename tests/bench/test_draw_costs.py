@@ -10,8 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from draw_costs import BATCH, BOTTOM, PANELS, STREAM, TOP, draw, main
+from draw_costs import BATCH, PANELS, STREAM, draw
 from machine import BenchError
+from panel import BOTTOM, TOP
+from picture import write_picture
 
 FEATURES: dict[str, Any] = {
     "cost_windows": [[1, 14.0], [10, 15.0], [50, 17.0]],
@@ -57,6 +59,6 @@ def test_figures_without_a_curve_are_refused(
     figures, out = tmp_path / "bench.json", tmp_path / "costs.svg"
     figures.write_text(json.dumps({"features": missing}))
     monkeypatch.setattr("sys.argv", ["draw_costs.py", str(figures), "--out", str(out)])
-    assert main() == 1
+    assert write_picture(None, "features", draw, "costs.svg") == 1
     assert "make bench ONLY=features" in capsys.readouterr().err
     assert not out.exists()

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from draw_load import LATENCY_BOTTOM, LATENCY_TOP, LEFT, P50, P99, RIGHT, Scale, draw, main, round_step
+from draw_load import LATENCY_BOTTOM, LATENCY_TOP, LEFT, P50, P99, RIGHT, draw
 from machine import BenchError
+from picture import write_picture
 
 SHARES = (0.1, 0.5, 0.8, 1.0, 2.0, 3.0)
 
@@ -59,19 +60,12 @@ def test_load_without_an_answer_is_left_out() -> None:
         draw(curve_of((0.5, None, None, None, None, None)))
 
 
-def test_scale_is_linear_or_in_powers() -> None:
-    """Half way lies the mean of a linear axis, and the geometric mean of a logarithmic one."""
-    assert Scale(0, 10, 100, 200).at(5) == 150
-    assert Scale(1, 100, 100, 200, is_log=True).at(10) == 150
-    assert [round_step(least) for least in (1.0, 1_926.0, 4_300.0, 7.0)] == [1.0, 2_000.0, 5_000.0, 10.0]
-
-
 def test_figures_without_a_curve_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a curve nothing is written, and what measures one is said."""
     out = tmp_path / "load.svg"
     monkeypatch.setattr("sys.argv", ["draw_load.py", str(tmp_path / "none.json"), "--out", str(out)])
-    assert main() == 1
+    assert write_picture(None, "load_curve", draw, "load.svg") == 1
     assert "make bench ONLY=load_curve" in capsys.readouterr().err
     assert not out.exists()
