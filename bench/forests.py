@@ -65,9 +65,9 @@ def train_graph(rows: Any, target: Any) -> bytes:
 
 def open_both(graph: bytes) -> tuple[Score, Score, int]:
     """Return what scores a matrix by the kernel and by ONNX Runtime, which agree; and the leaves of a tree."""
-    from tailrace.inference.backends.bitvector import open_library
     from tailrace.inference.backends.forest import LIBRARY, ForestKernel
     from tailrace.inference.backends.forest_tables import expand_forest
+    from tailrace.inference.backends.kernel import open_library
     from tailrace.inference.backends.onnx import find_run, open_session
     from tailrace.inference.signature import Signature, TensorSpec
     from tailrace.release.forest import lay_out_forest

@@ -50,8 +50,8 @@ def test_wheel_with_a_compiler_holds_the_libraries(build_wheel: Callable[..., Pa
     assert not wheel.name.endswith("-any.whl")
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path, LIBRARIES)
-    program = "import sys, pathlib; from tailrace.inference.backends import bitvector; from tailrace.features import \
-        window_kernel; *trees, windows = map(pathlib.Path, sys.argv[1:]); [bitvector.open_library(path) for path in \
+    program = "import sys, pathlib; from tailrace.inference.backends import kernel; from tailrace.features import \
+        window_kernel; *trees, windows = map(pathlib.Path, sys.argv[1:]); [kernel.open_library(path) for path in \
         trees]; window_kernel.open_library(windows); print('opened')"
     libraries = [str(tmp_path / library) for library in LIBRARIES]
     done = subprocess.run([sys.executable, "-c", program, *libraries], capture_output=True, text=True, check=True)

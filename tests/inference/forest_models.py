@@ -10,9 +10,9 @@ import numpy as np
 from onnx import helper
 
 from inference.tree_models import Forest, Tree, draw_forest
-from tailrace.inference.backends.bitvector import open_library
 from tailrace.inference.backends.forest import LIBRARY, ForestKernel
 from tailrace.inference.backends.forest_tables import ForestTables, decode_forest, encode_forest, expand_forest
+from tailrace.inference.backends.kernel import open_library
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.release.forest import lay_out_forest

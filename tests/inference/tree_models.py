@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from onnx import TensorProto, helper
 
-from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel, open_library
+from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel
+from tailrace.inference.backends.kernel import open_library
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.inference.signature import Signature, TensorSpec

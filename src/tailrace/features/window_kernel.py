@@ -36,7 +36,7 @@ MergeFunction = Callable[[int, bytes, Any, int, Any, Any, int, Any, Any], int]
 """The library's function; windows.c says what it takes."""
 
 _borrow: Final[Callable[[Any], Any]] = (ctypes.c_char * 0).from_buffer
-"""A pointer to an array that lends its buffer: the cheapest way (inference/backends/bitvector.py)."""
+"""A pointer to an array that lends its buffer: the cheapest way (inference/backends/kernel.py)."""
 
 
 class _Plan(ctypes.Structure):

@@ -10,11 +10,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.bitvector import BitvectorKernel, open_library
+from tailrace.inference.backends.bitvector import LIBRARY as BITVECTOR_LIBRARY
+from tailrace.inference.backends.bitvector import BitvectorKernel
 from tailrace.inference.backends.choice import measure_backends
 from tailrace.inference.backends.forest import LIBRARY as FOREST_LIBRARY
 from tailrace.inference.backends.forest import ForestKernel
 from tailrace.inference.backends.forest_tables import ForestArrays, encode_forest, expand_forest
+from tailrace.inference.backends.kernel import Kernel, open_library
 from tailrace.inference.backends.onnx import find_run, select_scores
 from tailrace.inference.backends.table import BIT_VECTORS, FOREST, ONNX_RUNTIME
 from tailrace.inference.backends.tree_tables import TreeArrays, encode_tables, expand_tables
@@ -65,7 +67,7 @@ class _Draft(NamedTuple):
     backend: str
     content: bytes
     arrays: Arrays
-    kernel: BitvectorKernel | ForestKernel | None
+    kernel: Kernel | None
     score_slowly: Score
 
 
@@ -98,7 +100,7 @@ def tabulate(chosen: Comparison, feeds: Feeds, library: Path | None = None) -> T
     except (NoTablesError, ValueError, LookupError) as error:  # LookupError: a graph that refers to something missing
         return Tabulated(b"", f"the bit-vector kernel does not fit it: {error}")
     try:
-        kernel = BitvectorKernel(arrays, open_library(library))
+        kernel = BitvectorKernel(arrays, open_library(library or BITVECTOR_LIBRARY))
     except OSError:  # there was no compiler, or it was compiled for another machine or version
         kernel = None
     return _check(_Draft(BIT_VECTORS, encode_tables(tables), arrays, kernel, partial(score_tables, tables)),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as matrices
 
 from inference.tree_models import Forest, draw_forest, scaled_graph, score_both, signature_of
-from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel, open_library
+from tailrace.inference.backends.bitvector import LIBRARY, BitvectorKernel
+from tailrace.inference.backends.kernel import open_library
 from tailrace.inference.backends.onnx import open_session
 from tailrace.inference.backends.tree_tables import expand_tables
 from tailrace.release.tree_graph import NoTablesError, tabulate_graph

@@ -166,7 +166,7 @@ def test_choice_that_cannot_be_honoured_is_an_error(
 def test_choice_for_a_model_without_tables_is_an_error(tmp_path: Path) -> None:
     """Bit vectors that were chosen for another version of the model are no reason to serve something else."""
     directory = package_forest(draw_forest(0, features=4, trees=2, leaves=65), tmp_path).directory
-    with pytest.raises(ModelPackageError, match="has no tables"):
+    with pytest.raises(ModelPackageError, match=r"has no trees\.msgpack"):
         load_model(directory, choice=BIT_VECTORS)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from inference.forest_models import FORESTS, MODES, ForestPair, Many, oblivious_forest
 from inference.tree_models import draw_forest
 from instructions import count_instructions
-from tailrace.inference.backends.bitvector import open_library
 from tailrace.inference.backends.forest import LIBRARY, ForestKernel
+from tailrace.inference.backends.kernel import open_library
 from tailrace.release.table_scores import score_forest
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="the forest library was not compiled")

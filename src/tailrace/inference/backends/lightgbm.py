@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.backends.kernel import in_order
 from tailrace.inference.backends.lightgbm_text import check_text
-from tailrace.inference.backends.native import NativeModel, Predict, in_order, matrix_input, missing_library
+from tailrace.inference.backends.native import NativeModel, Predict, matrix_input, missing_library
 from tailrace.inference.backends.table import LIGHTGBM
 from tailrace.inference.manifest import LIGHTGBM_FILE
 from tailrace.inference.predictor import Feeds

@@ -92,18 +92,6 @@ def matrix_input(signature: Signature) -> tuple[str, np.dtype[Any], int]:
     return spec.name, spec.numpy_dtype, len(spec.features)
 
 
-def in_order(matrix: NDArray[Any], dtype: np.dtype[Any], width: int) -> NDArray[Any]:
-    """Return a matrix whose buffer a library can read: C order, aligned.
-
-    Raises ValueError for another shape or dtype.
-    """
-    if matrix.dtype is not dtype and matrix.dtype != dtype:
-        raise ValueError(f"the model takes {dtype}, not {matrix.dtype}")
-    if matrix.ndim != 2 or matrix.shape[1] != width:
-        raise ValueError(f"the model takes (rows, {width}), not {matrix.shape}")
-    return matrix if matrix.flags.carray else np.require(matrix, dtype, ["C", "A", "W"])
-
-
 def missing_library(name: str, extra: str) -> NoReturn:
     """Raise OSError: the library of a backend is not installed."""
     raise OSError(f"{name} is not installed: pip install 'tailrace[{extra}]'")

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import NativeModel, Predict, in_order, matrix_input, missing_library
+from tailrace.inference.backends.kernel import in_order
+from tailrace.inference.backends.native import NativeModel, Predict, matrix_input, missing_library
 from tailrace.inference.backends.table import XGBOOST
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost_trees import check_trees

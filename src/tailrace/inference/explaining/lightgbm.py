@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.backends.kernel import in_order
 from tailrace.inference.backends.lightgbm import PARAMETERS, LightgbmTrees
 from tailrace.inference.backends.lightgbm_text import check_text
-from tailrace.inference.backends.native import in_order
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
 

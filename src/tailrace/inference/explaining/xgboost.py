@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.inference.backends.native import in_order
+from tailrace.inference.backends.kernel import in_order
 from tailrace.inference.backends.ubjson import decode_ubjson
 from tailrace.inference.backends.xgboost import XgboostTrees
 from tailrace.inference.backends.xgboost_trees import check_trees
