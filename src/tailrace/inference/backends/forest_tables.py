@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.backends.packed_arrays import as_array, require, unpack
+
 FOREST_LAYOUT: Final = 1
 """Of the file. A reader refuses another."""
 FEATURES_MAX: Final = 1 << 16
@@ -134,12 +136,7 @@ def encode_forest(tables: ForestTables) -> bytes:
 
 def decode_forest(content: bytes) -> ForestTables:
     """Return the tables in a file's content. Raises ValueError when it holds none, or of another layout."""
-    try:
-        tables: ForestTables = msgspec.msgpack.decode(content, type=ForestTables)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"it holds no tables: {error}") from error
-    if tables.layout != FOREST_LAYOUT:
-        raise ValueError(f"it has layout {tables.layout}; this Tailrace reads layout {FOREST_LAYOUT}")
+    tables: ForestTables = unpack(content, ForestTables, FOREST_LAYOUT)
     return tables
 
 
@@ -148,16 +145,16 @@ def expand_forest(tables: ForestTables) -> ForestArrays:
 
     Raises ValueError, saying what is wrong, for tables that could lead the kernel outside of them.
     """
-    _require(1 <= tables.features <= FEATURES_MAX, f"{tables.features} features, not 1 to {FEATURES_MAX}")
-    _require(1 <= tables.outputs <= OUTPUTS_MAX, f"{tables.outputs} outputs, not 1 to {OUTPUTS_MAX}")
-    _require(len(tables.base) == tables.outputs, f"{len(tables.base)} base values for {tables.outputs} outputs")
-    columns = _array(tables.columns, "<i4", "columns")
-    _require(1 <= len(columns) <= 2 * tables.features, f"{len(columns)} slots of {tables.features} features")
-    _require(_within(columns, tables.features), "a slot of a feature that is not there")
-    missing_left = _array(tables.missing_left, "u1", "missing_left", len(columns))
-    vectors = _array(tables.vectors, "<f4", "vectors")
-    _require(len(vectors) <= NODES_MAX, f"{len(vectors)} numbers in vectors, more than {NODES_MAX}")
-    _require(len(vectors) % tables.outputs == 0, f"{len(vectors)} numbers in vectors of {tables.outputs}")
+    require(1 <= tables.features <= FEATURES_MAX, f"{tables.features} features, not 1 to {FEATURES_MAX}")
+    require(1 <= tables.outputs <= OUTPUTS_MAX, f"{tables.outputs} outputs, not 1 to {OUTPUTS_MAX}")
+    require(len(tables.base) == tables.outputs, f"{len(tables.base)} base values for {tables.outputs} outputs")
+    columns = as_array(tables.columns, "<i4", "columns")
+    require(1 <= len(columns) <= 2 * tables.features, f"{len(columns)} slots of {tables.features} features")
+    require(_within(columns, tables.features), "a slot of a feature that is not there")
+    missing_left = as_array(tables.missing_left, "u1", "missing_left", len(columns))
+    vectors = as_array(tables.vectors, "<f4", "vectors")
+    require(len(vectors) <= NODES_MAX, f"{len(vectors)} numbers in vectors, more than {NODES_MAX}")
+    require(len(vectors) % tables.outputs == 0, f"{len(vectors)} numbers in vectors of {tables.outputs}")
     expand = _expand_nodes if isinstance(tables, NodeTables) else _expand_oblivious
     return ForestArrays(
         features=tables.features,
@@ -175,30 +172,30 @@ def expand_forest(tables: ForestTables) -> ForestArrays:
 
 def _expand_nodes(tables: NodeTables, slots: int, vectors: int) -> dict[str, Any]:
     """Return the arrays of trees of nodes, found to be trees: each node but the roots is the child of one before it."""
-    counts = _array(tables.counts, "<i4", "counts")
-    _require(1 <= len(counts) <= TREES_MAX, f"{len(counts)} trees, not 1 to {TREES_MAX}")
-    _require(bool((counts > 0).all()), "a tree without nodes")
-    nodes = _array(tables.nodes, NODE, "nodes", int(counts.sum(dtype=np.int64)))
-    _require(len(nodes) <= NODES_MAX, f"{len(nodes)} nodes, more than {NODES_MAX}")
+    counts = as_array(tables.counts, "<i4", "counts")
+    require(1 <= len(counts) <= TREES_MAX, f"{len(counts)} trees, not 1 to {TREES_MAX}")
+    require(bool((counts > 0).all()), "a tree without nodes")
+    nodes = as_array(tables.nodes, NODE, "nodes", int(counts.sum(dtype=np.int64)))
+    require(len(nodes) <= NODES_MAX, f"{len(nodes)} nodes, more than {NODES_MAX}")
     ends = np.cumsum(counts, dtype=np.int64)
     ahead = (nodes["next"] >> slot_bits(slots)).astype(np.int64)
     inner = np.flatnonzero(ahead)
     left = inner + ahead[inner]
-    _require(bool((left + 1 < np.repeat(ends, counts)[inner]).all()), "a node whose children are outside its tree")
+    require(bool((left + 1 < np.repeat(ends, counts)[inner]).all()), "a node whose children are outside its tree")
     children = np.concatenate([left, left + 1, ends - counts])
     parents = np.bincount(children, minlength=len(nodes))
-    _require(bool((parents == 1).all()), "a node that is not the child of one other")
+    require(bool((parents == 1).all()), "a node that is not the child of one other")
     # Of leaves too: a walk that has arrived looks at its leaf's slot until the others of its vector have.
-    _require(bool(((nodes["next"] & ((1 << slot_bits(slots)) - 1)) < slots).all()), "a test of no slot")
-    _require(not np.isnan(nodes["value"][inner]).any(), "a threshold that is no number")
+    require(bool(((nodes["next"] & ((1 << slot_bits(slots)) - 1)) < slots).all()), "a test of no slot")
+    require(not np.isnan(nodes["value"][inner]).any(), "a threshold that is no number")
     _check_depth(ahead, ends - counts)
-    targets = _array(tables.targets, "<i4", "targets")
+    targets = as_array(tables.targets, "<i4", "targets")
     if len(targets):
-        _require(len(targets) == len(counts), f"{len(targets)} targets of {len(counts)} trees")
-        _require(_within(targets, tables.outputs), "a target that is not there")
+        require(len(targets) == len(counts), f"{len(targets)} targets of {len(counts)} trees")
+        require(_within(targets, tables.outputs), "a target that is not there")
     else:
         places = np.ascontiguousarray(nodes["value"][ahead == 0]).view(np.uint32)
-        _require(bool((places < vectors).all()), "a leaf whose vector is not there")
+        require(bool((places < vectors).all()), "a leaf whose vector is not there")
     none = np.zeros(0, np.int32)
     return {"trees": len(counts), "starts": (ends - counts).astype(np.int32), "nodes": nodes, "targets": targets,
             "depths": none, "tests": none, "thresholds": np.zeros(0, np.float32)}  # fmt: skip
@@ -218,16 +215,16 @@ def _check_depth(ahead: NDArray[np.int64], roots: NDArray[np.int64]) -> None:
 
 def _expand_oblivious(tables: ObliviousTables, slots: int, vectors: int) -> dict[str, Any]:
     """Return the arrays of oblivious trees."""
-    depths = _array(tables.depths, "<i4", "depths")
-    _require(1 <= len(depths) <= TREES_MAX, f"{len(depths)} trees, not 1 to {TREES_MAX}")
-    _require(_within(depths, DEPTH_OBLIVIOUS_MAX + 1), f"a depth that is not 0 to {DEPTH_OBLIVIOUS_MAX}")
+    depths = as_array(tables.depths, "<i4", "depths")
+    require(1 <= len(depths) <= TREES_MAX, f"{len(depths)} trees, not 1 to {TREES_MAX}")
+    require(_within(depths, DEPTH_OBLIVIOUS_MAX + 1), f"a depth that is not 0 to {DEPTH_OBLIVIOUS_MAX}")
     leaves = 1 << depths.astype(np.int64)
-    _require(int(leaves.sum()) == vectors, f"{vectors} leaves, not {int(leaves.sum())}")
+    require(int(leaves.sum()) == vectors, f"{vectors} leaves, not {int(leaves.sum())}")
     levels = int(depths.sum(dtype=np.int64))
-    tests = _array(tables.tests, "<i4", "tests", levels)
-    thresholds = _array(tables.thresholds, "<f4", "thresholds", levels)
-    _require(_within(tests, slots), "a test of no slot")
-    _require(not np.isnan(thresholds).any(), "a threshold that is no number")
+    tests = as_array(tables.tests, "<i4", "tests", levels)
+    thresholds = as_array(tables.thresholds, "<f4", "thresholds", levels)
+    require(_within(tests, slots), "a test of no slot")
+    require(not np.isnan(thresholds).any(), "a threshold that is no number")
     starts = (np.cumsum(leaves) - leaves).astype(np.int32)
     return {"trees": len(depths), "starts": starts, "depths": depths, "tests": tests, "thresholds": thresholds,
             "nodes": np.zeros(0, NODE.newbyteorder("=")), "targets": np.zeros(0, np.int32)}  # fmt: skip
@@ -235,16 +232,3 @@ def _expand_oblivious(tables: ObliviousTables, slots: int, vectors: int) -> dict
 
 def _within(values: NDArray[np.int32], end: int) -> bool:
     return bool(((values >= 0) & (values < end)).all())
-
-
-def _array(content: bytes, dtype: str | np.dtype[Any], name: str, count: int | None = None) -> NDArray[Any]:
-    """Return bytes as an array of native byte order, which has so many elements where that is known."""
-    wanted = np.dtype(dtype)
-    size = len(content) - len(content) % wanted.itemsize if count is None else count * wanted.itemsize
-    _require(len(content) == size, f"{name} of {len(content)} bytes, not {size}")
-    return np.require(np.frombuffer(content, wanted), wanted.newbyteorder("="), ["C", "A"])
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"it holds {what}")

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.inference.backends.packed_arrays import as_array, require, unpack
+
 TABLES_LAYOUT: Final = 1
 """Of the file. A reader refuses another."""
 LEAVES_MAX: Final = 64
@@ -99,12 +101,7 @@ def encode_tables(tables: TreeTables) -> bytes:
 
 def decode_tables(content: bytes) -> TreeTables:
     """Return the tables in a file's content. Raises ValueError when it holds none, or of another layout."""
-    try:
-        tables = msgspec.msgpack.decode(content, type=TreeTables)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"it holds no tables: {error}") from error
-    if tables.layout != TABLES_LAYOUT:
-        raise ValueError(f"it has layout {tables.layout}; this Tailrace reads layout {TABLES_LAYOUT}")
+    tables: TreeTables = unpack(content, TreeTables, TABLES_LAYOUT)
     return tables
 
 
@@ -113,27 +110,27 @@ def expand_tables(tables: TreeTables) -> TreeArrays:
 
     Raises ValueError, saying what is wrong, for tables that could lead the kernel outside of them.
     """
-    _require(1 <= tables.features <= FEATURES_MAX, f"{tables.features} features, not 1 to {FEATURES_MAX}")
-    _require(1 <= tables.trees <= TREES_MAX, f"{tables.trees} trees, not 1 to {TREES_MAX}")
+    require(1 <= tables.features <= FEATURES_MAX, f"{tables.features} features, not 1 to {FEATURES_MAX}")
+    require(1 <= tables.trees <= TREES_MAX, f"{tables.trees} trees, not 1 to {TREES_MAX}")
     word = f"<u{tables.leaves // 8}"
-    counts = _array(tables.counts, "<i4", tables.features, "counts")
-    _require(bool((counts >= 0).all()), "a feature with fewer than no splits")
+    counts = as_array(tables.counts, "<i4", "counts", tables.features)
+    require(bool((counts >= 0).all()), "a feature with fewer than no splits")
     splits = int(counts.sum(dtype=np.int64))
-    _require(splits <= SPLITS_MAX, f"{splits} splits, more than {SPLITS_MAX}")
-    thresholds = _array(tables.thresholds, "<f4", splits, "thresholds")
-    split_trees = _array(tables.split_trees, "<i4", splits, "split_trees")
-    split_masks = _array(tables.split_masks, word, splits, "split_masks")
-    missing_right = _array(tables.missing_right, "u1", splits, "missing_right")
-    values = _array(tables.values, "<f4", tables.trees * tables.leaves, "values")
-    _require(bool(((split_trees >= 0) & (split_trees < tables.trees)).all()), "a split of a tree that is not there")
-    _require(bool((split_masks >> np.array(tables.leaves - 1, word)).all()), "a split that clears the last leaf")
+    require(splits <= SPLITS_MAX, f"{splits} splits, more than {SPLITS_MAX}")
+    thresholds = as_array(tables.thresholds, "<f4", "thresholds", splits)
+    split_trees = as_array(tables.split_trees, "<i4", "split_trees", splits)
+    split_masks = as_array(tables.split_masks, word, "split_masks", splits)
+    missing_right = as_array(tables.missing_right, "u1", "missing_right", splits)
+    values = as_array(tables.values, "<f4", "values", tables.trees * tables.leaves)
+    require(bool(((split_trees >= 0) & (split_trees < tables.trees)).all()), "a split of a tree that is not there")
+    require(bool((split_masks >> np.array(tables.leaves - 1, word)).all()), "a split that clears the last leaf")
     columns = np.flatnonzero(counts).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(counts[columns])]).astype(np.int32)
     descents = np.flatnonzero(~(thresholds[1:] >= thresholds[:-1])) + 1
-    _require(bool(np.isin(descents, offsets).all()), "thresholds that do not ascend")
-    _require(not np.isnan(thresholds).any(), "a threshold that is no number")
+    require(bool(np.isin(descents, offsets).all()), "thresholds that do not ascend")
+    require(not np.isnan(thresholds).any(), "a threshold that is no number")
     word_bytes = tables.leaves // 8
-    _require(
+    require(
         len(columns) * tables.trees * word_bytes <= MISSING_BYTES_MAX,
         f"{len(columns)} used features × {tables.trees} trees, more than fit in {MISSING_BYTES_MAX >> 20} MiB",
     )
@@ -181,15 +178,3 @@ def _checkpoints(
             part = slice(start + ((step - 1) << shift), start + (step << shift))
             np.bitwise_and.at(row, split_trees[part], split_masks[part])
     return checkpoints, first_rows[:-1]
-
-
-def _array(content: bytes, dtype: str, count: int, name: str) -> NDArray[Any]:
-    """Return bytes as an array of native byte order, which has so many elements."""
-    wanted = np.dtype(dtype)
-    _require(len(content) == count * wanted.itemsize, f"{name} of {len(content)} bytes, not {count * wanted.itemsize}")
-    return np.require(np.frombuffer(content, wanted), wanted.newbyteorder("="), ["C", "A"])
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"it holds {what}")
