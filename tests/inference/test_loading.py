@@ -15,6 +15,7 @@ from inference.tree_models import draw_forest, package_forest
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends import bitvector
 from tailrace.inference.backends.bitvector import LIBRARY, BitvectorModel
+from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.backends.onnx import OnnxModel
 from tailrace.inference.backends.tree_tables import decode_tables, encode_tables
 from tailrace.inference.curve import SIZES, measure_curve
@@ -83,6 +84,14 @@ def test_serving_trees_needs_no_onnxruntime(packaged: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, packaged], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["bit", "vectors", "False"]
+
+
+@pytest.mark.parametrize("name", ["bit vectors", "ONNX Runtime"])
+def test_trust_changes_nothing_where_no_types_are_named(packaged: Path, name: str) -> None:
+    """Types may be trusted of a model of any form: one that names none is the same model."""
+    model = load_model(packaged, choice=BackendChoice(name), trusted=["sklearn.linear_model.LogisticRegression"])
+    assert model.backend == name
+    assert model.version == load_model(packaged).version
 
 
 def test_missing_library_leaves_it_to_onnxruntime(

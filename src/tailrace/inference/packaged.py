@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -51,9 +52,10 @@ class PackagedModel(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, trusted: Sequence[str] = ()) -> Self:
         """Return the model of a directory that `tailrace package` wrote, its golden rows checked.
 
+        trusted: types that the user trusts, of a form that names types.
         Raises OSError, saying why, where this machine cannot use the backend; ModelPackageError where the files are not
         what they should be.
         """

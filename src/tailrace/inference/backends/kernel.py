@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -118,9 +118,10 @@ class KernelModel(PackagedModel):
         """
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, trusted: Sequence[str] = ()) -> Self:
         """Return the model of a directory that `tailrace package` wrote.
 
+        trusted: of no use, since its file names no types.
         Raises OSError, saying why, where this machine cannot use the compiled library, or not for the golden rows'
         scores; ModelPackageError unless the files are whole and the trees are the signature's.
         """

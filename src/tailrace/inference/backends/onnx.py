@@ -46,9 +46,10 @@ class OnnxModel(PackagedModel):
         self._column = manifest.signature.column
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, trusted: Sequence[str] = ()) -> Self:
         """Return the model of a directory that `tailrace package` wrote.
 
+        trusted: of no use, since its file names no types.
         Raises ModelPackageError unless the files are whole, ONNX Runtime accepts the graph, its inputs and outputs
         are those of the signature, and the golden rows get their expected scores.
         """

@@ -70,9 +70,7 @@ class Backend(NamedTuple):
         what they should be.
         """
         found: Any = getattr(import_module(f"tailrace.inference.backends.{self.module}"), self.model)
-        model: PackagedModel = (
-            found.load(directory, trusted) if trusted and self.name == SKLEARN else found.load(directory)
-        )
+        model: PackagedModel = found.load(directory, trusted)
         return model
 
 
