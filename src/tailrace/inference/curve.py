@@ -1,4 +1,4 @@
-"""What a model call costs: measured at warm-up for each batch size, read by admission and by the engine.
+"""What a model call costs: measured at warm-up for each batch size, read by the stages and the batcher.
 
 The curve is not a line (ONNX Runtime's tree kernels change their loops with the batch size), so it is measured at
 several sizes and interpolated between them.

@@ -1,8 +1,8 @@
 """An inference thread of a worker: heavy model calls run here while the loop gathers the next batch.
 
-A model has one, unless more instances of it are declared, and one more for the model that it falls back to. The worker
-owns one core: a second instance that computes there would only take turns with the first, one that waits for something
-else need not. ONNX Runtime releases the GIL while it computes.
+A model has one, unless more instances of it are declared, and one more for the model that it falls back to;
+explanations have one too. The worker owns one core: a second instance that computes there would only take turns with
+the first, one that waits for something else need not. ONNX Runtime releases the GIL while it computes.
 """
 
 from __future__ import annotations
