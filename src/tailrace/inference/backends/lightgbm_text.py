@@ -28,8 +28,9 @@ _REALS: Final = frozenset({"leaf_value", "threshold", "leaf_const", "leaf_coeff"
                            "internal_value", "split_gain", "shrinkage"})  # fmt: skip
 """Lists that need not be of whole numbers."""
 _BITS_MAX: Final = 1 << 32
-_WHOLE_NUMBERS: Final = re.compile(rb"(?: *-?[0-9]{1,10}(?= |\Z))* *")
-_REAL_NUMBERS: Final = re.compile(rb"[-+.0-9a-zA-Z ]*")
+_NO_WHOLE_NUMBER: Final = re.compile(rb"[^-0-9 ]|-(?![0-9])|[0-9]-|[0-9]{11}")
+_NO_REAL_NUMBER: Final = re.compile(rb"[^-+.0-9a-zA-Z ]")
+"""Looked for, since a match of the whole line would keep a hundred bytes for each byte of it, to be able to go back."""
 _NAME: Final = re.compile(rb"\w[^=]*")
 _CATEGORICAL: Final = 1
 """A node's bit that says that its threshold is the number of a set of categories."""
@@ -148,9 +149,9 @@ def _number(fields: Fields, name: str) -> int:
 def _values(fields: Fields, name: str, count: int) -> NDArray[Any]:
     """Return a list of numbers, float64 or int64. Raises ValueError unless there are so many, as the library reads."""
     text = fields.get(name.encode(), b"")
-    form, dtype = (_REAL_NUMBERS, np.float64) if name in _REALS else (_WHOLE_NUMBERS, np.int64)
-    if not form.fullmatch(text):
-        raise ValueError(f"{name} holds what is no {'whole ' * (form is _WHOLE_NUMBERS)}number")
+    fault, dtype = (_NO_REAL_NUMBER, np.float64) if name in _REALS else (_NO_WHOLE_NUMBER, np.int64)
+    if fault.search(text):
+        raise ValueError(f"{name} holds what is no {'whole ' * (fault is _NO_WHOLE_NUMBER)}number")
     words = text.split()
     if len(words) != count:
         raise ValueError(f"{name} has {len(words)} values, not {count}")
