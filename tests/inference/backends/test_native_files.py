@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +71,22 @@ def external() -> bytes:
     return content
 
 
+def packed(name: str, content: bytes, *, is_damaged: bool = False) -> bytes:
+    """Return an archive of one member; damaged: whose compressed bytes are none."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    found = bytearray(written.getvalue())
+    if is_damaged:
+        found[30 + len(name) : 35 + len(name)] = b"\xff" * 5
+    return bytes(found)
+
+
+def array_of(header: bytes) -> bytes:
+    """Return a file of NumPy's with some header."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
 FILES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "lightgbm, a billion leaves": (
         LIGHTGBM_FILE, lambda given: given.replace(b"\nnum_leaves=", b"\nnum_leaves=100000000", 1), "not of the sizes",
@@ -79,6 +97,15 @@ FILES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     ),
     "xgboost, cut short": (XGBOOST_FILE, lambda given: given[:-100], "promised"),
     "sklearn, a pickle": (SKLEARN_FILE, lambda given: b"\x80\x05.", "no archive"),
+    "sklearn, a damaged array": (
+        SKLEARN_FILE, lambda given: packed("a.npy", bytes(1000), is_damaged=True), "no archive",
+    ),
+    "sklearn, an array of no header": (
+        SKLEARN_FILE, lambda given: packed("a.npy", array_of(b"{[]: 1, 'shape': (3,)}")), "no header of an array",
+    ),
+    "sklearn, an array of half a header": (
+        SKLEARN_FILE, lambda given: packed("a.npy", array_of(b"{'shape': (3,")), "no header of an array",
+    ),
     "onnx, weights beside it": (MODEL_FILE, lambda given: external(), "its weights lie in other files: weights"),
     "onnx, a pickle": (MODEL_FILE, lambda given: b"\x80\x05.", "it is a pickle"),
 }  # fmt: skip

@@ -151,6 +151,25 @@ def swollen() -> bytes:
     return written.getvalue()
 
 
+def damaged() -> bytes:
+    """Return an archive whose compressed weight is none any more."""
+    written = io.BytesIO(archive_of())
+    with zipfile.ZipFile(written, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data/weights/weight_1", bytes(1000))
+        place = archive.getinfo("net/data/weights/weight_1").header_offset + 30 + len("net/data/weights/weight_1")
+    content = bytearray(written.getvalue())
+    content[place : place + 5] = b"\xff" * 5
+    return bytes(content)
+
+
+def of_another_kind(compression: int) -> bytes:
+    """Return an archive with a member that is compressed in some way."""
+    written = io.BytesIO(archive_of())
+    with zipfile.ZipFile(written, "a", compression) as archive:
+        archive.writestr("net/data/weights/weight_1", bytes(100))
+    return written.getvalue()
+
+
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "none": (lambda: b"", "no archive"),
     "a pickle": (lambda: b"\x80\x02cos\nsystem\n.", "no archive"),
@@ -164,6 +183,9 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a file beside the folder": (lambda: archive_of(other={"cron": b""}), "not in its one folder"),
     "a link": (linked, "is a link"),
     "a bomb": (swollen, "unpacks to more"),
+    "damaged": (damaged, "no archive"),
+    "of BZIP2": (lambda: of_another_kind(zipfile.ZIP_BZIP2), "another way than deflate"),
+    "of LZMA": (lambda: of_another_kind(zipfile.ZIP_LZMA), "another way than deflate"),
     "a second program": (lambda: archive_of(other={"net/models/other.json": b"{}"}), "holds 'models/other.json'"),
     "another's code": (lambda: archive_of(other={"net/data/aotinductor/x.so": b"\x7fELF"}), "holds 'data/aot"),
     "an extra": (lambda: archive_of(other={"net/extra/notes": b""}), "holds 'extra/notes'"),
@@ -180,3 +202,22 @@ def test_archive_that_attacks_is_refused(kind: str) -> None:
     make, words = ARCHIVES[kind]
     with pytest.raises(ValueError, match=words):
         clean_archive(make())
+
+
+WEIGHTS = "net/data/weights/model_weights_config.json"
+PROGRAM = "net/models/model.json"
+STRANGE = [
+    (WEIGHTS, []), (WEIGHTS, {"config": 7}), (WEIGHTS, {"config": {"w": "x"}}), (WEIGHTS, {"config": {"w": None}}),
+    (WEIGHTS, {"config": {"w": {"path_name": "weight_0"}}}),
+    (WEIGHTS, {"config": {"w": {"path_name": "weight_0", "tensor_meta": {"sizes": [4]}}}}),
+    (WEIGHTS, {"config": {"w": {"path_name": "weight_0", "tensor_meta": {"sizes": [{"as_int": "4"}]}}}}),
+    (PROGRAM, []), (PROGRAM, "x"), (PROGRAM, {"graph_module": 1}), (PROGRAM, program_of(nodes=[1])),
+    (PROGRAM, program_of(nodes=7)), (PROGRAM, program_of(in_spec='{"type": []}')),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("member", "value"), STRANGE)
+def test_json_of_another_form_is_refused(member: str, value: Any) -> None:
+    """A list where an object was, a name that is missing: it is told as what it is, whatever Python says of it."""
+    with pytest.raises(ValueError, match="none that PyTorch writes"):
+        clean_archive(archive_of(other={member: json.dumps(value).encode()}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from math import prod
 from typing import Final
 
@@ -16,7 +17,10 @@ UNPACKED_BYTES_MAX: Final = 16 << 30
 _LINK_BITS: Final = 0o170000
 _PLAIN: Final = (0, 0o100000, 0o040000)
 """A file of no system's, a file, a folder."""
+_WAYS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ARRAYS: Final = (".npy", ".npz")
+UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+"""What reading an archive raises that is none, or was damaged."""
 
 
 def check_members(infos: list[zipfile.ZipInfo], size_bytes: int) -> None:
@@ -34,6 +38,8 @@ def check_members(infos: list[zipfile.ZipInfo], size_bytes: int) -> None:
             raise ValueError(f"it holds {name!r}, which is above it, or twice in it")
         if info.external_attr >> 16 & _LINK_BITS not in _PLAIN:
             raise ValueError(f"{name!r} is a link")
+        if info.compress_type not in _WAYS:
+            raise ValueError(f"{name!r} is compressed in another way than deflate")
         seen.add(name)
 
 
@@ -48,7 +54,7 @@ def check_arrays(content: bytes) -> None:
             for info in archive.infolist():
                 if info.filename.endswith(_ARRAYS):
                     _check_array(info.filename, archive.read(info))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"it is no archive: {error}") from error
 
 
@@ -59,7 +65,10 @@ def _check_array(name: str, content: bytes) -> None:
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    try:
+        shape, _, dtype = read(stream)
+    except Exception as error:  # a header is a literal of Python's: reading one raises whatever it meets
+        raise ValueError(f"{name} has no header of an array: {type(error).__name__}: {error}") from error
     if dtype.hasobject:
         raise ValueError(f"{name} holds objects, which are pickled")
     if prod(shape) * dtype.itemsize > len(content):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, Final
 
-from tailrace.inference.backends.archive import check_members
+from tailrace.inference.backends.archive import UNREADABLE, check_members
 
 _KEPT: Final = (
     "archive_format", "archive_version", "byteorder", ".data/version", "models/model.json",
@@ -44,15 +44,18 @@ def clean_archive(content: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {name: archive.read(info) for name, info in _members(archive, len(content))}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"it is no archive of a program: {error}") from error
     strange = [name for name in members if name not in _KEPT and not _TENSOR.fullmatch(name)]
     if strange or "models/model.json" not in members:
         raise ValueError(f"it holds {strange[0]!r}" if strange else "it holds no program")
-    for config in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
-        _check_tensors(members, config)
-    program = _read_json(members["models/model.json"])
-    members["models/model.json"] = json.dumps(_clean_program(program)).encode()
+    try:
+        for config in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
+            _check_tensors(members, config)
+        program = _clean_program(_read_json(members["models/model.json"]))
+        members["models/model.json"] = json.dumps(program).encode()
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its JSON is none that PyTorch writes: {type(error).__name__}: {error}") from error
     members["data/sample_inputs/model.pt"] = b""  # PyTorch wants one, and takes an empty one for none
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
