@@ -82,12 +82,11 @@ class Batch(msgspec.Struct, eq=False):
     order; offsets: where each call's requests begin (one more than calls), None where every call is one request.
     rows: what the model scores; row_request: the request of each row, row_bounds: where each request's rows begin,
     both None where a request is a row. request: its columns. view_rows: each view as it was read, one row an id;
-    views: its columns, one value a row. scores: of the last stage; stage_scores: of each stage that was asked for
-    all rows, by its name. branches: which way each row went at each stage that has several, by its name, -1 for
-    rows that did not come there; or None. explanations: what a row's score is made of, unexplained: why that is not
-    told; None where nobody asks. best_rows: what requests are answered with, in order, and where each request's
-    begin; None for all as they are. bodies: one a call; errors: by the call's place. marks_ns: its start, then the
-    end of each layer.
+    views: its columns, one value a row. scores: of the last stage. branches: which way each row went at each stage
+    that has several, by its name, -1 for rows that did not come there; or None. explanations: what a row's score is
+    made of, unexplained: why that is not told; None where nobody asks. best_rows: what requests are answered with, in
+    order, and where each request's begin; None for all as they are. bodies: one a call; errors: by the call's place.
+    marks_ns: its start, then the end of each layer.
     """
 
     calls: Sequence[Call]
@@ -107,7 +106,6 @@ class Batch(msgspec.Struct, eq=False):
     views: list[Any] = msgspec.field(default_factory=list)
     on_demand: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
     scores: NDArray[Any] = _NO_SCORES
-    stage_scores: dict[str, NDArray[Any]] = msgspec.field(default_factory=dict)
     branches: dict[str, NDArray[np.intp]] | None = None
     probabilities: NDArray[Any] | None = None
     explanations: list[dict[str, float] | None] | None = None

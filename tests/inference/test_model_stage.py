@@ -191,10 +191,9 @@ def test_degraded_call_is_not_learned_from(make: Make) -> None:
 
 @pytest.mark.parametrize("rows", [3, 200])
 def test_rules_get_read_only_scores(make: Make, rows: int) -> None:
-    """As float64, under the stage's name too; who writes to them is told, on the loop and on the thread."""
+    """As float64; who writes to them is told, on the loop and on the thread."""
     batch = run(make(Model()), rows)
     assert batch.scores.dtype == np.float64
-    assert batch.stage_scores["amount"].tolist() == batch.scores.tolist()
     with pytest.raises(ValueError, match="read-only"):
         batch.scores *= 2
     assert batch.scores.tolist() == list(range(rows))
@@ -208,7 +207,6 @@ def test_picked_rows_alone_are_scored(make: Make) -> None:
     first = asyncio.run(stage.score(batch, np.array([4, 1]), FAR_NS))
     asyncio.run(stage.score(batch, np.array([5]), FAR_NS))
     assert (first.scores.tolist(), [rows for _, rows in model.calls]) == ([4, 1], [2, 1])
-    assert not batch.stage_scores  # which has what was said of all rows
 
 
 def test_batch_that_is_late_on_the_thread_takes_the_fallback(make: Make) -> None:

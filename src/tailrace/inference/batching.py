@@ -135,8 +135,7 @@ class Batcher:
     score: computes a batch. costs: of the model. slice_ns: what one batch may take, where its rows are no reason to go
     on for longer. instances: how many batches run at once, a thread each. max_wait_ns: how long an idle model may wait
     for more rows where that saves time for all.
-    observe: is told of each batch when it begins. timeouts: engine batches that were not scored in time. given_up:
-    calls that did not end.
+    observe: is told of each batch when it begins. given_up: calls that did not end.
     """
 
     def __init__(
@@ -164,7 +163,7 @@ class Batcher:
         self._rows_waiting = self._works = self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
         self._last_ns, self._gap_ns = 0, float(GAP_NS_MAX)
-        self.timeouts = self.given_up = 0
+        self.given_up = 0
         self.observe: Callable[[Formed], None] = _ignore
 
     @property
@@ -185,7 +184,6 @@ class Batcher:
         now_ns = self._clock.now_ns()
         left_ns = deadline_ns - now_ns
         if left_ns <= 0 or self._works >= WORKS_MAX:
-            self.timeouts += 1
             raise TimeoutError("the model has no time or no room for this batch")
         loop = asyncio.get_running_loop()
         work = _Work(feeds, rows, deadline_ns, self._numbers, now_ns, loop.create_future(), tell_scored)
@@ -335,7 +333,6 @@ class Batcher:
 
     def _expire(self, work: _Work) -> None:
         if not work.future.done():
-            self.timeouts += 1
             work.future.set_exception(TimeoutError("the model call passed its deadline"))
 
 

@@ -128,12 +128,8 @@ class ModelStage:
             feeds[name] = fill(batch) if picked is None else fill(batch)[picked]
         rows = batch.rows if picked is None else len(picked)
         if batch.suspends and rows > self.rows_inline_max:
-            scored = await self._score_on_thread(batch, feeds, rows, deadline_ns)
-        else:
-            scored = self._score(feeds, rows, deadline_ns)
-        if picked is None:
-            batch.stage_scores[self.name] = scored.scores
-        return scored
+            return await self._score_on_thread(batch, feeds, rows, deadline_ns)
+        return self._score(feeds, rows, deadline_ns)
 
     def _score(self, feeds: Feeds, rows: int, deadline_ns: int | None) -> Scored:
         """Score a batch here and now, and learn what some of them take."""

@@ -32,7 +32,7 @@ class InferenceStep:
         return rows > self.stage.rows_inline_max
 
     async def run(self, batch: Batch) -> None:
-        """Fill `scores`, `stage_scores`, `failed`, and what is degraded; a batch without rows has none."""
+        """Fill `scores`, `failed`, and what is degraded; a batch without rows has none."""
         if batch.rows:
             take_scores(batch, await self.stage.score(batch, None, self._limit.at_ns(batch.deadline_ns)))
 

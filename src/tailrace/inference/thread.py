@@ -37,13 +37,12 @@ class _Job(NamedTuple):
 class InferenceThread:
     """Runs functions one at a time on a daemon thread. Used from one event loop.
 
-    `outstanding` counts what is queued or running, `timeouts` what came too late.
+    `outstanding` counts what is queued or running.
     """
 
     def __init__(self, *, outstanding_max: int = OUTSTANDING_MAX, clock: Clock | None = None) -> None:
         self.outstanding = 0
         self.outstanding_max = outstanding_max
-        self.timeouts = 0
         self._clock = clock or MonotonicClock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -66,7 +65,6 @@ class InferenceThread:
         """
         left_ns = deadline_ns - self._clock.now_ns()
         if left_ns <= 0 or self.outstanding >= self.outstanding_max:
-            self.timeouts += 1
             raise TimeoutError("the inference thread has no time or no room for this batch")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -96,7 +94,6 @@ class InferenceThread:
 
     def _expire(self, future: asyncio.Future[Any]) -> None:
         if not future.done():
-            self.timeouts += 1
             future.set_exception(TimeoutError("the model call passed its deadline"))
 
     def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:

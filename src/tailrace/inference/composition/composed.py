@@ -56,10 +56,7 @@ class Composed(ABC):
         self._calls += 1
         if not self._calls % DECIDE_EVERY:
             self._decide()
-        scored = await self.combine(batch, picked, deadline_ns)
-        if picked is None:
-            batch.stage_scores[self.name] = scored.scores
-        return scored
+        return await self.combine(batch, picked, deadline_ns)
 
     @abstractmethod
     async def combine(self, batch: Batch, picked: NDArray[np.intp] | None, deadline_ns: int) -> Scored:

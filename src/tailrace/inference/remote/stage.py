@@ -120,12 +120,9 @@ class RemoteStage:
         calls = _Calls(now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows))
         scores, late = await self._ask(feeds, rows, calls)
         finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
-        scored = Scored(scores)
-        if not finite.all():
-            scored = await self._fall_back(batch, picked, scores, ~finite, late, deadline_ns)
-        if picked is None:
-            batch.stage_scores[self.name] = scored.scores
-        return scored
+        if finite.all():
+            return Scored(scores)
+        return await self._fall_back(batch, picked, scores, ~finite, late, deadline_ns)
 
     # -- the server -------------------------------------------------------------------------------------------------
 
