@@ -3,6 +3,9 @@
 A graph may name other files for its weights, which no checksum of ours is about, and may say shapes that its bytes do
 not fill. Only what that takes is read of it (https://protobuf.dev/programming-guides/encoding): the messages down to
 its tensors, by field number as onnx.proto has them.
+
+What is read here must be what ONNX Runtime reads. Parsers differ on numbers that are longer than their type: one cuts
+them off, so that an unknown field becomes a weight, another refuses the file. No writer makes such, and none passes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+_TAG_BITS, _SIZE_BITS, _NUMBER_BITS = 32, 31, 64
 DEPTH_MAX: Final = 16
 """Of graphs within graphs."""
 
@@ -71,8 +75,15 @@ class Node(NamedTuple):
     attributes: dict[bytes, int]
 
 
-def read_nodes(content: bytes) -> tuple[dict[bytes, int], dict[bytes, int], list[Node]] | None:
-    """Return the width of each input of a graph, 0 where it says none, the elements of each weight, and its nodes.
+class Extent(NamedTuple):
+    """How large a tensor is. elements: of a weight; of an input for a row, 0 where it does not say. rank: its axes."""
+
+    elements: int
+    rank: int
+
+
+def read_nodes(content: bytes) -> tuple[dict[bytes, Extent], dict[bytes, Extent], list[Node]] | None:
+    """Return the inputs of a graph and its weights with their extents, and its nodes.
 
     None where it has functions of its own.
 
@@ -105,10 +116,10 @@ class _Graph:
         if not found:
             raise ValueError("it has no graph")
 
-    def nodes(self) -> tuple[dict[bytes, int], dict[bytes, int], list[Node]] | None:
+    def nodes(self) -> tuple[dict[bytes, Extent], dict[bytes, Extent], list[Node]] | None:
         """Return what `read_nodes` does."""
-        inputs: dict[bytes, int] = {}
-        weights: dict[bytes, int] = {}
+        inputs: dict[bytes, Extent] = {}
+        weights: dict[bytes, Extent] = {}
         nodes: list[Node] = []
         for number, wire, start, end in self._fields(0, len(self._content)):
             if number == _MODEL_FUNCTIONS:
@@ -119,9 +130,9 @@ class _Graph:
                 if part == _GRAPH_SPARSE:
                     return None
                 if part == _GRAPH_INPUTS and kind == _BYTES:
-                    inputs |= dict.fromkeys(self._texts(first, last, _INPUT_NAME), self._width(first, last))
+                    inputs |= dict.fromkeys(self._texts(first, last, _INPUT_NAME), self._of_row(first, last))
                 elif part == _GRAPH_TENSORS and kind == _BYTES:
-                    weights |= dict.fromkeys(self._texts(first, last, _TENSOR_NAME), self._elements(first, last))
+                    weights |= dict.fromkeys(self._texts(first, last, _TENSOR_NAME), self._extent(first, last))
                 elif part == _GRAPH_NODES and kind == _BYTES:
                     nodes.append(self._read_node(first, last))
         return inputs, weights, nodes
@@ -147,8 +158,8 @@ class _Graph:
                 found.append(self._elements(first, last))
         return max(found)
 
-    def _width(self, start: int, end: int) -> int:
-        """Return how many numbers an input takes for a row; 0 where it does not say."""
+    def _of_row(self, start: int, end: int) -> Extent:
+        """Return the extent of an input, which takes so many numbers for a row."""
         places = [(start, end)]
         for number in (_INPUT_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIMS):
             places = [found for place in places for found in self._messages(*place, (number,))]
@@ -156,7 +167,7 @@ class _Graph:
         for dim in places[1:]:
             values = [first for number, wire, first, _ in self._fields(*dim) if (number, wire) == (_DIM_VALUE, _VARINT)]
             width *= values[-1] if values else 0
-        return width
+        return Extent(width, len(places))
 
     def _texts(self, start: int, end: int, number: int) -> list[bytes]:
         """Return the texts in a message's field."""
@@ -164,12 +175,16 @@ class _Graph:
 
     def _elements(self, start: int, end: int) -> int:
         """Return how many elements a tensor promises."""
-        elements = 1
+        return self._extent(start, end).elements
+
+    def _extent(self, start: int, end: int) -> Extent:
+        elements, rank = 1, 0
         for number, wire, first, last in self._fields(start, end):
             if number == _TENSOR_DIMS:
                 for size in self._packed(first, last) if wire == _BYTES else [first]:
                     elements *= size
-        return elements
+                    rank += 1
+        return Extent(elements, rank)
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > DEPTH_MAX:
@@ -205,7 +220,7 @@ class _Graph:
                 for size in self._packed(first, last) if wire == _BYTES else [first]:
                     elements *= size
             elif number == _TENSOR_LOCATION and wire == _VARINT:
-                is_external |= first == 1
+                is_external |= first != 0  # 1, and whatever a shorter type makes it of
             elif number == _TENSOR_EXTERNAL and wire == _BYTES:
                 is_external = True
                 self._entry(first, last)
@@ -237,11 +252,15 @@ class _Graph:
         while at < end:
             tag, at = self._varint(at)
             number, wire = tag >> 3, tag & 7
+            if not number or tag >> _TAG_BITS:
+                raise ValueError(f"byte {at} ends the number of a field that is none")
             first, last = at, at
             if wire == _VARINT:
                 first, at = self._varint(at)
             elif wire == _BYTES:
                 size, first = self._varint(at)
+                if size >> _SIZE_BITS:
+                    raise ValueError(f"byte {at} begins a field of {size} bytes, more than an ONNX file may have")
                 at = last = first + size
             elif wire in (_FOUR, _EIGHT):
                 at = last = at + (4 if wire == _FOUR else 8)
@@ -263,7 +282,7 @@ class _Graph:
             byte = self._content[at]
             value |= (byte & 0x7F) << shift
             at, shift = at + 1, shift + 7
-            if byte < 0x80:
+            if byte < 0x80 and not value >> _NUMBER_BITS:
                 return value, at
-            if shift > 63:
+            if shift > _NUMBER_BITS:
                 raise ValueError(f"byte {at} belongs to no number")
