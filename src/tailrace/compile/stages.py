@@ -21,7 +21,7 @@ from tailrace.errors import Problem
 from tailrace.features.view_spec import ViewCodec
 from tailrace.inference.backends.choice import BackendChoice
 from tailrace.inference.composition.declarations import Composition
-from tailrace.inference.declaration import Model, StageDeclaration, stages_of
+from tailrace.inference.declaration import Model, StageDeclaration, models_with_inputs
 from tailrace.inference.explaining.step import ExplainingStep
 from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteModel
@@ -53,7 +53,7 @@ def load_models(pipeline: Pipeline, backends: Mapping[Path, BackendChoice]) -> L
     found: dict[StageDeclaration, Found] = {}
     for kind in _KINDS.values():
         found |= kind.find(pipeline, search)
-    signatures = {each: found[each].signature for each in stages_of(pipeline.model) if each in found}
+    signatures = {each: found[each].signature for each in models_with_inputs(pipeline.model) if each in found}
     return LoadedModels(found, signatures, search.problems)
 
 

@@ -98,7 +98,7 @@ def asked_of(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
     return tuple(dict.fromkeys(model for member in declared.members for model in asked_of(member)))
 
 
-def stages_of(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
+def models_with_inputs(declared: StageDeclaration) -> tuple[StageDeclaration, ...]:
     """Return the models that have inputs of their own: those that are asked, then those that such fall back to."""
     asked = asked_of(declared)
     seconds = (each.second for each in asked if each.second_is_stage and each.second is not None)

@@ -27,7 +27,7 @@ from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, walk_stages
 from tailrace.inference.thread import InferenceThread
 
-SLICE_NS: Final = 8 * NS_PER_MS
+TURN_NS: Final = 8 * NS_PER_MS
 """How long a second model may wait for its turn on a core where the first, which is late, still computes."""
 
 GATHERING_MAX: Final = 8
@@ -214,7 +214,7 @@ class ModelStage:
 
 def kept_ns(curve: CostCurve, rows: int, left_ns: int) -> int:
     """Return what of the time left is kept for a second model of such costs, half of it at most."""
-    return min(2 * curve.p95_ns(rows) + SLICE_NS, max(left_ns, 0) // 2)
+    return min(2 * curve.p95_ns(rows) + TURN_NS, max(left_ns, 0) // 2)
 
 
 def model_stages(stage: Stage) -> list[ModelStage]:

@@ -7,7 +7,14 @@ import pytest
 
 import tailrace as tr
 from tailrace.inference.composition.declarations import Composition, compositions_of
-from tailrace.inference.declaration import StageDeclaration, asked_of, models_of, stages_of, walk_declared, with_paths
+from tailrace.inference.declaration import (
+    StageDeclaration,
+    asked_of,
+    models_of,
+    models_with_inputs,
+    walk_declared,
+    with_paths,
+)
 
 A, B, C = tr.Model("a"), tr.Model("b", fallback=tr.Model("c")), tr.Model("d")
 FAR = tr.RemoteModel("far", url="http://host/v2/models/far", fallback=tr.Constant(0.5))
@@ -60,7 +67,7 @@ def test_what_a_stage_falls_back_to_is_packaged_with_it_and_not_asked() -> None:
     assert tuple(walk_declared(both)) == (both, B, B.second, far, C)
     assert models_of(both) == (B, B.second, C)
     assert asked_of(both) == (B, far)
-    assert stages_of(both) == (B, far, C)
+    assert models_with_inputs(both) == (B, far, C)
     moved = with_paths(both, iter([Path("/1"), Path("/2"), Path("/3")]))
     assert [model.path for model in models_of(moved)] == [Path("/1"), Path("/2"), Path("/3")]
 
