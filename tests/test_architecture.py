@@ -28,6 +28,9 @@ STANDALONE = {"client"}  # may import the ground floor only
 LINES_PER_FILE_MAX = 400
 LINES_PER_FUNCTION_MAX = 60
 METHODS_PER_CLASS_MAX = 20
+OF_A_TASK = {"TaskGroup", "timeout", "timeout_at", "wait_for", "current_task"}
+"""Of asyncio, what works only within a task."""
+IN_TASKS = {"inference/remote/pool.py"}  # makes its connections in tasks of its own
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
 
 FILES = sorted(SRC.rglob("*.py"))
@@ -90,6 +93,24 @@ def test_file_is_small(path: Path) -> None:
         elif isinstance(node, ast.ClassDef):
             methods = sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body)
             assert methods <= METHODS_PER_CLASS_MAX, f"{path}:{node.lineno} {node.name} has {methods} methods"
+
+
+def names_of_asyncio(path: Path) -> set[str]:
+    """Return what a file uses of asyncio, by name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "asyncio":
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "asyncio":
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def test_inference_asks_for_no_task(path: Path) -> None:
+    """A batch that finds its features in the cache comes to its model in no task (server/eager_loop.py)."""
+    if room_of(path) == "inference" and path.relative_to(SRC).as_posix() not in IN_TASKS:
+        assert not names_of_asyncio(path) & OF_A_TASK
 
 
 def test_names_are_nouns_of_the_domain() -> None:

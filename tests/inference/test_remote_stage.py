@@ -24,6 +24,7 @@ from tailrace.inference.remote.failure import RemoteFault
 from tailrace.inference.remote.pool import WAITING_MAX
 from tailrace.inference.remote.stage import CALLS_MAX, RemoteStage, remote_stages
 from tailrace.release.package import package
+from tailrace.server.eager_loop import EagerLoop
 from tailrace.testing import TestClient
 
 FAR_NS = 10**18
@@ -353,6 +354,58 @@ def test_loop_turns_between_the_parts_of_a_large_call(server: ProtocolServer) ->
 
     asyncio.run(large())
     assert len(set(seen)) == len(seen) == 8
+
+
+@pytest.mark.parametrize("rows", [3, 17])
+def test_batch_that_has_not_waited_before_is_scored_in_parts(server: ProtocolServer, rows: int) -> None:
+    """What finds its features in the cache runs in no task until it waits for the server, however many parts it has."""
+    client = client_of(server)
+    clock = MonotonicClock()
+    firsts: Any = Firsts()
+    signature = client.protocol._signature  # type: ignore[attr-defined]
+    stage = RemoteStage("fraud", signature, [firsts], client, clock, budget=tr.Budget("10s"), rows_max=5)
+    batch = Batch([], 0, clock.now_ns() + 5_000 * NS_PER_MS, True, rows=rows)
+    found: list[Any] = []
+
+    async def score() -> None:
+        found.append(await stage.score(batch, None, batch.deadline_ns))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.create_future()
+        loop.call_soon(lambda: begun.set_result(EagerLoop(loop).create_task(score())))
+        await (await begun)
+
+    asyncio.run(main())
+    assert found[0].scores.tolist() == list(range(rows))
+    assert found[0].degraded is None
+
+
+def test_parts_end_with_the_batch_that_is_cancelled(server: ProtocolServer) -> None:
+    """Their places are free again: the next batch is scored."""
+    client = client_of(server)
+    clock = MonotonicClock()
+    firsts: Any = Firsts()
+    signature = client.protocol._signature  # type: ignore[attr-defined]
+    stage = RemoteStage(
+        "fraud", signature, [firsts], client, clock, budget=tr.Budget("10s"), rows_max=2, in_flight_max=2
+    )
+
+    async def main() -> None:
+        server.fault = "stall"
+        batch = Batch([], 0, clock.now_ns() + 5_000 * NS_PER_MS, True, rows=9)
+        task = asyncio.ensure_future(stage.score(batch, None, batch.deadline_ns))
+        while server.at_once_most < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        server.fault = ""
+        batch = Batch([], 0, clock.now_ns() + 5_000 * NS_PER_MS, True, rows=9)
+        assert (await stage.score(batch, None, batch.deadline_ns)).scores.tolist() == list(range(9))
+        assert asyncio.all_tasks() - {asyncio.current_task()} == {client.pool._keeper}
+
+    asyncio.run(main())
 
 
 def test_large_batch_goes_in_parts(server: ProtocolServer) -> None:

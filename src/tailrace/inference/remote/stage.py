@@ -21,12 +21,12 @@ from tailrace.inference.curve import CostCurve
 from tailrace.inference.declaration import Constant
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.model_stage import ModelStage, kept_ns
-from tailrace.inference.predictor import Feeds
+from tailrace.inference.predictor import Feeds, slice_feeds
 from tailrace.inference.remote.client import RemoteClient
 from tailrace.inference.remote.failure import RemoteError
 from tailrace.inference.remote.json_rows import finite_rows
 from tailrace.inference.remote.places import CallPlaces
-from tailrace.inference.scorer import Gaps, Scored
+from tailrace.inference.scored import Gaps, Scored, has_scores
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, walk_stages
 
@@ -119,10 +119,10 @@ class RemoteStage:
         now_ns = self._now_ns()
         calls = _Calls(now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows))
         scores, late = await self._ask(feeds, rows, calls)
-        finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
-        if finite.all():
+        found = has_scores(scores)
+        if found.all():
             return Scored(scores)
-        return await self._fall_back(batch, picked, scores, ~finite, late, deadline_ns)
+        return await self._fall_back(batch, picked, scores, ~found, late, deadline_ns)
 
     # -- the server -------------------------------------------------------------------------------------------------
 
@@ -157,16 +157,19 @@ class RemoteStage:
         """Ask for some rows, in parts of `rows_max` side by side, as many at once as there are places."""
         size, parts = self._rows_max, range(0, rows, self._rows_max)
         asked: list[asyncio.Task[tuple[NDArray[Any], bool]]] = []
-        async with asyncio.TaskGroup() as group:
+        try:  # no TaskGroup: a batch that finds its features in the cache comes here in no task (server/eager_loop.py)
             for begin in parts:
                 if asked:
                     await asyncio.sleep(0)  # to encode a part takes milliseconds: others have their turn between two
                 if not await self._places.take(calls.deadline_ns, len(asked)):
                     break
-                part, part_rows = _slice(feeds, begin, begin + size), min(size, rows - begin)
-                asked.append(group.create_task(self._ask_part(part, part_rows, calls)))
+                part, part_rows = slice_feeds(feeds, begin, begin + size), min(size, rows - begin)
+                asked.append(asyncio.ensure_future(self._ask_part(part, part_rows, calls)))
                 asked[-1].add_done_callback(self._places.give_back)
-        found = [task.result() for task in asked]
+            found = await asyncio.gather(*asked)
+        finally:
+            for task in asked:
+                task.cancel()
         if unasked := len(parts) - len(asked):
             self.client.count_late(unasked)
             found.append((self._blank(rows - len(asked) * size), True))
@@ -186,8 +189,8 @@ class RemoteStage:
             return scores, False
         calls.left -= 2
         middle = rows // 2
-        first, first_late = await self._ask_part(_slice(feeds, 0, middle), middle, calls)
-        last, last_late = await self._ask_part(_slice(feeds, middle, rows), rows - middle, calls)
+        first, first_late = await self._ask_part(slice_feeds(feeds, 0, middle), middle, calls)
+        last, last_late = await self._ask_part(slice_feeds(feeds, middle, rows), rows - middle, calls)
         return np.concatenate([first, last]), first_late or last_late
 
     def _blank(self, rows: int) -> NDArray[Any]:
@@ -247,10 +250,6 @@ class RemoteStage:
         self.client.close()
         if self.second is not None:
             self.second.close()
-
-
-def _slice(feeds: Feeds, begin: int, end: int) -> Feeds:
-    return {name: tensor[begin:end] for name, tensor in feeds.items()}
 
 
 def remote_stages(stage: Stage) -> list[RemoteStage]:
