@@ -20,7 +20,8 @@ from tailrace.inference import batching
 from tailrace.inference.batching import WORKS_MAX, Batcher, Formed, Reason
 from tailrace.inference.curve import SIZES, CostCurve
 from tailrace.inference.declaration import Constant
-from tailrace.inference.scorer import Scored, Scorer
+from tailrace.inference.scored import Scored
+from tailrace.inference.scorer import Scorer
 
 FAR_NS = 3600 * NS_PER_S
 

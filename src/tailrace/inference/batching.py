@@ -17,14 +17,14 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Final, NamedTuple, Protocol
 
-import numpy as np
 import structlog
 
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.inference.curve import CostCurve
 from tailrace.inference.predictor import Feeds
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 from tailrace.inference.thread import InferenceThread, settle
+from tailrace.inference.work import Slice, Work, merged_feeds
 
 WORKS_MAX: Final = 64
 """Engine batches that wait or run; a pipeline hands over a few at once, and more would only age."""
@@ -74,61 +74,6 @@ class Costs(Protocol):
         ...
 
 
-class _Work:
-    """The rows of one engine batch. begun: how many were handed to an instance; parts: what came back, by first row."""
-
-    __slots__ = (
-        "arrival_ns",
-        "begun",
-        "deadline_ns",
-        "done",
-        "feeds",
-        "future",
-        "number",
-        "parts",
-        "rows",
-        "tell_scored",
-    )
-
-    def __init__(
-        self,
-        feeds: Feeds,
-        rows: int,
-        deadline_ns: int,
-        number: int,
-        arrival_ns: int,
-        future: asyncio.Future[Scored],
-        tell_scored: Callable[[int], None] | None,
-    ) -> None:
-        self.tell_scored = tell_scored
-        self.feeds = feeds
-        self.rows = rows
-        self.deadline_ns = deadline_ns
-        self.number = number
-        self.arrival_ns = arrival_ns
-        self.future = future
-        self.begun = self.done = 0
-        self.parts: list[tuple[int, Scored]] = []
-
-    def __lt__(self, other: _Work) -> bool:
-        return (self.deadline_ns, self.number) < (other.deadline_ns, other.number)
-
-    def take(self, start: int, scored: Scored, rows: int) -> None:
-        """Take in the scores of some rows; with the last of them the waiter has all."""
-        self.parts.append((start, scored))
-        self.done += rows
-        if self.done == self.rows:
-            settle(self.future, _joined([part for _, part in sorted(self.parts, key=_first_row)]), None)
-        elif self.tell_scored is not None and not self.future.done():
-            self.tell_scored(rows)
-
-
-class _Slice(NamedTuple):
-    work: _Work
-    start: int
-    end: int
-
-
 class Batcher:
     """Runs a model on threads of its own, a batch a time on each. Used from one event loop.
 
@@ -159,7 +104,7 @@ class Batcher:
         self._idle = list(self._threads)
         self._begun_ns: dict[InferenceThread, int] = {}
         self._stuck: set[InferenceThread] = set()
-        self._waiting: list[_Work] = []
+        self._waiting: list[Work] = []
         self._rows_waiting = self._works = self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
         self._last_ns, self._gap_ns = 0, float(GAP_NS_MAX)
@@ -186,7 +131,7 @@ class Batcher:
         if left_ns <= 0 or self._works >= WORKS_MAX:
             raise TimeoutError("the model has no time or no room for this batch")
         loop = asyncio.get_running_loop()
-        work = _Work(feeds, rows, deadline_ns, self._numbers, now_ns, loop.create_future(), tell_scored)
+        work = Work(feeds, rows, deadline_ns, self._numbers, now_ns, loop.create_future(), tell_scored)
         self._numbers += 1
         self._works += 1
         self._rows_waiting += rows
@@ -270,13 +215,13 @@ class Batcher:
             self.observe(Formed(rows, reason, self._clock.now_ns() - oldest_ns))
             thread = self._idle.pop()
             self._begun_ns[thread] = self._clock.now_ns()
-            deadline_ns = max(each.work.deadline_ns for each in batch)
-            thread.submit(partial(self._score, _merged(batch), rows, deadline_ns), partial(self._finish, thread, batch))
+            feeds, deadline_ns = merged_feeds(batch), max(each.work.deadline_ns for each in batch)
+            thread.submit(partial(self._score, feeds, rows, deadline_ns), partial(self._finish, thread, batch))
 
-    def _form(self) -> list[_Slice]:
+    def _form(self) -> list[Slice]:
         """Take the next batch from what waits; nothing where nothing does."""
         now_ns, waiting = self._clock.now_ns(), self._waiting
-        batch: list[_Slice] = []
+        batch: list[Slice] = []
         room = 0
         while waiting:
             work = waiting[0]
@@ -290,7 +235,7 @@ class Batcher:
             if batch and left > room and left <= self._rows_best:
                 break  # a batch of its own costs less than two halves
             taken = min(left, room)
-            batch.append(_Slice(work, work.begun, work.begun + taken))
+            batch.append(Slice(work, work.begun, work.begun + taken))
             work.begun += taken
             self._rows_waiting -= taken
             room -= taken
@@ -311,7 +256,7 @@ class Batcher:
     # -- when a batch ends ------------------------------------------------------------------------------------------
 
     def _finish(
-        self, thread: InferenceThread, batch: Sequence[_Slice], scored: Scored | None, error: BaseException | None
+        self, thread: InferenceThread, batch: Sequence[Slice], scored: Scored | None, error: BaseException | None
     ) -> None:
         """Hand every work its part of the scores, or all of them the error; begin the next batch."""
         self._begun_ns.pop(thread, None)
@@ -326,58 +271,15 @@ class Batcher:
             if scored is None:
                 settle(work.future, None, error)
             else:
-                work.take(begin, _part(scored, start, start + rows), rows)
+                work.take(begin, scored.part(start, start + rows), rows)
             start += rows
         if self._timer is None:
             self._begin(Reason.FREE)
 
-    def _expire(self, work: _Work) -> None:
+    def _expire(self, work: Work) -> None:
         if not work.future.done():
             work.future.set_exception(TimeoutError("the model call passed its deadline"))
 
 
 def _ignore(formed: Formed) -> None:
     """Count nothing."""
-
-
-def _first_row(part: tuple[int, Scored]) -> int:
-    return part[0]
-
-
-def _merged(batch: Sequence[_Slice]) -> Feeds:
-    """Return the feeds of a batch: without a copy where it is one work's, whole."""
-    if len(batch) == 1:
-        work, start, end = batch[0]
-        if end - start == work.rows:
-            return work.feeds
-        return {name: array[start:end] for name, array in work.feeds.items()}
-    return {
-        name: np.concatenate([each.work.feeds[name][each.start : each.end] for each in batch])
-        for name in batch[0].work.feeds
-    }
-
-
-def _part(scored: Scored, start: int, end: int) -> Scored:
-    """Return the scores of some rows."""
-    if start == 0 and end == len(scored.scores):
-        return scored
-    degraded, failed = scored.degraded, scored.failed
-    return Scored(
-        scored.scores[start:end],
-        None if degraded is None or not degraded[start:end].any() else degraded[start:end],
-        None if failed is None or not failed[start:end].any() else failed[start:end],
-    )
-
-
-def _joined(parts: Sequence[Scored]) -> Scored:
-    """Return the scores of several parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    degraded = failed = None
-    if any(part.degraded is not None for part in parts):
-        blanks = (np.zeros(len(part.scores), np.uint8) if part.degraded is None else part.degraded for part in parts)
-        degraded = np.concatenate(list(blanks))
-    if any(part.failed is not None for part in parts):
-        nones = (np.zeros(len(part.scores), np.bool_) if part.failed is None else part.failed for part in parts)
-        failed = np.concatenate(list(nones))
-    return Scored(np.concatenate([part.scores for part in parts]), degraded, failed)

@@ -22,7 +22,8 @@ from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of
 from tailrace.inference.learned import LearnedCosts
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
-from tailrace.inference.scorer import Scored, Scorer
+from tailrace.inference.scored import Scored
+from tailrace.inference.scorer import Scorer
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage, walk_stages
 from tailrace.inference.thread import InferenceThread

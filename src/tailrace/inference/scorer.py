@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,58 +11,14 @@ from numpy.typing import NDArray
 from tailrace.batch import Degraded
 from tailrace.deadline import Clock, MonotonicClock
 from tailrace.inference.declaration import Constant
-from tailrace.inference.predictor import Feeds, Predictor
+from tailrace.inference.predictor import Feeds, Predictor, slice_feeds
+from tailrace.inference.scored import Gaps, Scored, has_scores
 
 CALLS_MAX: Final = 512
 """Predictor calls that isolating the failing rows of one batch may take; isolating one of 256 takes 17."""
 
 FAILURE_CHARACTERS_MAX: Final = 300
 """Of what a model raised, that is kept to be told."""
-
-_MODEL_ERROR: Final = int(Degraded.MODEL_ERROR)
-_MODEL_TIMEOUT: Final = int(Degraded.MODEL_TIMEOUT)
-
-
-class Scored(NamedTuple):
-    """A batch's scores.
-
-    scores: float, (rows,) or (rows, classes); NaN in the rows that failed.
-    degraded: uint8 `Degraded` bits, (rows,); None when every row has the model's own score.
-    failed: bool, (rows,): the rows that have no score at all; None when there are none.
-    """
-
-    scores: NDArray[Any]
-    degraded: NDArray[np.uint8] | None = None
-    failed: NDArray[np.bool_] | None = None
-
-
-class Gaps:
-    """Scores of which some are missing, and what takes their place.
-
-    bad: the rows without one. late: those of them for which there was no time; None for none, they failed.
-    """
-
-    def __init__(self, scores: NDArray[Any], bad: NDArray[np.bool_], late: NDArray[np.bool_] | None) -> None:
-        reason = np.where(late, _MODEL_TIMEOUT, _MODEL_ERROR) if late is not None else _MODEL_ERROR
-        self._bad = bad
-        self._degraded = np.where(bad, reason, 0).astype(np.uint8)
-        self._scores = scores.astype(np.float64)  # a copy, in which a constant stands as it was declared
-        self._scores[bad] = np.nan
-
-    def filled_by(self, fallback: Constant | Scored | None) -> Scored:
-        """Return them whole: by a constant, or by another model's scores of the bad rows; by None these have failed."""
-        scores, bad = self._scores, self._bad
-        if fallback is None:
-            return Scored(scores, self._degraded, bad)
-        if isinstance(fallback, Constant):
-            scores[bad] = fallback.value  # one, or a row of one a class
-            return Scored(scores, self._degraded)
-        scores[bad] = fallback.scores
-        if fallback.failed is None:
-            return Scored(scores, self._degraded)
-        failed = np.zeros(len(bad), bool)
-        failed[bad] = fallback.failed
-        return Scored(scores, self._degraded, failed)
 
 
 class Scorer:
@@ -117,12 +73,12 @@ class Scorer:
             scores, late = self._isolate(feeds, rows, deadline_ns)
         else:
             scores = self._checked(scores, rows)
-        finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
-        if finite.all():
+        found = has_scores(scores)
+        if found.all():
             return Scored(scores)
         if late is None:
             self._note("it gave scores that are no finite numbers, or not one a row")
-        return self._fall_back(scores, ~finite, late, feeds, deadline_ns)
+        return self._fall_back(scores, ~found, late, feeds, deadline_ns)
 
     def fall_back(self, feeds: Feeds, rows: int, reason: Degraded, deadline_ns: int | None = None) -> Scored:
         """Return fallback scores for a whole batch that the model was not asked for, or did not answer in time."""
@@ -152,7 +108,7 @@ class Scorer:
                 continue
             calls += 1
             try:
-                part = self._predict({name: array[start:end] for name, array in feeds.items()})
+                part = self._predict(slice_feeds(feeds, start, end))
                 scores[start:end] = self._checked(part, end - start)
             except KeyboardInterrupt:
                 raise

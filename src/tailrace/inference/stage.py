@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch
 from tailrace.inference.packaged import PackagedModel
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 from tailrace.inference.signature import Signature
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tailrace.batch import Batch
 from tailrace.deadline import LayerLimit
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 from tailrace.inference.stage import Stage, walk_stages
 
 

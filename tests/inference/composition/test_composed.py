@@ -11,7 +11,7 @@ from tailrace.batch import Batch
 from tailrace.deadline import Budget
 from tailrace.inference.composition.composed import DECIDE_EVERY
 from tailrace.inference.composition.ensemble import EnsembleStage
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 
 
 class Member:

@@ -8,7 +8,7 @@ import pytest
 
 from tailrace.batch import Batch
 from tailrace.inference.composition.together import ask_together
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 
 
 class Member:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import Budget, Clock
-from tailrace.inference.composition.composed import Composed, degraded_or_none, note_branches, rows_of
-from tailrace.inference.scorer import Scored
+from tailrace.inference.composition.composed import Composed, note_branches, rows_of
+from tailrace.inference.scored import Scored, degraded_or_none, has_scores
 from tailrace.inference.stage import Stage
 
 CHEAP, EXPENSIVE = 0, 1
@@ -46,10 +46,9 @@ class CascadeStage(Composed):
             places = unsure.nonzero()[0]
             asked = places if picked is None else picked[places]
             second = await self._expensive.score(batch, asked, deadline_ns)
-            finite = np.isfinite(second.scores)
-            answered = finite if finite.ndim == 1 else finite.all(axis=1)
+            answered = has_scores(second.scores)
             branches[places[~answered]] = CHEAP
-            first = _joined(first, second, places, answered)
+            first = _replaced(first, second, places, answered)
         note_branches(batch, self.name, picked, branches)
         return first
 
@@ -72,7 +71,7 @@ class CascadeStage(Composed):
         return unsure
 
 
-def _joined(first: Scored, second: Scored, places: NDArray[np.intp], answered: NDArray[np.bool_]) -> Scored:
+def _replaced(first: Scored, second: Scored, places: NDArray[np.intp], answered: NDArray[np.bool_]) -> Scored:
     """Return the first stage's scores with the second's at the places that it answered."""
     rows = len(first.scores)
     scores = first.scores.astype(np.float64)

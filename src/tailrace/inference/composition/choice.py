@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.batch import Batch
 from tailrace.deadline import Budget
-from tailrace.inference.composition.composed import Composed, degraded_or_none, note_branches, rows_of
+from tailrace.inference.composition.composed import Composed, note_branches, rows_of
 from tailrace.inference.composition.together import ask_together
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored, gathered
 from tailrace.inference.stage import Stage
 
 
@@ -50,17 +50,4 @@ class ChoiceStage(Composed):
         places = [(branches == index).nonzero()[0] for index, count in enumerate(counts) if count]
         picks = places if picked is None else [picked[each] for each in places]
         found = await ask_together(batch, list(zip(asked, picks, strict=True)), deadline_ns)
-        return _gathered(rows, places, found)
-
-
-def _gathered(rows: int, places: Sequence[NDArray[np.intp]], found: Sequence[Scored]) -> Scored:
-    """Return the scores of parts of the rows together, each where its rows are."""
-    scores: NDArray[Any] = np.empty((rows, *found[0].scores.shape[1:]))
-    failed: NDArray[np.bool_] | None = None
-    for where, scored in zip(places, found, strict=True):
-        scores[where] = scored.scores
-        if scored.failed is not None:
-            failed = np.zeros(rows, np.bool_) if failed is None else failed
-            failed[where] = scored.failed
-    degraded = degraded_or_none(rows, [(where, each.degraded) for where, each in zip(places, found, strict=True)])
-    return Scored(scores, degraded, failed)
+        return gathered(rows, places, found)

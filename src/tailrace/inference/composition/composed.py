@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from tailrace.batch import Batch
 from tailrace.deadline import Budget
 from tailrace.inference.curve import SIZES, CostCurve, without_noise
 from tailrace.inference.inline import OVERHEAD_NS, ROWS_INLINE_MAX, inline_ns_of, slice_ns_of
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 from tailrace.inference.stage import Stage
 
 DECIDE_EVERY: Final = 64
@@ -105,13 +105,3 @@ def note_branches(batch: Batch, name: str, picked: NDArray[np.intp] | None, bran
 def rows_of(batch: Batch, picked: NDArray[np.intp] | None) -> int:
     """Return how many rows are asked for."""
     return batch.rows if picked is None else len(picked)
-
-
-def degraded_or_none(rows: int, parts: Sequence[tuple[Any, NDArray[np.uint8] | None]]) -> NDArray[np.uint8] | None:
-    """Return the reasons of all parts together, (rows,): each is where its rows are, and theirs; None for none."""
-    found: NDArray[np.uint8] | None = None
-    for where, reasons in parts:
-        if reasons is not None:
-            found = np.zeros(rows, np.uint8) if found is None else found
-            found[where] |= reasons
-    return found

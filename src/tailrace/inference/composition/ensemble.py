@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import Budget
-from tailrace.inference.composition.composed import Composed, degraded_or_none
+from tailrace.inference.composition.composed import Composed
 from tailrace.inference.composition.together import ask_together
 from tailrace.inference.declaration import Constant
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored, degraded_or_none, has_scores
 from tailrace.inference.stage import Stage
 
 FLOOR_TOLERANCE: Final = 1e-9
@@ -65,8 +65,7 @@ class EnsembleStage(Composed):
         shape = found[0].scores.shape
         sums, weights = np.zeros(shape), np.zeros(shape[0])
         for weight, scored in zip(self._weights, found, strict=True):
-            finite = np.isfinite(scored.scores)
-            answered = finite if finite.ndim == 1 else finite.all(axis=1)
+            answered = has_scores(scored.scores)
             sums[answered] += scored.scores[answered] * np.float64(weight)
             weights[answered] += weight
         weights.flags.writeable = False

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch
 from tailrace.inference.composition.composed import rows_of
-from tailrace.inference.scorer import Scored
+from tailrace.inference.scored import Scored
 from tailrace.inference.stage import Stage
 
 Ask = tuple[Stage, NDArray[np.intp] | None]
