@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "deadline", "batch", "breaker", "version", "core_share"},
     {"request", "features", "inference", "postprocess", "response"},
     {"codecs", "pipeline", "loop_load"},
-    {"plan"},
+    {"plan", "refusals"},
     {"engine"},
     {"compile"},
     {"monitor", "release", "ingest"},

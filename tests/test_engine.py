@@ -21,12 +21,13 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.compile.samples import Samples
 from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import NS_PER_MS, NS_PER_S, MonotonicClock
-from tailrace.engine import Engine, answer, drive
+from tailrace.engine import LOOKED_THROUGH_MAX, Engine, answer, drive
 from tailrace.errors import ServerError, ServingError, ShedError, UnauthorizedError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.loop_load import LoopLoad
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Cost, Plan
+from tailrace.refusals import HELD_NS_MIN, REFUSAL_NS, REFUSING_SHARE, SHED
 from tailrace.request.admission import QUEUE_SHARE, ROWS_WAITING_MAX
 from tailrace.server.endpoint import Endpoint
 from tailrace.testing import ManualClock, Turns
@@ -131,6 +132,18 @@ class DistantStore(CountingStore):
         return await super().fetch(keys, deadline_ns)
 
 
+class HeldLoop:
+    """A loop that never comes to what is asked for later, and keeps for how long that was to be."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, held_s: list[float]) -> None:
+        self.call_soon = loop.call_soon
+        self._held_s = held_s
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        """Keep the seconds."""
+        self._held_s.append(delay)
+
+
 class Bench:
     """An engine with all that stands around it."""
 
@@ -152,14 +165,15 @@ class Bench:
         assert isinstance(rows, int)
         self.engine.submit(DeskCall(self.desk, decoded, now_ns, deadline_ns, max(rows, 1), caller))
 
-    def accept(self, caller: Any, request: Any) -> tuple[DeskCall, ServingError | None]:
+    def accept(self, caller: Any, request: Any, budget_ns: int | None = None) -> tuple[DeskCall, ServingError | None]:
         """Take a call through the endpoint; return it, and why it was refused, if it was."""
         call = DeskCall(self.desk, None, 0, 0, 1, caller)
-        return call, self.endpoint.accept(call, json.dumps(request).encode(), self.engine.budget_ns)
+        budget_ns = self.engine.budget_ns if budget_ns is None else budget_ns
+        return call, self.endpoint.accept(call, json.dumps(request).encode(), budget_ns)
 
     def admits(self, left_ns: int) -> bool:
         """Say whether a call of one row with so much time left is taken."""
-        return self.engine.refusal(left_ns, self.clock.now_ns()) is None
+        return not self.engine.refuses(left_ns, self.clock.now_ns())
 
     async def settle(self) -> None:
         """Let the loop run until nothing is waiting for an answer."""
@@ -393,8 +407,8 @@ def test_recorder_of_batches_is_told_of_no_refusal(compiled: Compiled) -> None:
     plan, clock, turns = compiled("payment"), ManualClock(), Turns()
     batches, desk = BatchesOnly(), Desk()
     engine = Engine(replace(plan, cost=COST), LoopLoad(turns), [batches, desk], clock, turns)
-    assert engine.refusal(0, clock.now_ns()) is not None
-    engine.count_failure(UnauthorizedError("no token"))
+    assert engine.refuses(0, clock.now_ns())
+    engine.refusals.count_failure(UnauthorizedError("no token"))
     assert (desk.sheds, desk.failures, batches.calls) == (["deadline"], [UnauthorizedError], 0)
 
 
@@ -597,11 +611,11 @@ def test_calls_without_rows_are_admitted_by_their_number(compiled: Compiled) -> 
     """Empty arrays cost an answer each: 200,000 of one moment are taken as far as their budget goes, or the maximum."""
 
     async def main() -> None:
-        for cost, calls_max in (
-            (COST, 50 * NS_PER_MS * QUEUE_SHARE / COST.row_ns),
-            (Cost(1, 1, 0.0), ROWS_WAITING_MAX),
+        for plan, cost, calls_max in (
+            (small_batches(compiled("payment")), COST, 50 * NS_PER_MS * QUEUE_SHARE / COST.row_ns),
+            (compiled("payment"), Cost(1, 1, 0.0), ROWS_WAITING_MAX),
         ):
-            bench = Bench(small_batches(compiled("payment")), ManualClock(now_ns=10**9), cost)
+            bench = Bench(plan, ManualClock(now_ns=10**9), cost)
             taken = sum(bench.accept(index, [])[1] is None for index in range(200_000))
             assert 0.9 * calls_max <= taken <= calls_max + 1
             assert bench.engine.calls_waiting == bench.engine.admission.rows_waiting == taken
@@ -783,13 +797,15 @@ def test_refusals_of_one_turn_leave_the_core_to_the_model_once(compiled: Compile
         bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
         yields: list[int] = []
         bench.plan.inference.stage.yield_core = yields.append  # type: ignore[method-assign]
-        assert not any(bench.admits(-1) for _ in range(5))
+        for _ in range(5):
+            bench.accept("refused", {"work": 1}, budget_ns=0)
         await asyncio.sleep(0)
         assert not yields
         bench.submit("at work", {"work": 10_000}, budget_ns=10**11)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert not any(bench.admits(-1) for _ in range(5))
+        for _ in range(5):
+            bench.accept("refused", {"work": 1}, budget_ns=0)
         await asyncio.sleep(0)
         assert len(yields) == 1
         await bench.settle()
@@ -815,6 +831,47 @@ def test_calls_that_cannot_begin_leave_the_core_to_the_model_once(compiled: Comp
         await asyncio.sleep(0)
         assert len(yields) == (0 if shared else 1)
         await bench.settle()
+
+    run(main)
+
+
+def test_client_that_asks_again_at_once_is_refused_a_little_later(compiled: Compiled) -> None:
+    """While a model is at work refusals are held, the longer the more there were; without, they are given at once."""
+
+    async def main() -> None:
+        bench = Bench(compiled("heavy", clock=MonotonicClock()), MonotonicClock(), Cost(1, 1, 1.0))
+        held_s: list[float] = []
+        loop = asyncio.get_running_loop()
+        bench.engine.refusals._loop = HeldLoop(loop, held_s)  # type: ignore[assignment]
+        _, refusal = bench.accept("at once", {"work": 1}, budget_ns=0)
+        assert refusal is SHED
+        bench.submit("at work", {"work": 10_000}, budget_ns=10**11)
+        await asyncio.sleep(0)
+        for number in range(300):
+            assert bench.accept(f"first {number}", {"work": 1}, budget_ns=0)[1] is None
+        assert len(held_s) == 1
+        assert not bench.desk.answers
+        bench.engine.refusals.answer_held()
+        assert list(bench.desk.answers) == [f"first {number}" for number in range(300)]
+        assert bench.accept("again", {"work": 1}, budget_ns=0)[1] is None
+        assert held_s == [HELD_NS_MIN / NS_PER_S, REFUSING_SHARE * REFUSAL_NS * 300 / NS_PER_S]
+        assert len(bench.desk.sheds) == 302
+        await bench.settle()
+        bench.engine.refusals.answer_held()
+
+    run(main)
+
+
+def test_long_inbox_is_not_looked_through_for_a_hurried_call(compiled: Compiled) -> None:
+    """In an overload each call would be looked up among all that wait; of a short inbox a hurried one is taken."""
+
+    async def main() -> None:
+        for waiting, taken in ((LOOKED_THROUGH_MAX, True), (LOOKED_THROUGH_MAX + 1, False)):
+            bench = Bench(small_batches(compiled("payment")), ManualClock())
+            for index in range(waiting):
+                bench.submit(index, PAYMENT, budget_ns=50 * NS_PER_MS)
+            assert bench.admits(COST.p95_ns + NS_PER_MS) is taken
+            await bench.settle()
 
     run(main)
 

@@ -11,15 +11,16 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 import structlog
 
 from tailrace.batch import Batch, Call, Transport
 from tailrace.deadline import LAYERS, NS_PER_MS, NS_PER_S, Clock
-from tailrace.errors import ServerError, ServingError, ShedError
+from tailrace.errors import ServerError, ServingError
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.plan import Plan
+from tailrace.refusals import SHED, Refusals
 from tailrace.request.admission import Admission
 from tailrace.response.problem import problem_body
 
@@ -27,15 +28,10 @@ HURRY_SHARE: Final = 4
 """Calls whose deadlines are further apart than this part of the budget wait for a store or a model in batches of their
 own, since a batch waits no longer than its most hurried call can."""
 
+LOOKED_THROUGH_MAX: Final = 256
+"""Calls in the inbox among which a hurried one may look for its place: 10 µs, about what a refusal takes."""
 REST_NS: Final = 1 * NS_PER_MS
 """How long a loop that can begin nothing leaves the core to the model: waking for each call takes 30 µs of it."""
-REST_SHARE: Final = 3
-"""Of the time that it has read and refused, how much it rests: clients that ask again at once would take it all."""
-REST_NS_MAX: Final = 4 * NS_PER_MS
-"""How much older a refusal may become by that."""
-
-SHED: Final = ShedError("the call's budget has no time for its rows and those that wait")
-EXPIRED: Final = ShedError("the call waited too long for its budget")
 
 _deadline_of = attrgetter("deadline_ns")
 _call_rows = attrgetter("rows")
@@ -47,19 +43,6 @@ class Recorder(Protocol):
 
     def record(self, batch: Batch, finished_ns: int) -> None:
         """Take in one delivered batch."""
-        ...
-
-
-@runtime_checkable
-class RefusalRecorder(Recorder, Protocol):
-    """A recorder that is told of the calls too that come into no batch."""
-
-    def record_shed(self, reason: str) -> None:
-        """Take in one call refused for lack of time."""
-        ...
-
-    def record_failure(self, kind: type[ServingError]) -> None:
-        """Take in one call answered with an error before it came into a batch."""
         ...
 
 
@@ -80,8 +63,8 @@ class Engine:
         self.clock = clock
         self._now_ns: Callable[[], int] = clock.now_ns
         self._recorders = tuple(recorders)
-        self._refusal_recorders = tuple(each for each in recorders if isinstance(each, RefusalRecorder))
         self._loop: Loop = loop or asyncio.get_running_loop()
+        self.refusals = Refusals(recorders, self._loop, self.budget_ns, self._log_failures)
         self._inbox: list[Call] = []
         self._rows_running = self._calls_running = self._batches_running = 0
         self._batches_max = plan.in_flight_max
@@ -90,7 +73,6 @@ class Engine:
         self._is_one_stage = not plan.inference.stage.members  # of several each would tell of the same rows
         self._store_suspends = plan.features.suspends
         self._scheduled = self._rest_due = False
-        self._woke_ns = 0
         self._tasks: set[Any] = set()
         self._failures = 0
         self._log_at_ns = 0
@@ -105,44 +87,44 @@ class Engine:
         """Calls taken and not yet answered."""
         return len(self._inbox) + self._calls_running
 
-    def refusal(self, left_ns: int, now_ns: int, rows: int = 1) -> ServingError | None:
-        """Return the refusal of a call that cannot be answered in the time it has left; None for one that can."""
+    def refuses(self, left_ns: int, now_ns: int, rows: int = 1) -> bool:
+        """Say whether a call cannot be answered in the time it has left, and count it if so."""
         reason = self.admission.refuses(left_ns, now_ns, rows)
         if not reason or (self._inbox and self._goes_before(left_ns, now_ns, rows)):
-            return None
-        for recorder in self._refusal_recorders:
-            recorder.record_shed(reason)
-        if self._batches_running:
-            self._rest()
-        return SHED
+            return False
+        self.refusals.count_shed(reason)
+        return True
+
+    def refuse(self, call: Call) -> ServingError | None:
+        """Return the refusal of a call for its transport to send, or None where it is sent a little later."""
+        if not self._batches_running:
+            return SHED
+        self._rest()
+        self.refusals.hold(call)
+        return None
 
     def _goes_before(self, left_ns: int, now_ns: int, rows: int) -> bool:
         """Return whether a call can be answered in time though the queue is too long: by going before most of it.
 
-        What it pushes back must still be in time; as many are as hurried in an overload, and nothing is looked through.
+        The last call, which it pushes back, must still be in time. A long inbox is not looked through: it would be for
+        each call of an overload.
         """
         last_ns, deadline_ns = self._inbox[-1].deadline_ns, now_ns + left_ns
-        if last_ns <= deadline_ns:
+        if last_ns <= deadline_ns or len(self._inbox) > LOOKED_THROUGH_MAX:
             return False
         before = self._rows_running + sum(call.rows for call in self._inbox if call.deadline_ns <= deadline_ns)
         return self.admission.fits_before(before, left_ns, rows, last_ns - now_ns)
-
-    def count_failure(self, error: ServingError) -> None:
-        """Count a call that is answered with an error before it came into a batch."""
-        for recorder in self._refusal_recorders:
-            recorder.record_failure(type(error))
 
     def _rest(self) -> None:
         """Leave the core to the model at work, once what was read is dealt with; what comes then is read together."""
         if not self._rest_due and self._inference.is_computing:
             self._rest_due = True
-            self._woke_ns = self._now_ns()
             self._loop.call_soon(self._leave_core)
 
     def _leave_core(self) -> None:
         self._rest_due = False
-        worked_ns = self._now_ns() - self._woke_ns
-        self._inference.yield_core(min(max(REST_SHARE * worked_ns, REST_NS), REST_NS_MAX))
+        self.load.leave_sockets(self._now_ns())
+        self._inference.yield_core(REST_NS)
 
     def submit(self, call: Call) -> None:
         """Take a call that was admitted."""
@@ -238,12 +220,7 @@ class Engine:
         for call in calls:
             if call.deadline_ns < latest_ns:
                 self.admission.drop(call.rows)
-                try:
-                    for recorder in self._refusal_recorders:
-                        recorder.record_shed("expired")
-                    call.transport.refuse(call, EXPIRED)
-                except Exception as error:  # ours: it must not cost the calls that were taken with this one
-                    self._log_failures("a refusal was not sent", 1, error)
+                self.refusals.expire(call)
         return [call for call in calls if call.deadline_ns >= latest_ns]
 
     def _reschedule(self) -> None:
@@ -270,7 +247,8 @@ class Engine:
             else:
                 self._rows_running -= rows
                 self._batches_running -= 1
-                self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
+                missing_ns = self._inference.missing_ns(rows) if batch.suspends else 0
+                self.admission.learn(batch.started_ns, self._now_ns(), rows, missing_ns, waiting=waiting, failed=failed)
             if self.load.is_shared:
                 self.load.balance()
             if waiting:

@@ -15,6 +15,10 @@ class Loop(Protocol):
         """Run a callback in the loop's next turn."""
         ...
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object:
+        """Run a callback after some seconds."""
+        ...
+
     def create_task(self, coroutine: Coroutine[Any, Any, None], /) -> Any:
         """Run a coroutine; return its task."""
         ...

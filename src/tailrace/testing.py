@@ -71,6 +71,10 @@ class Turns:
         """Run a callback in the next turn."""
         self._ready.append(callback)
 
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        """Run a callback in the next turn: seconds pass only on the clock that the test moves."""
+        self._ready.append(callback)
+
     def create_task(self, run: Any) -> _Done:
         """Run a coroutine to its end, here and now."""
         with asyncio.Runner() as runner:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tailrace.batch import Batch, Call, Degraded
 from tailrace.deadline import LAYERS, Budget
-from tailrace.engine import RefusalRecorder
 from tailrace.errors import (
     InferenceError,
     InvalidRequestError,
@@ -25,6 +24,7 @@ from tailrace.monitor.metrics import METRICS, error_kinds, slug
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import MergedMetrics, PipelineSnapshot, merge_blocks, pipeline_snapshots
+from tailrace.refusals import RefusalRecorder
 
 BUDGET = Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms")
 LAYOUT = worker_layout([PipelineShape("fraud", BUDGET, ("Profile", "Terminal")), PipelineShape("other", BUDGET)])

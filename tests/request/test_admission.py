@@ -144,6 +144,33 @@ def test_running_batch_and_the_next_are_no_queue(took_ms: int) -> None:
     assert waiting == pytest.approx(share * (50 - took_ms) / took_ms * 32, abs=4)
 
 
+def test_rows_that_seem_dear_because_they_are_few_become_cheap_again() -> None:
+    """Two rows that take 5 ms, of which a full batch would take 7, are no reason to let in two at a time for ever."""
+    learned = admission(row_ns=10 * MS, rows_best=32)
+    learned.rows_waiting = 3
+    assert learned.refuses(30 * MS, 0)
+    at_ns = 0
+    for _ in range(40):
+        learned.rows_waiting = 2
+        learned.learn(at_ns, at_ns + 21 * MS, 2, 2 * MS, waiting=True)
+        at_ns += 21 * MS
+    assert learned.row_ns == pytest.approx(23 * MS / 32, rel=0.05)
+    learned.rows_waiting = 3
+    assert not learned.refuses(30 * MS, at_ns)
+
+
+def test_batch_that_stalls_now_and_then_is_not_expected_to() -> None:
+    """One batch in ten that takes 40 ms of 50, beside nine that take 2, does not refuse what would be in time."""
+    learned, at_ns = admission(), 0
+    for number in range(400):
+        learned.rows_waiting = 1
+        took_ns = (40 if number % 10 == 0 else 2) * MS
+        learned.learn(at_ns, at_ns + took_ns, 1, waiting=False)
+        at_ns += 2 * took_ns
+    learned.rows_waiting = 1
+    assert not learned.refuses(20 * MS, at_ns)
+
+
 def test_margin_follows_how_late_promises_are_kept() -> None:
     """Where calls are answered later than foreseen, more time is asked of the next ones, and less again later."""
     learned, at_ns = admission(rows_best=16), 0

@@ -31,6 +31,11 @@ class InferenceStep:
         """Return whether a batch of so many rows waits in a stage."""
         return rows > self.stage.rows_inline_max
 
+    def missing_ns(self, rows: int) -> int:
+        """Return what a full batch is expected to take more than one of so many rows on a thread; 0 on the loop."""
+        stage = self.stage
+        return max(stage.cost_ns(stage.rows_best) - stage.cost_ns(rows), 0) if self.suspends(rows) else 0
+
     async def run(self, batch: Batch) -> None:
         """Fill `scores`, `failed`, and what is degraded; a batch without rows has none."""
         if batch.rows:

@@ -26,6 +26,10 @@ QUEUE_SHARE_MIN: Final = 0.2
 BATCHES_SHARE_MAX: Final = 0.9
 """What two full batches may take, one that runs and the next: shorter ones would cost more a row."""
 
+MEDIANS_MAX: Final = 2
+"""A batch is expected to take so many times the median at most. Beside other programs one in ten takes ten times as
+long: to refuse all for that would answer none of the nine."""
+
 WINDOW_NS: Final = 10 * NS_PER_MS
 """What the drain of a queue is averaged over, at least; a slow batch may take longer."""
 DRAIN_GAIN: Final = 0.25
@@ -116,9 +120,9 @@ class Admission:
         return ""
 
     def fits_before(self, rows_before: int, left_ns: int, rows: int, last_left_ns: int) -> bool:
-        """Return whether a call can be answered in time where only some rows go before it, and all others after it too.
+        """Return whether a call can be answered in time where only some rows go before it, and the last of all too.
 
-        rows_before: those that run, and those that are more urgent. last_left_ns: what the most patient one has left.
+        rows_before: those that run, and those that are more urgent. last_left_ns: what the last call has left.
         """
         if self.rows_waiting >= ROWS_WAITING_MAX:
             return False
@@ -141,11 +145,13 @@ class Admission:
         self.rows_waiting -= rows
         self._done += rows
 
-    def learn(self, started_ns: int, ended_ns: int, rows: int, *, waiting: bool, failed: bool = False) -> None:
+    def learn(
+        self, started_ns: int, ended_ns: int, rows: int, missing_ns: int = 0, *, waiting: bool, failed: bool = False
+    ) -> None:
         """Take out the rows of a batch that has ended, and learn what it took and how fast the queue drains.
 
-        waiting: whether calls wait now. failed: a batch with a fault says nothing of what
-        others take, but the queue waits for it all the same.
+        missing_ns: how much longer a full batch would have taken, where that is known. waiting: whether calls wait now.
+        failed: a batch with a fault says nothing of what others take, but the queue waits for it all the same.
         """
         self.rows_waiting -= rows
         self._done += rows
@@ -163,12 +169,7 @@ class Admission:
             ):
                 self._learn_least((took_ns, max(took_ns / rows, 1.0)))
         elapsed_ns = ended_ns - self._backlog_since_ns if self._backlog_since_ns else took_ns
-        # A small batch that takes long says nothing of how a queue drains; one that is halved for its faults does.
-        if failed or 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
-            self._window_ns += elapsed_ns
-            self._window_rows += rows
-            if self._window_ns >= WINDOW_NS:
-                self._learn_drain()
+        self._take_in(elapsed_ns, rows, missing_ns, failed=failed)
         if self._promise_rows and self._done >= self._promise_rows:
             self._learn_margin(ended_ns - self._promise_ns)
         if self._margin_ns and self.rows_waiting <= self.rows_best:  # so few make no promise that would show
@@ -202,9 +203,23 @@ class Admission:
         self.base_ns += others_ns - self._others_ns
         self._others_ns = others_ns
 
+    def _take_in(self, elapsed_ns: int, rows: int, missing_ns: int, *, failed: bool) -> None:
+        """Take in how long the queue took for some rows; learn from it once a window is full."""
+        # A small batch that takes long says nothing of how a queue drains; one that is halved for its faults does.
+        if failed or 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
+            self._window_ns += elapsed_ns
+            self._window_rows += rows
+        elif missing_ns:  # few were let in since a row seemed dear; were it so because they are few, it stayed so
+            self._window_ns += elapsed_ns + missing_ns
+            self._window_rows += self.rows_best
+        if self._window_rows and self._window_ns >= WINDOW_NS:
+            self._learn_drain()
+
     def _learn_p95(self) -> None:
-        """Learn the 95th percentile of what batches take."""
-        self._p95_ns = sorted(self._durations_ns)[DURATIONS_MAX * 95 // 100]
+        """Learn the 95th percentile of what batches take; what stalled is none, however often the machine does."""
+        durations_ns = sorted(self._durations_ns)
+        median_ns, p95_ns = durations_ns[DURATIONS_MAX // 2], durations_ns[DURATIONS_MAX * 95 // 100]
+        self._p95_ns = min(p95_ns, MEDIANS_MAX * median_ns, max(median_ns, self._budget_ns // 2))
         del self._durations_ns[: DURATIONS_MAX // 8]
         self._set_price()
 

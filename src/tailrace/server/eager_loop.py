@@ -25,6 +25,10 @@ class EagerLoop:
         """Run a callback in the loop's next turn."""
         return self._loop.call_soon(callback)
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object:
+        """Run a callback after some seconds."""
+        return self._loop.call_later(delay, callback)
+
     def create_task(self, coroutine: Coroutine[Any, Any, None], /) -> Any:
         """Run a coroutine until it waits; return the task that goes on with it, or one that has ended."""
         try:

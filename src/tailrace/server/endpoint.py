@@ -61,12 +61,15 @@ class Endpoint(CallEndpoint):
         call.deadline_ns = deadline_ns = arrival_ns + budget_ns
         if (
             admission.rows_waiting * admission.price_ns + admission.base_ns > deadline_ns - now_ns
-            and (refusal := self.engine.refusal(deadline_ns - now_ns, now_ns)) is not None
+            and self.engine.refuses(deadline_ns - now_ns, now_ns)
         ):
-            return refusal
+            return self.engine.refuse(call)
         call.requests = requests = self._decode(body)
-        if type(requests) is not self._one_row and (refusal := self._count_rows(call)) is not None:
-            return refusal
+        if type(requests) is not self._one_row:
+            if (refusal := self._count_rows(call)) is not None:
+                return refusal
+            if call.rows > 1 and self.engine.refuses(call.deadline_ns - (now_ns := self._now_ns()), now_ns, call.rows):
+                return self.engine.refuse(call)
         self._submit(call)
         return None
 
@@ -74,21 +77,21 @@ class Endpoint(CallEndpoint):
         """Take a call that passes every gate; see `_accept`."""
         for gate in self._gates:
             if (refusal := gate.refusal(call)) is not None:
-                self.engine.count_failure(refusal)
+                self.engine.refusals.count_failure(refusal)
                 return refusal
         return self._accept(call, body, budget_ns)
 
     def _count_rows(self, call: Call) -> ServingError | None:
-        """Count the rows of a call that is not one row; return why it is refused, None where it is not."""
+        """Count the rows of a call that is not one row; return what is wrong with it, None where nothing is."""
         if isinstance(call.requests, ServingError):
             rows: int | ServingError = call.requests
         else:
             rows = self._count_of(call.requests)
         if isinstance(rows, ServingError):
-            self.engine.count_failure(rows)
+            self.engine.refusals.count_failure(rows)
             return rows
-        call.rows, now_ns = max(rows, 1), self._now_ns()  # decoding an array takes its time too
-        return self.engine.refusal(call.deadline_ns - now_ns, now_ns, rows) if rows > 1 else None
+        call.rows = max(rows, 1)
+        return None
 
 
 class Answer(NamedTuple):

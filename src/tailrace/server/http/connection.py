@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import Final, cast
 
 from tailrace.deadline import NS_PER_S
-from tailrace.engine import SHED
 from tailrace.errors import RequestTimeoutError, ServerError, ServingError
+from tailrace.refusals import SHED
 from tailrace.server.endpoint import CallEndpoint, Endpoint
 from tailrace.server.http.flow import Flow
 from tailrace.server.http.forms import HeadForm, are_visible

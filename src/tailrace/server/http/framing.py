@@ -11,8 +11,8 @@ from typing import Final
 
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import LAYERS, NS_PER_MS
-from tailrace.engine import SHED
 from tailrace.errors import ServingError
+from tailrace.refusals import SHED
 from tailrace.response.problem import CONTENT_TYPE, problem_body
 from tailrace.server.http.head import Head
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from tailrace.batch import Batch, Call
 from tailrace.errors import ServingError
 from tailrace.loop_load import LoopLoad
+from tailrace.refusals import SHED
 from tailrace.server.http.connection import Connection
 from tailrace.server.http.framing import GZIP_BYTES_MIN
 from tailrace.server.http.head import Routes
@@ -78,6 +79,10 @@ class HttpServer:
     def refuse(self, call: Call, error: ServingError) -> None:
         """Send an error in place of an answer."""
         http_call = cast(HttpCall, call)
+        if error is SHED and http_call.is_plain and not self.shared.draining:
+            http_call.answer = self.shared.framing.shed
+            _flush([http_call])
+            return
         close = self.shared.draining and http_call.connection.ends_with(http_call)
         http_call.answer = self.shared.framing.error(http_call.head, error, http_call.request_id, close=close)
         _flush([http_call])
