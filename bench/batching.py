@@ -4,54 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-import numpy as np
-
 from answers import fetch_answer
-from constant_model import write_constant_model
 from figures import Figures
+from heavy_world import FILE, FOLDER, MIXED, NAMES, make_heavy_world
 from machine import LOAD_CORE, SERVER_CORE, BenchError
 from part import Session
 from peer_venv import NoPeerError, make_venv
 from peers import HERE, ROOT, WORKPLACE, start_tailrace
+from rate_search import Searched
 from ratios import bounds, measure_pairs
-from tailrace.deadline import NS_PER_MS
 from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.processes import free_port, start, wait_ready
-from tailrace.loadtest.report import LoadReport
 from tailrace.loadtest.runner import run_load
 from tails import p99_ms
 
 MOSEC: Final = "mosec>=0.9,<1"
 VENV: Final = ROOT / "build" / "mosec"
-FOLDER: Final = WORKPLACE / "heavy"
-FILE: Final = HERE / "heavy" / "pipeline.py"
-MIXED: Final = HERE / "heavy" / "mixed.py"
-NAMES: Final = tuple(f"f{index}" for index in range(24))
-HIDDEN: Final = (2048, 2048, 2560)
-"""9.5 million weights: 19 MFLOP a row."""
-P99_MS: Final = 20
-IN_TIME_MIN: Final = 0.99
 BATCHERS: Final = ((8, 1), (16, 3), (32, 5))
 """Batch sizes of mosec, and how many ms it waits for one to be full."""
-FULL_CONNECTIONS: Final = 64
-FIRST_SHARE: Final = 0.5
-"""Of what a server answers that always has calls waiting: the rate at which the search begins."""
 RATE_PAIRS: Final = 3
-RATE_STEPS: Final = (1.2, 1.07)
-"""The second from the highest rate on that the first has found to be in time."""
-RATE_MIN: Final = 20.0
-LOAD_S: Final = 1.2
-IDLE_S: Final = 1.0
 IDLE_PAIRS: Final = 10
 MIXED_PAIRS: Final = 20
 MIXED_S: Final = 0.7
@@ -63,7 +41,8 @@ GOODPUT_MIN: Final = 0.9
 
 def measure_batching(session: Session) -> Figures:
     """Return the figures of the heavy model: beside mosec, idle, and beside a light one."""
-    bodies = make_world(session)
+    session.tell("inference: packaging a network of 20 MFLOP a row")
+    bodies = make_heavy_world()
     with ExitStack() as stack:
         stack.enter_context(on_core(LOAD_CORE))
         server = start_tailrace(stack, cores={SERVER_CORE}, file=FILE, pipeline="heavy", name="tailrace-heavy")
@@ -164,60 +143,6 @@ def on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-@dataclass(frozen=True, slots=True)
-class Searched:
-    """A server of the network whose rates are sought."""
-
-    session: Session
-    name: str
-    url: str
-    bodies: Path
-
-    def rate_in_time(self) -> float:
-        """Return the highest rate tried of which 99 in 100 calls are answered well within the p99 that is asked for.
-
-        It rises by large steps, then by small ones until two in a row are too high: a shared machine is slow for half a
-        second now and then. Where even the first one is too high, it begins again at half of that. Raises BenchError
-        where none holds.
-        """
-        self.session.replay.plain(self.url, self.bodies, 0.3, connections=4, judged=False)
-        full = self.session.replay.plain(self.url, self.bodies, 0.5, connections=FULL_CONNECTIONS, judged=False)
-        best = FIRST_SHARE * full.rps
-        while not self._holds(best):
-            best /= 2
-            if best < RATE_MIN:
-                raise BenchError(f"inference: {self.name} answers not even {RATE_MIN:.0f} calls a second in time")
-        coarse, fine = RATE_STEPS
-        while self._holds(best * coarse):
-            best *= coarse
-        rate, failed = best * fine, 0
-        while failed < self.session.pick(2, 1):
-            best, failed = (rate, 0) if self._holds(rate) else (best, failed + 1)
-            rate *= fine
-        return best
-
-    def rate_alone(self) -> float:
-        """Return how many calls a second are answered that come one at a time."""
-        seconds = self.session.pick(IDLE_S, 0.5)
-        return self.session.replay.plain(self.url, self.bodies, seconds, connections=1, judged=False).rps
-
-    def _holds(self, rate: float) -> bool:
-        self.session.tell(f"inference: {self.name} at {rate:,.0f}/s")
-        lines = [line for line in self.bodies.read_bytes().splitlines() if line]
-        return in_time(run_load(plan_of(self.url, lines, rate, LOAD_S, seed=int(rate)))) >= IN_TIME_MIN
-
-
-def plan_of(url: str, lines: Sequence[bytes], rate: float, seconds: float, seed: int) -> LoadPlan:
-    """Return calls at random, as of callers that know nothing of each other."""
-    return LoadPlan(url, list(lines), rate=rate, duration_s=seconds, arrival="poisson", seed=seed,
-                    budget_ns=P99_MS * NS_PER_MS)  # fmt: skip
-
-
-def in_time(report: LoadReport) -> float:
-    """Return the share of all calls that were answered well within the budget."""
-    return report.goodput_per_s * report.plan.duration_s / max(report.shots, 1)
-
-
 def compare(url: str, other: str, bodies: Path) -> None:
     """Raise BenchError unless both give the same scores."""
     for body in bodies.read_bytes().splitlines()[:20]:
@@ -237,51 +162,6 @@ def start_mosec(stack: ExitStack, python: Path, own: Searched, batch: int, wait_
     wait_ready(process, f"http://127.0.0.1:{port}/")
     compare(own.url, url, own.bodies)
     return Searched(own.session, f"mosec, {batch} rows", url, own.bodies)
-
-
-def make_world(session: Session) -> Path:
-    """Package the network and the light model; return a file of requests."""
-    session.tell("inference: packaging a network of 20 MFLOP a row")
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    write_network(FOLDER / "mlp")
-    write_constant_model(("f0", "f1"), FOLDER / "light")
-    rows = np.random.default_rng(1).normal(size=(500, len(NAMES))).round(3).tolist()
-    path = FOLDER / "jobs.jsonl"
-    path.write_text("".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in rows))
-    return path
-
-
-def write_network(folder: Path, hidden: Sequence[int] = HIDDEN) -> None:
-    """Package a multi-layer perceptron with weights drawn at random, whose score is between 0 and 1."""
-    import pyarrow as pa
-    from onnx import TensorProto, helper, numpy_helper
-
-    from tailrace.release.package import package
-
-    rng = np.random.default_rng(0)
-    widths, last, nodes, weights = (len(NAMES), *hidden, 1), "x", [], []
-    for layer, (inner, outer) in enumerate(pairwise(widths)):
-        spread = (2 / inner) ** 0.5
-        weights.append(numpy_helper.from_array(rng.normal(0, spread, (inner, outer)).astype(np.float32), f"w{layer}"))
-        weights.append(numpy_helper.from_array(np.zeros(outer, np.float32), f"b{layer}"))
-        nodes.append(helper.make_node("Gemm", [last, f"w{layer}", f"b{layer}"], [f"g{layer}"]))
-        last = f"a{layer}"
-        nodes.append(
-            helper.make_node("Relu" if outer > 1 else "Sigmoid", [f"g{layer}"], [last if outer > 1 else "score"])
-        )
-    graph = helper.make_graph(
-        nodes,
-        "mlp",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, len(NAMES)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = folder.with_suffix(".onnx")
-    path.write_bytes(model.SerializeToString())
-    rows = rng.normal(size=(400, len(NAMES)))
-    package(path, pa.table(dict(zip(NAMES, rows.T, strict=True))), name=folder.name, out=folder, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -44,7 +45,7 @@ fraud = replace(nightly.fraud, store="lmdb:{store}", model=tr.Model("{name}", pa
 def measure_big_trees(session: Session) -> Figures:
     """Return the larger model's capacity in parts of the smaller one's, and its p99 under an open load."""
     session.tell("inference: training 200 and 500 trees")
-    small_file, large_file = make_files()
+    small_file, large_file = (make_file(trees) for trees in TREES)
     bodies = session.bodies.read_bytes().splitlines()
     with ExitStack() as stack:
         cores = {SERVER_CORE}
@@ -77,26 +78,19 @@ def measure_big_trees(session: Session) -> Figures:
     }
 
 
-def make_files() -> list[Path]:
-    """Train both models on rows like the example's; return the files that serve them from the example's store."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
+@cache
+def make_file(trees: int) -> Path:
+    """Train so many trees on rows like the example's; return a file that serves them from the example's store.
+
+    They are trained once a run, by whoever needs them first.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("pipeline.py", "nightly.py"):
         shutil.copy(PIPELINE.with_name(name), FOLDER)
-    files = []
-    for trees in TREES:
-        train(trees, FOLDER / f"model{trees}")
-        path = file_of(trees)
-        path.write_text(
-            FILE.format(store=PREPARED / "nightly_store", name=f"trees{trees}", model=FOLDER / f"model{trees}")
-        )
-        files.append(path)
-    return files
-
-
-def file_of(trees: int) -> Path:
-    """Return the file that serves so many trees."""
-    return FOLDER / f"trees{trees}.py"
+    model, path = FOLDER / f"model{trees}", FOLDER / f"trees{trees}.py"
+    train(trees, model)
+    path.write_text(FILE.format(store=PREPARED / "nightly_store", name=f"trees{trees}", model=model))
+    return path
 
 
 def train(trees: int, out: Path) -> None:
@@ -109,7 +103,7 @@ def train(trees: int, out: Path) -> None:
     rows, target = draw_rows()
     data = lightgbm.Dataset(np.column_stack(list(rows.values())), target, feature_name=list(rows))
     model = lightgbm.train({"objective": "binary", "num_leaves": 31, "verbose": -1, "num_threads": 2}, data, trees)
-    package(model, pa.table(rows), name=out.name, out=out)
+    package(model, pa.table(rows), name=out.name, out=out, overwrite=True)
 
 
 def draw_rows() -> tuple[dict[str, Any], Any]:

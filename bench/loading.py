@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Final
 
-from batching import FILE as HEAVY
-from big_trees import file_of
+from big_trees import make_file
 from figures import Figures
+from heavy_world import FILE as HEAVY
+from heavy_world import make_heavy_world
 from machine import SERVER_CORE
 from part import Session
 from peers import start_tailrace
@@ -27,13 +28,16 @@ RATE: Final = 1_000
 def measure_loading(session: Session) -> Figures:
     """Return what a start of a server on the same core adds to the p99 of one that serves.
 
-    The served one has 200 trees (big_trees.py), the one that loads a network of 38 MB in ONNX Runtime (batching.py): it
-    checks its golden rows, measures and warms.
+    The served one has 200 trees (big_trees.py), the one that loads a network of 38 MB in ONNX Runtime (heavy_world.py):
+    it checks its golden rows, measures and warms.
     """
+    session.tell("inference: the models that are served and loaded")
+    make_heavy_world()
+    served = make_file(200)
     bodies = session.bodies.read_bytes().splitlines()
     starts_s: list[float] = []
     with ExitStack() as stack:
-        url = start_tailrace(stack, cores={SERVER_CORE}, file=file_of(200), name="tailrace-served").url
+        url = start_tailrace(stack, cores={SERVER_CORE}, file=served, name="tailrace-served").url
         session.replay.plain(url, session.bodies, 0.5, judged=False)
 
         def served_p99_ms() -> float:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from batching import MIXED
 from figures import Figures
+from heavy_world import MIXED, make_heavy_world
 from machine import SERVER_CORE
 from part import Session
 from peers import PIPELINE, WORKPLACE, start_tailrace
@@ -25,8 +25,10 @@ def measure_memory(session: Session) -> Figures:
     """Return how many MB a worker grows over a million predictions, by a line through what it has after each part.
 
     Of two servers, and the steeper one: the fraud example, whose trees are computed from tables, and a light model in
-    ONNX Runtime (batching.py), which plans its memory by the rows of a call.
+    ONNX Runtime (heavy_world.py), which plans its memory by the rows of a call.
     """
+    session.tell("inference: the models whose memory is looked at")
+    make_heavy_world()
     glances = [json.dumps({"f0": number % 7, "f1": number % 11}) for number in range(100)]
     fraud, light = session.bodies.read_text().splitlines(), glances
     slopes: dict[str, float] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from batching import MIXED_PAIRS, P99_MS, measure_batching
+from batching import MIXED_PAIRS, measure_batching
 from big_trees import measure_big_trees
 from figures import Figures
 from forests import measure_forests
@@ -14,6 +14,7 @@ from memory import measure_memory
 from model_costs import measure_model_costs
 from optimising import lines_of_optimising, measure_optimising
 from part import Line, Part, Session
+from rate_search import P99_MS
 from remote_model import measure_remote, remote_lines
 
 STEPS: Final = 140
