@@ -303,6 +303,36 @@ def test_server_that_refuses_every_batch_is_left_alone(server: ProtocolServer, s
         assert stage.client.breaker.is_open
 
 
+def test_call_of_rows_at_fault_opens_the_breaker_for_nobody(server: ProtocolServer) -> None:
+    """A caller whose rows are all refused says nothing of the server while it scores the rows of others."""
+    server.poison = 25.0
+    model = tr.RemoteModel("fraud", url=server.url("tensorflow"), fallback=tr.Constant(0.5))
+    with TestClient(pipeline_of(model)) as client:
+        (stage,) = remote_stages(client.plan.inference.stage)
+        bad = b'[{"a": 25.0}, {"a": 25.0}, {"a": 25.0}]'
+        for _ in range(6):
+            assert client.run([bad]).scores.tolist() == [0.5] * 3
+            assert scores_of(client, 1.0) == ([1.0], [0])
+        for _ in range(3):
+            assert client.run([bad]).scores.tolist() == [0.5] * 3
+            assert client.run([bad, b'{"a": 2.0}']).scores.tolist() == [0.5, 0.5, 0.5, 2.0]
+        assert not stage.client.breaker.is_open
+
+
+def test_calls_refused_one_after_the_other_open_the_breaker(server: ProtocolServer) -> None:
+    """One is its caller's fault as far as is known; the next ones, or several in one batch, are the server's."""
+    server.fault = "status_400"
+    model = tr.RemoteModel("fraud", url=server.url("tensorflow"), fallback=tr.Constant(0.5))
+    bad = b'[{"a": 1.0}, {"a": 2.0}]'
+    for bodies, batches in (([bad], 4), ([bad, bad], 3)):
+        with TestClient(pipeline_of(model)) as client:
+            (stage,) = remote_stages(client.plan.inference.stage)
+            for place in range(batches):
+                assert not stage.client.breaker.is_open, place
+                client.run(bodies)
+            assert stage.client.breaker.is_open
+
+
 def test_call_of_more_parts_than_may_wait_is_scored_whole(server: ProtocolServer) -> None:
     """The parts that have no connection wait in the stage, each is asked for, and none is refused as too many."""
     model = tr.RemoteModel("fraud", url=server.url(), rows_max=1, connections_max=4)

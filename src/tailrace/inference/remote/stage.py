@@ -35,16 +35,19 @@ CALLS_MAX: Final = 32
 
 
 class _Calls:
-    """How many more calls a batch may make, and whether the server has refused what no single row can be why of.
+    """How many more calls a batch may make, and what the server has refused.
 
     deadline_ns: of all of them. fair_ns: with less time than this it is not the server's fault to be late.
+    was_refused: whether it was something that no single row can be why of; has_failed: whether the server said that it
+    had failed itself. asked: bool, (rows,): the rows that it was asked for; None for all.
     """
 
     def __init__(self, deadline_ns: int, fair_ns: float) -> None:
         self.deadline_ns = deadline_ns
         self.fair_ns = fair_ns
         self.left = CALLS_MAX
-        self.was_refused = False
+        self.was_refused = self.has_failed = False
+        self.asked: NDArray[np.bool_] | None = None
 
 
 class RemoteStage:
@@ -89,6 +92,7 @@ class RemoteStage:
         self._now_ns = clock.now_ns
         self._costs: LearnedCosts | None = None
         self._places = CallPlaces(in_flight_max, clock)
+        self._was_refused = False
 
     @property
     def second(self) -> ModelStage | None:
@@ -121,7 +125,12 @@ class RemoteStage:
         scores, late = await self._ask(feeds, rows, calls)
         found = has_scores(scores)
         if found.all():
+            self._was_refused = False
             return Scored(scores)
+        if found.any():
+            self._was_refused = False
+        elif calls.was_refused:
+            self._note_refused(batch, picked, calls)
         return await self._fall_back(batch, picked, scores, ~found, late, deadline_ns)
 
     # -- the server -------------------------------------------------------------------------------------------------
@@ -132,12 +141,11 @@ class RemoteStage:
         asked = None if self.client.protocol.takes_nan else finite_rows(feeds)
         if asked is not None:  # JSON has no such numbers: these rows are not asked, their neighbours are
             feeds, rows = {name: tensor[asked] for name, tensor in feeds.items()}, int(asked.sum())
+        calls.asked = asked
         if not rows:
             return scores, False
         ask = self._ask_alone if rows <= self._rows_max else self._ask_parts
         found, late = await ask(feeds, rows, calls)
-        if calls.was_refused and np.isnan(found).all():
-            self.client.note_refused()
         if asked is None:
             return found, late
         scores[asked] = found
@@ -181,6 +189,7 @@ class RemoteStage:
         try:
             scores = await self.client.infer(feeds, rows, calls.deadline_ns, fair_ns=calls.fair_ns)
         except RemoteError as error:
+            calls.has_failed |= error.of_rows and error.status >= 500
             calls.was_refused |= error.of_rows and (rows > 1 or error.status >= 500)
             if not error.of_rows or rows == 1 or calls.left < 2:
                 return self._blank(rows), self.client.was_late(error)
@@ -192,6 +201,16 @@ class RemoteStage:
         first, first_late = await self._ask_part(slice_feeds(feeds, 0, middle), middle, calls)
         last, last_late = await self._ask_part(slice_feeds(feeds, middle, rows), rows - middle, calls)
         return np.concatenate([first, last]), first_late or last_late
+
+    def _note_refused(self, batch: Batch, picked: NDArray[np.intp] | None, calls: _Calls) -> None:
+        """Tell the breaker of a batch of which the server scored no row, where that is a sign of the server.
+
+        Where it says that the rows are at fault they may well be, if one call has brought them all: its caller would
+        open the breaker for the others. Two such calls, one after the other, are a sign.
+        """
+        if calls.has_failed or self._was_refused or not _is_of_one_call(batch, picked, calls.asked):
+            self.client.note_refused()
+        self._was_refused = True
 
     def _blank(self, rows: int) -> NDArray[Any]:
         width = self.signature.scores_width
@@ -250,6 +269,15 @@ class RemoteStage:
         self.client.close()
         if self.second is not None:
             self.second.close()
+
+
+def _is_of_one_call(batch: Batch, picked: NDArray[np.intp] | None, asked: NDArray[np.bool_] | None) -> bool:
+    """Return whether all rows that were asked for are one call's."""
+    rows = np.arange(batch.rows) if picked is None else picked
+    rows = rows if asked is None else rows[asked]
+    first, last = rows.min(), rows.max()
+    parts = map(batch.rows_of_call, range(len(batch.calls)))
+    return any(part.start <= first and last < part.stop for part in parts)
 
 
 def remote_stages(stage: Stage) -> list[RemoteStage]:
