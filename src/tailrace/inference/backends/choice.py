@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from time import perf_counter_ns
@@ -16,13 +16,14 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S, format_duration
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.table import Backend, backend_named, backends_of
 from tailrace.inference.manifest import REPACKAGE, BackendTimes, Manifest
 from tailrace.inference.model_directory import read_manifest
+from tailrace.inference.predictor import Feeds
+from tailrace.inference.timing import Draw, Predict, draw_batches, time_call
 
 GAIN_CLEAR: Final = 1.25
 """Recorded times decide where the preferred backend is so many times as fast as any other, whatever the rows."""
@@ -32,16 +33,11 @@ GAIN_TIED: Final = 1.05
 ROWS_TIMED: Final = (1, 16, 64)
 TURNS_MIN: Final = 9
 TURNS_MAX: Final = 200
-BATCHES: Final = 8
 SIZE_NS_MAX: Final = NS_PER_S // 4
 """What the turns at one number of rows may take, once there were TURNS_MIN."""
 MEASURE_S_MAX: Final = 1.5
 """What timing one model may take for each backend, the imports too; two take about one second."""
 REASON_CHARACTERS_MAX: Final = 200
-
-Predict = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
-Draw = Callable[[int, int], Mapping[str, NDArray[Any]]]
-"""Returns the feeds of so many rows, other ones for another seed."""
 
 
 class BackendChoice(msgspec.Struct, frozen=True):
@@ -114,7 +110,7 @@ def measure_backends(predicts: Mapping[str, Predict], draw: Draw) -> BackendTime
     on all.
     """
     calls = list(predicts.values())
-    medians = [_time_each(calls, [draw(rows, seed) for seed in range(BATCHES)]) for rows in ROWS_TIMED]
+    medians = [_time_each(calls, draw_batches(draw, rows)) for rows in ROWS_TIMED]
     return BackendTimes(ROWS_TIMED, dict(zip(predicts, zip(*medians, strict=True), strict=True)))
 
 
@@ -151,18 +147,16 @@ def _mean_ns(times: BackendTimes | None, backend: Backend) -> float:
     return float(prod(map(float, ns)) ** (1 / len(ns)))
 
 
-def _time_each(calls: Sequence[Predict], batches: Sequence[Mapping[str, NDArray[Any]]]) -> tuple[int, ...]:
+def _time_each(calls: Sequence[Predict], batches: Sequence[Feeds]) -> tuple[int, ...]:
     for predict in calls:
         predict(batches[0])
     times_ns: list[list[int]] = [[] for _ in calls]
     end_ns = perf_counter_ns() + SIZE_NS_MAX
     for turn in range(TURNS_MAX):
-        feeds = batches[turn % BATCHES]
+        feeds = batches[turn % len(batches)]
         for place in range(len(calls)):
             which = (turn + place) % len(calls)
-            start_ns = perf_counter_ns()
-            calls[which](feeds)
-            times_ns[which].append(perf_counter_ns() - start_ns)
+            times_ns[which].append(time_call(calls[which], feeds))
         if turn + 1 >= TURNS_MIN and perf_counter_ns() > end_ns:
             break
     return tuple(int(np.median(each)) for each in times_ns)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S
 from tailrace.inference.predictor import Feeds
+from tailrace.inference.timing import Draw, Predict, draw_batches, time_call
 
 ROUNDS_MIN: Final = 12
 ROUNDS_MAX: Final = 200
@@ -24,12 +25,6 @@ CALLS_MIN: Final = 5
 SHARE: Final = 0.25
 """Which quantile of a block's calls is compared. What else the machine does only adds: on a busy one medians of blocks
 were up to twice apart, lower quartiles a tenth."""
-BATCHES: Final = 8
-"""Different batches that take turns, so that the processor cannot learn one by heart."""
-
-Predict = Callable[[Feeds], NDArray[Any]]
-Draw = Callable[[int, int], Feeds]
-"""Returns the feeds of so many rows, other ones for another seed."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +49,7 @@ def time_pair(base: Predict, other: Predict, draw: Draw, batch: int, seconds: fl
 
     The first call of each block warms the caches that the other side has filled, and is left out.
     """
-    batches = [draw(batch, seed) for seed in range(BATCHES)]
+    batches = draw_batches(draw, batch)
     counts = [_calls_a_block(predict, batches) for predict in (base, other)]
     taken: list[list[NDArray[np.int64]]] = [[], []]
     end_ns = perf_counter_ns() + int(seconds * NS_PER_S)
@@ -96,10 +91,4 @@ def _calls_a_block(predict: Predict, batches: Sequence[Feeds]) -> int:
 
 def _time_block(predict: Predict, batches: Sequence[Feeds], calls: int) -> NDArray[np.int64]:
     predict(batches[-1])
-    times_ns = np.empty(calls, np.int64)
-    for call in range(calls):
-        feeds = batches[call % BATCHES]
-        start_ns = perf_counter_ns()
-        predict(feeds)
-        times_ns[call] = perf_counter_ns() - start_ns
-    return times_ns
+    return np.array([time_call(predict, batches[call % len(batches)]) for call in range(calls)], np.int64)
