@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from part import Session
+from tailrace.offline.optimize.timing import bounds
 
-
-def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Return between which values the median lies, by order statistics at 95%: of 20 pairs, the 6th and the 15th."""
-    ordered = sorted(values)
-    cut = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))
-    return ordered[cut], ordered[-cut - 1]
+__all__ = ["bounds", "measure_pairs"]
 
 
 def measure_pairs(

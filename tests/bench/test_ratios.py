@@ -1,16 +1,9 @@
-"""Pairs of figures: who is first alternates, and the bounds are those of the median."""
+"""Pairs of figures: who is first alternates."""
 
 from __future__ import annotations
 
 from part import Session
-from ratios import bounds, measure_pairs
-
-
-def test_bounds_of_twenty_are_the_sixth_and_the_fifteenth() -> None:
-    """The order of the values is of no matter; of few values the bounds are the least and the greatest."""
-    assert bounds([float(value) for value in (*range(11, 21), *range(1, 11))]) == (6, 15)
-    assert bounds([3.0, 1.0]) == (1, 3)
-    assert bounds([2.0]) == (2, 2)
+from ratios import measure_pairs
 
 
 def test_pairs_alternate_who_is_first() -> None:

@@ -32,6 +32,7 @@ def test_pair_tells_the_ratio_and_its_bounds() -> None:
 
 
 def test_bounds_are_order_statistics() -> None:
-    """Of 20 values the 6th and the 15th; of few all of them."""
-    assert bounds([float(each) for each in range(1, 21)]) == (6.0, 15.0)
+    """Of 20 values the 6th and the 15th, in whatever order they come; of few all of them."""
+    assert bounds([float(each) for each in (*range(11, 21), *range(1, 11))]) == (6.0, 15.0)
     assert bounds([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert bounds([2.0]) == (2.0, 2.0)
