@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.deadline import NS_PER_MS, NS_PER_US
-from tailrace.inference.curve import ALIKE, SIZES, CostCurve, measure_curve
+from tailrace.deadline import NS_PER_MS, NS_PER_US, Clock, MonotonicClock
+from tailrace.inference.curve import ALIKE, SIZES, CostCurve, measure_curve, own_time
 
 curves = st.lists(st.integers(1, 10**9), min_size=len(SIZES), max_size=len(SIZES)).map(
     lambda costs: CostCurve(SIZES, tuple(costs), tuple(cost + 1 for cost in costs))
 )
 
 
-class Stopwatch:
+class ModelClock:
     """A clock that only a model moves."""
 
     def __init__(self) -> None:
@@ -33,7 +38,7 @@ class Stopwatch:
 class TimedModel:
     """A model whose calls take a known time."""
 
-    def __init__(self, clock: Stopwatch, cost_ns: Any) -> None:
+    def __init__(self, clock: ModelClock, cost_ns: Any) -> None:
         self.clock, self.cost_ns, self.calls = clock, cost_ns, []
 
     def sample_feeds(self, rows: int, *, seed: int = 0) -> dict[str, Any]:
@@ -46,6 +51,17 @@ class TimedModel:
         self.calls.append(rows)
         self.clock.time_ns += self.cost_ns(rows)
         return np.zeros(rows)
+
+
+def by_the_clock(clock: Clock) -> Callable[[Callable[[Any], Any], Any], int]:
+    """Return what times a call by a clock that is moved by hand alone."""
+
+    def time_call(predict: Callable[[Any], Any], feeds: Any) -> int:
+        start_ns = clock.now_ns()
+        predict(feeds)
+        return clock.now_ns() - start_ns
+
+    return time_call
 
 
 @given(curves, st.integers(1, 256), st.integers(1, 10**9))
@@ -98,9 +114,9 @@ def test_curve_of_unordered_sizes_is_refused(sizes: tuple[int, ...]) -> None:
 
 def test_measured_curve_is_the_models_cost() -> None:
     """Every size is warmed and measured, with different batches in turn."""
-    clock = Stopwatch()
+    clock = ModelClock()
     model = TimedModel(clock, lambda rows: 10 * NS_PER_US + rows * NS_PER_US)
-    curve = measure_curve(model, clock=clock)
+    curve = measure_curve(model, clock=clock, stopwatch=by_the_clock)
     assert curve.sizes == SIZES
     assert curve.costs_ns == tuple((10 + rows) * NS_PER_US for rows in SIZES)
     assert curve.cost_ns(100) == 110 * NS_PER_US
@@ -110,17 +126,41 @@ def test_measured_curve_is_the_models_cost() -> None:
 
 def test_measured_curve_never_falls_with_the_size() -> None:
     """A size that something else disturbed takes the time of the next larger one."""
-    clock = Stopwatch()
+    clock = ModelClock()
     model = TimedModel(clock, lambda rows: NS_PER_MS if rows == 4 else rows * 10 * NS_PER_US)
-    curve = measure_curve(model, clock=clock)
+    curve = measure_curve(model, clock=clock, stopwatch=by_the_clock)
     assert curve.cost_ns(4) == curve.cost_ns(8) == 80 * NS_PER_US
     assert list(curve.costs_ns) == sorted(curve.costs_ns)
 
 
 def test_measured_curve_of_a_slow_model_ends_early() -> None:
     """A model of 30 ms a row is measured at the sizes that fit, and extrapolated beyond."""
-    clock = Stopwatch()
-    curve = measure_curve(TimedModel(clock, lambda rows: 30 * NS_PER_MS * rows), clock=clock, limit_ns=120 * NS_PER_MS)
+    clock = ModelClock()
+    curve = measure_curve(
+        TimedModel(clock, lambda rows: 30 * NS_PER_MS * rows),
+        clock=clock,
+        stopwatch=by_the_clock,
+        limit_ns=120 * NS_PER_MS,
+    )
     assert curve.sizes == (1,)
     assert curve.cost_ns(4) == 120 * NS_PER_MS
     assert clock.time_ns <= 200 * NS_PER_MS
+
+
+def test_what_other_programs_take_of_a_call_is_left_out() -> None:
+    """A call beside a program that wants the same core all the time counts what its own thread has computed."""
+    time_call, wall_ns, own_ns = own_time(MonotonicClock()), 0, 0
+    cores = os.sched_getaffinity(0)
+    core = min(cores)
+    busy = subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"])
+    try:
+        os.sched_setaffinity(0, {core})
+        for _ in range(5):
+            start_ns = time.monotonic_ns()
+            own_ns += time_call(sum, range(4_000_000))
+            wall_ns += time.monotonic_ns() - start_ns
+    finally:
+        os.sched_setaffinity(0, cores)
+        busy.kill()
+        busy.wait()
+    assert own_ns < 0.8 * wall_ns
