@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S
 from tailrace.inference.thread import InferenceThread
@@ -118,6 +119,7 @@ def test_loop_closed_under_a_running_call_does_not_kill_the_next_loop(thread: In
 
 def test_yielded_core_is_back_when_the_call_ends(thread: InferenceThread) -> None:
     """Whoever yields the core is woken by the end of the call, long before the wait would be over."""
+
     async def main() -> bool:
         release = threading.Event()
         call = asyncio.ensure_future(thread.run(release.wait, deadline_ns=soon(100 * NS_PER_S)))
@@ -129,3 +131,18 @@ def test_yielded_core_is_back_when_the_call_ends(thread: InferenceThread) -> Non
     began_s = time.monotonic()
     assert asyncio.run(main())
     assert time.monotonic() - began_s < 30
+
+
+def test_result_that_was_there_in_time_is_taken_by_a_loop_that_was_late(thread: InferenceThread) -> None:
+    """A loop that was at work past the deadline finds its timer due first, and the result all the same."""
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        call = asyncio.ensure_future(thread.run(lambda: time.sleep(0.01) or 3, deadline_ns=soon(40 * NS_PER_MS)))
+        await asyncio.sleep(0)
+        loop.call_soon(time.sleep, 0.1)
+        return await call
+
+    for loop_of in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=loop_of) as runner:
+            assert runner.run(main()) == 3

@@ -138,7 +138,8 @@ class Batcher:
         heappush(self._waiting, work)
         self._gap_ns += (min(now_ns - self._last_ns, GAP_NS_MAX) - self._gap_ns) * RATE_GAIN
         self._last_ns = now_ns
-        timer = loop.call_later(left_ns / NS_PER_S, self._expire, work)
+        # A turn later: a loop that comes late to its timers finds the result of a thread behind them.
+        timer = loop.call_later(left_ns / NS_PER_S, loop.call_soon, self._expire, work)
         try:
             self._arrive(now_ns)
             return await work.future

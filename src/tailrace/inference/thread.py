@@ -74,7 +74,8 @@ class InferenceThread:
                 raise TimeoutError("the model call passed its deadline in the queue")
             return function(*args)
 
-        timer = loop.call_later(left_ns / NS_PER_S, self._expire, future)
+        # A turn later: a loop that comes late to its timers finds the result of a thread behind them.
+        timer = loop.call_later(left_ns / NS_PER_S, loop.call_soon, self._expire, future)
         self.submit(call, lambda result, error: settle(future, result, error))
         try:
             return await future
