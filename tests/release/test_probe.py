@@ -38,8 +38,13 @@ def graph_of(nodes: list[Any], weights: list[Any]) -> bytes:
         helper.make_node("ReduceMax", ["big"], ["most"], keepdims=0),
         helper.make_node("Add", ["x", "most"], ["score"]),
     ]
+    return whole([*nodes, *ends], weights)
+
+
+def whole(nodes: list[Any], weights: list[Any]) -> bytes:
+    """Return a graph from `x`, (rows, 1), to `score`."""
     graph = helper.make_graph(
-        [*nodes, *ends], "grows",
+        nodes, "grows",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 1])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows", 1])],
         weights,
@@ -66,11 +71,27 @@ def copied() -> bytes:
     )
 
 
+def met(times: int) -> bytes:
+    """Return a graph that lays its rows over themselves laid down, so many times: the rows to the power of 2**times."""
+    column = numpy_helper.from_array(np.array([-1, 1]), "column")
+    nodes, before = [], "x"
+    for time in range(times):
+        nodes += [
+            helper.make_node("Reshape", [before, "column"], [f"a{time}"]),
+            helper.make_node("Transpose", [f"a{time}"], [f"b{time}"]),
+            helper.make_node("Mul", [f"a{time}", f"b{time}"], [f"c{time}"]),
+        ]
+        before = f"c{time}"
+    nodes.append(helper.make_node("Identity", [before], ["big"]))
+    return graph_of(nodes, [column])
+
+
 GROWING: dict[str, Callable[[], bytes]] = {
     "product, folded": lambda: crossed("Mul"),
     "product, at run time": lambda: crossed("Mul", folded=False),
     "matrices": lambda: crossed("MatMul", folded=False),
     "copies": copied,
+    "rows that meet": lambda: met(4),
 }
 
 
@@ -91,6 +112,25 @@ PROMISED: dict[str, tuple[str, str, Callable[[], Any]]] = {
     "targets of weights": ("LinearRegressor", "targets", lambda: 10**10),
     "a sparse constant": ("Constant", "sparse_value", sparse),
     "inputs of a width": ("FeatureVectorizer", "inputdimensions", lambda: [10**10]),
+}
+
+
+def laid(*steps: tuple[str, list[str]]) -> bytes:
+    """Return a graph of steps, operator and inputs, the last of which gives `score`. `y` is `x` in one axis."""
+    weights = [numpy_helper.from_array(np.ones((1, 4), np.float32), "w"),
+               numpy_helper.from_array(np.array([1]), "last")]  # fmt: skip
+    ends = [*(f"s{place}" for place in range(len(steps) - 1)), "score"]
+    nodes = [helper.make_node(kind, inputs, [end]) for (kind, inputs), end in zip(steps, ends, strict=True)]
+    return whole([helper.make_node("Squeeze", ["x", "last"], ["y"]), *nodes], weights)
+
+
+CROSSING: dict[str, Callable[[], bytes]] = {
+    "a column and a row": lambda: laid(("Transpose", ["x"]), ("Mul", ["x", "s0"])),
+    "two ranks": lambda: laid(("Mul", ["x", "y"])),
+    "an axis before": lambda: laid(("Unsqueeze", ["x", "last"]), ("Where", ["s0", "x", "x"])),
+    "a product of matrices": lambda: laid(("Transpose", ["x"]), ("MatMul", ["x", "s0"])),
+    "Gemm, which may transpose": lambda: laid(("Gemm", ["x", "x"])),
+    "a choice by the rows": lambda: laid(("Gather", ["x", "x"])),
 }
 
 
@@ -125,6 +165,18 @@ def test_directory_with_such_a_graph_becomes_no_part_of_a_release(tmp_path: Path
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
         fetch(registry, record, tmp_path / "out")
+
+
+def test_graph_whose_rows_meet_once_is_refused(tmp_path: Path) -> None:
+    """A few rows take little, and a full batch their square: also where the golden rows are one."""
+    (tmp_path / "model.onnx").write_bytes(met(1))
+    with pytest.raises(ModelPackageError, match="it brings rows together"):
+        read_model(tmp_path / "model.onnx")
+    linear(tmp_path, "one", {"amount": 0.001})
+    directory = alter(tmp_path / "one", met(1))
+    with pytest.raises(ModelPackageError, match="it brings rows together"):
+        probe.probe_directory(directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["manifest.json", "model.onnx"]
 
 
 def test_graph_that_its_golden_rows_do_not_fit_is_refused(tmp_path: Path) -> None:
@@ -170,3 +222,16 @@ def test_graphs_of_weights_and_trees_are_seen_to_stay_small(tmp_path: Path) -> N
     assert is_bounded((tmp_path / "forest" / "model.onnx").read_bytes())
     assert not any(is_bounded(make()) for make in GROWING.values())
     assert not any(is_bounded(promised(kind, name, make())) for kind, name, make in PROMISED.values())
+
+
+@pytest.mark.parametrize("kind", CROSSING)
+def test_rows_that_may_meet_are_not_seen_to_stay_small(kind: str) -> None:
+    """Whatever moved them from the axis they came along."""
+    assert not is_bounded(CROSSING[kind]())
+
+
+def test_branches_of_one_row_are_seen_to_stay_small() -> None:
+    """A product of two, each of which is one with weights, as in a gated network; so is a row with its own square."""
+    branches = [("Gemm", ["x", "w"]), ("MatMul", ["x", "w"]), ("Sigmoid", ["s1"]), ("Mul", ["s0", "s2"])]
+    assert is_bounded(laid(*branches))
+    assert is_bounded(laid(("Transpose", ["x"]), ("Mul", ["s0", "s0"])))

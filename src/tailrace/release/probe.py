@@ -5,6 +5,9 @@ column and a row of weights. What a graph's own tensors promise is seen in its b
 seen when it runs, or when it is opened, since constants are folded then. So one that is not seen to stay small
 (`is_bounded`) is opened and run first where it can do no harm: when it is packaged, and again when it becomes part of a
 release or is fetched, on its golden rows. A manifest cannot vouch for it: its maker writes that too.
+
+Golden rows may be one, and made-up rows are. So a few copies of a row are computed too, and what the operators give is
+counted: where it grows faster than the rows do, rows meet each other, and a full batch would take what a few do not.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ GROWTH_MAX: Final = 16
 LIMIT_S: Final = 60.0
 _TOO_MUCH: Final = 3
 _NOT_COMPUTED: Final = 4
+_CROSSED: Final = 5
+COPIES: Final = (2, 4, 6)
+"""Of a row: of what grows with the rows, the second step is as large as the first."""
 _SHOWN_MAX: Final = 300
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64",
                   "tensor(int32)": "int32", "tensor(bool)": "bool", "tensor(string)": "string"}  # fmt: skip
@@ -43,6 +49,21 @@ class _Asked(msgspec.Struct, frozen=True):
 
     graph: str
     inputs: dict[str, tuple[str, list[list[Cell]]]] | None = None
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    """output_size: of a node's outputs, in bytes."""
+
+    output_size: str | int = 0
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """Of ONNX Runtime's profile: a run, or a node's in it. ts, dur: when it began and how long it took, in µs."""
+
+    name: str = ""
+    ts: int = 0
+    dur: int = 0
+    args: _Counted = _Counted()
 
 
 def probe_directory(directory: Path) -> None:
@@ -102,6 +123,8 @@ def _probe(asked: _Asked, size_bytes: int) -> None:
     told = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:_SHOWN_MAX]
     if done.returncode == _NOT_COMPUTED:
         raise ValueError(f"it cannot be computed: {told}")
+    if done.returncode == _CROSSED:
+        raise ValueError("it brings rows together: what it takes grows faster than they do")
     limit = _limit_bytes(size_bytes) >> 20
     raise ValueError(f"it takes more than {limit} MiB of memory for one row, or crashes: {done.returncode} {told}")
 
@@ -122,6 +145,8 @@ def main() -> int:
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 4
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(asked.graph).with_name(".probe"))  # a worker may write nowhere else
     try:
         session = onnxruntime.InferenceSession(asked.graph, options, providers=["CPUExecutionProvider"])
         feeds: dict[str, Any] = {}
@@ -134,12 +159,30 @@ def main() -> int:
                 dtype, rows = asked.inputs[tensor.name]
                 feeds[tensor.name] = to_array(rows, dtype, np.dtype(NUMPY_DTYPES[dtype]))
         session.run(None, feeds)
+        is_crossing = _is_crossing(session, feeds)
     except MemoryError:
         return _TOO_MUCH
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         sys.stderr.write(str(error).splitlines()[0] if str(error) else type(error).__name__)
         return _TOO_MUCH if "bad_alloc" in str(error) or "allocate" in str(error).lower() else _NOT_COMPUTED
-    return 0
+    finally:
+        for profile in Path(asked.graph).parent.glob(".probe*"):
+            profile.unlink()
+    return _CROSSED if is_crossing else 0
+
+
+def _is_crossing(session: Any, feeds: dict[str, Any]) -> bool:
+    """Return whether what a graph's operators give grows faster than the rows, which are copies of the first."""
+    if any(isinstance(size, int) for tensor in session.get_inputs() for size in tensor.shape[:1]):
+        return False
+    for count in COPIES:
+        session.run(None, {name: np.repeat(rows[:1], count, axis=0) for name, rows in feeds.items()})
+    events = msgspec.json.decode(Path(session.end_profiling()).read_bytes(), type=list[_Event])
+    sizes = []
+    for run in sorted((each for each in events if each.name == "model_run"), key=lambda each: each.ts)[-len(COPIES) :]:
+        within = (each for each in events if run.ts <= each.ts < run.ts + run.dur)
+        sizes.append(sum(int(each.args.output_size) for each in within))
+    return len(sizes) == len(COPIES) and sizes[2] - sizes[1] > sizes[1] - sizes[0]
 
 
 if __name__ == "__main__":

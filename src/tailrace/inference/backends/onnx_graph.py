@@ -25,10 +25,13 @@ _NODE_INPUTS, _NODE_OUTPUTS, _NODE_KIND, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 
 _INPUT_NAME, _INPUT_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIMS, _DIM_VALUE = 1, 2, 1, 2, 1, 1
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _FUNCTION_NODES: Final = 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER = 1, 3
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TEXTS = 1, 3, (4, 9)
 _SIZED: Final = (b"targets", b"classlabels")
 """In names of attributes that say how many numbers a node gives. A tree's others are long, and not walked through."""
-_TENSOR_DIMS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
+_LOOKUP: Final = b"LabelEncoder"
+_GIVING: Final = frozenset((b"Constant", _LOOKUP))
+"""Nodes that give what stands in any of their attributes."""
+_TENSOR_DIMS, _TENSOR_TEXTS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 6, 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _LOCATION: Final = b"location"
 
@@ -64,7 +67,8 @@ def check_graph(content: bytes) -> None:
 class Node(NamedTuple):
     """A node of a graph. kind: its operator. size_bytes: of the node, with its attributes.
 
-    attributes: of those that say how many numbers it gives, the largest of integer, elements of a tensor, and bytes.
+    attributes: of those that say how many numbers it gives, the largest of integer, elements of a tensor, and bytes; of
+    a `LabelEncoder`'s the bytes of the longest text.
     """
 
     kind: bytes
@@ -76,7 +80,10 @@ class Node(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """How large a tensor is. elements: of a weight; of an input for a row, 0 where it does not say. rank: its axes."""
+    """How large a tensor is. elements: of a weight; of an input for a row, 0 where it does not say. rank: its axes.
+
+    The bytes of a weight's longest text are its elements where they are more: what copies it copies so many.
+    """
 
     elements: int
     rank: int
@@ -85,7 +92,7 @@ class Extent(NamedTuple):
 def read_nodes(content: bytes) -> tuple[dict[bytes, Extent], dict[bytes, Extent], list[Node]] | None:
     """Return the inputs of a graph and its weights with their extents, and its nodes.
 
-    None where it has functions of its own.
+    None where it has functions of its own, or sparse weights.
 
     Raises ValueError as `check_graph` does.
     """
@@ -142,10 +149,12 @@ class _Graph:
         inputs, outputs = (tuple(self._texts(start, end, number)) for number in (_NODE_INPUTS, _NODE_OUTPUTS))
         attributes: dict[bytes, int] = {}
         for place in self._messages(start, end, (_NODE_ATTRIBUTES,)):
-            if b"Constant" not in kinds[-1:] and not any(self._content.find(part, *place) >= 0 for part in _SIZED):
+            is_giving = not _GIVING.isdisjoint(kinds[-1:])
+            if not is_giving and not any(self._content.find(part, *place) >= 0 for part in _SIZED):
                 continue
+            found = self._longest(*place) if kinds[-1:] == [_LOOKUP] else self._largest(*place)
             for name in self._texts(*place, _ATTRIBUTE_NAME):
-                attributes[name] = max(attributes.get(name, 0), self._largest(*place))
+                attributes[name] = max(attributes.get(name, 0), found)
         return Node(b"".join(kinds[-1:]), b"".join(domains[-1:]), inputs, outputs, end - start, attributes)
 
     def _largest(self, start: int, end: int) -> int:
@@ -169,6 +178,13 @@ class _Graph:
             width *= values[-1] if values else 0
         return Extent(width, len(places))
 
+    def _longest(self, start: int, end: int) -> int:
+        """Return the bytes of an attribute's longest text."""
+        places = list(self._messages(start, end, _ATTRIBUTE_TEXTS))
+        for tensor in self._messages(start, end, _ATTRIBUTE_TENSORS):
+            places += self._messages(*tensor, (_TENSOR_TEXTS,))
+        return max((last - first for first, last in places), default=0)
+
     def _texts(self, start: int, end: int, number: int) -> list[bytes]:
         """Return the texts in a message's field."""
         return [self._content[first:last] for first, last in self._messages(start, end, (number,))]
@@ -178,13 +194,15 @@ class _Graph:
         return self._extent(start, end).elements
 
     def _extent(self, start: int, end: int) -> Extent:
-        elements, rank = 1, 0
+        elements, rank, longest = 1, 0, 0
         for number, wire, first, last in self._fields(start, end):
             if number == _TENSOR_DIMS:
                 for size in self._packed(first, last) if wire == _BYTES else [first]:
                     elements *= size
                     rank += 1
-        return Extent(elements, rank)
+            elif number == _TENSOR_TEXTS and wire == _BYTES:
+                longest = max(longest, last - first)
+        return Extent(max(elements, longest), rank)
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > DEPTH_MAX:
