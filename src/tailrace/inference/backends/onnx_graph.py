@@ -1,20 +1,15 @@
 """What an ONNX file promises, held against what it holds, before ONNX Runtime reads it.
 
 A graph may name other files for its weights, which no checksum of ours is about, and may say shapes that its bytes do
-not fill. Only what that takes is read of it (https://protobuf.dev/programming-guides/encoding): the messages down to
-its tensors, by field number as onnx.proto has them.
-
-What is read here must be what ONNX Runtime reads. Parsers differ on numbers that are longer than their type: one cuts
-them off, so that an unknown field becomes a weight, another refuses the file. No writer makes such, and none passes.
+not fill. Only what that takes is read of it: the messages down to its tensors, by field number as onnx.proto has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-_VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
-_TAG_BITS, _SIZE_BITS, _NUMBER_BITS = 32, 31, 64
+from tailrace.inference.backends.protobuf import BYTES, VARINT, MessageReader
+
 DEPTH_MAX: Final = 16
 """Of graphs within graphs."""
 
@@ -34,9 +29,6 @@ _GIVING: Final = frozenset((b"Constant", _LOOKUP))
 _TENSOR_DIMS, _TENSOR_TEXTS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 6, 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _LOCATION: Final = b"location"
-
-Field = tuple[int, int, int, int]
-"""Number, wire type, and where its value is: from, to; for a number of it the number, and where it ends."""
 
 
 class ExternalDataError(ValueError):
@@ -102,11 +94,11 @@ def read_nodes(content: bytes) -> tuple[dict[bytes, Extent], dict[bytes, Extent]
         raise ValueError("it is cut short, or no ONNX file") from None
 
 
-class _Graph:
+class _Graph(MessageReader):
     """An ONNX file, walked through. external: the names of other files in it."""
 
     def __init__(self, content: bytes, *, attributes: bool) -> None:
-        self._content = content
+        super().__init__(content)
         self._attributes = attributes
         self.external: set[str] = set()
 
@@ -114,10 +106,10 @@ class _Graph:
         """Walk through all of it."""
         found = False
         for number, wire, start, end in self._fields(0, len(self._content)):
-            if wire == _BYTES and number == _MODEL_GRAPH:
+            if wire == BYTES and number == _MODEL_GRAPH:
                 found = True
                 self._graph(start, end, 0)
-            elif wire == _BYTES and number == _MODEL_FUNCTIONS and self._attributes:
+            elif wire == BYTES and number == _MODEL_FUNCTIONS and self._attributes:
                 for place in self._messages(start, end, (_FUNCTION_NODES,)):
                     self._node(*place, 0)
         if not found:
@@ -131,16 +123,16 @@ class _Graph:
         for number, wire, start, end in self._fields(0, len(self._content)):
             if number == _MODEL_FUNCTIONS:
                 return None
-            if number != _MODEL_GRAPH or wire != _BYTES:
+            if number != _MODEL_GRAPH or wire != BYTES:
                 continue
             for part, kind, first, last in self._fields(start, end):
                 if part == _GRAPH_SPARSE:
                     return None
-                if part == _GRAPH_INPUTS and kind == _BYTES:
+                if part == _GRAPH_INPUTS and kind == BYTES:
                     inputs |= dict.fromkeys(self._texts(first, last, _INPUT_NAME), self._of_row(first, last))
-                elif part == _GRAPH_TENSORS and kind == _BYTES:
+                elif part == _GRAPH_TENSORS and kind == BYTES:
                     weights |= dict.fromkeys(self._texts(first, last, _TENSOR_NAME), self._extent(first, last))
-                elif part == _GRAPH_NODES and kind == _BYTES:
+                elif part == _GRAPH_NODES and kind == BYTES:
                     nodes.append(self._read_node(first, last))
         return inputs, weights, nodes
 
@@ -161,9 +153,9 @@ class _Graph:
         """Return the largest of an attribute's integer, the elements that its tensors promise, and its bytes."""
         found = [end - start]
         for number, wire, first, last in self._fields(start, end):
-            if number == _ATTRIBUTE_INTEGER and wire == _VARINT:
+            if number == _ATTRIBUTE_INTEGER and wire == VARINT:
                 found.append(first)
-            elif number in _ATTRIBUTE_TENSORS and wire == _BYTES:
+            elif number in _ATTRIBUTE_TENSORS and wire == BYTES:
                 found.append(self._elements(first, last))
         return max(found)
 
@@ -174,7 +166,7 @@ class _Graph:
             places = [found for place in places for found in self._messages(*place, (number,))]
         width = 1 if places else 0
         for dim in places[1:]:
-            values = [first for number, wire, first, _ in self._fields(*dim) if (number, wire) == (_DIM_VALUE, _VARINT)]
+            values = [first for number, wire, first, _ in self._fields(*dim) if (number, wire) == (_DIM_VALUE, VARINT)]
             width *= values[-1] if values else 0
         return Extent(width, len(places))
 
@@ -185,10 +177,6 @@ class _Graph:
             places += self._messages(*tensor, (_TENSOR_TEXTS,))
         return max((last - first for first, last in places), default=0)
 
-    def _texts(self, start: int, end: int, number: int) -> list[bytes]:
-        """Return the texts in a message's field."""
-        return [self._content[first:last] for first, last in self._messages(start, end, (number,))]
-
     def _elements(self, start: int, end: int) -> int:
         """Return how many elements a tensor promises."""
         return self._extent(start, end).elements
@@ -197,10 +185,10 @@ class _Graph:
         elements, rank, longest = 1, 0, 0
         for number, wire, first, last in self._fields(start, end):
             if number == _TENSOR_DIMS:
-                for size in self._packed(first, last) if wire == _BYTES else [first]:
+                for size in self._packed(first, last) if wire == BYTES else [first]:
                     elements *= size
                     rank += 1
-            elif number == _TENSOR_TEXTS and wire == _BYTES:
+            elif number == _TENSOR_TEXTS and wire == BYTES:
                 longest = max(longest, last - first)
         return Extent(max(elements, longest), rank)
 
@@ -208,7 +196,7 @@ class _Graph:
         if depth > DEPTH_MAX:
             raise ValueError(f"its graphs are nested more than {DEPTH_MAX} deep")
         for number, wire, first, last in self._fields(start, end):
-            if wire != _BYTES:
+            if wire != BYTES:
                 continue
             if number == _GRAPH_TENSORS:
                 self._tensor(first, last)
@@ -235,11 +223,11 @@ class _Graph:
         elements, is_external = 1, False
         for number, wire, first, last in self._fields(start, end):
             if number == _TENSOR_DIMS:
-                for size in self._packed(first, last) if wire == _BYTES else [first]:
+                for size in self._packed(first, last) if wire == BYTES else [first]:
                     elements *= size
-            elif number == _TENSOR_LOCATION and wire == _VARINT:
+            elif number == _TENSOR_LOCATION and wire == VARINT:
                 is_external |= first != 0  # 1, and whatever a shorter type makes it of
-            elif number == _TENSOR_EXTERNAL and wire == _BYTES:
+            elif number == _TENSOR_EXTERNAL and wire == BYTES:
                 is_external = True
                 self._entry(first, last)
         # Four bits an element are the least that ONNX has; texts of no letters take a byte or two.
@@ -251,56 +239,9 @@ class _Graph:
     def _entry(self, start: int, end: int) -> None:
         key = value = b""
         for number, wire, first, last in self._fields(start, end):
-            if wire == _BYTES and number == _ENTRY_KEY:
+            if wire == BYTES and number == _ENTRY_KEY:
                 key = self._content[first:last]
-            elif wire == _BYTES and number == _ENTRY_VALUE:
+            elif wire == BYTES and number == _ENTRY_VALUE:
                 value = self._content[first:last]
         if key == _LOCATION:
             self.external.add(value.decode("utf-8", "replace"))
-
-    def _messages(self, start: int, end: int, numbers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        return (
-            (first, last) for number, wire, first, last in self._fields(start, end)
-            if wire == _BYTES and number in numbers
-        )  # fmt: skip
-
-    def _fields(self, start: int, end: int) -> Iterator[Field]:
-        """Give the fields of a message. Raises ValueError for one that goes on behind it."""
-        at = start
-        while at < end:
-            tag, at = self._varint(at)
-            number, wire = tag >> 3, tag & 7
-            if not number or tag >> _TAG_BITS:
-                raise ValueError(f"byte {at} ends the number of a field that is none")
-            first, last = at, at
-            if wire == _VARINT:
-                first, at = self._varint(at)
-            elif wire == _BYTES:
-                size, first = self._varint(at)
-                if size >> _SIZE_BITS:
-                    raise ValueError(f"byte {at} begins a field of {size} bytes, more than an ONNX file may have")
-                at = last = first + size
-            elif wire in (_FOUR, _EIGHT):
-                at = last = at + (4 if wire == _FOUR else 8)
-            else:
-                raise ValueError(f"byte {at} begins no field of an ONNX file")
-            if at > end:
-                raise ValueError("it is cut short, or no ONNX file")
-            yield number, wire, first, last
-
-    def _packed(self, start: int, end: int) -> Iterator[int]:
-        at = start
-        while at < end:
-            value, at = self._varint(at)
-            yield value
-
-    def _varint(self, at: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            byte = self._content[at]
-            value |= (byte & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 0x80 and not value >> _NUMBER_BITS:
-                return value, at
-            if shift > _NUMBER_BITS:
-                raise ValueError(f"byte {at} belongs to no number")
