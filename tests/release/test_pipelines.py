@@ -138,6 +138,14 @@ def test_target_encoder_of_three_classes_scores_as_the_original(frame: pd.DataFr
         np.testing.assert_allclose(scores, model.predict_proba(rows[names]), atol=1e-6)
 
 
+def test_encoder_that_was_read_still_gives_a_table(frame: pd.DataFrame) -> None:
+    """What is asked of a copy is not set in the model, which goes on in its maker's process."""
+    encoder = OneHotEncoder(sparse_output=False).set_output(transform="pandas").fit(frame[["country"]])
+    before = encoder.transform(frame[["country"]])
+    read_codes(encoder, 0)
+    pd.testing.assert_frame_equal(encoder.transform(frame[["country"]]), before)
+
+
 @pytest.mark.parametrize("encoder", [OneHotEncoder(), OrdinalEncoder()])
 def test_category_that_the_encoder_refuses_has_no_score(encoder: Any, frame: pd.DataFrame, tmp_path: Path) -> None:
     """Where the original raises for a category, the graph fails the row too: it never takes it for another one."""

@@ -116,6 +116,7 @@ def _encode(encoder: Any, column: int, values: NDArray[Any]) -> NDArray[np.float
     if hot:  # dense codes of many categories would take their square in memory
         encoder = copy(encoder)
         encoder.sparse_output = True
+        encoder._sklearn_output_config = {}  # that of the copy alone: set_output writes into it
         encoder.set_output(transform="default")  # a table cannot be sparse
     firsts = [np.repeat(categories[:1], len(values)) for categories in encoder.categories_]
     columns = [values if place == column else first for place, first in enumerate(firsts)]
