@@ -37,6 +37,18 @@ def test_finished_work_is_taken_up(tmp_path: Path) -> None:
         assert journal.find(AS_PACKAGED, "ONNX Runtime") is None
 
 
+def test_what_was_skipped_is_tried_again(tmp_path: Path) -> None:
+    """The library that was missing may be there by now; what was measured stays."""
+    measured = Trial(recipe=AS_PACKAGED, backend="ONNX Runtime", status="measured")
+    _, journal = begin(tmp_path)
+    with closing(journal):
+        journal.note(measured)
+        journal.note(Trial(recipe=AS_PACKAGED, backend="LightGBM", status="skipped", why="pip install lightgbm"))
+    resumed, journal = begin(tmp_path)
+    with closing(journal):
+        assert (resumed, journal.trials) == (True, [measured])
+
+
 def test_line_that_was_cut_short_is_measured_again(tmp_path: Path) -> None:
     """The last line of a killed run may be half of one: it counts as not written, and no other is lost."""
     _, journal = begin(tmp_path)

@@ -98,9 +98,10 @@ class Journal:
     def begin(self, key: str, limits: Limits) -> bool:
         """Take up what a run with this key has finished; return whether there was one. Else all of it is removed.
 
-        What failed under other limits than these is left out, so that it is tried again.
+        What failed under other limits than these is left out, so that it is tried again; and what was skipped for want
+        of a library, which may be there by now.
         """
-        lines = [each for each in self._read() if not isinstance(each, Trial) or each.limits in {None, limits}]
+        lines = [each for each in self._read() if not isinstance(each, Trial) or _still_holds(each, limits)]
         if lines and lines[0] == Begun(FORMAT, key) and (self.folder / BASELINE).is_dir():
             for line in lines:
                 if isinstance(line, Proposed):
@@ -163,3 +164,8 @@ class Journal:
         draft = self.folder / f".{LINES_FILE}"
         draft.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         draft.replace(self.folder / LINES_FILE)
+
+
+def _still_holds(trial: Trial, limits: Limits) -> bool:
+    """Return whether a run under these limits takes a trial as it is."""
+    return trial.status != "skipped" and trial.limits in {None, limits}
