@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import ModelPackageError, RegistryError
+from tailrace.release import exchange
 from tailrace.release.exchange import check_place, drafted, written
 
 
@@ -82,3 +83,55 @@ def test_directory_that_exists_is_replaced_only_where_it_may_be(tmp_path: Path) 
     for error in (ModelPackageError, RegistryError):
         with pytest.raises(error, match="the directory exists"):
             check_place(tmp_path, overwrite=False, error=error)
+
+
+def test_directory_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+    """`--out models --overwrite` would remove every model in it; a model directory may go, and an empty one."""
+    out = tmp_path / "models"
+    (out / "fraud").mkdir(parents=True)
+    (out / "fraud" / "manifest.json").touch()
+    with pytest.raises(RegistryError, match="it is no model directory"):
+        check_place(out, overwrite=True, error=RegistryError)
+    with pytest.raises(ModelPackageError, match="it is no directory"):
+        check_place(out / "fraud" / "manifest.json", overwrite=True)
+    (out / "empty").mkdir()
+    for name in ("fraud", "empty", "absent"):
+        check_place(out / name, overwrite=True)
+
+
+def test_link_leads_to_what_is_replaced(tmp_path: Path) -> None:
+    """The link stays, and nothing of what it led to is left beside it."""
+    (tmp_path / "kept" / "v1").mkdir(parents=True)
+    (tmp_path / "kept" / "v1" / "old").touch()
+    link = tmp_path / "fraud"
+    link.symlink_to("kept/v1")
+    with drafted(link) as draft:
+        (draft / "new").touch()
+    assert link.is_symlink()
+    assert [path.name for path in link.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["fraud", "kept", "new", "v1"]
+
+
+@pytest.mark.parametrize("is_put_back", [True, False])
+def test_directory_that_was_moved_aside_is_never_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_put_back: bool
+) -> None:
+    """Where two names cannot change places, and the second step fails: it is put back, or stays where it is."""
+    out, renamed, real = tmp_path / "fraud", list[str](), Path.rename
+    out.mkdir()
+    (out / "old").touch()
+
+    def rename(path: Path, target: Path) -> Path:
+        renamed.append(path.name)
+        if len(renamed) == 2 or (len(renamed) == 3 and not is_put_back):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path), None, str(target))
+        return real(path, target)
+
+    monkeypatch.setattr(exchange, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="Stale"), drafted(out) as draft:
+        (draft / "new").touch()
+    assert out.exists() == is_put_back
+    assert len(list(tmp_path.rglob("old"))) == 1
+    assert not list(tmp_path.rglob("new"))
+    assert not is_put_back or [path.name for path in tmp_path.iterdir()] == ["fraud"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.errors import ModelPackageError, SetupError
+from tailrace.inference.manifest import MANIFEST_FILE
 from tailrace.release.flush import flush, flush_directory
 
 _AT_FDCWD: Final = -100
@@ -23,9 +24,20 @@ _MODE: Final = 0o755
 
 
 def check_place(out: Path, *, overwrite: bool, error: type[SetupError] = ModelPackageError) -> None:
-    """Raise an error for a directory that may not be replaced, before work is spent on what goes there."""
+    """Raise an error for a directory that may not be replaced, before work is spent on what goes there.
+
+    With `overwrite` a model directory may be, and an empty one: nobody means to lose what else a directory holds.
+    """
     if out.exists() and not overwrite:
         raise error("the directory exists", where=str(out), next="give --overwrite, or another --out")
+    if out.exists() and not out.is_dir():
+        raise error("it is no directory", where=str(out), next="give another --out")
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST_FILE).is_file():
+        raise error(
+            f"it is no model directory, and would be removed with all in it: it has no {MANIFEST_FILE}",
+            where=str(out),
+            next=f"give a directory in it, such as --out {out / 'NAME'}, or remove it yourself",
+        )
 
 
 @contextmanager
@@ -45,8 +57,10 @@ def written(place: Path) -> Iterator[None]:
 def drafted(out: Path) -> Iterator[Path]:
     """Give an empty directory beside `out`, which is put in its place once the block ends: on the disk, and whole.
 
-    Where the block raises, `out` is as it was, and nothing is left of the draft.
+    Where the block raises, `out` is as it was, and nothing is left of the draft. A link stays one: what it leads to is
+    replaced.
     """
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -70,15 +84,22 @@ def replace_directory(draft: Path, out: Path) -> None:
     elif _exchange(draft, out):
         shutil.rmtree(draft, ignore_errors=True)
     else:
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-        out.rename(aside / out.name)
-        try:
-            draft.rename(out)
-        except OSError:
-            (aside / out.name).rename(out)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        _replace_in_steps(draft, out)
+
+
+def _replace_in_steps(draft: Path, out: Path) -> None:
+    """Move what is there aside, `draft` into its place, and remove what was there only then."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+    kept = aside / out.name
+    try:
+        out.rename(kept)
+        draft.rename(out)
+    except OSError:
+        if kept.exists():
+            kept.rename(out)  # where this fails too it stays aside, which is the only copy then
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
