@@ -10,14 +10,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from resource import RUSAGE_THREAD, getrusage
-from time import thread_time_ns
 from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_MS, Clock, MonotonicClock
-from tailrace.inference.predictor import Predictor
+from tailrace.inference.predictor import Feeds, Predictor
+from tailrace.inference.timing import Stopwatch, draw_batches, own_time
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _EVERY_SIZE: Final = range(1, 100_000)
@@ -27,12 +26,6 @@ CALLS_MAX: Final = 200
 ALIKE: Final = 1.15
 """Costs of a row that differ by less are taken for the same. Of a heavy model three calls at a size are measured, and a
 size that is not run because it was measured in a bad moment is not learned either; one that is run is."""
-BATCHES: Final = 8
-"""Different batches that take turns, so that the processor cannot learn one by heart."""
-
-
-Stopwatch = Callable[[Callable[[Any], Any], Any], int]
-"""A function, what it is called with → how many ns that took."""
 
 
 class SampledModel(Predictor, Protocol):
@@ -88,26 +81,6 @@ class CostCurve:
         return max((rows for cost, rows in per_row if cost <= ALIKE * least), default=self.sizes[0])
 
 
-def own_time(clock: Clock) -> Stopwatch:
-    """Return a stopwatch that leaves out what other programs have taken of a call.
-
-    Of a call that was driven off its core (getrusage(2), ru_nivcsw) the time of its thread is counted instead. A worker
-    that starts beside others is held back, and measured its model two to three times as dear, or too few sizes of it.
-    """
-
-    def time_call(predict: Callable[[Any], Any], feeds: Any) -> int:
-        driven_off, thread_ns, start_ns = _times_driven_off(), thread_time_ns(), clock.now_ns()
-        predict(feeds)
-        took_ns = clock.now_ns() - start_ns
-        return took_ns if _times_driven_off() == driven_off else min(thread_time_ns() - thread_ns, took_ns)
-
-    return time_call
-
-
-def _times_driven_off() -> int:
-    return getrusage(RUSAGE_THREAD).ru_nivcsw
-
-
 def measure_curve(
     model: SampledModel,
     *,
@@ -129,7 +102,7 @@ def measure_curve(
         expected_ns = measured[-1][1] * rows // measured[-1][0] if measured else 0
         if measured and spent_ns + 2 * expected_ns > limit_ns:
             break
-        batches = [model.sample_feeds(rows, seed=seed) for seed in range(BATCHES)]
+        batches = draw_batches(lambda count, seed: model.sample_feeds(count, seed=seed), rows)
         part_ns = (limit_ns - spent_ns) // (len(sizes) - index)
         times_ns = _time_calls(partial(time_call, model.predict), batches, part_ns)
         spent_ns += sum(times_ns)
@@ -147,7 +120,7 @@ def without_noise(times_ns: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(times_ns[index:]) for index in range(len(times_ns)))
 
 
-def _time_calls(time_call: Callable[[Any], int], batches: Sequence[Any], limit_ns: int) -> list[int]:
+def _time_calls(time_call: Callable[[Feeds], int], batches: Sequence[Feeds], limit_ns: int) -> list[int]:
     """Call once to warm, then until `limit_ns` is spent (at least once, at most CALLS_MAX times); return the times."""
     times_ns = [time_call(batches[-1])]
     spent_ns = times_ns[0]
