@@ -85,8 +85,9 @@ class Batch(msgspec.Struct, eq=False):
     views: its columns, one value a row. scores: of the last stage. branches: which way each row went at each stage
     that has several, by its name, -1 for rows that did not come there; or None. explanations: what a row's score is
     made of, unexplained: why that is not told; None where nobody asks. best_rows: what requests are answered with, in
-    order, and where each request's begin; None for all as they are. bodies: one a call; errors: by the call's place.
-    marks_ns: its start, then the end of each layer.
+    order, and where each request's begin; None for all as they are. bodies: one a call, empty for one with an error;
+    errors: by the call's place; what their bytes are is the transport's. marks_ns: its start, then the end of each
+    layer.
     """
 
     calls: Sequence[Call]

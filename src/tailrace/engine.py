@@ -22,7 +22,6 @@ from tailrace.loop_load import Loop, LoopLoad
 from tailrace.plan import Plan
 from tailrace.refusals import SHED, Refusals
 from tailrace.request.admission import Admission
-from tailrace.response.problem import problem_body
 
 HURRY_SHARE: Final = 4
 """Calls whose deadlines are further apart than this part of the budget wait for a store or a model in batches of their
@@ -305,7 +304,7 @@ class Engine:
         """Give every call of a batch an error."""
         fault = ServerError(f"{type(error).__name__} while answering this request", next="see the server's log")
         batch.errors = dict.fromkeys(range(len(batch.calls)), fault)
-        batch.bodies = [problem_body(fault)] * len(batch.calls)
+        batch.bodies = [b""] * len(batch.calls)
         self._log_failures("calls failed", len(batch.calls), error)
 
     def _log_failures(self, event: str, calls: int, error: Exception) -> None:

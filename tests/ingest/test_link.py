@@ -164,7 +164,7 @@ def test_call_in_a_hurry_decides_for_no_other() -> None:
         def deliver(batch: Batch, places: Any) -> None:
             assert list(places) == [0]
             error = batch.errors.get(0)
-            delivered[name] = 200 if error is None else error.status, json.loads(batch.bodies[0])
+            delivered[name] = (200, json.loads(batch.bodies[0])) if error is None else (error.status, error)
 
         return SimpleNamespace(deliver=deliver)
 

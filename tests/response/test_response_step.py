@@ -49,11 +49,11 @@ def batch_of(*calls: Any) -> Batch:
 
 
 def encode(batch: Batch) -> list[Any]:
-    """Encode a batch whose scores are 0, 1, 2, …; return the bodies, decoded."""
+    """Encode a batch whose scores are 0, 1, 2, …; return the bodies, decoded, None for an empty one."""
     fields = [Values(lambda b: b.requests), Values(lambda b: [float(i) for i in range(b.rows)])]
     ResponseStep(Answer, fields, JsonEncoder()).run(batch)
     assert len(batch.bodies) == len(batch.calls)
-    return [json.loads(body) for body in batch.bodies]
+    return [json.loads(body) if body else None for body in batch.bodies]
 
 
 def test_bodies_are_one_a_call_in_order() -> None:
@@ -81,9 +81,11 @@ def test_failed_rows_fail_their_own_calls() -> None:
     assert bodies[0] == {"name": "a", "score": 0}
     assert bodies[2] == {"name": "d", "score": 3}
     assert list(batch.errors) == [1]
-    assert isinstance(batch.errors[1], InferenceError)
-    assert bodies[1]["detail"] == "the model gave no usable score for 1 of 2 rows"
-    assert "fallback" in bodies[1]["next"]
+    error = batch.errors[1]
+    assert isinstance(error, InferenceError)
+    assert error.what == "the model gave no usable score for 1 of 2 rows"
+    assert "fallback" in error.next
+    assert bodies[1] is None
 
 
 def test_problem_carries_the_path_of_the_fault() -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Degraded, Reader
 from tailrace.errors import DeadlineExceededError, InferenceError
-from tailrace.response.problem import problem_body
 from tailrace.response.schema import Response
 
 
@@ -85,7 +84,7 @@ class ResponseStep:
         self._encode_each = encoder.encode_each
 
     def run(self, batch: Batch) -> None:
-        """Fill `bodies`, one a call; a call with a failed row gets a problem, and its error is in `errors`."""
+        """Fill `bodies`, one a call, and `errors` for those with a failed row: an error's bytes are its transport's."""
         responses = list(map(self._type, *[values_of(batch) for values_of in self._values_of]))
         if batch.offsets is None:
             batch.bodies = self._encode_each(responses)
@@ -99,15 +98,14 @@ class ResponseStep:
 
     @staticmethod
     def _refuse_failed(batch: Batch) -> None:
-        """Replace the bodies of calls that have a row without a usable score."""
+        """Leave an error in place of the body of each call that has a row without a usable score."""
         failed = batch.failed
         assert failed is not None
         for index in range(len(batch.calls)):
             rows = batch.rows_of_call(index)
             if failed[rows].any():
-                error = _failure_of(batch, rows)
-                batch.errors[index] = error
-                batch.bodies[index] = problem_body(error)
+                batch.errors[index] = _failure_of(batch, rows)
+                batch.bodies[index] = b""
 
 
 def _failure_of(batch: Batch, rows: slice) -> InferenceError | DeadlineExceededError:

@@ -30,7 +30,6 @@ from tailrace.features.streams import Stream
 from tailrace.features.updates import Fate
 from tailrace.ingest.frames import stream_route
 from tailrace.ingest.link import EventLink, EventsRefusedError
-from tailrace.response.problem import problem_body
 from tailrace.server.endpoint import CallEndpoint
 
 BUDGET_NS: Final = 1 * NS_PER_S
@@ -125,7 +124,7 @@ class EventsEndpoint(CallEndpoint):
             if isinstance(answer, ServingError):
                 batch.errors = {0: answer}
                 self._count_failure(type(answer))
-                answer = problem_body(answer)
+                answer = b""
             batch.bodies = [answer]
             batch.marks_ns = [batch.started_ns, *[self._now_ns()] * len(LAYERS)]
             call.transport.deliver(batch, (0,))

@@ -57,7 +57,7 @@ class Framing:
         extra = [b"Server-Timing: " + _server_timing(batch, place), self._release] if head.trace else []
         body, error = batch.bodies[place], batch.errors.get(place)
         if error is not None:
-            return self.error(head, error, request_id, close=close, body=body, extra=extra)
+            return self.error(head, error, request_id, close=close, extra=extra)
         if compress and head.gzip and len(body) > GZIP_BYTES_MIN:
             body = gzip.compress(body, compresslevel=1, mtime=0)
             extra.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding")
@@ -70,7 +70,6 @@ class Framing:
         request_id: bytes = b"",
         *,
         close: bool,
-        body: bytes | None = None,
         extra: Sequence[bytes] = (),
     ) -> bytes:
         """Return an error as problem details (RFC 9457)."""
@@ -83,8 +82,7 @@ class Framing:
             extra.append(b"WWW-Authenticate: Bearer")
         if head is not None and error.status == 405:
             extra.append(b"Allow: " + head.allow)
-        body = body or problem_body(error)
-        return self.full(head, status, CONTENT_TYPE, body, extra, request_id, close=close)
+        return self.full(head, status, CONTENT_TYPE, problem_body(error), extra, request_id, close=close)
 
     def full(
         self,
