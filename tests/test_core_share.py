@@ -66,6 +66,27 @@ def test_process_gives_way_until_the_end_of_the_block() -> None:
 
 @KNOWN
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
+def test_process_gives_way_for_so_long_and_no_longer() -> None:
+    """One that still loads then has its share all the same, whatever goes on beside it."""
+    program = PROGRAM.replace("giving_way()", "giving_way(0.1)").replace(
+        "    tell()\ntell", "    settle()\n    tell()\ntell"
+    )
+    program = f"""
+import time
+def settle():
+    end_s = time.monotonic() + 20
+    while open("/proc/self/autogroup").read().split()[-1] != "0" and time.monotonic() < end_s:
+        time.sleep(0.02)
+{program}"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    before, within, after = map(json.loads, done.stdout.splitlines())
+    assert within == before == after == [os.SCHED_OTHER, before[1], "0"]
+
+
+@KNOWN
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
 def test_process_is_held_back_from_its_beginning() -> None:
     """Whoever begins it says so; at the end of its loading it has what all have."""
     program = f"input()\n{PROGRAM}"

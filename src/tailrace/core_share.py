@@ -29,6 +29,8 @@ SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The number of the system call, by machine; Python and older C libraries have no function of it."""
 RELEASE_S_MAX: Final = 10.0
 """How long a process asks for its whole share again: a hundred that are ready at once all have it by then."""
+GIVING_WAY_S_MAX: Final = 5.0
+"""On a core that others want whole, a start would take ten times as long; whoever waits for it waits no longer so."""
 LOADING_NICE: Final = 10
 """Of a process that loads models beside one that serves: a tenth of a core that is wanted whole."""
 
@@ -65,23 +67,37 @@ def hold_back(pid: int) -> None:
     _set_slice(os.SCHED_BATCH, 0, LONG_SLICE_NS, pid)
 
 
+def let_go(pid: int) -> None:
+    """Give a process that was begun by one that gives way the share that all have."""
+    _set_slice(os.SCHED_OTHER, 0, 0, pid)
+
+
 @contextmanager
-def giving_way() -> Iterator[None]:
+def giving_way(limit_s: float = GIVING_WAY_S_MAX) -> Iterator[None]:
     """Let other processes have the core before this one until the end of the block; then it has what all have.
 
-    To be entered on the main thread, before others are begun. A thread's own niceness cannot be taken back without
-    privileges, and is left as it is.
+    limit_s: it has that after so long too. To be entered on the main thread, before others are begun, which inherit it.
+    A thread's own niceness cannot be taken back without privileges, and is left as it is.
     """
     leads = os.getsid(0) == os.getpid()  # else the session is others' too
     if leads:
         _set_session(os.getpid(), LOADING_NICE)
     _set_slice(os.SCHED_BATCH, 0, LONG_SLICE_NS)
+    timer = threading.Timer(limit_s, _come_forward, (os.getpid(), leads))
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        _set_slice(os.SCHED_OTHER, 0, 0)
-        if leads:
-            _release_session(os.getpid())
+        timer.cancel()
+        _come_forward(os.getpid(), leads)
+
+
+def _come_forward(pid: int, leads: bool) -> None:
+    """Have the main thread of this process, and the session that it leads, the share that all have."""
+    let_go(pid)
+    if leads:
+        _release_session(pid)
 
 
 def _set_nice(nice: int) -> None:

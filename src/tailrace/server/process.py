@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tailrace.core_share import hold_back
+from tailrace.core_share import hold_back, let_go
 from tailrace.server.control import (
     Drain,
     Draining,
@@ -72,8 +72,7 @@ class ChildProcess:
             raise
         finally:
             theirs.close()
-        if loads:
-            hold_back(process.pid)
+        (hold_back if loads else let_go)(process.pid)
         channel.send(assignment)
         return cls(process, channel)
 

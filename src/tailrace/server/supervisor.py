@@ -10,10 +10,13 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from threading import Thread
 from typing import NamedTuple
 
 import uvloop
 
+from tailrace.core_share import giving_way
 from tailrace.release.pin import pin
 from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
@@ -35,11 +38,21 @@ def serve(options: ServeOptions) -> int:
     """Pin what the files declare, and serve it until SIGTERM or SIGINT; return the exit code of `Supervisor.run`."""
     configure_logging()
     log = logger(pid=os.getpid())
-    with pin(
-        options.files, options.releases, options.store,
-        warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
-    ) as pinned:  # fmt: skip
-        return Supervisor(options, pinned, companions=open_companions(options, pinned)).run()
+    with ExitStack() as stack:
+        loading = stack.enter_context(ExitStack())
+        loading.enter_context(giving_way())  # another server may serve beside it
+        pinned = stack.enter_context(
+            pin(
+                options.files, options.releases, options.store,
+                warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
+            )
+        )  # fmt: skip
+        companions = open_companions(options, pinned)
+
+        def announce(addresses: Addresses) -> None:
+            Thread(target=loading.close, daemon=True).start()  # the kernel may refuse it for a while
+
+        return Supervisor(options, pinned, companions=companions, announce=announce).run()
 
 
 class Addresses(NamedTuple):
