@@ -10,6 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import structlog
 from typer.testing import CliRunner
@@ -185,6 +187,43 @@ def test_outcomes_tell_which_flips_are_right(folder: Path, in_file: bool) -> Non
     assert found.outcomes == 3
     back = replay(folder, lines, "two", "one", **asked)
     assert [(each.right, each.wrong) for each in back.ordered] == [(1, 1), (0, 1)]
+
+
+def test_outcomes_that_judge_nothing_are_told(folder: Path) -> None:
+    """Ids of another kind, a label that no line has, a word that means nothing: each would look like no outcomes."""
+    (folder / "outcomes.csv").write_text("id,is_fraud\n200.2,1\n")
+    usual = replay(folder, PAYMENTS).warnings
+    (told,) = replay(folder, PAYMENTS, outcomes=folder / "outcomes.csv").warnings[len(usual) :]
+    assert told == (
+        "no outcome is of a request that was replayed: the file has ids such as '200.2', the requests such as 'p100.1'"
+    )
+    (told,) = replay(folder, PAYMENTS, label="fraud").warnings[len(usual) :]
+    assert told.startswith("no line has an outcome 'fraud'")
+    (told,) = replay(folder, [each | {"fraud": "disputed"} for each in PAYMENTS], label="fraud").warnings[len(usual) :]
+    assert told.startswith("an outcome such as 'disputed' judges nothing")
+    assert replay(folder, [each | {"fraud": "block"} for each in PAYMENTS], label="fraud").warnings == usual
+
+
+def test_whole_numbers_that_were_read_as_floats_are_the_same_ids(folder: Path) -> None:
+    """One missing id makes a column of floats of them; a request without an id is none of the file's."""
+    rows = pa.table({"customer_id": [17.0, None], "is_fraud": [1, 1]})
+    pq.write_table(rows, folder / "outcomes.parquet")
+    lines = [payment(200.2, customer=17), payment(200.3, customer=18)]
+    found = replay(folder, lines, outcomes=folder / "outcomes.parquet", id_field="customer_id")
+    assert found.outcomes == 1
+    assert [(each.right, each.wrong) for each in found.ordered] == [(1, 0)]
+
+
+def test_picture_that_cannot_be_written_costs_no_replay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is printed all the same."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(folder)
+    write_lines(folder / "requests.jsonl", PAYMENTS)
+    words = ["models", "whatif", "models/one", "models/two", "--pipeline=pipeline.py", "--requests=requests.jsonl"]
+    done = CliRunner().invoke(app, [*words, "--plot=requests.jsonl/flips.png"])
+    assert done.exit_code == 0, done.exception
+    assert "no picture is drawn: requests.jsonl/flips.png: " in done.output
+    assert "3 of 5 decisions flip" in done.output
 
 
 def test_two_pipelines_are_held_against_each_other(folder: Path) -> None:

@@ -105,4 +105,7 @@ def _draw(found: WhatIf, path: Path) -> Path | None:
     except ImportError:
         print("no picture is drawn: Matplotlib comes with tailrace[package]", file=sys.stderr)
         return None
+    except OSError as error:
+        print(f"no picture is drawn: {path}: {error.strerror or error}", file=sys.stderr)
+        return None
     return path

@@ -13,8 +13,8 @@ from tailrace.offline.request_tables import RequestTables
 OUTCOMES_MAX: Final = 20_000_000
 """Of a file; they are held in memory, about 100 bytes each."""
 PAGE_ROWS: Final = 1 << 16
-_POSITIVE: Final = frozenset({"1", "true", "yes"})
-_NEGATIVE: Final = frozenset({"0", "false", "no"})
+POSITIVE: Final = frozenset({"1", "true", "yes"})
+NEGATIVE: Final = frozenset({"0", "false", "no"})
 
 
 def outcome_text(value: Any) -> str | None:
@@ -24,6 +24,11 @@ def outcome_text(value: Any) -> str | None:
     if isinstance(value, bool | int | float):
         return str(int(value)) if float(value).is_integer() else str(value)
     return str(value).strip()
+
+
+def id_text(value: Any) -> str:
+    """Return the id of a request as a text. A column of whole numbers with a gap is read as floats: 17.0 is 17."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def is_right(before: int, after: int, labels: Sequence[str], outcome: str | None) -> bool | None:
@@ -38,9 +43,9 @@ def is_right(before: int, after: int, labels: Sequence[str], outcome: str | None
     if outcome in labels:
         told = labels.index(outcome)
         return after == told if told in {before, after} else None
-    if (word := outcome.lower()) in _POSITIVE:
+    if (word := outcome.lower()) in POSITIVE:
         return after > before
-    return after < before if word in _NEGATIVE else None
+    return after < before if word in NEGATIVE else None
 
 
 def read_outcomes(path: Path, id_field: str, label: str | None) -> dict[str, str]:
@@ -62,7 +67,10 @@ def read_outcomes(path: Path, id_field: str, label: str | None) -> dict[str, str
     found: dict[str, str] = {}
     for table in tables.pages(PAGE_ROWS):
         pairs = zip(table[id_field].to_pylist(), table[column].to_pylist(), strict=True)
-        found |= {str(key): text for key, value in pairs if (text := outcome_text(value)) is not None}
+        found |= {
+            id_text(key): text for key, value in pairs
+            if key is not None and (text := outcome_text(value)) is not None
+        }  # fmt: skip
         if len(found) > OUTCOMES_MAX:
             raise SourceError(f"it has more than {OUTCOMES_MAX:,} outcomes", where=str(path),
                               next="give those of the requests that are replayed")  # fmt: skip

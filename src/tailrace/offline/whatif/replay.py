@@ -116,6 +116,7 @@ async def _replay(sides: tuple[Side, Side], asking: Asking, on_page: OnPage) -> 
             async for answered in replay.pages(page):
                 tally.add(answered)
             on_page(report.requests, lines.bytes_done, lines.bytes_total)
+    tally.warn_of_outcomes(None if asking.outcomes is not None else asking.label)
     report.unexplained = contributions.unexplained
     report.unread, report.others = lines.unread, lines.others
     _require_requests(report, asking)

@@ -16,7 +16,7 @@ from tailrace.compile.wiring import Wiring
 from tailrace.offline.whatif.contributions import EXPLAINED_MAX, Contributions
 from tailrace.offline.whatif.lines import Asked
 from tailrace.offline.whatif.money import ZERO, exact, total
-from tailrace.offline.whatif.outcomes import is_right
+from tailrace.offline.whatif.outcomes import NEGATIVE, POSITIVE, id_text, is_right
 from tailrace.offline.whatif.report import DOWN, EXAMPLES_MAX, UP, Example, Flip, Reason, WhatIf
 
 REASONS_SHOWN: Final = 3
@@ -67,11 +67,15 @@ class Tally:
         self._id: Callable[[Any], Any] | None = None if id_field is None else attrgetter(id_field)
         self._amount = None if report.amount is None else attrgetter(report.amount)
         self._outcomes = outcomes
+        self._first_id = ""
+        self._strange_outcome: str | None = None
 
     def add(self, page: Page) -> None:
         """Count a page."""
         report = self._report
         report.requests += len(page.asked)
+        if page.asked and not self._first_id:
+            self._first_id = self._id_of(page.asked[0])
         before, after = (
             places[np.asarray(batch.decisions)]
             for places, batch in zip(self._places, (page.before, page.after), strict=True)
@@ -92,6 +96,25 @@ class Tally:
             own = flipped[(before[flipped] == one) & (after[flipped] == other)]
             self._add_flips(page, own, one, other)
         self._count_views(page)
+
+    def warn_of_outcomes(self, label: str | None) -> None:
+        """Warn of outcomes that are of no request that was replayed, or that nothing is judged by.
+
+        label: what they are called in each line, where they are in no file.
+        """
+        report = self._report
+        if self._outcomes and report.rows and not report.outcomes:
+            report.warnings.append(
+                f"no outcome is of a request that was replayed: the file has ids such as "
+                f"{next(iter(self._outcomes))!r}, the requests such as {self._first_id!r}"
+            )
+        elif label is not None and report.rows and not report.outcomes:
+            report.warnings.append(f"no line has an outcome {label!r}, among the fields of its request or beside them")
+        if self._strange_outcome is not None:
+            report.warnings.append(
+                f"an outcome such as {self._strange_outcome!r} judges nothing: it is no decision, and none of "
+                f"{', '.join(sorted(POSITIVE | NEGATIVE))}"
+            )
 
     def _compare_served(self, page: Page, rows: NDArray[np.intp], scores: NDArray[np.float64]) -> None:
         """Count the rows that A scores as they were served: all of them, where A is what served."""
@@ -172,6 +195,8 @@ class Tally:
         labels = self._report.labels
         verdict = is_right(one, other, labels, outcome) if flip.direction or outcome in labels else None
         if verdict is None:
+            if outcome is not None and outcome not in labels and outcome.lower() not in POSITIVE | NEGATIVE:
+                self._strange_outcome = outcome
             return
         if verdict:
             flip.right += 1
@@ -183,7 +208,7 @@ class Tally:
     def _outcome(self, asked: Asked) -> str | None:
         if asked.outcome is not None or not self._outcomes or self._id is None:
             return asked.outcome
-        return self._outcomes.get(str(self._id(asked.requests[0])))
+        return self._outcomes.get(id_text(self._id(asked.requests[0])))
 
     def _id_of(self, asked: Asked) -> str:
         return asked.where if self._id is None else str(self._id(asked.requests[0]))
