@@ -179,6 +179,22 @@ def test_graph_whose_rows_meet_once_is_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["manifest.json", "model.onnx"]
 
 
+def test_graph_that_makes_as_much_as_a_feature_says_is_refused(tmp_path: Path) -> None:
+    """Its golden rows may say little: it is neither packaged nor taken into a release."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["whole"], ["largest"], keepdims=0),
+        helper.make_node("Reshape", ["largest", "one"], ["size"]),
+        helper.make_node("Expand", ["x", "size"], ["big"]),
+    ]
+    content = graph_of(nodes, [numpy_helper.from_array(np.array([1]), "one")])
+    with pytest.raises(ValueError, match="Expand makes a tensor as large as a feature says"):
+        probe.probe_graph(content)
+    linear(tmp_path, "one", {"amount": 0.001})
+    with pytest.raises(ModelPackageError, match="Expand makes a tensor as large as a feature says"):
+        probe.probe_directory(alter(tmp_path / "one", content))
+
+
 def test_graph_that_its_golden_rows_do_not_fit_is_refused(tmp_path: Path) -> None:
     """No other end than having computed them passes: a graph that fails here may do anything elsewhere."""
     linear(tmp_path, "one", {"amount": 0.001, "ratio": 0.5})

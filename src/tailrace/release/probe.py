@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.onnx_growth import is_bounded
+from tailrace.inference.backends.onnx_sizes import check_sizes
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Cell, Manifest, to_array
 from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.signature import NUMPY_DTYPES
@@ -76,6 +77,7 @@ def probe_directory(directory: Path) -> None:
         content = path.read_bytes()
         check_graph(content)
         if not is_bounded(content):
+            check_sizes(content)
             _probe(_Asked(str(path), _golden(manifest)), len(content))
     except ValueError as error:
         raise ModelPackageError(
@@ -84,12 +86,13 @@ def probe_directory(directory: Path) -> None:
 
 
 def probe_graph(content: bytes, feeds: Mapping[str, NDArray[Any]] | None = None) -> None:
-    """Raise ValueError for a graph that takes too much memory, or time, for some rows.
+    """Raise ValueError for a graph that takes too much memory, or time, for some rows, or what a feature says.
 
     feeds: the rows; None makes one up, which a graph may refuse to compute: then it was opened, and no more is known.
     """
     if is_bounded(content):
         return
+    check_sizes(content)
     given = None
     if feeds is not None:
         given = {name: (_name_of(array), array.reshape(len(array), -1).tolist()) for name, array in feeds.items()}
