@@ -10,15 +10,18 @@ from typing import Final
 
 from figures import Figures
 from heavy_world import MIXED, make_heavy_world
-from machine import SERVER_CORE
+from machine import SERVER_CORE, BenchError
 from part import Session
-from peers import PIPELINE, WORKPLACE, start_tailrace
+from peers import PIPELINE, WORKPLACE, Server, start_tailrace
+from replay import WARM_S
 from tailrace.loadtest.processes import rss_mb
 
 PREDICTIONS: Final = 3_000_000
 ROWS_MAX: Final = 100
 BODIES: Final = 200
-STEP_S: Final = 1.0
+STEP_S: Final = 0.5
+STEPS_MIN: Final = 8
+"""A line through fewer points is that of their noise."""
 
 
 def measure_memory(session: Session) -> Figures:
@@ -31,22 +34,31 @@ def measure_memory(session: Session) -> Figures:
     make_heavy_world()
     glances = [json.dumps({"f0": number % 7, "f1": number % 11}) for number in range(100)]
     fraud, light = session.bodies.read_text().splitlines(), glances
+    wanted = session.pick(PREDICTIONS, PREDICTIONS // 20) / 2
     slopes: dict[str, float] = {}
     for name, file, pipeline, singles in (("tables", PIPELINE, "fraud", fraud), ("onnx", MIXED, "light", light)):
         bodies, per_body = write_bodies(singles, name)
-        wanted = session.pick(PREDICTIONS, PREDICTIONS // 20) / 2
-        found: list[tuple[float, float]] = []
         with ExitStack() as stack:
             server = start_tailrace(stack, cores={SERVER_CORE}, file=file, pipeline=pipeline, name=f"tailrace-{name}")
-            session.replay.plain(server.url, bodies, STEP_S, connections=8)  # the collector has had its say
-            predicted = 0.0
-            while predicted < wanted:
-                session.tell(f"inference: memory after {predicted / 1e6:.1f} million predictions, {name}")
-                run = session.replay.plain(server.url, bodies, STEP_S, connections=8)
-                predicted += run.rps * STEP_S * per_body
-                found.append((predicted / 1e6, max(map(rss_mb, server.worker_pids()))))
-        slopes[name] = round(slope(found), 2)
+            slopes[name] = round(slope(follow(session, server, bodies, per_body, wanted)), 2)
     return {"rss_slope_mb_per_million": max(slopes.values()), "rss_slopes": slopes}
+
+
+def follow(session: Session, server: Server, bodies: Path, per_body: float, wanted: float) -> list[tuple[float, float]]:
+    """Return millions of predictions, and the MB that a worker has after them, until there were so many.
+
+    What is refused is of no matter here. Raises BenchError where everything is.
+    """
+    found: list[tuple[float, float]] = []
+    predicted = 0.0
+    while predicted < wanted or len(found) <= STEPS_MIN:
+        session.tell(f"inference: memory after {predicted / 1e6:.1f} million predictions of {server.process.name}")
+        run = session.replay.plain(server.url, bodies, STEP_S, connections=8, judged=False)
+        if not run.rps:
+            raise BenchError(f"inference: {server.process.name} answers nothing of {bodies.name}")
+        predicted += run.rps * (WARM_S + STEP_S) * per_body
+        found.append((predicted / 1e6, max(map(rss_mb, server.worker_pids()))))
+    return found[1:]  # what comes first fills caches and pools
 
 
 def slope(points: list[tuple[float, float]]) -> float:

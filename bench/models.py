@@ -17,7 +17,7 @@ from part import Line, Part, Session
 from rate_search import P99_MS
 from remote_model import measure_remote, remote_lines
 
-STEPS: Final = 140
+STEPS: Final = 210
 
 
 def measure(session: Session) -> Figures:
@@ -68,7 +68,7 @@ PART: Final = Part(
         f"inference: what a neighbour or a loading version adds is the upper bound of {MIXED_PAIRS} and "
         f"{LOADING_PAIRS} pairs' median.",
     ),
-    steps=lambda session: session.pick(STEPS, 40),
+    steps=lambda session: session.pick(STEPS, 70),
     measure=measure,
     lines=lines,
 )
