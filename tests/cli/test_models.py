@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 
 from pipelines.model_graphs import linear
 from programs import find_program
-from tailrace.cli.main import app
+from tailrace.cli.main import app, main
+from tailrace.cli.models.options import carried
 from tailrace.errors import RegistryError
+from tailrace.release.registry.notes import hold
 from tailrace.release.registry.registry import file_key, open_registry, version_key
 
 Run = Callable[..., str]
@@ -185,6 +188,25 @@ def test_damaged_version_is_found(run: Run, models: Path, url: str) -> None:
     storage.write(version_key("fraud", 1), b"?")
     assert "fraud@1: it was cut short or altered" in run("verify", "fraud@1", code=1)
     assert "fraud@1 is refused: it was cut short or altered" in run("list", "fraud")
+
+
+def test_what_others_wrote_does_not_move_the_terminal(
+    run: Run, models: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may write to a registry writes into reports and errors: no escape comes through, no markup is read."""
+    run("register", models / "fraud")
+    registry = open_registry(url)
+    hold(registry, "fraud", 1, hold_id="log", holder="\x1b[2J[bold]", why="kept", until_s=registry.now_s() + 600)
+    shown = run("gc", "--keep", 0, "--older-than", "0s")
+    assert "fraud@1 stays: ?[2J[bold] until" in shown
+    monkeypatch.setattr(sys, "argv", ["tailrace", "models", "delete", "fraud@1", "--registry", url])
+    with pytest.raises(SystemExit):
+        main()
+    assert "held by ?[2J[bold] until" in capsys.readouterr().err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with carried("reading") as show:
+        show("[/of no tag]", 1, 2)
+    assert "[/of no tag]" in capsys.readouterr().err
 
 
 def test_nothing_to_verify_is_told(run: Run, models: Path) -> None:

@@ -21,6 +21,7 @@ from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
 from tailrace.cli.materialize import materialize
 from tailrace.cli.models.commands import COMMANDS as MODELS
+from tailrace.cli.models.options import plain
 from tailrace.cli.optimize import optimize
 from tailrace.cli.package import package
 from tailrace.cli.serve import serve
@@ -95,7 +96,8 @@ def main() -> None:
     try:
         app()
     except TailraceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = "\n".join(map(plain, str(error).splitlines()))
+        print(f"error: {told}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

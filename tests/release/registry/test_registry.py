@@ -188,7 +188,9 @@ def test_record_of_another_version_is_refused(registry: Registry, model: Path) -
             registry.version(name, number)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\\b", "a\0b", "", "a//b", "./a", "a\nb", "x" * 256])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "a/../../x", "a\\b", "a\0b", "", "a//b", "./a", "a\nb", "\x1b[2J", "x" * 256]
+)
 def test_file_name_that_leads_out_is_refused(model: Path, tmp_path: Path, name: str) -> None:
     """A record that somebody wrote to lead out of the directory is refused before a file of it is read."""
     registry = open_registry(str(tmp_path / "registry"), create=True)

@@ -80,7 +80,7 @@ def _print_metrics(one: VersionRecord, other: VersionRecord) -> None:
 def _print_differences(differences: Differences | str) -> None:
     """Print how the scores differ, or why nobody knows."""
     if isinstance(differences, str):
-        print(f"Their scores are not compared: {differences}")
+        print(f"Their scores are not compared: {plain(differences)}")
         return
     from tailrace.release.registry.differences import QUANTILES
 

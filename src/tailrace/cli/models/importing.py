@@ -19,6 +19,7 @@ from tailrace.cli.models.options import (
     check_aliases,
     name_version,
     opened,
+    plain,
     print_json,
     signer_of,
 )
@@ -90,7 +91,7 @@ def import_model(  # noqa: PLR0917 - one parameter an option
         with carried("registering") as on_progress:
             version = register(found, directory, name, lineage=lineage, signer=signer, on_progress=on_progress)
     if not as_json:  # it is there, whatever becomes of its aliases
-        print(f"{version.record.reference} is {lineage.source}", flush=True)
+        print(f"{version.record.reference} is {plain(lineage.source)}", flush=True)
     named, fault = name_version(found, aliases, version.record)
     if as_json:
         print_json({"name": name, "number": version.record.number, "digest": version.record.digest,

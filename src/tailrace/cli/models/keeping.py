@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailrace.cli.durations import duration_ns
-from tailrace.cli.models.options import AsJson, RegistryUrl, TrustedKeys, carried, opened, print_json, size_text
+from tailrace.cli.models.options import AsJson, RegistryUrl, TrustedKeys, carried, opened, plain, print_json, size_text
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import RegistryError, SetupError
 
@@ -91,7 +91,10 @@ def verify(
         print_json(told)
     else:
         for each in told:
-            print(f"{each['version']}: {each['fault'] or 'whole'}", file=sys.stderr if each["fault"] else sys.stdout)
+            print(
+                f"{each['version']}: {plain(each['fault'] or 'whole')}",
+                file=sys.stderr if each["fault"] else sys.stdout,
+            )
         if not told:
             print("0 versions")
     if any(each["fault"] for each in told) or not (told or allow_empty):
@@ -127,6 +130,6 @@ def _print_collected(collected: Collected) -> None:
     for version in collected.versions:
         print(f"  {version} is deleted")
     for version, holders in collected.kept.items():
-        print(f"  {version} stays: {'; '.join(holders)}")
+        print(f"  {version} stays: {plain('; '.join(holders))}")
     for warning in collected.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {plain(warning)}", file=sys.stderr)

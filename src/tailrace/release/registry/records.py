@@ -150,11 +150,12 @@ class DraftRecord(msgspec.Struct, frozen=True):
 
 
 def check_file_name(name: str) -> None:
-    """Raise ValueError for a name that is no file's under a directory, by slashes."""
+    """Raise ValueError for a name that is no file's under a directory, by slashes, or that a terminal would obey."""
     parts = name.split("/")
     if (
         any(part in {"", ".", ".."} or part != part.strip() for part in parts)
-        or any(character in name for character in "\\\0\n\r")
+        or "\\" in name
+        or not name.isprintable()
         or len(name.encode("utf-8", "surrogatepass")) > _FILE_NAME_BYTES_MAX
     ):
         raise ValueError(f"{name!r} is no name of a file in a directory")
