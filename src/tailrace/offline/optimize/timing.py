@@ -73,7 +73,11 @@ def time_pair(base: Predict, other: Predict, draw: Draw, batch: int, seconds: fl
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Return between which values the median lies, by order statistics at 95%: of 20, the 6th and the 15th."""
+    """Return between which values the median lies, by order statistics.
+
+    Of six or more values it does at 92% to 98%; of 20, for one, the bounds are the 6th and the 15th. Of fewer than
+    eight they are the least and the greatest: of 5 at 94%, of 4 at 88%, of 3 at 75% and no more.
+    """
     ordered = sorted(values)
     cut = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))
     return ordered[cut], ordered[-cut - 1]
