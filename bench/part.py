@@ -22,9 +22,9 @@ Chosen = TypeVar("Chosen")
 class Session:
     """What the parts of one run share. tell: called at each step. notes: what a reader of the figures must know.
 
-    quick: one short round of everything. base: the commit that is compared with. capacity_rps: of the heavy model on
-    one core, once a part has sought it, which takes half a minute; another part has it then. known: what the file holds
-    already.
+    quick: one short round of everything. base: the commit that is compared with. capacity_rps: of the costly model
+    (capacity.py) on one core, once a part has sought it, which takes half a minute; another part has it then. known:
+    what the file holds already.
     """
 
     tell: Callable[[str], None] = lambda step: None
