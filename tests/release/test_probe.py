@@ -147,7 +147,7 @@ def alter(directory: Path, content: bytes) -> Path:
 def test_graph_that_makes_much_of_little_is_not_packaged(kind: str, tmp_path: Path) -> None:
     """Whatever its operators: it is opened and run first where it may not take the memory."""
     (tmp_path / "model.onnx").write_bytes(GROWING[kind]())
-    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+    with pytest.raises(ModelPackageError, match="MiB of memory for 256 rows or fewer"):
         read_model(tmp_path / "model.onnx")
 
 
@@ -156,14 +156,14 @@ def test_directory_with_such_a_graph_becomes_no_part_of_a_release(tmp_path: Path
     linear(tmp_path, "one", {"amount": 0.001})
     directory = alter(tmp_path / "one", crossed("Mul", folded=False))
     shelf = Shelf(tmp_path / "shelf")
-    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+    with pytest.raises(ModelPackageError, match="MiB of memory for 256 rows or fewer"):
         _keep_model(shelf, directory)
     assert list((tmp_path / "shelf" / "models").iterdir()) == []
     shelf.close()
     registry = open_registry(str(tmp_path / "registry"), create=True)
     record = register(registry, directory, "one").record
     (tmp_path / "out").mkdir()
-    with pytest.raises(ModelPackageError, match="MiB of memory for one row"):
+    with pytest.raises(ModelPackageError, match="MiB of memory for 256 rows or fewer"):
         fetch(registry, record, tmp_path / "out")
 
 
@@ -177,6 +177,37 @@ def test_graph_whose_rows_meet_once_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelPackageError, match="it brings rows together"):
         probe.probe_directory(directory)
     assert sorted(path.name for path in directory.iterdir()) == ["manifest.json", "model.onnx"]
+
+
+def many(rows: int) -> bytes:
+    """Return a graph that makes a hundred million numbers a row where there are more than so many rows."""
+    then = helper.make_graph(
+        [
+            helper.make_node("Mul", ["count", "side"], ["size"]),
+            helper.make_node("Expand", ["zero", "size"], ["wide"]),
+            helper.make_node("ReduceMax", ["wide"], ["then"], keepdims=0),
+        ],
+        "then", [], [helper.make_tensor_value_info("then", TensorProto.FLOAT, [])],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("ReduceMax", ["zero"], ["else"], keepdims=0)],
+        "else", [], [helper.make_tensor_value_info("else", TensorProto.FLOAT, [])],
+    )  # fmt: skip
+    weights = [numpy_helper.from_array(np.array([value], dtype), name) for name, value, dtype in
+               (("side", 10**8, np.int64), ("limit", rows, np.int64), ("zero", 0, np.float32))]  # fmt: skip
+    nodes = [
+        helper.make_node("Shape", ["x"], ["count"], end=1),
+        helper.make_node("Greater", ["count", "limit"], ["is"]),
+        helper.make_node("If", ["is"], ["big"], then_branch=then, else_branch=other),
+    ]
+    return graph_of(nodes, weights)
+
+
+def test_graph_that_is_small_for_a_few_rows_alone_is_refused() -> None:
+    """It may ask how many there are: the largest batch of which a worker learns what it costs is computed too."""
+    with pytest.raises(ValueError, match="MiB of memory for 256 rows"):
+        probe.probe_graph(many(200))
+    probe.probe_graph(many(256))
 
 
 def test_graph_that_makes_as_much_as_a_feature_says_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ release or is fetched, on its golden rows. A manifest cannot vouch for it: its m
 
 Golden rows may be one, and made-up rows are. So a few copies of a row are computed too, and what the operators give is
 counted: where it grows faster than the rows do, rows meet each other, and a full batch would take what a few do not.
+Then full batches are computed, as a worker does when it learns what they cost: a graph may ask how many rows there are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,7 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.onnx_growth import is_bounded
 from tailrace.inference.backends.onnx_sizes import check_sizes
+from tailrace.inference.curve import SIZES
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Cell, Manifest, to_array
 from tailrace.inference.model_directory import read_manifest
 from tailrace.inference.signature import NUMPY_DTYPES
@@ -40,6 +43,8 @@ _NOT_COMPUTED: Final = 4
 _CROSSED: Final = 5
 COPIES: Final = (2, 4, 6)
 """Of a row: of what grows with the rows, the second step is as large as the first."""
+BATCHES_S: Final = 0.5
+"""For full batches: four times what a worker takes to learn what they cost, so that those it runs were run here."""
 _SHOWN_MAX: Final = 300
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64",
                   "tensor(int32)": "int32", "tensor(bool)": "bool", "tensor(string)": "string"}  # fmt: skip
@@ -120,7 +125,7 @@ def _probe(asked: _Asked, size_bytes: int) -> None:
             command, input=msgspec.json.encode(asked), capture_output=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"it takes more than {LIMIT_S:g} s for one row") from None
+        raise ValueError(f"it takes more than {LIMIT_S:g} s for a few rows") from None
     if done.returncode == 0 or (done.returncode == _NOT_COMPUTED and asked.inputs is None):
         return
     told = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:_SHOWN_MAX]
@@ -129,7 +134,9 @@ def _probe(asked: _Asked, size_bytes: int) -> None:
     if done.returncode == _CROSSED:
         raise ValueError("it brings rows together: what it takes grows faster than they do")
     limit = _limit_bytes(size_bytes) >> 20
-    raise ValueError(f"it takes more than {limit} MiB of memory for one row, or crashes: {done.returncode} {told}")
+    raise ValueError(
+        f"it takes more than {limit} MiB of memory for {SIZES[-1]} rows or fewer, or crashes: {done.returncode} {told}"
+    )
 
 
 def _limit_bytes(size_bytes: int) -> int:
@@ -163,6 +170,8 @@ def main() -> int:
                 feeds[tensor.name] = to_array(rows, dtype, np.dtype(NUMPY_DTYPES[dtype]))
         session.run(None, feeds)
         is_crossing = _is_crossing(session, feeds)
+        if not is_crossing:
+            _run_batches(session, feeds)
     except MemoryError:
         return _TOO_MUCH
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
@@ -176,7 +185,7 @@ def main() -> int:
 
 def _is_crossing(session: Any, feeds: dict[str, Any]) -> bool:
     """Return whether what a graph's operators give grows faster than the rows, which are copies of the first."""
-    if any(isinstance(size, int) for tensor in session.get_inputs() for size in tensor.shape[:1]):
+    if _is_of_fixed_rows(session):
         return False
     for count in COPIES:
         session.run(None, {name: np.repeat(rows[:1], count, axis=0) for name, rows in feeds.items()})
@@ -186,6 +195,23 @@ def _is_crossing(session: Any, feeds: dict[str, Any]) -> bool:
         within = (each for each in events if run.ts <= each.ts < run.ts + run.dur)
         sizes.append(sum(int(each.args.output_size) for each in within))
     return len(sizes) == len(COPIES) and sizes[2] - sizes[1] > sizes[1] - sizes[0]
+
+
+def _run_batches(session: Any, feeds: dict[str, Any]) -> None:
+    """Compute the rows over and over in batches of every size, up to those that would take long."""
+    sizes = () if _is_of_fixed_rows(session) else SIZES
+    spent_s = row_s = 0.0
+    for size in sizes:
+        if spent_s + row_s * size > BATCHES_S:
+            return
+        began_s = time.perf_counter()
+        session.run(None, {name: np.resize(rows, (size, *rows.shape[1:])) for name, rows in feeds.items()})
+        took_s = time.perf_counter() - began_s
+        spent_s, row_s = spent_s + took_s, took_s / size
+
+
+def _is_of_fixed_rows(session: Any) -> bool:
+    return any(isinstance(size, int) for tensor in session.get_inputs() for size in tensor.shape[:1])
 
 
 if __name__ == "__main__":
