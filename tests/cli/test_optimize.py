@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,19 +19,22 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 from offline.optimize.conftest import make_rows, train, write_network
+from pipelines.model_graphs import linear
 from programs import find_program
 from tailrace.cli.main import app
-from tailrace.cli.optimize import _draw
+from tailrace.cli.optimize import _draw, _parents
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.bitvector import LIBRARY
 from tailrace.inference.backends.table import BACKENDS
 from tailrace.inference.explaining.explainer import load_explainer
 from tailrace.inference.loading import load_model
+from tailrace.inference.manifest import encode_manifest
 from tailrace.inference.model_directory import read_manifest
 from tailrace.offline.optimize.journal import LINES_FILE
 from tailrace.offline.optimize.optimizer import Optimised
 from tailrace.release.package import package
 from tailrace.release.registry.reference import Reference
+from tailrace.release.registry.registering import register
 from tailrace.release.registry.registry import open_registry
 
 QUICK = ("--budget", "1s", "--seconds", "0.1", "--batches", "1", "--json")
@@ -133,6 +139,21 @@ def test_directory_that_exists_is_refused_first(folder: Path, tmp_path: Path) ->
     assert "the directory exists" in str(result.exception)
 
 
+def test_version_of_other_settings_is_no_parent(tmp_path: Path) -> None:
+    """Two versions may have one graph, and a session of their own each: the one that was optimised is the parent."""
+    linear(tmp_path, "one", {"amount": 0.001})
+    other = Path(shutil.copytree(tmp_path / "one", tmp_path / "other"))
+    manifest = read_manifest(other)
+    session = msgspec.structs.replace(manifest.session, threads=2)
+    (other / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(manifest, session=session)))
+    registry = open_registry(str(tmp_path / "registry"), create=True)
+    for each in (tmp_path / "one", other):
+        register(registry, each, "fraud")
+    asked = SimpleNamespace(model=tmp_path / "one")
+    found = cast("Optimised", SimpleNamespace(asked=asked, baseline=tmp_path / "one"))
+    assert list(_parents(registry, "fraud", found)) == ["fraud@1"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not LIBRARY.is_file(), reason="the bit-vector library was not compiled: there is no C compiler")
 def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
@@ -167,7 +188,7 @@ def test_trees_get_fewer_and_are_served(folder: Path, tmp_path: Path) -> None:
     version = open_registry(str(tmp_path / "registry")).resolve(Reference.parse("fraud@staging"))
     assert (version.record.number, len(version.claimed_id)) == (1, 64)
     again = run(*words, "--work", tmp_path / "work")
-    assert report_of(again)["resumed"] == len(report["trials"])
+    assert report_of(again)["resumed"] == sum(each["status"] != "skipped" for each in report["trials"])
     assert report_of(again)["winner"] == report["winner"]
     assert report_of(again)["directory"] is None
 

@@ -189,11 +189,17 @@ def _register(
 
 
 def _parents(registry: Registry, name: str, found: Optimised) -> dict[str, str]:
-    """Return the last version that is the model as packaged, with its digest, where the registry has one."""
+    """Return the last version that is the model as packaged, with its digest, where the registry has one.
+
+    Of a model directory its manifest counts too: other settings of the session are another version.
+    """
     from tailrace.inference.model_directory import read_manifest
     from tailrace.release.registry.reference import Reference
+    from tailrace.release.registry.registering import list_files
 
     files = read_manifest(found.baseline).files
+    if found.asked.model.is_dir():
+        files = {name: file.sha256 for name, file in list_files(found.baseline).items()}
     for number in sorted(registry.numbers(name), reverse=True)[:PARENTS_LOOKED_AT]:
         try:
             record = registry.resolve(Reference(name, number, None)).record
