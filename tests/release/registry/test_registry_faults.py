@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -141,6 +142,18 @@ def test_full_disk_is_told(model: Path, tmp_path: Path) -> None:
     assert registry.storage.find(f"{DRAFTS}/") == []
     collect(registry)
     assert [found.key for found in registry.storage.find("")] == ["registry.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_file_system_without_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A mount of FAT, or of some network file systems, would let two writers take one number."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(RegistryError, match="without hard links"):
+        open_registry(str(tmp_path / "registry"), create=True)
 
 
 def test_registry_deleted_meanwhile_is_told(model: Path, tmp_path: Path) -> None:

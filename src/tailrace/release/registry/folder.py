@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -14,6 +15,8 @@ from tailrace.release.registry.partial import partial_key
 from tailrace.release.registry.storage import CHUNK_BYTES, OBJECT_BYTES_MAX, Found, OnBytes
 
 _FILE_MODE: Final = 0o644
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What file systems without hard links say: of a file of one's own, nothing else forbids one so."""
 
 
 class FolderStorage:
@@ -72,7 +75,7 @@ class FolderStorage:
         place = self._place(key)
         with self._draft() as draft:
             _fill(draft, content)
-            os.link(draft, place)
+            _link(draft, place)
             _flush_folder(place.parent)
 
     def upload(self, key: str, path: Path, sha256: str, on_bytes: OnBytes) -> None:
@@ -128,6 +131,16 @@ def _fill(draft: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _link(draft: Path, place: Path) -> None:
+    """Give a file a name that no other has. Raises OSError also where the file system has no such links."""
+    try:
+        os.link(draft, place)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise OSError(f"{place.parent} is on a file system without hard links, which two writers need") from error
 
 
 def _flush_folder(folder: Path) -> None:

@@ -15,15 +15,16 @@ def own_name() -> str:
 @cache
 def _name_of(pid: int) -> str:
     """Return the name of a process that runs here. Kept, by the number, which a fork changes."""
-    return f"{_machine()}-{pid}-{_started(pid)}"
+    return f"{_machine()}-{pid}-{_started(pid) or ''}"
 
 
 def is_gone(name: str) -> bool:
     """Say whether the process of that name is known to have ended. One of another machine or container never is."""
     parts = name.rsplit("-", 2)
-    if len(parts) < 3 or parts[0] != _machine() or not parts[1].isdigit():
+    if len(parts) < 3 or parts[0] != _machine() or not parts[1].isdecimal():
         return False
-    return _started(int(parts[1])) != parts[2]
+    started = _started(int(parts[1]))
+    return not _is_there(int(parts[1])) if started is None else started != parts[2]
 
 
 @cache
@@ -36,11 +37,25 @@ def _machine() -> str:
         return f"unknown-{os.urandom(8).hex()}"
 
 
-def _started(pid: int) -> str:
-    """Return when a process began, in ticks since the boot; "" where there is none, or one that has ended."""
+def _started(pid: int) -> str | None:
+    """Return when a process began, in ticks since the boot; "" for one that has ended; None where nothing is told.
+
+    Where /proc is mounted with hidepid, it tells nothing of the processes of others, though they run.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return ""
+        return None
     fields = text.rpartition(")")[2].split()
     return "" if fields[0] in {"Z", "X"} else fields[19]
+
+
+def _is_there(pid: int) -> bool:
+    """Return whether there is a process of a number, anybody's."""
+    try:
+        os.kill(pid, 0)  # which sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
