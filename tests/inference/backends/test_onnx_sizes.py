@@ -144,3 +144,17 @@ def test_models_of_scikit_learn_are_taken() -> None:
     for model in (KNeighborsClassifier(3), GaussianProcessRegressor(optimizer=None)):
         graph = skl2onnx.to_onnx(model.fit(rows, (rows[:, 0] > 0).astype(int)), rows[:1])
         check_sizes(graph.SerializeToString())
+
+
+@pytest.mark.parametrize(("joins", "refused"), [(False, False), (True, True)])
+def test_loop_of_as_many_turns_as_a_feature_says_gives_no_more_for_it(joins: bool, refused: bool) -> None:
+    """Turns take time, which a deadline bounds; only where each turn adds to a value do they take memory."""
+    turn = node("Concat", ["s", "s"], "t") if joins else node("Cos", ["s"], "t")
+    body = [node("Identity", ["go"], "on"), turn]
+    loop = helper.make_graph(body, "loop", values("i", "go", "s"), values("on", "t"))
+    content = content_of([*SIZE, helper.make_node("Loop", ["size", "", "x"], ["y"], body=loop)])
+    if refused:
+        with pytest.raises(ValueError, match=WORDS):
+            check_sizes(content)
+    else:
+        check_sizes(content)

@@ -19,6 +19,9 @@ _SIZES: Final[dict[bytes, tuple[int, ...]]] = {
     b"Tile": (1, 2), b"Upsample": (1,),
 }  # fmt: skip
 """Operators, and which of their inputs say how much they give."""
+_LOOP: Final = b"Loop"
+_JOINING: Final = frozenset((b"Concat", b"ConcatFromSequence", b"SequenceInsert"))
+"""What makes one value of several: in a loop, a larger one at each turn."""
 _OF_SHAPES: Final = frozenset((b"Shape", b"Size", b"SequenceLength"))
 """What gives how large its input is, whatever is in it."""
 STEPS_MAX: Final = 1_000_000
@@ -151,7 +154,8 @@ class _Walk:
         bodies = self._functions.get(node.name, ())
         if bodies and domain not in _ONNX:
             return [any(each) for each in zip(*(self.call(body, given, depth + 1) for body in bodies), strict=False)]
-        if any(given[place] for place in _SIZES.get(kind, ()) if place < len(given)):
+        sizes = () if kind == _LOOP and not _gathers(node) else _SIZES.get(kind, ())
+        if any(given[place] for place in sizes if place < len(given)):
             raise ValueError(
                 f"{kind.decode()} makes a tensor as large as a feature says, so that one request can ask for any "
                 "memory: take the size from a weight, or from the shape of an input"
@@ -170,3 +174,15 @@ class _Walk:
             within |= dict.fromkeys(body.inputs, is_given)
             self._run(body.nodes, within, depth)
         return any(within.get(name, False) for body in bodies for name in body.outputs)
+
+
+def _gathers(loop: _Node) -> bool:
+    """Return whether what a loop gives grows with its turns: it keeps a value of each, or joins them."""
+    carried = max(len(loop.inputs) - 2, 0)
+    return len(loop.outputs) > carried or any(map(_joins, loop.bodies))
+
+
+def _joins(body: _Body) -> bool:
+    return any(
+        node.name[1] in _JOINING or node.name[0] not in _ONNX or any(map(_joins, node.bodies)) for node in body.nodes
+    )
