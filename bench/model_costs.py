@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,11 @@ TREES: Final = (100, 200, 500, 1_000, 2_000)
 TREES_USUAL: Final = 200
 FEATURES: Final = (10, 25, 50, 100, 250, 500)
 FEATURES_USUAL: Final = 24
-ROWS: Final = (1, 4, 16, 64, 128, 256, 500)
+ROWS: Final = (1, 4, 16, 64, 200, 500)
 SHOWN: Final = (1, 16, 64)
 """Rows of a call at which trees and features are compared."""
+TREES_SHOWN: Final = (200, 2_000)
+"""At which the rows of a call are compared."""
 SAMPLES: Final = 2_000
 LEAVES: Final = 31
 RATE: Final = 0.01
@@ -33,30 +35,42 @@ CURVE_NS: Final = 500 * NS_PER_MS
 
 
 def measure_model_costs(session: Session) -> Figures:
-    """Return curves of pairs: a number, and the µs of a call; each for several numbers of rows."""
+    """Return curves of pairs, a number and the µs of a call, for several numbers of rows or trees; and the backends."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     by_trees, by_features = {}, {}
-    for trees in session.pick(TREES, TREES[:2]):
+    for trees in session.pick(TREES, (TREES[0], TREES[1], TREES[-1])):
         session.tell(f"inference: the cost of {trees:,} trees")
         by_trees[trees] = measure_cost(trees, FEATURES_USUAL)
     for features in session.pick(FEATURES, FEATURES[:2]):
         session.tell(f"inference: the cost of {features} features")
         by_features[features] = measure_cost(TREES_USUAL, features)
-    usual = by_trees[TREES_USUAL]
     return {
         "cost_trees_us": {str(rows): pairs_of(by_trees, rows) for rows in SHOWN},
         "cost_features_us": {str(rows): pairs_of(by_features, rows) for rows in SHOWN},
-        "cost_rows_us": [[rows, round(usual.cost_ns(rows) / 1e3, 2)] for rows in ROWS],
+        "cost_rows_us": {str(trees): [[rows, by_trees[trees].us(rows)] for rows in ROWS] for trees in TREES_SHOWN},
+        "cost_trees_backends": [[trees, cost.backend] for trees, cost in by_trees.items()],
+        "cost_features_backends": [[features, cost.backend] for features, cost in by_features.items()],
     }
 
 
-def pairs_of(curves: Mapping[int, CostCurve], rows: int) -> list[list[float]]:
+class Cost(NamedTuple):
+    """What calls of a model cost, by the backend that was chosen for it."""
+
+    curve: CostCurve
+    backend: str
+
+    def us(self, rows: int) -> float:
+        """Return the µs of a call of so many rows."""
+        return round(self.curve.cost_ns(rows) / 1e3, 2)
+
+
+def pairs_of(costs: Mapping[int, Cost], rows: int) -> list[list[float]]:
     """Return pairs of a number, and the µs that a call of so many rows costs there."""
-    return [[number, round(curve.cost_ns(rows) / 1e3, 2)] for number, curve in curves.items()]
+    return [[number, cost.us(rows)] for number, cost in costs.items()]
 
 
-def measure_cost(trees: int, features: int) -> CostCurve:
-    """Return what a boosted model of so many trees and features costs, by the backend that is chosen for it."""
+def measure_cost(trees: int, features: int) -> Cost:
+    """Return what a boosted model of so many trees and features costs."""
     import lightgbm
     import pyarrow as pa
 
@@ -72,4 +86,5 @@ def measure_cost(trees: int, features: int) -> CostCurve:
     model = lightgbm.train(settings, lightgbm.Dataset(rows, target, feature_name=names), trees)
     out = FOLDER / f"{trees}-{features}"
     package(model, pa.table(dict(zip(names, rows.T, strict=True))), name="m", out=out)
-    return measure_curve(load_model(out), sizes=ROWS, limit_ns=CURVE_NS)
+    loaded = load_model(out)
+    return Cost(measure_curve(loaded, sizes=ROWS, limit_ns=CURVE_NS), loaded.backend)

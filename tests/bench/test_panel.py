@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from panel import height_at, round_step, spaced
+from panel import height_at, round_between, round_step, spaced, write_us
 from picture import Scale
 
 
 def test_step_is_round_and_no_smaller() -> None:
     """A step is 1, 2 or 5 times a power of ten."""
     assert [round_step(least) for least in (1.0, 1_926.0, 4_300.0, 7.0)] == [1.0, 2_000.0, 5_000.0, 10.0]
+
+
+def test_numbers_of_a_logarithmic_axis_are_round() -> None:
+    """Between its ends stand all of 1, 2 and 5 times a power of ten, with the unit that suits."""
+    assert round_between(2, 110) == [2, 5, 10, 20, 50, 100]
+    assert [write_us(cost_us) for cost_us in (5, 500, 2_000)] == ["5 µs", "500 µs", "2 ms"]
 
 
 def test_numbers_without_room_are_left_out() -> None:
