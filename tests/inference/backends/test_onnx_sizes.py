@@ -146,14 +146,25 @@ def test_models_of_scikit_learn_are_taken() -> None:
         check_sizes(graph.SerializeToString())
 
 
-@pytest.mark.parametrize(("joins", "refused"), [(False, False), (True, True)])
-def test_loop_of_as_many_turns_as_a_feature_says_gives_no_more_for_it(joins: bool, refused: bool) -> None:
-    """Turns take time, which a deadline bounds; only where each turn adds to a value do they take memory."""
-    turn = node("Concat", ["s", "s"], "t") if joins else node("Cos", ["s"], "t")
-    body = [node("Identity", ["go"], "on"), turn]
+TURNS: dict[str, tuple[list[Any], bool]] = {
+    "the same": ([node("Cos", ["s"], "u"), node("Add", ["u", "one"], "t")], False),
+    "joined": ([node("Concat", ["s", "s"], "t", axis=0)], True),
+    "tiled": ([node("Tile", ["s", "two"], "t")], True),
+    "crossed": ([node("Transpose", ["s"], "u"), node("Mul", ["s", "u"], "t")], True),
+    "of a function": ([node("f", ["s"], "t", domain="own")], True),
+}
+"""What a turn of a loop makes `t` of `s` with, and whether that may be more."""
+
+
+@pytest.mark.parametrize("kind", TURNS)
+def test_loop_of_as_many_turns_as_a_feature_says_gives_no_more_for_it(kind: str) -> None:
+    """Turns take time, which a deadline bounds; only where each turn may add to a value do they take memory."""
+    turn, is_refused = TURNS[kind]
+    body = [node("Identity", ["go"], "on"), *turn]
     loop = helper.make_graph(body, "loop", values("i", "go", "s"), values("on", "t"))
-    content = content_of([*SIZE, helper.make_node("Loop", ["size", "", "x"], ["y"], body=loop)])
-    if refused:
+    function = helper.make_function("own", "f", ["a"], ["b"], [node("Concat", ["a", "a"], "b", axis=0)], OPSETS)
+    content = content_of([*SIZE, helper.make_node("Loop", ["size", "", "x"], ["y"], body=loop)], [function])
+    if is_refused:
         with pytest.raises(ValueError, match=WORDS):
             check_sizes(content)
     else:

@@ -20,8 +20,14 @@ _SIZES: Final[dict[bytes, tuple[int, ...]]] = {
 }  # fmt: skip
 """Operators, and which of their inputs say how much they give."""
 _LOOP: Final = b"Loop"
-_JOINING: Final = frozenset((b"Concat", b"ConcatFromSequence", b"SequenceInsert"))
-"""What makes one value of several: in a loop, a larger one at each turn."""
+_KEEPING: Final = frozenset(
+    (
+        b"Abs", b"Add", b"And", b"Cast", b"Ceil", b"Clip", b"Constant", b"Cos", b"Div", b"Equal", b"Erf", b"Exp",
+        b"Floor", b"Greater", b"GreaterOrEqual", b"Identity", b"Less", b"LessOrEqual", b"Log", b"Max", b"Min", b"Mul",
+        b"Neg", b"Not", b"Or", b"Pow", b"Relu", b"Sigmoid", b"Sin", b"Sqrt", b"Sub", b"Sum", b"Tanh", b"Where", b"Xor",
+    )
+)  # fmt: skip
+"""What gives along each axis as much as the largest of its inputs: turn after turn of a loop no more than at first."""
 _OF_SHAPES: Final = frozenset((b"Shape", b"Size", b"SequenceLength"))
 """What gives how large its input is, whatever is in it."""
 STEPS_MAX: Final = 1_000_000
@@ -177,12 +183,8 @@ class _Walk:
 
 
 def _gathers(loop: _Node) -> bool:
-    """Return whether what a loop gives grows with its turns: it keeps a value of each, or joins them."""
+    """Return whether what a loop gives may grow with its turns: it keeps a value of each, or makes more of one."""
     carried = max(len(loop.inputs) - 2, 0)
-    return len(loop.outputs) > carried or any(map(_joins, loop.bodies))
-
-
-def _joins(body: _Body) -> bool:
-    return any(
-        node.name[1] in _JOINING or node.name[0] not in _ONNX or any(map(_joins, node.bodies)) for node in body.nodes
-    )
+    if sum(len(body.outputs) for body in loop.bodies) > carried + 1:  # whether it goes on is one
+        return True
+    return any(node.name[0] not in _ONNX or node.name[1] not in _KEEPING for body in loop.bodies for node in body.nodes)
