@@ -26,7 +26,7 @@ from tails import p99_ms
 FOLDER: Final = WORKPLACE / "trees"
 TREES: Final = (200, 500)
 ROWS: Final = 20_000
-PAIRS: Final = 10
+PAIRS: Final = 8
 SECONDS: Final = 0.6
 RATE: Final = 5_000
 OPEN_S: Final = 4.0

@@ -22,7 +22,7 @@ from tails import p99_ms
 PAIRS: Final = 20
 LOAD_S: Final = 1.8
 """Of a load beside a start. It begins a third of a second after that, and so ends about when the other one is ready."""
-ALONE_S: Final = 0.8
+ALONE_S: Final = 0.6
 RATE: Final = 1_000
 
 

@@ -23,7 +23,7 @@ RATE_STEPS: Final = (1.2, 1.07)
 """The second from the highest rate on that the first has found to be in time."""
 RATE_MIN: Final = 20.0
 LOAD_S: Final = 1.2
-IDLE_S: Final = 1.0
+IDLE_S: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True)
