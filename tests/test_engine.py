@@ -166,11 +166,11 @@ class Bench:
         deadline_ns = now_ns + (self.plan.budget.total_ns if budget_ns is None else budget_ns)
         rows = self.plan.request.rows.count(decoded)
         assert isinstance(rows, int)
-        self.engine.submit(DeskCall(self.desk, decoded, now_ns, deadline_ns, max(rows, 1), caller))
+        self.engine.submit(DeskCall(self.desk, None, decoded, now_ns, deadline_ns, max(rows, 1), caller))
 
     def accept(self, caller: Any, request: Any, budget_ns: int | None = None) -> tuple[DeskCall, ServingError | None]:
         """Take a call through the endpoint; return it, and why it was refused, if it was."""
-        call = DeskCall(self.desk, None, 0, 0, 1, caller)
+        call = DeskCall(self.desk, None, None, 0, 0, 1, caller)
         budget_ns = self.engine.budget_ns if budget_ns is None else budget_ns
         return call, self.endpoint.accept(call, json.dumps(request).encode(), budget_ns)
 
@@ -422,7 +422,7 @@ def test_gate_refuses_before_a_body_is_decoded(compiled: Compiled) -> None:
         bench = Bench(compiled("payment"), ManualClock(now_ns=10**9))
         endpoint = Endpoint(bench.engine, bench.codec, [AmountGate()])
         for name, body in ((1, b"no JSON"), (2, json.dumps(PAYMENT).encode())):
-            refusal = endpoint.accept(DeskCall(bench.desk, None, 0, 0, 1, name), body, bench.engine.budget_ns)
+            refusal = endpoint.accept(DeskCall(bench.desk, None, None, 0, 0, 1, name), body, bench.engine.budget_ns)
             assert (type(refusal) if refusal else None) == (UnauthorizedError if name == 1 else None)
         assert bench.desk.failures == [UnauthorizedError]
         await bench.settle()
@@ -479,7 +479,7 @@ def test_call_read_behind_another_engines_batch_is_dated_back_too(compiled: Comp
     bench, desk = Bench(plan, clock, turns=turns), Desk()
     other = Engine(slow, bench.load, [desk], clock, turns)
     bench.submit("first", PAYMENT)
-    other.submit(DeskCall(desk, bench.codec.decode(json.dumps(PAYMENT).encode()), 0, 10**12, 1, "other"))
+    other.submit(DeskCall(desk, None, bench.codec.decode(json.dumps(PAYMENT).encode()), 0, 10**12, 1, "other"))
     turns.turn()
     call, refusal = bench.accept("behind", PAYMENT)
     assert refusal is None

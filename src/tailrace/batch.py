@@ -40,6 +40,33 @@ class Degraded(IntFlag):
     """The request is an event, and was refused as one, or is not known to be counted."""
 
 
+JSON: Final = b"application/json"
+"""The content type of answers to callers without a codec of their own."""
+
+
+class Encoder(Protocol):
+    """Writes answers. content_type: of their bytes."""
+
+    content_type: bytes
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of one answer, of one request or of a list of them."""
+        ...
+
+    def encode_each(self, values: Sequence[Any]) -> list[bytes]:
+        """Return the bytes of each answer."""
+        ...
+
+
+class Codec(Encoder, Protocol):
+    """How a caller writes requests and reads answers.
+
+    decode: gives, from the bytes of a body, a request, a list of them, or the `ServingError` that refuses it.
+    """
+
+    decode: Callable[[bytes], Any]
+
+
 class Transport(Protocol):
     """What brings calls to an engine and takes their answers away."""
 
@@ -58,12 +85,14 @@ class Transport(Protocol):
 class Call(msgspec.Struct, gc=False, eq=False):
     """One call in flight. A transport makes it, of a class of its own that knows where the answer goes.
 
-    requests: one request, or a list of them where the caller sent an array. rows: how many they are counted for, at
+    codec: of its caller, None for the pipeline's usual one. requests: one request, or a list of them where the caller
+    sent an array. rows: how many they are counted for, at
     least one: an empty array costs too. arrival_ns: the earliest time at which it may have arrived. arrival_ns,
     deadline_ns: monotonic. Made without the collector (gc=False): a call never outlives its connection.
     """
 
     transport: Transport
+    codec: Codec | None
     requests: Any
     arrival_ns: int
     deadline_ns: int
@@ -85,9 +114,9 @@ class Batch(msgspec.Struct, eq=False):
     views: its columns, one value a row. scores: of the last stage. branches: which way each row went at each stage
     that has several, by its name, -1 for rows that did not come there; or None. explanations: what a row's score is
     made of, unexplained: why that is not told; None where nobody asks. best_rows: what requests are answered with, in
-    order, and where each request's begin; None for all as they are. bodies: one a call, empty for one with an error;
-    errors: by the call's place; what their bytes are is the transport's. marks_ns: its start, then the end of each
-    layer.
+    order, and where each request's begin; None for all as they are. responses: one a request. bodies: one a call, empty
+    for one with an error; content_type: of all bodies, empty where they differ. errors: by the call's place; what their
+    bytes are is the transport's. marks_ns: its start, then the end of each layer.
     """
 
     calls: Sequence[Call]
@@ -117,7 +146,9 @@ class Batch(msgspec.Struct, eq=False):
     degraded: NDArray[np.uint8] | None = None
     failed: NDArray[np.bool_] | None = None
     errors: dict[int, ServingError] = msgspec.field(default_factory=dict)
+    responses: list[Any] = msgspec.field(default_factory=list)
     bodies: list[bytes] = msgspec.field(default_factory=list)
+    content_type: bytes = JSON
 
     def rows_of_call(self, index: int) -> slice:
         """Return which rows belong to one call."""

@@ -214,7 +214,7 @@ class TestClient:
 
     def submit_bytes(self, body: bytes, *, budget_ms: float | None = None) -> TestCall:
         """Send a body."""
-        call = TestCall(self._transport, None, 0, 0, 1)
+        call = TestCall(self._transport, None, None, 0, 0, 1)
         own_ns = self.engine.budget_ns if budget_ms is None else int(budget_ms * NS_PER_MS)
         call.error = self._endpoint.accept(call, body, min(own_ns, self.engine.budget_ns))
         return call

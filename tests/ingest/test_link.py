@@ -171,7 +171,7 @@ def test_call_in_a_hurry_decides_for_no_other() -> None:
     async def scenario(link: EventLink, peer: Peer) -> None:
         endpoint = EventsEndpoint(STREAM, link, MonotonicClock(), 10, lambda kind: None)
         body = b'{"number": 1, "time": "2026-01-05T00:00:00Z"}'
-        calls = {name: Call(transport(name), None, 0, 0, 1) for name in ("hurried", "calm")}
+        calls = {name: Call(transport(name), None, None, 0, 0, 1) for name in ("hurried", "calm")}
         assert endpoint.accept(calls["hurried"], body, NS_PER_MS) is None
         assert endpoint.accept(calls["calm"], body, 10 * NS_PER_S) is None
         await peer.receive(2)

@@ -120,7 +120,7 @@ def test_provenances_count_by_view(block: MetricBlock) -> None:
 
 def test_batch_counts_its_calls_errors_and_degraded_rows(block: MetricBlock) -> None:
     """Failed calls are errors and not 200; a row that is not answered at all is not counted as degraded."""
-    calls = [Call(None, None, 900_000, 0, 1) for _ in range(3)]
+    calls = [Call(None, None, None, 900_000, 0, 1) for _ in range(3)]
     degraded = np.array([Degraded.MODEL_ERROR, Degraded.STORE_ERROR, 0], dtype=np.uint8)
     failed = np.array([True, False, False])
     error = InferenceError("no score")
@@ -138,7 +138,7 @@ def test_batch_counts_its_calls_errors_and_degraded_rows(block: MetricBlock) -> 
 def test_batch_that_a_layer_raised_in_counts_its_failures_alone(block: MetricBlock) -> None:
     """It has not passed every layer, so that it has no time in any."""
     error = ServerError("ValueError while answering this request")
-    batch = Batch([Call(None, None, 0, 0, 1)] * 2, 0, 0, marks_ns=MARKS_NS[:3], errors={0: error, 1: error})
+    batch = Batch([Call(None, None, None, 0, 0, 1)] * 2, 0, 0, marks_ns=MARKS_NS[:3], errors={0: error, 1: error})
     BatchRecorder(block, "fraud").record(batch, WRITTEN_NS)
     assert fraud(block).codes == {"500": 2}
     assert fraud(block).whole.count == 0

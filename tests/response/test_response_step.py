@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -40,7 +40,7 @@ class Values:
 
 def batch_of(*calls: Any) -> Batch:
     """Return a batch whose calls are given as their requests: a name, or a list of names."""
-    batch = Batch([Call(None, names, 0, 0, 1) for names in calls], 0, 0)
+    batch = Batch([Call(None, None, names, 0, 0, 1) for names in calls], 0, 0)
     if any(isinstance(names, list) for names in calls):
         batch.offsets = np.cumsum([0, *(len(names) if isinstance(names, list) else 1 for names in calls)]).tolist()
     batch.requests = [name for names in calls for name in (names if isinstance(names, list) else [names])]
@@ -130,3 +130,32 @@ def test_raw_json_with_newlines_shifts_no_answer() -> None:
     batch = batch_of("a", "b", "c")
     ResponseStep(Echo, [Values(lambda _: list(map(msgspec.Raw, sent)))], JsonEncoder()).run(batch)
     assert [json.loads(body) for body in batch.bodies] == [{"sent": {"first": 1}}, {"sent": 2}, {"sent": [3]}]
+
+
+class Shout:
+    """A codec of other bytes."""
+
+    content_type = b"text/shout"
+    decode: Any = None
+
+    def encode(self, value: Any) -> bytes:
+        """Return the JSON in capitals."""
+        return msgspec.json.encode(value).upper()
+
+    def encode_each(self, values: Sequence[Any]) -> list[bytes]:
+        """Return each."""
+        return list(map(self.encode, values))
+
+
+@pytest.mark.parametrize("shouting", [(), (1,), (0, 1, 2)])
+def test_each_call_is_answered_as_its_caller_reads_it(shouting: tuple[int, ...]) -> None:
+    """Callers of several codecs meet in one batch; of one codec the batch knows the type of all its bodies."""
+    batch, shout = batch_of("a", ["b", "c"], "d"), Shout()
+    for place in shouting:
+        batch.calls[place].codec = shout
+    encode(batch)
+    bodies = [b'{"name":"a","score":0.0}', b'[{"name":"b","score":1.0},{"name":"c","score":2.0}]',
+              b'{"name":"d","score":3.0}']  # fmt: skip
+    assert batch.bodies == [body.upper() if place in shouting else body for place, body in enumerate(bodies)]
+    assert batch.content_type == {0: b"application/json", 1: b"", 3: b"text/shout"}[len(shouting)]
+    assert [response.name for response in batch.responses] == ["a", "b", "c", "d"]

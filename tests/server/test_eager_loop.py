@@ -145,7 +145,7 @@ def test_batch_of_cached_rows_is_answered_in_its_tick(
         endpoint = Endpoint(engine, JsonCodec(plan.pipeline.request, array_max=10))
         answers = []
         for ended in (0, 1, 2):
-            call = TestCall(_Transport(), None, 0, 0, 1)
+            call = TestCall(_Transport(), None, None, 0, 0, 1)
             assert endpoint.accept(call, BODY, 10 * NS_PER_S) is None
             while call.answer is None:
                 await asyncio.sleep(0)

@@ -60,7 +60,7 @@ async def counted(pipeline: tr.Pipeline, works: list[float]) -> MergedMetrics:
     served = await every.add(pipeline)
     now_ns = clock.now_ns()
     deadline_ns = now_ns + 10 * NS_PER_S
-    calls = [Call(cast(Any, None), Job(work), now_ns, deadline_ns, 1) for work in works]
+    calls = [Call(cast(Any, None), None, Job(work), now_ns, deadline_ns, 1) for work in works]
     await answer(served.plan, Batch(calls, now_ns, deadline_ns, suspends=True), clock.now_ns)
     every.close()
     return merge_blocks([block])

@@ -7,14 +7,15 @@ from typing import Any
 
 import msgspec
 
+from tailrace.batch import JSON
 from tailrace.codecs.decoder import RequestDecoder
 from tailrace.request.schema import Request
-
-CONTENT_TYPE = b"application/json"
 
 
 class JsonEncoder:
     """Turns values into JSON."""
+
+    content_type = JSON
 
     def __init__(self) -> None:
         encoder = msgspec.json.Encoder()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tailrace.batch import (
+    Encoder,
     ReadDecision,
     ReadEmbedding,
     Reader,
@@ -42,7 +43,7 @@ from tailrace.request.columns import columns_type
 from tailrace.request.rows import RowCount
 from tailrace.request.step import RequestStep
 from tailrace.response.best_rows import BestRowLists, BestRows
-from tailrace.response.step import Encoder, FieldValues, RequestValues, ResponseStep, RowLists, RowValues
+from tailrace.response.step import FieldValues, RequestValues, ResponseStep, RowLists, RowValues
 
 
 def request_step(pipeline: Pipeline, wiring: Wiring, array_max: int) -> RequestStep:

@@ -37,7 +37,7 @@ class Samples:
 
     def batch(self, requests: Sequence[Any], now_ns: int, deadline_ns: int) -> Batch:
         """Return a batch of a call for each request."""
-        calls = [Call(_NOWHERE, each, now_ns, deadline_ns, self.rows(each)) for each in requests]
+        calls = [Call(_NOWHERE, None, each, now_ns, deadline_ns, self.rows(each)) for each in requests]
         return Batch(calls, now_ns, deadline_ns)
 
     def rows(self, requests: Any) -> int:

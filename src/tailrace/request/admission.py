@@ -169,17 +169,21 @@ class Admission:
             ):
                 self._learn_least((took_ns, max(took_ns / rows, 1.0)))
         elapsed_ns = ended_ns - self._backlog_since_ns if self._backlog_since_ns else took_ns
-        self._take_in(elapsed_ns, rows, missing_ns, failed=failed)
+        # A small batch that takes long says nothing of how a queue drains; one that is halved for its faults does.
+        if failed or 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
+            self._window_ns += elapsed_ns
+            self._window_rows += rows
+            if self._window_ns >= WINDOW_NS:
+                self._learn_drain()
+        elif missing_ns:
+            self._learn_few(elapsed_ns + missing_ns)
         if self._promise_rows and self._done >= self._promise_rows:
             self._learn_margin(ended_ns - self._promise_ns)
-        if self._margin_ns and self.rows_waiting <= self.rows_best:  # so few make no promise that would show
-            self._margin_ns -= self._margin_ns // 32 + 1
-            self._set_price()
         if not waiting:
             self._backlog_since_ns = self._standing_since_ns = 0
-            if self._share < QUEUE_SHARE:
+            if self._share < QUEUE_SHARE or self._margin_ns:
                 self._share = QUEUE_SHARE
-                self._set_price()
+                self._shrink_margin()
         else:
             self._learn_standing(ended_ns)
         if len(self._durations_ns) >= DURATIONS_MAX:
@@ -203,16 +207,14 @@ class Admission:
         self.base_ns += others_ns - self._others_ns
         self._others_ns = others_ns
 
-    def _take_in(self, elapsed_ns: int, rows: int, missing_ns: int, *, failed: bool) -> None:
-        """Take in how long the queue took for some rows; learn from it once a window is full."""
-        # A small batch that takes long says nothing of how a queue drains; one that is halved for its faults does.
-        if failed or 2 * rows >= self.rows_best or elapsed_ns <= self.row_ns * rows:
-            self._window_ns += elapsed_ns
-            self._window_rows += rows
-        elif missing_ns:  # few were let in since a row seemed dear; were it so because they are few, it stayed so
-            self._window_ns += elapsed_ns + missing_ns
-            self._window_rows += self.rows_best
-        if self._window_rows and self._window_ns >= WINDOW_NS:
+    def _learn_few(self, full_ns: int) -> None:
+        """Take in a small batch as what a full one would have taken.
+
+        Few are let in where a row seems dear; were it so because they are few, it stayed so.
+        """
+        self._window_ns += full_ns
+        self._window_rows += self.rows_best
+        if self._window_ns >= WINDOW_NS:
             self._learn_drain()
 
     def _learn_p95(self) -> None:
@@ -241,6 +243,8 @@ class Admission:
 
     def _learn_standing(self, now_ns: int) -> None:
         """Learn for how long there has been a queue; one that stays over a budget's time is allowed less."""
+        if self._margin_ns and self.rows_waiting <= self.rows_best:  # so few make no promise that would show
+            self._shrink_margin()
         self._backlog_since_ns = now_ns
         if not self._standing_since_ns:
             self._standing_since_ns = now_ns
@@ -248,6 +252,10 @@ class Admission:
             standing_ns = now_ns - self._standing_since_ns
             self._share = max(QUEUE_SHARE * self._budget_ns / standing_ns, QUEUE_SHARE_MIN)
             self._set_price()
+
+    def _shrink_margin(self) -> None:
+        self._margin_ns -= self._margin_ns // 32 + 1 if self._margin_ns else 0
+        self._set_price()
 
     def _learn_margin(self, late_ns: int) -> None:
         """Learn how late a promise was kept: the margin grows fast and shrinks slowly."""

@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Degraded, Reader
+from tailrace.batch import Batch, Codec, Degraded, Encoder, Reader
 from tailrace.errors import DeadlineExceededError, InferenceError
 from tailrace.response.schema import Response
 
-
-class Encoder(Protocol):
-    """Turns the values of answers into bytes; a codec is one."""
-
-    def encode(self, value: Any) -> bytes:
-        """Return the bytes of one value."""
-        ...
-
-    def encode_each(self, values: Sequence[Any]) -> list[bytes]:
-        """Return the bytes of each value."""
-        ...
+_codec_of = attrgetter("codec")
+_USUAL: Final[set[Codec | None]] = {None}
 
 
 class FieldValues(Protocol):
@@ -72,29 +63,39 @@ class RowLists:
 
 
 class ResponseStep:
-    """Builds the responses of a batch and encodes them.
+    """Builds the responses of a batch, and encodes each call's as its caller reads it.
 
-    fields: what gives each field of the type, in its order.
+    fields: what gives each field of the type, in its order. usual: encodes for callers without a codec of their own.
     """
 
-    def __init__(self, response_type: type[Response], fields: Sequence[FieldValues], encoder: Encoder) -> None:
+    def __init__(self, response_type: type[Response], fields: Sequence[FieldValues], usual: Encoder) -> None:
         self._type = response_type
         self._values_of = [field.of for field in fields]
-        self._encode = encoder.encode
-        self._encode_each = encoder.encode_each
+        self._usual = usual
+        self._encode_each = usual.encode_each
 
     def run(self, batch: Batch) -> None:
-        """Fill `bodies`, one a call, and `errors` for those with a failed row: an error's bytes are its transport's."""
-        responses = list(map(self._type, *[values_of(batch) for values_of in self._values_of]))
-        if batch.offsets is None:
-            batch.bodies = self._encode_each(responses)
+        """Fill `responses`, `bodies`, and `errors` of calls with a failed row: an error's bytes are its transport's."""
+        batch.responses = responses = list(map(self._type, *[values_of(batch) for values_of in self._values_of]))
+        codecs = set(map(_codec_of, batch.calls))
+        if codecs == _USUAL:
+            batch.bodies = self._encode_each(responses if batch.offsets is None else values_of_calls(batch))
         else:
-            batch.bodies = [
-                self._encode(responses[begin:end] if type(call.requests) is list else responses[begin])
-                for call, begin, end in zip(batch.calls, batch.offsets, batch.offsets[1:], strict=False)
-            ]
+            self._encode_by(codecs, batch)
         if batch.failed is not None:
             self._refuse_failed(batch)
+
+    def _encode_by(self, codecs: set[Codec | None], batch: Batch) -> None:
+        """Fill `bodies`, each as its caller reads it, and say of what type they are."""
+        values = values_of_calls(batch)
+        if len(codecs) == 1:
+            (codec,) = codecs
+            assert codec is not None
+            batch.bodies, batch.content_type = codec.encode_each(values), codec.content_type
+            return
+        encoders = ((call.codec or self._usual).encode for call in batch.calls)
+        batch.bodies = [encode(value) for encode, value in zip(encoders, values, strict=True)]
+        batch.content_type = b""
 
     @staticmethod
     def _refuse_failed(batch: Batch) -> None:
@@ -106,6 +107,16 @@ class ResponseStep:
             if failed[rows].any():
                 batch.errors[index] = _failure_of(batch, rows)
                 batch.bodies[index] = b""
+
+
+def values_of_calls(batch: Batch) -> list[Any]:
+    """Return what each call is answered: a response, or a list of them where it sent an array."""
+    if batch.offsets is None:
+        return batch.responses
+    return [
+        batch.responses[begin:end] if type(call.requests) is list else batch.responses[begin]
+        for call, (begin, end) in zip(batch.calls, pairwise(batch.offsets), strict=True)
+    ]
 
 
 def _failure_of(batch: Batch, rows: slice) -> InferenceError | DeadlineExceededError:

@@ -9,8 +9,7 @@ from typing import Final, Protocol, cast
 
 import msgspec
 
-from tailrace.batch import Call
-from tailrace.codecs.json import CONTENT_TYPE as JSON
+from tailrace.batch import JSON, Call
 from tailrace.errors import ServingError, SetupError, UnauthorizedError, UnavailableError
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.snapshot import PipelineSnapshot

@@ -358,7 +358,7 @@ def test_call_that_asks_nothing_does_not_wait_for_explanations(pipeline: tr.Pipe
         for number, explain in ((1, 1), (2, 0)):
             made = msgspec.convert(request(explain, customer_id=number), Payment)
             now_ns = time.monotonic_ns()
-            engine.submit(Call(transport, made, now_ns, now_ns + 300_000_000, 1))
+            engine.submit(Call(transport, None, made, now_ns, now_ns + 300_000_000, 1))
             await asyncio.sleep(0.02)
         while engine.calls_waiting:
             await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from tailrace.batch import Batch, Degraded
+from tailrace.batch import JSON, Batch, Degraded
 from tailrace.deadline import LAYERS, NS_PER_MS
 from tailrace.errors import ServingError
 from tailrace.refusals import SHED
@@ -18,7 +18,6 @@ from tailrace.server.http.head import Head
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 GZIP_BYTES_MIN: Final = 1_024
-JSON: Final = b"application/json"
 _LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(4_096))
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 RETRY_AFTER_S: Final = b"1"
@@ -30,7 +29,8 @@ class Framing:
 
     def __init__(self, release: bytes = b"") -> None:
         self._release = b"X-Release: " + release
-        self._ok = b""
+        self._ok: dict[bytes, bytes] = {}
+        """The beginning of the usual answer, by content type."""
         self._date = b""
         self.shed = b""
         """The whole answer to a call that is shed: under overload it is given more often than any other."""
@@ -39,13 +39,19 @@ class Framing:
     def renew_date(self) -> None:
         """Take the current second into the Date header (RFC 9110 §6.6.1)."""
         self._date = formatdate(time.time(), usegmt=True).encode()
-        self._ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: " + self._date + b"\r\nContent-Length: "
+        self._ok.clear()
         self.shed = self.full(_PLAIN, SHED.status, CONTENT_TYPE, problem_body(SHED), [b"Retry-After: " + RETRY_AFTER_S])
 
-    def ok(self, bodies: list[bytes]) -> list[bytes]:
-        """Return the usual answer around each body: 200, JSON, keep-alive, nothing else asked for."""
-        ok, lengths, known = self._ok, _LENGTHS, len(_LENGTHS)
+    def ok(self, bodies: list[bytes], content_type: bytes) -> list[bytes]:
+        """Return the usual answer around each body: 200, keep-alive, nothing else asked for."""
+        ok, lengths, known = self._ok.get(content_type) or self._begin_ok(content_type), _LENGTHS, len(_LENGTHS)
         return [ok + (lengths[size] if (size := len(body)) < known else b"%d\r\n\r\n" % size) + body for body in bodies]
+
+    def _begin_ok(self, content_type: bytes) -> bytes:
+        """Return, and keep for this second, how the usual answer of a content type begins."""
+        begin = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nDate: %b\r\nContent-Length: " % (content_type, self._date)
+        self._ok[content_type] = begin
+        return begin
 
     def rich(
         self, head: Head, request_id: bytes, batch: Batch, place: int, *, compress: bool, close: bool = False
@@ -61,7 +67,9 @@ class Framing:
         if compress and head.gzip and len(body) > GZIP_BYTES_MIN:
             body = gzip.compress(body, compresslevel=1, mtime=0)
             extra.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding")
-        return self.full(head, 200, JSON, body, extra, request_id, close=close)
+        codec = batch.calls[place].codec
+        content_type = JSON if codec is None else codec.content_type
+        return self.full(head, 200, content_type, body, extra, request_id, close=close)
 
     def error(
         self,

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from tailrace.batch import Codec
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import (
     ClientError,
@@ -31,7 +32,8 @@ class Head(msgspec.Struct, gc=False):
     endpoint: what serves the request. body_bytes: the declared length, -1 for a chunked body. is_plain: the answer
     needs no header but the usual ones. budget_ns: the caller's own, or the pipeline's. gzip: whether the answer may be
     compressed. authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
-    passed over. expects_continue: the client waits with its body for a word.
+    passed over. codec: of its caller, None for the usual one. expects_continue: the client waits with its body for a
+    word.
     """
 
     endpoint: CallEndpoint | Page | None
@@ -48,6 +50,7 @@ class Head(msgspec.Struct, gc=False):
     expects_continue: bool = False
     fault: ServingError | None = None
     allow: bytes = b""
+    codec: Codec | None = None
 
 
 def read_head(

@@ -119,7 +119,7 @@ class Outgoing:
 
     def let_send(self, head: Head) -> None:
         """Tell a client that waits with its body to send it."""
-        self._send(HttpCall(self._shared.transport, None, 0, 0, 1, self, head, False), CONTINUE)
+        self._send(HttpCall(self._shared.transport, None, None, 0, 0, 1, self, head, False), CONTINUE)
 
     def end(self) -> None:
         """Read nothing more, and close once all is answered."""

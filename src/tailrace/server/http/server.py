@@ -49,11 +49,11 @@ class HttpServer:
         if len(places) < len(calls):
             calls, bodies = [calls[place] for place in places], [bodies[place] for place in places]
         compress = max(map(len, bodies)) > GZIP_BYTES_MIN
-        if shared.draining or batch.errors or compress:
+        if shared.draining or batch.errors or compress or not batch.content_type:
             self._deliver_with_care(batch, places, compress=compress)
             return
         waiting = []
-        for call, place, answer in zip(calls, places, shared.framing.ok(bodies), strict=True):
+        for call, place, answer in zip(calls, places, shared.framing.ok(bodies, batch.content_type), strict=True):
             connection = call.connection
             if call.is_plain and len(connection.calls) == 1:
                 connection.answer_only(answer)
@@ -64,7 +64,7 @@ class HttpServer:
             _flush(waiting)
 
     def _deliver_with_care(self, batch: Batch, places: Sequence[int], *, compress: bool) -> None:
-        """Deliver a batch some calls of which failed, or with long answers, or the last ones before the server goes."""
+        """Deliver a batch with failed calls, long answers, several codecs, or the last ones before the server goes."""
         calls = [cast(HttpCall, batch.calls[place]) for place in places]
         for call, place in zip(calls, places, strict=True):
             close = self.shared.draining and call.connection.ends_with(call)
