@@ -20,8 +20,9 @@ from tailrace.loadtest.runner import run_load
 from tails import p99_ms
 
 PAIRS: Final = 20
-LOAD_S: Final = 1.8
-"""Of a load beside a start. It begins a third of a second after that, and so ends about when the other one is ready."""
+LOAD_S: Final = 2.2
+"""Of a load beside a start, which begins BEHIND_S after that and is to last until the other one is ready."""
+BEHIND_S: Final = 0.3
 ALONE_S: Final = 0.6
 RATE: Final = 1_000
 
@@ -57,6 +58,10 @@ def measure_loading(session: Session) -> Figures:
             session, "inference: a second version loads", session.pick(PAIRS, 2),
             beside_a_start_p99_ms, lambda: served_p99_ms(ALONE_S),
         )  # fmt: skip
+    if median(starts_s) > BEHIND_S + LOAD_S:
+        session.notes.append(
+            f"inference: a start took {median(starts_s):.1f} s beside a load: what its end does to the p99 is not seen."
+        )
     added = [one - other for one, other in pairs]
     return {
         "load_start_s": round(median(starts_s), 2),
