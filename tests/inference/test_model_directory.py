@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
-from tailrace.inference.model_directory import read_while_replaced
+import pytest
+
+from tailrace.inference.model_directory import READ_BYTES, read_in_parts, read_while_replaced
 
 
 def test_directory_that_is_read_leaves_its_number_to_no_other(tmp_path: Path) -> None:
@@ -27,3 +30,20 @@ def test_directory_that_is_read_leaves_its_number_to_no_other(tmp_path: Path) ->
 
     assert read_while_replaced(directory, read) == numbers[1]
     assert numbers[0] != numbers[1]
+
+
+def test_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No single read takes more than a part, and all of them together are the file."""
+    content = os.urandom(2 * READ_BYTES + 7)
+    (tmp_path / "model.onnx").write_bytes(content)
+    sizes: list[int] = []
+
+    class Reading(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            part = super().read(size)
+            sizes.append(len(part))
+            return part
+
+    monkeypatch.setattr(Path, "open", lambda self, *args, **options: Reading(self))
+    assert read_in_parts(tmp_path / "model.onnx") == content
+    assert sizes == [READ_BYTES, READ_BYTES, 7, 0]

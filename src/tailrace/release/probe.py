@@ -31,7 +31,7 @@ from tailrace.inference.backends.onnx_growth import is_bounded
 from tailrace.inference.backends.onnx_sizes import check_sizes
 from tailrace.inference.curve import SIZES
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Cell, Manifest, to_array
-from tailrace.inference.model_directory import read_manifest
+from tailrace.inference.model_directory import read_in_parts, read_manifest
 from tailrace.inference.signature import NUMPY_DTYPES
 
 SPARE_BYTES: Final = 2 << 30
@@ -79,7 +79,7 @@ def probe_directory(directory: Path) -> None:
     if MODEL_FILE not in manifest.files:
         return
     try:
-        content = path.read_bytes()
+        content = read_in_parts(path)
         check_graph(content)
         if not is_bounded(content):
             check_sizes(content)

@@ -14,6 +14,7 @@ from tailrace.inference.backends.kernel import Kernel, KernelModel, ScoreFunctio
 from tailrace.inference.backends.table import BIT_VECTORS
 from tailrace.inference.backends.tree_tables import TreeArrays, decode_tables, expand_tables
 from tailrace.inference.manifest import TREES_FILE
+from tailrace.inference.model_directory import read_in_parts
 from tailrace.inference.signature import Signature
 
 LIBRARY: Final = Path(__file__).with_name("libbitvector.so")
@@ -70,7 +71,7 @@ class BitvectorModel(KernelModel):
         other ones than the signature's.
         """
         score = open_library(LIBRARY)
-        arrays = expand_tables(decode_tables(path.read_bytes()))
+        arrays = expand_tables(decode_tables(read_in_parts(path)))
         specs = signature.inputs
         if len(specs) != 1 or specs[0].dtype != "float32" or len(specs[0].features) != arrays.features:
             raise ValueError(f"its tables are of {arrays.features} float32 features, the signature is not")

@@ -14,6 +14,7 @@ from tailrace.inference.backends.forest_tables import LINKS, ForestArrays, decod
 from tailrace.inference.backends.kernel import Kernel, KernelModel, ScoreFunction, open_library
 from tailrace.inference.backends.table import FOREST
 from tailrace.inference.manifest import FOREST_FILE
+from tailrace.inference.model_directory import read_in_parts
 from tailrace.inference.signature import Signature
 
 LIBRARY: Final = Path(__file__).with_name("libforest.so")
@@ -73,7 +74,7 @@ class ForestModel(KernelModel):
         another one than the signature's.
         """
         score = open_library(LIBRARY)
-        arrays = expand_forest(decode_forest(path.read_bytes()))
+        arrays = expand_forest(decode_forest(read_in_parts(path)))
         fits = len(signature.inputs) == 1 and signature.inputs[0].dtype == "float32"
         if not fits or (len(signature.inputs[0].features), signature.scores_width) != (arrays.features, arrays.outputs):
             raise ValueError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.trusted_types import UntrustedTypesError, allowed_types
 from tailrace.inference.manifest import REPACKAGE, Manifest
-from tailrace.inference.model_directory import read_manifest
+from tailrace.inference.model_directory import read_in_parts, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
@@ -62,7 +62,7 @@ class NativeModel(PackagedModel):
             raise OSError(f"the model directory has no {cls.file}")
         path = directory / cls.file
         try:
-            predict = cls.open(path.read_bytes(), manifest.signature, allowed_types(manifest.trusted, trusted))
+            predict = cls.open(read_in_parts(path), manifest.signature, allowed_types(manifest.trusted, trusted))
         except ValueError as error:
             raise ModelPackageError(
                 f"the file is not what it should be: {error}",

@@ -13,7 +13,7 @@ from tailrace.errors import ModelPackageError
 from tailrace.inference.backends.onnx_graph import check_graph
 from tailrace.inference.backends.table import ONNX_RUNTIME
 from tailrace.inference.manifest import MODEL_FILE, REPACKAGE, Manifest, SessionSettings
-from tailrace.inference.model_directory import read_manifest
+from tailrace.inference.model_directory import read_in_parts, read_manifest
 from tailrace.inference.packaged import PackagedModel
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
@@ -135,7 +135,7 @@ def open_session(
 def _check_file(path: Path) -> None:
     """Raise ModelPackageError for a graph that promises more than it holds, or whose weights lie elsewhere."""
     try:
-        check_graph(path.read_bytes())
+        check_graph(read_in_parts(path))
     except ValueError as error:
         raise ModelPackageError(
             f"the file is not what it should be: {error}", where=str(path), next=REPACKAGE

@@ -26,6 +26,7 @@ from tailrace.inference.manifest import (
     XGBOOST_FILE,
     Manifest,
 )
+from tailrace.inference.model_directory import read_in_parts
 from tailrace.inference.packaged import PackagedModel, score_error
 from tailrace.inference.predictor import Feeds
 from tailrace.inference.signature import Signature
@@ -70,7 +71,7 @@ def load_explainer(model: PackagedModel, directory: Path) -> Trees | str:
     ).open_trees
     path = directory / file
     try:
-        trees = opens(path.read_bytes(), model.signature)
+        trees = opens(read_in_parts(path), model.signature)
     except OSError as error:
         return str(error)
     except ValueError as error:
