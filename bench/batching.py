@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -14,7 +12,7 @@ from typing import Final
 from answers import fetch_answer
 from figures import Figures
 from heavy_world import FILE, FOLDER, MIXED, NAMES, make_heavy_world
-from machine import LOAD_CORE, SERVER_CORE, BenchError
+from machine import LOAD_CORE, SERVER_CORE, BenchError, on_core
 from part import Session
 from peer_venv import NoPeerError, make_venv
 from peers import HERE, ROOT, WORKPLACE, start_tailrace
@@ -130,17 +128,6 @@ def measure_beside(session: Session, heavy_url: str, bodies: Path, rate: float) 
         "mixed_p99_added_median_ms": round(median(added), 2),
         "mixed_p99_added_ms": round(bounds(added)[1], 2),
     }
-
-
-@contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Have what runs here, and what it starts without a core of its own, on one core until the end of the block."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 def compare(url: str, other: str, bodies: Path) -> None:

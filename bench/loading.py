@@ -11,7 +11,7 @@ from big_trees import make_file
 from figures import Figures
 from heavy_world import FILE as HEAVY
 from heavy_world import make_heavy_world
-from machine import SERVER_CORE
+from machine import LOAD_CORE, SERVER_CORE, on_core
 from part import Session
 from peers import start_tailrace
 from ratios import bounds, measure_pairs
@@ -38,7 +38,7 @@ def measure_loading(session: Session) -> Figures:
     served = make_file(200)
     bodies = session.bodies.read_bytes().splitlines()
     starts_s: list[float] = []
-    with ExitStack() as stack:
+    with ExitStack() as stack, on_core(LOAD_CORE):
         url = start_tailrace(stack, cores={SERVER_CORE}, file=served, name="tailrace-served").url
         session.replay.plain(url, session.bodies, 0.5, judged=False)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -26,3 +29,14 @@ def busy_share(seconds: float = 1.0) -> float:
     time.sleep(seconds)
     whole_later, idle_later = read()
     return 1.0 - (idle_later - idle) / max(whole_later - whole, 1)
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Have what runs here, and what it starts without a core of its own, on one core until the end of the block."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
