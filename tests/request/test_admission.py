@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tailrace.deadline import NS_PER_MS
 from tailrace.request.admission import (
-    BATCHES_SHARE_MAX,
+    BATCHES_SHARE,
     LEAST_BATCHES,
     PROBE_NS,
     QUEUE_SHARE,
@@ -126,22 +126,25 @@ def test_standing_queue_is_allowed_less_and_less() -> None:
     assert learned.price_ns == pytest.approx(first, rel=0.01)
 
 
-@pytest.mark.parametrize("took_ms", [12, 16])
-def test_running_batch_and_the_next_are_no_queue(took_ms: int) -> None:
-    """Of batches that take a quarter of the budget each two are let in, whether or not calls always wait.
+@pytest.mark.parametrize(("rows_alone_ms", "is_cut"), [(2.0, False), (0.4, True)])
+def test_running_batch_and_the_next_are_no_queue(rows_alone_ms: float, is_cut: bool) -> None:
+    """Of batches that take a quarter of the budget two are let in, and some rows more, whether or not calls always wait.
 
-    Of batches of a third two are not: what their estimates are off by must have room.
+    Of rows that cost no less together than alone a queue is held to its share: a longer one serves no more of them.
     """
-    learned = admission(row_ns=took_ms / 32 * MS, rows_best=32)
-    at_ns = teach(learned, took_ms, 32, 200, waiting=True)
-    left_ns = 50 * MS
-    assert at_ns > 10 * left_ns
-    for waiting in range(0, 100, 4):
+    learned = Admission(50 * MS, 2 * MS, int(rows_alone_ms * MS), 12 / 32 * MS, 32)
+    at_ns = 0
+    for _ in range(60):  # so that its least time stays that of a single call
+        at_ns = teach(learned, 12, 32, 1, at_ns, waiting=True)
+        at_ns = teach(learned, rows_alone_ms, 1, 1, at_ns, waiting=True)
+    assert at_ns > 10 * 50 * MS
+    for waiting in range(0, 200, 2):
         learned.rows_waiting = waiting
-        if learned.refuses(left_ns, at_ns):
+        if learned.refuses(50 * MS, at_ns):
             break
-    share = BATCHES_SHARE_MAX if took_ms == 16 else 24 / 38
-    assert waiting == pytest.approx(share * (50 - took_ms) / took_ms * 32, abs=4)
+    free_ms = 50 - learned.base_ns / MS
+    share = QUEUE_SHARE_MIN if is_cut else BATCHES_SHARE
+    assert waiting * learned.row_ns / MS == pytest.approx(share * free_ms, rel=0.15)
 
 
 def test_rows_that_seem_dear_because_they_are_few_become_cheap_again() -> None:

@@ -23,8 +23,11 @@ QUEUE_SHARE: Final = 0.4
 """Of the time a call has beside its own batch, what a queue may take by our estimate."""
 QUEUE_SHARE_MIN: Final = 0.2
 """What a queue may take that has been there for long; one that has been there for a budget begins to shrink."""
-BATCHES_SHARE_MAX: Final = 0.9
-"""What two full batches may take, one that runs and the next: shorter ones would cost more a row."""
+BATCHES_SHARE: Final = 0.8
+"""What a queue may take of which two full batches, one that runs and the next, are a large part: with fewer rows each
+would cost more."""
+BATCHING_GAIN_MIN: Final = 2
+"""How many times a row of a full batch a batch of one takes, where rows are cheaper together."""
 
 MEDIANS_MAX: Final = 2
 """A batch is expected to take so many times the median at most. Beside other programs one in ten takes ten times as
@@ -266,11 +269,11 @@ class Admission:
 
     def _set_price(self) -> None:
         """Say what a call needs beside its own row, by what is known now."""
-        self.base_ns = self._p95_ns + self._margin_ns + self._others_ns
-        share, left_ns = self._share, self._budget_ns - self.base_ns
-        batches_ns = 2 * self.rows_best * self.row_ns
-        if batches_ns > share * left_ns > 0:
-            share = min(batches_ns / left_ns, BATCHES_SHARE_MAX)
+        base_ns, share, own_ns = self._margin_ns + self._others_ns, self._share, float(self._p95_ns)
+        batches_ns, least_ns = 2 * self.rows_best * self.row_ns, self._least[0]
+        if batches_ns > share * (self._budget_ns - base_ns - own_ns) and least_ns >= BATCHING_GAIN_MIN * self.row_ns:
+            share, own_ns = BATCHES_SHARE, least_ns  # its own batch is among those that drain
+        self.base_ns = base_ns + own_ns
         self.price_ns = max(self.row_ns / share, self._budget_ns / ROWS_WAITING_MAX)
 
 
