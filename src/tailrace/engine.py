@@ -115,8 +115,11 @@ class Engine:
         return self.admission.fits_before(before, left_ns, rows, last_ns - now_ns)
 
     def _rest(self) -> None:
-        """Leave the core to the model at work, once what was read is dealt with; what comes then is read together."""
-        if not self._rest_due and self._inference.is_computing:
+        """Leave the core to the model at work, once what was read is dealt with; what comes then is read together.
+
+        Where the loop has other engines, their calls could begin meanwhile.
+        """
+        if not (self._rest_due or self.load.is_shared) and self._inference.is_computing:
             self._rest_due = True
             self._loop.call_soon(self._leave_core)
 
@@ -134,7 +137,7 @@ class Engine:
         if self._batches_running < self._batches_max:
             self._scheduled = True
             self._loop.call_soon(self._tick)
-        elif not self.load.is_shared:  # else another engine's calls could begin meanwhile
+        else:
             self._rest()
 
     # -- the tick ---------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_standing_queue_is_allowed_less_and_less() -> None:
 
 @pytest.mark.parametrize(("rows_alone_ms", "is_cut"), [(2.0, False), (0.4, True)])
 def test_running_batch_and_the_next_are_no_queue(rows_alone_ms: float, is_cut: bool) -> None:
-    """Of batches that take a quarter of the budget two are let in, and some rows more, whether or not calls always wait.
+    """Of batches that take a quarter of the budget two are let in, and some rows more, though calls always wait.
 
     Of rows that cost no less together than alone a queue is held to its share: a longer one serves no more of them.
     """
