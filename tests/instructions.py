@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from pipelines.model_graphs import write_models
-from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.offer import Offer
 from tailrace.compile.loading import load_pipelines
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
@@ -102,7 +102,7 @@ def count_of(pipeline: Pipeline, traffic: Traffic | None = None) -> Counts:
         recorder = BatchRecorder(MetricBlock.create(worker_layout([shape_of(pipeline)], 0)), pipeline.name)
         client.plan.features.retrieval.observe_fetch = recorder.count_fetch
         engine = Engine(client.plan, load, [recorder], MonotonicClock(), turns)
-        routes[b"/predict"] = {b"POST": Endpoint(engine, JsonCodec(pipeline.request, array_max=1_000))}
+        routes[b"/predict"] = {b"POST": Endpoint(engine, Offer(pipeline.request, array_max=1_000))}
         sockets = [Socket() for _ in range(CALLS_MAX)]
         connections = [server() for _ in sockets]
         for connection, socket in zip(connections, sockets, strict=True):

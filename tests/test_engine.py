@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tailrace.batch import Batch, Call, Degraded
-from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.compile.samples import Samples
@@ -156,8 +156,9 @@ class Bench:
         self.desk = Desk()
         self.load = LoopLoad(turns or asyncio.get_running_loop())
         self.engine = Engine(self.plan, self.load, [self.desk], clock, turns)
-        self.codec = JsonCodec(plan.pipeline.request, array_max=1_000)
-        self.endpoint = Endpoint(self.engine, self.codec)
+        self.offer = Offer(plan.pipeline.request, array_max=1_000)
+        self.codec = self.offer.usual
+        self.endpoint = Endpoint(self.engine, self.offer)
 
     def submit(self, caller: Any, request: Any, *, budget_ns: int | None = None) -> None:
         """Take a call as a transport does, without asking for admission."""
@@ -420,7 +421,7 @@ def test_gate_refuses_before_a_body_is_decoded(compiled: Compiled) -> None:
 
     async def main() -> None:
         bench = Bench(compiled("payment"), ManualClock(now_ns=10**9))
-        endpoint = Endpoint(bench.engine, bench.codec, [AmountGate()])
+        endpoint = Endpoint(bench.engine, bench.offer, [AmountGate()])
         for name, body in ((1, b"no JSON"), (2, json.dumps(PAYMENT).encode())):
             refusal = endpoint.accept(DeskCall(bench.desk, None, None, 0, 0, 1, name), body, bench.engine.budget_ns)
             assert (type(refusal) if refusal else None) == (UnauthorizedError if name == 1 else None)

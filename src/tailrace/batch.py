@@ -62,9 +62,11 @@ class Codec(Encoder, Protocol):
     """How a caller writes requests and reads answers.
 
     decode: gives, from the bytes of a body, a request, a list of them, or the `ServingError` that refuses it.
+    request_type: of the requests that come out.
     """
 
     decode: Callable[[bytes], Any]
+    request_type: type
 
 
 class Transport(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from tailrace.batch import Batch, Call
-from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.deadline import INFERENCE, NS_PER_MS, Clock, LayerLimit, MonotonicClock
@@ -149,7 +149,7 @@ class TestClient:
         self.plan: Plan = plan
         self.turns = Turns()
         self.engine = Engine(plan, LoopLoad(self.turns), [], self._clock, self.turns)
-        self._endpoint = Endpoint(self.engine, JsonCodec(pipeline.request, array_max=ARRAY_MAX))
+        self._endpoint = Endpoint(self.engine, Offer(pipeline.request, array_max=ARRAY_MAX))
         self._transport = _Transport()
 
     @classmethod

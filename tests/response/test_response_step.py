@@ -137,6 +137,7 @@ class Shout:
 
     content_type = b"text/shout"
     decode: Any = None
+    request_type = Answer
 
     def encode(self, value: Any) -> bytes:
         """Return the JSON in capitals."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import Budget, MonotonicClock
@@ -88,7 +88,7 @@ class RunningServer:
             await plan.open()
             plan, _ = await warm_up(plan, clock)
             engine = Engine(plan, self.load, [BatchRecorder(self.block, pipeline.name)], clock)
-            codec = JsonCodec(pipeline.request, array_max=self.options.array_max)
+            codec = Offer(pipeline.request, array_max=self.options.array_max)
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             plans.append(plan)
             self.engines[pipeline.name] = engine

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.engine import Engine
@@ -142,7 +142,7 @@ def test_batch_of_cached_rows_is_answered_in_its_tick(
         assert isinstance(plan.features.retrieval, CachedRetrieval)
         loop = CountingLoop(asyncio.get_running_loop())
         engine = Engine(plan, LoopLoad(loop), [], clock, loop)
-        endpoint = Endpoint(engine, JsonCodec(plan.pipeline.request, array_max=10))
+        endpoint = Endpoint(engine, Offer(plan.pipeline.request, array_max=10))
         answers = []
         for ended in (0, 1, 2):
             call = TestCall(_Transport(), None, None, 0, 0, 1)

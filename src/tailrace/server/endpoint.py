@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from tailrace.batch import Call
-from tailrace.codecs.json import JsonCodec
+from tailrace.batch import Call, Codec
+from tailrace.codecs.offer import Offer
 from tailrace.engine import Engine
 from tailrace.errors import ServingError
 
@@ -29,14 +29,19 @@ class CallEndpoint:
     budget_ns: int
     accept: Callable[[Call, bytes, int], ServingError | None]
 
+    def speaking(self, content_type: bytes, accept: bytes) -> CallEndpoint:
+        """Return what takes calls of a caller whose body is of one type, and that accepts others."""
+        return self
+
 
 class Endpoint(CallEndpoint):
     """Takes the calls of one pipeline: gates, admission, decoding, and into the engine's inbox.
 
-    codec: turns a body into requests. gates: in their order; none cost nothing. accept: see `_accept`.
+    offer: the codecs that its callers may have. gates: in their order; none cost nothing. accept: see `_accept`.
+    codec: that of the callers whose calls this one takes, None for the usual one.
     """
 
-    def __init__(self, engine: Engine, codec: JsonCodec, gates: Sequence[Gate] = ()) -> None:
+    def __init__(self, engine: Engine, offer: Offer, gates: Sequence[Gate] = (), codec: Codec | None = None) -> None:
         self.engine = engine
         self.name = engine.plan.name
         self._submit = engine.submit
@@ -45,10 +50,23 @@ class Endpoint(CallEndpoint):
         self._admission = engine.admission
         self._now_ns = engine.clock.now_ns
         self._gates = tuple(gates)
-        self.accept = self._accept if not gates else self._accept_through_gates
-        self._decode = codec.decode
+        self._offer = offer
+        self._codec = codec
+        self._others: dict[Codec, Endpoint] = {}
+        self._decode = (codec or offer.usual).decode
+        self._take = self._accept if codec is None else self._accept_by_codec
+        self.accept = self._take if not gates else self._accept_through_gates
         self._count_of = engine.plan.request.rows.count
-        self._one_row = codec.request_type if engine.plan.request.rows.one_row else None
+        self._one_row = (codec or offer.usual).request_type if engine.plan.request.rows.one_row else None
+
+    def speaking(self, content_type: bytes, accept: bytes) -> CallEndpoint:
+        """Return what takes calls of a caller whose body is of one type, and that accepts others."""
+        codec = self._offer.find(content_type, accept)
+        if codec is None:
+            return self
+        if codec not in self._others:
+            self._others[codec] = Endpoint(self.engine, self._offer, self._gates, codec)
+        return self._others[codec]
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call into the batch that the next tick runs, or return why it is refused.
@@ -73,13 +91,18 @@ class Endpoint(CallEndpoint):
         self._submit(call)
         return None
 
+    def _accept_by_codec(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call of a codec of its own; see `_accept`."""
+        call.codec = self._codec
+        return self._accept(call, body, budget_ns)
+
     def _accept_through_gates(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call that passes every gate; see `_accept`."""
         for gate in self._gates:
             if (refusal := gate.refusal(call)) is not None:
                 self.engine.refusals.count_failure(refusal)
                 return refusal
-        return self._accept(call, body, budget_ns)
+        return self._take(call, body, budget_ns)
 
     def _count_rows(self, call: Call) -> ServingError | None:
         """Count the rows of a call that is not one row; return what is wrong with it, None where nothing is."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.compile.materialised import check_views
@@ -63,7 +63,7 @@ class Served:
 
     def endpoint(self, array_max: int) -> Endpoint:
         """Return what takes its calls. array_max: requests in one of them."""
-        return Endpoint(self.engine, JsonCodec(self.plan.pipeline.request, array_max=array_max))
+        return Endpoint(self.engine, Offer(self.plan.pipeline.request, array_max=array_max))
 
 
 class ServedPipelines:

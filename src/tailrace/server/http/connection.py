@@ -153,7 +153,7 @@ class Connection(Outgoing, asyncio.Protocol):
 
     def serve(self, head: Head, body: bytes, form: HeadForm | None = None, raw: bytes = b"") -> None:
         """Serve one whole request. form, raw: that its head fits, and the head's bytes, where it was not parsed."""
-        call = HttpCall(self._shared.transport, head.codec, None, 0, 0, 1, self, head, head.is_plain)
+        call = HttpCall(self._shared.transport, None, None, 0, 0, 1, self, head, head.is_plain)
         if not head.is_plain:
             varies = form is not None and form.request_id is not None
             call.request_id = form.request_id_in(raw) if varies and form is not None else head.request_id

@@ -7,7 +7,6 @@ from typing import Final
 
 import msgspec
 
-from tailrace.batch import Codec
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import (
     ClientError,
@@ -32,8 +31,7 @@ class Head(msgspec.Struct, gc=False):
     endpoint: what serves the request. body_bytes: the declared length, -1 for a chunked body. is_plain: the answer
     needs no header but the usual ones. budget_ns: the caller's own, or the pipeline's. gzip: whether the answer may be
     compressed. authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
-    passed over. codec: of its caller, None for the usual one. expects_continue: the client waits with its body for a
-    word.
+    passed over. expects_continue: the client waits with its body for a word.
     """
 
     endpoint: CallEndpoint | Page | None
@@ -50,7 +48,6 @@ class Head(msgspec.Struct, gc=False):
     expects_continue: bool = False
     fault: ServingError | None = None
     allow: bytes = b""
-    codec: Codec | None = None
 
 
 def read_head(
@@ -80,6 +77,7 @@ def read_head(
         budget_ns = _read_budget(fields.get(b"x-budget-ms"))
         if isinstance(head.endpoint, CallEndpoint):
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
+            head.endpoint = head.endpoint.speaking(fields.get(b"content-type", b""), fields.get(b"accept", b""))
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:

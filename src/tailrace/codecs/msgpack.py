@@ -1,0 +1,138 @@
+"""The MessagePack codec: bodies to validated requests or a refusal, answers to bodies. See https://msgpack.org.
+
+What MessagePack can say and JSON cannot is held to what JSON can: a number is finite, and a map has each key once. Both
+are seen from the bytes and from how many defaults were taken; what that does not clear is walked through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice, repeat, starmap
+from math import isfinite
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+from msgspec import NODEFAULT
+from msgspec import inspect as shape
+
+from tailrace.codecs.decoder import refusal_of
+from tailrace.codecs.msgpack_keys import find_key_twice, keys_of_map
+from tailrace.errors import InvalidRequestError, MalformedBodyError, ServingError
+from tailrace.request.schema import Field, Request, bounded_type
+
+CONTENT_TYPES: Final = (b"application/msgpack", b"application/vnd.msgpack", b"application/x-msgpack")
+"""The second is registered at IANA, the first is what most clients say; each is answered with its own."""
+
+_BOUNDLESS = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
+"""Where a float64 or a float32 may stand that is infinite or no number."""
+
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+class MsgpackCodec:
+    """Reads the requests of one type and writes their answers. array_max: requests in one array.
+
+    request_type: of the requests that come out, the declared one or below it. decode: see `Codec`.
+    """
+
+    def __init__(self, request_type: type[Request], *, array_max: int, content_type: bytes = CONTENT_TYPES[0]) -> None:
+        keys = KeyCount(request_type)
+        self.content_type = content_type
+        self.request_type = bounded = bounded_type(request_type, keys.factories)
+        many = Annotated[list[bounded], Field(max_length=array_max)]  # type: ignore[valid-type]
+        self._read = msgspec.msgpack.Decoder(bounded | many).decode
+        self._fields, self._left = keys.fields, keys.left
+        self.encode = msgspec.msgpack.Encoder().encode
+        self.decode: Callable[[bytes], Any] = self._decode_counted if keys.useful else self._decode_walked
+
+    def encode_each(self, values: Sequence[Any]) -> list[bytes]:
+        """Return the bytes of each answer."""
+        return list(map(self.encode, values))
+
+    def _decode_counted(self, body: bytes) -> Any:
+        """See `decode`; of a type whose requests say how many keys their bodies have."""
+        left = self._left()
+        try:
+            requests = self._read(body)
+        except Exception as error:
+            return refusal_of(error)
+        if type(requests) is list:
+            keys, fields = sum(keys_of_map(bytes(each)) for each in _split(body)), len(requests) * self._fields
+        else:
+            keys, fields = keys_of_map(body), self._fields
+        if keys != fields - (left - self._left()) and (refusal := _refusal_of_key(body)) is not None:
+            return refusal
+        return requests if _BOUNDLESS.search(body) is None else _finite(requests)
+
+    def _decode_walked(self, body: bytes) -> Any:
+        """See `decode`; of a type with parts that may hold any number of keys."""
+        try:
+            requests = self._read(body)
+        except Exception as error:
+            return refusal_of(error)
+        if (refusal := _refusal_of_key(body)) is not None:
+            return refusal
+        return requests if _BOUNDLESS.search(body) is None else _finite(requests)
+
+
+class KeyCount:
+    """Counts the keys that a body left out, by the defaults that were taken in their place.
+
+    fields: of a request. useful: whether every key of a body is a field of the request itself, or an unknown one that
+    is refused. factories: by field, what the type that is decoded into takes its default from. left: falls by one for
+    each that is taken.
+    """
+
+    def __init__(self, request_type: type[Request]) -> None:
+        info = cast(shape.StructType, shape.type_info(request_type))
+        config = request_type.__struct_config__
+        is_flat = not any(_has_keys(field.type) for field in info.fields)
+        self.fields = len(info.fields)
+        self.useful = is_flat and info.forbid_unknown_fields and info.tag is None and not config.omit_defaults
+        endless = repeat((), 2**62)
+        self.left: Callable[[], int] = endless.__length_hint__
+        self.factories: dict[str, Callable[[], Any]] = {}
+        for field in info.fields if self.useful else ():
+            if not field.required:
+                make = field.default_factory if field.default is NODEFAULT else repeat(field.default).__next__
+                self.factories[field.name] = starmap(make, islice(endless, 0, None)).__next__
+
+
+def _refusal_of_key(body: bytes) -> ServingError | None:
+    """Return the refusal of a body with a key twice; None for any other."""
+    key = find_key_twice(body)
+    return None if key is None else MalformedBodyError(f"the key {key!r} is there twice", where="$")
+
+
+def _has_keys(info: shape.Type) -> bool:
+    """Say whether a value may have keys of its own."""
+    match info:
+        case shape.Metadata() | shape.CollectionType():
+            return _has_keys(info.type if isinstance(info, shape.Metadata) else info.item_type)
+        case shape.UnionType():
+            return any(map(_has_keys, info.types))
+        case shape.TupleType():
+            return any(map(_has_keys, info.item_types))
+    return isinstance(
+        info, shape.StructType | shape.DictType | shape.TypedDictType | shape.DataclassType | shape.AnyType
+        | shape.RawType | shape.CustomType | shape.NamedTupleType
+    )  # fmt: skip
+
+
+def _finite(requests: Any) -> Any:
+    """Return the requests, or the refusal of the first number in them that is not finite."""
+    path = _boundless(msgspec.to_builtins(requests), "$")
+    return requests if path is None else InvalidRequestError("Expected a finite number", where=path)
+
+
+def _boundless(value: Any, path: str) -> str | None:
+    """Return the path of the first number that is not finite."""
+    if isinstance(value, float):
+        return None if isfinite(value) else path
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = ((f"{path}.{key}", each) for key, each in value.items())
+    elif isinstance(value, list):
+        parts = ((f"{path}[{place}]", each) for place, each in enumerate(value))
+    return next((found for where, each in parts if (found := _boundless(each, where)) is not None), None)

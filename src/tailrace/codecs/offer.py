@@ -1,0 +1,74 @@
+"""The codecs that a pipeline speaks, chosen by what a caller says of its body and of the answer (RFC 9110 §12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from tailrace.batch import JSON, Codec
+from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.msgpack import CONTENT_TYPES as MSGPACK
+from tailrace.codecs.msgpack import MsgpackCodec
+from tailrace.request.schema import Request
+
+ACCEPTED_MAX: Final = 32
+"""Parts of an Accept that are read."""
+
+
+class Offer:
+    """The codecs of one request type. usual: JSON, which a body is read as whose type is not known here.
+
+    array_max: requests in one array.
+    """
+
+    def __init__(self, request_type: type[Request], *, array_max: int) -> None:
+        self.usual = JsonCodec(request_type, array_max=array_max)
+        others = (MsgpackCodec(request_type, array_max=array_max, content_type=each) for each in MSGPACK)
+        self._mixed: dict[tuple[Codec, Codec], Codec] = {}
+        self._codecs: dict[bytes, Codec] = {JSON: self.usual, **{each.content_type: each for each in others}}
+
+    def find(self, content_type: bytes, accept: bytes) -> Codec | None:
+        """Return the codec of a caller, None for the usual one.
+
+        content_type: of its body. accept: what it takes; where that names none of the codecs it gets what it sends.
+        """
+        reads = self._codecs.get(_media_type(content_type), self.usual)
+        writes = next((found for each in preferred(accept) if (found := self._codecs.get(each)) is not None), reads)
+        if reads is writes:
+            return None if reads is self.usual else reads
+        return self._mixed.setdefault((reads, writes), Mixed(reads, writes))
+
+
+class Mixed:
+    """Reads requests as one codec does, and writes answers as another."""
+
+    def __init__(self, reads: Codec, writes: Codec) -> None:
+        self.content_type = writes.content_type
+        self.decode: Callable[[bytes], Any] = reads.decode
+        self.request_type = reads.request_type
+        self._writes = writes
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of one answer."""
+        return self._writes.encode(value)
+
+    def encode_each(self, values: Sequence[Any]) -> list[bytes]:
+        """Return the bytes of each answer."""
+        return self._writes.encode_each(values)
+
+
+def preferred(accept: bytes) -> list[bytes]:
+    """Return the media types that an Accept names, the one with the largest weight first, without those of weight 0."""
+    weights: dict[bytes, float] = {}
+    for part in accept.split(b",", ACCEPTED_MAX)[:ACCEPTED_MAX]:
+        name, *parameters = part.split(b";")
+        weight = next((each.strip()[2:] for each in parameters if each.strip().lower().startswith(b"q=")), b"1")
+        try:
+            weights[_media_type(name)] = float(weight)
+        except ValueError:
+            continue  # what cannot be read says nothing
+    return sorted((name for name, weight in weights.items() if weight > 0), key=lambda name: -weights[name])
+
+
+def _media_type(value: bytes) -> bytes:
+    return value.partition(b";")[0].strip().lower()

@@ -1,0 +1,175 @@
+"""MessagePack says no more than JSON: the same requests come out, and what JSON cannot say is refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import struct
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailrace.codecs.json import JsonCodec
+from tailrace.codecs.msgpack import MsgpackCodec
+from tailrace.codecs.msgpack_keys import find_key_twice, keys_of_map
+from tailrace.errors import InvalidRequestError, MalformedBodyError
+from tailrace.request.schema import Field, Request
+
+pack = msgspec.msgpack.encode
+
+
+class Kind(Enum):
+    ONE = "one"
+    TWO = "two"
+
+
+class Payment(Request):
+    """Flat: each key of a body is a field of it."""
+
+    name: str
+    amount: Annotated[float, Field(gt=0, le=1000)]
+    time: dt.datetime | None = None
+    kind: Literal["card", "cash"] = "card"
+    vip: bool = False
+    tags: list[str] = msgspec.field(default_factory=list)
+
+
+class Order(Request):
+    """With keys of its own in a field."""
+
+    kind: Kind
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Loose(Request, forbid_unknown_fields=False):
+    amount: float
+
+
+def codecs(request_type: type[Request]) -> tuple[JsonCodec, MsgpackCodec]:
+    """Return both codecs of a request type."""
+    return JsonCodec(request_type, array_max=20), MsgpackCodec(request_type, array_max=20)
+
+
+JSON, MSGPACK = codecs(Payment)
+ORDER, LOOSE = codecs(Order)[1], codecs(Loose)[1]
+
+payments = st.fixed_dictionaries(
+    {"name": st.text(max_size=40), "amount": st.floats(0.01, 1000)},
+    optional={
+        "kind": st.sampled_from(["card", "cash"]),
+        "vip": st.booleans(),
+        "tags": st.lists(st.text(max_size=3), max_size=20),
+        "time": st.none() | st.just("2026-01-02T03:04:05Z"),
+    },
+)
+
+
+@given(payments | st.lists(payments, max_size=20))
+def test_request_is_the_same_as_of_json(value: Any) -> None:
+    """Whatever is there or left out, alone or in an array."""
+    found, expected = MSGPACK.decode(pack(value)), JSON.decode(msgspec.json.encode(value))
+    assert msgspec.to_builtins(found) == msgspec.to_builtins(expected)
+    assert type(found) is (list if isinstance(value, list) else MSGPACK.request_type)
+
+
+@given(payments, st.data())
+def test_key_that_is_there_twice_is_refused(value: dict[str, Any], data: st.DataObject) -> None:
+    """In any place, alone or in an array, and with a length that is written otherwise."""
+    key = data.draw(st.sampled_from(sorted(value)))
+    name, wide = pack(key), data.draw(st.booleans())
+    again = (b"\xda" + struct.pack(">H", len(key)) + key.encode() if wide else name) + pack(value[key])
+    entries = [pack(each) + pack(value[each]) for each in value]
+    entries.insert(data.draw(st.integers(0, len(entries))), again)
+    body = bytes([0x80 | len(entries)]) + b"".join(entries)
+    for whole in (body, b"\x92" + pack(value) + body):
+        refusal = MSGPACK.decode(whole)
+        assert isinstance(refusal, MalformedBodyError)
+        assert key in refusal.what
+
+
+@pytest.mark.parametrize("codec", [ORDER, LOOSE], ids=["order", "loose"])
+def test_key_twice_is_found_in_any_map(codec: MsgpackCodec) -> None:
+    """In a map within a field, and among fields that the type does not name."""
+    two = b"\x82" + pack("a") + pack(1) + pack("a") + pack(2)
+    well = b"\x82" + pack("a") + pack([1, {"a": 1}]) + pack("b") + pack(b"\0" * 300)
+    for inner, refused in ((two, True), (well, False)):
+        first = pack("kind") + pack("one") if codec is ORDER else pack("amount") + pack(1.5)
+        found = codec.decode(b"\x82" + first + pack("extra") + inner)
+        assert isinstance(found, MalformedBodyError) is refused, found
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("code", [">d", ">f"])
+def test_number_that_is_not_finite_is_refused_with_its_path(number: float, code: str) -> None:
+    """JSON cannot say it, and a model would."""
+    head = b"\xcb" if code == ">d" else b"\xca"
+    body = b"\x81" + pack("amount") + head + struct.pack(code, number)
+    for whole, where in ((body, "$.amount"), (b"\x92" + pack({"amount": 1.0}) + body, "$[1].amount")):
+        refusal = LOOSE.decode(whole)
+        assert isinstance(refusal, InvalidRequestError)
+        assert refusal.where == where
+
+
+def test_bytes_that_look_like_a_number_without_end_are_taken() -> None:
+    """They stand in a text."""
+    name = "\u00cb\u007f" + "\U000f0000" * 3
+    assert MSGPACK.decode(pack({"name": name, "amount": 2.5})).name == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    {
+        "empty": b"",
+        "cut short": pack({"name": "a", "amount": 1.5})[:-3],
+        "more behind it": pack({"name": "a", "amount": 1.5}) + b"\xc0",
+        "an array of four billion": b"\xdd\xff\xff\xff\xff",
+        "a map of four billion": b"\xdf\xff\xff\xff\xff",
+        "a text of four billion": b"\x81\xdb\xff\xff\xff\xff",
+        "tags of four billion": b"\x81" + pack("tags") + b"\xdd\xff\xff\xff\xff",
+        "deep": b"\x91" * 100_000,
+        "a byte that says nothing": b"\xc1",
+        "no text": b"\x81\xa4name\xa1\xff",
+    }.values(),
+)
+def test_body_that_is_no_msgpack_is_refused(body: bytes) -> None:
+    """Nothing is reserved for what a length promises."""
+    assert isinstance(MSGPACK.decode(body), MalformedBodyError | InvalidRequestError)
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"name": "a"}, "$"),
+        ({"name": "a", "amount": "1"}, "$.amount"),
+        ({"name": "a", "amount": 2000.0}, "$.amount"),
+        ({"name": "a", "amount": 1.0, "other": 1}, "$"),
+        ([{"name": "a", "amount": 1.0}, {"name": 5, "amount": 1.0}], "$[1].name"),
+        ([{"name": "a", "amount": 1.0}] * 21, "$"),
+        (5, "$"),
+    ],
+)
+def test_fault_carries_its_path(value: Any, where: str) -> None:
+    """The same validation, and the same words, as of JSON."""
+    found, expected = MSGPACK.decode(pack(value)), JSON.decode(msgspec.json.encode(value))
+    assert isinstance(found, InvalidRequestError)
+    assert (found.where, found.what) == (where, expected.what)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=300)
+        | st.binary(max_size=300) | st.builds(msgspec.msgpack.Ext, st.integers(0, 100), st.binary(max_size=40)),
+        lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=40), inner, max_size=20),
+        max_leaves=60,
+    )
+)  # fmt: skip
+def test_walk_is_at_the_end_where_the_body_is(value: Any) -> None:
+    """Of any value, each kind and each width of a length, no key is found twice, and none is passed over."""
+    body = pack(value)
+    assert find_key_twice(body) is None
+    assert keys_of_map(body) == (len(value) if isinstance(value, dict) else -1)
+    assert find_key_twice(b"\x83" + pack("x") + body + pack("y") + body + pack("x") + body) == "x"
