@@ -8,7 +8,7 @@ the encoder itself encodes every category once, and one that it has not seen; th
 from __future__ import annotations
 
 import warnings
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -114,9 +114,8 @@ def _encode(encoder: Any, column: int, values: NDArray[Any]) -> NDArray[np.float
 
     hot = isinstance(encoder, OneHotEncoder)
     if hot:  # dense codes of many categories would take their square in memory
-        encoder = copy(encoder)
+        encoder = deepcopy(encoder)  # of a flat copy set_output changes the original too
         encoder.sparse_output = True
-        encoder._sklearn_output_config = {}  # that of the copy alone: set_output writes into it
         encoder.set_output(transform="default")  # a table cannot be sparse
     firsts = [np.repeat(categories[:1], len(values)) for categories in encoder.categories_]
     columns = [values if place == column else first for place, first in enumerate(firsts)]
