@@ -19,7 +19,7 @@ FLOORS = (
     {"compile"},
     {"monitor", "release", "ingest"},
     {"server", "offline", "loadtest"},
-    {"deploy", "testing", "refresher"},
+    {"deploy", "testing", "refresher", "api"},
     {"cli"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

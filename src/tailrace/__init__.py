@@ -1,77 +1,32 @@
 """Tailrace serves machine-learning decisions in real time, inside a latency budget.
 
 import tailrace as tr
+
+What is declared with is in api.py, and imported when it is first asked for: a client of a server needs none of it, and
+a server that starts gives way to others before it imports all.
 """
 
-from tailrace.deadline import Budget
-from tailrace.features.aggregates import LIFETIME, count, distinct, first, last, mean, since_last, stddev
-from tailrace.features.aggregates import max_ as max  # noqa: A004 - `tr.max`, as SQL has it
-from tailrace.features.aggregates import min_ as min  # noqa: A004
-from tailrace.features.aggregates import sum_ as sum  # noqa: A004
-from tailrace.features.batch_views import BatchFeatureView
-from tailrace.features.feast.declaration import FeastView
-from tailrace.features.on_demand import on_demand
-from tailrace.features.sources import CSV, SQL, Parquet, every
-from tailrace.features.stores.registry import register_store
-from tailrace.features.streams import Stream, StreamFeatureView
-from tailrace.features.view_spec import Entity
-from tailrace.inference.composition.declarations import Cascade, ColdStart, Ensemble, Route, Split
-from tailrace.inference.declaration import Constant, Model
-from tailrace.inference.python_model import PythonModel
-from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
-from tailrace.inference.signature import TensorSpec
-from tailrace.offline.dataset import dataset
-from tailrace.pipeline import Pipeline
-from tailrace.postprocess.bands import bands, labels
-from tailrace.postprocess.rules import Rule
-from tailrace.request.schema import Field, Request
-from tailrace.response.schema import Embedding, Response
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tailrace.version import VERSION
 
 __version__ = VERSION
 
-__all__ = [
-    "CSV",
-    "LIFETIME",
-    "SQL",
-    "BatchFeatureView",
-    "Budget",
-    "Cascade",
-    "ColdStart",
-    "Constant",
-    "Embedding",
-    "Ensemble",
-    "Entity",
-    "FeastView",
-    "Field",
-    "Model",
-    "Parquet",
-    "Pipeline",
-    "PythonModel",
-    "RemoteInput",
-    "RemoteModel",
-    "Request",
-    "Response",
-    "Route",
-    "Rule",
-    "Split",
-    "Stream",
-    "StreamFeatureView",
-    "TensorSpec",
-    "bands",
-    "count",
-    "dataset",
-    "distinct",
-    "every",
-    "first",
-    "labels",
-    "last",
-    "max",
-    "mean",
-    "min",
-    "on_demand",
-    "register_store",
-    "since_last",
-    "stddev",
-    "sum",
-]
+if TYPE_CHECKING:
+    from tailrace.api import *  # noqa: F403
+    from tailrace.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Return a name of api.py (PEP 562), and have all of them stand here from now on."""
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'tailrace' has no attribute {name!r}")
+        api = import_module("tailrace.api")
+        globals().update({each: getattr(api, each) for each in (*api.__all__, "__all__")})
+        if name not in globals():
+            raise AttributeError(f"module 'tailrace' has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module("tailrace.api").__all__})

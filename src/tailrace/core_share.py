@@ -15,7 +15,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EAGAIN
 from pathlib import Path
@@ -72,12 +72,11 @@ def let_go(pid: int) -> None:
     _set_slice(os.SCHED_OTHER, 0, 0, pid)
 
 
-@contextmanager
-def giving_way(limit_s: float = GIVING_WAY_S_MAX) -> Iterator[None]:
-    """Let other processes have the core before this one until the end of the block; then it has what all have.
+def begin_giving_way(limit_s: float = GIVING_WAY_S_MAX) -> Callable[[], None]:
+    """Let other processes have the core before this one; return what ends that, which comes of itself after `limit_s`.
 
-    limit_s: it has that after so long too. To be entered on the main thread, before others are begun, which inherit it.
-    A thread's own niceness cannot be taken back without privileges, and is left as it is.
+    To be called on the main thread, before others are begun, which inherit it. A thread's own niceness cannot be taken
+    back without privileges, and is left as it is.
     """
     leads = os.getsid(0) == os.getpid()  # else the session is others' too
     if leads:
@@ -86,11 +85,22 @@ def giving_way(limit_s: float = GIVING_WAY_S_MAX) -> Iterator[None]:
     timer = threading.Timer(limit_s, _come_forward, (os.getpid(), leads))
     timer.daemon = True
     timer.start()
+
+    def end() -> None:
+        timer.cancel()
+        _come_forward(os.getpid(), leads)
+
+    return end
+
+
+@contextmanager
+def giving_way(limit_s: float = GIVING_WAY_S_MAX) -> Iterator[None]:
+    """Let other processes have the core before this one until the end of the block; see `begin_giving_way`."""
+    end = begin_giving_way(limit_s)
     try:
         yield
     finally:
-        timer.cancel()
-        _come_forward(os.getpid(), leads)
+        end()
 
 
 def _come_forward(pid: int, leads: bool) -> None:
