@@ -51,7 +51,7 @@ def flag_table(name: str) -> str:
         for parameter in commands()[name].params:
             if parameter.param_type_name == "argument":
                 many = "…" if parameter.nargs == -1 else ""
-                shown, default = f"`{parameter.metavar.strip('{}')}`{many}", "required"
+                shown, default = f"`{parameter.metavar.strip('{}')}`{many}", "required" if parameter.required else ""
             else:
                 shown = ", ".join(f"`{option}`" for option in [*parameter.opts, *parameter.secondary_opts])
                 default = required_or(parameter) if parameter.required else default_of(parameter)
