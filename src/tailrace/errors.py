@@ -177,6 +177,14 @@ class ExpectationFailedError(ClientError):
     title = "Expectation failed"
 
 
+class UnsupportedCodingError(ClientError):
+    """The body is compressed in a way that is not known here."""
+
+    status = 415
+    grpc_code = "UNIMPLEMENTED"
+    title = "Unsupported content coding"
+
+
 class ServerError(ServingError):
     """Our fault; the same call may succeed later."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -65,4 +66,25 @@ def test_fault_is_told_as_a_problem(client: RawClient, body: bytes, status: int,
     answer = client.ask(post(body, f"Content-Type: {MSGPACK}"))
     assert answer.status == status
     assert answer.problem()["pointer"] == pointer
+    assert client.ask(post(payment_of())).status == 200
+
+
+def test_compressed_body_is_read(client: RawClient) -> None:
+    """JSON or MessagePack in gzip; a body that comes as it is meanwhile is read as it is."""
+    for number in range(4):
+        packs = number % 2 == 1
+        body = packed(label=str(number)) if packs else payment_of(label=str(number)).encode()
+        headers = ["Content-Encoding: gzip", *([f"Content-Type: {MSGPACK}"] if packs else [])]
+        answer = client.ask(post(gzip.compress(body), *headers))
+        assert (msgspec.msgpack.decode(answer.body) if packs else answer.json)["label"] == str(number)
+        assert client.ask(post(payment_of(label="plain"))).json["label"] == "plain"
+
+
+def test_compressed_body_that_cannot_be_read_is_refused(client: RawClient) -> None:
+    """A coding that is not known is 415 and says which is; what is no gzip 400, what unpacks to too much 413."""
+    answer = client.ask(post(b"x", "Content-Encoding: br"))
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, "gzip")
+    assert client.ask(post(b"x", "Content-Encoding: gzip")).status == 400
+    bomb = gzip.compress(b'{"label":"' + b"a" * 50_000_000 + b'"}')
+    assert client.ask(post(bomb, "Content-Encoding: gzip")).status == 413
     assert client.ask(post(payment_of())).status == 200

@@ -6,37 +6,58 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tailrace.batch import JSON, Codec
+from tailrace.codecs.inflating import Inflating
 from tailrace.codecs.json import JsonCodec
 from tailrace.codecs.msgpack import CONTENT_TYPES as MSGPACK
 from tailrace.codecs.msgpack import MsgpackCodec
+from tailrace.errors import UnsupportedCodingError
 from tailrace.request.schema import Request
 
+_GZIP: Final = (b"gzip", b"x-gzip")
+_CODINGS: Final = (b"", b"identity", *_GZIP)
 ACCEPTED_MAX: Final = 32
 """Parts of an Accept that are read."""
+
+
+BODY_BYTES_MAX: Final = 1 << 20
 
 
 class Offer:
     """The codecs of one request type. usual: JSON, which a body is read as whose type is not known here.
 
-    array_max: requests in one array.
+    array_max: requests in one array. body_bytes_max: of a body that came compressed, once it is inflated.
     """
 
-    def __init__(self, request_type: type[Request], *, array_max: int) -> None:
+    def __init__(self, request_type: type[Request], *, array_max: int, body_bytes_max: int = BODY_BYTES_MAX) -> None:
         self.usual = JsonCodec(request_type, array_max=array_max)
         others = (MsgpackCodec(request_type, array_max=array_max, content_type=each) for each in MSGPACK)
-        self._mixed: dict[tuple[Codec, Codec], Codec] = {}
+        self._body_bytes_max = body_bytes_max
+        self._found: dict[tuple[Codec, Codec, bool], Codec | None] = {}
         self._codecs: dict[bytes, Codec] = {JSON: self.usual, **{each.content_type: each for each in others}}
 
-    def find(self, content_type: bytes, accept: bytes) -> Codec | None:
+    def find(self, content_type: bytes, accept: bytes, coding: bytes = b"") -> Codec | None:
         """Return the codec of a caller, None for the usual one.
 
         content_type: of its body. accept: what it takes; where that names none of the codecs it gets what it sends.
+        coding: how its body is compressed. Raises UnsupportedCodingError for another than gzip.
         """
+        coding = coding.strip().lower()
+        if coding not in _CODINGS:
+            what = f"the body comes in {coding.decode('latin-1')!r}"
+            raise UnsupportedCodingError(what, where="Content-Encoding", next="send it as it is, or in gzip")
         reads = self._codecs.get(_media_type(content_type), self.usual)
         writes = next((found for each in preferred(accept) if (found := self._codecs.get(each)) is not None), reads)
-        if reads is writes:
-            return None if reads is self.usual else reads
-        return self._mixed.setdefault((reads, writes), Mixed(reads, writes))
+        found = reads, writes, coding in _GZIP
+        if found not in self._found:
+            self._found[found] = self._join(*found)
+        return self._found[found]
+
+    def _join(self, reads: Codec, writes: Codec, is_compressed: bool) -> Codec | None:
+        """Return a codec that reads as one does and writes as another, None for the usual one."""
+        joined = reads if reads is writes else Mixed(reads, writes)
+        if is_compressed:
+            return Inflating(joined, self._body_bytes_max)
+        return None if joined is self.usual else joined
 
 
 class Mixed:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from tailrace.batch import Call, Codec
 from tailrace.codecs.offer import Offer
 from tailrace.engine import Engine
-from tailrace.errors import ServingError
+from tailrace.errors import ServingError, UnsupportedCodingError
 
 
 class Gate(Protocol):
@@ -29,8 +29,14 @@ class CallEndpoint:
     budget_ns: int
     accept: Callable[[Call, bytes, int], ServingError | None]
 
-    def speaking(self, content_type: bytes, accept: bytes) -> CallEndpoint:
-        """Return what takes calls of a caller whose body is of one type, and that accepts others."""
+    def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
+        """Return what takes calls of a caller whose body is of one type, and that accepts others.
+
+        coding: how its body is compressed, empty where it is not. Raises UnsupportedCodingError for one that is not
+        known.
+        """
+        if coding:
+            raise UnsupportedCodingError("a compressed body is not taken here", where="Content-Encoding")
         return self
 
 
@@ -59,9 +65,9 @@ class Endpoint(CallEndpoint):
         self._count_of = engine.plan.request.rows.count
         self._one_row = (codec or offer.usual).request_type if engine.plan.request.rows.one_row else None
 
-    def speaking(self, content_type: bytes, accept: bytes) -> CallEndpoint:
-        """Return what takes calls of a caller whose body is of one type, and that accepts others."""
-        codec = self._offer.find(content_type, accept)
+    def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
+        """Return what takes calls of a caller of these types; see `CallEndpoint`."""
+        codec = self._offer.find(content_type, accept, coding)
         if codec is None:
             return self
         if codec not in self._others:

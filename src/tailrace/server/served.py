@@ -61,9 +61,11 @@ class Served:
     counts: list[RetrievalCounts | RemoteCounts]
     ready: PipelineReady
 
-    def endpoint(self, array_max: int) -> Endpoint:
-        """Return what takes its calls. array_max: requests in one of them."""
-        return Endpoint(self.engine, Offer(self.plan.pipeline.request, array_max=array_max))
+    def endpoint(self, array_max: int, body_bytes_max: int) -> Endpoint:
+        """Return what takes its calls. array_max: requests in one; body_bytes_max: of its body, once it is inflated."""
+        return Endpoint(
+            self.engine, Offer(self.plan.pipeline.request, array_max=array_max, body_bytes_max=body_bytes_max)
+        )
 
 
 class ServedPipelines:

@@ -149,7 +149,7 @@ class Worker:
         for pipeline in declared:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
-            routes[path] = {b"POST": served.endpoint(self._options.array_max)}
+            routes[path] = {b"POST": served.endpoint(self._options.array_max, self._options.body_bytes_max)}
         self._released = released_pipelines(release, declared)
         if self._link is not None:
             count_failure, array_max = self._recorder.record_failure, self._options.array_max

@@ -88,6 +88,8 @@ class Framing:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
         if error.status == 401:
             extra.append(b"WWW-Authenticate: Bearer")
+        if error.status == 415:
+            extra.append(b"Accept-Encoding: gzip")
         if head is not None and error.status == 405:
             extra.append(b"Allow: " + head.allow)
         return self.full(head, status, CONTENT_TYPE, problem_body(error), extra, request_id, close=close)

@@ -77,7 +77,8 @@ def read_head(
         budget_ns = _read_budget(fields.get(b"x-budget-ms"))
         if isinstance(head.endpoint, CallEndpoint):
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
-            head.endpoint = head.endpoint.speaking(fields.get(b"content-type", b""), fields.get(b"accept", b""))
+            types = fields.get(b"content-type", b""), fields.get(b"accept", b"")
+            head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
