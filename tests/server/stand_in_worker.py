@@ -17,6 +17,7 @@ from tailrace.deadline import Budget
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
+from tailrace.server.acceptor import Acceptor
 from tailrace.server.control import (
     Assignment,
     Drain,
@@ -24,6 +25,7 @@ from tailrace.server.control import (
     Failed,
     HandBack,
     Listen,
+    ListenUnix,
     PipelineReady,
     Ready,
     Warm,
@@ -41,6 +43,7 @@ class StandInWorker:
         self.draining = asyncio.Event()
         self.in_flight: set[asyncio.Task[None]] = set()
         self.servers: dict[int, asyncio.Server] = {}
+        self.acceptor: Acceptor | None = None
         shape = PipelineShape("standin", Budget("50ms"), ("Profile",))
         block = MetricBlock.create(worker_layout([shape], start.slot), start.metrics_fd)
         self.gauges = WorkerRecorder(block, start.slot)
@@ -62,6 +65,10 @@ class StandInWorker:
         writer.close()
         self.in_flight.discard(task)
 
+    def protocol(self) -> asyncio.StreamReaderProtocol:
+        """Return what answers one connection."""
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self.answer)
+
     async def listen(self, slot: int) -> None:
         """Accept on one slot's socket."""
         sock = socket.socket(fileno=self.channel.take_descriptor())
@@ -81,17 +88,25 @@ class StandInWorker:
                     if slot == self.start.slot:
                         self.gauges.set_ready(True)
                         self.channel.send(Ready(os.getpid(), pipelines=(PipelineReady("standin", 50_000_000),)))
+                case ListenUnix():
+                    self.acceptor = Acceptor(socket.socket(fileno=self.channel.take_descriptor()), self.protocol)
                 case HandBack(slot=slot):
                     self.servers.pop(slot).close()
                 case Drain() | None:
                     break
+        await self.finish()
+        beat.cancel()
+
+    async def finish(self) -> None:
+        """Take nothing new, and answer what is in flight."""
         for server in self.servers.values():
             server.close()
+        if self.acceptor is not None:
+            await self.acceptor.drain(shut=False)
         self.draining.set()
         self.channel.send(Draining(len(self.in_flight)))
         if self.in_flight:
             await asyncio.wait(self.in_flight)
-        beat.cancel()
 
 
 async def main() -> None:

@@ -16,6 +16,15 @@ Origins = Annotated[
         help="Count a broker's events: redis://…?stream=KEY, kafka://…, or STREAM=URL; may be repeated.",
     ),
 ]
+UnixPath = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Serve on a Unix socket too, for callers on this host.")
+]
+UnixTakeover = Annotated[
+    bool, typer.Option("--unix-takeover", help="Take PATH from a server that answers there, once ready.")
+]
+SampleFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Append a sample of what is served to FILE.SLOT, as JSON lines.")
+]
 Releases = Annotated[
     str | None,
     typer.Option(envvar="TAILRACE_RELEASES", help="Directory of pinned releases; default: by FILE, or by --store."),
@@ -29,6 +38,9 @@ def serve(  # noqa: PLR0917 - one parameter an option
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Python files that declare pipelines.")],
     host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 for all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 8080,
+    unix: UnixPath = None,
+    unix_mode: Annotated[str, typer.Option(help="Mode of its file: 660 lets its group connect.")] = "600",
+    unix_takeover: UnixTakeover = False,
     workers: Annotated[int, typer.Option(help="Worker processes; give one a core.")] = 1,
     store: Annotated[
         str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")
@@ -39,9 +51,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     ingest: Origins = None,
     ingest_group: Annotated[str, typer.Option(help="The consumer group of --ingest.")] = "tailrace",
     releases: Releases = None,
-    sample_requests: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Append a sample of what is served to FILE.SLOT, as JSON lines.")
-    ] = None,
+    sample_requests: SampleFile = None,
     registry: DefaultRegistryUrl = None,
     trusted_keys: TrustedKeys = None,
     admin_host: Annotated[str, typer.Option(help="Address of /metrics and /status.")] = "127.0.0.1",

@@ -71,6 +71,10 @@ class Listen(msgspec.Struct, frozen=True, tag=True):
     slot: int
 
 
+class ListenUnix(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor → worker: accept on the socket at a path too, which all workers share; it comes along."""
+
+
 class HandBack(msgspec.Struct, frozen=True, tag=True):
     """Supervisor → worker: the slot has its own worker again; stop accepting on its socket."""
 
@@ -160,7 +164,7 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
     in_flight: int = 0
 
 
-ToWorker = Assignment | PreDrain | Drain | Listen | HandBack | Link
+ToWorker = Assignment | PreDrain | Drain | Listen | ListenUnix | HandBack | Link
 ToCompanion = CompanionAssignment | Drain | Link
 FromChild = WantsEvents | Warm | Ready | Failed | Heartbeat | Draining
 

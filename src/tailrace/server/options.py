@@ -10,6 +10,7 @@ import msgspec
 from tailrace.errors import SetupError
 from tailrace.ingest.origin import ORIGINS_MAX, StreamOrigin
 from tailrace.release.registry.child import RegistryChoice
+from tailrace.server.unix_socket import check_unix
 
 WORKERS_MAX: Final = 256
 
@@ -17,17 +18,22 @@ WORKERS_MAX: Final = 256
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of `tailrace serve`. Units come last in the names; every limit has a value.
 
-    files: Python files that declare pipelines. port, admin_port: 0 takes a free one. store: replaces the store of the
-    declarations. releases: the directory that releases are kept in; None takes one beside the store, or beside the
-    first file. sample_requests: the file that a sample of what is served is appended to; each worker has its own, with
-    its slot behind the name. registry: of the models that are a version and name none. admin_token: wanted as
-    `Authorization: Bearer …` by /metrics and /status; needed where the admin port is not on loopback.
+    files: Python files that declare pipelines. port, admin_port: 0 takes a free one. unix: the path of a socket beside
+    the port; unix_mode: who may connect to it, in octal digits; unix_takeover: it is had though another server answers
+    there. store: replaces the store of the declarations. releases: the directory that releases are kept in; None takes
+    one beside the store, or beside the first file. sample_requests: the file that a sample of what is served is
+    appended to; each worker has its own, with its slot behind the name. registry: of the models that are a version and
+    name none. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin port is
+    not on loopback.
     Raises SetupError for a value out of range, or an origin that cannot be followed.
     """
 
     files: tuple[str, ...]
     host: str = "127.0.0.1"
     port: int = 8080
+    unix: str | None = None
+    unix_mode: str = "600"
+    unix_takeover: bool = False
     admin_host: str = "127.0.0.1"
     admin_port: int = 8081
     admin_token: str | None = None
@@ -84,6 +90,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("port", "admin_port"):
             _check_range(name, getattr(self, name), 0, 65_535)
+        check_unix(self.unix, self.unix_mode)
         _check_range("workers", self.workers, 1, WORKERS_MAX)
         for name in ("body_bytes_max", "header_bytes_max", "connections_max", "partial_bytes_max", "array_max"):
             _check_range(name, getattr(self, name), 1, 1 << 40)

@@ -17,12 +17,14 @@ from typing import NamedTuple
 import uvloop
 
 from tailrace.core_share import giving_way
+from tailrace.errors import SetupError
 from tailrace.release.pin import pin
 from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.child import Child
 from tailrace.server.companions import open_companions
+from tailrace.server.control import ListenUnix
 from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
 from tailrace.server.holds import renew_holds
@@ -31,6 +33,7 @@ from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
 from tailrace.server.overview import Overview
 from tailrace.server.slots import Slot, open_slots, url_of
+from tailrace.server.unix_socket import UnixSocket
 from tailrace.server.workers import WORKER_COMMAND, open_workers, worker_role
 
 
@@ -90,6 +93,7 @@ class Supervisor:
         self._children: tuple[Child, ...] = ()
         self._adoption = Adoption(())
         self._links = EventLinks(())
+        self._unix: UnixSocket | None = None
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._was_ready = False
@@ -109,6 +113,7 @@ class Supervisor:
             warn=lambda text: self._log.warning("a second server on the port may not be noticed", cause=text),
         )  # fmt: skip
         try:
+            self._open_unix()
             workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
             self._children = (*workers, *self._companions)
             uptime_s = await self._serve_from(slots)
@@ -117,6 +122,8 @@ class Supervisor:
                 child.close()
             for slot in slots:
                 slot.close()
+            if self._unix is not None:
+                self._unix.close()
         if self._failure is not None:
             tell(f"error: {self._failure}")
             return 1
@@ -146,6 +153,8 @@ class Supervisor:
             tasks = [*keepers.values(), *watchers, *map(asyncio.create_task, (overview.sample(), renewing))]
             await self._wait_for_end(tasks)
             await self._pre_drain(tasks)
+            if self._unix is not None:
+                self._unix.turn_away()
             await drain(keepers)
             for task in tasks:
                 task.cancel()
@@ -187,6 +196,13 @@ class Supervisor:
         """Return whether the server has been ready, and is not asked to stop."""
         return self._was_ready and not self._stopping.is_set()
 
+    def _open_unix(self) -> None:
+        """Look whether the socket at a path, if one is wanted, can be made once a worker is ready."""
+        options = self.options
+        if options.unix is not None:
+            self._unix = UnixSocket(options.unix, options.unix_mode, takeover=options.unix_takeover)
+            self._unix.check()
+
     # Hearing of children (they call these)
 
     def on_ready(self, child: Child) -> None:
@@ -195,13 +211,27 @@ class Supervisor:
         if child.slot is not None:
             self._adoption.hand_back(child.slot.index)
             self._adoption.cover()
+            self._share_unix(child)
         all_ready = all(other.was_ready for other in self._children if other.role.is_awaited)
         if all_ready and not self._was_ready and not self._stopping.is_set():
             self._was_ready = True
             host, port, admin_host, admin_port = self._addresses
-            self._log.info("ready", address=url_of((host, port)), admin=url_of((admin_host, admin_port)))
+            place = {} if self._unix is None else {"unix": self._unix.path}
+            self._log.info("ready", address=url_of((host, port)), **place, admin=url_of((admin_host, admin_port)))
             if self._announce is not None:
                 self._announce(self._addresses)
+
+    def _share_unix(self, child: Child) -> None:
+        """Have a worker that is ready accept on the socket at a path too; the first one has it made."""
+        if self._unix is None or child.process is None:
+            return
+        try:
+            listener = self._unix.open()
+        except SetupError as error:
+            self._fail(str(error))
+            return
+        if not child.process.send(ListenUnix(), listener.fileno()):
+            child.kill("it cannot be given the socket at a path")  # for a successor
 
     def on_wants_events(self, child: Child) -> None:
         """Link a worker that has streams to the ingester."""

@@ -32,6 +32,7 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
+from tailrace.server.acceptor import Acceptor
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -41,6 +42,7 @@ from tailrace.server.control import (
     HandBack,
     Link,
     Listen,
+    ListenUnix,
     PreDrain,
     Ready,
     WantsEvents,
@@ -79,6 +81,7 @@ class Worker:
         self._streams: dict[bytes, EventsEndpoint] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._servers: dict[int, asyncio.Server] = {}
+        self._acceptor: Acceptor | None = None
         self._ready = self._is_pre_draining = False
         self._link: EventLink | None = None
         self._swept_s = time.monotonic()
@@ -190,6 +193,10 @@ class Worker:
         else:
             await self._listen(slot, descriptor)
 
+    def _take_unix(self, descriptor: int) -> None:
+        """Accept on the socket at a path."""
+        self._acceptor = Acceptor(socket.socket(fileno=descriptor), self._http)
+
     async def _take_link(self, descriptor: int) -> None:
         """Send events to the ingester at the other end."""
         sock = socket.socket(fileno=descriptor)
@@ -206,6 +213,8 @@ class Worker:
             match await self._channel.receive():
                 case Listen(slot=slot):
                     await self._take_slot(slot, self._channel.take_descriptor())
+                case ListenUnix():
+                    self._take_unix(self._channel.take_descriptor())
                 case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
                     self._servers.pop(slot).close()
                     del self._listeners[slot]
@@ -229,6 +238,8 @@ class Worker:
         listeners = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listeners.values()] if alone else []
         for listener in listeners:
             turn_away(listener)
+        if self._acceptor is not None:
+            await self._acceptor.drain(shut=alone)
         await self._accept_pending()
         for server in self._servers.values():
             server.close()
