@@ -25,6 +25,7 @@ from tailrace.cli.models.commands import COMMANDS as MODELS
 from tailrace.cli.models.options import plain
 from tailrace.cli.optimize import optimize
 from tailrace.cli.package import package
+from tailrace.cli.score import score
 from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
 from tailrace.version import VERSION
@@ -78,6 +79,7 @@ for command in (
     features,
     forget,
     serve,
+    score,
     consistency,
     bench,
     import_feast,

@@ -1,0 +1,247 @@
+"""A Parquet file of requests scored by the pipeline that serves: the same five layers, in large batches.
+
+requests --page by page--> validated as a body is --> batches through the layers --> + what each is answered
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import inspect as shape
+
+from tailrace.batch import Batch
+from tailrace.codecs.msgpack import MsgpackCodec
+from tailrace.compile.compiler import compile_plan
+from tailrace.compile.materialised import check_views
+from tailrace.compile.samples import Samples
+from tailrace.deadline import Budget, MonotonicClock
+from tailrace.engine import answer
+from tailrace.errors import ServingError, SetupError, SourceError
+from tailrace.features.stores.memory import MemoryStore
+from tailrace.features.stores.opening import open_store, resolve_url
+from tailrace.features.stores.protocol import OnlineStore
+from tailrace.offline.parquet_file import make_folder, write_tables
+from tailrace.pipeline import Pipeline
+from tailrace.plan import Plan
+from tailrace.request.schema import field_specs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PAGE_REQUESTS: Final = 4_096
+BUDGET: Final = "60s"
+"""Of a batch: nobody waits for it, and a score that would be late in serving is one here."""
+ERROR: Final = "error"
+DEGRADED: Final = "degraded"
+EXAMPLES_MAX: Final = 5
+_CLOCK: Final = MonotonicClock()
+
+OnPage = Callable[[int, int], None]
+"""Is told of requests that are done, and of how many."""
+
+
+@dataclass(slots=True)
+class ScoredFile:
+    """What became of the requests of a file. refused: those that are none, or failed; examples: the first, and why."""
+
+    path: str
+    requests: int = 0
+    refused: int = 0
+    degraded: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+def score_file(
+    pipeline: Pipeline,
+    requests: Path,
+    out: Path,
+    *,
+    store: str | None = None,
+    on_page: OnPage = lambda done, whole: None,
+) -> ScoredFile:
+    """Write the file's columns with a column for each field of the response, `error` and `degraded`.
+
+    store: read from, in place of the declared one. Nothing is written to it; requests that a pipeline records are no
+    events here. A request that is invalid, or fails, has its reason under `error` and no answer. Raises SourceError for
+    a file that cannot be read or written, CompileError, StoreError.
+    """
+    report = ScoredFile(str(out))
+    make_folder(out)
+    with closing(_Scoring(pipeline, requests, store, report, on_page)) as scoring:
+        write_tables(scoring.tables(), out)
+    return report
+
+
+class _Page:
+    """What becomes of some requests: of each its answer, why it has none, and whether it is degraded."""
+
+    def __init__(self, requests: int) -> None:
+        self.answers: list[Any] = [None] * requests
+        self.errors: list[str | None] = [None] * requests
+        self.degraded = [False] * requests
+
+    def take(self, places: Sequence[int], batch: Batch) -> None:
+        """Take in a batch that was answered."""
+        for index, place in enumerate(places):
+            fault = batch.errors.get(index)
+            self.answers[place] = batch.responses[index] if fault is None else None
+            self.errors[place] = None if fault is None else str(fault)
+            if batch.degraded is not None:
+                self.degraded[place] = bool(batch.degraded[batch.rows_of_call(index)].any())
+
+
+class _Scoring:
+    """A file while it is scored."""
+
+    def __init__(
+        self, pipeline: Pipeline, requests: Path, store: str | None, report: ScoredFile, on_page: OnPage
+    ) -> None:
+        self._file = _open(requests)
+        self._runner = asyncio.Runner()
+        url = store or resolve_url(pipeline.store, pipeline.base_dir)
+        self._store: OnlineStore = open_store(url, _CLOCK) if pipeline.views else MemoryStore()
+        try:
+            self._runner.run(self._store.open())
+            quiet = replace(pipeline, budget=Budget(BUDGET), record_requests=False)
+            self._plan: Plan = compile_plan(quiet, self._store, clock=_CLOCK)
+            checked = self._runner.run(check_views(self._plan, _CLOCK, refuse=True))
+        except BaseException:
+            self.close()
+            raise
+        if checked.failure:
+            self.close()
+            raise SetupError(f"the store failed: {checked.failure}", where=f"pipeline {pipeline.name!r}",
+                             next="see that it runs, or name another: --store URL")  # fmt: skip
+        self._samples = Samples(self._plan)
+        self._decode = MsgpackCodec(pipeline.request, array_max=1).decode
+        self._fields = {each.name: each.nullable for each in field_specs(pipeline.request).values()}
+        self._answers = _columns_of(pipeline.response)
+        self._report, self._on_page = report, on_page
+        taken = self._answers.keys() & set(self._file.schema_arrow.names)
+        self._names = {name: f"answer_{name}" if name in taken else name for name in self._answers}
+
+    def close(self) -> None:
+        """Let go of the store, of the models' threads and of the loop."""
+        if hasattr(self, "_plan"):
+            self._plan.inference.close()
+        self._store.close()
+        self._runner.close()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Give the pages with their answers, in the file's order."""
+        import pyarrow as pa
+
+        whole = self._file.metadata.num_rows
+        for page in self._file.iter_batches(PAGE_REQUESTS):
+            table = pa.Table.from_batches([page])
+            rows = table.select([name for name in table.column_names if name in self._fields]).to_pylist()
+            found = self._runner.run(self._score(rows))
+            for name, kind in self._answers.items():
+                values = [None if each is None else _plain(getattr(each, name), kind) for each in found.answers]
+                table = _with(table, self._names[name], pa.array(values, kind))
+            self._count(found)
+            table = _with(table, ERROR, pa.array(found.errors, pa.string()))
+            yield _with(table, DEGRADED, pa.array(found.degraded, pa.bool_()))
+            self._on_page(self._report.requests, whole)
+
+    async def _score(self, rows: Sequence[dict[str, Any]]) -> _Page:
+        """Return what becomes of each request."""
+        page = _Page(len(rows))
+        read = [self._decode(msgspec.msgpack.encode(self._body(row))) for row in rows]
+        places = [place for place, request in enumerate(read) if not isinstance(request, ServingError)]
+        page.errors = [str(each) if isinstance(each, ServingError) else None for each in read]
+        step = max(self._plan.inference.rows_best, 1)
+        waiting = [places[begin : begin + step] for begin in range(0, len(places), step)]
+        while waiting:
+            some = waiting.pop()
+            try:
+                page.take(some, await self._answer([read[place] for place in some]))
+            except Exception as error:  # of a user's function, on what one request holds
+                if len(some) > 1:
+                    waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
+                else:
+                    page.errors[some[0]] = f"{type(error).__name__}: {error}"
+        return page
+
+    def _count(self, page: _Page) -> None:
+        report = self._report
+        for place, why in enumerate(page.errors):
+            if why is not None and len(report.examples) < EXAMPLES_MAX:
+                report.examples.append(f"row {report.requests + place}: {why}")
+        report.refused += sum(why is not None for why in page.errors)
+        report.degraded += sum(page.degraded)
+        report.requests += len(page.errors)
+
+    async def _answer(self, requests: Sequence[Any]) -> Batch:
+        now_ns = _CLOCK.now_ns()
+        batch = self._samples.batch(requests, now_ns, now_ns + self._plan.budget.total_ns)
+        batch.suspends = self._plan.suspends(sum(map(self._samples.rows, requests)))
+        await answer(self._plan, batch, _CLOCK.now_ns)
+        return batch
+
+    def _body(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row as a caller would send it: a null of a field that takes none was not sent."""
+        return {name: value for name, value in row.items() if value is not None or self._fields[name]}
+
+
+def _open(path: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SourceError(f"cannot be read as Parquet: {reason}", where=str(path),
+                          next="give a Parquet file with a column for each field of the request") from None  # fmt: skip
+    if not file.metadata.num_rows:
+        raise SourceError("it has no rows", where=str(path), next="give a file with requests")
+    return file
+
+
+def _columns_of(response: type) -> dict[str, Any]:
+    """Return the Arrow type of each field of a response."""
+    info = shape.type_info(response)
+    assert isinstance(info, shape.StructType)
+    return {each.name: _arrow_type(each.type) for each in info.fields}
+
+
+def _arrow_type(info: shape.Type) -> Any:
+    """Return the Arrow type of a value; what has none is JSON in a text."""
+    import pyarrow as pa
+
+    plain = {shape.FloatType: pa.float64(), shape.IntType: pa.int64(), shape.BoolType: pa.bool_(),
+             shape.StrType: pa.string(), shape.BytesType: pa.binary(),
+             shape.DateTimeType: pa.timestamp("us", tz="UTC")}  # fmt: skip
+    match info:
+        case shape.Metadata():
+            return _arrow_type(info.type)
+        case shape.UnionType():
+            others = [each for each in info.types if not isinstance(each, shape.NoneType)]
+            return _arrow_type(others[0]) if len(others) == 1 else pa.string()
+        case shape.LiteralType() if all(isinstance(value, str) for value in info.values):
+            return pa.string()
+        case shape.CollectionType():
+            return pa.list_(_arrow_type(info.item_type))
+    return plain.get(type(info), pa.string())
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Return a value as Arrow takes it."""
+    import pyarrow as pa
+
+    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    return value
+
+
+def _with(table: pa.Table, name: str, column: Any) -> pa.Table:
+    """Return a table with a column, in the place of one that has its name."""
+    place = table.schema.get_field_index(name)
+    return table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
