@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from tailrace.cli.main import app
 from tailrace.loadtest.processes import free_port
+from tailrace.server.options import ServeOptions
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -111,6 +112,8 @@ def test_command_is_one_that_the_command_line_takes() -> None:
     given = serve.make_context("serve", command[1:]).params
     assert command[0] == "serve"
     assert (given["host"], str(given["port"])) == ("0.0.0.0", told("EXPOSE"))
+    assert given["no_auth"]
+    ServeOptions(files=("pipeline.py",), host=given["host"], no_auth=given["no_auth"])
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])

@@ -130,6 +130,14 @@ class UnauthorizedError(ClientError):
     title = "Unauthorized"
 
 
+class ForbiddenError(ClientError):
+    """The caller is known, and may not do this."""
+
+    status = 403
+    grpc_code = "PERMISSION_DENIED"
+    title = "Forbidden"
+
+
 class NotFoundError(ClientError):
     """No such path or pipeline."""
 

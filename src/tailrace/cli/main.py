@@ -20,6 +20,7 @@ from tailrace.cli.features import features
 from tailrace.cli.forget import forget
 from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
+from tailrace.cli.keys import COMMANDS as KEYS
 from tailrace.cli.materialize import materialize
 from tailrace.cli.models.commands import COMMANDS as MODELS
 from tailrace.cli.models.options import plain
@@ -96,6 +97,11 @@ for name, command in MODELS.items():
 app.add_typer(
     models, help="Keep versions of models in a registry: list, register, compare, alias, tag, verify, delete."
 )
+
+keys = typer.Typer(name="keys", no_args_is_help=True, rich_markup_mode="rich")
+for name, command in KEYS.items():
+    keys.command(name, help=help_of(command))(command)
+app.add_typer(keys, help="Make the API keys of a server, list them, and revoke one.")
 
 
 def main() -> None:

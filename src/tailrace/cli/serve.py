@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tailrace.cli.keys import not_emptied
 from tailrace.cli.models.options import DefaultRegistryUrl, TrustedKeys
 
 Origins = Annotated[
@@ -32,6 +33,19 @@ Releases = Annotated[
 AdminToken = Annotated[
     str | None, typer.Option(envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port; needed off loopback.")
 ]
+StoreUrl = Annotated[str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")]
+Refresh = Annotated[
+    bool, typer.Option("--refresh", help="Materialise batch views again as often as their refresh says.")
+]
+KeyFile = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TAILRACE_KEYS",
+        metavar="FILE",
+        callback=not_emptied,
+        help="File of API keys, one of which each call must show.",
+    ),
+]
 
 
 def serve(  # noqa: PLR0917 - one parameter an option
@@ -41,13 +55,11 @@ def serve(  # noqa: PLR0917 - one parameter an option
     unix: UnixPath = None,
     unix_mode: Annotated[str, typer.Option(help="Mode of its file: 660 lets its group connect.")] = "600",
     unix_takeover: UnixTakeover = False,
+    keys: KeyFile = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Serve others than this machine without keys.")] = False,
     workers: Annotated[int, typer.Option(help="Worker processes; give one a core.")] = 1,
-    store: Annotated[
-        str | None, typer.Option(help="Online store in place of the declared: lmdb:PATH, redis://…")
-    ] = None,
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Materialise batch views again as often as their refresh says.")
-    ] = False,
+    store: StoreUrl = None,
+    refresh: Refresh = False,
     ingest: Origins = None,
     ingest_group: Annotated[str, typer.Option(help="The consumer group of --ingest.")] = "tailrace",
     releases: Releases = None,

@@ -20,13 +20,14 @@ class Gate(Protocol):
 
 
 class CallEndpoint:
-    """What takes calls. name: for the log. budget_ns: of a call that names none.
+    """What takes calls. name: for the log. budget_ns: of a call that names none. scope: that a key must have for it.
 
     accept: takes a call, its body and its budget; returns why it is refused, None where it is answered later.
     """
 
     name: str
     budget_ns: int
+    scope: str = ""
     accept: Callable[[Call, bytes, int], ServingError | None]
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
@@ -50,6 +51,7 @@ class Endpoint(CallEndpoint):
     def __init__(self, engine: Engine, offer: Offer, gates: Sequence[Gate] = (), codec: Codec | None = None) -> None:
         self.engine = engine
         self.name = engine.plan.name
+        self.scope = f"pipelines/{self.name}"
         self._submit = engine.submit
         self.budget_ns = engine.budget_ns
         self._load = engine.load

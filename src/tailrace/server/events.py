@@ -79,6 +79,7 @@ class EventsEndpoint(CallEndpoint):
         count_failure: Callable[[type[ServingError]], None],
     ) -> None:
         self.name = f"stream {stream.name}"
+        self.scope = f"streams/{stream.name}"
         self.budget_ns = BUDGET_NS
         self.accept = self._accept
         self._route = stream_route(stream.name)

@@ -34,6 +34,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     unix: str | None = None
     unix_mode: str = "600"
     unix_takeover: bool = False
+    keys: str | None = None
+    """The file of the API keys, one of which each call must show."""
+    no_auth: bool = False
+    """Whether all who can reach the server may call it, where that is not this machine alone."""
     admin_host: str = "127.0.0.1"
     admin_port: int = 8081
     admin_token: str | None = None
@@ -107,6 +111,16 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError("the consumer group has no name", where="ingest_group", next="give it one")
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        """Raise SetupError for a port that others can reach, and ask nothing of them."""
+        if not is_loopback(self.host) and not self.keys and not self.no_auth:
+            raise SetupError(
+                f"the server would be open to others at {self.host} without keys",
+                where="host",
+                next="make a key and give --keys FILE; or give --no-auth, where whoever reaches it may call it",
+            )
         if not is_loopback(self.admin_host) and not self.admin_token:
             raise SetupError(
                 f"the admin port would be open to others at {self.admin_host} without a token",

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from tailrace.server.control import ListenUnix
 from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
 from tailrace.server.holds import renew_holds
+from tailrace.server.key_file import read_keys
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -41,6 +43,8 @@ def serve(options: ServeOptions) -> int:
     """Pin what the files declare, and serve it until SIGTERM or SIGINT; return the exit code of `Supervisor.run`."""
     configure_logging()
     log = logger(pid=os.getpid())
+    if options.keys is not None:
+        read_keys(Path(options.keys))
     with ExitStack() as stack:
         loading = stack.enter_context(ExitStack())
         loading.enter_context(giving_way())  # another server may serve beside it

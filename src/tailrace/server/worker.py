@@ -54,6 +54,7 @@ from tailrace.server.endpoint import Answer, CallEndpoint, Page
 from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
+from tailrace.server.keys import Keys
 from tailrace.server.logging import configure_logging
 from tailrace.server.released import released_pipelines
 from tailrace.server.served import ServedPipelines, load_release, shape_of
@@ -84,6 +85,7 @@ class Worker:
         self._acceptor: Acceptor | None = None
         self._ready = self._is_pre_draining = False
         self._link: EventLink | None = None
+        self._keys: Keys | None = None
         self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
@@ -144,6 +146,8 @@ class Worker:
         }
         limits = HttpLimits.of(self._options)
         self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
+        if self._options.keys is not None:
+            self._http.shared.keys = self._keys = Keys(Path(self._options.keys), self._recorder.record_failure)
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
@@ -269,6 +273,8 @@ class Worker:
         collection = Collection()
         while True:
             await asyncio.sleep(SWEEP_S)
+            if self._keys is not None:
+                self._keys.look()
             self._sweep_http()
             self._ask_for_link()
             in_flight = self._served.take_calls_most() + sum(each.take_calls_most() for each in self._streams.values())

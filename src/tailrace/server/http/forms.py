@@ -14,6 +14,7 @@ move another. Whatever fits no form goes through the parser.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from hmac import compare_digest
 from operator import itemgetter
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ _LETTERS: Final = bytes(ord("a") if 0x20 <= byte < 0x7F else ord(" ") for byte i
 _ACTED_ON: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"accept-encoding",
      b"accept", b"content-encoding", b"content-type", b"authorization", b"x-trace", b"x-budget-ms", b"proxy-connection",
-     b"keep-alive", b"te", b"trailer")
+     b"keep-alive", b"te", b"trailer", b"x-api-key")
 )  # fmt: skip
 """Headers that the server acts on, or another server on the way might: their values are part of what stays."""
 
@@ -80,6 +81,13 @@ class HeadForm:
     def request_id_in(self, raw: bytes) -> bytes:
         """Return the request id of a head that fits, where it varies; nothing where it does not."""
         return b"" if self.request_id is None else raw[self.request_id].strip()[:REQUEST_ID_BYTES_MAX]
+
+    def stays_in(self, raw: bytes) -> bool:
+        """Say whether a head of the same size has what stays, in a time that does not tell how much: a key is in it.
+
+        Only another connection's form is asked: a connection's own holds the key that it has sent itself.
+        """
+        return compare_digest(b"".join(self.parts(raw)[:-1]), b"".join(self.stays))
 
     def body_bytes(self, raw: bytes) -> int:
         """Return how long the body is of a request whose head `raw` fits this form; -1 where it does not."""
@@ -158,6 +166,8 @@ class HeadMemory:
     def find(self, raw: bytes) -> tuple[HeadForm | None, int]:
         """Return the form that a head fits, and how long its body is; None for a head to be parsed."""
         for form in self._by_size.get(len(raw), ()):
+            if form.head.caller is not None and not form.stays_in(raw):
+                continue
             if 0 <= (body_bytes := form.body_bytes(raw)) <= self._body_bytes_max:
                 return form, body_bytes
         return None, -1

@@ -16,6 +16,7 @@ from tailrace.errors import (
     ServingError,
 )
 from tailrace.server.endpoint import CallEndpoint, Page
+from tailrace.server.keys import Caller, Keys
 
 BUDGET_MS_MAX: Final = 3_600_000.0
 REQUEST_ID_BYTES_MAX: Final = 128
@@ -31,7 +32,8 @@ class Head(msgspec.Struct, gc=False):
     endpoint: what serves the request. body_bytes: the declared length, -1 for a chunked body. is_plain: the answer
     needs no header but the usual ones. budget_ns: the caller's own, or the pipeline's. gzip: whether the answer may be
     compressed. authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
-    passed over. expects_continue: the client waits with its body for a word.
+    passed over. expects_continue: the client waits with its body for a word. caller: who has shown a key, where one
+    is asked for.
     """
 
     endpoint: CallEndpoint | Page | None
@@ -48,12 +50,17 @@ class Head(msgspec.Struct, gc=False):
     expects_continue: bool = False
     fault: ServingError | None = None
     allow: bytes = b""
+    caller: Caller | None = None
 
 
 def read_head(
-    routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool
-) -> Head:
-    """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear."""
+    routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool,
+    keys: Keys | None = None,
+) -> Head:  # fmt: skip
+    """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear.
+
+    keys: one of which its caller must show for all but pages.
+    """
     fields = {name.lower(): value for name, value in headers}
     head = Head(
         endpoint=None,
@@ -79,10 +86,13 @@ def read_head(
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
             types = fields.get(b"content-type", b""), fields.get(b"accept", b"")
             head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))
+            if keys is not None:
+                head.caller = keys.caller(headers)
+                head.endpoint = head.caller.admitted(head.endpoint)
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
-        head.fault, head.endpoint = fault, None
+        head.fault, head.endpoint = fault.with_traceback(None), None  # which would hold this frame, and that the head
     head.is_plain = keep_alive and version == "1.1" and not (head.trace or head.request_id or head.fault)
     return head
 

@@ -151,7 +151,8 @@ class RequestReader:
                 return  # it is read again, without its offer
             keep_alive, self.tunnel = False, True  # what follows is meant for a tunnel that there is not
         version = parser.get_http_version()
-        head = read_head(shared.routes, parser.get_method(), self._url, self._headers, version, keep_alive)
+        method, keys = parser.get_method(), shared.keys
+        head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys)
         self.head = head
         check_framing(version, self._headers)
         if head.body_bytes > shared.limits.body_bytes_max:
@@ -184,6 +185,6 @@ class RequestReader:
 def _error_of(error: httptools.HttpParserCallbackError) -> ServingError:
     """Return what a callback of the parser raised; what is no serving error is a fault of ours."""
     if isinstance(error.__context__, ServingError):
-        return error.__context__
+        return error.__context__.with_traceback(None)  # which would hold the head that the fault is in
     structlog.get_logger().error("request failed", error=repr(error.__context__), exc_info=error)
     return ServerError("the request could not be read", next="see the server's log")

@@ -15,6 +15,7 @@ from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
 from tailrace.server.http.head import Routes
 from tailrace.server.http.limits import HttpLimits
+from tailrace.server.keys import Keys
 
 RESERVE_MAX: Final = 32
 """Connections over the limit that are held open at most, until each has been answered once."""
@@ -25,7 +26,7 @@ class Shared:
 
     transport: the server itself. connections: the open ones, the oldest first. draining: whether every further answer
     is its connection's last. count_failure: is called for a call that reaches no pipeline. reserve: what connections
-    over the limit share, once there was one.
+    over the limit share, once there was one. keys: one of which a call must show; None asks for none.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Shared:
         self.connections: dict[Any, None] = {}
         self.draining = False
         self.reserve: Shared | None = None
+        self.keys: Keys | None = None
         self.now_s = 0
         self._failures: dict[str, int] = {}
         self._logged_s = -1

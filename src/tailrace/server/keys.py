@@ -1,0 +1,166 @@
+"""The API keys of a server: who calls, and what that caller may call. Looked at when a head is read, never again.
+
+A caller is given endpoints of its own. The head that was read names them, so whatever remembers the head (a form, a
+connection, a request whose body is still on its way) comes to them, and ends with them when the key is revoked:
+
+    head ─▶ Admitted(caller, endpoint) ─▶ Endpoint        until the file says otherwise
+                        └▶ 401, 403                        from the next look on, once a second
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from tailrace.batch import Call
+from tailrace.errors import ForbiddenError, ServingError, SetupError, UnauthorizedError
+from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.key_file import KEYS_MAX, Key, read_keys
+
+KEY_BYTES: Final = 59
+"""Of a whole key; what is longer or shorter is none, and is not hashed."""
+_NO_DIGEST: Final = "0" * 64
+_SCHEME: Final = b"bearer "
+
+
+class Admitted(CallEndpoint):
+    """An endpoint as one caller has it. accept: the endpoint's own, or `_refuse`."""
+
+    def __init__(self, endpoint: CallEndpoint, caller: Caller) -> None:
+        self.name, self.scope, self.budget_ns = endpoint.name, endpoint.scope, endpoint.budget_ns
+        self.accept = self._let_in = endpoint.accept
+        self._caller = caller
+
+    def settle(self) -> None:
+        """Let calls in, or refuse them all, as the caller's key is now."""
+        self.accept = self._let_in if self._caller.fault(self.scope) is None else self._refuse
+
+    def _refuse(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Refuse a call whose caller has lost its key since the head was read."""
+        error = self._caller.fault(self.scope)
+        if error is None:  # it has been given back in this second
+            return self._let_in(call, body, budget_ns)
+        self._caller.count_failure(type(error))
+        return error
+
+
+class Caller:
+    """Who has shown a key. key: as the file has it now, or had it last. is_known: whether it has it.
+
+    count_failure: is called for each call that is refused after its head was read.
+    """
+
+    def __init__(self, key: Key, count_failure: Callable[[type[ServingError]], None]) -> None:
+        self.key = key
+        self.count_failure = count_failure
+        self.is_known = True
+        self._admitted: dict[CallEndpoint, Admitted] = {}
+
+    def admitted(self, endpoint: CallEndpoint) -> Admitted:
+        """Return an endpoint as this caller has it. Raises UnauthorizedError or ForbiddenError."""
+        if (error := self.fault(endpoint.scope)) is not None:
+            raise error
+        admitted = self._admitted.get(endpoint)
+        if admitted is None:
+            admitted = self._admitted[endpoint] = Admitted(endpoint, self)
+        return admitted
+
+    def settle(self, key: Key | None) -> None:
+        """Take in what the file says of the key now; None: nothing any more."""
+        self.is_known = key is not None
+        self.key = key or self.key
+        for admitted in self._admitted.values():
+            admitted.settle()
+
+    def fault(self, scope: str) -> ServingError | None:
+        """Return why the key does not open what has a scope, None where it does."""
+        state = self.key.state(datetime.now(UTC)) if self.is_known else "revoked"
+        if state != "active":
+            what = "the key is revoked" if state == "revoked" else "the key has expired"
+            return UnauthorizedError(what, next="ask who runs the server for another")
+        if not self.key.may(scope):
+            return ForbiddenError(f"the key is not for {scope}", next="ask who runs the server for one that is")
+        return None
+
+
+class Keys:
+    """The keys of one file, as they are now. count_failure: is called for calls refused after their head was read.
+
+    Raises SetupError where the file cannot be read. One that cannot be read later leaves the keys as they were.
+    """
+
+    def __init__(self, path: Path, count_failure: Callable[[type[ServingError]], None]) -> None:
+        self._path = path
+        self._count_failure = count_failure
+        self._callers: dict[str, Caller] = {}
+        self._log = structlog.get_logger()
+        self._stamp = self._look_at_file()
+        self._keys = {key.id: key for key in read_keys(path)}
+
+    def caller(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+        """Return who has sent these headers. Raises UnauthorizedError: not one key, or one that is not known."""
+        shown = _shown_key(headers)
+        _, _, rest = shown.partition(b"_")
+        key = self._keys.get(rest[:12].decode("latin-1"))
+        digest = hashlib.sha256(shown).hexdigest() if len(shown) == KEY_BYTES else ""
+        if not hmac.compare_digest(digest, _NO_DIGEST if key is None else key.sha256) or key is None:
+            raise UnauthorizedError("the key is not known", next="ask who runs the server for one")
+        caller = self._callers.get(key.sha256)
+        if caller is None:
+            caller = self._callers[key.sha256] = Caller(key, self._count_failure)
+        return caller
+
+    def look(self) -> None:
+        """Once a second: read the file again if it is another, and end what keys have expired or are revoked."""
+        stamp = self._look_at_file()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._read()
+        elif any(caller.key.expires is not None for caller in self._callers.values()):
+            for caller in self._callers.values():
+                caller.settle(caller.key)
+
+    def _read(self) -> None:
+        """Take in what the file says now."""
+        try:
+            keys = {key.id: key for key in read_keys(self._path)}
+        except SetupError as error:
+            self._log.error("keys are as they were: the file cannot be read", error=str(error))
+            return
+        self._keys = keys
+        for digest, caller in list(self._callers.items()):
+            key = keys.get(caller.key.id)
+            caller.settle(key if key is not None and key.sha256 == digest else None)
+            if len(self._callers) > KEYS_MAX and not caller.is_known:
+                del self._callers[digest]  # else it is kept, for the heads that lead to it: the key may be given back
+        self._log.info("keys were read again", keys=len(keys))
+
+    def _look_at_file(self) -> tuple[int, int, int]:
+        """Return what changes when the file is written; zeros where it is gone."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return 0, 0, 0
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _shown_key(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the one key that is sent. Raises UnauthorizedError for none, or several: others may read another one."""
+    shown = set()
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"x-api-key":
+            shown.add(value.strip())
+        elif lower == b"authorization" and value[: len(_SCHEME)].lower() == _SCHEME:
+            shown.add(value[len(_SCHEME) :].strip())
+    if len(shown) != 1:
+        what = "several keys were sent" if shown else "this needs a key"
+        raise UnauthorizedError(what, next="send one, as Authorization: Bearer KEY or as X-API-Key: KEY")
+    return shown.pop()
