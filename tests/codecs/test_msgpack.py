@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tailrace.codecs.json import JsonCodec
 from tailrace.codecs.msgpack import MsgpackCodec
-from tailrace.codecs.msgpack_keys import find_key_twice, keys_of_map
+from tailrace.codecs.msgpack_keys import find_key_twice, head_of_map, keys_of_map
 from tailrace.errors import InvalidRequestError, MalformedBodyError
 from tailrace.request.schema import Field, Request
 
@@ -172,4 +172,28 @@ def test_walk_is_at_the_end_where_the_body_is(value: Any) -> None:
     body = pack(value)
     assert find_key_twice(body) is None
     assert keys_of_map(body) == (len(value) if isinstance(value, dict) else -1)
+    assert not isinstance(value, dict) or body.startswith(head_of_map(len(value)))
     assert find_key_twice(b"\x83" + pack("x") + body + pack("y") + body + pack("x") + body) == "x"
+
+
+@pytest.mark.parametrize("keys", [0, 15, 16, 65_535, 65_536])
+def test_head_of_a_map_is_what_an_encoder_writes(keys: int) -> None:
+    """As short as can be."""
+    assert pack({str(number): 0 for number in range(keys)}).startswith(head_of_map(keys))
+    assert keys_of_map(head_of_map(keys)) == keys
+
+
+def test_fixed_type_is_held_to_the_same() -> None:
+    """Of a request without defaults: a key twice, with another left out; and a longer way to say how many there are."""
+
+    class Fixed(Request):
+        a: float
+        b: float
+
+    decode = MsgpackCodec(Fixed, array_max=3).decode
+    a, b, one = pack("a"), pack("b"), pack(1.5)
+    assert decode(b"\x82" + a + one + b + one).b == 1.5
+    assert decode(b"\xde\x00\x02" + a + one + b + one).b == 1.5
+    assert isinstance(decode(b"\x83" + a + one + b + one + a + one), MalformedBodyError)
+    assert isinstance(decode(b"\x82" + a + one + a + one), InvalidRequestError)
+    assert isinstance(decode(b"\x82" + a + one + b + pack(math.inf)), InvalidRequestError)

@@ -6,7 +6,6 @@ are seen from the bytes and from how many defaults were taken; what that does no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from itertools import islice, repeat, starmap
 from math import isfinite
@@ -17,15 +16,12 @@ from msgspec import NODEFAULT
 from msgspec import inspect as shape
 
 from tailrace.codecs.decoder import refusal_of
-from tailrace.codecs.msgpack_keys import find_key_twice, keys_of_map
+from tailrace.codecs.msgpack_keys import find_key_twice, head_of_map, keys_of_map
 from tailrace.errors import InvalidRequestError, MalformedBodyError, ServingError
 from tailrace.request.schema import Field, Request, bounded_type
 
 CONTENT_TYPES: Final = (b"application/msgpack", b"application/vnd.msgpack", b"application/x-msgpack")
 """The second is registered at IANA, the first is what most clients say; each is answered with its own."""
-
-_BOUNDLESS = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
-"""Where a float64 or a float32 may stand that is infinite or no number."""
 
 _split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
@@ -44,11 +40,23 @@ class MsgpackCodec:
         self._read = msgspec.msgpack.Decoder(bounded | many).decode
         self._fields, self._left = keys.fields, keys.left
         self.encode = msgspec.msgpack.Encoder().encode
-        self.decode: Callable[[bytes], Any] = self._decode_counted if keys.useful else self._decode_walked
+        self._whole = head_of_map(keys.fields)
+        counted = self._decode_counted if keys.factories else self._decode_fixed
+        self.decode: Callable[[bytes], Any] = counted if keys.useful else self._decode_walked
 
     def encode_each(self, values: Sequence[Any]) -> list[bytes]:
         """Return the bytes of each answer."""
         return list(map(self.encode, values))
+
+    def _decode_fixed(self, body: bytes) -> Any:
+        """See `decode`; of a type whose bodies all have as many keys."""
+        if not body.startswith(self._whole):
+            return self._decode_counted(body)
+        try:
+            request = self._read(body)
+        except Exception as error:
+            return refusal_of(error)
+        return _finite(request) if _may_be_boundless(body) else request
 
     def _decode_counted(self, body: bytes) -> Any:
         """See `decode`; of a type whose requests say how many keys their bodies have."""
@@ -63,7 +71,7 @@ class MsgpackCodec:
             keys, fields = keys_of_map(body), self._fields
         if keys != fields - (left - self._left()) and (refusal := _refusal_of_key(body)) is not None:
             return refusal
-        return requests if _BOUNDLESS.search(body) is None else _finite(requests)
+        return _finite(requests) if _may_be_boundless(body) else requests
 
     def _decode_walked(self, body: bytes) -> Any:
         """See `decode`; of a type with parts that may hold any number of keys."""
@@ -73,7 +81,7 @@ class MsgpackCodec:
             return refusal_of(error)
         if (refusal := _refusal_of_key(body)) is not None:
             return refusal
-        return requests if _BOUNDLESS.search(body) is None else _finite(requests)
+        return _finite(requests) if _may_be_boundless(body) else requests
 
 
 class KeyCount:
@@ -118,6 +126,16 @@ def _has_keys(info: shape.Type) -> bool:
         info, shape.StructType | shape.DictType | shape.TypedDictType | shape.DataclassType | shape.AnyType
         | shape.RawType | shape.CustomType | shape.NamedTupleType
     )  # fmt: skip
+
+
+def _may_be_boundless(body: bytes) -> bool:
+    """Say whether a float64 or a float32 may stand in a body that is infinite or no number. 0.1 to 0.4 µs.
+
+    Its first bytes are then the type's and 7f or ff; a byte alone is found several times as fast as two.
+    """
+    return (b"\x7f" in body and (b"\xcb\x7f" in body or b"\xca\x7f" in body)) or (
+        b"\xff" in body and (b"\xcb\xff" in body or b"\xca\xff" in body)
+    )
 
 
 def _finite(requests: Any) -> Any:

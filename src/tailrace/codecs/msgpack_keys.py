@@ -22,6 +22,13 @@ def keys_of_map(body: bytes) -> int:
     return -1
 
 
+def head_of_map(keys: int) -> bytes:
+    """Return how a map of so many keys begins, where it is written as short as can be."""
+    if keys < 0x10:
+        return bytes([0x80 | keys])
+    return b"\xde" + keys.to_bytes(2, "big") if keys < 1 << 16 else b"\xdf" + keys.to_bytes(4, "big")
+
+
 def find_key_twice(body: bytes) -> str | None:
     """Return a key that a map in a body has twice, None where none has. body: what a decoder has taken."""
     open_maps: list[_Open] = [_Open(1, None)]
