@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proto_types import Decision, numbers_of
 from tailrace.codecs.offer import Offer, preferred
+from tailrace.codecs.protobuf import ProtobufCodec
 from tailrace.request.schema import Request
 
 
@@ -50,3 +52,15 @@ def test_any_accept_can_be_read(accept: bytes) -> None:
     """What says nothing that is known leaves the caller what it sends."""
     assert all(each == each.strip().lower() for each in preferred(accept))
     assert OFFER.find(b"", accept) is None or b"msgpack" in accept.lower()
+
+
+def test_more_codecs_are_found_by_their_type() -> None:
+    """A pipeline whose numbers are kept speaks Protocol Buffers; one without reads such a body as JSON."""
+    codec = ProtobufCodec(Payment, Decision, numbers_of(Payment, Decision), array_max=5)
+    offer = Offer(Payment, array_max=5, more=[codec])
+    assert offer.find(b"application/x-protobuf", b"*/*") is codec
+    assert OFFER.find(b"application/x-protobuf", b"*/*") is None
+    mixed = offer.find(b"application/json", b"application/x-protobuf")
+    assert mixed is not None
+    assert mixed.decode(b'{"amount":1.5}').amount == 1.5
+    assert mixed.content_type == codec.content_type

@@ -17,7 +17,6 @@ from typing import Any
 
 import uvloop
 
-from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.warm_up import warm_up
 from tailrace.deadline import Budget, MonotonicClock
@@ -35,7 +34,7 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.http.shared import Shared
 from tailrace.server.options import ServeOptions
-from tailrace.server.served import shape_of
+from tailrace.server.served import offer_of, shape_of
 
 PATIENCE_S = 20.0
 """A bound for what must happen; nothing is expected to take so long."""
@@ -88,7 +87,7 @@ class RunningServer:
             await plan.open()
             plan, _ = await warm_up(plan, clock)
             engine = Engine(plan, self.load, [BatchRecorder(self.block, pipeline.name)], clock)
-            codec = Offer(pipeline.request, array_max=self.options.array_max)
+            codec = offer_of(pipeline, self.options.array_max, self.options.body_bytes_max)
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             plans.append(plan)
             self.engines[pipeline.name] = engine

@@ -25,12 +25,17 @@ BODY_BYTES_MAX: Final = 1 << 20
 class Offer:
     """The codecs of one request type. usual: JSON, which a body is read as whose type is not known here.
 
-    array_max: requests in one array. body_bytes_max: of a body that came compressed, once it is inflated.
+    array_max: requests in one array. body_bytes_max: of a body that came compressed, once it is inflated. more: codecs
+    beyond those that any pipeline has.
     """
 
-    def __init__(self, request_type: type[Request], *, array_max: int, body_bytes_max: int = BODY_BYTES_MAX) -> None:
+    def __init__(
+        self, request_type: type[Request], *, array_max: int, body_bytes_max: int = BODY_BYTES_MAX,
+        more: Sequence[Codec] = (),
+    ) -> None:  # fmt: skip
         self.usual = JsonCodec(request_type, array_max=array_max)
-        others = (MsgpackCodec(request_type, array_max=array_max, content_type=each) for each in MSGPACK)
+        packed = (MsgpackCodec(request_type, array_max=array_max, content_type=each) for each in MSGPACK)
+        others = (*packed, *more)
         self._body_bytes_max = body_bytes_max
         self._found: dict[tuple[Codec, Codec, bool], Codec | None] = {}
         self._codecs: dict[bytes, Codec] = {JSON: self.usual, **{each.content_type: each for each in others}}
@@ -47,10 +52,10 @@ class Offer:
             raise UnsupportedCodingError(what, where="Content-Encoding", next="send it as it is, or in gzip")
         reads = self._codecs.get(_media_type(content_type), self.usual)
         writes = next((found for each in preferred(accept) if (found := self._codecs.get(each)) is not None), reads)
-        found = reads, writes, coding in _GZIP
-        if found not in self._found:
-            self._found[found] = self._join(*found)
-        return self._found[found]
+        spoken = reads, writes, coding in _GZIP
+        if spoken not in self._found:
+            self._found[spoken] = self._join(*spoken)
+        return self._found[spoken]
 
     def _join(self, reads: Codec, writes: Codec, is_compressed: bool) -> Codec | None:
         """Return a codec that reads as one does and writes as another, None for the usual one."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 import msgspec
@@ -72,6 +71,8 @@ def read_lock(path: Path) -> Lock | None:
 
 def write_lock(lock: Lock, path: Path) -> None:
     """Write the file anew: another reader finds the former one or this one, whole."""
+    from tempfile import NamedTemporaryFile  # which serving does not need
+
     text = msgspec.json.format(msgspec.json.encode(lock, order="deterministic"), indent=2) + b"\n"
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.codecs.offer import Offer
+from tailrace.codecs.protobuf import protobuf_codecs
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.loading import load_pipelines
 from tailrace.compile.materialised import check_views
@@ -63,9 +64,7 @@ class Served:
 
     def endpoint(self, array_max: int, body_bytes_max: int) -> Endpoint:
         """Return what takes its calls. array_max: requests in one; body_bytes_max: of its body, once it is inflated."""
-        return Endpoint(
-            self.engine, Offer(self.plan.pipeline.request, array_max=array_max, body_bytes_max=body_bytes_max)
-        )
+        return Endpoint(self.engine, offer_of(self.plan.pipeline, array_max, body_bytes_max))
 
 
 class ServedPipelines:
@@ -177,6 +176,12 @@ class ServedPipelines:
         if identity not in self._stores:
             self._stores[identity] = open_store(url, self._clock)
         return self._stores[identity]
+
+
+def offer_of(pipeline: Pipeline, array_max: int, body_bytes_max: int) -> Offer:
+    """Return the codecs of a pipeline. Raises SetupError where the numbers that are kept of its fields do not fit."""
+    more = protobuf_codecs(pipeline.name, pipeline.request, pipeline.response, pipeline.base_dir, array_max=array_max)
+    return Offer(pipeline.request, array_max=array_max, body_bytes_max=body_bytes_max, more=more)
 
 
 def _cache_limits(options: ServeOptions) -> CacheLimits:

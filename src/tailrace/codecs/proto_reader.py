@@ -1,0 +1,388 @@
+"""From the bytes of a message to what a request is made from, strictly: what others may read otherwise is refused.
+
+A field that comes twice, of another wire type, cut short, or a number that is not finite, is a fault with its path.
+Fields of eight bytes, one after the other, are read at once (`Run`), where they come in the order of their numbers, as
+every writer known to us sends them. See https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any, Final
+
+from tailrace.codecs.proto_form import MANY, MAP, ONE, FieldForm, MessageForm
+from tailrace.codecs.proto_lock import Lock, LockedField
+
+VARINT, EIGHT, LENGTH, FOUR = 0, 1, 2, 5
+"""Wire types."""
+VARINT_BYTES_MAX: Final = 10
+WIRE_TYPES: Final = {"double": EIGHT, "int64": VARINT, "bool": VARINT, "enum": VARINT}
+"""Of the kinds that are not behind a length."""
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EMPTY: Final[Mapping[str, Callable[[], Any]]] = {
+    "double": float, "int64": int, "bool": bool, "string": str, "bytes": bytes, "enum": int, "message": dict,
+    "timestamp": lambda: EPOCH,
+}  # fmt: skip
+"""What a map's entry has whose value is not there, by kind."""
+NANOS_MAX: Final = 999_999_999
+RUN_LENGTHS: Final = (4, 32)
+"""Of doubles that are read at once, the fewest first; beyond, a wide type would take memory for nothing."""
+
+_double = struct.Struct("<d")
+
+Take = Callable[[bytes, int, int], tuple[Any, int]]
+"""Takes one value out of the bytes from a place, which end before another; returns it and the place behind it."""
+
+
+class WireError(Exception):
+    """What is wrong with a body. malformed: it is no message at all. path: to the fault, from within outwards."""
+
+    def __init__(self, what: str, *, malformed: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.malformed = malformed
+        self.path: list[str] = []
+
+
+def take_varint(body: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return a whole number of 64 bits without a sign, and the place behind it."""
+    value = body[at]
+    at += 1
+    if value < 128:
+        return value, at
+    value &= 127
+    for shift in range(7, 7 * VARINT_BYTES_MAX, 7):
+        byte = body[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            if value >> 64:
+                break
+            return value, at
+    raise WireError("a number has more than 64 bits", malformed=True)
+
+
+def take_int(body: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return a whole number."""
+    value, at = take_varint(body, at, end)
+    return value if value < 1 << 63 else value - (1 << 64), at
+
+
+def take_bool(body: bytes, at: int, end: int) -> tuple[bool, int]:
+    """Return a truth; any other number is none."""
+    value, at = take_varint(body, at, end)
+    if value > 1:
+        raise WireError(f"Expected `bool`, got `{value}`")
+    return value == 1, at
+
+
+def take_double(body: bytes, at: int, end: int) -> tuple[float, int]:
+    """Return a number that is finite."""
+    (value,) = _double.unpack_from(body, at)
+    if not isfinite(value):
+        raise WireError("Expected a finite number")
+    return value, at + 8
+
+
+def take_bytes(body: bytes, at: int, end: int) -> tuple[bytes, int]:
+    """Return what is behind a length. Nothing is reserved for what a length promises."""
+    length, at = take_varint(body, at, end)
+    if length > end - at:
+        raise WireError("a field is longer than what it is in", malformed=True)
+    return body[at : at + length], at + length
+
+
+def take_text(body: bytes, at: int, end: int) -> tuple[str, int]:
+    """Return a text. Raises UnicodeDecodeError where it is none."""
+    found, at = take_bytes(body, at, end)
+    return str(found, "utf-8"), at
+
+
+class TakeEnum:
+    """Takes the text of an enum's number; a number that has none stays one, which no type takes for a text."""
+
+    def __init__(self, values: Mapping[str, int]) -> None:
+        self._texts = {number: text for text, number in values.items()}
+
+    def take(self, body: bytes, at: int, end: int) -> tuple[Any, int]:
+        """See `Take`."""
+        number, at = take_varint(body, at, end)
+        return self._texts.get(number, number), at
+
+
+class TakeTime:
+    """Takes a google.protobuf.Timestamp. naive: as a time without a zone."""
+
+    def __init__(self, *, naive: bool) -> None:
+        self._naive = naive
+        self._parts = MessageReader("Timestamp")
+        self._parts.add(1 << 3 | VARINT, One("seconds", take_int).read)
+        self._parts.add(2 << 3 | VARINT, One("nanos", take_int).read)
+
+    def take(self, body: bytes, at: int, end: int) -> tuple[dt.datetime, int]:
+        """See `Take`."""
+        parts, at = self._parts.take(body, at, end)
+        nanos = parts.get("nanos", 0)
+        if not 0 <= nanos <= NANOS_MAX:
+            raise WireError("Expected a Timestamp")
+        try:
+            time = EPOCH + dt.timedelta(seconds=parts.get("seconds", 0), microseconds=nanos // 1000)
+        except OverflowError:
+            raise WireError("Expected a Timestamp between the years 1 and 9999") from None
+        return time.replace(tzinfo=None) if self._naive else time, at
+
+
+class One:
+    """Reads a field that comes once."""
+
+    def __init__(self, name: str, take: Take) -> None:
+        self._name = name
+        self._take = take
+
+    def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add the field to the values; return the place behind it."""
+        name = self._name
+        if name in values:
+            raise WireError(f"the field `{name}` is there twice", malformed=True)
+        try:
+            values[name], at = self._take(body, at, end)
+        except WireError as fault:
+            fault.path.append(f".{name}")
+            raise
+        return at
+
+
+class Many:
+    """Reads an element of a list, or many of them packed."""
+
+    def __init__(self, name: str, take: Take) -> None:
+        self._name = name
+        self._take = take
+
+    def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add an element to the list; return the place behind it."""
+        found = values.setdefault(self._name, [])
+        try:
+            value, at = self._take(body, at, end)
+        except WireError as fault:
+            fault.path.append(f".{self._name}[{len(found)}]")
+            raise
+        found.append(value)
+        return at
+
+    def read_packed(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add the elements behind a length to the list; return the place behind them."""
+        packed, at = take_bytes(body, at, end)
+        found = values.setdefault(self._name, [])
+        try:
+            found.extend(self._elements(packed))
+        except WireError as fault:
+            fault.path.append(f".{self._name}")
+            raise
+        return at
+
+    def _elements(self, packed: bytes) -> Iterable[Any]:
+        if self._take is take_double:
+            numbers = struct.unpack(f"<{len(packed) // 8}d", packed)
+            if not isfinite(sum(numbers)) and not all(map(isfinite, numbers)):
+                raise WireError("Expected finite numbers")
+            return numbers
+        if self._take is take_int and packed.isascii():  # each in a byte
+            return packed
+        found, at, end = [], 0, len(packed)
+        while at < end:
+            value, at = self._take(packed, at, end)
+            found.append(value)
+        return found
+
+
+class Entry:
+    """Reads an entry of a map."""
+
+    def __init__(self, name: str, tag: int, take: Take, make: Callable[[], Any]) -> None:
+        self._name = name
+        self._parts = MessageReader("an entry")
+        self._parts.add_empty("key", str)
+        self._parts.add_empty("value", make)
+        self._parts.add(1 << 3 | LENGTH, One("key", take_text).read)
+        self._parts.add(tag, One("value", take).read)
+
+    def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add the entry to the map; return the place behind it. One without a key or a value has the empty one."""
+        found = values.setdefault(self._name, {})
+        try:
+            parts, at = self._parts.take(body, at, end)
+            if parts["key"] in found:
+                raise WireError(f"the key {parts['key']!r} is there twice", malformed=True)
+        except WireError as fault:
+            fault.path.append(f".{self._name}[...]")
+            raise
+        found[parts["key"]] = parts["value"]
+        return at
+
+
+class Run:
+    """Reads doubles that stand one after the other at once; where they do not, leaves the place to what reads fewer."""
+
+    def __init__(self, fields: Sequence[tuple[str, int]], fewer: One | Run) -> None:
+        names, numbers = zip(*fields, strict=True)
+        codes = struct.Struct("<d" + "".join("Bd" if number < 16 else "Hd" for number in numbers[1:]))
+        self._names: tuple[str, ...] = names
+        self._tags = tuple(int.from_bytes(varint_of(number << 3 | EIGHT), "little") for number in numbers[1:])
+        self._unpack = codes.unpack_from
+        self._length = codes.size
+        self._fewer = fewer.read
+
+    def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add the fields to the values; return the place behind them."""
+        behind = at + self._length
+        if behind <= end:
+            parts = self._unpack(body, at)
+            if parts[1::2] == self._tags and isfinite(sum(numbers := parts[::2])):
+                wanted = len(values) + len(numbers)
+                values.update(zip(self._names, numbers))  # noqa: B905 - as many, and this is dearer when asked
+                if len(values) != wanted:
+                    raise WireError("a field is there twice", malformed=True)
+                return behind
+        return self._fewer(values, body, at, end)
+
+
+class MessageReader:
+    """Reads the messages of one type. is_open: fields that it does not name are passed over."""
+
+    def __init__(self, name: str, *, is_open: bool = False) -> None:
+        self.name = name
+        self._is_open = is_open
+        self._by_tag: dict[int, Callable[[dict[str, Any], bytes, int, int], int]] = {}
+        self._empties: list[tuple[str, Callable[[], Any]]] = []
+        self._numbers: set[int] = set()
+
+    def add(self, tag: int, read: Callable[[dict[str, Any], bytes, int, int], int]) -> None:
+        """Add what reads a field."""
+        self._by_tag[tag] = read
+        self._numbers.add(tag >> 3)
+
+    def add_empty(self, name: str, make: Callable[[], Any]) -> None:
+        """Add what a required field is where it is not there: no message can say an empty list, or None."""
+        self._empties.append((name, make))
+
+    def take(self, body: bytes, at: int, end: int) -> tuple[dict[str, Any], int]:
+        """See `Take`; a message behind its length."""
+        length, at = take_varint(body, at, end)
+        if length > end - at:
+            raise WireError("a message is longer than what it is in", malformed=True)
+        return self.read(body, at, at + length), at + length
+
+    def read(self, body: bytes, at: int, end: int) -> dict[str, Any]:
+        """Return the fields between two places, by name. Raises WireError, IndexError or struct.error."""
+        values: dict[str, Any] = {}
+        by_tag = self._by_tag
+        while at < end:
+            tag = body[at]
+            at += 1
+            if tag > 127:
+                tag, at = take_varint(body, at - 1, end)
+            read = by_tag.get(tag)
+            at = read(values, body, at, end) if read is not None else self._pass_over(values, tag, body, at, end)
+        if at != end:
+            raise WireError("a field is longer than what it is in", malformed=True)
+        for name, make in self._empties:
+            if name not in values:
+                values[name] = make()
+        return values
+
+    def _pass_over(self, values: dict[str, Any], tag: int, body: bytes, at: int, end: int) -> int:
+        """Pass over a field that the type does not name; where it is refused for it, add it under its number."""
+        number, wire = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29 or wire not in {VARINT, EIGHT, LENGTH, FOUR}:
+            raise WireError("it is not Protocol Buffers", malformed=True)
+        if number in self._numbers:
+            raise WireError(f"the field {number} is of another wire type ({wire})")
+        if not self._is_open:
+            raise WireError(f"Object contains unknown field `{number}`")
+        if wire == VARINT:
+            return take_varint(body, at, end)[1]
+        return take_bytes(body, at, end)[1] if wire == LENGTH else at + (8 if wire == EIGHT else 4)
+
+
+def varint_of(value: int) -> bytes:
+    """Return the bytes of a whole number of 64 bits without a sign."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def message_readers(forms: Mapping[str, MessageForm], lock: Lock) -> dict[str, MessageReader]:
+    """Return what reads each message, by its name."""
+    readers = {name: MessageReader(name, is_open=form.is_open) for name, form in forms.items()}
+    for name, form in forms.items():
+        kept = lock.messages[name].fields
+        run: list[tuple[str, int]] = []
+        ones: list[One] = []
+        for field in sorted(form.fields, key=lambda each: kept[each.name].number):
+            one = _add_field(readers[name], field, kept[field.name], readers)
+            if field.kind == "double" and one is not None:
+                run.append((field.name, kept[field.name].number))
+                ones.append(one)
+            else:
+                _add_runs(readers[name], run, ones)
+                run, ones = [], []
+        _add_runs(readers[name], run, ones)
+    return readers
+
+
+def _add_runs(reader: MessageReader, fields: list[tuple[str, int]], ones: list[One]) -> None:
+    """Add what reads from each field on as many as there are; where one is left out, it goes on behind that one."""
+    for place, one in enumerate(ones):
+        reads: One | Run = one
+        for length in RUN_LENGTHS:
+            if len(run := fields[place : place + length]) > 1:
+                reads = Run(run, reads)
+        reader.add(fields[place][1] << 3 | EIGHT, reads.read)
+
+
+def _add_field(
+    reader: MessageReader, field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader]
+) -> One | None:
+    """Add what reads a field; return it where it comes once."""
+    take = _take_of(field, kept, readers)
+    wire = WIRE_TYPES.get(field.kind, LENGTH)
+    tag, packed_tag = kept.number << 3 | wire, kept.number << 3 | LENGTH
+    if field.count == ONE:
+        one = One(field.name, take)
+        reader.add(tag, one.read)
+        if field.required and field.nullable:
+            reader.add_empty(field.name, _none)
+        return one
+    if field.required:
+        reader.add_empty(field.name, list if field.count == MANY else dict)
+    if field.count == MAP:
+        reader.add(packed_tag, Entry(field.name, 2 << 3 | wire, take, EMPTY[field.kind]).read)
+        return None
+    many = Many(field.name, take)
+    reader.add(tag, many.read)
+    if wire != LENGTH:
+        reader.add(packed_tag, many.read_packed)
+    return None
+
+
+def _none() -> None:
+    return None
+
+
+def _take_of(field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader]) -> Take:
+    match field.kind:
+        case "message":
+            return readers[field.message].take
+        case "enum":
+            return TakeEnum(kept.values).take
+        case "timestamp":
+            return TakeTime(naive=field.naive).take
+    plain = {"double": take_double, "int64": take_int, "bool": take_bool, "string": take_text, "bytes": take_bytes}
+    return plain[field.kind]
