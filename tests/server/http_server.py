@@ -28,11 +28,13 @@ from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import Answer as PageAnswer
-from tailrace.server.endpoint import Endpoint, Page
+from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
 from tailrace.server.http.connection import Connection
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.http.shared import Shared
+from tailrace.server.logging import logger
+from tailrace.server.openapi.page import description_routes
 from tailrace.server.options import ServeOptions
 from tailrace.server.served import offer_of, shape_of
 
@@ -75,7 +77,7 @@ class RunningServer:
 
     async def _serve(self) -> None:
         clock, self.loop, self._stop = MonotonicClock(), asyncio.get_running_loop(), asyncio.Event()
-        routes: dict[bytes, dict[bytes, Endpoint | Page]] = {
+        routes: dict[bytes, dict[bytes, CallEndpoint | Page]] = {
             b"/livez": {b"GET": Page(lambda: PageAnswer(200, b"text/plain", b"live\n"))}
         }
         self.recorder = WorkerRecorder(self.block, 0)
@@ -91,6 +93,7 @@ class RunningServer:
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             plans.append(plan)
             self.engines[pipeline.name] = engine
+        routes |= description_routes(self._pipelines, self.options.array_max, logger())
         self.loop.set_task_factory(self._make_task)
         self.listener = await self.loop.create_server(
             lambda: self._connection_type(self.http.shared), "127.0.0.1", 0, backlog=1_024

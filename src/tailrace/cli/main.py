@@ -16,6 +16,7 @@ from tailrace.cli.check import check
 from tailrace.cli.consistency import consistency
 from tailrace.cli.dataset import dataset
 from tailrace.cli.export import proto
+from tailrace.cli.export_openapi import openapi
 from tailrace.cli.features import features
 from tailrace.cli.forget import forget
 from tailrace.cli.import_feast import import_feast
@@ -89,7 +90,8 @@ for command in (
 
 export = typer.Typer(name="export", no_args_is_help=True, rich_markup_mode="rich")
 export.command("proto", help=help_of(proto))(proto)
-app.add_typer(export, help="Write what others need to call a pipeline: its messages.")
+export.command("openapi", help=help_of(openapi))(openapi)
+app.add_typer(export, help="Write what others need to call a pipeline: its messages, its HTTP API.")
 
 models = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich")
 for name, command in MODELS.items():

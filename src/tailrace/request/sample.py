@@ -32,6 +32,11 @@ def sample_body(request_type: type[Request], *, seed: int = 1, list_length: int 
     return body
 
 
+def sample_value(kind: Any, *, seed: int = 1, list_length: int = 1) -> Any:
+    """Return one value of any type, as JSON knows it; nothing says that it meets a pattern. See `sample_body`."""
+    return _value(shape.type_info(kind), seed, list_length)
+
+
 def _value(info: shape.Type, seed: int, length: int) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case a type
     """Return one value of a type, as JSON knows it."""
     match info:

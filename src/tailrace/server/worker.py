@@ -56,6 +56,7 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.keys import Keys
 from tailrace.server.logging import configure_logging
+from tailrace.server.openapi.page import description_routes
 from tailrace.server.released import released_pipelines
 from tailrace.server.served import ServedPipelines, load_release, shape_of
 from tailrace.server.slots import BACKLOG, shut_listener, turn_away
@@ -157,6 +158,7 @@ class Worker:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
             routes[path] = {b"POST": served.endpoint(self._options.array_max, self._options.body_bytes_max)}
+        routes |= description_routes(declared, self._options.array_max, self._log)
         self._released = released_pipelines(release, declared)
         if self._link is not None:
             count_failure, array_max = self._recorder.record_failure, self._options.array_max

@@ -1,0 +1,34 @@
+"""`tailrace export openapi`: the HTTP API of pipelines as an OpenAPI document."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tailrace.request.rows import ARRAY_MAX
+
+
+def openapi(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="Python files that declare pipelines.", show_default=False),
+    ],
+    array_max: Annotated[int, typer.Option(help="Requests in one call, as the server is told.", min=1)] = ARRAY_MAX,
+) -> None:
+    """Print the OpenAPI 3.1 document of a server of these pipelines: what it answers at `GET /openapi.json`.
+
+    It is made from the request and response types, with examples. No model and no store is opened.
+
+    For example:
+
+        tailrace export openapi examples/fraud/pipeline.py > openapi.json
+    """
+    from tailrace.compile.loading import load_pipelines
+    from tailrace.server.openapi.document import openapi_document
+    from tailrace.server.openapi.page import document_bytes
+
+    pipelines = [pipeline for file in files for pipeline in load_pipelines(file)]
+    sys.stdout.write(document_bytes(openapi_document(pipelines, array_max=array_max)).decode())
