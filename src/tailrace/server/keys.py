@@ -22,7 +22,7 @@ import structlog
 from tailrace.batch import Call
 from tailrace.errors import ForbiddenError, ServingError, SetupError, UnauthorizedError
 from tailrace.server.endpoint import CallEndpoint
-from tailrace.server.key_file import KEYS_MAX, Key, read_keys
+from tailrace.server.key_file import KEYS_MAX, Key, KeyReader
 
 KEY_BYTES: Final = 59
 """Of a whole key; what is longer or shorter is none, and is not hashed."""
@@ -102,7 +102,8 @@ class Keys:
         self._callers: dict[str, Caller] = {}
         self._log = structlog.get_logger()
         self._stamp = self._look_at_file()
-        self._keys = {key.id: key for key in read_keys(path)}
+        self._reader = KeyReader(path)
+        self._keys = {key.id: key for key in self._reader.read()}
 
     def caller(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
         """Return who has sent these headers. Raises UnauthorizedError: not one key, or one that is not known."""
@@ -130,7 +131,7 @@ class Keys:
     def _read(self) -> None:
         """Take in what the file says now."""
         try:
-            keys = {key.id: key for key in read_keys(self._path)}
+            keys = {key.id: key for key in self._reader.read()}
         except SetupError as error:
             self._log.error("keys are as they were: the file cannot be read", error=str(error))
             return
