@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from proto_types import Decision, Line, Order, compiled, numbers_of
 from tailrace.codecs.json import JsonCodec
 from tailrace.codecs.proto_lock import lock_path, write_lock
-from tailrace.codecs.proto_reader import varint_of
+from tailrace.codecs.proto_values import varint_of
 from tailrace.codecs.protobuf import ARRAY_TAG, ProtobufCodec, protobuf_codecs
 from tailrace.errors import InvalidRequestError, MalformedBodyError, SetupError
 from tailrace.request.schema import Request

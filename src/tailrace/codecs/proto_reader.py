@@ -15,10 +15,20 @@ from typing import Any, Final
 
 from tailrace.codecs.proto_form import MANY, MAP, ONE, FieldForm, MessageForm
 from tailrace.codecs.proto_lock import Lock, LockedField
+from tailrace.codecs.proto_values import (
+    TakeEnum,
+    WireError,
+    take_bool,
+    take_bytes,
+    take_double,
+    take_int,
+    take_text,
+    take_varint,
+    varint_of,
+)
 
 VARINT, EIGHT, LENGTH, FOUR = 0, 1, 2, 5
 """Wire types."""
-VARINT_BYTES_MAX: Final = 10
 WIRE_TYPES: Final = {"double": EIGHT, "int64": VARINT, "bool": VARINT, "enum": VARINT}
 """Of the kinds that are not behind a length."""
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -31,86 +41,8 @@ NANOS_MAX: Final = 999_999_999
 RUN_LENGTHS: Final = (4, 32)
 """Of doubles that are read at once, the fewest first; beyond, a wide type would take memory for nothing."""
 
-_double = struct.Struct("<d")
-
 Take = Callable[[bytes, int, int], tuple[Any, int]]
 """Takes one value out of the bytes from a place, which end before another; returns it and the place behind it."""
-
-
-class WireError(Exception):
-    """What is wrong with a body. malformed: it is no message at all. path: to the fault, from within outwards."""
-
-    def __init__(self, what: str, *, malformed: bool = False) -> None:
-        super().__init__(what)
-        self.what = what
-        self.malformed = malformed
-        self.path: list[str] = []
-
-
-def take_varint(body: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return a whole number of 64 bits without a sign, and the place behind it."""
-    value = body[at]
-    at += 1
-    if value < 128:
-        return value, at
-    value &= 127
-    for shift in range(7, 7 * VARINT_BYTES_MAX, 7):
-        byte = body[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            if value >> 64:
-                break
-            return value, at
-    raise WireError("a number has more than 64 bits", malformed=True)
-
-
-def take_int(body: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return a whole number."""
-    value, at = take_varint(body, at, end)
-    return value if value < 1 << 63 else value - (1 << 64), at
-
-
-def take_bool(body: bytes, at: int, end: int) -> tuple[bool, int]:
-    """Return a truth; any other number is none."""
-    value, at = take_varint(body, at, end)
-    if value > 1:
-        raise WireError(f"Expected `bool`, got `{value}`")
-    return value == 1, at
-
-
-def take_double(body: bytes, at: int, end: int) -> tuple[float, int]:
-    """Return a number that is finite."""
-    (value,) = _double.unpack_from(body, at)
-    if not isfinite(value):
-        raise WireError("Expected a finite number")
-    return value, at + 8
-
-
-def take_bytes(body: bytes, at: int, end: int) -> tuple[bytes, int]:
-    """Return what is behind a length. Nothing is reserved for what a length promises."""
-    length, at = take_varint(body, at, end)
-    if length > end - at:
-        raise WireError("a field is longer than what it is in", malformed=True)
-    return body[at : at + length], at + length
-
-
-def take_text(body: bytes, at: int, end: int) -> tuple[str, int]:
-    """Return a text. Raises UnicodeDecodeError where it is none."""
-    found, at = take_bytes(body, at, end)
-    return str(found, "utf-8"), at
-
-
-class TakeEnum:
-    """Takes the text of an enum's number; a number that has none stays one, which no type takes for a text."""
-
-    def __init__(self, values: Mapping[str, int]) -> None:
-        self._texts = {number: text for text, number in values.items()}
-
-    def take(self, body: bytes, at: int, end: int) -> tuple[Any, int]:
-        """See `Take`."""
-        number, at = take_varint(body, at, end)
-        return self._texts.get(number, number), at
 
 
 class TakeTime:
@@ -225,28 +157,42 @@ class Entry:
 
 
 class Run:
-    """Reads doubles that stand one after the other at once; where they do not, leaves the place to what reads fewer."""
+    """Reads doubles that stand one after the other at once; where they do not, leaves the place to what reads fewer.
+
+    Their tags are of one byte below number 16, of two from there on: each is so many bytes before the next.
+    """
 
     def __init__(self, fields: Sequence[tuple[str, int]], fewer: One | Run) -> None:
         names, numbers = zip(*fields, strict=True)
-        codes = struct.Struct("<d" + "".join("Bd" if number < 16 else "Hd" for number in numbers[1:]))
+        tags = [varint_of(number << 3 | EIGHT) for number in numbers]
         self._names: tuple[str, ...] = names
-        self._tags = tuple(int.from_bytes(varint_of(number << 3 | EIGHT), "little") for number in numbers[1:])
-        self._unpack = codes.unpack_from
-        self._length = codes.size
+        self._empty = dict.fromkeys(names, 0.0)
+        self._unpack = struct.Struct("<" + "".join(f"{len(tag)}xd" for tag in tags)).unpack_from
+        self._back = len(tags[0])
+        self._short = sum(len(tag) + 8 for tag in tags if len(tag) == 1)
+        self._length = sum(len(tag) + 8 for tag in tags)
+        self._tags = b"".join(tag for tag in tags if len(tag) == 1)
+        self._tags_low, self._tags_high = (bytes(tag[i] for tag in tags if len(tag) == 2) for i in (0, 1))
         self._fewer = fewer.read
 
     def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
         """Add the fields to the values; return the place behind them."""
-        behind = at + self._length
-        if behind <= end:
-            parts = self._unpack(body, at)
-            if parts[1::2] == self._tags and isfinite(sum(numbers := parts[::2])):
-                wanted = len(values) + len(numbers)
-                values.update(zip(self._names, numbers))  # noqa: B905 - as many, and this is dearer when asked
-                if len(values) != wanted:
-                    raise WireError("a field is there twice", malformed=True)
-                return behind
+        begin = at - self._back
+        behind, long = begin + self._length, begin + self._short
+        if (
+            behind <= end
+            and body[begin:long:9] == self._tags
+            and body[long:behind:10] == self._tags_low
+            and body[long + 1 : behind : 10] == self._tags_high
+            and isfinite(sum(numbers := self._unpack(body, begin)))
+        ):
+            wanted = len(values) + len(numbers)
+            if not values:
+                values.update(self._empty)  # so that it does not grow number by number
+            values.update(zip(self._names, numbers))  # noqa: B905 - as many, and this is dearer when asked
+            if len(values) != wanted:
+                raise WireError("a field is there twice", malformed=True)
+            return behind
         return self._fewer(values, body, at, end)
 
 
@@ -306,16 +252,6 @@ class MessageReader:
         if wire == VARINT:
             return take_varint(body, at, end)[1]
         return take_bytes(body, at, end)[1] if wire == LENGTH else at + (8 if wire == EIGHT else 4)
-
-
-def varint_of(value: int) -> bytes:
-    """Return the bytes of a whole number of 64 bits without a sign."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def message_readers(forms: Mapping[str, MessageForm], lock: Lock) -> dict[str, MessageReader]:

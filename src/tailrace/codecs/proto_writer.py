@@ -14,7 +14,8 @@ import msgspec
 
 from tailrace.codecs.proto_form import MANY, ONE, FieldForm, MessageForm
 from tailrace.codecs.proto_lock import Lock, LockedField
-from tailrace.codecs.proto_reader import EPOCH, LENGTH, WIRE_TYPES, varint_of
+from tailrace.codecs.proto_reader import EPOCH, LENGTH, WIRE_TYPES
+from tailrace.codecs.proto_values import varint_of
 
 _MASK: Final = 2**64 - 1
 _MICROSECOND: Final = dt.timedelta(microseconds=1)

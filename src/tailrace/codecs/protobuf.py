@@ -16,7 +16,8 @@ import msgspec
 from tailrace.codecs.decoder import refusal_of
 from tailrace.codecs.proto_form import message_forms
 from tailrace.codecs.proto_lock import ARRAY_NUMBER, Lock, fitting, lock_path
-from tailrace.codecs.proto_reader import LENGTH, WireError, message_readers, varint_of
+from tailrace.codecs.proto_reader import LENGTH, message_readers
+from tailrace.codecs.proto_values import WireError, varint_of
 from tailrace.codecs.proto_writer import message_writers
 from tailrace.errors import InvalidRequestError, MalformedBodyError, ServingError
 from tailrace.request.schema import Request, bounded_type
