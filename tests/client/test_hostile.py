@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from client.script_server import PATIENCE_S, Visit, refused_url, scripted
-from tailrace.errors import ClientError, DeadlineExceededError, OutOfTimeError, ServerError, UnavailableError
+from tailrace.errors import (
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    OutOfTimeError,
+    ServerError,
+    SetupError,
+    UnavailableError,
+)
 
 LATE_S_MAX = 1.0
 """How late an end may be on a busy machine; the stalls are of 10 s."""
@@ -127,22 +135,41 @@ def test_answer_nobody_asked_for_is_no_answer(connect: Callable[..., Any]) -> No
         assert len(server.visits) == 2
 
 
+def test_answer_that_comes_late_is_nobodys(connect: Callable[..., Any]) -> None:
+    """The answer to a call that was given up does not become that of the next one."""
+
+    def act(visit: Visit) -> None:
+        visit.read()
+        if visit.number == 0 and visit.read()[0]:  # the next call, on the same connection
+            visit.answer(b'{"n":1}')
+        visit.answer(b'{"n":2}')
+
+    with scripted(act) as server:
+        client = connect(server.url)
+        with pytest.raises(DeadlineExceededError):
+            client.predict("log", {}, budget="30ms")
+        assert client.predict("log", {}) == {"n": 2}
+
+
 def test_connection_closed_while_idle_is_not_used(connect: Callable[..., Any]) -> None:
     """A server that has closed an idle connection costs no call, even one that may not be repeated."""
-    closed = threading.Event()
+    go, closed = threading.Event(), threading.Event()
 
     def act(visit: Visit) -> None:
         visit.read()
         visit.answer()
+        go.wait(PATIENCE_S)
+        go.clear()
         visit.close()
         closed.set()
 
     with scripted(act) as server:
         client = connect(server.url)
         for _ in range(3):
-            closed.clear()
             assert client.predict("log", {}) == {"n": 1}
+            go.set()
             assert closed.wait(PATIENCE_S)
+            closed.clear()
 
 
 def test_connection_is_kept(connect: Callable[..., Any], tmp_path: Path) -> None:
@@ -163,6 +190,37 @@ def test_connection_is_kept(connect: Callable[..., Any], tmp_path: Path) -> None
     assert b"\r\nAuthorization: Bearer k\r\n" in heads[0]
     told = float(heads[0].partition(b"X-Budget-Ms: ")[2].partition(b"\r\n")[0])
     assert 100 < told <= 250
+
+
+def test_mistake_of_the_caller_costs_no_call(connect: Callable[..., Any]) -> None:
+    """What cannot be written, a type that is none, and headers that cannot be sent, are told before all else."""
+    client = connect(refused_url())
+    with pytest.raises(InvalidRequestError, match="object"):
+        client.predict("log", {"amount": object()})
+    with pytest.raises(TypeError):
+        client.predict("log", {}, into=7)
+    with pytest.raises(SetupError):
+        client.predict("log", {}, headers={"traceparent": "a\r\nb: c"})
+    with pytest.raises(SetupError):
+        client.predict("log", {}, budget="soon")
+
+
+def test_headers_of_a_call_go_with_it(connect: Callable[..., Any]) -> None:
+    """They stand beside those of the client, and the next call has none of them."""
+    heads: list[bytes] = []
+
+    def act(visit: Visit) -> None:
+        while head := visit.read()[0]:
+            heads.append(head)
+            visit.answer()
+
+    with scripted(act) as server:
+        client = connect(server.url, headers={"X-Key": "k"})
+        client.predict("log", {}, headers={"traceparent": "00-1-2-01"})
+        client.predict("log", {})
+    assert b"\r\ntraceparent: 00-1-2-01\r\n" in heads[0]
+    assert [b"\r\nX-Key: k\r\n" in head for head in heads] == [True, True]
+    assert b"traceparent" not in heads[1]
 
 
 def test_server_that_is_not_there(connect: Callable[..., Any]) -> None:

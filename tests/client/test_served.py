@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -87,6 +89,27 @@ def test_threads_share_a_client(url: str) -> None:
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+FORKING = """
+import os, sys
+from tailrace.client import Client, Options
+client = Client(sys.argv[1], Options(budget="20s"))
+client.predict("log", {"amount": 1.0})
+pid = os.fork()
+name = "child" if pid == 0 else "parent"
+labels = [f"{name}-{at}" for at in range(200)]
+good = all(client.predict("log", {"amount": 1.0, "label": each})["label"] == each for each in labels)
+client.close()
+if pid == 0:
+    os._exit(0 if good else 1)
+sys.exit(not good or os.waitpid(pid, 0)[1])
+"""
+
+
+def test_fork_shares_no_connection(url: str) -> None:
+    """A process and its fork that call with one client each get their own answers."""
+    subprocess.run([sys.executable, "-c", FORKING, url], check=True, timeout=60)
 
 
 def test_tasks_share_a_client(url: str) -> None:

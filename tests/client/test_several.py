@@ -225,6 +225,66 @@ def test_hedging_adds_its_share_and_no_more(connect: Callable[..., Any]) -> None
     assert 150 < len(asks) <= 150 * 1.05 + 1
 
 
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Fault", "503 Busy", "502 Bad Gateway"])
+def test_quick_errors_make_no_server_the_nearest(connect: Callable[..., Any], status: str) -> None:
+    """A server that answers every call with an error at once does not draw the calls to it."""
+
+    def slow(visit: Visit) -> None:
+        while visit.read()[0]:
+            visit.ended.wait(0.001)
+            visit.answer()
+
+    def broken(visit: Visit) -> None:
+        while visit.read()[0]:
+            visit.answer(b"no", status)
+
+    failed = 0
+    with ExitStack() as stack:
+        urls = [stack.enter_context(scripted(act)).url for act in (slow, broken)]
+        client = connect(urls)
+        for _ in range(100):
+            try:
+                client.predict("log", {})
+            except ServingError:
+                failed += 1
+    assert failed <= 5
+
+
+def test_hedge_that_is_shed_leaves_the_first_to_answer(connect: Callable[..., Any]) -> None:
+    """A server that refuses the second copy does not fail a call whose first copy is under way."""
+    stuck = threading.Event()
+
+    def slow(visit: Visit) -> None:
+        while visit.read()[0]:
+            visit.ended.wait(0.03 if stuck.is_set() else 0.0)
+            visit.answer()
+
+    def full(visit: Visit) -> None:
+        while visit.read()[0]:
+            if stuck.is_set():
+                asks.append(1)
+                visit.answer(SHED, "503 Busy", PROBLEM)
+            else:
+                visit.answer()
+
+    asks: list[int] = []
+    with ExitStack() as stack:
+        urls = [stack.enter_context(scripted(act)).url for act in (slow, full)]
+        client = connect(urls, hedge=True, repeatable=True, choose="turns", budget="5s")
+        for _ in range(2 * EVERY + 1):
+            client.predict("log", {})
+        stuck.set()
+        found: list[Any] = []
+        for _ in range(4):
+            try:
+                found.append(client.predict("log", {}))
+            except ShedError:
+                found.append("shed")
+    assert asks
+    assert found.count("shed") < len(asks)
+    assert {"n": 1} in found
+
+
 def test_retry_after_in_seconds_is_read() -> None:
     """A number is read; a date and nonsense are no number."""
     found = [seconds_of(each) for each in (b"2", b"", b"-1", b"1.5", b"Fri", b"9" * 500)]

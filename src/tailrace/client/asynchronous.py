@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar, overload
 
 from tailrace.client.answer import Answer
@@ -15,7 +15,7 @@ from tailrace.client.failure import ExchangeError
 from tailrace.client.links import Links
 from tailrace.client.options import Options, budget_ns_of
 from tailrace.client.parts import PART_ROWS, one_each, parts_of
-from tailrace.client.wording import Wording
+from tailrace.client.wording import Wording, Words
 from tailrace.deadline import NS_PER_S
 
 PARTS_MAX: Final = 4
@@ -58,21 +58,45 @@ class AsyncClient:
         await asyncio.sleep(0)  # a transport closes in the turn after
 
     @overload
-    async def predict(self, pipeline: str, request: Any, *, into: type[T], budget: str | None = None) -> T: ...
+    async def predict(
+        self,
+        pipeline: str,
+        request: Any,
+        *,
+        into: type[T],
+        budget: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T: ...
 
     @overload
-    async def predict(self, pipeline: str, request: Any, *, into: None = None, budget: str | None = None) -> Any: ...
+    async def predict(
+        self,
+        pipeline: str,
+        request: Any,
+        *,
+        into: None = None,
+        budget: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any: ...
 
-    async def predict(self, pipeline: str, request: Any, *, into: Any = None, budget: str | None = None) -> Any:
+    async def predict(
+        self,
+        pipeline: str,
+        request: Any,
+        *,
+        into: Any = None,
+        budget: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Return the answer to a request: as `Client.predict` does."""
-        body = self._wording.body(request)
+        words = self._wording.words(pipeline, request, into, headers)
         budget_ns = self._budget_ns if budget is None else budget_ns_of(budget)
         course = Course(self._endpoints, budget_ns, is_repeatable=self._options.repeatable)
         try:
-            endpoint, answer = await self._ask(course, pipeline, body)
+            endpoint, answer = await self._ask(course, words)
         except ExchangeError as failure:
             raise failure.error from None
-        return self._wording.value(answer, Any if into is None else into, endpoint.address.url)
+        return words.value(answer, endpoint.address.url)
 
     async def predict_each(
         self,
@@ -105,16 +129,16 @@ class AsyncClient:
 
     # -- one call -------------------------------------------------------------------------------------------------
 
-    async def _ask(self, course: Course, pipeline: str, body: bytes) -> tuple[Endpoint, Answer]:
+    async def _ask(self, course: Course, words: Words) -> tuple[Endpoint, Answer]:
         while True:
             endpoint = course.choose()
             began_ns = time.monotonic_ns()
             usual_ns = self._endpoints.usual.p95_ns if self._options.hedge else None
             try:
                 if usual_ns is None:
-                    answer = await self._exchange(endpoint, course, pipeline, body)
+                    answer = await self._exchange(endpoint, course, words)
                 else:
-                    answer = await self._hedged(endpoint, course, pipeline, body, usual_ns)
+                    answer = await self._hedged(endpoint, course, words, usual_ns)
             except ExchangeError as failure:
                 await asyncio.sleep(course.failed(endpoint, began_ns, failure))
                 continue
@@ -123,7 +147,7 @@ class AsyncClient:
                 return endpoint, answer
             await asyncio.sleep(wait_s)
 
-    async def _exchange(self, endpoint: Endpoint, course: Course, pipeline: str, body: bytes) -> Answer:
+    async def _exchange(self, endpoint: Endpoint, course: Course, words: Words) -> Answer:
         """Return one server's answer."""
         links, is_read = self._links[endpoint], False
         link = await links.take(course.ends_ns)
@@ -131,22 +155,22 @@ class AsyncClient:
             left_ns = course.ends_ns - time.monotonic_ns()
             if left_ns <= 0:
                 raise late(endpoint)
-            message = self._wording.message(endpoint.address, pipeline, body, left_ns)
+            message = words.message(endpoint.address, left_ns)
             answer = await links.ask(link, message, course.ends_ns)
             is_read = True
             return answer
         finally:
             links.give_back(link, is_read=is_read)
 
-    async def _hedged(self, endpoint: Endpoint, course: Course, pipeline: str, body: bytes, usual_ns: int) -> Answer:
+    async def _hedged(self, endpoint: Endpoint, course: Course, words: Words, usual_ns: int) -> Answer:
         """Return the answer of the first exchange, or of a second one that is begun after the usual time."""
-        tasks = [asyncio.create_task(self._exchange(endpoint, course, pipeline, body))]
+        tasks = [asyncio.create_task(self._exchange(endpoint, course, words))]
         try:
             done, _ = await asyncio.wait(tasks, timeout=usual_ns / NS_PER_S)
             if not done and self._endpoints.may_hedge():
                 with contextlib.suppress(ExchangeError):  # no other may be asked: the first one is waited for
                     other = self._endpoints.choose((endpoint,))
-                    tasks.append(asyncio.create_task(self._exchange(other, course, pipeline, body)))
+                    tasks.append(asyncio.create_task(self._exchange(other, course, words)))
             left = set(tasks)
             while len(left) > 1:
                 done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)

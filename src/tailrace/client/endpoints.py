@@ -26,6 +26,10 @@ LOOK_ROUND: Final = 16
 WEIGHT: Final = 0.2
 """Of the last call in what a server's calls take."""
 RETRY_AFTER_S_MAX: Final = 3_600
+REST_NS: Final = NS_PER_S
+"""How long one that has failed is asked only if no other may be: errors come quickly, and it would be the nearest."""
+MISPLACED: Final = frozenset({401, 403, 404, 405})
+"""Of the statuses of a caller's fault, those that another server may see otherwise."""
 SHED: Final = 503
 GONE: Final = frozenset({502, 504})
 """Statuses that speak against a server: a gateway's, and what was accepted and then late."""
@@ -57,6 +61,10 @@ class Endpoints:
         self._hedges = Share(options.hedge_share, saved=0.0)  # from the first call on no more than its share
         self._lock = threading.Lock()
         self._turn = 0
+
+    def unlock(self) -> None:
+        """Be of use in a forked process, whatever a thread of the other one was doing."""
+        self._lock = threading.Lock()
 
     def choose(self, tried: Sequence[Endpoint] = ()) -> Endpoint:
         """Return the server to ask now, an untried one if there is one. Raises ExchangeError if none may be."""
@@ -142,13 +150,13 @@ class Course:
 
     def answered(self, endpoint: Endpoint, began_ns: int, answer: Answer) -> float | None:
         """Note an answer. Returns the seconds to wait before the call is repeated; None where this is its answer."""
-        if answer.status != SHED:
-            self._endpoints.note(endpoint, began_ns, is_failure=answer.status in GONE)
-            return None
-        after_s = seconds_of(answer.retry_after)
-        self._endpoints.note(endpoint, began_ns, is_failure=False, rest_ns=int((after_s or 0.0) * NS_PER_S))
+        status = answer.status
+        after_s = seconds_of(answer.retry_after) if status == SHED else None
         if after_s is None:  # nobody says that asking again is of use
+            rest_ns = REST_NS if status >= 500 or status in MISPLACED else 0
+            self._endpoints.note(endpoint, began_ns, is_failure=status in GONE, rest_ns=rest_ns)
             return None
+        self._endpoints.note(endpoint, began_ns, is_failure=False, rest_ns=max(int(after_s * NS_PER_S), 1))
         if self._has_untried():
             after_s = 0.0
         return after_s if self._may_repeat(after_s) else None
@@ -159,7 +167,7 @@ class Course:
         Raises the failure where the call is not repeated.
         """
         if not failure.is_ours:
-            self._endpoints.note(endpoint, began_ns, is_failure=True)
+            self._endpoints.note(endpoint, began_ns, is_failure=True, rest_ns=REST_NS)
         is_safe = failure.is_unsent or (self._is_repeatable and not failure.is_late)
         after_s = 0.0 if self._has_untried() else PAUSE_S * 2**self._attempts * (0.5 + random.random())
         if not is_safe or not self._may_repeat(after_s):

@@ -59,19 +59,25 @@ class Options:
         for name, count in (("connections_max", self.connections_max), ("answer_bytes_max", self.answer_bytes_max)):
             if count < 1:
                 raise SetupError(f"{count!r} is too few", where=name, next="take 1 or more")
-        _check_headers(self.headers)
+        check_headers(self.headers)
 
     def __repr__(self) -> str:
         """Tell the headers by name alone: there are keys among them."""
         return f"Options(budget={self.budget!r}, codec={self.codec!r}, headers={sorted(self.headers)}, …)"
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise SetupError for headers that cannot be sent, or that the client writes itself."""
     for name, value in headers.items():
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):  # the value may be a key: it is not told
             raise SetupError("not a header", where=f"headers[{name!r}]", next="take printable ASCII on one line")
         if name.lower() in _OURS:
             raise SetupError("the client writes it itself", where=f"headers[{name!r}]", next="leave it out")
+
+
+def lines_of(headers: Mapping[str, str]) -> str:
+    """Return headers as they are sent."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 @lru_cache(256)

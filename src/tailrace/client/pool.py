@@ -16,6 +16,7 @@ class Pool:
     def __init__(self, endpoint: Endpoint, *, connections_max: int, answer_bytes_max: int) -> None:
         self._endpoint = endpoint
         self._answer_bytes_max = answer_bytes_max
+        self._connections_max = connections_max
         self._places = threading.BoundedSemaphore(connections_max)
         self._idle: list[Wire] = []  # at most as many as were in use; append and pop are one step each
         self._is_closed = False
@@ -45,6 +46,12 @@ class Pool:
         else:
             wire.close()
         self._places.release()
+
+    def forget(self) -> None:
+        """Begin anew in a forked process; the connections stay open in the other one."""
+        self._places = threading.BoundedSemaphore(self._connections_max)
+        while self._idle:
+            self._idle.pop().close()
 
     def close(self) -> None:
         """Close what is idle, and later what is given back."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, overload
+from weakref import WeakSet
 
 from tailrace.client.answer import Answer
 from tailrace.client.endpoints import SHED, Course, Endpoint, Endpoints, late
@@ -14,13 +16,15 @@ from tailrace.client.options import Options, budget_ns_of
 from tailrace.client.parts import PART_ROWS, one_each, parts_of
 from tailrace.client.pool import Pool
 from tailrace.client.wire import Wire
-from tailrace.client.wording import Wording
+from tailrace.client.wording import Wording, Words
 from tailrace.deadline import NS_PER_MS
 
 HEDGE_DIAL_NS_MAX: Final = 20 * NS_PER_MS
 """What a second connection may take to be made: the first one is not read meanwhile."""
 
 T = TypeVar("T")
+_CLIENTS: Final[WeakSet[Client]] = WeakSet()
+"""Those of this process, for a fork."""
 
 
 class Client:
@@ -43,6 +47,7 @@ class Client:
             endpoint: Pool(endpoint, connections_max=options.connections_max, answer_bytes_max=options.answer_bytes_max)
             for endpoint in self._endpoints.all
         }
+        _CLIENTS.add(self)
 
     def __enter__(self) -> Client:
         return self
@@ -55,26 +60,57 @@ class Client:
         for pool in self._pools.values():
             pool.close()
 
-    @overload
-    def predict(self, pipeline: str, request: Any, *, into: type[T], budget: str | None = None) -> T: ...
+    def forget(self) -> None:
+        """Leave all connections to the process that this one was forked from: their answers are its own."""
+        self._endpoints.unlock()
+        for pool in self._pools.values():
+            pool.forget()
 
     @overload
-    def predict(self, pipeline: str, request: Any, *, into: None = None, budget: str | None = None) -> Any: ...
+    def predict(
+        self,
+        pipeline: str,
+        request: Any,
+        *,
+        into: type[T],
+        budget: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T: ...
 
-    def predict(self, pipeline: str, request: Any, *, into: Any = None, budget: str | None = None) -> Any:
+    @overload
+    def predict(
+        self,
+        pipeline: str,
+        request: Any,
+        *,
+        into: None = None,
+        budget: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any: ...
+
+    def predict(
+        self,
+        pipeline: str,
+        request: Any,
+        *,
+        into: Any = None,
+        budget: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Return the answer to a request: a dict or a msgspec struct, or a list of them for a list of answers.
 
         into: the type of the answer, which is checked (`list[Score]` for a list); None for dicts and lists. budget: of
-        this call, else the client's. Raises ServingError.
+        this call, else the client's. headers: of this call beside the client's, `traceparent` for example. Raises
+        ServingError.
         """
-        body = self._wording.body(request)
+        words = self._wording.words(pipeline, request, into, headers)
         budget_ns = self._budget_ns if budget is None else budget_ns_of(budget)
         course = Course(self._endpoints, budget_ns, is_repeatable=self._options.repeatable)
         try:
-            endpoint, answer = self._ask(course, pipeline, body)
+            endpoint, answer = self._ask(course, words)
         except ExchangeError as failure:
             raise failure.error from None
-        return self._wording.value(answer, Any if into is None else into, endpoint.address.url)
+        return words.value(answer, endpoint.address.url)
 
     def predict_each(
         self,
@@ -95,12 +131,12 @@ class Client:
 
     # -- one call -------------------------------------------------------------------------------------------------
 
-    def _ask(self, course: Course, pipeline: str, body: bytes) -> tuple[Endpoint, Answer]:
+    def _ask(self, course: Course, words: Words) -> tuple[Endpoint, Answer]:
         while True:
             endpoint = course.choose()
             began_ns = time.monotonic_ns()
             try:
-                answer = self._exchange(endpoint, course, pipeline, body)
+                answer = self._exchange(endpoint, course, words)
             except ExchangeError as failure:
                 time.sleep(course.failed(endpoint, began_ns, failure))
                 continue
@@ -109,30 +145,30 @@ class Client:
                 return endpoint, answer
             time.sleep(wait_s)
 
-    def _exchange(self, endpoint: Endpoint, course: Course, pipeline: str, body: bytes) -> Answer:
+    def _exchange(self, endpoint: Endpoint, course: Course, words: Words) -> Answer:
         """Return one server's answer, or with hedging that of the quicker of two."""
         pool, is_read = self._pools[endpoint], False
         wire = pool.take(course.ends_ns)
         try:
-            self._send(wire, endpoint, course, pipeline, body)
+            self._send(wire, endpoint, course, words)
             usual_ns = self._endpoints.usual.p95_ns if self._options.hedge else None
             if usual_ns is None:
                 answer = wire.read(course.ends_ns)
                 is_read = True
                 return answer
-            answer, is_read = self._hedged(wire, endpoint, course, pipeline, body, usual_ns)
+            answer, is_read = self._hedged(wire, endpoint, course, words, usual_ns)
             return answer
         finally:
             pool.give_back(wire, is_read=is_read)
 
-    def _send(self, wire: Wire, endpoint: Endpoint, course: Course, pipeline: str, body: bytes) -> None:
+    def _send(self, wire: Wire, endpoint: Endpoint, course: Course, words: Words) -> None:
         left_ns = course.ends_ns - time.monotonic_ns()
         if left_ns <= 0:
             raise late(endpoint)
-        wire.send(self._wording.message(endpoint.address, pipeline, body, left_ns), course.ends_ns)
+        wire.send(words.message(endpoint.address, left_ns), course.ends_ns)
 
     def _hedged(
-        self, wire: Wire, endpoint: Endpoint, course: Course, pipeline: str, body: bytes, usual_ns: int
+        self, wire: Wire, endpoint: Endpoint, course: Course, words: Words, usual_ns: int
     ) -> tuple[Answer, bool]:
         """Return this connection's answer, or a second one's after the usual time; and whether it is the first's."""
         asks_at_ns = time.monotonic_ns() + usual_ns
@@ -153,7 +189,7 @@ class Client:
             return wire.read(course.ends_ns), True
         is_read = False
         try:
-            self._send(second, other, course, pipeline, body)
+            self._send(second, other, course, words)
             answer, is_read = _first(wire, second, endpoint, course.ends_ns)
             return answer, not is_read
         finally:
@@ -183,3 +219,12 @@ def _first(wire: Wire, second: Wire, endpoint: Endpoint, ends_ns: int) -> tuple[
                     return answer, wires[descriptor] is second
             poll.unregister(descriptor)
             del wires[descriptor]
+
+
+def _forget_all() -> None:
+    """Have each client of a forked process connect anew."""
+    for client in list(_CLIENTS):
+        client.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
