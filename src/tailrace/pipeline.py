@@ -62,6 +62,8 @@ class Pipeline:
     top: Any = None
     explain: Any = None
     base_dir: Path = field(default=Path(), compare=False)
+    sources_dir: Path = field(default=Path(), compare=False)
+    """Where the file and what belongs to it was read: `base_dir`, or a release's copy of it."""
 
     def __post_init__(self) -> None:
         if problems := list(_wrong_kinds(self)):

@@ -98,3 +98,11 @@ def test_package_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write(tmp_path, {"pipeline.py": "import big\n", "big/__init__.py": "", "big/inner/__init__.py": imports} | files)
     assert len(find_modules(tmp_path / "pipeline.py")) == 23
     assert walked == [tmp_path / "big", tmp_path / "big" / "inner"]
+
+
+def test_numbers_of_messages_go_along(tmp_path: Path) -> None:
+    """Those beside the file, whichever of its pipelines they are of; not those of a folder below."""
+    (tmp_path / "below").mkdir()
+    for name in ("pipeline.py", "fraud.proto.lock", "fraud.proto", "below/other.proto.lock"):
+        (tmp_path / name).touch()
+    assert find_modules(tmp_path / "pipeline.py") == [tmp_path / "fraud.proto.lock", tmp_path / "pipeline.py"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.model_graphs import linear
+from tailrace.codecs.proto_lock import Lock, lock_path, read_lock, write_lock
 from tailrace.errors import ModelPackageError, SetupError
 from tailrace.inference.loading import load_model
 from tailrace.inference.manifest import MANIFEST_FILE
@@ -93,6 +94,24 @@ def test_same_files_give_the_same_id_wherever_they_are(file: Path, tmp_path: Pat
         ids.append(settle(second, load(second)).id)
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+
+
+def test_numbers_of_messages_are_the_releases_own(file: Path, tmp_path: Path) -> None:
+    """A worker that comes back reads as its siblings do, whatever was exported meanwhile; and a lock is no module."""
+    kept = lock_path(file.parent, "pay")
+    other = tmp_path / "other"
+    shutil.copytree(file.parent, other, ignore=shutil.ignore_patterns("__pycache__", "pipeline.py", "beside.py"))
+    (other / "second.py").write_text(PIPELINE.replace("beside", "pay").replace('"pay"', '"two"'))
+    (other / "pay.py").write_text((file.parent / "beside.py").read_text())
+    with pin([str(file), str(other / "second.py")], str(tmp_path / "kept")) as pinned:
+        without = pinned.copy_of(str(file))
+    write_lock(Lock({}), kept)
+    with pin([str(file), str(other / "second.py")], str(tmp_path / "kept")) as pinned:
+        assert pinned.copy_of(str(file)) != without
+        kept.write_text("nonsense")
+        first, second = load(pinned)
+        assert read_lock(lock_path(first.sources_dir, "pay")) == Lock({})
+        assert read_lock(lock_path(second.sources_dir, "two")) is None
 
 
 def test_copies_go_when_no_server_holds_them(file: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def load_pipelines(path: Path, pinned: PinnedFolder | None = None) -> list[Pipel
     module = _run(path, pinned)
     base_dir = path.resolve().parent
     declared = {id(value): value for value in vars(module).values() if isinstance(value, Pipeline)}
-    found = [replace(value, base_dir=base_dir) for value in declared.values()]
+    sources_dir = base_dir if pinned is None else pinned.copy
+    found = [replace(value, base_dir=base_dir, sources_dir=sources_dir) for value in declared.values()]
     if not found:
         raise SetupError("the file declares no pipeline", where=str(path), next="add `name = tr.Pipeline(…)` to it")
     names = [pipeline.name for pipeline in found]

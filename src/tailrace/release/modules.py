@@ -23,6 +23,7 @@ _SKIPPED: Final = frozenset({"__pycache__", "node_modules", "site-packages"})
 def find_modules(file: Path) -> list[Path]:
     """Return a file and the files of the modules that it imports from its folder, themselves or through each other.
 
+    The numbers of messages that are kept beside it go along: by others, what is sent means something else.
     Raises SetupError for a file that is not there, or over `FILES_MAX` files.
     """
     if not file.is_file():
@@ -46,7 +47,7 @@ def find_modules(file: Path) -> list[Path]:
             for name in set(_imported_names(path, folder)) - names:
                 names.add(name)
                 waiting += _files_of(name, folder, packages)
-    return sorted(found)
+    return sorted(found.union(folder.glob("*.proto.lock")))
 
 
 def _imported_names(path: Path, folder: Path) -> Iterator[str]:

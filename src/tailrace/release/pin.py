@@ -163,7 +163,7 @@ def _check_names(modules: Mapping[Path, Sequence[Path]]) -> None:
     """
     found: dict[str, Path] = {}
     for file, paths in modules.items():
-        for path in paths:
+        for path in (each for each in paths if each.suffix != ".lock"):
             name = path.relative_to(file.parent).parts[0].partition(".")[0]
             folder = found.setdefault(name, file.parent) if path not in modules else file.parent
             if folder != file.parent:

@@ -180,7 +180,9 @@ class ServedPipelines:
 
 def offer_of(pipeline: Pipeline, array_max: int, body_bytes_max: int) -> Offer:
     """Return the codecs of a pipeline. Raises SetupError where the numbers that are kept of its fields do not fit."""
-    more = protobuf_codecs(pipeline.name, pipeline.request, pipeline.response, pipeline.base_dir, array_max=array_max)
+    more = protobuf_codecs(
+        pipeline.name, pipeline.request, pipeline.response, pipeline.sources_dir, array_max=array_max
+    )
     return Offer(pipeline.request, array_max=array_max, body_bytes_max=body_bytes_max, more=more)
 
 
