@@ -1,7 +1,7 @@
 """The socket at a path, for callers on the same host: one, owned by the supervisor, which all workers accept on.
 
-Unix sockets have no SO_REUSEPORT, and need none: whichever worker is free takes the next connection, and those that
-wait outlive a worker that dies.
+Unix sockets have no SO_REUSEPORT, and need none: the workers take turns, and connections that wait outlive a worker
+that dies.
 
 The socket is made when a worker is ready. It listens before it has its name, which it gets by a rename: a caller meets
 the old server or the new one, and never none. The folder is locked meanwhile, so that of two servers that find the path
@@ -103,7 +103,7 @@ class UnixSocket:
     def _make(self) -> socket.socket:
         """Return a socket that listens, put in the path's place."""
         name = self.path + _NEW
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with suppress(FileNotFoundError):
                 os.unlink(name)  # of a server that was killed in between
