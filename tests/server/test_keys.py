@@ -135,6 +135,15 @@ def test_caller_without_one_known_key_is_refused(door: Door, client: RawClient, 
     assert ask(client, secret) == 200
 
 
+def test_two_keys_in_one_request_are_refused_though_both_are_known(door: Door, client: RawClient) -> None:
+    """Who stands before the server may take the other one; the same key twice is one."""
+    (first, _), (second, _) = door.make(), door.make()
+    for one, two, status in ((first, second, 401), (second, first, 401), (first, first, 200)):
+        answer = client.ask(post(payment_of(), f"Authorization: Bearer {one}", f"X-API-Key: {two}"))
+        assert answer.status == status
+        assert status == 200 or answer.problem()["detail"] == "several keys were sent"
+
+
 def test_probe_needs_no_key(door: Door, client: RawClient) -> None:
     """A balancer has no key."""
     assert client.ask(head_of()).status == 200

@@ -275,8 +275,6 @@ class Worker:
         collection = Collection()
         while True:
             await asyncio.sleep(SWEEP_S)
-            if self._keys is not None:
-                self._keys.look()
             self._sweep_http()
             self._ask_for_link()
             in_flight = self._served.take_calls_most() + sum(each.take_calls_most() for each in self._streams.values())
@@ -296,6 +294,8 @@ class Worker:
 
     def _sweep_http(self) -> None:
         self._swept_s = time.monotonic()
+        if self._keys is not None:
+            self._keys.look()
         self._http.sweep()
 
     def _set_ready(self, is_ready: bool) -> None:
