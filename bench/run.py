@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 import before
 import counts
 import event_features
+import front_door
 import handbook
 import hot_path
 import idle
@@ -48,6 +49,7 @@ PARTS: Final = {
         hot_path,
         real_clients,
         idle,
+        front_door,
         open_loop,
         load_curve,
         start,
