@@ -25,6 +25,7 @@ from tailrace.server.logging import logger
 from tailrace.server.openapi.document import openapi_document
 from tailrace.server.openapi.page import description_routes, reference_page
 from tailrace.server.openapi.schemas import Schemas
+from tailrace.server.served import offer_of
 
 ROOT = Path(__file__).parents[2]
 DECLARED = sorted(
@@ -91,6 +92,20 @@ def test_every_status_is_in_the_document() -> None:
     assert "security" not in operation(plain, "payment")
 
 
+def test_messages_are_told_where_there_are_some(tmp_path: Path) -> None:
+    """Protocol Buffers are in the document once numbers of a pipeline's fields are kept, and served then."""
+    path = tmp_path / "payment.py"
+    path.write_text((ROOT / "tests" / "pipelines" / "payment.py").read_text())
+    before = operation(openapi_document(load_pipelines(path)), "payment")["requestBody"]["content"]
+    assert CliRunner().invoke(app, ["export", "proto", str(path)]).exit_code == 0
+    pipelines = load_pipelines(path)
+    said = operation(openapi_document(pipelines), "payment")
+    assert said["requestBody"]["content"].keys() - before.keys() == {"application/x-protobuf"}
+    assert said["responses"]["200"]["content"].keys() == said["requestBody"]["content"].keys()
+    offer = offer_of(pipelines[0], 10, 1_000)
+    assert all(offer.find(name.encode(), b"") or name == JSON for name in said["requestBody"]["content"])
+
+
 def test_streams_are_in_the_document() -> None:
     """Each stream has its operation, with its own type though another is called as it is."""
     document = openapi_document(loaded("activity"))
@@ -152,6 +167,7 @@ def test_what_cannot_be_described_is_served_all_the_same(monkeypatch: pytest.Mon
 def test_command_prints_the_document() -> None:
     """`tailrace export openapi` prints what a server of the files would answer."""
     files = [str(ROOT / "tests" / "pipelines" / f"{name}.py") for name in ("payment", "ranking")]
-    done = CliRunner().invoke(app, ["export", "openapi", *files, "--array-max", "5"])
+    done = CliRunner().invoke(app, ["export", "openapi", *files, "--array-max", "5", "--with-keys"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output) == openapi_document([*loaded("payment"), *loaded("ranking")], array_max=5)
+    pipelines = [*loaded("payment"), *loaded("ranking")]
+    assert json.loads(done.output) == openapi_document(pipelines, array_max=5, with_keys=True)

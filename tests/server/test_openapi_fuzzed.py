@@ -9,6 +9,9 @@ from typing import Final
 
 import pytest
 from serving import serving
+from typer.testing import CliRunner
+
+from tailrace.cli.main import app
 
 pytest.importorskip("schemathesis")
 
@@ -57,6 +60,9 @@ def read(context, response):
     return msgspec.msgpack.decode(response.content)
 '''
 SETTINGS: Final = """\
+[generation]
+with-security-parameters = false
+
 [checks]
 # A call that asks for less time than it takes is refused, as the document says.
 not_a_server_error.expected-statuses = ["2xx", "4xx", 503, 504]
@@ -72,7 +78,7 @@ checks.positive_data_acceptance.enabled = false
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_schemathesis_finds_nothing(pipelines_dir: Path, tmp_path: Path) -> None:
-    """Requests that fit the document are accepted, others refused, and every answer is one that it tells of."""
+    """What fits the document is accepted, and all else refused, as it tells; and nothing without a key."""
     (tmp_path / "hooks.py").write_text(HOOKS)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     (tmp_path / "models").symlink_to(pipelines_dir / "models")
@@ -84,11 +90,15 @@ def test_schemathesis_finds_nothing(pipelines_dir: Path, tmp_path: Path) -> None
             text.replace("import tailrace", "from typing import Annotated\nimport tailrace")
         )
     first, *others = (tmp_path / f"{name}.py" for name in UNBOUNDED)
-    options = (*map(str, others), "--store", f"lmdb:{tmp_path / 'store'}")
+    keys = str(tmp_path / "keys.json")
+    made = CliRunner().invoke(app, ["keys", "create", "all", "--pipeline", "*", "--stream", "*", "--keys", keys])
+    key = made.stdout.split()[-1]
+    options = (*map(str, others), "--store", f"lmdb:{tmp_path / 'store'}", "--keys", keys)
     with serving(tmp_path / "log", first, *options) as server:
         done = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--mode", "all",
-             "--max-examples", str(EXAMPLES), "--seed", "1", "--generation-database", "none", "--no-color"],
+             "--max-examples", str(EXAMPLES), "--seed", "1", "--generation-database", "none", "--no-color",
+             "--header", f"Authorization: Bearer {key}"],
             cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)},
             capture_output=True, text=True, timeout=RUN_S_MAX, check=False,
         )  # fmt: skip

@@ -158,7 +158,8 @@ class Worker:
             served = await self._served.add(pipeline)
             path = f"/v1/pipelines/{pipeline.name}/predict".encode()
             routes[path] = {b"POST": served.endpoint(self._options.array_max, self._options.body_bytes_max)}
-        routes |= description_routes(declared, self._options.array_max, self._log)
+        with_keys = self._options.keys is not None
+        routes |= description_routes(declared, self._options.array_max, self._log, with_keys=with_keys)
         self._released = released_pipelines(release, declared)
         if self._link is not None:
             count_failure, array_max = self._recorder.record_failure, self._options.array_max

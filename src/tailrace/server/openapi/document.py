@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.codecs.msgpack import CONTENT_TYPES as MSGPACK
+from tailrace.codecs.proto_lock import lock_path
+from tailrace.codecs.protobuf import CONTENT_TYPES as PROTOBUF
 from tailrace.deadline import NS_PER_MS, format_duration
 from tailrace.errors import ServingError
 from tailrace.features.streams import Stream
@@ -27,6 +29,7 @@ from tailrace.version import VERSION
 OPENAPI: Final = "3.1.0"
 JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = MSGPACK[0].decode()
+PROTOBUF_TYPE: Final = PROTOBUF[0].decode()
 NOT_FOUND: Final = (404, 405)
 """Statuses that a caller who keeps to the document does not get."""
 OF_KEYS: Final = (401, 403)
@@ -39,8 +42,9 @@ SCHEMES: Final[dict[str, Any]] = {
 DESCRIPTION: Final = """\
 Decisions in real time, inside a latency budget. A body is one request or an array of them, and is answered as a whole
 or refused as a whole. It may be JSON or MessagePack; MessagePack carries the same values, with bytes as bytes where
-JSON has base64. A whole number is written without a fraction. The answer comes as the request did, unless `Accept`
-names another. Errors are problem details (RFC 9457)."""
+JSON has base64. It may be Protocol Buffers where that is said: the messages are those of `tailrace export proto`. A
+whole number is written without a fraction. The answer comes as the request did, unless `Accept` names another. Errors
+are problem details (RFC 9457)."""
 
 PARAMETERS: Final[dict[str, Any]] = {
     "X-Budget-Ms": {
@@ -122,6 +126,7 @@ def _predict(pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dic
     answered = schemas.of(pipeline.name, pipeline.response)
     requests = [request_example(pipeline.request, seed) for seed in (1, 2)]
     answers = [response_example(pipeline, request) for request in requests]
+    has_messages = lock_path(pipeline.sources_dir, pipeline.name).exists()
     limits = f"within {format_duration(pipeline.budget.total_ns)}, up to {array_max} requests a call"
     return {
         "operationId": f"predict-{pipeline.name}",
@@ -130,12 +135,17 @@ def _predict(pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dic
         "description": f"Answered {limits}. An array is one call with one budget.",
         "x-budget-ms": pipeline.budget.total_ns / NS_PER_MS,
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in PARAMETERS],
-        "requestBody": {"required": True, "content": _content(one_or_many(asked, array_max), requests)},
+        "requestBody": {
+            "required": True,
+            "content": _content(one_or_many(asked, array_max), requests)
+            | (_message(pipeline.name, pipeline.request) if has_messages else {}),
+        },
         "responses": {
             "200": {
                 "description": "A decision, or one for each request of an array, in order",
                 "headers": _headers("X-Request-Id", "Server-Timing", "X-Release"),
-                "content": _content(one_or_many(answered), answers),
+                "content": _content(one_or_many(answered), answers)
+                | (_message(pipeline.name, pipeline.response) if has_messages else {}),
             },
             **_refusals(pipeline.request, problems),
         },
@@ -194,6 +204,13 @@ def _content(schema: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
     return {
         name: {"schema": schema} | ({"examples": examples} if examples else {}) for name in (JSON_TYPE, MSGPACK_TYPE)
     }
+
+
+def _message(pipeline: str, kind: type[Any]) -> dict[str, Any]:
+    """Return a body in Protocol Buffers, of which JSON Schema can say no more than where it is declared."""
+    name = kind.__name__
+    text = f"The message {name} of {pipeline}.proto; of many, {name}Array."
+    return {PROTOBUF_TYPE: {"schema": {"contentMediaType": PROTOBUF_TYPE, "description": text}}}
 
 
 def _headers(*names: str) -> dict[str, Any]:

@@ -34,14 +34,15 @@ def reference_page(document: dict[str, Any]) -> bytes:
 
 
 def description_routes(
-    pipelines: Sequence[Pipeline], array_max: int, log: Any
+    pipelines: Sequence[Pipeline], array_max: int, log: Any, *, with_keys: bool = False
 ) -> dict[bytes, dict[bytes, CallEndpoint | Page]]:
-    """Return the routes that describe a server of these pipelines. array_max: requests in one call.
+    """Return the routes that describe a server of these pipelines.
 
-    None where they cannot be described, which is logged: a server without its description still decides.
+    array_max: requests in one call. with_keys: whether calls must show a key. None where the server cannot be
+    described, which is logged: without its description it still decides.
     """
     try:
-        document = openapi_document(pipelines, array_max=array_max)
+        document = openapi_document(pipelines, array_max=array_max, with_keys=with_keys)
         as_json = Answer(200, b"application/json", document_bytes(document), HEADERS)
         as_page = Answer(200, b"text/html; charset=utf-8", reference_page(document), (*HEADERS, POLICY))
     except Exception as error:  # whatever a type of the user's own raises
