@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from client.script_server import PATIENCE_S, Visit, refused_url, scripted
+from tailrace.client import AsyncClient, Options
 from tailrace.errors import (
     ClientError,
     DeadlineExceededError,
@@ -149,6 +151,29 @@ def test_answer_that_comes_late_is_nobodys(connect: Callable[..., Any]) -> None:
         with pytest.raises(DeadlineExceededError):
             client.predict("log", {}, budget="30ms")
         assert client.predict("log", {}) == {"n": 2}
+
+
+def test_call_that_is_cancelled_lets_its_connection_go() -> None:
+    """A task that is cancelled leaves nothing behind: the one connection that there may be is free again."""
+    asked = threading.Event()
+
+    def act(visit: Visit) -> None:
+        visit.read()
+        asked.set()
+        if visit.number == 0 and visit.read()[0]:  # the next call, on the same connection
+            visit.answer(b'{"n":1}')
+        visit.answer(b'{"n":2}')
+
+    async def calls(url: str) -> Any:
+        async with AsyncClient(url, Options(connections_max=1, budget="10s")) as client:
+            task = asyncio.create_task(client.predict("log", {}))
+            await asyncio.to_thread(asked.wait, PATIENCE_S)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return await client.predict("log", {})
+
+    with scripted(act) as server:
+        assert asyncio.run(calls(server.url)) == {"n": 2}
 
 
 def test_connection_closed_while_idle_is_not_used(connect: Callable[..., Any]) -> None:
