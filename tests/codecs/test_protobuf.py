@@ -227,6 +227,25 @@ def test_any_bytes_are_a_request_or_a_refusal(body: bytes, at: int) -> None:
         assert isinstance(found, CODEC.request_type | list | MalformedBodyError | InvalidRequestError)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        field("tags", 2, b"\0") * 400_000,
+        field("lines", 2, text(b"\x09" + double(1) + b"\x10\1")) * 60_000,
+        field("marks", 2, text(b"\x81\1" * 400_000)),
+        field("marks", 2, text(b"\x81\1" * 40_000)) * 2,
+        b"".join(field("shares", 2, text(b"\x0a" + text(b"%d" % i))) for i in range(35_000)),
+    ],
+    ids=["list", "messages", "packed", "packed twice", "map"],
+)
+def test_body_of_too_many_fields_is_refused(body: bytes) -> None:
+    """It would keep all others waiting; what is read after it is counted anew."""
+    refusal = CODEC.decode(WHOLE + body)
+    assert isinstance(refusal, InvalidRequestError)
+    assert "at most 32768 fields" in refusal.what
+    assert CODEC.decode(WHOLE).name == "a"
+
+
 class Node(Request):
     """Within itself."""
 

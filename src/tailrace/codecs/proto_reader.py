@@ -16,6 +16,7 @@ from typing import Any, Final
 from tailrace.codecs.proto_form import MANY, MAP, ONE, FieldForm, MessageForm
 from tailrace.codecs.proto_lock import Lock, LockedField
 from tailrace.codecs.proto_values import (
+    Spent,
     TakeEnum,
     WireError,
     take_bool,
@@ -48,9 +49,9 @@ Take = Callable[[bytes, int, int], tuple[Any, int]]
 class TakeTime:
     """Takes a google.protobuf.Timestamp. naive: as a time without a zone."""
 
-    def __init__(self, *, naive: bool) -> None:
+    def __init__(self, spent: Spent, *, naive: bool) -> None:
         self._naive = naive
-        self._parts = MessageReader("Timestamp")
+        self._parts = MessageReader(spent)
         self._parts.add(1 << 3 | VARINT, One("seconds", take_int).read)
         self._parts.add(2 << 3 | VARINT, One("nanos", take_int).read)
 
@@ -90,8 +91,9 @@ class One:
 class Many:
     """Reads an element of a list, or many of them packed."""
 
-    def __init__(self, name: str, take: Take) -> None:
+    def __init__(self, name: str, take: Take, spent: Spent) -> None:
         self._name = name
+        self._spent = spent
         self._take = take
 
     def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
@@ -124,19 +126,21 @@ class Many:
             return numbers
         if self._take is take_int and packed.isascii():  # each in a byte
             return packed
-        found, at, end = [], 0, len(packed)
-        while at < end:
+        found: list[Any] = []
+        at, end = 0, len(packed)
+        while at < end and len(found) <= self._spent.most:
             value, at = self._take(packed, at, end)
             found.append(value)
+        self._spent.add(len(found))
         return found
 
 
 class Entry:
     """Reads an entry of a map."""
 
-    def __init__(self, name: str, tag: int, take: Take, make: Callable[[], Any]) -> None:
+    def __init__(self, name: str, tag: int, take: Take, make: Callable[[], Any], spent: Spent) -> None:
         self._name = name
-        self._parts = MessageReader("an entry")
+        self._parts = MessageReader(spent)
         self._parts.add_empty("key", str)
         self._parts.add_empty("value", make)
         self._parts.add(1 << 3 | LENGTH, One("key", take_text).read)
@@ -199,8 +203,8 @@ class Run:
 class MessageReader:
     """Reads the messages of one type. is_open: fields that it does not name are passed over."""
 
-    def __init__(self, name: str, *, is_open: bool = False) -> None:
-        self.name = name
+    def __init__(self, spent: Spent, *, is_open: bool = False) -> None:
+        self._spent = spent
         self._is_open = is_open
         self._by_tag: dict[int, Callable[[dict[str, Any], bytes, int, int], int]] = {}
         self._empties: list[tuple[str, Callable[[], Any]]] = []
@@ -226,13 +230,17 @@ class MessageReader:
         """Return the fields between two places, by name. Raises WireError, IndexError or struct.error."""
         values: dict[str, Any] = {}
         by_tag = self._by_tag
-        while at < end:
+        fields = 0
+        for fields in self._spent.turns:  # noqa: B007 - it is read behind the loop
+            if at >= end:
+                break
             tag = body[at]
             at += 1
             if tag > 127:
                 tag, at = take_varint(body, at - 1, end)
             read = by_tag.get(tag)
             at = read(values, body, at, end) if read is not None else self._pass_over(values, tag, body, at, end)
+        self._spent.add(fields)
         if at != end:
             raise WireError("a field is longer than what it is in", malformed=True)
         for name, make in self._empties:
@@ -254,15 +262,15 @@ class MessageReader:
         return take_bytes(body, at, end)[1] if wire == LENGTH else at + (8 if wire == EIGHT else 4)
 
 
-def message_readers(forms: Mapping[str, MessageForm], lock: Lock) -> dict[str, MessageReader]:
-    """Return what reads each message, by its name."""
-    readers = {name: MessageReader(name, is_open=form.is_open) for name, form in forms.items()}
+def message_readers(forms: Mapping[str, MessageForm], lock: Lock, spent: Spent) -> dict[str, MessageReader]:
+    """Return what reads each message, by its name. spent: counts the fields of a body."""
+    readers = {name: MessageReader(spent, is_open=form.is_open) for name, form in forms.items()}
     for name, form in forms.items():
         kept = lock.messages[name].fields
         run: list[tuple[str, int]] = []
         ones: list[One] = []
         for field in sorted(form.fields, key=lambda each: kept[each.name].number):
-            one = _add_field(readers[name], field, kept[field.name], readers)
+            one = _add_field(readers[name], field, kept[field.name], readers, spent)
             if field.kind == "double" and one is not None:
                 run.append((field.name, kept[field.name].number))
                 ones.append(one)
@@ -284,10 +292,10 @@ def _add_runs(reader: MessageReader, fields: list[tuple[str, int]], ones: list[O
 
 
 def _add_field(
-    reader: MessageReader, field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader]
+    reader: MessageReader, field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader], spent: Spent
 ) -> One | None:
     """Add what reads a field; return it where it comes once."""
-    take = _take_of(field, kept, readers)
+    take = _take_of(field, kept, readers, spent)
     wire = WIRE_TYPES.get(field.kind, LENGTH)
     tag, packed_tag = kept.number << 3 | wire, kept.number << 3 | LENGTH
     if field.count == ONE:
@@ -299,9 +307,9 @@ def _add_field(
     if field.required:
         reader.add_empty(field.name, list if field.count == MANY else dict)
     if field.count == MAP:
-        reader.add(packed_tag, Entry(field.name, 2 << 3 | wire, take, EMPTY[field.kind]).read)
+        reader.add(packed_tag, Entry(field.name, 2 << 3 | wire, take, EMPTY[field.kind], spent).read)
         return None
-    many = Many(field.name, take)
+    many = Many(field.name, take, spent)
     reader.add(tag, many.read)
     if wire != LENGTH:
         reader.add(packed_tag, many.read_packed)
@@ -312,13 +320,13 @@ def _none() -> None:
     return None
 
 
-def _take_of(field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader]) -> Take:
+def _take_of(field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader], spent: Spent) -> Take:
     match field.kind:
         case "message":
             return readers[field.message].take
         case "enum":
             return TakeEnum(kept.values).take
         case "timestamp":
-            return TakeTime(naive=field.naive).take
+            return TakeTime(spent, naive=field.naive).take
     plain = {"double": take_double, "int64": take_int, "bool": take_bool, "string": take_text, "bytes": take_bytes}
     return plain[field.kind]

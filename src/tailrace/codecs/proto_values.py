@@ -76,6 +76,24 @@ def take_text(body: bytes, at: int, end: int) -> tuple[str, int]:
     return str(found, "utf-8"), at
 
 
+class Spent:
+    """Counts the fields that are read of one body, so that a small body of many keeps nobody waiting for long.
+
+    most: of them; some more are read before that is seen.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.fields = 0
+        self.most = most
+        self.turns = range(most + 2)
+
+    def add(self, fields: int) -> None:
+        """Count fields. Raises WireError where they are too many."""
+        self.fields += fields
+        if self.fields > self.most:
+            raise WireError(f"Expected at most {self.most} fields in one body")
+
+
 class TakeEnum:
     """Takes the text of an enum's number; a number that has none stays one, which no type takes for a text."""
 

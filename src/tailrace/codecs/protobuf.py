@@ -17,13 +17,17 @@ from tailrace.codecs.decoder import refusal_of
 from tailrace.codecs.proto_form import message_forms
 from tailrace.codecs.proto_lock import ARRAY_NUMBER, Lock, fitting, lock_path
 from tailrace.codecs.proto_reader import LENGTH, message_readers
-from tailrace.codecs.proto_values import WireError, varint_of
+from tailrace.codecs.proto_values import Spent, WireError, varint_of
 from tailrace.codecs.proto_writer import message_writers
 from tailrace.errors import InvalidRequestError, MalformedBodyError, ServingError
 from tailrace.request.schema import Request, bounded_type
 
 CONTENT_TYPES: Final = (b"application/x-protobuf", b"application/protobuf")
 """The first is what most clients say, the second is registered at IANA; each is answered with its own."""
+
+FIELDS_MAX: Final = 32_768
+"""Of one body, with those of the messages within it; more where an array of requests may have more. Doubles that are
+read at once are one. 1 MiB can hold half a million, which would take half a second."""
 
 ARRAY_TAG: Final = varint_of(ARRAY_NUMBER << 3 | LENGTH)
 
@@ -42,13 +46,16 @@ class ProtobufCodec:
         forms = message_forms(request_type, response_type)
         self.content_type = content_type
         self.request_type = bounded_type(request_type)
-        self._reader = message_readers(forms, lock)[request_type.__name__]
+        fields = array_max * (len(forms[request_type.__name__].fields) + 1)
+        self._spent = Spent(max(FIELDS_MAX, fields))
+        self._reader = message_readers(forms, lock, self._spent)[request_type.__name__]
         self._array_max = array_max
         self._write = message_writers(forms, lock)[response_type.__name__].write
         self.decode: Callable[[bytes], Any] = self._decode
 
     def _decode(self, body: bytes) -> Any:
         """See `Codec`. An array is told by its first bytes: no request has a field of that number."""
+        self._spent.fields = 0
         try:
             if body.startswith(ARRAY_TAG):
                 return self._decode_array(body)
