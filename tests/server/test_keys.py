@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from http_server import RawClient, RunningServer, head_of, payment_of, post, rss_bytes, wait_for
@@ -21,6 +22,8 @@ from tailrace.errors import ForbiddenError, SetupError, UnauthorizedError
 from tailrace.ingest.link import EventLink
 from tailrace.server.events import stream_endpoints
 from tailrace.server.http.forms import HeadMemory
+from tailrace.server.http.intake import STRANGER_BYTES_MAX
+from tailrace.server.http.reader import RequestReader
 from tailrace.server.key_file import Key, KeyReader, changing, make_key, read_keys
 from tailrace.server.keys import KEY_BYTES, Caller, Keys
 from tailrace.server.options import ServeOptions
@@ -271,6 +274,28 @@ def test_wrong_keys_leave_nothing_behind(door: Door, client: RawClient) -> None:
     assert rss_bytes() - rss < 2 << 20  # a fault that held its frame took 1.7 KB each, for ever
     assert len(shared.heads) == 1
     assert [caller.key.id for caller in door.keys._callers.values()] == [number]
+
+
+def test_stranger_is_read_a_little_at_a_time(door: Door, client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a wrong key a connection is read a request or two a turn: others wait for no more. A key ends it."""
+    secret, number = door.make()
+    reads: list[int] = []
+    read = RequestReader.read
+
+    def watched(reader: RequestReader, data: bytes, raw: bytes = b"") -> Any:
+        reads.append(len(data))
+        return read(reader, data, raw)
+
+    monkeypatch.setattr(RequestReader, "read", watched)
+    wrong = [post("{}", f"X-API-Key: tr_{number}_{n:043d}") for n in range(20)]
+    assert client.ask(wrong[0]).status == 401
+    client.send(b"".join(wrong))
+    assert {client.read().status for _ in wrong} == {401}
+    assert max(reads) <= STRANGER_BYTES_MAX
+    assert ask(client, secret) == 200
+    client.send(b"".join(post(payment_of(), f"X-API-Key: {secret}", f"X-Number: {n:0{10 + n}d}") for n in range(20)))
+    assert {client.read().status for _ in range(20)} == {200}
+    assert max(reads) > STRANGER_BYTES_MAX
 
 
 def test_file_is_read_only_when_it_is_another(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
