@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def bench(  # noqa: PLR0917 - typer reads each option from a parameter
     url: Annotated[str, typer.Argument(metavar="URL", help="Where to send: http://host:port/path.")],
+    unix: Annotated[str | None, typer.Option(metavar="PATH", help="Connect to this Unix socket instead.")] = None,
     rate: Annotated[float, typer.Option(help="Requests a second, sent whatever comes back.")] = 100.0,
     duration: Annotated[str, typer.Option(help="How long to send: 20s, 2m.")] = "10s",
     connections: Annotated[int, typer.Option(help="Keep-alive connections; pipelined when all are busy.")] = 64,
@@ -55,6 +56,7 @@ def bench(  # noqa: PLR0917 - typer reads each option from a parameter
         raise LoadtestError(f"no such arrival: {arrival!r}", where="--arrival", next="use constant or poisson")
     plan = LoadPlan(
         url=url,
+        unix=unix,
         bodies=read_bodies(data, body, bodies),
         rate=rate,
         duration_s=duration_ns(duration, "--duration") / NS_PER_S,

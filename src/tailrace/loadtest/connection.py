@@ -17,10 +17,10 @@ UNSENT_BYTES_MAX: Final = 1 << 20
 
 
 class Address(NamedTuple):
-    """A resolved address: `socket.AF_INET` or `AF_INET6`, and what `connect` wants."""
+    """A resolved address: `socket.AF_INET`, `AF_INET6` or `AF_UNIX`, and what `connect` wants."""
 
     family: int
-    sockaddr: tuple[Any, ...]
+    sockaddr: tuple[Any, ...] | str
 
 
 class State(IntEnum):
@@ -68,13 +68,13 @@ class Connection:
         self.tried_ns = now_ns
         sock = socket.socket(self._address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._address.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.connect(self._address.sockaddr)
-        except BlockingIOError:
-            pass
-        except OSError:
-            sock.close()
-            raise
+        except OSError as error:
+            if not isinstance(error, BlockingIOError) or self._address.family == socket.AF_UNIX:  # whose queue is full
+                sock.close()
+                raise
         self._sock, self.fd, self.state = sock, sock.fileno(), State.CONNECTING
 
     def finish_connect(self) -> None:
@@ -149,8 +149,13 @@ class Connection:
         return lost
 
 
-def resolve(target: Target) -> Address:
-    """Return the first TCP address of a target's host. Raises LoadtestError when the name is not known."""
+def resolve(target: Target, unix: str | None = None) -> Address:
+    """Return the first TCP address of a target's host, or that of a socket's path.
+
+    Raises LoadtestError when the name is not known.
+    """
+    if unix is not None:
+        return Address(socket.AF_UNIX, unix)
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except OSError as error:

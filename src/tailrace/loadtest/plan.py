@@ -43,6 +43,7 @@ class LoadPlan:
     may take. processes: sending processes; shots and connections are dealt out over them. keep_bodies: return the
     body of every answer. drain_s: how long to wait for answers after the last second of the schedule.
     depth_max: requests in flight on one connection (HTTP pipelining) before a shot has to wait for room.
+    unix: the path of the socket that is connected to, in place of the URL's host.
     spin: never sleep; answers are then read some 50 µs sooner, at the cost of one whole core a sending process.
 
     Raises LoadtestError for anything outside its limits.
@@ -62,6 +63,7 @@ class LoadPlan:
     drain_s: float = 5.0
     depth_max: int = 1_024
     spin: bool = False
+    unix: str | None = None
 
     def __post_init__(self) -> None:
         parse_url(self.url)

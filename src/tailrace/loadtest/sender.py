@@ -58,9 +58,9 @@ def send_shard(job: Job, stdin: BinaryIO, output_fd: int) -> None:
     plan, shard = job.plan, job.shard
     target = parse_url(plan.url)
     record = make_record(build_schedule(plan)[shard :: plan.processes], keep_bodies=plan.keep_bodies)
-    pool = Pool(resolve(target), count_connections(plan, shard), plan.depth_max)
+    pool = Pool(resolve(target, plan.unix), count_connections(plan, shard), plan.depth_max)
     try:
-        pool.open(plan.url)
+        pool.open(plan.unix or plan.url)
         generator = Generator(
             record, pool, build_requests(plan, target), first=shard, stride=plan.processes, spin=plan.spin
         )
