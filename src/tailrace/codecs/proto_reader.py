@@ -131,8 +131,23 @@ class Many:
         while at < end and len(found) <= self._spent.most:
             value, at = self._take(packed, at, end)
             found.append(value)
-        self._spent.add(len(found))
+        self._spent.fields += len(found)
+        if self._spent.fields > self._spent.most:
+            self._spent.refuse()
         return found
+
+
+class OneText(One):
+    """Reads a text that comes once; a short one, as most are, without asking anybody."""
+
+    def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add the field to the values; return the place behind it."""
+        begin = at + 1
+        behind = begin + body[at]
+        if behind - begin > 127 or behind > end or self._name in values:
+            return super().read(values, body, at, end)
+        values[self._name] = str(body[begin:behind], "utf-8")
+        return behind
 
 
 class Entry:
@@ -229,9 +244,8 @@ class MessageReader:
     def read(self, body: bytes, at: int, end: int) -> dict[str, Any]:
         """Return the fields between two places, by name. Raises WireError, IndexError or struct.error."""
         values: dict[str, Any] = {}
-        by_tag = self._by_tag
-        fields = 0
-        for fields in self._spent.turns:  # noqa: B007 - it is read behind the loop
+        by_tag, spent, fields = self._by_tag, self._spent, 0
+        for fields in spent.turns:  # noqa: B007 - it is read behind the loop
             if at >= end:
                 break
             tag = body[at]
@@ -240,7 +254,9 @@ class MessageReader:
                 tag, at = take_varint(body, at - 1, end)
             read = by_tag.get(tag)
             at = read(values, body, at, end) if read is not None else self._pass_over(values, tag, body, at, end)
-        self._spent.add(fields)
+        spent.fields += fields
+        if spent.fields > spent.most:
+            spent.refuse()
         if at != end:
             raise WireError("a field is longer than what it is in", malformed=True)
         for name, make in self._empties:
@@ -299,7 +315,7 @@ def _add_field(
     wire = WIRE_TYPES.get(field.kind, LENGTH)
     tag, packed_tag = kept.number << 3 | wire, kept.number << 3 | LENGTH
     if field.count == ONE:
-        one = One(field.name, take)
+        one = (OneText if field.kind == "string" else One)(field.name, take)
         reader.add(tag, one.read)
         if field.required and field.nullable:
             reader.add_empty(field.name, _none)

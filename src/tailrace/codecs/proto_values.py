@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 VARINT_BYTES_MAX: Final = 10
 
@@ -87,11 +87,9 @@ class Spent:
         self.most = most
         self.turns = range(most + 2)
 
-    def add(self, fields: int) -> None:
-        """Count fields. Raises WireError where they are too many."""
-        self.fields += fields
-        if self.fields > self.most:
-            raise WireError(f"Expected at most {self.most} fields in one body")
+    def refuse(self) -> NoReturn:
+        """Refuse a body of too many. Raises WireError."""
+        raise WireError(f"Expected at most {self.most} fields in one body")
 
 
 class TakeEnum:

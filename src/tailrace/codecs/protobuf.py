@@ -49,6 +49,7 @@ class ProtobufCodec:
         fields = array_max * (len(forms[request_type.__name__].fields) + 1)
         self._spent = Spent(max(FIELDS_MAX, fields))
         self._reader = message_readers(forms, lock, self._spent)[request_type.__name__]
+        self._read = self._reader.read
         self._array_max = array_max
         self._write = message_writers(forms, lock)[response_type.__name__].write
         self.decode: Callable[[bytes], Any] = self._decode
@@ -59,7 +60,7 @@ class ProtobufCodec:
         try:
             if body.startswith(ARRAY_TAG):
                 return self._decode_array(body)
-            return msgspec.convert(self._reader.read(body, 0, len(body)), self.request_type)
+            return msgspec.convert(self._read(body, 0, len(body)), self.request_type)
         except Exception as error:
             return _refusal_of(error)
 
