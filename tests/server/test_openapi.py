@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -137,6 +139,34 @@ def test_page_is_one_file(client: RawClient) -> None:
     found = re.search(r'<script type="application/json" id="document">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     assert json.loads(found[1]) == client.ask(head_of("GET", "/openapi.json")).json
+
+
+class Item(msgspec.Struct):
+    """One thing that is bought, with things of its own."""
+
+    price: Decimal
+    parts: list[Item] = []
+
+
+class Basket(tr.Request):
+    """What is bought."""
+
+    items: list[Item]
+    seen: dict[str, dt.datetime]
+    paid: dt.datetime | None = None
+    pickup: Annotated[dt.time, tr.Field(description="on the day")] = dt.time(12)
+
+
+def test_form_of_a_text_is_told_wherever_it_stands() -> None:
+    """A time or a decimal in a list, a union, a dict or a type within itself is no text of any kind."""
+    schemas = Schemas()
+    schemas.of_request("shop", Basket)
+    basket, item = (schemas.components[f"shop.{name}"]["properties"] for name in ("Basket", "Item"))
+    assert {"type": "string", "format": "date-time"} in basket["paid"]["anyOf"]
+    assert (basket["pickup"]["format"], basket["pickup"]["description"]) == ("time", "on the day")
+    assert basket["seen"]["additionalProperties"]["format"] == "date-time"
+    assert re.fullmatch(item["price"]["pattern"], "1.50")
+    assert schemas.components["shop.Basket"]["description"] == "What is bought."
 
 
 def test_text_of_a_type_stays_in_the_document() -> None:
