@@ -98,7 +98,7 @@ def fitting(forms: Mapping[str, MessageForm], path: Path) -> Lock | None:
     """Return the numbers of a file, None where there is none. Raises SetupError where messages have others by now."""
     lock = read_lock(path)
     if lock is not None and locked(forms, lock) != lock:
-        raise SetupError("the types have changed since", where=str(path), next="run `tailrace export proto` again")
+        raise SetupError("the types have changed since", where=path.name, next="run `tailrace export proto` again")
     return lock
 
 
