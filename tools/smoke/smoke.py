@@ -363,7 +363,7 @@ def try_dev(folder: Path) -> None:
     run(BIN / "ruff", "check", "--no-cache", cwd=ROOT)
     # Two files that use nothing but Python: what NumPy says of its types changes from version to version.
     typed = ("src/tailrace/errors.py", "src/tailrace/deadline.py")
-    run(BIN / "mypy", "--cache-dir", folder / "mypy", *typed, cwd=ROOT)
+    run(BIN / "mypy", "--follow-imports", "silent", "--cache-dir", folder / "mypy", *typed, cwd=ROOT)
     tests = ("tests/test_architecture.py", "tests/test_deadline.py")
     run(BIN / "python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", *tests, cwd=ROOT, PYTHONPATH="src")
     source = folder / "source"
