@@ -138,3 +138,9 @@ def test_modules_have_no_import_cycles() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """A whole run imports them by their names alone, and fails to collect the second one."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
