@@ -76,7 +76,10 @@ class Engine:
         self._failures = 0
         self._log_at_ns = 0
         cost = plan.cost
-        self.admission = Admission(self.budget_ns, cost.p95_ns, cost.least_ns, cost.row_ns, plan.inference.rows_best)
+        missing_of = self._inference.missing_ns if self._inference.suspends(1) else None
+        self.admission = Admission(
+            self.budget_ns, cost.p95_ns, cost.least_ns, cost.row_ns, self._inference.rows_best, missing_of
+        )
         load.add(self.admission)
 
     # -- what an endpoint calls -------------------------------------------------------------------------------------
@@ -249,8 +252,7 @@ class Engine:
             else:
                 self._rows_running -= rows
                 self._batches_running -= 1
-                missing_ns = self._inference.missing_ns(rows) if batch.suspends else 0
-                self.admission.learn(batch.started_ns, self._now_ns(), rows, missing_ns, waiting=waiting, failed=failed)
+                self.admission.learn(batch.started_ns, self._now_ns(), rows, waiting=waiting, failed=failed)
             if self.load.is_shared:
                 self.load.balance()
             if waiting:

@@ -116,13 +116,13 @@ def test_drain_is_learned_from_all_that_lies_between_batches() -> None:
 
 
 def test_standing_queue_is_allowed_less_and_less() -> None:
-    """A queue that does not go away may take two fifths of a call's time at first, and a fifth in the end."""
-    learned = admission(rows_best=32)
-    at_ns = teach(learned, 3.2, 32, 6, waiting=True)
+    """A queue that does not go away may take half of a call's time at first, and a fifth in the end."""
+    learned = admission()
+    at_ns = teach(learned, 6.4, 64, 3, waiting=True)
     first = learned.price_ns
-    teach(learned, 3.2, 32, 200, at_ns, waiting=True)
+    teach(learned, 6.4, 64, 200, at_ns, waiting=True)
     assert first / learned.price_ns == pytest.approx(QUEUE_SHARE_MIN / QUEUE_SHARE, rel=0.01)
-    teach(learned, 3.2, 32, 1)
+    teach(learned, 6.4, 64, 1)
     assert learned.price_ns == pytest.approx(first, rel=0.01)
 
 
@@ -132,7 +132,7 @@ def test_running_batch_and_the_next_are_no_queue(rows_alone_ms: float, is_cut: b
 
     Of rows that cost no less together than alone a queue is held to its share: a longer one serves no more of them.
     """
-    learned = Admission(50 * MS, 2 * MS, int(rows_alone_ms * MS), 12 / 32 * MS, 32)
+    learned = Admission(50 * MS, 2 * MS, int(rows_alone_ms * MS), 12 / 32 * MS, 32, lambda rows: 0)
     at_ns = 0
     for _ in range(60):  # so that its least time stays that of a single call
         at_ns = teach(learned, 12, 32, 1, at_ns, waiting=True)
@@ -147,15 +147,27 @@ def test_running_batch_and_the_next_are_no_queue(rows_alone_ms: float, is_cut: b
     assert waiting * learned.row_ns / MS == pytest.approx(share * free_ms, rel=0.15)
 
 
+@pytest.mark.parametrize("on_thread", [False, True])
+def test_queue_of_a_light_model_is_cut_however_large_its_batches(on_thread: bool) -> None:
+    """A model on the loop has its share, also where two full batches take more than that; one on a thread has those."""
+    learned = Admission(50 * MS, 2 * MS, 1 * MS, 0.1 * MS, 64, (lambda rows: 0) if on_thread else None)
+    at_ns = 0
+    for _ in range(60):
+        at_ns = teach(learned, 6.4, 64, 1, at_ns, waiting=True)
+        at_ns = teach(learned, 1.0, 1, 1, at_ns, waiting=True)
+    share = 2 * 6.4 / (50 - 6.4) if on_thread else QUEUE_SHARE_MIN
+    assert learned.row_ns / learned.price_ns == pytest.approx(share, rel=0.1)
+
+
 def test_rows_that_seem_dear_because_they_are_few_become_cheap_again() -> None:
     """Two rows that take 5 ms, of which a full batch would take 7, are no reason to let in two at a time for ever."""
-    learned = admission(row_ns=10 * MS, rows_best=32)
+    learned = Admission(50 * MS, 2 * MS, 1 * MS, 10 * MS, 32, lambda rows: 2 * MS)
     learned.rows_waiting = 3
     assert learned.refuses(30 * MS, 0)
     at_ns = 0
     for _ in range(40):
         learned.rows_waiting = 2
-        learned.learn(at_ns, at_ns + 21 * MS, 2, 2 * MS, waiting=True)
+        learned.learn(at_ns, at_ns + 21 * MS, 2, waiting=True)
         at_ns += 21 * MS
     assert learned.row_ns == pytest.approx(23 * MS / 32, rel=0.05)
     learned.rows_waiting = 3

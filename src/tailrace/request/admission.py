@@ -8,6 +8,7 @@ standing queues).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Final
 
@@ -58,15 +59,25 @@ class Admission:
 
     budget_ns: of a call. p95_ns, least_ns: of a batch of one call; row_ns: a row's part of a full batch, which has
     `rows_best` rows. All times are of the first moment, measured before traffic; they follow what is learned.
+    missing_of: of a model on a thread, how much longer a full batch takes than one of so many rows; None of any other.
 
     rows_waiting: rows taken and not yet answered, in the inbox or in a running batch. A call of one row that has more
     time than `rows_waiting * price_ns + base_ns` is taken without asking `refuses`. soonest_ns: the least time in which
     a batch can be expected to be answered.
     """
 
-    def __init__(self, budget_ns: int, p95_ns: int, least_ns: int, row_ns: float, rows_best: int) -> None:
+    def __init__(
+        self,
+        budget_ns: int,
+        p95_ns: int,
+        least_ns: int,
+        row_ns: float,
+        rows_best: int,
+        missing_of: Callable[[int], int] | None = None,
+    ) -> None:
         self.rows_waiting = 0
         self.rows_best = rows_best
+        self._missing_of = missing_of
         self._budget_ns = budget_ns
         self._durations_ns = [p95_ns] * (DURATIONS_MAX * 7 // 8)
         self._p95_ns = p95_ns
@@ -148,13 +159,11 @@ class Admission:
         self.rows_waiting -= rows
         self._done += rows
 
-    def learn(
-        self, started_ns: int, ended_ns: int, rows: int, missing_ns: int = 0, *, waiting: bool, failed: bool = False
-    ) -> None:
+    def learn(self, started_ns: int, ended_ns: int, rows: int, *, waiting: bool, failed: bool = False) -> None:
         """Take out the rows of a batch that has ended, and learn what it took and how fast the queue drains.
 
-        missing_ns: how much longer a full batch would have taken, where that is known. waiting: whether calls wait now.
-        failed: a batch with a fault says nothing of what others take, but the queue waits for it all the same.
+        waiting: whether calls wait now. failed: a batch with a fault says nothing of what others take, but the queue
+        waits for it all the same.
         """
         self.rows_waiting -= rows
         self._done += rows
@@ -178,7 +187,7 @@ class Admission:
             self._window_rows += rows
             if self._window_ns >= WINDOW_NS:
                 self._learn_drain()
-        elif missing_ns:
+        elif self._missing_of is not None and (missing_ns := self._missing_of(rows)):
             self._learn_few(elapsed_ns + missing_ns)
         if self._promise_rows and self._done >= self._promise_rows:
             self._learn_margin(ended_ns - self._promise_ns)
@@ -269,11 +278,15 @@ class Admission:
 
     def _set_price(self) -> None:
         """Say what a call needs beside its own row, by what is known now."""
-        base_ns, share, own_ns = self._margin_ns + self._others_ns, self._share, float(self._p95_ns)
-        batches_ns, least_ns = 2 * self.rows_best * self.row_ns, self._least[0]
-        if batches_ns > share * (self._budget_ns - base_ns - own_ns) and least_ns >= BATCHING_GAIN_MIN * self.row_ns:
-            share, own_ns = BATCHES_SHARE, least_ns  # its own batch is among those that drain
-        self.base_ns = base_ns + own_ns
+        share, own_ns, least_ns = self._share, float(self._p95_ns), self._least[0]
+        rest_ns = self._margin_ns + self._others_ns
+        if self._missing_of is not None and least_ns >= BATCHING_GAIN_MIN * self.row_ns:
+            batches_ns, left_ns = 2 * self.rows_best * self.row_ns, self._budget_ns - rest_ns - own_ns
+            if batches_ns > QUEUE_SHARE * left_ns:
+                share, own_ns = BATCHES_SHARE, least_ns  # its own batch is among those that drain
+            else:
+                share = max(share, batches_ns / left_ns)
+        self.base_ns = rest_ns + own_ns
         self.price_ns = max(self.row_ns / share, self._budget_ns / ROWS_WAITING_MAX)
 
 

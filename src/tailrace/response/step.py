@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Codec, Degraded, Encoder, Reader
+from tailrace.batch import Batch, Degraded, Encoder, Reader
 from tailrace.errors import DeadlineExceededError, InferenceError
 from tailrace.response.schema import Response
 
 _codec_of = attrgetter("codec")
-_USUAL: Final[set[Codec | None]] = {None}
 
 
 class FieldValues(Protocol):
@@ -77,20 +76,18 @@ class ResponseStep:
     def run(self, batch: Batch) -> None:
         """Fill `responses`, `bodies`, and `errors` of calls with a failed row: an error's bytes are its transport's."""
         batch.responses = responses = list(map(self._type, *[values_of(batch) for values_of in self._values_of]))
-        codecs = set(map(_codec_of, batch.calls))
-        if codecs == _USUAL:
-            batch.bodies = self._encode_each(responses if batch.offsets is None else values_of_calls(batch))
+        if any(map(_codec_of, batch.calls)):
+            self._encode_by_codec(batch)
         else:
-            self._encode_by(codecs, batch)
+            batch.bodies = self._encode_each(responses if batch.offsets is None else values_of_calls(batch))
         if batch.failed is not None:
             self._refuse_failed(batch)
 
-    def _encode_by(self, codecs: set[Codec | None], batch: Batch) -> None:
+    def _encode_by_codec(self, batch: Batch) -> None:
         """Fill `bodies`, each as its caller reads it, and say of what type they are."""
-        values = values_of_calls(batch)
+        values, codecs = values_of_calls(batch), set(map(_codec_of, batch.calls))
         if len(codecs) == 1:
             (codec,) = codecs
-            assert codec is not None
             batch.bodies, batch.content_type = codec.encode_each(values), codec.content_type
             return
         encoders = ((call.codec or self._usual).encode for call in batch.calls)

@@ -24,14 +24,31 @@ RETRY_AFTER_S: Final = b"1"
 _PLAIN: Final = Head(endpoint=None, body_bytes=0, is_plain=True, keep_alive=True)
 
 
+class _Begins(dict[bytes, bytes]):
+    """By content type, how the usual answer of one second begins; made when first asked for."""
+
+    __slots__ = ("_date",)
+
+    def __init__(self, date: bytes) -> None:
+        super().__init__()
+        self._date = date
+
+    def __missing__(self, content_type: bytes) -> bytes:
+        """Return how it begins, and keep it."""
+        self[content_type] = begin = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nDate: %b\r\nContent-Length: " % (
+            content_type,
+            self._date,
+        )
+        return begin
+
+
 class Framing:
     """Makes answers. One a worker; `renew_date` is called once a second. release: that it serves, told on request."""
 
     def __init__(self, release: bytes = b"") -> None:
         self._release = b"X-Release: " + release
-        self._ok: dict[bytes, bytes] = {}
-        """The beginning of the usual answer, by content type."""
         self._date = b""
+        self._ok = _Begins(b"")
         self.shed = b""
         """The whole answer to a call that is shed: under overload it is given more often than any other."""
         self.renew_date()
@@ -39,19 +56,13 @@ class Framing:
     def renew_date(self) -> None:
         """Take the current second into the Date header (RFC 9110 §6.6.1)."""
         self._date = formatdate(time.time(), usegmt=True).encode()
-        self._ok.clear()
+        self._ok = _Begins(self._date)
         self.shed = self.full(_PLAIN, SHED.status, CONTENT_TYPE, problem_body(SHED), [b"Retry-After: " + RETRY_AFTER_S])
 
     def ok(self, bodies: list[bytes], content_type: bytes) -> list[bytes]:
         """Return the usual answer around each body: 200, keep-alive, nothing else asked for."""
-        ok, lengths, known = self._ok.get(content_type) or self._begin_ok(content_type), _LENGTHS, len(_LENGTHS)
+        ok, lengths, known = self._ok[content_type], _LENGTHS, len(_LENGTHS)
         return [ok + (lengths[size] if (size := len(body)) < known else b"%d\r\n\r\n" % size) + body for body in bodies]
-
-    def _begin_ok(self, content_type: bytes) -> bytes:
-        """Return, and keep for this second, how the usual answer of a content type begins."""
-        begin = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nDate: %b\r\nContent-Length: " % (content_type, self._date)
-        self._ok[content_type] = begin
-        return begin
 
     def rich(
         self, head: Head, request_id: bytes, batch: Batch, place: int, *, compress: bool, close: bool = False

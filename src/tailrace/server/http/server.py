@@ -19,7 +19,10 @@ from tailrace.server.http.shared import Shared
 
 
 class HttpServer:
-    """A transport over HTTP/1.1. Called, it makes the protocol of a new connection. release: that it serves."""
+    """A transport over HTTP/1.1. Called, it makes the protocol of a new connection. release: that it serves.
+
+    deliver: see `_deliver`, and `_deliver_last` once the server drains.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class HttpServer:
         release: bytes = b"",
     ) -> None:
         self.shared = Shared(self, routes, limits, load, count_failure, release)
+        self.deliver: Callable[[Batch, Sequence[int]], None] = self._deliver
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -41,7 +45,7 @@ class HttpServer:
         reserve = self.shared.reserve
         return [*self.shared.connections, *(() if reserve is None else reserve.connections)]
 
-    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
+    def _deliver(self, batch: Batch, places: Sequence[int]) -> None:
         """Send the bodies of a batch, in one write to every connection."""
         shared = self.shared
         calls: Sequence[Any] = batch.calls  # a cast is a call too
@@ -49,7 +53,7 @@ class HttpServer:
         if len(places) < len(calls):
             calls, bodies = [calls[place] for place in places], [bodies[place] for place in places]
         compress = max(map(len, bodies)) > GZIP_BYTES_MIN
-        if shared.draining or batch.errors or compress or not batch.content_type:
+        if batch.errors or compress or not batch.content_type:
             self._deliver_with_care(batch, places, compress=compress)
             return
         waiting = []
@@ -62,6 +66,11 @@ class HttpServer:
                 waiting.append(call)
         if waiting:
             _flush(waiting)
+
+    def _deliver_last(self, batch: Batch, places: Sequence[int]) -> None:
+        """Send the bodies of a batch of a server that drains: each answer may end its connection."""
+        compress = any(len(batch.bodies[place]) > GZIP_BYTES_MIN for place in places)
+        self._deliver_with_care(batch, places, compress=compress)
 
     def _deliver_with_care(self, batch: Batch, places: Sequence[int], *, compress: bool) -> None:
         """Deliver a batch with failed calls, long answers, several codecs, or the last ones before the server goes."""
@@ -101,6 +110,7 @@ class HttpServer:
     def drain(self) -> None:
         """Take no more work than is under way: every further answer closes its connection."""
         self.shared.draining = True
+        self.deliver = self._deliver_last
 
 
 def _flush(calls: Sequence[HttpCall]) -> None:
