@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -268,7 +268,8 @@ def _encode(text: Any, name: str) -> bytes:
 def _values_and_nulls(values: Any, default: Any, dtype: np.dtype[Any]) -> tuple[Any, NDArray[np.bool_] | bool]:
     """Return a column without nulls, and where they were. A null holds the default: it costs no bit pattern."""
     if isinstance(values, np.ma.MaskedArray):
-        return values.filled(default if dtype.kind != "O" else ""), np.ma.getmaskarray(values)
+        masked, ma = cast(Any, values), cast(Any, np.ma)  # older NumPy has no types for these
+        return masked.filled(default if dtype.kind != "O" else ""), ma.getmaskarray(masked)
     if isinstance(values, np.ndarray) and values.dtype.kind != "O":
         return values, False
     nulls = np.array([value is None for value in values], np.bool_)

@@ -255,7 +255,7 @@ class WindowSet:
         """Return the ledgers with the values of entries that become tiles. horizon_ns: as for `seal`."""
         sealed = []
         for ledger, distinct in zip(ledgers, self.distincts, strict=True):
-            oldest_ns = np.min([window.begin(horizon_ns) for window in distinct.windows], axis=0)
+            oldest_ns = np.array([window.begin(horizon_ns) for window in distinct.windows]).min(axis=0)
             hashes = entries.lanes[distinct.lane][0]
             sealed.append(ledger.extended(entries.entities, entries.at, hashes, oldest_ns))
         return sealed

@@ -73,7 +73,8 @@ Calibration = Isotonic | Platt
 def read_calibration(path: Path) -> Calibration:
     """Return the calibration in a file. Raises ModelPackageError where it is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Isotonic | Platt)
+        found: Calibration = msgspec.json.decode(path.read_bytes(), type=Isotonic | Platt)
+        return found
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelPackageError(f"the calibration cannot be read: {error}", where=str(path), next=REPACKAGE) from error
 

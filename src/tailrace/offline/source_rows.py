@@ -376,7 +376,8 @@ def _values(column: Any, declared: Column) -> Any:
     chunk = column.combine_chunks()
     nulls = chunk.is_null().to_numpy(zero_copy_only=False)
     blank = bool(declared.default) if declared.dtype.kind == "b" else declared.dtype.type(0).item()
-    return np.ma.MaskedArray(chunk.fill_null(blank).to_numpy(zero_copy_only=False), nulls)
+    masked: Any = np.ma.MaskedArray  # older NumPy has no types for it
+    return masked(chunk.fill_null(blank).to_numpy(zero_copy_only=False), nulls)
 
 
 def _kind_of(column: Column) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,8 @@ class PostprocessStep:
         for rule in self.rules:
             holds = rule.holds(batch)
             if np.count_nonzero(holds):  # a third of the time of any()
-                batch.decisions[holds] = rule.then
+                decisions: Any = batch.decisions
+                decisions[holds] = rule.then
                 _give_reason(batch, holds, rule.rule.code)
 
 

@@ -112,7 +112,8 @@ def _times(values: list[datetime | None]) -> NDArray[Any]:
     try:
         epoch = _EPOCH if values and values[0] and values[0].tzinfo else _EPOCH_NAIVE
         seconds = np.array([(value - epoch).total_seconds() for value in values])  # type: ignore[operator]
-        return np.rint(seconds * 1e6).astype(np.int64).view("datetime64[us]")
+        times: NDArray[Any] = np.rint(seconds * 1e6).astype(np.int64).view("datetime64[us]")
+        return times
     except TypeError:  # with a zone and without in one batch, or None
         micros = [_NAT if value is None else round(_since_epoch(value) * 1e6) for value in values]
         return np.array(micros, np.int64).view("datetime64[us]")

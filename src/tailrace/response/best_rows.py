@@ -64,5 +64,6 @@ def best_places(scores: NDArray[Any], top: int) -> NDArray[np.intp]:
             above = (falling < least).nonzero()[0]
             level = (falling == least).nonzero()[0][: top - len(above)]
             picked: NDArray[np.intp] = np.sort(np.concatenate((above, level)))
-            return picked[falling[picked].argsort(kind="stable")]
+            best: NDArray[np.intp] = picked[falling[picked].argsort(kind="stable")]
+            return best
     return falling.argsort(kind="stable")[: max(top, 0)]

@@ -24,7 +24,7 @@ from tailrace.server.control import (
     ToCompanion,
     rss_bytes,
 )
-from tailrace.server.logging import configure_logging
+from tailrace.server.logging import configure_logging, log_warnings
 
 _ASSIGNMENT_S: Final = 30.0
 """How long a process waits for its task."""
@@ -84,4 +84,5 @@ def run_companion(name: str, arguments: list[str], work: Callable[[CompanionProc
     if not isinstance(task, CompanionAssignment):
         return 1
     configure_logging()
+    log_warnings()
     return uvloop.run(work(CompanionProcess(name, task, channel, began_s)))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import select
 import sys
-from typing import Any, Final
+import warnings
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
@@ -33,6 +34,11 @@ def configure_logging() -> None:
     )
 
 
+def log_warnings() -> None:
+    """Have what a library warns of be a line of the log: between lines of JSON a plain text is read by no collector."""
+    warnings.showwarning = _log_warning
+
+
 def logger(**context: object) -> Any:
     """Return a logger that adds the context to each of its lines."""
     return structlog.get_logger(**context)
@@ -48,6 +54,19 @@ def tell(text: str) -> None:
             rest = rest[os.write(STDERR, rest[: select.PIPE_BUF]) :]
     except OSError:
         return
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    structlog.get_logger().warning(
+        "a library warns", kind=category.__name__, text=str(message), where=f"{filename}:{lineno}"
+    )
 
 
 class _Lines:

@@ -55,7 +55,7 @@ from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.keys import Keys
-from tailrace.server.logging import configure_logging
+from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.released import released_pipelines
 from tailrace.server.served import ServedPipelines, load_release, shape_of
@@ -325,6 +325,7 @@ def main(arguments: list[str]) -> int:
     if not isinstance(start, Assignment):
         return 1
     configure_logging()
+    log_warnings()
     return uvloop.run(_work(start, channel, began_s))
 
 

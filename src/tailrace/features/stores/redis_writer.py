@@ -106,7 +106,8 @@ class RedisWriter:
             told = self._client.evaluate(
                 [ScriptCall(MARK, [key], [run.number, run.mark]) for key in self._client.marks(run.key)]
             )
-            highest = max(told, key=_number, default=run.mark)
+            found: bytes = max(told, key=_number, default=run.mark)
+            highest = found
             if all(mark == run.mark for mark in told):
                 return run
 
