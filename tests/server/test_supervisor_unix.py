@@ -37,7 +37,8 @@ def test_socket_is_shared_by_the_workers_and_outlives_one(launch: Launch, tmp_pa
     """The workers take turns on it; one that is killed costs no connection but its own, its successor has it too."""
     supervisor = launch(workers=2).wait_ready()
     first, second = (worker["pid"] for worker in supervisor.workers())
-    assert {ask_unix(tmp_path / "s") for _ in range(20)} == {first, second}
+    poll(lambda: ask_unix(tmp_path / "s") == first)  # while a core is busy, one may take several in a row
+    poll(lambda: ask_unix(tmp_path / "s") == second)
     os.kill(first, signal.SIGKILL)
     successor = poll(lambda: supervisor.ready_pid(0, other_than=first))
     poll(lambda: ask_unix(tmp_path / "s") == successor)
