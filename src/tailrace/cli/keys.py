@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,23 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tailrace.cli.durations import duration_ns
+from tailrace.cli.filled import filled
 from tailrace.cli.models.options import AsJson, print_json, print_table, table_of
 from tailrace.errors import SetupError
 
 if TYPE_CHECKING:
     from tailrace.server.key_file import Key
 
-
-def not_emptied(path: Any) -> Any:
-    """Return a file of keys. Raises SetupError where its variable is set and empty: no keys would be asked for."""
-    if not path and os.environ.get("TAILRACE_KEYS") == "":
-        raise SetupError("TAILRACE_KEYS is set and empty", where="TAILRACE_KEYS", next="name a file, or unset it")
-    return path
-
-
 KeyFile = Annotated[
     Path,
-    typer.Option("--keys", envvar="TAILRACE_KEYS", metavar="FILE", callback=not_emptied, help="The file of the keys."),
+    typer.Option(
+        "--keys",
+        envvar="TAILRACE_KEYS",
+        metavar="FILE",
+        callback=filled("TAILRACE_KEYS", "no keys would be asked for"),
+        help="The file of the keys.",
+    ),
 ]
 
 

@@ -1,100 +1,125 @@
-"""How a server is run: one frozen type for every setting, read by the supervisor and sent to each worker."""
+"""How a server is run: one frozen type for every setting, read by the supervisor and sent to each worker.
+
+Each setting says what it is, which is what `tailrace serve --help` and the docs show: a new one is written here alone.
+"""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from tailrace.errors import SetupError
-from tailrace.ingest.origin import ORIGINS_MAX, StreamOrigin
-from tailrace.release.registry.child import RegistryChoice
-from tailrace.server.unix_socket import check_unix
+
+if TYPE_CHECKING:
+    from tailrace.release.registry.child import RegistryChoice
 
 WORKERS_MAX: Final = 256
+
+
+def said(meaning: str, **shown: str) -> msgspec.Meta:
+    """Return what a setting's option shows: its meaning, and where it is not as its name has it, the rest.
+
+    flag: its name. metavar: what stands for its value. env: the variable that it is read from; one that is set and
+    empty is the setting's default, or, where `emptied` says what that would do, an error.
+    """
+    return msgspec.Meta(description=meaning, extra=shown)
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of `tailrace serve`. Units come last in the names; every limit has a value.
 
-    files: Python files that declare pipelines. port, admin_port: 0 takes a free one. unix: the path of a socket beside
-    the port; unix_mode: who may connect to it, in octal digits; unix_takeover: it is had though another server answers
-    there. store: replaces the store of the declarations. releases: the directory that releases are kept in; None takes
-    one beside the store, or beside the first file. sample_requests: the file that a sample of what is served is
-    appended to; each worker has its own, with its slot behind the name. registry: of the models that are a version and
-    name none. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status; needed where the admin port is
-    not on loopback.
-    Raises SetupError for a value out of range, or an origin that cannot be followed.
+    unix_takeover: the socket is had though another server answers there. no_auth: whether all who can reach the server
+    may call it, where that is not this machine alone. ingest: each broker is followed by a process of its own.
+    releases: None takes a directory beside the store, or beside the first file. sample_requests: each worker has a file
+    of its own, with its slot behind the name. admin_token: wanted as `Authorization: Bearer …` by /metrics and /status.
+    connections_max, partial_bytes_max: of one worker; the bytes over all its connections. cache_ttl_s: or what a view's
+    `max_staleness` says, if that is less. pre_drain_s: a balancer takes its time to see that a server stops.
+
+    This file imports little: the command line reads it to show its help. Raises SetupError for a value out of range, or
+    an origin that cannot be followed.
     """
 
-    files: tuple[str, ...]
-    host: str = "127.0.0.1"
-    port: int = 8080
-    unix: str | None = None
-    unix_mode: str = "600"
-    unix_takeover: bool = False
-    keys: str | None = None
-    """The file of the API keys, one of which each call must show."""
-    no_auth: bool = False
-    """Whether all who can reach the server may call it, where that is not this machine alone."""
-    admin_host: str = "127.0.0.1"
-    admin_port: int = 8081
-    admin_token: str | None = None
-    workers: int = 1
-    refresh: bool = False
-    """Whether a process materialises batch views again as often as they say."""
-    ingest: tuple[str, ...] = ()
-    """Brokers whose events are counted, each by a process of its own: `URL`, or `STREAM=URL`."""
-    ingest_group: str = "tailrace"
-    """The consumer group of all of them."""
-    store: str | None = None
-    releases: str | None = None
-    sample_requests: str | None = None
-    registry: str | None = None
-    trusted_keys: tuple[str, ...] = ()
-    """Files of the public keys whose versions are taken; none takes all."""
+    files: Annotated[tuple[str, ...], said("Python files that declare pipelines.", metavar="FILE")]
+    host: Annotated[str, said("Address to serve on; 0.0.0.0 for all of them.")] = "127.0.0.1"
+    port: Annotated[int, said("Port to serve on; 0 takes a free one.")] = 8080
+    unix: Annotated[str | None, said("Serve on a Unix socket too, for callers on this host.", metavar="PATH")] = None
+    unix_mode: Annotated[str, said("Mode of its file: 660 lets its group connect.")] = "600"
+    unix_takeover: Annotated[bool, said("Take PATH from a server that answers there, once ready.")] = False
+    keys: Annotated[
+        str | None,
+        said(
+            "File of API keys, one of which each call must show.",
+            metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
+        ),
+    ] = None  # fmt: skip
+    no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
+    workers: Annotated[int, said("Worker processes; give one a core.")] = 1
+    store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
+    refresh: Annotated[bool, said("Materialise batch views again as often as their refresh says.")] = False
+    ingest: Annotated[
+        tuple[str, ...],
+        said(
+            "Count a broker's events: redis://…?stream=KEY, kafka://…, or STREAM=URL; may be repeated.",
+            metavar="ORIGIN",
+        ),
+    ] = ()
+    ingest_group: Annotated[str, said("The consumer group of --ingest.")] = "tailrace"
+    releases: Annotated[
+        str | None,
+        said("Directory of pinned releases; default: by FILE, or by --store.", env="TAILRACE_RELEASES"),
+    ] = None
+    sample_requests: Annotated[
+        str | None, said("Append a sample of what is served to FILE.SLOT, as JSON lines.", metavar="FILE")
+    ] = None
+    registry: Annotated[
+        str | None, said("Registry of models that are a version and name no registry.", env="TAILRACE_REGISTRY")
+    ] = None
+    trusted_keys: Annotated[
+        tuple[str, ...],
+        said(
+            "A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
+            flag="--trusted-key", metavar="FILE", env="TAILRACE_TRUSTED_KEYS",
+            emptied="anybody's versions would be taken",
+        ),
+    ] = ()  # fmt: skip
+    admin_host: Annotated[str, said("Address of /metrics and /status.")] = "127.0.0.1"
+    admin_port: Annotated[int, said("Port of /metrics and /status; 0 takes a free one.")] = 8081
+    admin_token: Annotated[
+        str | None, said("Bearer token of the admin port; needed off loopback.", env="TAILRACE_ADMIN_TOKEN")
+    ] = None
 
-    body_bytes_max: int = 1 << 20
-    header_bytes_max: int = 16 << 10
-    connections_max: int = 10_000
-    """Connections a worker holds open at most."""
-    partial_bytes_max: int = 256 << 20
-    """Bytes of requests received in part that a worker holds at most, over all connections; beyond, 503."""
-    array_max: int = 1_000
-    """Requests one call may carry in an array."""
-
-    cache_bytes_max: int = 0
-    """Memory for rows of a network store, a pipeline and worker; 0 keeps none."""
-    cache_ttl_s: float = 10.0
-    """How old a kept row may be, and what its view's `max_staleness` says if that is less."""
-    cache_stale_s: float = 600.0
-    """How much older a kept row may be, where the store fails, before defaults answer."""
-
-    idle_s: float = 60.0
-    """How long a connection may be silent between requests."""
-    request_s: float = 5.0
-    """How long a client may take to send one request."""
-    pre_drain_s: float = 0.0
-    """How long a stopping server goes on as before, but for `/readyz`: a balancer takes its time to see that."""
-    drain_s: float = 30.0
-    """How long a stopping worker may take for the calls in flight."""
-    start_s: float = 120.0
-    """How long a worker may take from its start to ready."""
-    heartbeat_s: float = 1.0
-    """How often a worker says that its loop runs."""
-    frozen_s: float = 10.0
-    """A worker silent for so long is killed and replaced."""
+    body_bytes_max: Annotated[int, said("Longest body; a longer one is answered 413.")] = 1 << 20
+    header_bytes_max: Annotated[int, said("Longest head of a request, else 431.")] = 16 << 10
+    connections_max: Annotated[int, said("Connections a worker holds open, else 503.")] = 10_000
+    partial_bytes_max: Annotated[int, said("Bytes held of requests in part, else 503.")] = 256 << 20
+    array_max: Annotated[int, said("Requests one call may carry in an array, else 422.")] = 1_000
+    cache_bytes_max: Annotated[int, said("Bytes kept of a network store, a pipeline and worker.")] = 0
+    cache_ttl_s: Annotated[float, said("Seconds that a kept row is served without a read.")] = 10.0
+    cache_stale_s: Annotated[float, said("Seconds more, as stale, while the store fails.")] = 600.0
+    idle_s: Annotated[float, said("Seconds an idle connection is kept open.")] = 60.0
+    request_s: Annotated[float, said("Seconds a client may take to send one request, else 408.")] = 5.0
+    pre_drain_s: Annotated[float, said("Seconds to serve on with /readyz at 503, then drain.")] = 0.0
+    drain_s: Annotated[float, said("Seconds a stopping worker has for what is in flight.")] = 30.0
+    start_s: Annotated[float, said("Seconds a worker may take to be ready, else it is killed.")] = 120.0
+    heartbeat_s: Annotated[float, said("Seconds between a worker's signs of life.")] = 1.0
+    frozen_s: Annotated[float, said("Seconds of silence after which a worker is replaced.")] = 10.0
 
     @property
     def registry_choice(self) -> RegistryChoice:
         """Which versions of models are taken, and from where."""
+        from tailrace.release.registry.child import RegistryChoice
+
         return RegistryChoice(self.registry, self.trusted_keys)
 
     def __post_init__(self) -> None:
         for name in ("port", "admin_port"):
             _check_range(name, getattr(self, name), 0, 65_535)
-        check_unix(self.unix, self.unix_mode)
+        if self.unix is not None or self.unix_mode != "600":
+            from tailrace.server.unix_socket import check_unix
+
+            check_unix(self.unix, self.unix_mode)
         _check_range("workers", self.workers, 1, WORKERS_MAX)
         for name in ("body_bytes_max", "header_bytes_max", "connections_max", "partial_bytes_max", "array_max"):
             _check_range(name, getattr(self, name), 1, 1 << 40)
@@ -104,14 +129,21 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             _check_range(name, getattr(self, name), 0.001, 86_400)
         for name in ("pre_drain_s", "drain_s", "cache_stale_s"):
             _check_range(name, getattr(self, name), 0, 86_400)
-        _check_range("ingest", len(self.ingest), 0, ORIGINS_MAX)
-        for origin in self.ingest:
-            StreamOrigin.parse(origin)
+        if self.ingest:
+            self._check_origins()
         if not self.ingest_group:
             raise SetupError("the consumer group has no name", where="ingest_group", next="give it one")
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
         self._check_reach()
+
+    def _check_origins(self) -> None:
+        """Raise SetupError for an origin that cannot be followed, or too many."""
+        from tailrace.ingest.origin import ORIGINS_MAX, StreamOrigin
+
+        _check_range("ingest", len(self.ingest), 0, ORIGINS_MAX)
+        for origin in self.ingest:
+            StreamOrigin.parse(origin)
 
     def _check_reach(self) -> None:
         """Raise SetupError for a port that others can reach, and ask nothing of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailrace.errors import RegistryError, SetupError
+from tailrace.cli.filled import filled
+from tailrace.errors import RegistryError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.records import VersionRecord
     from tailrace.release.registry.registry import Registry
-
-
-def _not_emptied(found: Any, name: str) -> Any:
-    """Return what an option has. Raises SetupError where its variable is set and empty, which would take signing off.
-
-    A secret that was not mounted, or a name that was misspelt, makes such a variable.
-    """
-    if not found and os.environ.get(name) == "":
-        raise SetupError(f"{name} is set and empty", where=name, next="name a key's PEM file, or unset the variable")
-    return found
 
 
 RegistryUrl = Annotated[
@@ -52,7 +42,7 @@ TrustedKeys = Annotated[
     typer.Option(
         "--trusted-key",
         envvar="TAILRACE_TRUSTED_KEYS",
-        callback=lambda keys: _not_emptied(keys, "TAILRACE_TRUSTED_KEYS"),
+        callback=filled("TAILRACE_TRUSTED_KEYS", "anybody's versions would be taken"),
         help="A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
     ),
 ]
@@ -62,7 +52,7 @@ SignKey = Annotated[
     typer.Option(
         "--sign-key",
         envvar="TAILRACE_SIGN_KEY",
-        callback=lambda key: _not_emptied(key, "TAILRACE_SIGN_KEY"),
+        callback=filled("TAILRACE_SIGN_KEY", "nothing would be signed"),
         help="The private key (PEM, Ed25519) that signs the version.",
     ),
 ]
