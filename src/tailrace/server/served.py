@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,11 @@ class ServedPipelines:
         served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
         self._served.append(served)
         return served
+
+    @property
+    def pipelines(self) -> Sequence[Served]:
+        """Those that are added, in order."""
+        return self._served
 
     @property
     def ready(self) -> tuple[PipelineReady, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import select
 import signal
 import socket
 import sys
@@ -23,7 +22,7 @@ import uvloop
 from tailrace.compile.pinned_modules import unpinned_modules
 from tailrace.core_share import be_prompt, giving_way
 from tailrace.deadline import MonotonicClock
-from tailrace.errors import TailraceError, UnavailableError
+from tailrace.errors import TailraceError
 from tailrace.ingest.link import EventLink
 from tailrace.ingest.origin import StreamOrigin, check_origins
 from tailrace.ingest.routes import streams_of
@@ -32,7 +31,6 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
-from tailrace.server.acceptor import Acceptor
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -50,16 +48,17 @@ from tailrace.server.control import (
     WorkerChannel,
     rss_bytes,
 )
-from tailrace.server.endpoint import Answer, CallEndpoint, Page
+from tailrace.server.doors import Doors
 from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.keys import Keys
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
+from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
+from tailrace.server.routing import pipeline_routes, probe_routes, stream_routes
 from tailrace.server.served import ServedPipelines, load_release, shape_of
-from tailrace.server.slots import BACKLOG, shut_listener, turn_away
 
 FIRST_LINK_S: Final = 30.0
 LINK_S: Final = 2.0
@@ -67,8 +66,6 @@ LINK_S: Final = 2.0
 SWEEP_S: Final = 1.0
 DRAIN_LOOK_S: Final = 0.05
 """How often a stopping worker looks whether it may go."""
-PENDING_S: Final = 0.05
-"""How long a stopping worker waits for handshakes that were under way."""
 
 
 class Worker:
@@ -81,10 +78,8 @@ class Worker:
         self._began_s = began_s
         self._load = LoopLoad(asyncio.get_running_loop())
         self._streams: dict[bytes, EventsEndpoint] = {}
-        self._listeners: dict[int, socket.socket] = {}
-        self._servers: dict[int, asyncio.Server] = {}
-        self._acceptor: Acceptor | None = None
-        self._ready = self._is_pre_draining = False
+        self._readiness = Readiness()
+        self._is_pre_draining = False
         self._link: EventLink | None = None
         self._keys: Keys | None = None
         self._swept_s = time.monotonic()
@@ -141,30 +136,30 @@ class Worker:
         layout = worker_layout([shape_of(pipeline) for pipeline in declared], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
-        routes: dict[bytes, dict[bytes, CallEndpoint | Page]] = {
-            b"/livez": {b"GET": Page(self._livez)},
-            b"/readyz": {b"GET": Page(self._readyz)},
-        }
-        limits = HttpLimits.of(self._options)
-        self._http = HttpServer(routes, limits, self._load, self._recorder.record_failure, release.id.encode())
-        if self._options.keys is not None:
-            self._http.shared.keys = self._keys = Keys(Path(self._options.keys), self._recorder.record_failure)
+        self._readiness.tell = self._recorder.set_ready
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
             samples=self._samples(refuse=not was_served),
         )  # fmt: skip
         for pipeline in declared:
-            served = await self._served.add(pipeline)
-            path = f"/v1/pipelines/{pipeline.name}/predict".encode()
-            routes[path] = {b"POST": served.endpoint(self._options.array_max, self._options.body_bytes_max)}
-        with_keys = self._options.keys is not None
-        routes |= description_routes(declared, self._options.array_max, self._log, with_keys=with_keys)
+            await self._served.add(pipeline)
         self._released = released_pipelines(release, declared)
+        count_failure, array_max = self._recorder.record_failure, self._options.array_max
         if self._link is not None:
-            count_failure, array_max = self._recorder.record_failure, self._options.array_max
             self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
-            routes |= {path: {b"POST": endpoint} for path, endpoint in self._streams.items()}
+        with_keys = self._options.keys is not None
+        routes = (
+            probe_routes(self._readiness)
+            | pipeline_routes(self._served.pipelines, self._options)
+            | stream_routes(self._streams)
+            | description_routes(declared, array_max, self._log, with_keys=with_keys)
+        )
+        limits = HttpLimits.of(self._options)
+        self._http = HttpServer(routes, limits, self._load, count_failure, release.id.encode())
+        self._doors = Doors(self._http)
+        if self._options.keys is not None:
+            self._http.shared.keys = self._keys = Keys(Path(self._options.keys), count_failure)
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
@@ -184,25 +179,11 @@ class Worker:
         return None if path is None else SampleWriter(Path(f"{path}.{self._start.slot}"), self._log, refuse=refuse)
 
     async def _listen(self, slot: int, descriptor: int) -> None:
-        """Accept on a slot's socket: a copy of it, since the supervisor's must stay open. Its own makes it ready."""
-        self._listeners[slot] = listener = socket.socket(fileno=descriptor)
-        loop = asyncio.get_running_loop()
-        self._servers[slot] = await loop.create_server(self._http, sock=listener, backlog=BACKLOG)
-        if slot == self._start.slot:
-            self._set_ready(not self._is_pre_draining)
+        """Accept on a slot's socket. Its own makes the worker ready."""
+        if await self._doors.open_slot(slot, descriptor) and slot == self._start.slot:
+            self._readiness.set(not self._is_pre_draining)
             warm_s, release_id = self._warm_s, self._release.id
             self._channel.send(Ready(os.getpid(), warm_s, rss_bytes(), release_id, self._released, self._served.ready))
-
-    async def _take_slot(self, slot: int, descriptor: int) -> None:
-        """Accept on a slot's socket, unless that is done already."""
-        if slot in self._servers:
-            os.close(descriptor)
-        else:
-            await self._listen(slot, descriptor)
-
-    def _take_unix(self, descriptor: int) -> None:
-        """Accept on the socket at a path."""
-        self._acceptor = Acceptor(socket.socket(fileno=descriptor), self._http)
 
     async def _take_link(self, descriptor: int) -> None:
         """Send events to the ingester at the other end."""
@@ -219,17 +200,16 @@ class Worker:
         while True:
             match await self._channel.receive():
                 case Listen(slot=slot):
-                    await self._take_slot(slot, self._channel.take_descriptor())
+                    await self._listen(slot, self._channel.take_descriptor())
                 case ListenUnix():
-                    self._take_unix(self._channel.take_descriptor())
-                case HandBack(slot=slot) if slot in self._servers and slot != self._start.slot:
-                    self._servers.pop(slot).close()
-                    del self._listeners[slot]
+                    self._doors.open_unix(self._channel.take_descriptor())
+                case HandBack(slot=slot) if slot != self._start.slot:
+                    self._doors.close_slot(slot)
                 case Link():
                     await self._take_link(self._channel.take_descriptor())
                 case PreDrain():
                     self._is_pre_draining = True
-                    self._set_ready(False)
+                    self._readiness.set(False)
                 case Drain():
                     return True
                 case None:
@@ -240,19 +220,9 @@ class Worker:
 
         alone: there is no supervisor that turns new connections away meanwhile, and shuts the sockets after.
         """
-        self._set_ready(False)
+        self._readiness.set(False)
         self._http.drain()
-        listeners = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listeners.values()] if alone else []
-        for listener in listeners:
-            turn_away(listener)
-        if self._acceptor is not None:
-            await self._acceptor.drain(shut=alone)
-        await self._accept_pending()
-        for server in self._servers.values():
-            server.close()
-        for listener in listeners:
-            shut_listener(listener)
-            listener.close()
+        await self._doors.close(alone=alone, within_s=self._options.drain_s)
         self._channel.send(Draining(self._calls_waiting()))
         end_s = time.monotonic() + self._options.drain_s
         while self._http.connections and (now_s := time.monotonic()) < end_s:
@@ -260,16 +230,6 @@ class Worker:
                 self._sweep_http()
             await asyncio.sleep(DRAIN_LOOK_S)
         self._served.close()
-
-    async def _accept_pending(self) -> None:
-        """Go on accepting until nothing waits for it, while no new handshake begins."""
-        queues = select.poll()
-        for listener in self._listeners.values():
-            queues.register(listener.fileno(), select.POLLIN)
-        end_s = time.monotonic() + self._options.drain_s
-        await asyncio.sleep(PENDING_S)
-        while queues.poll(0) and time.monotonic() < end_s:
-            await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
         """Once a second: look after connections and gauges, and collect garbage."""
@@ -298,18 +258,6 @@ class Worker:
         if self._keys is not None:
             self._keys.look()
         self._http.sweep()
-
-    def _set_ready(self, is_ready: bool) -> None:
-        self._ready = is_ready
-        self._recorder.set_ready(is_ready)
-
-    def _livez(self) -> Answer:
-        return Answer(200, b"text/plain", b"live\n")
-
-    def _readyz(self) -> Answer:
-        if not self._ready:
-            raise UnavailableError("not ready", where="/readyz", next="send requests to another server")
-        return Answer(200, b"text/plain", b"ready\n")
 
 
 async def _work(assignment: Assignment, channel: WorkerChannel, began_s: float) -> int:

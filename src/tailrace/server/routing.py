@@ -1,0 +1,33 @@
+"""Which path of the serving port leads to what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tailrace.server.endpoint import CallEndpoint, Page
+from tailrace.server.options import ServeOptions
+from tailrace.server.readiness import Readiness
+from tailrace.server.served import Served
+
+RouteTable = dict[bytes, dict[bytes, CallEndpoint | Page]]
+"""Path to method to what serves it."""
+
+
+def probe_routes(readiness: Readiness) -> RouteTable:
+    """Return the routes of the probes."""
+    return {b"/livez": {b"GET": Page(readiness.livez)}, b"/readyz": {b"GET": Page(readiness.readyz)}}
+
+
+def pipeline_routes(served: Iterable[Served], options: ServeOptions) -> RouteTable:
+    """Return the routes of pipelines. Raises SetupError where one's codecs cannot be made."""
+    return {
+        f"/v1/pipelines/{each.plan.name}/predict".encode(): {
+            b"POST": each.endpoint(options.array_max, options.body_bytes_max)
+        }
+        for each in served
+    }
+
+
+def stream_routes(endpoints: Mapping[bytes, CallEndpoint]) -> RouteTable:
+    """Return the routes of streams, each with its endpoint by its path."""
+    return {path: {b"POST": endpoint} for path, endpoint in endpoints.items()}
