@@ -16,6 +16,7 @@ from tailrace.cli.check import check
 from tailrace.cli.consistency import consistency
 from tailrace.cli.dataset import dataset
 from tailrace.cli.export import proto
+from tailrace.cli.export_gateways import COMMANDS as GATEWAYS
 from tailrace.cli.export_openapi import openapi
 from tailrace.cli.features import features
 from tailrace.cli.forget import forget
@@ -91,7 +92,9 @@ for command in (
 export = typer.Typer(name="export", no_args_is_help=True, rich_markup_mode="rich")
 export.command("proto", help=help_of(proto))(proto)
 export.command("openapi", help=help_of(openapi))(openapi)
-app.add_typer(export, help="Write what others need to call a pipeline: its messages, its HTTP API.")
+for name, command in GATEWAYS.items():
+    export.command(name, help=help_of(command))(command)
+app.add_typer(export, help="Write what others need of a pipeline: messages, the HTTP API, what stands before servers.")
 
 models = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich")
 for name, command in MODELS.items():

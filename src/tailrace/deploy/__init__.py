@@ -1,0 +1,1 @@
+"""What stands around servers in production: the configurations of what is in front of them."""
