@@ -22,14 +22,14 @@ from tailrace.compile.materialised import check_views
 from tailrace.compile.samples import Samples
 from tailrace.deadline import Budget, MonotonicClock
 from tailrace.engine import answer
-from tailrace.errors import ServingError, SetupError, SourceError
+from tailrace.errors import ServingError, SetupError
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.features.stores.opening import open_store, resolve_url
 from tailrace.features.stores.protocol import OnlineStore
 from tailrace.offline.parquet_file import make_folder, write_tables
+from tailrace.offline.parquet_requests import ParquetRequests
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
-from tailrace.request.schema import field_specs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +102,7 @@ class _Scoring:
     def __init__(
         self, pipeline: Pipeline, requests: Path, store: str | None, report: ScoredFile, on_page: OnPage
     ) -> None:
-        self._file = _open(requests)
+        self._requests = ParquetRequests(requests, [pipeline.request])
         self._runner = asyncio.Runner()
         url = store or resolve_url(pipeline.store, pipeline.base_dir)
         self._store: OnlineStore = open_store(url, _CLOCK) if pipeline.views else MemoryStore()
@@ -120,10 +120,9 @@ class _Scoring:
                              next="see that it runs, or name another: --store URL")  # fmt: skip
         self._samples = Samples(self._plan)
         self._decode = MsgpackCodec(pipeline.request, array_max=1).decode
-        self._fields = {each.name: each.nullable for each in field_specs(pipeline.request).values()}
         self._answers = _columns_of(pipeline.response)
         self._report, self._on_page = report, on_page
-        taken = self._answers.keys() & set(self._file.schema_arrow.names)
+        taken = self._answers.keys() & set(self._requests.names)
         self._names = {name: f"answer_{name}" if name in taken else name for name in self._answers}
 
     def close(self) -> None:
@@ -137,23 +136,20 @@ class _Scoring:
         """Give the pages with their answers, in the file's order."""
         import pyarrow as pa
 
-        whole = self._file.metadata.num_rows
-        for page in self._file.iter_batches(PAGE_REQUESTS):
-            table = pa.Table.from_batches([page])
-            rows = table.select([name for name in table.column_names if name in self._fields]).to_pylist()
-            found = self._runner.run(self._score(rows))
+        for page in self._requests.pages(PAGE_REQUESTS):
+            table, found = page, self._runner.run(self._score(self._requests.bodies(page)))
             for name, kind in self._answers.items():
                 values = [None if each is None else _plain(getattr(each, name), kind) for each in found.answers]
                 table = _with(table, self._names[name], pa.array(values, kind))
             self._count(found)
             table = _with(table, ERROR, pa.array(found.errors, pa.string()))
             yield _with(table, DEGRADED, pa.array(found.degraded, pa.bool_()))
-            self._on_page(self._report.requests, whole)
+            self._on_page(self._report.requests, self._requests.rows)
 
     async def _score(self, rows: Sequence[dict[str, Any]]) -> _Page:
         """Return what becomes of each request."""
         page = _Page(len(rows))
-        read = [self._decode(msgspec.msgpack.encode(self._body(row))) for row in rows]
+        read = [self._decode(msgspec.msgpack.encode(row)) for row in rows]
         places = [place for place, request in enumerate(read) if not isinstance(request, ServingError)]
         page.errors = [str(each) if isinstance(each, ServingError) else None for each in read]
         step = max(self._plan.inference.rows_best, 1)
@@ -184,25 +180,6 @@ class _Scoring:
         batch.suspends = self._plan.suspends(sum(map(self._samples.rows, requests)))
         await answer(self._plan, batch, _CLOCK.now_ns)
         return batch
-
-    def _body(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row as a caller would send it: a null of a field that takes none was not sent."""
-        return {name: value for name, value in row.items() if value is not None or self._fields[name]}
-
-
-def _open(path: Path) -> Any:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"cannot be read as Parquet: {reason}", where=str(path),
-                          next="give a Parquet file with a column for each field of the request") from None  # fmt: skip
-    if not file.metadata.num_rows:
-        raise SourceError("it has no rows", where=str(path), next="give a file with requests")
-    return file
 
 
 def _columns_of(response: type) -> dict[str, Any]:

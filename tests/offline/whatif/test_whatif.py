@@ -36,7 +36,11 @@ PAYMENTS = [payment(amount) for amount in (100.10, 200.20, 200.30, 300.30, 600.6
 
 def replay(folder: Path, lines: list[Any], one: str = "one", other: str = "two", **asked: Any) -> WhatIf:
     """Replay lines through two of the models."""
-    requests = write_lines(folder / "requests.jsonl", lines)
+    return replay_file(folder, write_lines(folder / "requests.jsonl", lines), one, other, **asked)
+
+
+def replay_file(folder: Path, requests: Path, one: str = "one", other: str = "two", **asked: Any) -> WhatIf:
+    """Replay the requests of a file through two of the models."""
     texts = [each if each.endswith(".py") else f"{folder}/models/{each}" for each in (one, other)]
     place = Place(f"{folder}/pipeline.py", None, RegistryChoice(), folder)
     return what_if(find_sides(texts[0], texts[1], place), Asking(requests=requests, **asked))
@@ -133,6 +137,30 @@ def test_lines_that_are_no_request_are_told_by_number(folder: Path) -> None:
     wheres = [where.rpartition(":")[2] for where, _ in found.unread.examples]
     assert wheres == ["6", "7", "8", "10"]
     assert found.unread.examples[1][1] == "Expected `float`, got `str` - at $.amount"
+
+
+def test_parquet_is_replayed_as_json_lines_are(folder: Path) -> None:
+    """Each row is a request, whatever other columns go along; an outcome may be one of them."""
+    lines = [{**each, "fraud": number % 2 == 0} for number, each in enumerate(PAYMENTS)]
+    as_lines = replay(folder, lines, label="fraud")
+    table = pa.Table.from_pylist([{**each, "note": "kept"} for each in lines])
+    pq.write_table(table, folder / "requests.parquet", row_group_size=2)
+    as_rows = replay_file(folder, folder / "requests.parquet", label="fraud")
+    assert as_rows.requests == len(PAYMENTS)
+    assert flips_of(as_rows) == flips_of(as_lines)
+    assert [(flip.right, flip.wrong) for flip in as_rows.flips.values()] == [(1, 1), (0, 1)]
+    assert [(flip.right, flip.wrong) for flip in as_lines.flips.values()] == [(1, 1), (0, 1)]
+
+
+def test_row_that_is_no_request_is_told_by_number(folder: Path) -> None:
+    """A column may lack a value; the row is left out, and said."""
+    rows = [PAYMENTS[0], {**PAYMENTS[1], "amount": None}]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "requests.parquet")
+    found = replay_file(folder, folder / "requests.parquet")
+    assert found.requests == 1
+    ((where, why),) = found.unread.examples
+    assert where.endswith("requests.parquet:2")
+    assert "amount" in why
 
 
 def test_empty_file_is_an_error(folder: Path) -> None:

@@ -19,7 +19,7 @@ Other = Annotated[
 Requests = Annotated[
     Path,
     typer.Option(
-        help="JSON lines: requests, or what `serve --sample-requests` wrote (FILE, or FILE.0, FILE.1, …).",
+        help="Requests, JSON lines or Parquet; or what `serve --sample-requests` wrote (FILE, or FILE.0, FILE.1, …).",
         show_default=False,
     ),
 ]

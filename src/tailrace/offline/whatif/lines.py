@@ -1,4 +1,4 @@
-"""Requests to be replayed, line by line: as callers send them, or as `serve --sample-requests` wrote them."""
+"""Requests to be replayed: as callers send them, JSON lines or Parquet, or as `serve --sample-requests` wrote them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import msgspec
 from tailrace.codecs.json import JsonCodec
 from tailrace.errors import ServingError, SetupError, SourceError
 from tailrace.monitor.samples import StoredSample, sample_files
+from tailrace.offline.parquet_requests import ParquetRequests
 from tailrace.offline.whatif.outcomes import outcome_text
 from tailrace.pipeline import Pipeline
 from tailrace.request.rows import RowCount
 
 LINE_BYTES_MAX: Final = 4 << 20
+PAGE_ROWS: Final = 4_096
 TOLD_MAX: Final = 5
 """Lines that are told of with the reason why they were left out."""
 
@@ -38,8 +40,9 @@ class LeftOut:
 
 
 class Asked(NamedTuple):
-    """A request of a file. where: FILE:LINE. requests: as each side reads it. outcome: of its line, if any.
+    """A request of a file. where: FILE:LINE, of Parquet FILE:ROW. requests: as each side reads it.
 
+    outcome: of its line, if any.
     sample: what it was served with; None where that is not recorded.
     """
 
@@ -51,12 +54,12 @@ class Asked(NamedTuple):
 
 
 class RequestLines:
-    """Reads the requests of a file, or of a server's sample files.
+    """Reads the requests of a file, JSON lines or Parquet, or of a server's sample files.
 
     pipelines: of both sides. rows: counts those of a request. features: what a sample must have recorded. label: the
     name in a line that has its outcome.
-    unread: lines that are no request; others: samples of other pipelines, or of other features. Raises SetupError where
-    there is no such file.
+    bytes_done, bytes_total: how far it is; of Parquet, rows. unread: lines that are no request; others: samples of
+    other pipelines, or of other features. Raises SourceError where there is no such file, or one cannot be read.
     """
 
     def __init__(
@@ -67,22 +70,21 @@ class RequestLines:
         features: frozenset[str],
         label: str | None,
     ) -> None:
-        try:
-            self.files = sample_files(path)
-        except SetupError:
-            raise SourceError("there is no such file", where=str(path),
-                              next="give JSON lines of requests, or a sample of serve") from None  # fmt: skip
+        types = list(dict.fromkeys(pipeline.request for pipeline in pipelines))
+        self.files = _files(path)
+        self._table = ParquetRequests(path, types) if _is_parquet(self.files[0]) else None
         self.bytes_done, self.bytes_total = 0, sum(each.stat().st_size for each in self.files)
+        if self._table is not None:
+            self.bytes_total = self._table.rows
         self.unread, self.others = LeftOut(), LeftOut()
         self._names = {pipeline.name for pipeline in pipelines}
         self._features = features
         self._label = label
         self._count = rows.count
-        types = list(dict.fromkeys(pipeline.request for pipeline in pipelines))
         self._decoders = [JsonCodec(each, array_max=1).decode for each in types]
         self._sample = msgspec.json.Decoder(StoredSample).decode
         self._labelled = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-        self.are_samples = self._begins_with_sample()
+        self.are_samples = self._table is None and self._begins_with_sample()
 
     def _begins_with_sample(self) -> bool:
         """Return whether the first line that is JSON is a sample."""
@@ -97,6 +99,9 @@ class RequestLines:
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Give the lines that are not empty, each with its place."""
+        if self._table is not None:
+            yield from self._rows(self._table)
+            return
         for path in self.files:
             try:
                 with path.open("rb") as file:
@@ -109,6 +114,14 @@ class RequestLines:
             except OSError as error:
                 raise SourceError(f"it cannot be read: {error.strerror}", where=str(path),
                                   next="see that it is there, and may be read") from None  # fmt: skip
+
+    def _rows(self, table: ParquetRequests) -> Iterator[tuple[str, bytes]]:
+        """Give the rows of a Parquet file as lines, each with its place."""
+        besides = () if self._label is None else (self._label,)
+        for page in table.pages(PAGE_ROWS):
+            for body in table.bodies(page, besides):
+                self.bytes_done += 1
+                yield f"{self.files[0]}:{self.bytes_done}", msgspec.json.encode(body)
 
     def _line(self, file: BinaryIO) -> bytes:
         """Return the next line; of one that is too long its beginning, which is no JSON, and nothing at the end."""
@@ -172,3 +185,21 @@ class RequestLines:
             if isinstance(each, list):
                 return (None, None), "it is an array, not one request"
         return (found[0], found[-1]), ""
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file of requests, or the files of a sample. Raises SourceError where there is none."""
+    try:
+        return list(sample_files(path))
+    except SetupError:
+        raise SourceError("there is no such file", where=str(path),
+                          next="give JSON lines or Parquet of requests, or a sample of serve") from None  # fmt: skip
+
+
+def _is_parquet(path: Path) -> bool:
+    """Say whether a file begins as Parquet does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False  # which is told once it is read

@@ -132,7 +132,7 @@ def _require_requests(report: WhatIf, asking: Asking) -> None:
     count = sum(each.count for each in left_out)
     raise SetupError(f"of {count:,} lines none could be replayed{told}" if count else "it has no requests",
                      where=str(asking.requests),
-                     next="give JSON lines of the pipeline's requests, or a sample of serve")  # fmt: skip
+                     next="give the pipeline's requests, JSON lines or Parquet, or a sample of serve")  # fmt: skip
 
 
 class _Stores:
