@@ -41,10 +41,11 @@ def serve(**settings: Any) -> None:
 
 def parameters() -> Iterator[inspect.Parameter]:
     """Yield each setting of a server as a parameter from which an option of the command line is made."""
-    types = get_type_hints(ServeOptions, include_extras=True)
+    types, group = get_type_hints(ServeOptions, include_extras=True), None
     for field in msgspec.structs.fields(ServeOptions):
         kind, meta = get_args(types[field.name])
         shown = meta.extra or {}
+        group = shown.get("group", group)
         is_needed = field.default is msgspec.NODEFAULT
         default: Any = inspect.Parameter.empty if is_needed else field.default
         if get_origin(kind) is tuple:
@@ -58,6 +59,7 @@ def parameters() -> Iterator[inspect.Parameter]:
                 help=meta.description,
                 metavar=shown.get("metavar"),
                 envvar=shown.get("env"),
+                rich_help_panel=group,
                 callback=filled(shown["env"], shown["emptied"]) if "emptied" in shown else None,
             )
         )

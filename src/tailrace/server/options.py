@@ -21,8 +21,9 @@ WORKERS_MAX: Final = 256
 def said(meaning: str, **shown: str) -> msgspec.Meta:
     """Return what a setting's option shows: its meaning, and where it is not as its name has it, the rest.
 
-    flag: its name. metavar: what stands for its value. env: the variable that it is read from; one that is set and
-    empty is the setting's default, or, where `emptied` says what that would do, an error.
+    group: of the settings from this one on. flag: its name. metavar: what stands for its value. env: the variable that
+    it is read from; one that is set and empty is the setting's default, or, where `emptied` says what that would do, an
+    error.
     """
     return msgspec.Meta(description=meaning, extra=shown)
 
@@ -42,7 +43,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     files: Annotated[tuple[str, ...], said("Python files that declare pipelines.", metavar="FILE")]
-    host: Annotated[str, said("Address to serve on; 0.0.0.0 for all of them.")] = "127.0.0.1"
+    host: Annotated[str, said("Address to serve on; 0.0.0.0 for all of them.", group="Where it is reached")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, said("Port to serve on; 0 takes a free one.")] = 8080
     unix: Annotated[str | None, said("Serve on a Unix socket too, for callers on this host.", metavar="PATH")] = None
     unix_mode: Annotated[str, said("Mode of its file: 660 lets its group connect.")] = "600"
@@ -51,11 +54,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         said(
             "File of API keys, one of which each call must show.",
-            metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
+            group="Who may call", metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
         ),
     ] = None  # fmt: skip
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
-    workers: Annotated[int, said("Worker processes; give one a core.")] = 1
+    workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     refresh: Annotated[bool, said("Materialise batch views again as often as their refresh says.")] = False
     ingest: Annotated[
@@ -84,21 +87,25 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             emptied="anybody's versions would be taken",
         ),
     ] = ()  # fmt: skip
-    admin_host: Annotated[str, said("Address of /metrics and /status.")] = "127.0.0.1"
+    admin_host: Annotated[str, said("Address of /metrics and /status.", group="The admin port")] = "127.0.0.1"
     admin_port: Annotated[int, said("Port of /metrics and /status; 0 takes a free one.")] = 8081
     admin_token: Annotated[
         str | None, said("Bearer token of the admin port; needed off loopback.", env="TAILRACE_ADMIN_TOKEN")
     ] = None
 
-    body_bytes_max: Annotated[int, said("Longest body; a longer one is answered 413.")] = 1 << 20
+    body_bytes_max: Annotated[
+        int, said("Longest body; a longer one is answered 413.", group="Bounds of what is sent")
+    ] = 1 << 20
     header_bytes_max: Annotated[int, said("Longest head of a request, else 431.")] = 16 << 10
     connections_max: Annotated[int, said("Connections a worker holds open, else 503.")] = 10_000
     partial_bytes_max: Annotated[int, said("Bytes held of requests in part, else 503.")] = 256 << 20
     array_max: Annotated[int, said("Requests one call may carry in an array, else 422.")] = 1_000
-    cache_bytes_max: Annotated[int, said("Bytes kept of a network store, a pipeline and worker.")] = 0
+    cache_bytes_max: Annotated[
+        int, said("Bytes kept of a network store, a pipeline and worker.", group="Rows kept in memory")
+    ] = 0
     cache_ttl_s: Annotated[float, said("Seconds that a kept row is served without a read.")] = 10.0
     cache_stale_s: Annotated[float, said("Seconds more, as stale, while the store fails.")] = 600.0
-    idle_s: Annotated[float, said("Seconds an idle connection is kept open.")] = 60.0
+    idle_s: Annotated[float, said("Seconds an idle connection is kept open.", group="Times")] = 60.0
     request_s: Annotated[float, said("Seconds a client may take to send one request, else 408.")] = 5.0
     pre_drain_s: Annotated[float, said("Seconds to serve on with /readyz at 503, then drain.")] = 0.0
     drain_s: Annotated[float, said("Seconds a stopping worker has for what is in flight.")] = 30.0
