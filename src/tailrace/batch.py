@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum, IntFlag
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -84,6 +84,18 @@ class Transport(Protocol):
         ...
 
 
+class Trace(NamedTuple):
+    """The trace that a call is part of: the two headers of W3C Trace Context, as they came. state: empty for none."""
+
+    parent: bytes
+    state: bytes
+
+    @property
+    def id(self) -> str:
+        """The trace's id: 32 hexadecimal digits."""
+        return self.parent[3:35].decode("ascii")
+
+
 class Call(msgspec.Struct, gc=False, eq=False):
     """One call in flight. A transport makes it, of a class of its own that knows where the answer goes.
 
@@ -99,6 +111,18 @@ class Call(msgspec.Struct, gc=False, eq=False):
     arrival_ns: int
     deadline_ns: int
     rows: int
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace that it is part of; None where its caller tells none, or its transport knows of none."""
+        return None
+
+    def origin(self) -> dict[str, str]:
+        """Return what is known of where it comes from, for a sample or a line of the log; empty for nothing.
+
+        request_id, trace: as the caller tells them. client: its address.
+        """
+        return {}
 
 
 _NO_SCORES: Final[NDArray[Any]] = np.empty(0)

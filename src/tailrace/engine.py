@@ -8,7 +8,7 @@ nothing once a batch that can happen at start-up (compile/).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Protocol
@@ -310,15 +310,19 @@ class Engine:
         fault = ServerError(f"{type(error).__name__} while answering this request", next="see the server's log")
         batch.errors = dict.fromkeys(range(len(batch.calls)), fault)
         batch.bodies = [b""] * len(batch.calls)
-        self._log_failures("calls failed", len(batch.calls), error)
+        self._log_failures("calls failed", len(batch.calls), error, batch.calls[0].origin())
 
-    def _log_failures(self, event: str, calls: int, error: Exception) -> None:
-        """Log a fault, at most once a second, with how many calls it and those before it have cost."""
+    def _log_failures(self, event: str, calls: int, error: Exception, origin: Mapping[str, str] | None = None) -> None:
+        """Log a fault, at most once a second, with how many calls it and those before it have cost.
+
+        origin: of one of them.
+        """
         self._failures += calls
         now_ns = self._now_ns()
         if now_ns >= self._log_at_ns:
             log = structlog.get_logger()
-            log.error(event, pipeline=self.plan.name, calls=self._failures, error=repr(error), exc_info=error)
+            facts = {"pipeline": self.plan.name, "calls": self._failures, "error": repr(error), **(origin or {})}
+            log.error(event, exc_info=error, **facts)
             self._failures, self._log_at_ns = 0, now_ns + NS_PER_S
 
 

@@ -75,7 +75,17 @@ class Sampler:
             batch.scores[:rows].copy(),
             {name: self._branches[name][found[:rows]] for name, found in (batch.branches or {}).items()},
             None if batch.failed is None else batch.failed[:rows].copy(),
+            _origins(batch, requests),
         )
+
+
+def _origins(batch: Batch, requests: int) -> list[dict[str, str]]:
+    """Return where the first requests of a batch come from, each from its call."""
+    if batch.offsets is None:
+        return [call.origin() for call in batch.calls[:requests]]
+    calls = np.searchsorted(batch.offsets, np.arange(requests), "right") - 1
+    told = {place: batch.calls[place].origin() for place in set(calls.tolist())}
+    return [told[place] for place in calls.tolist()]
 
 
 class _Taken(msgspec.Struct, frozen=True, eq=False):
@@ -91,6 +101,7 @@ class _Taken(msgspec.Struct, frozen=True, eq=False):
     scores: NDArray[Any]
     branches: dict[str, NDArray[Any]]
     failed: NDArray[np.bool_] | None
+    origins: list[dict[str, str]]
 
     def lines(self) -> Iterator[bytes]:
         """Give the JSON of each request that was answered with a score."""
@@ -115,5 +126,6 @@ class _Taken(msgspec.Struct, frozen=True, eq=False):
                     provenance={name: column[own] for name, column in provenances.items()},
                     score=scores[own],
                     branches={name: column[own] for name, column in branches.items()},
+                    **self.origins[place],
                 )
             )

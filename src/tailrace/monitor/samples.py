@@ -6,7 +6,8 @@ The file holds what callers sent: it is made readable by its owner alone. Writte
      "features":{"amount":12.5,"CustomerActivity.count_1h":3},"provenance":{"CustomerActivity":"fresh"},"score":0.02}
 
 Where a request makes many rows, features, provenance and score are lists, an item a row. A pipeline with a split, a
-route, a cascade or a cold start has `branches` too: {"fraud":"challenger"}.
+route, a cascade or a cold start has `branches` too: {"fraud":"challenger"}. What is known of where a call comes from is
+there too: `request_id`, `trace` and `client`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ CLOSE_S: Final = 1.0
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One served request. time: when it was answered. features, provenance: by the name of the feature, of the view.
 
-    branches: the way it went at each stage that has several, by its name; null where it did not come there.
+    branches: the way it went at each stage that has several, by its name; null where it did not come there. request_id,
+    trace, client: as `Call.origin` tells them.
     """
 
     time: datetime
@@ -49,6 +51,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provenance: dict[str, Any]
     score: Any
     branches: dict[str, Any] = {}
+    request_id: str = ""
+    trace: str = ""
+    client: str = ""
 
 
 class StoredSample(Sample, frozen=True, kw_only=True):

@@ -59,6 +59,16 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = None  # fmt: skip
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
     workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        said(
+            "A proxy that is believed who calls: an address, a network, or unix; may be repeated.",
+            flag="--trusted-proxy", metavar="CIDR",
+        ),
+    ] = ()  # fmt: skip
+    proxy_header: Annotated[
+        str, said("The header in which proxies tell it: X-Forwarded-For, or Forwarded (RFC 7239).")
+    ] = "X-Forwarded-For"
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     refresh: Annotated[bool, said("Materialise batch views again as often as their refresh says.")] = False
     ingest: Annotated[
@@ -158,6 +168,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(
                 f"the server would be open to others at {self.host} without keys",
                 where="host",
+        if self.trusted_proxies:
+            from tailrace.server.proxies import Proxies
+
+            Proxies(self.trusted_proxies, self.proxy_header)
                 next="make a key and give --keys FILE; or give --no-auth, where whoever reaches it may call it",
             )
         if not is_loopback(self.admin_host) and not self.admin_token:

@@ -55,6 +55,7 @@ from tailrace.server.http.server import HttpServer
 from tailrace.server.keys import Keys
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
+from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
 from tailrace.server.routing import pipeline_routes, probe_routes, stream_routes
@@ -160,6 +161,8 @@ class Worker:
         self._doors = Doors(self._http)
         if self._options.keys is not None:
             self._http.shared.keys = self._keys = Keys(Path(self._options.keys), count_failure)
+        if self._options.trusted_proxies:
+            self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()

@@ -49,10 +49,13 @@ class RemoteClient:
         self._head = address.head(protocol.path, protocol.content_type, authorization)
         self._now_ns = clock.now_ns
 
-    async def infer(self, feeds: Feeds, rows: int, deadline_ns: int, *, fair_ns: float = 0) -> NDArray[np.float64]:
+    async def infer(
+        self, feeds: Feeds, rows: int, deadline_ns: int, *, fair_ns: float = 0, head: bytes = b""
+    ) -> NDArray[np.float64]:
         """Return the scores of some rows, (rows,) or (rows, classes); a score may be NaN.
 
         deadline_ns: monotonic. fair_ns: with less time than this a server that is late does not count as broken.
+        head: more lines of the request's head, each with its end.
         Raises RemoteError, at the deadline at the latest; it is counted.
         """
         began_ns = self._now_ns()
@@ -66,7 +69,7 @@ class RemoteClient:
             left_ns = deadline_ns - self._now_ns()  # that of many rows takes milliseconds
             if left_ns <= 0:
                 raise RemoteError(RemoteFault.LATE, "there was no time left to ask when the rows were encoded")
-            scores = await self._ask(asked, rows, left_ns)
+            scores = await self._ask(asked, rows, left_ns, head)
         except RemoteError as error:
             self._note(error, began_ns, left_ns, fair_ns)
             raise
@@ -93,9 +96,9 @@ class RemoteClient:
         """Let go of the connections."""
         self.pool.close()
 
-    async def _ask(self, asked: Asked, rows: int, left_ns: int) -> NDArray[Any]:
+    async def _ask(self, asked: Asked, rows: int, left_ns: int, head: bytes) -> NDArray[Any]:
         protocol = self.protocol
-        request = b"%b%d\r\n%b\r\n%b" % (self._head, len(asked.body), asked.head, asked.body)
+        request = b"%b%d\r\n%b%b\r\n%b" % (self._head, len(asked.body), asked.head, head, asked.body)
         reply = await self.pool.ask(request, left_ns / NS_PER_S)
         if reply.status != 200:
             raise refused(reply, of_rows=protocol.refuses_rows(reply))

@@ -39,11 +39,12 @@ class _Calls:
 
     deadline_ns: of all of them. fair_ns: with less time than this it is not the server's fault to be late.
     was_refused: whether it was something that no single row can be why of; has_failed: whether the server said that it
-    had failed itself. asked: bool, (rows,): the rows that it was asked for; None for all.
+    had failed itself. asked: bool, (rows,): the rows that it was asked for; None for all. head: lines of each call.
     """
 
-    def __init__(self, deadline_ns: int, fair_ns: float) -> None:
+    def __init__(self, deadline_ns: int, fair_ns: float, head: bytes) -> None:
         self.deadline_ns = deadline_ns
+        self.head = head
         self.fair_ns = fair_ns
         self.left = CALLS_MAX
         self.was_refused = self.has_failed = False
@@ -121,7 +122,9 @@ class RemoteStage:
         feeds = {name: fill(batch) if picked is None else fill(batch)[picked] for name, fill in self._fills}
         rows = batch.rows if picked is None else len(picked)
         now_ns = self._now_ns()
-        calls = _Calls(now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows))
+        calls = _Calls(
+            now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows), trace_lines(batch)
+        )
         scores, late = await self._ask(feeds, rows, calls)
         found = has_scores(scores)
         if found.all():
@@ -187,7 +190,7 @@ class RemoteStage:
         """Ask for rows in one call; where the server refuses them, for each half, until the fault is alone."""
         began_ns = self._now_ns()
         try:
-            scores = await self.client.infer(feeds, rows, calls.deadline_ns, fair_ns=calls.fair_ns)
+            scores = await self.client.infer(feeds, rows, calls.deadline_ns, fair_ns=calls.fair_ns, head=calls.head)
         except RemoteError as error:
             calls.has_failed |= error.of_rows and error.status >= 500
             calls.was_refused |= error.of_rows and (rows > 1 or error.status >= 500)
@@ -278,6 +281,15 @@ def _is_of_one_call(batch: Batch, picked: NDArray[np.intp] | None, asked: NDArra
     first, last = rows.min(), rows.max()
     parts = map(batch.rows_of_call, range(len(batch.calls)))
     return any(part.start <= first and last < part.stop for part in parts)
+
+
+def trace_lines(batch: Batch) -> bytes:
+    """Return the lines that hand on the trace of a batch: that of its call, and none where it has several."""
+    trace = batch.calls[0].trace if len(batch.calls) == 1 else None
+    if trace is None:
+        return b""
+    state = b"tracestate: %b\r\n" % trace.state if trace.state else b""
+    return b"traceparent: %b\r\n%b" % (trace.parent, state)
 
 
 def remote_stages(stage: Stage) -> list[RemoteStage]:

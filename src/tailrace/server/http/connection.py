@@ -154,9 +154,8 @@ class Connection(Outgoing, asyncio.Protocol):
     def serve(self, head: Head, body: bytes, form: HeadForm | None = None, raw: bytes = b"") -> None:
         """Serve one whole request. form, raw: that its head fits, and the head's bytes, where it was not parsed."""
         call = HttpCall(self._shared.transport, None, None, 0, 0, 1, self, head, head.is_plain)
-        if not head.is_plain:
-            varies = form is not None and form.request_id is not None
-            call.request_id = form.request_id_in(raw) if varies and form is not None else head.request_id
+        if head.told is not None and form is not None and form.told:
+            call.form, call.raw = form, raw[: form.size]
         endpoint = head.endpoint
         if type(endpoint) is not Endpoint and not isinstance(endpoint, CallEndpoint):
             self._answer_page(call, endpoint)
@@ -168,7 +167,7 @@ class Connection(Outgoing, asyncio.Protocol):
             self._send(call, self._shared.framing.shed)
         else:
             if isinstance(refusal, ServerError):
-                self._shared.log_failure(endpoint.name, refusal)
+                self._shared.log_failure(endpoint.name, refusal, call)
             self._send_error(call, refusal)
 
     # -- what the intake calls ----------------------------------------------------------------------------------------
@@ -181,8 +180,7 @@ class Connection(Outgoing, asyncio.Protocol):
             if self._intake is not None:
                 self._intake.drop()
             self._shared.count_failure(type(error))
-            request_id = b"" if head is None else head.request_id
-            call = HttpCall(self._shared.transport, None, None, 0, 0, 1, self, head, False, request_id)
+            call = HttpCall(self._shared.transport, None, None, 0, 0, 1, self, head, False)
             self._send_error(call, error, close=True)
 
     def _part_began_s(self) -> int:

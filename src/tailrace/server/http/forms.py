@@ -18,9 +18,7 @@ from hmac import compare_digest
 from operator import itemgetter
 from typing import Any, Final
 
-from msgspec.structs import replace
-
-from tailrace.server.http.head import REQUEST_ID_BYTES_MAX, Head
+from tailrace.server.http.head import Head
 
 HEAD_BYTES_MAX: Final = 4_096
 """A longer head is not remembered."""
@@ -43,7 +41,6 @@ _ACTED_ON: Final = frozenset(
 """Headers that the server acts on, or another server on the way might: their values are part of what stays."""
 
 _LENGTH: Final = b"content-length"
-_REQUEST_ID: Final = b"x-request-id"
 
 
 class HeadForm:
@@ -51,11 +48,11 @@ class HeadForm:
 
     size: its bytes. varies: gives, of what was received, the values that vary beside the length, as one; None where
     none do. parts: gives the parts of the head that stay and the digits of its length. wholes: of a whole request of so
-    many bytes, how the head begins it where `varies` is None, else what `parts` gives. request_id: where that is, None
-    where there is none, or where it stays. values: of all headers that may come to vary, by name.
+    many bytes, how the head begins it where `varies` is None, else what `parts` gives. told: where the headers of
+    `TOLD` are that vary. values: of all headers that may come to vary, by name.
     """
 
-    __slots__ = ("head", "parts", "request_id", "size", "stays", "values", "varies", "wholes")
+    __slots__ = ("head", "parts", "size", "stays", "told", "values", "varies", "wholes")
 
     def __init__(
         self, raw: bytes, head: Head, places: dict[bytes, slice], values: dict[bytes, bytes], body_bytes_max: int
@@ -66,9 +63,8 @@ class HeadForm:
         length = places.get(_LENGTH, slice(0, 0))
         others = [place for name, place in places.items() if name != _LENGTH]
         self.size = len(raw)
-        self.request_id = places.get(_REQUEST_ID)
-        # A blank id is none: without its own, a request would be told the id of the one that was remembered.
-        self.head = head if self.request_id is None else replace(head, request_id=b"")
+        self.told = {name: places[name] for name in head.told or () if name in places}
+        self.head = head
         self.parts: Any = itemgetter(*stays, length)
         self.stays = tuple(raw[stay] for stay in stays)
         self.varies: Callable[[bytes], bytes] | None = None
@@ -77,10 +73,6 @@ class HeadForm:
         self.values = values
         digits = length.stop - length.start
         self.wholes = Wholes(self.stays, self.size, digits, body_bytes_max if digits else 0, as_parts=bool(others))
-
-    def request_id_in(self, raw: bytes) -> bytes:
-        """Return the request id of a head that fits, where it varies; nothing where it does not."""
-        return b"" if self.request_id is None else raw[self.request_id].strip()[:REQUEST_ID_BYTES_MAX]
 
     def stays_in(self, raw: bytes) -> bool:
         """Say whether a head of the same size has what stays, in a time that does not tell how much: a key is in it.

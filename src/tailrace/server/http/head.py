@@ -17,10 +17,14 @@ from tailrace.errors import (
 )
 from tailrace.server.endpoint import CallEndpoint, Page
 from tailrace.server.keys import Caller, Keys
+from tailrace.server.tracing import TRACEPARENT, TRACESTATE
 
 BUDGET_MS_MAX: Final = 3_600_000.0
 REQUEST_ID_BYTES_MAX: Final = 128
 
+REQUEST_ID: Final = b"x-request-id"
+TOLD: Final = frozenset({REQUEST_ID, TRACEPARENT, TRACESTATE})
+"""Headers that say something of each call beside how it is to be served."""
 
 Routes = Mapping[bytes, Mapping[bytes, CallEndpoint | Page]]
 """Path to method to what serves it."""
@@ -31,7 +35,8 @@ class Head(msgspec.Struct, gc=False):
 
     endpoint: what serves the request. body_bytes: the declared length, -1 for a chunked body. is_plain: the answer
     needs no header but the usual ones. budget_ns: the caller's own, or the pipeline's. gzip: whether the answer may be
-    compressed. authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
+    compressed. told: headers of `TOLD`, as they came with the head that was read; None where there were none.
+    authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
     passed over. expects_continue: the client waits with its body for a word. caller: who has shown a key, where one
     is asked for.
     """
@@ -45,7 +50,7 @@ class Head(msgspec.Struct, gc=False):
     budget_ns: int = 0
     trace: bool = False
     gzip: bool = False
-    request_id: bytes = b""
+    told: dict[bytes, bytes] | None = None
     authorization: bytes = b""
     expects_continue: bool = False
     fault: ServingError | None = None
@@ -55,7 +60,7 @@ class Head(msgspec.Struct, gc=False):
 
 def read_head(
     routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool,
-    keys: Keys | None = None,
+    keys: Keys | None = None, told: frozenset[bytes] = TOLD,
 ) -> Head:  # fmt: skip
     """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear.
 
@@ -71,7 +76,7 @@ def read_head(
         version=version,
         trace=fields.get(b"x-trace") == b"1",
         gzip=_accepts_gzip(fields.get(b"accept-encoding", b"")),
-        request_id=fields.get(b"x-request-id", b"").strip()[:REQUEST_ID_BYTES_MAX],
+        told=_told(headers, told) if not told.isdisjoint(fields) else None,
         authorization=fields.get(b"authorization", b""),
     )
     expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
@@ -93,8 +98,26 @@ def read_head(
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
         head.fault, head.endpoint = fault.with_traceback(None), None  # which would hold this frame, and that the head
-    head.is_plain = keep_alive and version == "1.1" and not (head.trace or head.request_id or head.fault)
+    head.is_plain = (
+        keep_alive
+        and version == "1.1"
+        and not (head.trace or head.fault or (head.told is not None and REQUEST_ID in head.told))
+    )
     return head
+
+
+def _told(headers: Sequence[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[bytes, bytes] | None:
+    """Return the headers of some names; None where there is none. Of several of one name, all, as RFC 9110 §5.3 has it.
+
+    Of a request id the last is told: none of those that come twice is one.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower, stripped = name.lower(), value.strip()
+        if lower in names and stripped:
+            before = b"" if lower == REQUEST_ID else found.get(lower, b"")
+            found[lower] = before + b", " + stripped if before else stripped
+    return found or None
 
 
 def check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:

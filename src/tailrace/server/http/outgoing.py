@@ -6,28 +6,58 @@ import asyncio
 from collections import deque
 from typing import cast
 
-from tailrace.batch import Call
+from tailrace.batch import Call, Trace
 from tailrace.errors import ServerError, ServingError, UnavailableError
 from tailrace.server.endpoint import Page
 from tailrace.server.http.flow import Flow
 from tailrace.server.http.forms import HeadForm
 from tailrace.server.http.framing import CONTINUE
-from tailrace.server.http.head import Head
+from tailrace.server.http.head import REQUEST_ID, REQUEST_ID_BYTES_MAX, Head
 from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
+from tailrace.server.tracing import TRACEPARENT, TRACESTATE, trace_of
 
 
 class HttpCall(Call, gc=False, eq=False):
     """A call over HTTP: the connection and the head that it came with, and its answer's bytes, once they are there.
 
-    is_plain: whether the answer is a body in the usual frame. request_id: the caller's.
+    is_plain: whether the answer is a body in the usual frame. form, raw: which its head fits, and the head's bytes,
+    where headers of `TOLD` are in it that vary.
     """
 
     connection: Outgoing
     head: Head | None
     is_plain: bool
-    request_id: bytes = b""
     answer: bytes | None = None
+    form: HeadForm | None = None
+    raw: bytes = b""
+
+    def told(self, name: bytes) -> bytes:
+        """Return a header of `TOLD` as it came with this call, not with the one whose head was read; empty for none."""
+        if self.form is not None and name in self.form.told:
+            return self.raw[self.form.told[name]].strip()
+        return b"" if self.head is None or self.head.told is None else self.head.told.get(name, b"")
+
+    @property
+    def request_id(self) -> bytes:
+        """The caller's id of it, which is told back; empty for none."""
+        return self.told(REQUEST_ID)[:REQUEST_ID_BYTES_MAX]
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace that it is part of, if its caller tells one."""
+        parent = self.told(TRACEPARENT)
+        return trace_of(parent, self.told(TRACESTATE)) if parent else None
+
+    def origin(self) -> dict[str, str]:
+        """Return what is known of where it comes from; see `Call`."""
+        trace, client = self.trace, self.connection.client_of(self)
+        found = {
+            "request_id": self.request_id.decode("ascii", "backslashreplace"),
+            "trace": "" if trace is None else trace.id,
+            "client": client,
+        }
+        return {name: text for name, text in found.items() if text}
 
 
 class Outgoing:
@@ -54,6 +84,12 @@ class Outgoing:
         self._flow: Flow | None = None
         self._seen_s = shared.now_s
 
+    def client_of(self, call: HttpCall) -> str:
+        """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""
+        name, proxies = self._transport.get_extra_info("peername"), self._shared.proxies
+        peer = name[0] if isinstance(name, tuple) else ""
+        return peer if proxies is None else proxies.client(peer, call.told(proxies.header))
+
     def _answer_page(self, call: HttpCall, page: Page | None) -> None:
         """Answer what needs no engine: a health check, a page, or a request with a fault in its head."""
         shared, head = self._shared, cast(Head, call.head)
@@ -71,7 +107,7 @@ class Outgoing:
             fault = ServerError(f"{type(error).__name__} in answering this request", next="see the server's log")
             fault.__cause__ = error
             shared.count_failure(ServerError)
-            shared.log_failure("", fault)
+            shared.log_failure("", fault, call)
             self._send_error(call, fault)
             return
         close = shared.draining or not head.keep_alive

@@ -152,7 +152,7 @@ class RequestReader:
             keep_alive, self.tunnel = False, True  # what follows is meant for a tunnel that there is not
         version = parser.get_http_version()
         method, keys = parser.get_method(), shared.keys
-        head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys)
+        head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys, shared.told)
         self.head = head
         check_framing(version, self._headers)
         if head.body_bytes > shared.limits.body_bytes_max:

@@ -7,15 +7,16 @@ from typing import Any, Final
 
 import structlog
 
-from tailrace.batch import Transport
+from tailrace.batch import Call, Transport
 from tailrace.errors import ServerError, ServingError, UnavailableError
 from tailrace.loop_load import LoopLoad
 from tailrace.server.endpoint import Answer, CallEndpoint, Page
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
-from tailrace.server.http.head import Routes
+from tailrace.server.http.head import TOLD, Routes
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.keys import Keys
+from tailrace.server.proxies import Proxies
 
 RESERVE_MAX: Final = 32
 """Connections over the limit that are held open at most, until each has been answered once."""
@@ -26,7 +27,8 @@ class Shared:
 
     transport: the server itself. connections: the open ones, the oldest first. draining: whether every further answer
     is its connection's last. count_failure: is called for a call that reaches no pipeline. reserve: what connections
-    over the limit share, once there was one. keys: one of which a call must show; None asks for none.
+    over the limit share, once there was one. keys: one of which a call must show; None asks for none. proxies: that are
+    believed, where there are some; told: the headers that are read anew with each call.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Shared:
         self.draining = False
         self.reserve: Shared | None = None
         self.keys: Keys | None = None
+        self.proxies: Proxies | None = None
+        self.told = TOLD
         self.now_s = 0
         self._failures: dict[str, int] = {}
         self._logged_s = -1
@@ -72,13 +76,19 @@ class Shared:
             oldest.drop()
         return reserve
 
-    def log_failure(self, where: str, error: ServerError) -> None:
-        """Log that code behind a route raised, at most once a second."""
+    def trust(self, proxies: Proxies) -> None:
+        """Believe some proxies what they tell of who calls."""
+        self.proxies = proxies
+        self.told = TOLD | {proxies.header}
+
+    def log_failure(self, where: str, error: ServerError, call: Call) -> None:
+        """Log that code behind a route raised, at most once a second. call: one that it has cost."""
         self._failures[where] = self._failures.get(where, 0) + 1
         if self._logged_s < self.now_s:
             calls, cause, self._logged_s = self._failures.pop(where), error.__cause__ or error, self.now_s
             log = structlog.get_logger()
-            log.error("calls failed", pipeline=where, calls=calls, error=repr(cause), exc_info=cause)
+            facts = {"pipeline": where, "calls": calls, "error": repr(cause), **call.origin()}
+            log.error("calls failed", exc_info=cause, **facts)
 
 
 def _page_of(route: CallEndpoint | Page) -> Page:
