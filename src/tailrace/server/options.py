@@ -57,8 +57,6 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             group="Who may call", metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
         ),
     ] = None  # fmt: skip
-    no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
-    workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     trusted_proxies: Annotated[
         tuple[str, ...],
         said(
@@ -69,6 +67,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     proxy_header: Annotated[
         str, said("The header in which proxies tell it: X-Forwarded-For, or Forwarded (RFC 7239).")
     ] = "X-Forwarded-For"
+    no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
+    workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     refresh: Annotated[bool, said("Materialise batch views again as often as their refresh says.")] = False
     ingest: Annotated[
@@ -146,6 +146,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             _check_range(name, getattr(self, name), 0.001, 86_400)
         for name in ("pre_drain_s", "drain_s", "cache_stale_s"):
             _check_range(name, getattr(self, name), 0, 86_400)
+        if self.trusted_proxies:
+            from tailrace.server.proxies import Proxies
+
+            Proxies(self.trusted_proxies, self.proxy_header)
         if self.ingest:
             self._check_origins()
         if not self.ingest_group:
@@ -168,10 +172,6 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(
                 f"the server would be open to others at {self.host} without keys",
                 where="host",
-        if self.trusted_proxies:
-            from tailrace.server.proxies import Proxies
-
-            Proxies(self.trusted_proxies, self.proxy_header)
                 next="make a key and give --keys FILE; or give --no-auth, where whoever reaches it may call it",
             )
         if not is_loopback(self.admin_host) and not self.admin_token:
