@@ -33,12 +33,14 @@ server {{
     listen {listen};
     keepalive_requests 1000000;
     client_max_body_size {ceil(upstream.body_bytes_max / 1024)}k;
+    client_body_buffer_size 128k;    # of a body; what is longer waits on the disk
 
     location / {{
         proxy_pass http://tailrace;
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_max_temp_file_size 0;  # no answer waits on the disk
         proxy_connect_timeout {CONNECT_MS}ms; # a handshake that nobody answers goes to the other server
         proxy_read_timeout {upstream.answer_ms}ms;   # by then the server has answered, whatever failed in it
 
