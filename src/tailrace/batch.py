@@ -106,7 +106,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     """
 
     transport: Transport
-    codec: Codec | None
+    codec: Encoder | None
     requests: Any
     arrival_ns: int
     deadline_ns: int

@@ -122,6 +122,12 @@ class InvalidRequestError(ClientError):
     title = "Invalid request"
 
 
+class InvalidTensorError(ClientError):
+    """The tensors of a call of the Open Inference Protocol are not those of the pipeline, or not what they claim."""
+
+    title = "Invalid tensor"
+
+
 class UnauthorizedError(ClientError):
     """The caller does not show who it is, or shows something that is not known."""
 

@@ -36,6 +36,8 @@ from tailrace.server.http.shared import Shared
 from tailrace.server.logging import logger
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.options import ServeOptions
+from tailrace.server.readiness import Readiness
+from tailrace.server.routing import model_routes
 from tailrace.server.served import offer_of, shape_of
 
 PATIENCE_S = 20.0
@@ -43,6 +45,9 @@ PATIENCE_S = 20.0
 
 PIPELINES = ("log", "log_with_fallback", "payment")
 """What the shared server serves."""
+
+RELEASE = "r1"
+"""Its name, as the Open Inference Protocol tells it."""
 
 AMPLE = Budget("20s")
 """So long that a busy machine sheds nothing."""
@@ -93,6 +98,9 @@ class RunningServer:
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             plans.append(plan)
             self.engines[pipeline.name] = engine
+        self.readiness = Readiness()
+        self.readiness.set(True)
+        routes |= model_routes(routes, self.options, RELEASE, self.readiness)
         routes |= description_routes(self._pipelines, self.options.array_max, logger())
         self.loop.set_task_factory(self._make_task)
         self.listener = await self.loop.create_server(

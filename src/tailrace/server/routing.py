@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tailrace.server.endpoint import CallEndpoint, Page
+from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
+from tailrace.server.oip.endpoint import rest_endpoint
+from tailrace.server.oip.routes import oip_routes
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
 from tailrace.server.served import Served
@@ -26,6 +28,14 @@ def pipeline_routes(served: Iterable[Served], options: ServeOptions) -> RouteTab
         }
         for each in served
     }
+
+
+def model_routes(routes: RouteTable, options: ServeOptions, release: str, readiness: Readiness) -> RouteTable:
+    """Return the routes of the Open Inference Protocol, where a pipeline is a model. release: its only version."""
+    usual = [route for methods in routes.values() for route in methods.values() if isinstance(route, Endpoint)]
+    return oip_routes(
+        [rest_endpoint(each, release, options.array_max, options.body_bytes_max) for each in usual], readiness.readyz
+    )
 
 
 def stream_routes(endpoints: Mapping[bytes, CallEndpoint]) -> RouteTable:

@@ -58,7 +58,7 @@ from tailrace.server.openapi.page import description_routes
 from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
-from tailrace.server.routing import pipeline_routes, probe_routes, stream_routes
+from tailrace.server.routing import model_routes, pipeline_routes, probe_routes, stream_routes
 from tailrace.server.served import ServedPipelines, load_release, shape_of
 
 FIRST_LINK_S: Final = 30.0
@@ -150,9 +150,11 @@ class Worker:
         if self._link is not None:
             self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
         with_keys = self._options.keys is not None
+        pipelines = pipeline_routes(self._served.pipelines, self._options)
         routes = (
             probe_routes(self._readiness)
-            | pipeline_routes(self._served.pipelines, self._options)
+            | pipelines
+            | model_routes(pipelines, self._options, release.id, self._readiness)
             | stream_routes(self._streams)
             | description_routes(declared, array_max, self._log, with_keys=with_keys)
         )

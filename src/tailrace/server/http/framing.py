@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from tailrace.batch import JSON, Batch, Degraded
 from tailrace.deadline import LAYERS, NS_PER_MS
@@ -15,6 +15,8 @@ from tailrace.errors import ServingError
 from tailrace.refusals import SHED
 from tailrace.response.problem import CONTENT_TYPE, problem_body
 from tailrace.server.http.head import Head
+from tailrace.server.oip.errors import error_body
+from tailrace.server.oip.rest import RestAsked
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 GZIP_BYTES_MIN: Final = 1_024
@@ -80,6 +82,8 @@ class Framing:
             extra.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding")
         codec = batch.calls[place].codec
         content_type = JSON if codec is None else codec.content_type
+        if head.is_oip:
+            extra.extend(cast(RestAsked, codec).headers)
         return self.full(head, 200, content_type, body, extra, request_id, close=close)
 
     def error(
@@ -91,7 +95,7 @@ class Framing:
         close: bool,
         extra: Sequence[bytes] = (),
     ) -> bytes:
-        """Return an error as problem details (RFC 9457)."""
+        """Return an error as problem details (RFC 9457), or as the Open Inference Protocol has it."""
         extra, status = list(extra), error.status
         if type(status) is not int or not 400 <= status <= 599:
             status = 500  # a user's own error, whose status would end the answer elsewhere or be none
@@ -103,6 +107,8 @@ class Framing:
             extra.append(b"Accept-Encoding: gzip")
         if head is not None and error.status == 405:
             extra.append(b"Allow: " + head.allow)
+        if head is not None and head.is_oip:
+            return self.full(head, status, JSON, error_body(error), extra, request_id, close=close)
         return self.full(head, status, CONTENT_TYPE, problem_body(error), extra, request_id, close=close)
 
     def full(

@@ -17,10 +17,13 @@ from tailrace.errors import (
 )
 from tailrace.server.endpoint import CallEndpoint, Page
 from tailrace.server.keys import Caller, Keys
+from tailrace.server.oip.errors import is_oip
 from tailrace.server.tracing import TRACEPARENT, TRACESTATE
 
 BUDGET_MS_MAX: Final = 3_600_000.0
 REQUEST_ID_BYTES_MAX: Final = 128
+JSON_BYTES: Final = b"inference-header-content-length"
+JSON_DIGITS_MAX: Final = 12
 
 REQUEST_ID: Final = b"x-request-id"
 TOLD: Final = frozenset({REQUEST_ID, TRACEPARENT, TRACESTATE})
@@ -38,7 +41,8 @@ class Head(msgspec.Struct, gc=False):
     compressed. told: headers of `TOLD`, as they came with the head that was read; None where there were none.
     authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
     passed over. expects_continue: the client waits with its body for a word. caller: who has shown a key, where one
-    is asked for.
+    is asked for. is_oip: errors are told as the Open Inference Protocol has it; json_bytes: of the body's beginning,
+    where tensors follow it, else -1.
     """
 
     endpoint: CallEndpoint | Page | None
@@ -55,6 +59,8 @@ class Head(msgspec.Struct, gc=False):
     expects_continue: bool = False
     fault: ServingError | None = None
     allow: bytes = b""
+    is_oip: bool = False
+    json_bytes: int = -1
     caller: Caller | None = None
 
 
@@ -82,7 +88,9 @@ def read_head(
     expect = fields.get(b"expect") if version == "1.1" else None  # RFC 9110 §10.1.1: 1.0 knows no Expect
     head.expects_continue = expect is not None
     try:
-        head.endpoint, head.allow = _find(routes, method, _path_of(url))
+        path = _path_of(url)
+        head.is_oip = is_oip(path)
+        head.endpoint, head.allow = _find(routes, method, path)
         if head.endpoint is None:
             allow = head.allow.decode()
             raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
@@ -91,6 +99,8 @@ def read_head(
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
             types = fields.get(b"content-type", b""), fields.get(b"accept", b"")
             head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))
+            if head.is_oip:
+                head.json_bytes = _read_json_bytes(fields.get(JSON_BYTES))
             if keys is not None:
                 head.caller = keys.caller(headers)
                 head.endpoint = head.caller.admitted(head.endpoint)
@@ -101,7 +111,7 @@ def read_head(
     head.is_plain = (
         keep_alive
         and version == "1.1"
-        and not (head.trace or head.fault or (head.told is not None and REQUEST_ID in head.told))
+        and not (head.trace or head.fault or head.is_oip or (head.told is not None and REQUEST_ID in head.told))
     )
     return head
 
@@ -161,6 +171,16 @@ def _accepts_gzip(value: bytes) -> bool:
         coding, _, weight = part.partition(b";")
         weights[coding.strip()] = weight.replace(b" ", b"").rstrip(b"0")
     return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
+
+
+def _read_json_bytes(value: bytes | None) -> int:
+    """Return how many bytes of a body are JSON, where tensors follow it; -1 where nobody says so."""
+    if value is None:
+        return -1
+    if not (value.isdigit() and len(value) <= JSON_DIGITS_MAX):
+        what = f"{value[:40].decode('latin-1')!r} is no length"
+        raise ClientError(what, where="Inference-Header-Content-Length", next="send the bytes of the JSON")
+    return int(value)
 
 
 def _read_budget(value: bytes | None) -> int:
