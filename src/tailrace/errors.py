@@ -199,6 +199,14 @@ class UnsupportedCodingError(ClientError):
     title = "Unsupported content coding"
 
 
+class UnsupportedTypeError(ClientError):
+    """The body is of a media type that this pipeline is not set up to read."""
+
+    status = 415
+    grpc_code = "UNIMPLEMENTED"
+    title = "Unsupported media type"
+
+
 class ServerError(ServingError):
     """Our fault; the same call may succeed later."""
 

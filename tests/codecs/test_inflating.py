@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import tracemalloc
 import zlib
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.codecs.inflating import inflate
+from tailrace.codecs.inflating import CODINGS, inflate
 from tailrace.errors import BodyTooLargeError, MalformedBodyError
 
+zstd = pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
 LIMIT = 10_000
 
 
@@ -50,3 +52,48 @@ def test_body_that_is_no_gzip_is_refused(body: bytes) -> None:
 def test_any_bytes_have_an_answer(body: bytes) -> None:
     """Nothing is raised."""
     assert isinstance(inflate(body, LIMIT), bytes | MalformedBodyError | BodyTooLargeError)
+
+
+@given(st.binary(max_size=LIMIT), st.integers(1, 9), st.booleans())
+def test_zstd_is_read_as_gzip_is(content: bytes, level: int, told: bool) -> None:
+    """At every level, up to the last byte of the limit, whether the frame tells how long its content is or not."""
+    options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.content_size_flag: told}
+    body = zstd.compress(content, options=options)
+    assert CODINGS[b"zstd"](body, LIMIT) == content
+    if content:
+        assert isinstance(CODINGS[b"zstd"](body, len(content) - 1), BodyTooLargeError)
+
+
+def test_zstd_bomb_takes_no_more_than_the_limit() -> None:
+    """A few kilobytes that unpack to a gigabyte; and a frame that asks for a window of a gigabyte is not begun."""
+    writer = zstd.ZstdCompressor()
+    bomb = b"".join(writer.compress(b"\0" * 2**20) for _ in range(1_024)) + writer.flush()
+    wide = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.content_size_flag: False}
+    small = zstd.ZstdCompressor(options=wide)
+    window = small.compress(b"a") + small.flush()
+    tracemalloc.start()
+    try:
+        assert isinstance(CODINGS[b"zstd"](bomb, LIMIT), BodyTooLargeError)
+        refusal = CODINGS[b"zstd"](window, LIMIT)
+        assert isinstance(refusal, MalformedBodyError)
+        assert "memory" in refusal.what.lower()
+        assert tracemalloc.get_traced_memory()[1] < 4 * LIMIT + len(bomb) + 200_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", zstd.compress(b"{}")[:-1], zstd.compress(b"{}") + b"x", zstd.compress(b"{}") * 2,
+     b"\x50\x2a\x4d\x18\x02\0\0\0ab" + zstd.compress(b"{}"), gzip.compress(b"{}")],
+)  # fmt: skip
+def test_body_that_is_no_zstd_is_refused(body: bytes) -> None:
+    """Cut short, with more behind it, behind a frame to be skipped, or of another form."""
+    assert isinstance(CODINGS[b"zstd"](body, LIMIT), MalformedBodyError)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_have_an_answer_as_zstd(body: bytes) -> None:
+    """Nothing is raised."""
+    for sent in (body, zstd.compress(body)[:-2] + body):
+        assert isinstance(CODINGS[b"zstd"](sent, LIMIT), bytes | MalformedBodyError | BodyTooLargeError)

@@ -197,3 +197,29 @@ def test_fixed_type_is_held_to_the_same() -> None:
     assert isinstance(decode(b"\x83" + a + one + b + one + a + one), MalformedBodyError)
     assert isinstance(decode(b"\x82" + a + one + a + one), InvalidRequestError)
     assert isinstance(decode(b"\x82" + a + one + b + pack(math.inf)), InvalidRequestError)
+
+
+class Numbers(Request):
+    """Flat, and with floats alone: they are summed up where one may be without an end."""
+
+    first: float
+    second: float | None = None
+    count: int = 0
+
+
+@pytest.mark.parametrize("field", ["first", "second"])
+def test_number_without_end_is_found_among_many_that_look_like_one(field: str) -> None:
+    """By its row, also where a sum of numbers that are finite has no end either."""
+    like = struct.unpack(">d", b"\x40\x59\xca\x7f\xff\xcb\x7f\xf8")[0]  # both patterns are within it
+    _, packed = codecs(Numbers)
+    many: list[dict[str, Any]] = [{"first": like, "second": None if row % 2 else like} for row in range(20)]
+    assert [each.first for each in packed.decode(pack(many))] == [like] * 20
+    large = [{"first": 1.7e308, "second": -math.pi}, {"first": 1.7e308}]
+    assert len(packed.decode(pack([*large, *many[:18]]))) == 20
+    many[7][field] = math.nan
+    refusal = packed.decode(pack(many))
+    assert isinstance(refusal, InvalidRequestError)
+    assert refusal.where == f"$[7].{field}"
+    many[7][field] = -math.inf
+    assert packed.decode(pack(many)).where == f"$[7].{field}"
+    assert packed.decode(pack(many[7])).where == f"$.{field}"

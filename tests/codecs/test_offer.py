@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from proto_types import Decision, numbers_of
 from tailrace.codecs.offer import Offer, preferred
 from tailrace.codecs.protobuf import ProtobufCodec
+from tailrace.errors import UnsupportedTypeError
 from tailrace.request.schema import Request
 
 
@@ -18,6 +19,7 @@ class Payment(Request):
 
 
 OFFER = Offer(Payment, array_max=5)
+ARROW = b"application/vnd.apache.arrow.stream"
 
 
 @pytest.mark.parametrize(
@@ -55,11 +57,14 @@ def test_any_accept_can_be_read(accept: bytes) -> None:
 
 
 def test_more_codecs_are_found_by_their_type() -> None:
-    """A pipeline whose numbers are kept speaks Protocol Buffers; one without reads such a body as JSON."""
+    """A pipeline whose numbers are kept speaks Protocol Buffers; of one without, its caller is told what is missing."""
     codec = ProtobufCodec(Payment, Decision, numbers_of(Payment, Decision), array_max=5)
     offer = Offer(Payment, array_max=5, more=[codec])
     assert offer.find(b"application/x-protobuf", b"*/*") is codec
-    assert OFFER.find(b"application/x-protobuf", b"*/*") is None
+    for name, missing in ((b"application/x-protobuf", "export proto"), (ARROW, "--arrow")):
+        with pytest.raises(UnsupportedTypeError) as told:
+            OFFER.find(name, b"*/*")
+        assert missing in told.value.next
     mixed = offer.find(b"application/json", b"application/x-protobuf")
     assert mixed is not None
     assert mixed.decode(b'{"amount":1.5}').amount == 1.5

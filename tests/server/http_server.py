@@ -94,7 +94,8 @@ class RunningServer:
             await plan.open()
             plan, _ = await warm_up(plan, clock)
             engine = Engine(plan, self.load, [BatchRecorder(self.block, pipeline.name)], clock)
-            codec = offer_of(pipeline, self.options.array_max, self.options.body_bytes_max)
+            options = self.options
+            codec = offer_of(pipeline, options.array_max, options.body_bytes_max, arrow=options.arrow)
             routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
             plans.append(plan)
             self.engines[pipeline.name] = engine

@@ -6,9 +6,11 @@ are seen from the bytes and from how many defaults were taken; what that does no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import islice, repeat, starmap
 from math import isfinite
+from operator import attrgetter
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -22,6 +24,14 @@ from tailrace.request.schema import Field, Request, bounded_type
 
 CONTENT_TYPES: Final = (b"application/msgpack", b"application/vnd.msgpack", b"application/x-msgpack")
 """The second is registered at IANA, the first is what most clients say; each is answered with its own."""
+
+_NUMBERLESS = (
+    shape.NoneType | shape.BoolType | shape.IntType | shape.StrType | shape.BytesType | shape.UUIDType
+    | shape.DateTimeType | shape.DateType | shape.TimeType | shape.TimeDeltaType | shape.LiteralType
+)  # fmt: skip
+"""Types in which there is no float."""
+_BOUNDLESS: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
+"""How a float64 and a float32 begin whose exponent is all ones."""
 
 _split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
@@ -40,6 +50,7 @@ class MsgpackCodec:
         self._read = msgspec.msgpack.Decoder(bounded | many).decode
         self._fields, self._left = keys.fields, keys.left
         self.encode = msgspec.msgpack.Encoder().encode
+        self._finite = Finite(request_type).of
         self._whole = head_of_map(keys.fields)
         counted = self._decode_counted if keys.factories else self._decode_fixed
         self.decode: Callable[[bytes], Any] = counted if keys.useful else self._decode_walked
@@ -56,7 +67,7 @@ class MsgpackCodec:
             request = self._read(body)
         except Exception as error:
             return refusal_of(error)
-        return _finite(request) if _may_be_boundless(body) else request
+        return self._finite(request) if _may_be_boundless(body) else request
 
     def _decode_counted(self, body: bytes) -> Any:
         """See `decode`; of a type whose requests say how many keys their bodies have."""
@@ -71,7 +82,7 @@ class MsgpackCodec:
             keys, fields = keys_of_map(body), self._fields
         if keys != fields - (left - self._left()) and (refusal := _refusal_of_key(body)) is not None:
             return refusal
-        return _finite(requests) if _may_be_boundless(body) else requests
+        return self._finite(requests) if _may_be_boundless(body) else requests
 
     def _decode_walked(self, body: bytes) -> Any:
         """See `decode`; of a type with parts that may hold any number of keys."""
@@ -81,7 +92,7 @@ class MsgpackCodec:
             return refusal_of(error)
         if (refusal := _refusal_of_key(body)) is not None:
             return refusal
-        return _finite(requests) if _may_be_boundless(body) else requests
+        return self._finite(requests) if _may_be_boundless(body) else requests
 
 
 class KeyCount:
@@ -113,6 +124,16 @@ def _refusal_of_key(body: bytes) -> ServingError | None:
     return None if key is None else MalformedBodyError(f"the key {key!r} is there twice", where="$")
 
 
+def _without_null(info: shape.Type) -> shape.Type:
+    """Return a type without its bounds, and without None where that is all it may be beside."""
+    while isinstance(info, shape.Metadata):
+        info = info.type
+    if isinstance(info, shape.UnionType):
+        others = [each for each in info.types if not isinstance(each, shape.NoneType)]
+        return _without_null(others[0]) if len(others) == 1 else info
+    return info
+
+
 def _has_keys(info: shape.Type) -> bool:
     """Say whether a value may have keys of its own."""
     match info:
@@ -131,20 +152,39 @@ def _has_keys(info: shape.Type) -> bool:
 def _may_be_boundless(body: bytes) -> bool:
     """Say whether a float64 or a float32 may stand in a body that is infinite or no number. 0.1 to 0.4 µs.
 
-    Its first bytes are then the type's and 7f or ff; a byte alone is found several times as fast as two.
+    Its first bytes are then the type's and 7f or ff; a byte alone is found several times as fast as two. They come by
+    chance too, within one number in ten thousand; with the bits behind them, a sixteenth as often.
     """
-    return (b"\x7f" in body and (b"\xcb\x7f" in body or b"\xca\x7f" in body)) or (
+    may_be = (b"\x7f" in body and (b"\xcb\x7f" in body or b"\xca\x7f" in body)) or (
         b"\xff" in body and (b"\xcb\xff" in body or b"\xca\xff" in body)
     )
+    return may_be and _BOUNDLESS.search(body) is not None
 
 
-def _finite(requests: Any) -> Any:
-    """Return the requests, or the refusal of the first number in them that is not finite."""
-    path = _boundless(msgspec.to_builtins(requests), "$")
-    return requests if path is None else InvalidRequestError("Expected a finite number", where=path)
+class Finite:
+    """Looks at the numbers of requests of one type, where a body has bytes that may be one without an end.
+
+    In an array of a thousand requests some have them by chance; to walk through it takes 7 ms, to sum it up 1.
+    """
+
+    def __init__(self, request_type: type[Request]) -> None:
+        info = cast(shape.StructType, shape.type_info(request_type))
+        kinds = {field.name: _without_null(field.type) for field in info.fields}
+        names = [name for name, kind in kinds.items() if isinstance(kind, shape.FloatType)]
+        is_summed = names and all(isinstance(kind, _NUMBERLESS | shape.FloatType) for kind in kinds.values())
+        self._read = attrgetter(*names * (1 if names[1:] else 2)) if is_summed else None  # of one, a tuple too
+
+    def of(self, requests: Any) -> Any:
+        """Return the requests, or the refusal of the first number in them that is not finite."""
+        if self._read is not None:
+            rows = map(self._read, requests if type(requests) is list else (requests,))
+            if isfinite(sum(sum(filter(None, row)) for row in rows)):
+                return requests
+        path = path_of_boundless(msgspec.to_builtins(requests), "$")
+        return requests if path is None else InvalidRequestError("Expected a finite number", where=path)
 
 
-def _boundless(value: Any, path: str) -> str | None:
+def path_of_boundless(value: Any, path: str) -> str | None:
     """Return the path of the first number that is not finite."""
     if isinstance(value, float):
         return None if isfinite(value) else path
@@ -153,4 +193,4 @@ def _boundless(value: Any, path: str) -> str | None:
         parts = ((f"{path}.{key}", each) for key, each in value.items())
     elif isinstance(value, list):
         parts = ((f"{path}[{place}]", each) for place, each in enumerate(value))
-    return next((found for where, each in parts if (found := _boundless(each, where)) is not None), None)
+    return next((found for where, each in parts if (found := path_of_boundless(each, where)) is not None), None)

@@ -6,15 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tailrace.batch import JSON, Codec
-from tailrace.codecs.inflating import Inflating
+from tailrace.codecs.inflating import CODINGS, Inflate, Inflating
 from tailrace.codecs.json import JsonCodec
 from tailrace.codecs.msgpack import CONTENT_TYPES as MSGPACK
 from tailrace.codecs.msgpack import MsgpackCodec
-from tailrace.errors import UnsupportedCodingError
+from tailrace.errors import UnsupportedCodingError, UnsupportedTypeError
 from tailrace.request.schema import Request
 
-_GZIP: Final = (b"gzip", b"x-gzip")
-_CODINGS: Final = (b"", b"identity", *_GZIP)
+_PLAIN: Final = (b"", b"identity")
+_TAKEN: Final = " or ".join(coding.decode() for coding in CODINGS if not coding.startswith(b"x-"))
+_ON_REQUEST: Final = {
+    b"application/x-protobuf": "run tailrace export proto, and keep its lock file beside the pipeline's",
+    b"application/protobuf": "run tailrace export proto, and keep its lock file beside the pipeline's",
+    b"application/vnd.apache.arrow.stream": "start the server with --arrow",
+}
+"""Types that a pipeline may be asked to speak, and how: one that does not would take such a body for broken JSON."""
 ACCEPTED_MAX: Final = 32
 """Parts of an Accept that are read."""
 
@@ -37,31 +43,38 @@ class Offer:
         packed = (MsgpackCodec(request_type, array_max=array_max, content_type=each) for each in MSGPACK)
         others = (*packed, *more)
         self._body_bytes_max = body_bytes_max
-        self._found: dict[tuple[Codec, Codec, bool], Codec | None] = {}
+        self._found: dict[tuple[Codec, Codec, Inflate | None], Codec | None] = {}
         self._codecs: dict[bytes, Codec] = {JSON: self.usual, **{each.content_type: each for each in others}}
 
     def find(self, content_type: bytes, accept: bytes, coding: bytes = b"") -> Codec | None:
         """Return the codec of a caller, None for the usual one.
 
         content_type: of its body. accept: what it takes; where that names none of the codecs it gets what it sends.
-        coding: how its body is compressed. Raises UnsupportedCodingError for another than gzip.
+        coding: how its body is compressed. Raises UnsupportedCodingError for one that is not known, and
+        UnsupportedTypeError for a type that this pipeline could be asked to speak, and is not.
         """
         coding = coding.strip().lower()
-        if coding not in _CODINGS:
+        inflate = CODINGS.get(coding)
+        if inflate is None and coding not in _PLAIN:
             what = f"the body comes in {coding.decode('latin-1')!r}"
-            raise UnsupportedCodingError(what, where="Content-Encoding", next="send it as it is, or in gzip")
-        reads = self._codecs.get(_media_type(content_type), self.usual)
+            raise UnsupportedCodingError(what, where="Content-Encoding", next=f"send it as it is, or in {_TAKEN}")
+        reads = self._codecs.get(media := _media_type(content_type))
+        if reads is None:
+            if media in _ON_REQUEST:
+                what = f"{media.decode()} is not spoken here"
+                raise UnsupportedTypeError(what, where="Content-Type", next=f"send JSON; or {_ON_REQUEST[media]}")
+            reads = self.usual
         writes = next((found for each in preferred(accept) if (found := self._codecs.get(each)) is not None), reads)
-        spoken = reads, writes, coding in _GZIP
+        spoken = reads, writes, inflate
         if spoken not in self._found:
             self._found[spoken] = self._join(*spoken)
         return self._found[spoken]
 
-    def _join(self, reads: Codec, writes: Codec, is_compressed: bool) -> Codec | None:
+    def _join(self, reads: Codec, writes: Codec, inflate: Inflate | None) -> Codec | None:
         """Return a codec that reads as one does and writes as another, None for the usual one."""
         joined = reads if reads is writes else Mixed(reads, writes)
-        if is_compressed:
-            return Inflating(joined, self._body_bytes_max)
+        if inflate is not None:
+            return Inflating(joined, inflate, self._body_bytes_max)
         return None if joined is self.usual else joined
 
 

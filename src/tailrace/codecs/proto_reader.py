@@ -39,6 +39,12 @@ EMPTY: Final[Mapping[str, Callable[[], Any]]] = {
 }  # fmt: skip
 """What a map's entry has whose value is not there, by kind."""
 NANOS_MAX: Final = 999_999_999
+KEY_TAG: Final = 1 << 3 | LENGTH
+"""Of the key of a map's entry."""
+ENTRY_BYTES_MIN: Final = 4
+"""Of an entry with its key and its value: their tags, the key's length, and one of the value."""
+FIELDS_OF_ENTRY: Final = 5
+"""What an entry of a map counts for beside itself, by what it takes."""
 RUN_LENGTHS: Final = (4, 32)
 """Of doubles that are read at once, the fewest first; beyond, a wide type would take memory for nothing."""
 
@@ -151,28 +157,54 @@ class OneText(One):
 
 
 class Entry:
-    """Reads an entry of a map."""
+    """Reads an entry of a map; one whose key is short and before its value, as most are, without asking anybody."""
 
     def __init__(self, name: str, tag: int, take: Take, make: Callable[[], Any], spent: Spent) -> None:
         self._name = name
+        self._tag = tag
+        self._take = take
+        self._spent = spent
         self._parts = MessageReader(spent)
         self._parts.add_empty("key", str)
         self._parts.add_empty("value", make)
-        self._parts.add(1 << 3 | LENGTH, One("key", take_text).read)
+        self._parts.add(KEY_TAG, One("key", take_text).read)
         self._parts.add(tag, One("value", take).read)
 
     def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
         """Add the entry to the map; return the place behind it. One without a key or a value has the empty one."""
         found = values.setdefault(self._name, {})
+        self._spent.fields += FIELDS_OF_ENTRY
         try:
-            parts, at = self._parts.take(body, at, end)
-            if parts["key"] in found:
-                raise WireError(f"the key {parts['key']!r} is there twice", malformed=True)
+            if self._spent.fields > self._spent.most:
+                self._spent.refuse()
+            key, value, at = self._usual(body, at, end) or self._any(body, at, end)
+            if key in found:
+                raise WireError(f"the key {key!r} is there twice", malformed=True)
         except WireError as fault:
             fault.path.append(f".{self._name}[...]")
             raise
-        found[parts["key"]] = parts["value"]
+        found[key] = value
         return at
+
+    def _usual(self, body: bytes, at: int, end: int) -> tuple[str, Any, int] | None:
+        """Return the key, the value and the place behind an entry that is as most are; else None."""
+        length, begin = body[at], at + 3
+        behind = at + 1 + length
+        if not ENTRY_BYTES_MIN <= length <= 127 or behind > end or body[at + 1] != KEY_TAG:
+            return None
+        middle = begin + body[at + 2]
+        if middle >= behind or body[middle] != self._tag:
+            return None
+        try:
+            value, at = self._take(body, middle + 1, behind)
+        except WireError as fault:
+            fault.path.append(".value")
+            raise
+        return (str(body[begin:middle], "utf-8"), value, at) if at == behind else None
+
+    def _any(self, body: bytes, at: int, end: int) -> tuple[str, Any, int]:
+        parts, at = self._parts.take(body, at, end)
+        return parts["key"], parts["value"], at
 
 
 class Run:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import inspect as shape
 
 from tailrace.batch import Batch
+from tailrace.codecs.arrow_form import columns_of, plain_value
 from tailrace.codecs.msgpack import MsgpackCodec
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.materialised import check_views
@@ -120,7 +120,7 @@ class _Scoring:
                              next="see that it runs, or name another: --store URL")  # fmt: skip
         self._samples = Samples(self._plan)
         self._decode = MsgpackCodec(pipeline.request, array_max=1).decode
-        self._answers = _columns_of(pipeline.response)
+        self._answers = columns_of(pipeline.response)
         self._report, self._on_page = report, on_page
         taken = self._answers.keys() & set(self._requests.names)
         self._names = {name: f"answer_{name}" if name in taken else name for name in self._answers}
@@ -139,7 +139,7 @@ class _Scoring:
         for page in self._requests.pages(PAGE_REQUESTS):
             table, found = page, self._runner.run(self._score(self._requests.bodies(page)))
             for name, kind in self._answers.items():
-                values = [None if each is None else _plain(getattr(each, name), kind) for each in found.answers]
+                values = [None if each is None else plain_value(getattr(each, name), kind) for each in found.answers]
                 table = _with(table, self._names[name], pa.array(values, kind))
             self._count(found)
             table = _with(table, ERROR, pa.array(found.errors, pa.string()))
@@ -180,42 +180,6 @@ class _Scoring:
         batch.suspends = self._plan.suspends(sum(map(self._samples.rows, requests)))
         await answer(self._plan, batch, _CLOCK.now_ns)
         return batch
-
-
-def _columns_of(response: type) -> dict[str, Any]:
-    """Return the Arrow type of each field of a response."""
-    info = shape.type_info(response)
-    assert isinstance(info, shape.StructType)
-    return {each.name: _arrow_type(each.type) for each in info.fields}
-
-
-def _arrow_type(info: shape.Type) -> Any:
-    """Return the Arrow type of a value; what has none is JSON in a text."""
-    import pyarrow as pa
-
-    plain = {shape.FloatType: pa.float64(), shape.IntType: pa.int64(), shape.BoolType: pa.bool_(),
-             shape.StrType: pa.string(), shape.BytesType: pa.binary(),
-             shape.DateTimeType: pa.timestamp("us", tz="UTC")}  # fmt: skip
-    match info:
-        case shape.Metadata():
-            return _arrow_type(info.type)
-        case shape.UnionType():
-            others = [each for each in info.types if not isinstance(each, shape.NoneType)]
-            return _arrow_type(others[0]) if len(others) == 1 else pa.string()
-        case shape.LiteralType() if all(isinstance(value, str) for value in info.values):
-            return pa.string()
-        case shape.CollectionType():
-            return pa.list_(_arrow_type(info.item_type))
-    return plain.get(type(info), pa.string())
-
-
-def _plain(value: Any, kind: Any) -> Any:
-    """Return a value as Arrow takes it."""
-    import pyarrow as pa
-
-    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
-        return msgspec.json.encode(value).decode()
-    return value
 
 
 def _with(table: pa.Table, name: str, column: Any) -> pa.Table:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Degraded, Encoder, Reader
-from tailrace.errors import DeadlineExceededError, InferenceError
+from tailrace.batch import Batch, Encoder, Reader
+from tailrace.response.failure import failure_of_call
 from tailrace.response.schema import Response
 
 _codec_of = attrgetter("codec")
@@ -102,7 +102,7 @@ class ResponseStep:
         for index in range(len(batch.calls)):
             rows = batch.rows_of_call(index)
             if failed[rows].any():
-                batch.errors[index] = _failure_of(batch, rows)
+                batch.errors[index] = failure_of_call(batch, index)
                 batch.bodies[index] = b""
 
 
@@ -114,14 +114,3 @@ def values_of_calls(batch: Batch) -> list[Any]:
         batch.responses[begin:end] if type(call.requests) is list else batch.responses[begin]
         for call, (begin, end) in zip(batch.calls, pairwise(batch.offsets), strict=True)
     ]
-
-
-def _failure_of(batch: Batch, rows: slice) -> InferenceError | DeadlineExceededError:
-    """Return the error of a call that has rows without a score: the model was late, or could not."""
-    failed = cast(NDArray[np.bool_], batch.failed)[rows]
-    if batch.degraded is not None and np.count_nonzero(batch.degraded[rows] & np.uint8(Degraded.MODEL_TIMEOUT)):
-        return DeadlineExceededError("the model did not answer within the call's budget")
-    return InferenceError(
-        f"the model gave no usable score for {int(failed.sum())} of {len(failed)} rows",
-        next="declare a fallback: tr.Model(…, fallback=tr.Constant(…))",
-    )

@@ -135,10 +135,14 @@ class Answer(NamedTuple):
 
 
 class Page:
-    """Answers a route by itself: a probe, a page of the admin port. A `ServingError` that it raises is its answer."""
+    """Answers a route by itself: a probe, a page of the admin port. A `ServingError` that it raises is its answer.
 
-    def __init__(self, answer: Callable[[], Answer], gates: Sequence[Gate] = ()) -> None:
+    is_open: whether no key is asked for it, where calls need one.
+    """
+
+    def __init__(self, answer: Callable[[], Answer], gates: Sequence[Gate] = (), *, is_open: bool = True) -> None:
         self.answer = answer
+        self.is_open = is_open
         self._gates = tuple(gates)
 
     def refusal(self, call: Call) -> ServingError | None:

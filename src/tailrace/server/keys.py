@@ -79,13 +79,13 @@ class Caller:
         for admitted in self._admitted.values():
             admitted.settle()
 
-    def fault(self, scope: str) -> ServingError | None:
-        """Return why the key does not open what has a scope, None where it does."""
+    def fault(self, scope: str | None) -> ServingError | None:
+        """Return why the key does not open what has a scope, None where it does. scope None: what any key opens."""
         state = self.key.state(datetime.now(UTC)) if self.is_known else "revoked"
         if state != "active":
             what = "the key is revoked" if state == "revoked" else "the key has expired"
             return UnauthorizedError(what, next="ask who runs the server for another")
-        if not self.key.may(scope):
+        if scope is not None and not self.key.may(scope):
             return ForbiddenError(f"the key is not for {scope}", next="ask who runs the server for one that is")
         return None
 

@@ -70,6 +70,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
     workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
+    arrow: Annotated[bool, said("Take arrays of requests in Arrow too; needs pyarrow.")] = False
     refresh: Annotated[bool, said("Materialise batch views again as often as their refresh says.")] = False
     ingest: Annotated[
         tuple[str, ...],

@@ -24,7 +24,7 @@ def pipeline_routes(served: Iterable[Served], options: ServeOptions) -> RouteTab
     """Return the routes of pipelines. Raises SetupError where one's codecs cannot be made."""
     return {
         f"/v1/pipelines/{each.plan.name}/predict".encode(): {
-            b"POST": each.endpoint(options.array_max, options.body_bytes_max)
+            b"POST": each.endpoint(options.array_max, options.body_bytes_max, arrow=options.arrow)
         }
         for each in served
     }

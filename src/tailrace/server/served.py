@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailrace.batch import Codec
+from tailrace.codecs.arrow import ArrowCodec
 from tailrace.codecs.offer import Offer
 from tailrace.codecs.protobuf import protobuf_codecs
 from tailrace.compile.compiler import compile_plan
@@ -63,9 +65,12 @@ class Served:
     counts: list[RetrievalCounts | RemoteCounts]
     ready: PipelineReady
 
-    def endpoint(self, array_max: int, body_bytes_max: int) -> Endpoint:
-        """Return what takes its calls. array_max: requests in one; body_bytes_max: of its body, once it is inflated."""
-        return Endpoint(self.engine, offer_of(self.plan.pipeline, array_max, body_bytes_max))
+    def endpoint(self, array_max: int, body_bytes_max: int, *, arrow: bool = False) -> Endpoint:
+        """Return what takes its calls. array_max: requests in one; body_bytes_max: of its body, once it is inflated.
+
+        arrow: whether they may come in Arrow too.
+        """
+        return Endpoint(self.engine, offer_of(self.plan.pipeline, array_max, body_bytes_max, arrow=arrow))
 
 
 class ServedPipelines:
@@ -184,11 +189,15 @@ class ServedPipelines:
         return self._stores[identity]
 
 
-def offer_of(pipeline: Pipeline, array_max: int, body_bytes_max: int) -> Offer:
-    """Return the codecs of a pipeline. Raises SetupError where the numbers that are kept of its fields do not fit."""
-    more = protobuf_codecs(
-        pipeline.name, pipeline.request, pipeline.response, pipeline.sources_dir, array_max=array_max
-    )
+def offer_of(pipeline: Pipeline, array_max: int, body_bytes_max: int, *, arrow: bool = False) -> Offer:
+    """Return the codecs of a pipeline. arrow: whether that is one.
+
+    Raises SetupError where the numbers that are kept of its fields do not fit, or for Arrow without pyarrow.
+    """
+    types = pipeline.request, pipeline.response
+    more: list[Codec] = [*protobuf_codecs(pipeline.name, *types, pipeline.sources_dir, array_max=array_max)]
+    if arrow:
+        more.append(ArrowCodec(*types, array_max=array_max, body_bytes_max=body_bytes_max))
     return Offer(pipeline.request, array_max=array_max, body_bytes_max=body_bytes_max, more=more)
 
 

@@ -10,8 +10,9 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from tailrace.batch import JSON, Batch, Degraded
+from tailrace.codecs.inflating import CODINGS
 from tailrace.deadline import LAYERS, NS_PER_MS
-from tailrace.errors import ServingError
+from tailrace.errors import ServingError, UnsupportedCodingError
 from tailrace.refusals import SHED
 from tailrace.response.problem import CONTENT_TYPE, problem_body
 from tailrace.server.http.head import Head
@@ -23,6 +24,7 @@ GZIP_BYTES_MIN: Final = 1_024
 _LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(4_096))
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 RETRY_AFTER_S: Final = b"1"
+TAKEN: Final = b"Accept-Encoding: " + b", ".join(coding for coding in CODINGS if not coding.startswith(b"x-"))
 _PLAIN: Final = Head(endpoint=None, body_bytes=0, is_plain=True, keep_alive=True)
 
 
@@ -103,8 +105,8 @@ class Framing:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
         if error.status == 401:
             extra.append(b"WWW-Authenticate: Bearer")
-        if error.status == 415:
-            extra.append(b"Accept-Encoding: gzip")
+        if isinstance(error, UnsupportedCodingError):
+            extra.append(TAKEN)
         if head is not None and error.status == 405:
             extra.append(b"Allow: " + head.allow)
         if head is not None and head.is_oip:

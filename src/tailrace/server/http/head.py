@@ -70,7 +70,7 @@ def read_head(
 ) -> Head:  # fmt: skip
     """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear.
 
-    keys: one of which its caller must show for all but pages.
+    keys: one of which its caller must show for all but open pages: to others no path tells whether it is there.
     """
     fields = {name.lower(): value for name, value in headers}
     head = Head(
@@ -90,6 +90,8 @@ def read_head(
     try:
         path = _path_of(url)
         head.is_oip = is_oip(path)
+        if keys is not None and not _is_open(routes.get(path)):
+            head.caller = keys.caller(headers)
         head.endpoint, head.allow = _find(routes, method, path)
         if head.endpoint is None:
             allow = head.allow.decode()
@@ -101,8 +103,7 @@ def read_head(
             head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))
             if head.is_oip:
                 head.json_bytes = _read_json_bytes(fields.get(JSON_BYTES))
-            if keys is not None:
-                head.caller = keys.caller(headers)
+            if head.caller is not None:
                 head.endpoint = head.caller.admitted(head.endpoint)
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
@@ -151,6 +152,11 @@ def _path_of(url: bytes) -> bytes:
     if not url.startswith(b"/") and b"://" in url:
         url = b"/" + url.partition(b"://")[2].partition(b"/")[2]
     return url.partition(b"?")[0]
+
+
+def _is_open(methods: Mapping[bytes, CallEndpoint | Page] | None) -> bool:
+    """Say whether what serves a path asks nobody for a key."""
+    return methods is not None and all(isinstance(route, Page) and route.is_open for route in methods.values())
 
 
 def _find(routes: Routes, method: bytes, path: bytes) -> tuple[CallEndpoint | Page | None, bytes]:

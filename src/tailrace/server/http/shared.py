@@ -68,6 +68,7 @@ class Shared:
                       for path, methods in self.routes.items()}  # fmt: skip
             reserve = self.reserve = Shared(self.transport, routes, self.limits, self.load, self.count_failure)
             reserve.framing = self.framing
+            reserve.keys = self.keys
             reserve.draining = True
             reserve.now_s = self.now_s
         if len(reserve.connections) >= RESERVE_MAX:
@@ -93,7 +94,7 @@ class Shared:
 
 def _page_of(route: CallEndpoint | Page) -> Page:
     """Return what serves a route on a connection over the limit."""
-    return route if isinstance(route, Page) else Page(_refuse)
+    return route if isinstance(route, Page) else Page(_refuse, is_open=False)
 
 
 def _refuse() -> Answer:

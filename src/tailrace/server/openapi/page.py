@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
+from tailrace.batch import Call
+from tailrace.errors import ServingError, UnauthorizedError
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import Answer, CallEndpoint, Page
+from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.openapi.document import openapi_document
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
@@ -27,8 +30,22 @@ def document_bytes(document: dict[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document)) + b"\n"
 
 
-def reference_page(document: dict[str, Any]) -> bytes:
-    """Return the page that reads a document, which stands in it; nothing in the document can end its place."""
+class KeyGate:
+    """Lets those pass who have shown a key, whatever it opens, for as long as it is valid."""
+
+    def refusal(self, call: Call) -> ServingError | None:
+        """Return why a call may not pass."""
+        head = cast(HttpCall, call).head
+        if head is None or head.caller is None:
+            return UnauthorizedError("this needs a key", next="send one, as X-API-Key: KEY")
+        return head.caller.fault(None)
+
+
+def reference_page(document: dict[str, Any] | None) -> bytes:
+    """Return the page that reads a document, which stands in it; nothing in the document can end its place.
+
+    None: the page asks for a key, and then the server for the document.
+    """
     text = msgspec.json.encode(document).decode().replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text).encode()
 
@@ -38,17 +55,19 @@ def description_routes(
 ) -> dict[bytes, dict[bytes, CallEndpoint | Page]]:
     """Return the routes that describe a server of these pipelines.
 
-    array_max: requests in one call. with_keys: whether calls must show a key. None where the server cannot be
-    described, which is logged: without its description it still decides.
+    array_max: requests in one call. with_keys: whether calls must show a key; so must who asks for the document, which
+    names every pipeline. None where the server cannot be described, which is logged: without its description it still
+    decides.
     """
     try:
         document = openapi_document(pipelines, array_max=array_max, with_keys=with_keys)
         as_json = Answer(200, b"application/json", document_bytes(document), HEADERS)
-        as_page = Answer(200, b"text/html; charset=utf-8", reference_page(document), (*HEADERS, POLICY))
+        shown = reference_page(None if with_keys else document)
+        as_page = Answer(200, b"text/html; charset=utf-8", shown, (*HEADERS, POLICY))
     except Exception as error:  # whatever a type of the user's own raises
         log.warning("the API cannot be described", error=repr(error), exc_info=error)
         return {}
     return {
-        b"/openapi.json": {b"GET": Page(lambda: as_json)},
+        b"/openapi.json": {b"GET": Page(lambda: as_json, [KeyGate()] if with_keys else [], is_open=not with_keys)},
         b"/docs": {b"GET": Page(lambda: as_page)},
     }
