@@ -18,7 +18,12 @@ from hmac import compare_digest
 from operator import itemgetter
 from typing import Any, Final
 
-from tailrace.server.http.head import Head
+from msgspec.structs import replace
+
+from tailrace.errors import ServingError
+from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.http.head import BUDGET, Head
+from tailrace.server.http.hurried import HurriedEndpoint
 
 HEAD_BYTES_MAX: Final = 4_096
 """A longer head is not remembered."""
@@ -35,7 +40,7 @@ _LETTERS: Final = bytes(ord("a") if 0x20 <= byte < 0x7F else ord(" ") for byte i
 
 _ACTED_ON: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"accept-encoding",
-     b"accept", b"content-encoding", b"content-type", b"authorization", b"x-trace", b"x-budget-ms", b"proxy-connection",
+     b"accept", b"content-encoding", b"content-type", b"authorization", b"x-trace", b"proxy-connection",
      b"keep-alive", b"te", b"trailer", b"x-api-key", b"inference-header-content-length")
 )  # fmt: skip
 """Headers that the server acts on, or another server on the way might: their values are part of what stays."""
@@ -141,10 +146,16 @@ def are_visible(values: bytes) -> bool:
 
 
 class HeadMemory:
-    """The forms that a server remembers, and the names of the headers that vary. body_bytes_max: of a request."""
+    """The forms that a server remembers, and the names of the headers that vary.
 
-    def __init__(self, body_bytes_max: int) -> None:
+    body_bytes_max: of a request. count_failure: is called for a call that is refused for what its form has not seen.
+    """
+
+    def __init__(
+        self, body_bytes_max: int, count_failure: Callable[[type[ServingError]], None] = lambda kind: None
+    ) -> None:
         self._body_bytes_max = body_bytes_max
+        self._count_failure = count_failure
         self._by_size: dict[int, list[HeadForm]] = {}
         self._by_age: dict[HeadForm, None] = {}
         self._varying: set[bytes] = set()
@@ -187,6 +198,8 @@ class HeadMemory:
             if found is not None and found is not last:
                 return found  # that another connection's head has left, which this one can share
         cut = {name: place for name, place in places.items() if name == _LENGTH or name in self._varying}
+        if BUDGET in cut and isinstance(head.endpoint, CallEndpoint):
+            head = replace(head, endpoint=HurriedEndpoint(head.endpoint, self._count_failure))
         form = HeadForm(raw, head, cut, values, self._body_bytes_max)
         if form.body_bytes(raw) < 0:
             return None  # a value has other bytes than may vary

@@ -26,7 +26,8 @@ JSON_BYTES: Final = b"inference-header-content-length"
 JSON_DIGITS_MAX: Final = 12
 
 REQUEST_ID: Final = b"x-request-id"
-TOLD: Final = frozenset({REQUEST_ID, TRACEPARENT, TRACESTATE})
+BUDGET: Final = b"x-budget-ms"
+TOLD: Final = frozenset({REQUEST_ID, BUDGET, TRACEPARENT, TRACESTATE})
 """Headers that say something of each call beside how it is to be served."""
 
 Routes = Mapping[bytes, Mapping[bytes, CallEndpoint | Page]]
@@ -96,7 +97,7 @@ def read_head(
         if head.endpoint is None:
             allow = head.allow.decode()
             raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
-        budget_ns = _read_budget(fields.get(b"x-budget-ms"))
+        budget_ns = read_budget(fields.get(BUDGET))
         if isinstance(head.endpoint, CallEndpoint):
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
             types = fields.get(b"content-type", b""), fields.get(b"accept", b"")
@@ -189,7 +190,7 @@ def _read_json_bytes(value: bytes | None) -> int:
     return int(value)
 
 
-def _read_budget(value: bytes | None) -> int:
+def read_budget(value: bytes | None) -> int:
     """Return the nanoseconds of an X-Budget-Ms header; 0 where there is none."""
     if value is None:
         return 0

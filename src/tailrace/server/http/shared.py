@@ -46,7 +46,7 @@ class Shared:
         self.load = load
         self.count_failure = count_failure
         self.framing = Framing(release)
-        self.heads = HeadMemory(limits.body_bytes_max)
+        self.heads = HeadMemory(limits.body_bytes_max, count_failure)
         self.connections: dict[Any, None] = {}
         self.draining = False
         self.reserve: Shared | None = None
