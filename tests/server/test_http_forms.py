@@ -226,6 +226,7 @@ LENGTHS = [b"+10", b" 10", b"010", b"1_0", b"0x1", b"-10", b"\xb210", b"1e2", b"
 )
 @example(name="X-Request-Id", value=b" " * WIDTH, length=None, cut=None, behind=b"")
 @example(name="X-Budget-Ms", value=b" " * WIDTH, length=None, cut=None, behind=b"")
+@example(name="X-Budget-Ms", value=b"?".ljust(WIDTH), length=None, cut=None, behind=b"")
 @example(name="X-Budget-Ms", value=b"%055d" % 7_000, length=None, cut=None, behind=b"")
 @example(name="X-Budget-Ms", value=b"0.%053d" % 1, length=None, cut=None, behind=b"")
 @settings(max_examples=150, deadline=None)

@@ -200,6 +200,6 @@ def read_budget(value: bytes | None) -> int:
         budget_ms = -1.0
     if not 0 < budget_ms <= BUDGET_MS_MAX:
         raise ClientError(
-            f"X-Budget-Ms is {value.decode('latin-1')!r}", where="X-Budget-Ms", next="send milliseconds, such as 25"
+            f"X-Budget-Ms is {value.strip().decode('latin-1')!r}", where="X-Budget-Ms", next="send milliseconds, such as 25"
         )
     return max(int(budget_ms * NS_PER_MS), 1)
