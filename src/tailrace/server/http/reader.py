@@ -17,6 +17,9 @@ from tailrace.server.http.shared import Shared
 OFFERS_MAX: Final = 8
 """Offers of another protocol passed over in one read; each costs a copy of what follows."""
 
+OTHER_PROTOCOLS: Final = (b" RTSP/", b" ICE/")
+"""Others that the parser reads, and does not tell from HTTP."""
+
 
 class Message(NamedTuple):
     """A request that was read: its head and whole body; or, with None for a body, a head whose client waits for a word.
@@ -46,6 +49,7 @@ class RequestReader:
         self._messages: list[Message] = []
         self._raw = b""
         self._head_bytes = 0
+        self._recent = bytearray()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._remembered: tuple[tuple[bytes, bytes], ...] = ()
@@ -93,7 +97,10 @@ class RequestReader:
         Raises httptools' errors and HeadersTooLargeError.
         """
         fresh, headers, head, body_bytes = not self.is_partial, self._headers, self.head, len(self._body)
+        self._recent += data
         self._parser.feed_data(data)
+        if self.head is not None or not self.is_partial:
+            self._recent.clear()
         if self.is_partial:
             if self._headers is headers and self.head is head and len(self._body) == body_bytes:
                 self._head_bytes += len(data)
@@ -118,6 +125,12 @@ class RequestReader:
         limit = self._shared.limits.header_bytes_max
         if head_bytes > limit:
             raise HeadersTooLargeError(f"the head or trailer is over {limit} bytes", next="send fewer, shorter headers")
+
+    def _check_protocol(self, method: bytes) -> None:
+        """Raise ClientError for a head of another protocol, which the parser takes for one of HTTP of that version."""
+        for name in OTHER_PROTOCOLS:
+            if name in self._recent and b"%b %b%b" % (method, self._url, name) in self._recent:
+                raise ClientError("this is not HTTP", next="send HTTP/1.1 as RFC 9112 has it")
 
     # -- what the parser calls ----------------------------------------------------------------------------------------
 
@@ -152,6 +165,7 @@ class RequestReader:
             keep_alive, self.tunnel = False, True  # what follows is meant for a tunnel that there is not
         version = parser.get_http_version()
         method, keys = parser.get_method(), shared.keys
+        self._check_protocol(method)
         head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys, shared.told)
         self.head = head
         check_framing(version, self._headers)
