@@ -19,7 +19,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from tailrace.codecs.duplicates import duplicate_key
-from tailrace.codecs.tensors import FRACTIONS, TEXT, WHOLE, are_finite
+from tailrace.codecs.tensors import FRACTIONS, TEXT, WHOLE
 from tailrace.errors import InvalidTensorError
 from tailrace.request.schema import vector_width
 
@@ -53,7 +53,8 @@ class TensorField:
 
     name: as callers write it. attribute: of the struct. kind: of its values, or of its elements where it has `many`.
     datatype: as metadata tell it. width: its elements, where all have as many; else `ANY`. is_plain: values need no
-    change to be a tensor's. required: it has no default. nullable: None is allowed.
+    change to be a tensor's. required: it has no default. nullable: None is allowed. taken: the datatypes
+    that it may come in.
     """
 
     name: str
@@ -65,6 +66,7 @@ class TensorField:
     is_plain: bool = True
     required: bool = True
     nullable: bool = False
+    taken: frozenset[str] = frozenset()
 
     @property
     def shape(self) -> list[int]:
@@ -73,12 +75,12 @@ class TensorField:
 
     def check(self, datatype: str, shape: Sequence[int]) -> None:
         """Raise InvalidTensorError for a tensor that this field cannot be."""
-        taken = datatype in _TAKEN[self.kind] or (self.nullable and datatype in FRACTIONS and self.kind in (BOOL, INT))
-        is_json = self.many and datatype == TEXT and len(shape) == 1
-        if not (taken or is_json):
+        rank = len(shape)
+        if self.many and rank == 1 and datatype == TEXT:
+            return  # the JSON of each list
+        if datatype not in self.taken:
             raise InvalidTensorError(f"{datatype[:20]!r} is no {self.datatype}", next=f"send {self.datatype}")
-        fits = len(shape) == 2 if self.many else len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
-        if not (fits or is_json):
+        if not (rank == 2 if self.many else rank == 1 or (rank == 2 and shape[1] == 1)):
             wanted = "[rows, elements]" if self.many else "[rows]"
             raise InvalidTensorError(f"it has the shape {list(shape)}", next=f"send {wanted}")
 
@@ -88,8 +90,8 @@ class TensorField:
             if self.many and len(shape) == 1:
                 return list(map(_value_in, elements))
             elements = self._read_texts(elements)
-        elif datatype in FRACTIONS:
-            elements = self._read_numbers(elements)
+        elif self.kind in _OF_NUMBERS and datatype in FRACTIONS:
+            elements = list(map(_OF_NUMBERS[self.kind], elements))
         if not self.many:
             return elements
         rows, width = shape
@@ -104,16 +106,6 @@ class TensorField:
             return TEXT, [len(values)], list(map(_json_of, values))
         width = lengths.pop() if lengths else max(self.width, 0)
         return self.datatype, [len(values), width], list(chain.from_iterable(values))
-
-    def _read_numbers(self, elements: list[Any]) -> list[Any]:
-        """Return numbers with a fraction, None for NaN where that may be."""
-        numbers = elements
-        if self.nullable:
-            elements = [None if value is None or value != value else value for value in elements]  # noqa: PLR0124 - NaN
-            numbers = [value for value in elements if value is not None]
-        if not are_finite(numbers):
-            raise InvalidTensorError("it has a number that is not finite", next="send finite numbers")
-        return elements if self.kind == FLOAT else list(map(_TRUTHS[self.kind], elements))
 
     def _read_texts(self, elements: list[Any]) -> list[Any]:
         """Return the texts of a tensor, which came as JSON or as bytes; of objects, what they hold."""
@@ -146,8 +138,9 @@ def _field_of(field: shapes.Field, annotation: Any) -> TensorField:
         nullable |= has_null
     datatype = "FP64" if nullable and not many and kind in (BOOL, INT) else _DATATYPES[kind]
     width = vector_width(annotation) or ANY
+    taken = _TAKEN[kind] | FRACTIONS if nullable and not many and kind in (BOOL, INT) else _TAKEN[kind]
     return TensorField(
-        field.encode_name, field.name, kind, datatype, many, width, is_plain, field.required, nullable
+        field.encode_name, field.name, kind, datatype, many, width, is_plain, field.required, nullable, taken
     )  # fmt: skip
 
 
@@ -211,8 +204,8 @@ def _truth_in(value: float | None) -> Any:
 
 def _whole_in(value: float | None) -> Any:
     """Return a number without a fraction where an int may be None; one with a fraction as it is, to be refused."""
-    return int(value) if value is not None and value.is_integer() else value
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
-_TRUTHS: Final = {BOOL: _truth_in, INT: _whole_in}
+_OF_NUMBERS: Final = {BOOL: _truth_in, INT: _whole_in}
 """What makes a value of a number, where that stands for another kind that may be None."""

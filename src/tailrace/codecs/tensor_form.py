@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -16,15 +16,6 @@ from tailrace.request.schema import Request, bounded_type
 
 _PATH: Final = re.compile(r"\$(?:\[(?:\.\.\.|(\d+))\])?(?:\.(\w+))?(.*)", re.DOTALL)
 """Where msgspec says a fault is: the request's place among many, its field, and where in that."""
-
-
-class Given(NamedTuple):
-    """A tensor as a caller sent it. elements: all of them, in row-major order."""
-
-    field: TensorField
-    datatype: str
-    shape: Sequence[int]
-    elements: list[Any]
 
 
 class TensorForm:
@@ -57,40 +48,36 @@ class TensorForm:
                 raise InvalidTensorError(f"{shape[0]} rows are over {self._array_max}", next="send fewer a call")
         return found
 
-    def requests(self, given: Sequence[Given]) -> Any:
-        """Return the request of one row, or a list of those of many.
+    def count_rows(self, names: Sequence[str], rows: Sequence[int]) -> int:
+        """Return how many rows inputs have. Raises InvalidTensorError where they differ, or one is there twice, or not.
+
+        rows: of each.
+        """
+        given = set(names)
+        if len(given) < len(names):
+            raise InvalidTensorError("an input is there twice", where="inputs")
+        if missing := [name for name in self._required if name not in given]:
+            raise InvalidTensorError(f"the input {missing[0]!r} is missing", where="inputs")
+        counts = sorted(set(rows))
+        if len(counts) != 1:
+            what = f"the inputs have {counts[:3]} rows" if counts else "no input tells how many rows there are"
+            raise InvalidTensorError(what, where="inputs", next="send as many rows in each")
+        return counts[0]
+
+    def requests(self, names: Sequence[str], columns: Sequence[Sequence[Any]], rows: int) -> Any:
+        """Return the request of one row, or a list of those of many. columns: a value a row, of each of the names.
 
         Raises InvalidTensorError, or what a request type's own code raises.
         """
-        rows = self._count_rows(given)
-        names = [each.field.name for each in given]
-        columns = []
-        for field, datatype, shape, elements in given:
-            try:
-                columns.append(field.values(elements, datatype, shape))
-            except InvalidTensorError as error:
-                raise at_input(error, field.name) from None
-        found: Any = [dict(zip(*pair, strict=True)) for pair in zip(repeat(names), zip(*columns, strict=True))]
         try:
             if rows == 1:
-                return msgspec.convert(found[0], self.request_type)
+                values = {name: column[0] for name, column in zip(names, columns, strict=True)}
+                return msgspec.convert(values, self.request_type)
+            found = list(map(dict, map(zip, repeat(names), zip(*columns, strict=True))))
             return msgspec.convert(found, list[self.request_type])  # type: ignore[name-defined]
         except Exception as error:
             fault = _fault_of(refusal_of(error))
         raise fault
-
-    def _count_rows(self, given: Sequence[Given]) -> int:
-        """Return how many rows the inputs have. Raises InvalidTensorError where they differ, or one is missing."""
-        names = {each.field.name for each in given}
-        if len(names) < len(given):
-            raise InvalidTensorError("an input is there twice", where="inputs")
-        if missing := [name for name in self._required if name not in names]:
-            raise InvalidTensorError(f"the input {missing[0]!r} is missing", where="inputs")
-        rows = {each.shape[0] for each in given}
-        if len(rows) != 1:
-            what = f"the inputs have {sorted(rows)[:3]} rows" if rows else "no input tells how many rows there are"
-            raise InvalidTensorError(what, where="inputs", next="send as many rows in each")
-        return rows.pop()
 
 
 def at_input(error: ServingError, name: str) -> InvalidTensorError:

@@ -6,20 +6,17 @@ Elements are told in row-major order. Bytes are little-endian; a text has its le
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import isfinite, prod
-from typing import Annotated, Any, Final
-
-import msgspec
-from msgspec import Meta
+from typing import Any, Final
 
 from tailrace.errors import InvalidTensorError
 
 RANK_MAX: Final = 8
 """Dimensions of a shape that are read; a field has two at most."""
 TEXTS_MAX: Final = 32_768
-"""Texts in one call's bytes: each is found by the length of the one before it, at some 0.2 µs."""
+"""Texts in one tensor's bytes: each is found by the length of the one before it, at some 0.2 µs."""
 TEXT: Final = "BYTES"
 FORMATS: Final = {
     "BOOL": "?", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q", "UINT8": "B", "UINT16": "H", "UINT32": "I",
@@ -32,46 +29,47 @@ FRACTIONS: Final = frozenset(name for name in FORMATS if name.startswith("FP"))
 _LENGTH_BYTES: Final = 4
 
 
-def _element_of(datatype: str) -> Any:
-    """Return the type of an element in JSON."""
-    if datatype in WHOLE:
-        bits = SIZES[datatype] * 8
-        least, most = (0, 2**bits) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-        # An integer of 64 bits without a sign is whole anyway: msgspec's bounds have 63.
-        return int if most > 2**63 else Annotated[int, Meta(ge=least, le=most - 1)]
-    return {"BOOL": bool, TEXT: str}.get(datatype, float)
+def _bounds_of(datatype: str) -> tuple[int, int]:
+    """Return the least and the largest number of a datatype of whole ones."""
+    bits = SIZES[datatype] * 8
+    return (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-_ELEMENTS: Final = {datatype: _element_of(datatype) for datatype in (*FORMATS, TEXT)}
-_LISTS: Final[dict[tuple[str, bool], Any]] = {
-    (datatype, nullable): list[element | None] if nullable else list[element]  # type: ignore[valid-type]
-    for datatype, element in _ELEMENTS.items()
-    for nullable in (False, True)
-}
-_DECODERS: Final = {key: msgspec.json.Decoder(kind).decode for key, kind in _LISTS.items()}
-_decode_any: Final = msgspec.json.Decoder().decode
+_BOUNDS: Final = {datatype: _bounds_of(datatype) for datatype in WHOLE}
+_KINDS: Final[Mapping[str, frozenset[type]]] = (
+    dict.fromkeys(WHOLE, frozenset({int}))
+    | dict.fromkeys(FRACTIONS, frozenset({int, float}))
+    | {"BOOL": frozenset({bool}), TEXT: frozenset({str})}
+)
+"""What the elements of a datatype are in JSON."""
+_NULLABLE: Final = {datatype: kinds | {type(None)} for datatype, kinds in _KINDS.items()}
 
 
-def from_json(data: msgspec.Raw, datatype: str, shape: Sequence[int], *, nullable: bool) -> list[Any]:
-    """Return the elements in a JSON array, which is flat or nested as the shape says. nullable: null is an element.
+def from_json(data: list[Any], datatype: str, shape: Sequence[int], *, nullable: bool) -> list[Any]:
+    """Return the elements in an array of JSON, which is flat or nested as the shape says. nullable: null is an element.
 
-    Raises InvalidTensorError where they do not fit the datatype or the shape, and msgspec's errors.
+    Raises InvalidTensorError where they do not fit the datatype or the shape.
     """
-    try:
-        values = _DECODERS[datatype, nullable](data)
-    except msgspec.ValidationError:
-        nested = _decode_any(data)
-        if not (len(shape) > 1 and type(nested) is list and nested and type(nested[0]) is list):
-            raise
-        values = msgspec.convert(_flat(nested, shape), _LISTS[datatype, nullable])
-    _check_count(len(values), shape)
-    return values  # type: ignore[no-any-return]
+    if data and type(data[0]) is list:
+        data = _flat(data, shape)
+    if len(data) != prod(shape):
+        raise InvalidTensorError(f"{len(data)} elements are no tensor with the shape {list(shape)}")
+    kinds = (_NULLABLE if nullable else _KINDS)[datatype]
+    if not kinds.issuperset(map(type, data)):
+        place, wrong = next((place, each) for place, each in enumerate(data) if type(each) not in kinds)
+        raise InvalidTensorError(f"the element {place} is {str(wrong)[:20]!r}, which is no {datatype}")
+    if datatype in WHOLE:
+        least, most = _BOUNDS[datatype]
+        numbers = [each for each in data if each is not None] if nullable else data
+        if numbers and (min(numbers) < least or max(numbers) > most):
+            raise InvalidTensorError(f"{datatype} goes from {least} to {most}")
+    return data
 
 
-def from_bytes(data: bytes, datatype: str, shape: Sequence[int]) -> list[Any]:
-    """Return the elements in the bytes of a tensor; of BYTES, the bytes of each.
+def from_bytes(data: bytes, datatype: str, shape: Sequence[int], *, nullable: bool) -> list[Any]:
+    """Return the elements in the bytes of a tensor; of BYTES, the bytes of each. nullable: NaN is None.
 
-    Raises InvalidTensorError where there are not just as many as the shape says.
+    Raises InvalidTensorError where there are not just as many as the shape says, or one is no finite number.
     """
     count = prod(shape)
     if datatype == TEXT:
@@ -79,7 +77,13 @@ def from_bytes(data: bytes, datatype: str, shape: Sequence[int]) -> list[Any]:
     if len(data) != count * SIZES[datatype]:
         what = f"{len(data)} bytes are no tensor of {datatype} with the shape {list(shape)}"
         raise InvalidTensorError(what, next=f"send {count * SIZES[datatype]} bytes")
-    return list(struct.unpack(f"<{count}{FORMATS[datatype]}", data))
+    values = list(struct.unpack(f"<{count}{FORMATS[datatype]}", data))
+    if datatype in FRACTIONS and not _are_finite(values):
+        numbers = [value for value in values if value == value] if nullable else values  # noqa: PLR0124 - NaN is not
+        if not _are_finite(numbers):
+            raise InvalidTensorError("it has a number that is not finite", next="send finite numbers")
+        return [value if value == value else None for value in values]  # noqa: PLR0124
+    return values
 
 
 def to_bytes(values: Sequence[Any], datatype: str) -> bytes:
@@ -90,11 +94,6 @@ def to_bytes(values: Sequence[Any], datatype: str) -> bytes:
     if datatype in FRACTIONS and None in values:
         values = [float("nan") if value is None else value for value in values]
     return struct.pack(f"<{len(values)}{FORMATS[datatype]}", *values)
-
-
-def are_finite(values: Sequence[float]) -> bool:
-    """Say whether no number is infinite or none. A sum is, unless one of them is not or all together are too many."""
-    return isfinite(sum(values)) or all(map(isfinite, values))
 
 
 def _texts(data: bytes, count: int) -> list[bytes]:
@@ -124,6 +123,6 @@ def _flat(values: list[Any], shape: Sequence[int]) -> list[Any]:
     return level
 
 
-def _check_count(count: int, shape: Sequence[int]) -> None:
-    if count != prod(shape):
-        raise InvalidTensorError(f"{count} elements are no tensor with the shape {list(shape)}")
+def _are_finite(values: Sequence[float]) -> bool:
+    """Say whether no number is infinite or none. A sum is, unless one of them is not or all together are too many."""
+    return isfinite(sum(values)) or all(map(isfinite, values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +27,12 @@ UNTAKEN: Final = {
 }
 """Parameters of extensions that are not spoken here: to pass over one would give an answer to another question."""
 
-Parameters = Mapping[str, Any]
+
+class Output(NamedTuple):
+    """A tensor that an answer has. is_binary: its bytes stand behind the JSON."""
+
+    field: TensorField
+    is_binary: bool
 
 
 class OipModel(NamedTuple):
@@ -37,33 +42,41 @@ class OipModel(NamedTuple):
     version: str
     form: TensorForm
 
-
-class Output(NamedTuple):
-    """A tensor that an answer has. is_binary: its bytes stand behind the JSON."""
-
-    field: TensorField
-    is_binary: bool
+    def outputs(self, names: Sequence[tuple[str, bool]]) -> Sequence[Output]:
+        """Return the outputs that a caller names, each with whether it is to be binary. Raises InvalidTensorError."""
+        fields, found = self.form.outputs, {}
+        for name, is_binary in names:
+            if (field := fields.get(name)) is None:
+                raise InvalidTensorError(
+                    f"there is no output {name[:40]!r}", where="outputs", next=f"the outputs are {', '.join(fields)}"
+                )
+            if name in found:
+                raise InvalidTensorError(f"the output {name!r} is asked for twice", where="outputs")
+            found[name] = Output(field, is_binary)
+        return list(found.values())
 
 
 class Asked(ABC):
     """What one call asks for, and the codec of its answer.
 
-    id: is sent back. outputs: in their order. timeout_ns: the caller's own budget, 0 for none. priority: as it was
-    sent, 1 the highest; 0 for none. requests: what the tensors hold, or a list of them.
+    id: is sent back. outputs: in their order. requests: what the tensors hold, or a list of them. timeout_ns: the
+    caller's own budget, 0 for none. priority: as it was sent, 1 the highest; 0 for none.
     """
 
     __slots__ = ("id", "model", "outputs", "priority", "requests", "timeout_ns")
 
     content_type: bytes
 
-    def __init__(self, model: OipModel, asked_id: str | None, parameters: Parameters) -> None:
-        refuse_untaken(parameters)
+    def __init__(self, model: OipModel, asked_id: str | None, outputs: Sequence[Output], requests: Any) -> None:
         self.model = model
         self.id = asked_id
-        self.outputs: Sequence[Output] = ()
-        self.timeout_ns = number_in(parameters, "timeout", TIMEOUT_US_MAX) * NS_PER_US
-        self.priority = number_in(parameters, "priority", PRIORITY_MAX)
-        self.requests: Any = None
+        self.outputs = outputs
+        self.requests = requests
+        self.timeout_ns = self.priority = 0
+
+    def set_schedule(self, timeout_us: int, priority: int) -> None:
+        """Take what the caller says of how it is to be scheduled."""
+        self.timeout_ns, self.priority = timeout_us * NS_PER_US, priority
 
     @abstractmethod
     def encode(self, value: Any) -> bytes:
@@ -72,40 +85,6 @@ class Asked(ABC):
     def encode_each(self, values: Sequence[Any]) -> list[bytes]:
         """Return the answers to several calls that ask for the same: to one alone, as nearly always."""
         return list(map(self.encode, values))
-
-    def select(self, names: Sequence[tuple[str, bool]]) -> None:
-        """Take the outputs that a caller names, each with whether it is to be binary. Raises InvalidTensorError."""
-        fields = self.model.form.outputs
-        found = {}
-        for name, is_binary in names:
-            if (field := fields.get(name)) is None:
-                raise InvalidTensorError(
-                    f"there is no output {name[:40]!r}", next=f"the outputs are {', '.join(fields)}"
-                )
-            if name in found:
-                raise InvalidTensorError(f"the output {name!r} is asked for twice", where="outputs")
-            found[name] = Output(field, is_binary)
-        self.outputs = list(found.values())
-
-    def select_all(self, *, binary: bool) -> None:
-        """Take all outputs."""
-        self.outputs = [Output(field, binary) for field in self.model.form.outputs.values()]
-
-
-def refuse_untaken(parameters: Parameters) -> None:
-    """Raise InvalidTensorError where a parameter asks for what is not done here."""
-    for name in parameters:
-        if name in UNTAKEN and parameters[name]:
-            raise InvalidTensorError(UNTAKEN[name], where=f"parameters.{name}", next="leave the parameter out")
-
-
-def number_in(parameters: Parameters, name: str, most: int) -> int:
-    """Return a whole number among parameters, 0 where there is none. Raises InvalidTensorError."""
-    value = parameters.get(name, 0)
-    if type(value) is not int or not 0 <= value <= most:
-        what = f"{name} is {str(value)[:20]!r}"
-        raise InvalidTensorError(what, where=f"parameters.{name}", next=f"send a whole number from 0 to {most}")
-    return value
 
 
 def columns_of(value: Any, outputs: Sequence[Output]) -> list[list[Any]]:

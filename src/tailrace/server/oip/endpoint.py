@@ -12,7 +12,7 @@ from tailrace.errors import InvalidRequestError, InvalidTensorError, ServingErro
 from tailrace.server.endpoint import CallEndpoint, Endpoint
 from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.oip.asked import Asked, OipModel
-from tailrace.server.oip.rest import read_rest
+from tailrace.server.oip.rest import RestReader
 
 Reader = Callable[[Call, bytes], Asked]
 """From a call and its body, what it asks for. Raises ServingError."""
@@ -59,9 +59,12 @@ class InferEndpoint(Endpoint):
 class RestEndpoint(InferEndpoint):
     """Takes the calls of one pipeline over HTTP. body_bytes_max: of a body that came compressed, once inflated."""
 
-    def __init__(self, usual: Endpoint, model: OipModel, body_bytes_max: int, *, is_compressed: bool = False) -> None:
+    def __init__(
+        self, usual: Endpoint, reader: RestReader, body_bytes_max: int, *, is_compressed: bool = False
+    ) -> None:
         super().__init__(usual, self._read_compressed if is_compressed else self._read_plain)
-        self.model = model
+        self.model = reader.model
+        self._reader = reader
         self._body_bytes_max = body_bytes_max
         self._compressed = self if is_compressed else None
 
@@ -74,12 +77,12 @@ class RestEndpoint(InferEndpoint):
             what = f"the body comes in {coding.decode('latin-1')!r}"
             raise UnsupportedCodingError(what, where="Content-Encoding", next="send it as it is, or in gzip")
         if self._compressed is None:
-            self._compressed = RestEndpoint(self, self.model, self._body_bytes_max, is_compressed=True)
+            self._compressed = RestEndpoint(self, self._reader, self._body_bytes_max, is_compressed=True)
         return self._compressed
 
     def _read_plain(self, call: Call, body: bytes) -> Asked:
         head = cast(HttpCall, call).head
-        return read_rest(self.model, body, -1 if head is None else head.json_bytes)
+        return self._reader.read(body, -1 if head is None else head.json_bytes)
 
     def _read_compressed(self, call: Call, body: bytes) -> Asked:
         inflated = inflate(body, self._body_bytes_max)
@@ -92,7 +95,7 @@ def rest_endpoint(usual: Endpoint, release: str, array_max: int, body_bytes_max:
     """Return what takes the calls of a pipeline that come as tensors. usual: takes all others."""
     pipeline = usual.engine.plan.pipeline
     form = TensorForm(pipeline.request, pipeline.response, array_max=array_max)
-    return RestEndpoint(usual, OipModel(pipeline.name, release, form), body_bytes_max)
+    return RestEndpoint(usual, RestReader(OipModel(pipeline.name, release, form)), body_bytes_max)
 
 
 def _as_tensors(error: ServingError) -> ServingError:
