@@ -21,6 +21,7 @@ from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
+from tailrace.request.coalesce import Coalesce
 from tailrace.request.schema import Field, Request
 from tailrace.response.schema import Embedding, Response
 
@@ -31,6 +32,7 @@ __all__ = [
     "BatchFeatureView",
     "Budget",
     "Cascade",
+    "Coalesce",
     "ColdStart",
     "Constant",
     "Embedding",

@@ -117,6 +117,11 @@ class Call(msgspec.Struct, gc=False, eq=False):
         """The trace that it is part of; None where its caller tells none, or its transport knows of none."""
         return None
 
+    @property
+    def callers(self) -> bytes:
+        """The scope of its caller: those of another share no answers. Empty for one that need not say who it is."""
+        return b""
+
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from, for a sample or a line of the log; empty for nothing.
 
@@ -142,7 +147,8 @@ class Batch(msgspec.Struct, eq=False):
     made of, unexplained: why that is not told; None where nobody asks. best_rows: what requests are answered with, in
     order, and where each request's begin; None for all as they are. responses: one a request. bodies: one a call, empty
     for one with an error; content_type: of all bodies, empty where they differ. errors: by the call's place; what their
-    bytes are is the transport's. marks_ns: its start, then the end of each layer.
+    bytes are is the transport's. marks_ns: its start, then the end of each layer. coalesced: of calls that were not
+    computed for, how they came to another's answer, "in_flight" or "kept"; such a batch has no columns.
     """
 
     calls: Sequence[Call]
@@ -175,6 +181,7 @@ class Batch(msgspec.Struct, eq=False):
     responses: list[Any] = msgspec.field(default_factory=list)
     bodies: list[bytes] = msgspec.field(default_factory=list)
     content_type: bytes = JSON
+    coalesced: str = ""
 
     def rows_of_call(self, index: int) -> slice:
         """Return which rows belong to one call."""

@@ -15,13 +15,16 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from tailrace.batch import Batch, Call, Transport
+from tailrace.batch import Batch, Call
 from tailrace.deadline import LAYERS, NS_PER_MS, NS_PER_S, Clock
+from tailrace.delivery import deliver
 from tailrace.errors import ServerError, ServingError
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.plan import Plan
 from tailrace.refusals import SHED, Refusals
 from tailrace.request.admission import Admission
+from tailrace.request.coalescing import Coalescing
+from tailrace.request.shared_answers import SharedAnswers
 
 HURRY_SHARE: Final = 4
 """Calls whose deadlines are further apart than this part of the budget wait for a store or a model in batches of their
@@ -34,7 +37,6 @@ REST_NS: Final = 1 * NS_PER_MS
 
 _deadline_of = attrgetter("deadline_ns")
 _call_rows = attrgetter("rows")
-_transport_of = attrgetter("transport")
 
 
 class Recorder(Protocol):
@@ -81,13 +83,19 @@ class Engine:
             self.budget_ns, cost.p95_ns, cost.least_ns, cost.row_ns, self._inference.rows_best, missing_of
         )
         load.add(self.admission)
+        self.coalescing: Coalescing | None = None
+        if (shared := plan.coalesce) is not None:
+            events, now_ns = plan.features.events, self._now_ns
+            answers = SharedAnswers(shared, events, recorders, self._loop, now_ns, self._log_failures)
+            self.coalescing = Coalescing(shared, self, answers, now_ns, alike_ns=self.budget_ns // HURRY_SHARE)
 
     # -- what an endpoint calls -------------------------------------------------------------------------------------
 
     @property
     def calls_waiting(self) -> int:
         """Calls taken and not yet answered."""
-        return len(self._inbox) + self._calls_running
+        following = 0 if self.coalescing is None else self.coalescing.calls_following
+        return len(self._inbox) + self._calls_running + following
 
     def refuses(self, left_ns: int, now_ns: int, rows: int = 1) -> bool:
         """Say whether a call cannot be answered in the time it has left, and count it if so."""
@@ -340,19 +348,6 @@ async def answer(plan: Plan, batch: Batch, now_ns: Callable[[], int]) -> None:
     mark(now_ns())
     plan.response.run(batch)  # 5 response: the bodies
     mark(now_ns())
-
-
-def deliver(batch: Batch) -> None:
-    """Give a batch to the transport of its calls: once to each transport, if there are several."""
-    calls = batch.calls
-    if len(set(map(_transport_of, calls))) == 1:
-        calls[0].transport.deliver(batch, range(len(calls)))
-        return
-    places: dict[Transport, list[int]] = {}
-    for place, call in enumerate(calls):
-        places.setdefault(call.transport, []).append(place)
-    for transport, own in places.items():
-        transport.deliver(batch, own)
 
 
 def drive(run: Coroutine[Any, Any, None]) -> None:

@@ -24,6 +24,7 @@ from tailrace.inference.composition.declarations import compositions_of
 from tailrace.inference.declaration import StageDeclaration
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
+from tailrace.request.coalesce import Coalesce
 from tailrace.request.schema import Request
 from tailrace.response.schema import Response
 
@@ -44,6 +45,7 @@ class Pipeline:
     file that is loaded, whatever file declares it. top: of a request with such a key, how many rows it is answered with
     at most, the best by score; or the field of the request that says so. None: all, in their order.
     explain: how many of its largest contributions a score is explained by, or the field of the request that says so.
+    coalesce: that identical requests share one computation; None computes each.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -61,6 +63,7 @@ class Pipeline:
     record_requests: bool = False
     top: Any = None
     explain: Any = None
+    coalesce: Coalesce | None = None
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
     """Where the file and what belongs to it was read: `base_dir`, or a release's copy of it."""
@@ -112,6 +115,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("record_requests", bool, "record_requests=True"),
         ("top", int | MemberDescriptorType | None, "top=20, or top=Ranking.limit"),
         ("explain", int | MemberDescriptorType | None, "explain=5, or explain=Payment.explain"),
+        ("coalesce", Coalesce | None, 'coalesce=tr.Coalesce(), or tr.Coalesce(ttl="1s")'),
     ]
     for name, kind, example in kinds:
         value = getattr(pipeline, name)

@@ -13,6 +13,7 @@ from tailrace.features.stores.protocol import OnlineStore
 from tailrace.inference.step import InferenceStep
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.step import PostprocessStep
+from tailrace.request.shared_answers import CoalescePlan
 from tailrace.request.step import RequestStep
 from tailrace.response.step import ResponseStep
 
@@ -35,7 +36,7 @@ class Plan:
     """The five steps that take a batch through the layers, and the cost they start with.
 
     What is learned while serving belongs to the stages and to the load of the loop. store: what the features are read
-    from.
+    from. coalesce: how requests share answers; None where each has its own.
     """
 
     pipeline: Pipeline
@@ -46,6 +47,7 @@ class Plan:
     postprocess: PostprocessStep
     response: ResponseStep
     cost: Cost = Cost()
+    coalesce: CoalescePlan | None = None
 
     @property
     def name(self) -> str:

@@ -40,7 +40,9 @@ from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline, is_event_of
 from tailrace.postprocess.step import PostprocessStep
 from tailrace.request.columns import columns_type
+from tailrace.request.request_key import RequestKey
 from tailrace.request.rows import RowCount
+from tailrace.request.shared_answers import CoalescePlan
 from tailrace.request.step import RequestStep
 from tailrace.response.best_rows import BestRowLists, BestRows
 from tailrace.response.step import FieldValues, RequestValues, ResponseStep, RowLists, RowValues
@@ -49,7 +51,25 @@ from tailrace.response.step import FieldValues, RequestValues, ResponseStep, Row
 def request_step(pipeline: Pipeline, wiring: Wiring, array_max: int) -> RequestStep:
     """Return layer 1."""
     rows = RowCount(pipeline.request, wiring.expanded, rows_max=pipeline.rows_max, array_max=array_max)
-    return RequestStep(columns_type(pipeline.request, wiring.expanded), wiring.expanded, rows)
+    columns = columns_type(pipeline.request, wiring.expanded, wiring.compared)
+    return RequestStep(columns, wiring.expanded, rows)
+
+
+def coalesce_plan(pipeline: Pipeline, wiring: Wiring, encoder: Encoder) -> CoalescePlan | None:
+    """Return how requests share answers; None where each has its own."""
+    coalesce = pipeline.coalesce
+    if coalesce is None or wiring.compared is None:
+        return None
+    own = tuple(
+        (name, wire.name)
+        for name, wire in wiring.response
+        if wire.origin is Origin.REQUEST and wire.name not in wiring.compared
+    )
+    return CoalescePlan(
+        key=RequestKey(pipeline.request, wiring.compared), own=own, ttl_ns=coalesce.ttl_ns,
+        answers_max=coalesce.answers_max, bytes_max=coalesce.bytes_max, across_callers=coalesce.across_callers,
+        usual=encoder,
+    )  # fmt: skip
 
 
 def features_step(

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tailrace.codecs.json import JsonEncoder
-from tailrace.compile.binding import features_step, postprocess_step, request_step, response_step
+from tailrace.compile.binding import coalesce_plan, features_step, postprocess_step, request_step, response_step
 from tailrace.compile.rehearsal import rehearse
 from tailrace.compile.resolve import wire
 from tailrace.compile.stages import inference_step, load_models
@@ -43,7 +43,7 @@ def compile_plan(
     wiring = wire(pipeline, loaded.signatures)
     if problems := [*wiring.problems, *loaded.problems]:
         raise CompileError(pipeline.name, problems)
-    codecs = _codecs(pipeline, wiring, store)
+    codecs, encoder = _codecs(pipeline, wiring, store), JsonEncoder()
     plan = Plan(
         pipeline=pipeline,
         store=store,
@@ -51,7 +51,8 @@ def compile_plan(
         features=features_step(pipeline, wiring, codecs, store, clock),
         inference=inference_step(pipeline, wiring, codecs, loaded, clock),
         postprocess=postprocess_step(pipeline, wiring),
-        response=response_step(pipeline, wiring, JsonEncoder()),
+        response=response_step(pipeline, wiring, encoder),
+        coalesce=coalesce_plan(pipeline, wiring, encoder),
     )
     if problems := rehearse(plan, wiring, codecs, loaded.signatures):
         raise CompileError(pipeline.name, problems)

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from tailrace.compile.wire_coalesce import wire_coalesce
 from tailrace.compile.wire_compositions import wire_compositions
 from tailrace.compile.wire_events import wire_events
 from tailrace.compile.wire_explain import wire_explain
@@ -48,6 +49,7 @@ def wire(pipeline: Pipeline, signatures: Mapping[StageDeclaration, Signature] = 
     wire_top(pipeline, wiring, signature)
     wire_explain(pipeline, wiring)
     wire_response(pipeline, wiring, signature)
+    wire_coalesce(pipeline, wiring)
     return wiring
 
 

@@ -72,7 +72,8 @@ class Wiring:
     that makes rows, if any. on_demand: each on-demand feature with the wires of its arguments, in an order in which
     they can be computed. chosen_by: what each stage that goes by something of a row goes by. splits: their
     names and variants. top: how many rows of a request are answered with, or the field that says so; None for all.
-    explain: by how many contributions a score is explained, likewise.
+    explain: by how many contributions a score is explained, likewise. compared: the fields by which requests are told
+    apart that share answers; None where none do.
     """
 
     fields: dict[str, FieldSpec]
@@ -85,6 +86,7 @@ class Wiring:
     splits: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     top: int | str | None = None
     explain: int | str | None = None
+    compared: tuple[str, ...] | None = None
     rules: list[list[Wire]] = field(default_factory=list)
     response: list[tuple[str, Wire]] = field(default_factory=list)
     labels: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
 from tailrace.monitor.metrics import (
     BATCH_REASONS,
+    COALESCED_ANSWERS,
     CONSUMER_FATES,
     DEGRADED_REASONS,
     FATES,
@@ -76,7 +77,8 @@ Branches = tuple[tuple[str, tuple[str, ...]], ...]
 class PipelineShape(msgspec.Struct, frozen=True):
     """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches.
 
-    remote, models: the names of those that another server computes, and of those that are computed here.
+    remote, models: the names of those that another server computes, and of those that are computed here. coalesces:
+    whether requests share answers.
     """
 
     name: str
@@ -85,6 +87,7 @@ class PipelineShape(msgspec.Struct, frozen=True):
     branches: Branches = ()
     remote: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    coalesces: bool = False
 
 
 def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
@@ -172,6 +175,13 @@ class _LayoutBuilder:
         for metric in ("breaker_open", "breaker_openings_total", "connections"):
             self.add(f"tailrace_remote_{metric}", pipeline, model)
 
+    def add_coalesced(self, pipeline: PipelineShape) -> None:
+        """Add all series of what the calls of a pipeline share, where they do."""
+        if pipeline.coalesces:
+            for answer in COALESCED_ANSWERS:
+                self.add("tailrace_coalesced_total", pipeline.name, answer)
+            self.add("tailrace_coalesced_bytes", pipeline.name)
+
     def add_pipeline(self, pipeline: PipelineShape) -> None:
         """Add all series of one pipeline."""
         name, budget = pipeline.name, pipeline.budget
@@ -187,6 +197,7 @@ class _LayoutBuilder:
         for metric in RETRIEVAL_METRICS:
             self.add(metric, name)
         self.add("tailrace_rows_total", name)
+        self.add_coalesced(pipeline)
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():
             self.add("tailrace_degraded_total", name, reason)

@@ -65,6 +65,10 @@ _TABLE: Final = (
     Metric("tailrace_cache_bytes", "gauge", "Memory that cached rows take, all workers.", ("pipeline",)),
     Metric("tailrace_requests_total", "counter", "Calls answered, by status code.", ("pipeline", "code", "release")),
     Metric("tailrace_rows_total", "counter", "Rows scored.", ("pipeline",)),
+    Metric(
+        "tailrace_coalesced_total", "counter", "Calls answered by another call's computation.", ("pipeline", "answer")
+    ),
+    Metric("tailrace_coalesced_bytes", "gauge", "Memory that kept answers take, all workers.", ("pipeline",)),
     Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
     Metric("tailrace_shed_total", "counter", "Calls refused for lack of time or room.", ("pipeline", "reason")),
     Metric("tailrace_errors_total", "counter", "Calls that failed, by kind of error.", ("pipeline", "reason")),
@@ -127,6 +131,8 @@ REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 FATES: Final = tuple(fate.name.lower() for fate in Fate)
 CONSUMER_FATES: Final = (*FATES, "poison")
 """What becomes of an event that a consumer brings; poison: it cannot be read, for which HTTP has a 422."""
+COALESCED_ANSWERS: Final = ("in_flight", "kept")
+"""How a call comes to another's answer: it was under way, or is kept for a while."""
 PROVENANCES: Final = tuple(provenance.name.lower() for provenance in Provenance)
 
 

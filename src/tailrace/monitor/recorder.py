@@ -155,6 +155,16 @@ class BatchRecorder(FailureRecorder):
             for flag, cell in self._degraded:
                 cells[cell] += int(np.count_nonzero(degraded & flag))
 
+    def count_shared(
+        self, started_ns: int, finished_ns: int, arrivals_ns: list[int], degraded: NDArray[np.uint8] | None, failed: int
+    ) -> None:
+        """Count calls that another's computation has answered: all but rows, layers and batches. See `count_batch`."""
+        self._times.observe(started_ns, finished_ns, arrivals_ns)
+        self._cells[self._answered] += len(arrivals_ns) - failed
+        if degraded is not None:
+            for flag, cell in self._degraded:
+                self._cells[cell] += int(np.count_nonzero(degraded & flag))
+
     def count_fetch(self, took_ns: int, is_late: bool) -> None:
         """Count one fetch from the store, which one batch makes; late: it was not done by its deadline."""
         self._store.observe(took_ns)

@@ -109,6 +109,8 @@ class PipelineSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     shed: dict[str, int]
     errors: dict[str, int]
     features: dict[str, dict[str, int]]
+    coalesced: dict[str, int]
+    coalesced_share: float | None
 
 
 def merge_blocks(blocks: Iterable[ReadableBlock], at_ns: int | None = None) -> MergedMetrics:
@@ -153,6 +155,7 @@ def _pipeline_snapshot(
     batches = metrics.histogram("tailrace_batch_rows", name).count
     whole = metrics.series["tailrace_request_seconds", (name,)]
     answered = whole.histogram()
+    coalesced = by_label("tailrace_coalesced_total")
     features: dict[str, dict[str, int]] = {}
     for (view, provenance), values in counted.get("tailrace_feature_values_total", {}).items():
         features.setdefault(view, {})[provenance] = values
@@ -171,6 +174,8 @@ def _pipeline_snapshot(
         shed=by_label("tailrace_shed_total"),
         errors=by_label("tailrace_errors_total"),
         features=features,
+        coalesced=coalesced,
+        coalesced_share=sum(coalesced.values()) / requests if requests and coalesced else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from operator import attrgetter
@@ -31,11 +31,25 @@ class RequestColumns(msgspec.Struct, frozen=True, dict=True, eq=False):
     _row_request: NDArray[np.intp] | None
 
 
-def columns_type(request_type: type[Request], expanded: str | None) -> type[RequestColumns]:
-    """Return the columns class of a request type. expanded: the list-valued field that makes the rows, if any."""
+class ComparedColumns(RequestColumns, frozen=True, dict=True, eq=False):
+    """The columns by which requests are told from each other: no answer may depend on any other."""
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        raise AttributeError(f"there is no field {name!r} among those that the pipeline coalesces on")
+
+
+def columns_type(
+    request_type: type[Request], expanded: str | None, only: Collection[str] | None = None
+) -> type[RequestColumns]:
+    """Return the columns class of a request type.
+
+    expanded: the list-valued field that makes the rows, if any. only: the fields that it has columns of; None: all.
+    """
     specs = field_specs(request_type)
-    columns = {name: _column(name, spec, expanded) for name, spec in specs.items()}
-    return type(f"{request_type.__name__}Columns", (RequestColumns,), columns)
+    names = [name for name in specs if only is None or name in only]
+    columns = {name: _column(name, specs[name], expanded) for name in names}
+    base = RequestColumns if len(names) == len(specs) else ComparedColumns
+    return type(f"{request_type.__name__}Columns", (base,), columns)
 
 
 def _column(name: str, spec: FieldSpec, expanded: str | None) -> LazyColumn:

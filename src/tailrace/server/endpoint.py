@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from tailrace.batch import Call, Codec
 from tailrace.codecs.offer import Offer
 from tailrace.engine import Engine
 from tailrace.errors import ServingError, UnsupportedCodingError
+from tailrace.request.coalescing import Coalescing
 
 
 class Gate(Protocol):
@@ -52,7 +53,8 @@ class Endpoint(CallEndpoint):
         self.engine = engine
         self.name = engine.plan.name
         self.scope = f"pipelines/{self.name}"
-        self._submit = engine.submit
+        self._coalescing = engine.coalescing
+        self._submit = engine.submit if self._coalescing is None else self._coalescing.take
         self.budget_ns = engine.budget_ns
         self._load = engine.load
         self._admission = engine.admission
@@ -62,7 +64,10 @@ class Endpoint(CallEndpoint):
         self._codec = codec
         self._others: dict[Codec, Endpoint] = {}
         self._decode = (codec or offer.usual).decode
-        self._take = self._accept if codec is None else self._accept_by_codec
+        self._admit = self._accept
+        if self._coalescing is not None and type(self)._accept is Endpoint._accept:
+            self._admit = self._accept_shared
+        self._take = self._admit if codec is None else self._accept_by_codec
         self.accept = self._take if not gates else self._accept_through_gates
         self._count_of = engine.plan.request.rows.count
         self._one_row = (codec or offer.usual).request_type if engine.plan.request.rows.one_row else None
@@ -99,10 +104,30 @@ class Endpoint(CallEndpoint):
         self._submit(call)
         return None
 
+    def _accept_shared(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call of a pipeline that coalesces, whose body a codec reads; see `_accept`.
+
+        It is decoded first: what another call computes, or has computed, needs no admission.
+        """
+        coalescing = cast(Coalescing, self._coalescing)
+        call.arrival_ns = self._load.unread_since_ns or self._now_ns()
+        call.deadline_ns = call.arrival_ns + budget_ns
+        call.requests = self._decode(body)
+        if type(call.requests) is not self._one_row and (refusal := self._count_rows(call)) is not None:
+            return refusal
+        key = coalescing.key_of(call)
+        if coalescing.join(key, call):
+            return None
+        now_ns = self._now_ns()
+        if self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows):
+            return self.engine.refuse(call)
+        coalescing.lead(key, call)
+        return None
+
     def _accept_by_codec(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call of a codec of its own; see `_accept`."""
         call.codec = self._codec
-        return self._accept(call, body, budget_ns)
+        return self._admit(call, body, budget_ns)
 
     def _accept_through_gates(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call that passes every gate; see `_accept`."""

@@ -72,6 +72,11 @@ class Caller:
             admitted = self._admitted[endpoint] = Admitted(endpoint, self)
         return admitted
 
+    @property
+    def scopes(self) -> bytes:
+        """What its key opens. Callers whose keys open other things share no answers."""
+        return " ".join(sorted(set(self.key.scopes))).encode()
+
     def settle(self, key: Key | None) -> None:
         """Take in what the file says of the key now; None: nothing any more."""
         self.is_known = key is not None

@@ -34,6 +34,7 @@ from tailrace.inference.remote.stage import remote_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.branch_recorder import BranchRecorder
+from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
 from tailrace.monitor.layout import Branches, PipelineShape
 from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.recorder import BatchRecorder
@@ -62,7 +63,7 @@ class Served:
     engine: Engine
     recorder: BatchRecorder
     faults: FaultLog
-    counts: list[RetrievalCounts | RemoteCounts]
+    counts: list[RetrievalCounts | RemoteCounts | KeptCounts]
     ready: PipelineReady
 
     def endpoint(self, array_max: int, body_bytes_max: int, *, arrow: bool = False) -> Endpoint:
@@ -130,17 +131,15 @@ class ServedPipelines:
             retrieval.observe_fetch = recorder.count_fetch
         for stage in model_stages(plan.inference.stage):
             stage.tell_batches(ModelCounts(self._block, pipeline.name, stage.name).count)
-        recorders: list[Recorder] = [recorder]
-        if branches := branches_of(pipeline):
-            recorders.append(BranchRecorder(self._block, pipeline.name, branches))
-        if self._samples is not None:
-            recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
+        recorders = self._recorders(pipeline, recorder)
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
-        counts: list[RetrievalCounts | RemoteCounts] = [  # all hops share what the first one counts
+        counts: list[RetrievalCounts | RemoteCounts | KeptCounts] = [  # all hops share what the first one counts
             RetrievalCounts(self._block, pipeline.name, plan.features.retrieval),
             *(RemoteCounts(self._block, pipeline.name, stage) for stage in remote_stages(plan.inference.stage)),
         ]
+        if engine.coalescing is not None:
+            counts.append(KeptCounts(self._block, pipeline.name, engine.coalescing.kept, self._clock))
         served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
         self._served.append(served)
         return served
@@ -149,6 +148,17 @@ class ServedPipelines:
     def pipelines(self) -> Sequence[Served]:
         """Those that are added, in order."""
         return self._served
+
+    def _recorders(self, pipeline: Pipeline, own: BatchRecorder) -> list[Recorder]:
+        """Return what is told of each batch of a pipeline."""
+        recorders: list[Recorder] = [own]
+        if branches := branches_of(pipeline):
+            recorders.append(BranchRecorder(self._block, pipeline.name, branches))
+        if self._samples is not None:
+            recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
+        if pipeline.coalesce is not None:
+            recorders.append(CoalescedCounts(self._block, pipeline.name, own))
+        return recorders
 
     @property
     def ready(self) -> tuple[PipelineReady, ...]:
@@ -257,8 +267,9 @@ def shape_of(pipeline: Pipeline) -> PipelineShape:
     """Return what the metrics of a pipeline need to know of it."""
     views = tuple(view.__name__ for view in pipeline.views)
     return PipelineShape(
-        pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline)
-    )
+        pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline),
+        coalesces=pipeline.coalesce is not None,
+    )  # fmt: skip
 
 
 def remote_names(pipeline: Pipeline) -> tuple[str, ...]:

@@ -143,9 +143,14 @@ class Framing:
 
 
 def _server_timing(batch: Batch, place: int) -> bytes:
-    """Return the value of Server-Timing: the wait, the five layers in ms, and why the answer is degraded."""
+    """Return the value of Server-Timing: the wait, the five layers in ms, and why the answer is degraded.
+
+    Of an answer that another call's computation gave, its layers, where there were any, and how it came to it.
+    """
     marks = batch.marks_ns
-    parts = [f"queue;dur={(batch.started_ns - batch.calls[place].arrival_ns) / NS_PER_MS:.3f}"]
+    parts = [f"queue;dur={max(batch.started_ns - batch.calls[place].arrival_ns, 0) / NS_PER_MS:.3f}"]
+    if batch.coalesced:
+        parts.append(f'coalesced;desc="{batch.coalesced}"')
     parts += [
         f"{layer};dur={(end - begin) / NS_PER_MS:.3f}"
         for layer, begin, end in zip(LAYERS, marks, marks[1:], strict=False)

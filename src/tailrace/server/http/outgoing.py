@@ -49,6 +49,11 @@ class HttpCall(Call, gc=False, eq=False):
         parent = self.told(TRACEPARENT)
         return trace_of(parent, self.told(TRACESTATE)) if parent else None
 
+    @property
+    def callers(self) -> bytes:
+        """The scope of its caller, by its key; see `Call`."""
+        return b"" if self.head is None or self.head.caller is None else self.head.caller.scopes
+
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from; see `Call`."""
         trace, client = self.trace, self.connection.client_of(self)

@@ -1,0 +1,220 @@
+"""Identical requests share one computation: while it is in flight, and where answers are kept for a while after.
+
+A call that nobody asks for yet leads a flight: a call of its own, which the engine answers, and for which the leader
+and all that follow it wait. So a leader whose client leaves costs the others nothing.
+
+    call ─▶ join ─▶ kept answer             ─▶ answered in the next turn
+                └─▶ flight of the same key  ─▶ waits for it
+    call ─▶ lead ─▶ Flight ─▶ engine ─▶ deliver, refuse ─▶ all who wait, each with its own codec and fields
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
+
+import numpy as np
+
+from tailrace.batch import Batch, Call, Degraded
+from tailrace.delivery import deliver_places
+from tailrace.errors import OutOfTimeError, ServingError
+from tailrace.request.admission import Admission
+from tailrace.request.kept_answers import KeptAnswers
+from tailrace.request.shared_answers import OWN, CoalescePlan, Share, SharedAnswers
+
+_LATE: Final = int(Degraded.STORE_TIMEOUT | Degraded.MODEL_TIMEOUT)
+"""What a batch with more time might have been spared."""
+
+
+class Refusing(Protocol):
+    """Refuses calls whose time is over."""
+
+    def expire(self, call: Call) -> None:
+        """Count and refuse one."""
+        ...
+
+
+class Computing(Protocol):
+    """What computes: an engine."""
+
+    admission: Admission
+
+    @property
+    def refusals(self) -> Refusing:
+        """What refuses."""
+        ...
+
+    def submit(self, call: Call) -> None:
+        """Take a call that was admitted."""
+        ...
+
+
+class Flight(Call, gc=False, eq=False):
+    """A call that several wait for. waiting: the leader, then those that follow it.
+
+    is_second: whether a first one failed, or had too little time; whatever becomes of this one, all share it.
+    """
+
+    key: bytes
+    waiting: list[Call]
+    is_second: bool
+
+
+class Coalescing:
+    """The flights of one engine, and the answers that are kept. It is the flights' transport.
+
+    answers: gives what is shared. alike_ns: calls whose deadlines are no further apart share also what was late.
+    """
+
+    def __init__(
+        self,
+        plan: CoalescePlan,
+        engine: Computing,
+        answers: SharedAnswers,
+        now_ns: Callable[[], int],
+        *,
+        alike_ns: int,
+    ) -> None:
+        self.kept = KeptAnswers(plan.ttl_ns, plan.answers_max, plan.bytes_max) if plan.ttl_ns else None
+        self._across_callers = plan.across_callers
+        self._key_of = plan.key.of
+        self._engine = engine
+        self._answers = answers
+        self._now_ns = now_ns
+        self._alike_ns = alike_ns
+        self._flights: dict[bytes, Flight] = {}
+
+    @property
+    def calls_following(self) -> int:
+        """Calls that wait for another's computation."""
+        return sum(len(flight.waiting) - 1 for flight in self._flights.values())
+
+    # -- what an endpoint calls -------------------------------------------------------------------------------------
+
+    def key_of(self, call: Call) -> bytes | None:
+        """Return what calls have in common that may share answers; None for one that shares none."""
+        return self._key_of(b"" if self._across_callers else call.callers, call.requests)
+
+    def take(self, call: Call) -> None:
+        """Take a call that was admitted."""
+        key = self.key_of(call)
+        if not self.join(key, call):
+            self.lead(key, call)
+
+    def join(self, key: bytes | None, call: Call) -> bool:
+        """Have a call take a kept answer, or wait for the same one in flight; say whether it does.
+
+        One that has less time than the flight does not join: the flight may take longer than it has.
+        """
+        if key is None:
+            return False
+        now_ns = self._now_ns()
+        if self.kept is not None and (kept := self.kept.find(key, now_ns)) is not None:
+            self._answers.give_later(call, kept.value)
+            return True
+        flight = self._flights.get(key)
+        if flight is None or not now_ns <= flight.deadline_ns <= call.deadline_ns:
+            return False
+        flight.waiting.append(call)
+        return True
+
+    def lead(self, key: bytes | None, call: Call) -> None:
+        """Take a call that was admitted, for others to join; where there is a flight with more time they join that."""
+        flight = None if key is None else self._flights.get(key)
+        if key is None or (flight is not None and flight.deadline_ns >= self._now_ns()):
+            self._engine.submit(call)
+        else:
+            self._take_off(key, [call], is_second=False)
+
+    # -- what the engine calls --------------------------------------------------------------------------------------
+
+    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
+        """Send each leader its answer, and each follower the same; or have a follower lead the others."""
+        flights = [cast(Flight, batch.calls[place]) for place in places]
+        calls = list(batch.calls)
+        for place, flight in zip(places, flights, strict=True):
+            self._land(flight)
+            calls[place] = flight.waiting[0]
+        batch.calls = calls
+        try:
+            deliver_places(batch, places)
+        finally:
+            shares: list[Share] = []
+            for place, flight in zip(places, flights, strict=True):
+                shares += self._shares(batch, place, flight)
+            if shares:
+                self._answers.give(shares, batch)
+
+    def refuse(self, call: Call, error: ServingError) -> None:
+        """Refuse the leader of a flight whose time is over; one of those that have more leads the others."""
+        flight = cast(Flight, call)
+        self._land(flight)
+        leader, *followers = flight.waiting
+        leader.transport.refuse(leader, error)
+        late, others = _parted(followers, flight.deadline_ns)
+        for each in late:
+            self._engine.refusals.expire(each)
+        self._lead_again(flight, others, is_second=flight.is_second)
+
+    # -- flights ----------------------------------------------------------------------------------------------------
+
+    def _take_off(self, key: bytes, waiting: list[Call], *, is_second: bool) -> None:
+        """Have the engine answer the first of some calls, for all of them."""
+        first = waiting[0]
+        flight = Flight(
+            self, first.codec, first.requests, first.arrival_ns, first.deadline_ns, first.rows, key, waiting, is_second
+        )
+        self._flights[key] = flight
+        self._engine.submit(flight)
+
+    def _land(self, flight: Flight) -> None:
+        """Let nobody join a flight any more."""
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def _lead_again(self, flight: Flight, calls: list[Call], *, is_second: bool) -> None:
+        """Have the call with the most time lead the others, if it has enough; else they are refused, all of them."""
+        if not calls:
+            return
+        calls.sort(key=lambda call: -call.deadline_ns)
+        now_ns, leader = self._now_ns(), calls[0]
+        if self._engine.admission.refuses(leader.deadline_ns - now_ns, now_ns, leader.rows):
+            for call in calls:
+                self._engine.refusals.expire(call)
+        else:
+            self._take_off(flight.key, calls, is_second=is_second)
+
+    def _shares(self, batch: Batch, place: int, flight: Flight) -> list[Share]:
+        """Return what each follower gets, and have one lead those that get nothing; keep an answer that is whole.
+
+        An error that may be the leader's own is not shared, nor what was late for a leader in a hurry.
+        """
+        error, sharing = batch.errors.get(place), flight.waiting[1:]
+        degraded = None if batch.degraded is None else batch.degraded[batch.rows_of_call(place)]
+        bits = 0 if degraded is None else int(np.bitwise_or.reduce(degraded, initial=0))
+        value = _value_at(batch, place) if error is None else None
+        if self.kept is not None and error is None and not bits:
+            self.kept.keep(flight.key, value, batch.started_ns)
+        if sharing and not flight.is_second:
+            others: list[Call] = []
+            if isinstance(error, OutOfTimeError) or (error is None and bits & _LATE):
+                sharing, others = _parted(sharing, batch.deadline_ns + self._alike_ns)
+            elif error is not None:
+                sharing, others = [], sharing
+            self._lead_again(flight, others, is_second=True)
+        shared = degraded & ~OWN if degraded is not None and bits & ~int(OWN) else None
+        return [Share(call, value, error, shared) for call in sharing]
+
+
+def _parted(calls: Sequence[Call], deadline_ns: int) -> tuple[list[Call], list[Call]]:
+    """Return the calls whose deadline is no later than one, and the others."""
+    early = [call for call in calls if call.deadline_ns <= deadline_ns]
+    return early, [call for call in calls if call.deadline_ns > deadline_ns]
+
+
+def _value_at(batch: Batch, place: int) -> Any:
+    """Return what a call of a batch is answered: a response, or a list of them where it sent an array."""
+    if batch.offsets is None:
+        return batch.responses[place]
+    begin, end = batch.offsets[place : place + 2]
+    return batch.responses[begin:end] if type(batch.calls[place].requests) is list else batch.responses[begin]
