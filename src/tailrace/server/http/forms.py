@@ -2,7 +2,8 @@
 
 A head is remembered as a form: the bytes that stay, and the places of the values that vary. The body's length always
 varies; any other value does if it was seen to change from one request of a connection to the next (a trace id, a
-request id), unless the server acts on it; a budget it acts on with each call (hurried.py). What fits a form is the same head with other values:
+request id), unless the server acts on it; on a budget it acts with each call (hurried.py). What fits a form is the same
+head with other values:
 
     POST /v1/pipelines/fraud/predict HTTP/1.1⏎Host: a⏎Content-Length: 97⏎traceparent: 00-4bf9…-01⏎⏎
     |------------------- stays -------------------------------------|  |-- stays --|          |stays
