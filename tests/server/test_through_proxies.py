@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import pytest
 from http_server import RawClient, RunningServer, ample, payment_of, post
+from real_proxies import PROXIES, start_proxy
 
-from programs import find_program
 from tailrace.batch import Batch
-from tailrace.deploy.haproxy import haproxy_config
-from tailrace.deploy.nginx import nginx_config
-from tailrace.deploy.upstream import upstream_of
-from tailrace.loadtest.processes import start, wait_ready
 from tailrace.pipeline import Pipeline
 from tailrace.server.proxies import Proxies
 
-sys.path.append(str(Path(__file__).parents[2] / "bench"))
-
-from rolling import NGINX, steady_ports
-
-PATH = "/v1/pipelines/log/predict"
-PROXIES = {"nginx": "nginx-light", "haproxy": "haproxy"}
-"""Each with Debian's package of it."""
 BODY = payment_of(2.0, "well").encode()
 
 
@@ -62,7 +49,6 @@ def front(
 ) -> Iterator[Front]:
     """Start a proxy in front of a server that believes it who calls."""
     name, folder, pipeline = request.param, tmp_path_factory.mktemp(request.param), ample(pipeline_of("log"))
-    program = find_program(name, PROXIES[name])
     with ExitStack() as stack:
         server = stack.enter_context(RunningServer([pipeline], body_bytes_max=100_000))
         routes = server.http.shared.routes
@@ -70,17 +56,7 @@ def front(
         server.on_loop(server.http.shared.trust, Proxies(["127.0.0.1"], "X-Forwarded-For"))
         recorder = Origins()
         server.engines["log"]._recorders += (recorder,)
-        (port,) = steady_ports(1)
-        upstream = upstream_of([pipeline], ["{}:{}".format(*server.address)], 1 << 20)
-        if name == "nginx":
-            (folder / "site.conf").write_text(nginx_config(upstream, f"127.0.0.1:{port}"))
-            (folder / "nginx.conf").write_text(NGINX.format(folder=folder, site=folder / "site.conf"))
-            command = [program, "-p", str(folder), "-e", str(folder / "start.log"), "-c", str(folder / "nginx.conf")]
-        else:
-            (folder / "haproxy.cfg").write_text(haproxy_config(upstream, f"127.0.0.1:{port}"))
-            command = [program, "-db", "-f", str(folder / "haproxy.cfg")]
-        wait_ready(start(stack, name, command, folder / "log"), f"http://127.0.0.1:{port}/livez")
-        yield Front(("127.0.0.1", port), server, recorder.found)
+        yield Front(start_proxy(stack, name, folder, pipeline, server.address), server, recorder.found)
 
 
 def test_connections_to_the_server_are_kept(front: Front) -> None:
