@@ -1,4 +1,6 @@
-"""Real model servers, each in a venv of its own under build/: MLServer, Triton (through PyTriton) and TorchServe.
+"""Real model servers, each in a venv of its own under build/: MLServer, Triton (through PyTriton), TorchServe.
+
+Triton's public client has one too: its protobuf package is not the newest.
 
 A venv is made once, and used again; where it cannot be, the test that wants it is skipped.
 """
@@ -27,6 +29,7 @@ END_S_MAX = 15.0
 REQUIREMENTS = {
     "mlserver": ("mlserver>=1.7,<2", "mlserver-sklearn>=1.7,<2"),
     "triton": ("nvidia-pytriton>=0.7,<1",),
+    "tritonclient": ("tritonclient[http,grpc]>=2.60,<3",),
     "torchserve": ("torch==2.13.0", "torchserve==0.12.0", "torch-model-archiver==0.12.0", "pyyaml", "psutil"),
 }  # fmt: skip
 
