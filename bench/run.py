@@ -25,6 +25,7 @@ import before
 import counts
 import event_features
 import front_door
+import front_door_coalescing
 import handbook
 import hot_path
 import idle
@@ -50,6 +51,7 @@ PARTS: Final = {
         real_clients,
         idle,
         front_door,
+        front_door_coalescing,
         open_loop,
         load_curve,
         start,
@@ -68,12 +70,14 @@ FIGURES: Final = ROOT / "build" / "bench.json"
 def choose_parts(only: str) -> list[Part]:
     """Return the parts of a comma-separated list, in the order of a whole run; all where it is empty.
 
+    A name stands for the parts that begin with it, too: `front_door` for `front_door_coalescing`.
     Raises BenchError for one that does not exist.
     """
     names = {name.strip() for name in only.split(",")} - {""}
     if unknown := names - set(PARTS):
         raise BenchError(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    return [part for name, part in PARTS.items() if not names or name in names]
+    begun = tuple(f"{name}_" for name in names)
+    return [part for name, part in PARTS.items() if not names or name in names or name.startswith(begun)]
 
 
 def prepare() -> None:

@@ -188,6 +188,27 @@ def test_callers_with_other_scopes_are_computed_apart(
         server.on_loop(begin, None)
 
 
+def test_tensors_share_and_keep_their_ids(server: RunningServer, clients: list[RawClient]) -> None:
+    """Calls of the Open Inference Protocol follow each other, and each is told the id that it has sent."""
+    leader, follower, *_ = clients
+    for client, name in ((leader, "one"), (follower, "other")):
+        inputs = [
+            {"name": "work", "datatype": "FP64", "shape": [1], "data": [2.0]},
+            {"name": "id", "datatype": "BYTES", "shape": [1], "data": [name]},
+        ]
+        body = msgspec.json.encode({"id": name, "inputs": inputs})
+        client.send(post(body, path="/v2/models/log/infer"))
+        if client is leader:
+            wait_in_model()
+    wait_following(server, 1)
+    GATE.open.set()
+    for client, name in ((leader, "one"), (follower, "other")):
+        answer = client.read().json
+        assert answer["id"] == name
+        assert [each["data"] for each in answer["outputs"]] == [[2.0], [name]]
+    assert GATE.asked == [1]
+
+
 def test_answers_without_a_leader_s_codec_are_their_own(server: RunningServer, clients: list[RawClient]) -> None:
     """A follower that sends MessagePack is answered in it."""
     leader, follower, *_ = clients
