@@ -22,6 +22,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
+from tailrace.request.limit import Limit
 from tailrace.request.schema import Field, Request
 from tailrace.response.schema import Embedding, Response
 
@@ -40,6 +41,7 @@ __all__ = [
     "Entity",
     "FeastView",
     "Field",
+    "Limit",
     "Model",
     "Parquet",
     "Pipeline",

@@ -97,10 +97,13 @@ class Engine:
         following = 0 if self.coalescing is None else self.coalescing.calls_following
         return len(self._inbox) + self._calls_running + following
 
-    def refuses(self, left_ns: int, now_ns: int, rows: int = 1) -> bool:
-        """Say whether a call cannot be answered in the time it has left, and count it if so."""
-        reason = self.admission.refuses(left_ns, now_ns, rows)
-        if not reason or (self._inbox and self._goes_before(left_ns, now_ns, rows)):
+    def refuses(self, left_ns: int, now_ns: int, rows: int = 1, weight: float = 1.0) -> bool:
+        """Say whether a call cannot be answered in the time it has left, and count it if so.
+
+        weight: what each row that waits counts for, to a call of its priority; of a low one it goes before no other.
+        """
+        reason = self.admission.refuses(left_ns, now_ns, rows, weight)
+        if not reason or (weight <= 1 and self._inbox and self._goes_before(left_ns, now_ns, rows)):
             return False
         self.refusals.count_shed(reason)
         return True

@@ -207,6 +207,28 @@ class UnsupportedTypeError(ClientError):
     title = "Unsupported media type"
 
 
+class RateLimitedError(ClientError):
+    """The caller, or all callers of the pipeline together, ask more than the limit that is set.
+
+    reason: which limit, as the metrics call it. retry_after_s: when to ask again. policy, left: what is limited, and
+    what is left of it, as RateLimit-Policy and RateLimit say it (draft-ietf-httpapi-ratelimit-headers-10).
+    """
+
+    status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    title = "Rate limited"
+
+    def __init__(
+        self, what: str, *, where: str = "", next: str = "", reason: str = "",  # noqa: A002 - as in the root
+        retry_after_s: int = 1, policy: str = "", left: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(what, where=where, next=next)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.policy = policy
+        self.left = left
+
+
 class ServerError(ServingError):
     """Our fault; the same call may succeed later."""
 

@@ -25,6 +25,7 @@ from tailrace.inference.declaration import StageDeclaration
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
+from tailrace.request.limit import NO_LIMIT, Limit
 from tailrace.request.schema import Request
 from tailrace.response.schema import Response
 
@@ -45,6 +46,7 @@ class Pipeline:
     file that is loaded, whatever file declares it. top: of a request with such a key, how many rows it is answered with
     at most, the best by score; or the field of the request that says so. None: all, in their order.
     explain: how many of its largest contributions a score is explained by, or the field of the request that says so.
+    limit: what all callers together may have of it. limit_per_key: what each API key may have.
     coalesce: that identical requests share one computation; None computes each.
     Raises CompileError for arguments of another kind, all of them together.
     """
@@ -63,6 +65,8 @@ class Pipeline:
     record_requests: bool = False
     top: Any = None
     explain: Any = None
+    limit: Limit = NO_LIMIT
+    limit_per_key: Limit = NO_LIMIT
     coalesce: Coalesce | None = None
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
@@ -115,6 +119,8 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("record_requests", bool, "record_requests=True"),
         ("top", int | MemberDescriptorType | None, "top=20, or top=Ranking.limit"),
         ("explain", int | MemberDescriptorType | None, "explain=5, or explain=Payment.explain"),
+        ("limit", Limit, 'limit=tr.Limit(rate="1000/s")'),
+        ("limit_per_key", Limit, 'limit_per_key=tr.Limit(rate="100/s", concurrent=16)'),
         ("coalesce", Coalesce | None, 'coalesce=tr.Coalesce(), or tr.Coalesce(ttl="1s")'),
     ]
     for name, kind, example in kinds:

@@ -33,6 +33,7 @@ from tailrace.ingest.local import LocalEvents
 from tailrace.loop_load import LoopLoad
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Cost, Plan
+from tailrace.request.priority import Priority
 from tailrace.request.rows import ARRAY_MAX
 from tailrace.server.endpoint import Endpoint
 
@@ -212,11 +213,14 @@ class TestClient:
         """
         return self.submit_bytes(msgspec.json.encode(request), budget_ms=budget_ms)
 
-    def submit_bytes(self, body: bytes, *, budget_ms: float | None = None) -> TestCall:
-        """Send a body."""
+    def submit_bytes(
+        self, body: bytes, *, budget_ms: float | None = None, priority: Priority = Priority.NORMAL
+    ) -> TestCall:
+        """Send a body. priority: of the call."""
         call = TestCall(self._transport, None, None, 0, 0, 1)
         own_ns = self.engine.budget_ns if budget_ms is None else int(budget_ms * NS_PER_MS)
-        call.error = self._endpoint.accept(call, body, min(own_ns, self.engine.budget_ns))
+        endpoint = self._endpoint.at_priority(priority)
+        call.error = endpoint.accept(call, body, min(own_ns, self.engine.budget_ns))
         return call
 
     def turn(self) -> None:

@@ -16,7 +16,16 @@ from tailrace.cli.models.options import AsJson, print_json, print_table, table_o
 from tailrace.errors import SetupError
 
 if TYPE_CHECKING:
+    from tailrace.request.limit import Limit
+    from tailrace.request.priority import Priority
     from tailrace.server.key_file import Key
+
+Rate = Annotated[
+    str | None, typer.Option(metavar="RATE", help="Requests it may ask for, as in 100/s, 6000/m, 10/h; any without.")
+]
+Burst = Annotated[int | None, typer.Option(metavar="N", help="Requests that may come at once; default: RATE's number.")]
+Concurrent = Annotated[int | None, typer.Option(metavar="N", help="Calls that may be in flight at once; any without.")]
+PriorityName = Annotated[str, typer.Option(help="high, normal or low: low is shed first.")]
 
 KeyFile = Annotated[
     Path,
@@ -42,6 +51,10 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long it is valid, as in 90d; for ever without.")
     ] = None,
+    rate: Rate = None,
+    burst: Burst = None,
+    concurrent: Concurrent = None,
+    priority: PriorityName = "normal",
 ) -> None:
     """Make a key, and print it: this once, since the file holds no more than its digest.
 
@@ -54,7 +67,8 @@ def create(
     from tailrace.server.key_file import changing, make_key
 
     scopes = [*(f"pipelines/{each}" for each in pipeline or ()), *(f"streams/{each}" for each in stream or ())]
-    secret, key = make_key(name, scopes, None if expires is None else _end_of(expires))
+    limit, level = _limit_of(rate, burst, concurrent), _level_of(priority)
+    secret, key = make_key(name, scopes, None if expires is None else _end_of(expires), limit, level)
     with changing(keys, create=True) as known:
         known.append(key)
     print(f"key {key.id} of {name} opens {', '.join(scopes)}; it is shown this once:", file=sys.stderr)
@@ -74,10 +88,13 @@ def list_keys(keys: KeyFile, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = table_of("id", "name", "state", "scopes", "created", "expires")
+    table = table_of("id", "name", "state", "scopes", "created", "expires", "limit", "priority")
     for row in rows:
         days = [(row[name] or "")[:10] for name in ("created", "expires")]
-        table.add_row(row["id"], row["name"], row["state"], " ".join(row["scopes"]), *days)
+        limit = [row["rate"] or "", f"burst {row['burst']}" if row["burst"] else "",
+                 f"{row['concurrent']} at once" if row["concurrent"] else ""]  # fmt: skip
+        shown = ", ".join(filter(None, limit)), row["priority"]
+        table.add_row(row["id"], row["name"], row["state"], " ".join(row["scopes"]), *days, *shown)
     print_table(table)
 
 
@@ -102,7 +119,57 @@ def revoke(
     print(f"key {revoked.id} of {revoked.name} is revoked")
 
 
-COMMANDS: Final[dict[str, Callable[..., Any]]] = {"create": create, "list": list_keys, "revoke": revoke}
+def limit_key(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id, or its name where one key alone has it.")],
+    keys: KeyFile,
+    rate: Rate = None,
+    burst: Burst = None,
+    concurrent: Concurrent = None,
+    priority: PriorityName = "normal",
+) -> None:
+    """Give a key other limits, and another priority. What is not given is not limited any more.
+
+    Servers go by them within a second.
+
+    For example:
+
+        tailrace keys limit checkout --rate 200/s --burst 400 --concurrent 32 --keys keys.json
+    """
+    import msgspec
+
+    from tailrace.server.key_file import LEVELS, changing
+
+    given, level = _limit_of(rate, burst, concurrent), LEVELS[_level_of(priority)]
+    with changing(keys) as known:
+        place = _find(known, key, datetime.now(UTC))
+        known[place] = changed = msgspec.structs.replace(
+            known[place], rate=given.rate, burst=given.burst, concurrent=given.concurrent, priority=level
+        )
+    print(f"key {changed.id} of {changed.name} has other limits")
+
+
+COMMANDS: Final[dict[str, Callable[..., Any]]] = {
+    "create": create, "list": list_keys, "limit": limit_key, "revoke": revoke,
+}  # fmt: skip
+
+
+def _limit_of(rate: str | None, burst: int | None, concurrent: int | None) -> Limit:
+    """Return what a key may have. Raises SetupError."""
+    from tailrace.request.limit import Limit
+
+    try:
+        return Limit(rate=rate, burst=burst, concurrent=concurrent)
+    except ValueError as error:
+        raise SetupError(str(error), where="--rate", next="leave out what is not to be limited") from None
+
+
+def _level_of(name: str) -> Priority:
+    """Return a priority by its name. Raises SetupError."""
+    from tailrace.request.priority import PRIORITIES
+
+    if name not in PRIORITIES:
+        raise SetupError(f"{name!r} is no priority", where="--priority", next=f"choose {', '.join(PRIORITIES)}")
+    return PRIORITIES[name]
 
 
 def _end_of(text: str) -> datetime:
@@ -127,4 +194,5 @@ def _told(key: Key, now: datetime) -> dict[str, Any]:
     """Return what may be told of a key."""
     times = {"created": key.created, "expires": key.expires, "revoked": key.revoked}
     told = {name: when and f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for name, when in times.items()}
-    return {"id": key.id, "name": key.name, "state": key.state(now), "scopes": list(key.scopes), **told}
+    limits = {"rate": key.rate, "burst": key.burst, "concurrent": key.concurrent, "priority": key.priority}
+    return {"id": key.id, "name": key.name, "state": key.state(now), "scopes": list(key.scopes), **told, **limits}

@@ -15,6 +15,7 @@ from tailrace.monitor.metrics import (
     CONSUMER_FATES,
     DEGRADED_REASONS,
     FATES,
+    LIMIT_REASONS,
     METRICS,
     PROVENANCES,
     REFRESH_OUTCOMES,
@@ -159,6 +160,8 @@ class _LayoutBuilder:
             self.add("tailrace_errors_total", pipeline, reason)
         for reason in SHED_REASONS:
             self.add("tailrace_shed_total", pipeline, reason)
+        for reason in LIMIT_REASONS:
+            self.add("tailrace_rate_limited_total", pipeline, reason)
 
     def add_model(self, pipeline: str, model: str, scale_ns: int) -> None:
         """Add all series of one model that is computed here."""

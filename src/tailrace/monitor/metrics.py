@@ -72,6 +72,7 @@ _TABLE: Final = (
     Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
     Metric("tailrace_shed_total", "counter", "Calls refused for lack of time or room.", ("pipeline", "reason")),
     Metric("tailrace_errors_total", "counter", "Calls that failed, by kind of error.", ("pipeline", "reason")),
+    Metric("tailrace_rate_limited_total", "counter", "Calls refused beyond a limit.", ("pipeline", "reason")),
     Metric(
         "tailrace_feature_values_total", "counter", "View rows served, by where they came from.",
         ("pipeline", "view", "provenance"),
@@ -118,8 +119,11 @@ RETRIEVAL_METRICS: Final = (
 )  # fmt: skip
 """What a network store's retrieval says of its breaker and its cache, a pipeline."""
 
-SHED_REASONS: Final = ("deadline", "queue_full", "expired")
-"""Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue."""
+SHED_REASONS: Final = ("deadline", "queue_full", "expired", "priority")
+"""Why a call is shed: it cannot be answered in time; the inbox is full; its time ran out in the queue; of a low
+priority it could be, and leaves the rest of the queue to others."""
+LIMIT_REASONS: Final = ("key_rate", "key_concurrent", "pipeline_rate", "pipeline_concurrent")
+"""Which limit a call was beyond: of its key or of its pipeline, and of what: requests over time, or calls in flight."""
 
 BATCH_REASONS: Final = tuple(reason.name.lower() for reason in Reason)
 """Why a heavy model's batch began: it was idle; an instance became free; it had waited for more rows."""

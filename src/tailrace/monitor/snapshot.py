@@ -107,6 +107,7 @@ class PipelineSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     codes: dict[str, int]
     degraded: dict[str, int]
     shed: dict[str, int]
+    rate_limited: dict[str, int]
     errors: dict[str, int]
     features: dict[str, dict[str, int]]
     coalesced: dict[str, int]
@@ -172,6 +173,7 @@ def _pipeline_snapshot(
         codes=codes,
         degraded=by_label("tailrace_degraded_total"),
         shed=by_label("tailrace_shed_total"),
+        rate_limited=by_label("tailrace_rate_limited_total"),
         errors=by_label("tailrace_errors_total"),
         features=features,
         coalesced=coalesced,

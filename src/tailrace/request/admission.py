@@ -115,17 +115,20 @@ class Admission:
         """How long other engines of the loop may wait for this one's next batch."""
         return min(self.rows_waiting, self.rows_best) * self.row_ns
 
-    def refuses(self, left_ns: int, now_ns: int, rows: int = 1) -> str:
+    def refuses(self, left_ns: int, now_ns: int, rows: int = 1, weight: float = 1.0) -> str:
         """Return why a call cannot be answered in the time it has left, as a label of the metrics; "" if it can.
 
-        rows: its own; a call of many takes its time for itself too. With nothing waiting only the least times of late
-        count: they let a call in again after a moment in which everything was slow, and so show that it is over.
+        rows: its own; a call of many takes its time for itself too. weight: what each row that waits counts for
+        (priority.py). With nothing waiting only the least times of late count: they let a call in again after a moment
+        in which everything was slow, and so show that it is over.
         """
         if self.rows_waiting >= ROWS_WAITING_MAX:
             return "queue_full"
         if self.rows_waiting:
-            needed_ns = self.rows_waiting * self.price_ns + self.base_ns + (rows - 1) * self.row_ns
-            return "" if needed_ns <= left_ns else "deadline"
+            waiting_ns, own_ns = self.rows_waiting * self.price_ns, self.base_ns + (rows - 1) * self.row_ns
+            if waiting_ns * weight + own_ns <= left_ns:
+                return ""
+            return "deadline" if waiting_ns + own_ns > left_ns else "priority"
         if _longest_ns(self._least, rows) <= left_ns:
             return ""
         if _longest_ns(self._floor, rows) > left_ns or now_ns - self._ended_ns < PROBE_NS:

@@ -10,6 +10,7 @@ from tailrace.codecs.offer import Offer
 from tailrace.engine import Engine
 from tailrace.errors import ServingError, UnsupportedCodingError
 from tailrace.request.coalescing import Coalescing
+from tailrace.request.priority import QUEUE_WEIGHTS, Priority
 
 
 class Gate(Protocol):
@@ -41,15 +42,29 @@ class CallEndpoint:
             raise UnsupportedCodingError("a compressed body is not taken here", where="Content-Encoding")
         return self
 
+    def at_priority(self, priority: Priority) -> CallEndpoint:
+        """Return what takes calls of a level; an endpoint that sheds none by it returns itself.
+
+        Every protocol that has levels comes through here. One whose callers say theirs in the body keeps the level that
+        it is asked for as the most that they may have, and takes a call by that of its pipeline's endpoint.
+        """
+        return self
+
+    def count_failure(self, error: ServingError) -> None:
+        """Count a call that is answered with an error before it came to the endpoint itself."""
+
 
 class Endpoint(CallEndpoint):
     """Takes the calls of one pipeline: gates, admission, decoding, and into the engine's inbox.
 
     offer: the codecs that its callers may have. gates: in their order; none cost nothing. accept: see `_accept`.
-    codec: that of the callers whose calls this one takes, None for the usual one.
+    codec: that of the callers whose calls this one takes, None for the usual one. priority: of their calls.
     """
 
-    def __init__(self, engine: Engine, offer: Offer, gates: Sequence[Gate] = (), codec: Codec | None = None) -> None:
+    def __init__(
+        self, engine: Engine, offer: Offer, gates: Sequence[Gate] = (), codec: Codec | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:  # fmt: skip
         self.engine = engine
         self.name = engine.plan.name
         self.scope = f"pipelines/{self.name}"
@@ -62,9 +77,11 @@ class Endpoint(CallEndpoint):
         self._gates = tuple(gates)
         self._offer = offer
         self._codec = codec
-        self._others: dict[Codec, Endpoint] = {}
+        self._priority = priority
+        self._queue_weight = QUEUE_WEIGHTS[priority]
+        self._others: dict[tuple[Codec | None, Priority], Endpoint] = {(codec, priority): self}
         self._decode = (codec or offer.usual).decode
-        self._admit = self._accept
+        self._admit = self._accept if priority is Priority.NORMAL else self._accept_by_priority
         if self._coalescing is not None and type(self)._accept is Endpoint._accept:
             self._admit = self._accept_shared
         self._take = self._admit if codec is None else self._accept_by_codec
@@ -74,12 +91,24 @@ class Endpoint(CallEndpoint):
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
         """Return what takes calls of a caller of these types; see `CallEndpoint`."""
-        codec = self._offer.find(content_type, accept, coding)
-        if codec is None:
-            return self
-        if codec not in self._others:
-            self._others[codec] = Endpoint(self.engine, self._offer, self._gates, codec)
-        return self._others[codec]
+        return self._other(self._offer.find(content_type, accept, coding) or self._codec, self._priority)
+
+    def at_priority(self, priority: Priority) -> CallEndpoint:
+        """Return what takes calls of a level; see `CallEndpoint`."""
+        return self._other(self._codec, priority)
+
+    def count_failure(self, error: ServingError) -> None:
+        """Count a call that is answered with an error; see `CallEndpoint`."""
+        self.engine.refusals.count_failure(error)
+
+    def _other(self, codec: Codec | None, priority: Priority) -> Endpoint:
+        """Return what takes calls of a codec and a level; all of them share what was made."""
+        found = self._others.get((codec, priority))
+        if found is None:
+            found = Endpoint(self.engine, self._offer, self._gates, codec, priority)
+            self._others[codec, priority] = found
+            found._others = self._others
+        return found
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call into the batch that the next tick runs, or return why it is refused.
@@ -104,6 +133,23 @@ class Endpoint(CallEndpoint):
         self._submit(call)
         return None
 
+    def _accept_by_priority(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call of a level of its own, by which what waits counts for more or less; see `_accept`."""
+        now_ns, weight = self._now_ns(), self._queue_weight
+        call.arrival_ns = self._load.unread_since_ns or now_ns
+        call.deadline_ns = call.arrival_ns + budget_ns
+        if self.engine.refuses(call.deadline_ns - now_ns, now_ns, 1, weight):
+            return self.engine.refuse(call)
+        call.requests = self._decode(body)
+        if type(call.requests) is not self._one_row:
+            if (refusal := self._count_rows(call)) is not None:
+                return refusal
+            now_ns = self._now_ns()
+            if call.rows > 1 and self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows, weight):
+                return self.engine.refuse(call)
+        self._submit(call)
+        return None
+
     def _accept_shared(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call of a pipeline that coalesces, whose body a codec reads; see `_accept`.
 
@@ -119,7 +165,7 @@ class Endpoint(CallEndpoint):
         if coalescing.join(key, call):
             return None
         now_ns = self._now_ns()
-        if self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows):
+        if self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows, self._queue_weight):
             return self.engine.refuse(call)
         coalescing.lead(key, call)
         return None

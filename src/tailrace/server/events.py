@@ -90,6 +90,10 @@ class EventsEndpoint(CallEndpoint):
         self.calls_waiting = self._most = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def count_failure(self, error: ServingError) -> None:
+        """Count a call that is answered with an error; see `CallEndpoint`."""
+        self._count_failure(type(error))
+
     def take_calls_most(self) -> int:
         """Return how many calls waited at most since this was last asked."""
         most, self._most = self._most, self.calls_waiting

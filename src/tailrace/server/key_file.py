@@ -23,6 +23,8 @@ import msgspec
 
 from tailrace.errors import SetupError
 from tailrace.release.flush import flush
+from tailrace.request.limit import BURST_MAX, CONCURRENT_MAX, NO_LIMIT, RATE_PATTERN, Limit
+from tailrace.request.priority import PRIORITIES, Priority
 
 KEYS_MAX: Final = 10_000
 FILE_BYTES_MAX: Final = 16 << 20
@@ -31,12 +33,15 @@ SECRET_BYTES: Final = 32
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
 _SCOPE: Final = r"^(pipelines|streams)/(\*|[A-Za-z0-9][A-Za-z0-9_.-]*)\Z"
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
+Level = Literal["high", "normal", "low"]
+LEVELS: Final[dict[Priority, Level]] = {Priority.HIGH: "high", Priority.NORMAL: "normal", Priority.LOW: "low"}
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one key. sha256: of the whole key, in hex. scopes: as `pipelines/fraud` or `streams/*`.
 
-    expires: None for never. revoked: when it was.
+    expires: None for never. revoked: when it was. rate, burst, concurrent: what it may have of all that it opens; see
+    `Limit`. priority: of its calls, and the most that they may ask for.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}\Z")]
@@ -48,6 +53,23 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     created: Time
     expires: Time | None = None
     revoked: Time | None = None
+    rate: Annotated[str, msgspec.Meta(pattern=RATE_PATTERN)] | None = None
+    burst: Annotated[int, msgspec.Meta(ge=1, le=BURST_MAX)] | None = None
+    concurrent: Annotated[int, msgspec.Meta(ge=1, le=CONCURRENT_MAX)] | None = None
+    priority: Level = "normal"
+
+    def __post_init__(self) -> None:
+        Limit(rate=self.rate, burst=self.burst, concurrent=self.concurrent)
+
+    @property
+    def limit(self) -> Limit:
+        """What it may have."""
+        return Limit(rate=self.rate, burst=self.burst, concurrent=self.concurrent)
+
+    @property
+    def level(self) -> Priority:
+        """The priority of its calls."""
+        return PRIORITIES[self.priority]
 
     def state(self, now: datetime) -> Literal["active", "revoked", "expired"]:
         """Return whether it opens anything at a time, and why not."""
@@ -74,7 +96,10 @@ class _RawKeys(msgspec.Struct, frozen=True):
     keys: Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(max_length=KEYS_MAX)]
 
 
-def make_key(name: str, scopes: Sequence[str], expires: datetime | None = None) -> tuple[str, Key]:
+def make_key(
+    name: str, scopes: Sequence[str], expires: datetime | None = None, limit: Limit = NO_LIMIT,
+    priority: Priority = Priority.NORMAL,
+) -> tuple[str, Key]:  # fmt: skip
     """Return a new key, which is nowhere else, and what is kept of it.
 
     Raises SetupError for a name, scopes or a time that no key can have.
@@ -93,7 +118,10 @@ def make_key(name: str, scopes: Sequence[str], expires: datetime | None = None) 
         raise SetupError("the key would have expired already", where=name, next="let it expire later")
     key = f"tr_{number}_{secrets.token_urlsafe(SECRET_BYTES)}"
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return key, Key(id=number, name=name, sha256=digest, scopes=tuple(scopes), created=now, expires=expires)
+    return key, Key(
+        id=number, name=name, sha256=digest, scopes=tuple(scopes), created=now, expires=expires,
+        rate=limit.rate, burst=limit.burst, concurrent=limit.concurrent, priority=LEVELS[priority],
+    )  # fmt: skip
 
 
 class KeyReader:

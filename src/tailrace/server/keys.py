@@ -21,8 +21,10 @@ import structlog
 
 from tailrace.batch import Call
 from tailrace.errors import ForbiddenError, ServingError, SetupError, UnauthorizedError
+from tailrace.request.priority import Priority
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.key_file import KEYS_MAX, Key, KeyReader
+from tailrace.server.limiting.limiter import Limiter
 
 KEY_BYTES: Final = 59
 """Of a whole key; what is longer or shorter is none, and is not hashed."""
@@ -31,22 +33,35 @@ _SCHEME: Final = b"bearer "
 
 
 class Admitted(CallEndpoint):
-    """An endpoint as one caller has it. accept: the endpoint's own, or `_refuse`."""
+    """An endpoint as one caller has it: at its priority, and within its limits.
 
-    def __init__(self, endpoint: CallEndpoint, caller: Caller) -> None:
+    asked: the priority that its calls ask for. accept: the endpoint's own, `Limited`'s, or `_refuse`.
+    """
+
+    def __init__(self, endpoint: CallEndpoint, caller: Caller, asked: Priority | None) -> None:
         self.name, self.scope, self.budget_ns = endpoint.name, endpoint.scope, endpoint.budget_ns
-        self.accept = self._let_in = endpoint.accept
+        self._endpoint = self.within = endpoint
         self._caller = caller
+        self._asked = asked
+        self.settle()
 
     def settle(self) -> None:
-        """Let calls in, or refuse them all, as the caller's key is now."""
-        self.accept = self._let_in if self._caller.fault(self.scope) is None else self._refuse
+        """Let calls in as far as the caller's key is now, or refuse them all."""
+        caller, level = self._caller, self._caller.key.level
+        self.within = self._endpoint.at_priority(level if self._asked is None else min(self._asked, level))
+        if caller.limiter is not None:
+            self.within = caller.limiter.of_key(self.within, caller.key.id, caller.key.limit)
+        self.accept = self.within.accept if caller.fault(self.scope) is None else self._refuse
+
+    def count_failure(self, error: ServingError) -> None:
+        """Count a call that is answered with an error; see `CallEndpoint`."""
+        self._endpoint.count_failure(error)
 
     def _refuse(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Refuse a call whose caller has lost its key since the head was read."""
         error = self._caller.fault(self.scope)
         if error is None:  # it has been given back in this second
-            return self._let_in(call, body, budget_ns)
+            return self.within.accept(call, body, budget_ns)
         self._caller.count_failure(type(error))
         return error
 
@@ -54,22 +69,28 @@ class Admitted(CallEndpoint):
 class Caller:
     """Who has shown a key. key: as the file has it now, or had it last. is_known: whether it has it.
 
-    count_failure: is called for each call that is refused after its head was read.
+    count_failure: is called for each call that is refused after its head was read. limiter: holds it to its limits.
     """
 
-    def __init__(self, key: Key, count_failure: Callable[[type[ServingError]], None]) -> None:
+    def __init__(
+        self, key: Key, count_failure: Callable[[type[ServingError]], None], limiter: Limiter | None = None
+    ) -> None:
         self.key = key
         self.count_failure = count_failure
+        self.limiter = limiter
         self.is_known = True
-        self._admitted: dict[CallEndpoint, Admitted] = {}
+        self._admitted: dict[tuple[CallEndpoint, Priority | None], Admitted] = {}
 
-    def admitted(self, endpoint: CallEndpoint) -> Admitted:
-        """Return an endpoint as this caller has it. Raises UnauthorizedError or ForbiddenError."""
+    def admitted(self, endpoint: CallEndpoint, asked: Priority | None = None) -> Admitted:
+        """Return an endpoint as this caller has it. Raises UnauthorizedError or ForbiddenError.
+
+        asked: the priority that its calls ask for, if they do; they have no more than the key's.
+        """
         if (error := self.fault(endpoint.scope)) is not None:
             raise error
-        admitted = self._admitted.get(endpoint)
+        admitted = self._admitted.get((endpoint, asked))
         if admitted is None:
-            admitted = self._admitted[endpoint] = Admitted(endpoint, self)
+            admitted = self._admitted[endpoint, asked] = Admitted(endpoint, self, asked)
         return admitted
 
     @property
@@ -98,12 +119,16 @@ class Caller:
 class Keys:
     """The keys of one file, as they are now. count_failure: is called for calls refused after their head was read.
 
+    limiter: what holds callers to the limits of their keys.
     Raises SetupError where the file cannot be read. One that cannot be read later leaves the keys as they were.
     """
 
-    def __init__(self, path: Path, count_failure: Callable[[type[ServingError]], None]) -> None:
+    def __init__(
+        self, path: Path, count_failure: Callable[[type[ServingError]], None], limiter: Limiter | None = None
+    ) -> None:
         self._path = path
         self._count_failure = count_failure
+        self._limiter = limiter
         self._callers: dict[str, Caller] = {}
         self._log = structlog.get_logger()
         self._stamp = self._look_at_file()
@@ -120,7 +145,7 @@ class Keys:
             raise UnauthorizedError("the key is not known", next="ask who runs the server for one")
         caller = self._callers.get(key.sha256)
         if caller is None:
-            caller = self._callers[key.sha256] = Caller(key, self._count_failure)
+            caller = self._callers[key.sha256] = Caller(key, self._count_failure, self._limiter)
         return caller
 
     def look(self) -> None:

@@ -68,6 +68,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str, said("The header in which proxies tell it: X-Forwarded-For, or Forwarded (RFC 7239).")
     ] = "X-Forwarded-For"
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
+    priority_header: Annotated[bool, said("Let callers say X-Priority: high, normal or low.")] = False
     workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     arrow: Annotated[bool, said("Take arrays of requests in Arrow too; needs pyarrow.")] = False

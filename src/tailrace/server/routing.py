@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
+from tailrace.server.limiting.limiter import Limiter
 from tailrace.server.oip.endpoint import rest_endpoint
 from tailrace.server.oip.routes import oip_routes
 from tailrace.server.options import ServeOptions
@@ -36,6 +37,14 @@ def model_routes(routes: RouteTable, options: ServeOptions, release: str, readin
     return oip_routes(
         [rest_endpoint(each, release, options.array_max, options.body_bytes_max) for each in usual], readiness.readyz
     )
+
+
+def limited(routes: Mapping[bytes, Mapping[bytes, CallEndpoint | Page]], limiter: Limiter) -> RouteTable:
+    """Return the same routes, each within what its pipeline lets all callers have together."""
+    return {
+        path: {method: route if isinstance(route, Page) else limiter.within(route) for method, route in methods.items()}
+        for path, methods in routes.items()
+    }
 
 
 def stream_routes(endpoints: Mapping[bytes, CallEndpoint]) -> RouteTable:

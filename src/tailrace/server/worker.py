@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -21,16 +22,18 @@ import uvloop
 
 from tailrace.compile.pinned_modules import unpinned_modules
 from tailrace.core_share import be_prompt, giving_way
-from tailrace.deadline import MonotonicClock
+from tailrace.deadline import Clock, MonotonicClock
 from tailrace.errors import TailraceError
 from tailrace.ingest.link import EventLink
 from tailrace.ingest.origin import StreamOrigin, check_origins
 from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
+from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
+from tailrace.pipeline import Pipeline
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -53,12 +56,13 @@ from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.keys import Keys
+from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
-from tailrace.server.routing import model_routes, pipeline_routes, probe_routes, stream_routes
+from tailrace.server.routing import limited, model_routes, pipeline_routes, probe_routes, stream_routes
 from tailrace.server.served import ServedPipelines, load_release, shape_of
 
 FIRST_LINK_S: Final = 30.0
@@ -82,7 +86,7 @@ class Worker:
         self._readiness = Readiness()
         self._is_pre_draining = False
         self._link: EventLink | None = None
-        self._keys: Keys | None = None
+        self._looks: list[Callable[[], None]] = []
         self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
@@ -158,16 +162,24 @@ class Worker:
             | stream_routes(self._streams)
             | description_routes(declared, array_max, self._log, with_keys=with_keys)
         )
-        limits = HttpLimits.of(self._options)
-        self._http = HttpServer(routes, limits, self._load, count_failure, release.id.encode())
+        limits, limiter = HttpLimits.of(self._options), self._limiter_of(declared, clock, LimitCounts(block))
+        self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())
         self._doors = Doors(self._http)
         if self._options.keys is not None:
-            self._http.shared.keys = self._keys = Keys(Path(self._options.keys), count_failure)
+            self._http.shared.keys = keys = Keys(Path(self._options.keys), count_failure, limiter)
+            self._looks.append(keys.look)
         if self._options.trusted_proxies:
             self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
+
+    def _limiter_of(self, declared: Sequence[Pipeline], clock: Clock, counts: LimitCounts) -> Limiter:
+        """Return what holds callers to their limits."""
+        limits = {f"pipelines/{each.name}": Declared(each.limit, each.limit_per_key) for each in declared}
+        limiter = Limiter(limits, clock, counts)
+        self._looks.append(limiter.look)
+        return limiter
 
     async def _wait_for_link(self, wait_s: float) -> None:
         """Ask for a link to the ingester, and wait for it: it makes the store, where there is none yet."""
@@ -260,8 +272,8 @@ class Worker:
 
     def _sweep_http(self) -> None:
         self._swept_s = time.monotonic()
-        if self._keys is not None:
-            self._keys.look()
+        for look in self._looks:
+            look()
         self._http.sweep()
 
 

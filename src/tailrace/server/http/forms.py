@@ -42,7 +42,7 @@ _LETTERS: Final = bytes(ord("a") if 0x20 <= byte < 0x7F else ord(" ") for byte i
 _ACTED_ON: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"accept-encoding",
      b"accept", b"content-encoding", b"content-type", b"authorization", b"x-trace", b"proxy-connection",
-     b"keep-alive", b"te", b"trailer", b"x-api-key", b"inference-header-content-length")
+     b"keep-alive", b"te", b"trailer", b"x-priority", b"x-api-key", b"inference-header-content-length")
 )  # fmt: skip
 """Headers that the server acts on, or another server on the way might: their values are part of what stays."""
 

@@ -12,7 +12,7 @@ from typing import Final, cast
 from tailrace.batch import JSON, Batch, Degraded
 from tailrace.codecs.inflating import CODINGS
 from tailrace.deadline import LAYERS, NS_PER_MS
-from tailrace.errors import ServingError, UnsupportedCodingError
+from tailrace.errors import RateLimitedError, ServingError, UnsupportedCodingError
 from tailrace.refusals import SHED
 from tailrace.response.problem import CONTENT_TYPE, problem_body
 from tailrace.server.http.head import Head
@@ -103,6 +103,8 @@ class Framing:
             status = 500  # a user's own error, whose status would end the answer elsewhere or be none
         if error.status == 503:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
+        if isinstance(error, RateLimitedError):
+            extra.append(_limits(error))
         if error.status == 401:
             extra.append(b"WWW-Authenticate: Bearer")
         if isinstance(error, UnsupportedCodingError):
@@ -140,6 +142,14 @@ class Framing:
             lines.append(b"Connection: keep-alive")
         lines.append(b"\r\n")
         return b"\r\n".join(lines) + (body if head is None or head.with_body else b"")
+
+
+def _limits(error: RateLimitedError) -> bytes:
+    """Return the headers of a call that is beyond a limit."""
+    told = f"Retry-After: {error.retry_after_s}"
+    if error.policy:
+        told += f"\r\nRateLimit-Policy: {error.policy}\r\nRateLimit: {error.left}"
+    return told.encode()
 
 
 def _server_timing(batch: Batch, place: int) -> bytes:

@@ -15,6 +15,7 @@ from tailrace.errors import (
     NotFoundError,
     ServingError,
 )
+from tailrace.request.priority import PRIORITIES, Priority
 from tailrace.server.endpoint import CallEndpoint, Page
 from tailrace.server.keys import Caller, Keys
 from tailrace.server.oip.errors import is_oip
@@ -67,11 +68,12 @@ class Head(msgspec.Struct, gc=False):
 
 def read_head(
     routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool,
-    keys: Keys | None = None, told: frozenset[bytes] = TOLD,
+    keys: Keys | None = None, told: frozenset[bytes] = TOLD, *, with_priority: bool = False,
 ) -> Head:  # fmt: skip
     """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear.
 
     keys: one of which its caller must show for all but open pages: to others no path tells whether it is there.
+    with_priority: whether the caller may say one.
     """
     fields = {name.lower(): value for name, value in headers}
     head = Head(
@@ -104,8 +106,11 @@ def read_head(
             head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))
             if head.is_oip:
                 head.json_bytes = _read_json_bytes(fields.get(JSON_BYTES))
+            asked = _read_priority(fields.get(b"x-priority")) if with_priority else None
             if head.caller is not None:
-                head.endpoint = head.caller.admitted(head.endpoint)
+                head.endpoint = head.caller.admitted(head.endpoint, asked)
+            elif asked is not None:
+                head.endpoint = head.endpoint.at_priority(asked)
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
@@ -180,6 +185,16 @@ def _accepts_gzip(value: bytes) -> bool:
     return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
 
 
+
+
+def _read_priority(value: bytes | None) -> Priority | None:
+    """Return the level of an X-Priority header; None where there is none."""
+    if value is None:
+        return None
+    name = value.strip().lower().decode("latin-1")
+    if name not in PRIORITIES:
+        raise ClientError(f"X-Priority is {name!r}", where="X-Priority", next="send high, normal or low")
+    return PRIORITIES[name]
 def _read_json_bytes(value: bytes | None) -> int:
     """Return how many bytes of a body are JSON, where tensors follow it; -1 where nobody says so."""
     if value is None:

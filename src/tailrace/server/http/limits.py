@@ -8,7 +8,10 @@ from tailrace.server.options import ServeOptions
 
 
 class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of one server; see `ServeOptions`. bytes_max: of requests received in part, over all connections."""
+    """The limits of one server; see `ServeOptions`. bytes_max: of requests received in part, over all connections.
+
+    priority_header: whether a caller may say the priority of its calls.
+    """
 
     body_bytes_max: int
     header_bytes_max: int
@@ -16,6 +19,7 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     bytes_max: int
     idle_s: float
     request_s: float
+    priority_header: bool = False
 
     @classmethod
     def of(cls, options: ServeOptions) -> HttpLimits:
@@ -27,4 +31,5 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
             bytes_max=options.partial_bytes_max,
             idle_s=options.idle_s,
             request_s=options.request_s,
+            priority_header=options.priority_header,
         )

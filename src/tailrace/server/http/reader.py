@@ -166,7 +166,8 @@ class RequestReader:
         version = parser.get_http_version()
         method, keys = parser.get_method(), shared.keys
         self._check_protocol(method)
-        head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys, shared.told)
+        head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys, shared.told,
+                         with_priority=shared.limits.priority_header)  # fmt: skip
         self.head = head
         check_framing(version, self._headers)
         if head.body_bytes > shared.limits.body_bytes_max:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import cast
 
 from tailrace.batch import Call
 from tailrace.codecs.inflating import inflate
 from tailrace.codecs.tensor_form import TensorForm
 from tailrace.errors import InvalidRequestError, InvalidTensorError, ServingError, UnsupportedCodingError
+from tailrace.request.priority import QUEUE_WEIGHTS, Priority
 from tailrace.server.endpoint import CallEndpoint, Endpoint
 from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.oip.asked import Asked, OipModel
@@ -25,6 +27,16 @@ class InferEndpoint(Endpoint):
         """usual: takes the other calls of the pipeline; what these must pass, those of this one must too."""
         self._read = read
         super().__init__(usual.engine, usual._offer, usual._gates)
+        self._levels: dict[Priority, InferEndpoint] = {Priority.NORMAL: self}
+
+    def at_priority(self, priority: Priority) -> CallEndpoint:
+        """Return what takes calls up to a level, of which a call's `priority` may ask for less; see `CallEndpoint`."""
+        if priority not in self._levels:
+            other = self._levels[priority] = copy(self)
+            other._priority = priority
+            other._take = other._accept
+            other.accept = other._take if not other._gates else other._accept_through_gates
+        return self._levels[priority]
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call into the next batch, or return why it is refused; see `Endpoint`.
@@ -35,7 +47,7 @@ class InferEndpoint(Endpoint):
         engine, now_ns = self.engine, self._now_ns()
         call.arrival_ns = self._load.unread_since_ns or now_ns
         call.deadline_ns = call.arrival_ns + budget_ns
-        if engine.refuses(call.deadline_ns - now_ns, now_ns):
+        if engine.refuses(call.deadline_ns - now_ns, now_ns, 1, min(QUEUE_WEIGHTS[self._priority], 1.0)):
             return engine.refuse(call)
         try:
             call.codec = asked = self._read(call, body)
@@ -48,9 +60,10 @@ class InferEndpoint(Endpoint):
         is_shorter = 0 < asked.timeout_ns < budget_ns
         if is_shorter:
             call.deadline_ns = call.arrival_ns + asked.timeout_ns
-        if is_shorter or call.rows > 1:
+        level = min(Priority.of_rank(asked.priority), self._priority) if asked.priority else self._priority
+        if is_shorter or call.rows > 1 or level < Priority.NORMAL:
             now_ns = self._now_ns()
-            if engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows):
+            if engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows, QUEUE_WEIGHTS[level]):
                 return engine.refuse(call)
         self._submit(call)
         return None

@@ -1,0 +1,111 @@
+"""The limits of one worker: which there are, and their meters.
+
+    scope ─▶ what the pipeline declares ─┐
+    key ───▶ what its file says ─────────┴▶ Limiter ─▶ Meter, one a name ─▶ Limited, an endpoint within some of them
+
+A pipeline's limit for all together is a meter that every call of it passes; a key's own, and what a pipeline lets each
+key have, are meters of that key. An endpoint that nothing limits stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+from tailrace.deadline import Clock
+from tailrace.errors import RateLimitedError
+from tailrace.request.limit import NO_LIMIT, Limit
+from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.limiting.bucket import Account, Bucket, Lender
+from tailrace.server.limiting.in_flight import InFlight
+from tailrace.server.limiting.limited import Limited
+from tailrace.server.limiting.meter import Meter
+
+METERS_MAX: Final = 100_000
+"""Meters that are kept; beyond, those that nobody uses make room."""
+
+
+class Declared(NamedTuple):
+    """What a pipeline lets callers have: all together, and each key of it."""
+
+    together: Limit = NO_LIMIT
+    each_key: Limit = NO_LIMIT
+
+
+class LimitRecorder(Protocol):
+    """Counts refusals."""
+
+    def count(self, pipeline: str, reason: str) -> None:
+        """Count one; the empty name is for calls of no pipeline."""
+        ...
+
+
+LenderMaker = Callable[[str, Limit], Lender]
+"""Makes what lends the tokens of a limit, by the limit's name."""
+
+
+class Limiter:
+    """The limits of a worker. declared: by scope, as pipelines have it. lender_of: who lends; None for this worker."""
+
+    def __init__(
+        self,
+        declared: Mapping[str, Declared],
+        clock: Clock,
+        recorder: LimitRecorder,
+        lender_of: LenderMaker | None = None,
+    ) -> None:
+        self._declared = dict(declared)
+        self._clock = clock
+        self._recorder = recorder
+        self._lender_of = lender_of or (lambda name, limit: Account(limit, clock))
+        self._meters: dict[str, Meter] = {}
+        self._in_flight = InFlight()
+
+    def within(self, endpoint: CallEndpoint) -> CallEndpoint:
+        """Return an endpoint within what its pipeline lets all callers have together."""
+        declared = self._declared.get(endpoint.scope, Declared())
+        return self._limited(endpoint, [("pipeline", endpoint.scope, declared.together)])
+
+    def of_key(self, endpoint: CallEndpoint, key_id: str, own: Limit) -> CallEndpoint:
+        """Return an endpoint within what a key may have: of all together, which is its own, and of this pipeline."""
+        declared = self._declared.get(endpoint.scope, Declared())
+        each = ("key", f"keys/{key_id}/{endpoint.scope}", declared.each_key)
+        return self._limited(endpoint, [("key", f"keys/{key_id}", own), each])
+
+    def look(self) -> None:
+        """Once a second: take back what nobody uses, and forget what can be."""
+        self._in_flight.look(self._clock.now_ns())
+        for meter in self._meters.values():
+            if meter.bucket is not None:
+                meter.bucket.look()
+        if len(self._meters) > METERS_MAX:
+            self._meters = {name: meter for name, meter in self._meters.items() if not _is_idle(meter)}
+
+    def _limited(self, endpoint: CallEndpoint, limits: list[tuple[str, str, Limit]]) -> CallEndpoint:
+        """Return an endpoint within some limits, each with whose it is and its name."""
+        meters = tuple(self._meter(*limit) for limit in limits if not limit[2].is_any)
+        return Limited(endpoint, meters, self._in_flight, self._count) if meters else endpoint
+
+    def _meter(self, whose: str, name: str, limit: Limit) -> Meter:
+        """Return the meter of a name; what it has counted stays where its limit becomes another."""
+        meter = self._meters.get(name)
+        if meter is None or meter.limit != limit:
+            bucket = Bucket(self._lender_of(name, limit)) if limit.rate is not None else None
+            if meter is None:
+                meter = self._meters[name] = Meter(whose, limit, bucket)
+            else:
+                same = (limit.rate, limit.burst) == (meter.limit.rate, meter.limit.burst)
+                meter.set(limit, meter.bucket if same else bucket)
+        return meter
+
+    def _count(self, endpoint: CallEndpoint, error: RateLimitedError) -> None:
+        """Count a call that is refused."""
+        endpoint.count_failure(error)
+        kind, _, name = endpoint.scope.partition("/")
+        self._recorder.count(name if kind == "pipelines" else "", error.reason)
+
+
+def _is_idle(meter: Meter) -> bool:
+    """Say whether a meter has nothing to remember: no call in flight, and all of its tokens."""
+    tokens = meter.limit.tokens_max if meter.bucket is None else meter.bucket.lender.left()[0]
+    return not meter.in_flight and tokens >= meter.limit.tokens_max
