@@ -148,6 +148,7 @@ def start_tailrace(
     command += ["--store", store] if store else []
     env = {"PYTHONPATH": str(source)} if source else {}
     process = start(stack, name, command, WORKPLACE / f"{name}.log", cores=cores, env=env)
-    ready_s = wait_ready(process, f"http://127.0.0.1:{port}/readyz")
+    is_secret = "--tls-cert" in options  # then who asks for the probe would have to take its certificate
+    ready_s = wait_ready(process, f"http://127.0.0.1:{admin_port if is_secret else port}/readyz")
     url = f"http://127.0.0.1:{port}/v1/pipelines/{pipeline}/predict"
     return Server(process, url, ready_s, f"http://127.0.0.1:{admin_port}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
@@ -17,8 +18,10 @@ from tailrace.server.control import PipelineReady, ReleasedPipeline
 from tailrace.server.endpoint import Answer, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.outgoing import HttpCall
+from tailrace.server.http.secure import Secured
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import logger
+from tailrace.server.tls.certificates import Certificates, TlsFiles
 
 CONNECTIONS_MAX: Final = 64
 LIMITS: Final = HttpLimits(
@@ -117,9 +120,13 @@ class TokenGate:
 
 
 class AdminServer:
-    """Serves the admin pages. token: wanted for the figures, if there is one; never for the probes."""
+    """Serves the admin pages. token: wanted for the figures, if there is one; never for the probes.
 
-    def __init__(self, view: AdminView, token: str | None = None) -> None:
+    tls: what connections are made secret with; None for plain ones.
+    """
+
+    def __init__(self, view: AdminView, token: str | None = None, tls: TlsFiles | None = None) -> None:
+        self._tls = tls
         self.address: tuple[str, int] = ("", 0)
         self._view = view
         self._gates = [TokenGate(token)] if token else []
@@ -137,15 +144,21 @@ class AdminServer:
         }
         routes = {path: {b"GET": page} for path, page in pages.items()}
         http = HttpServer(routes, LIMITS, LoopLoad(loop), lambda kind: None)
+        protocol: Callable[[], asyncio.Protocol] = http
+        looks = [http.sweep]
+        if self._tls is not None:
+            certificates = Certificates(self._tls)
+            protocol = Secured(http.shared, certificates)
+            looks.append(certificates.look)
         try:
-            self._server = await loop.create_server(http, host, port)
+            self._server = await loop.create_server(protocol, host, port)
         except OSError as error:
             raise SetupError(
                 f"cannot listen: {error.strerror or error}", where=f"{host}:{port}", next="choose another admin port"
             ) from error
         name = self._server.sockets[0].getsockname()
         self.address = (name[0], name[1])
-        self._sweeping = asyncio.create_task(_sweep(http))
+        self._sweeping = asyncio.create_task(_sweep(looks))
 
     def close(self) -> None:
         """Stop listening."""
@@ -176,12 +189,13 @@ def _alive() -> Answer:
     return Answer(200, b"text/plain", b"alive\n", _NO_STORE)
 
 
-async def _sweep(http: HttpServer) -> None:
-    """Look after the connections once a second."""
+async def _sweep(looks: Sequence[Callable[[], None]]) -> None:
+    """Look after the connections once a second, and the certificate."""
     with suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
-                http.sweep()
+                for look in looks:
+                    look()
             except Exception:  # without its sweep the port would be full of idle clients one day
                 logger().error("admin sweep failed", exc_info=True)

@@ -18,10 +18,16 @@ PENDING_S: Final = 0.05
 
 
 class Doors:
-    """Accepts connections and makes their protocols, until it closes."""
+    """Accepts connections and makes their protocols, until it closes.
 
-    def __init__(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+    secret: makes those of connections that cross a network; None: as of the others.
+    """
+
+    def __init__(
+        self, protocol: Callable[[], asyncio.Protocol], secret: Callable[[], asyncio.Protocol] | None = None
+    ) -> None:
         self._protocol = protocol
+        self._network_protocol = secret or protocol
         self._listeners: dict[int, socket.socket] = {}
         self._servers: dict[int, asyncio.Server] = {}
         self._acceptor: Acceptor | None = None
@@ -33,7 +39,7 @@ class Doors:
             return False
         self._listeners[slot] = listener = socket.socket(fileno=descriptor)
         loop = asyncio.get_running_loop()
-        self._servers[slot] = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG)
+        self._servers[slot] = await loop.create_server(self._network_protocol, sock=listener, backlog=BACKLOG)
         return True
 
     def close_slot(self, slot: int) -> None:

@@ -14,6 +14,7 @@ from tailrace.errors import SetupError
 
 if TYPE_CHECKING:
     from tailrace.release.registry.child import RegistryChoice
+    from tailrace.server.tls.certificates import TlsFiles
 
 WORKERS_MAX: Final = 256
 
@@ -54,7 +55,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         said(
             "File of API keys, one of which each call must show.",
-            group="Who may call", metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
+            group="Who may call",
+            metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
         ),
     ] = None  # fmt: skip
     trusted_proxies: Annotated[
@@ -68,7 +70,14 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str, said("The header in which proxies tell it: X-Forwarded-For, or Forwarded (RFC 7239).")
     ] = "X-Forwarded-For"
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
+<<<<<<< HEAD
     priority_header: Annotated[bool, said("Let callers say X-Priority: high, normal or low.")] = False
+=======
+    tls_cert: Annotated[
+        str | None, said("Certificate of the server with its chain (PEM): serve by TLS alone.", metavar="FILE")
+    ] = None
+    tls_key: Annotated[str | None, said("Private key of --tls-cert (PEM).", metavar="FILE")] = None
+>>>>>>> 3b68c09 (TLS)
     workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     arrow: Annotated[bool, said("Take arrays of requests in Arrow too; needs pyarrow.")] = False
@@ -132,6 +141,20 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         return RegistryChoice(self.registry, self.trusted_keys)
 
+    @property
+    def tls(self) -> TlsFiles | None:
+        """What connections are made secret with; None for plain ones."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        from tailrace.server.tls.certificates import TlsFiles
+
+        return TlsFiles(self.tls_cert, self.tls_key)
+
+    @property
+    def admin_tls(self) -> TlsFiles | None:
+        """The same for the admin port: nothing crosses a network to one on loopback."""
+        return None if is_loopback(self.admin_host) or self.tls is None else self.tls._replace(client_ca=None)
+
     def __post_init__(self) -> None:
         for name in ("port", "admin_port"):
             _check_range(name, getattr(self, name), 0, 65_535)
@@ -158,6 +181,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError("the consumer group has no name", where="ingest_group", next="give it one")
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
+        self._check_tls()
         self._check_reach()
 
     def _check_origins(self) -> None:
@@ -167,6 +191,12 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         _check_range("ingest", len(self.ingest), 0, ORIGINS_MAX)
         for origin in self.ingest:
             StreamOrigin.parse(origin)
+
+    def _check_tls(self) -> None:
+        """Raise SetupError for one half of what TLS needs."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_cert"
+            raise SetupError("a certificate and its key go together", where=missing, next="name both files, or neither")
 
     def _check_reach(self) -> None:
         """Raise SetupError for a port that others can reach, and ask nothing of them."""

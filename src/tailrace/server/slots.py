@@ -103,10 +103,11 @@ def shut_listener(listener: socket.socket) -> None:
         listener.shutdown(socket.SHUT_RD)
 
 
-def url_of(address: tuple[str, int]) -> str:
-    """Return where a socket that is bound to the address is reached."""
+def url_of(address: tuple[str, int], *, is_secret: bool = False) -> str:
+    """Return where a socket that is bound to the address is reached. is_secret: by TLS alone."""
     host, port = address
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_secret else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _resolve(host: str, port: int) -> tuple[int, Any]:

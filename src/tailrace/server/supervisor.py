@@ -45,6 +45,8 @@ def serve(options: ServeOptions) -> int:
     log = logger(pid=os.getpid())
     if options.keys is not None:
         read_keys(Path(options.keys))
+    if options.tls is not None:
+        options.tls.read()
     with ExitStack() as stack:
         loading = stack.enter_context(ExitStack())
         loading.enter_context(giving_way())  # another server may serve beside it
@@ -141,10 +143,10 @@ class Supervisor:
         self._adoption = Adoption(self._children)
         self._links = EventLinks(self._children)
         overview = Overview(
-            self._children, self._adoption, url=url_of((host, port)), is_open=self._is_open,
+            self._children, self._adoption, url=self._url_of((host, port)), is_open=self._is_open,
             signatures_required=bool(options.trusted_keys),
         )  # fmt: skip
-        admin = AdminServer(overview, options.admin_token)
+        admin = AdminServer(overview, options.admin_token, options.admin_tls)
         try:
             await admin.open(options.admin_host, options.admin_port)
             self._addresses = Addresses(host, port, *admin.address)
@@ -196,6 +198,10 @@ class Supervisor:
         self._blame(list(done))
         self._log.info("draining", drain_s=self.options.drain_s)
 
+    def _url_of(self, address: tuple[str, int]) -> str:
+        """Return where a port that traffic comes to is reached."""
+        return url_of(address, is_secret=self.options.tls is not None)
+
     def _is_open(self) -> bool:
         """Return whether the server has been ready, and is not asked to stop."""
         return self._was_ready and not self._stopping.is_set()
@@ -221,7 +227,8 @@ class Supervisor:
             self._was_ready = True
             host, port, admin_host, admin_port = self._addresses
             place = {} if self._unix is None else {"unix": self._unix.path}
-            self._log.info("ready", address=url_of((host, port)), **place, admin=url_of((admin_host, admin_port)))
+            admin = url_of((admin_host, admin_port), is_secret=self.options.admin_tls is not None)
+            self._log.info("ready", address=self._url_of((host, port)), **place, admin=admin)
             if self._announce is not None:
                 self._announce(self._addresses)
 
