@@ -18,7 +18,7 @@ FLOORS = (
     {"engine"},
     {"compile"},
     {"monitor", "release", "ingest"},
-    {"server", "offline", "loadtest"},
+    {"server", "offline", "loadtest", "recording"},
     {"deploy", "testing", "refresher", "api"},
     {"cli"},
 )

@@ -23,12 +23,13 @@ from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
 from tailrace.request.limit import Limit
-from tailrace.request.schema import Field, Request
+from tailrace.request.schema import REDACTED, Field, Request
 from tailrace.response.schema import Embedding, Response
 
 __all__ = [
     "CSV",
     "LIFETIME",
+    "REDACTED",
     "SQL",
     "BatchFeatureView",
     "Budget",

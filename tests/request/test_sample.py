@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tailrace.errors import SetupError
 from tailrace.request.sample import sample_body
-from tailrace.request.schema import Field, Request
+from tailrace.request.schema import REDACTED, Field, Request
 
 
 class Colour(Enum):
@@ -56,6 +56,8 @@ TYPES: list[Any] = [
     Annotated[dt.datetime, Field(tz=True)],
     Annotated[dt.datetime, Field(tz=False)],
     Annotated[bytes, Field(min_length=4)],
+    Annotated[int, Field(ge=3), Field(description="bounded, and described")],
+    Annotated[str, REDACTED],
     Annotated[dict[str, int], Field(min_length=2)],
 ]
 

@@ -28,6 +28,8 @@ from tailrace.cli.models.commands import COMMANDS as MODELS
 from tailrace.cli.models.options import plain
 from tailrace.cli.optimize import optimize
 from tailrace.cli.package import package
+from tailrace.cli.record import record
+from tailrace.cli.replay import replay
 from tailrace.cli.score import score
 from tailrace.cli.serve import serve
 from tailrace.errors import TailraceError
@@ -85,6 +87,8 @@ for command in (
     score,
     consistency,
     bench,
+    record,
+    replay,
     import_feast,
 ):
     app.command(help=help_of(command))(command)

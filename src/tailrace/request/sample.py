@@ -47,6 +47,8 @@ def _value(info: shape.Type, seed: int, length: int) -> Any:  # noqa: C901, PLR0
             return tag | {
                 field.encode_name: _value(field.type, seed + i, length) for i, field in enumerate(info.fields)
             }
+        case shape.Metadata():  # what a description, or a mark, is said of
+            return _value(info.type, seed, length)
         case shape.IntType() | shape.FloatType():
             return _number(info, seed)
         case shape.DecimalType():

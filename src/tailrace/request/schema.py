@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
 from msgspec import Meta as Field
 
-__all__ = ["Field", "FieldSpec", "Request", "bounded_type", "field_specs", "listed_values"]
+__all__ = ["REDACTED", "Field", "FieldSpec", "Request", "bounded_type", "field_specs", "listed_values"]
+
+REDACTED: Final = Field(extra_json_schema={"x-redact": True})
+"""Marks a field whose values no recording keeps: `Annotated[str, tr.REDACTED]`. The API's document says so too."""
 
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1

@@ -99,6 +99,8 @@ class Framing:
     ) -> bytes:
         """Return an error as problem details (RFC 9457), or as the Open Inference Protocol has it."""
         extra, status = list(extra), error.status
+        if head is not None and head.trace and not extra:
+            extra.append(self._release)
         if type(status) is not int or not 400 <= status <= 599:
             status = 500  # a user's own error, whose status would end the answer elsewhere or be none
         if error.status == 503:

@@ -1,0 +1,1 @@
+"""Calls kept as they were, in one file, and sent again: `tailrace record`, `tailrace replay`."""
