@@ -207,7 +207,6 @@ class UnsupportedTypeError(ClientError):
     title = "Unsupported media type"
 
 
-<<<<<<< HEAD
 class RateLimitedError(ClientError):
     """The caller, or all callers of the pipeline together, ask more than the limit that is set.
 
@@ -228,12 +227,12 @@ class RateLimitedError(ClientError):
         self.retry_after_s = retry_after_s
         self.policy = policy
         self.left = left
-=======
+
+
 class HandshakeError(ClientError):
     """A connection that did not become secret: no TLS, a certificate that is not taken, or too slow."""
 
     title = "Handshake failed"
->>>>>>> 3b68c09 (TLS)
 
 
 class ServerError(ServingError):

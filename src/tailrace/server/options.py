@@ -51,12 +51,15 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     unix: Annotated[str | None, said("Serve on a Unix socket too, for callers on this host.", metavar="PATH")] = None
     unix_mode: Annotated[str, said("Mode of its file: 660 lets its group connect.")] = "600"
     unix_takeover: Annotated[bool, said("Take PATH from a server that answers there, once ready.")] = False
+    tls_cert: Annotated[
+        str | None, said("Certificate of the server with its chain (PEM): serve by TLS alone.", metavar="FILE")
+    ] = None
+    tls_key: Annotated[str | None, said("Private key of --tls-cert (PEM).", metavar="FILE")] = None
     keys: Annotated[
         str | None,
         said(
             "File of API keys, one of which each call must show.",
-            group="Who may call",
-            metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
+            group="Who may call", metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
         ),
     ] = None  # fmt: skip
     trusted_proxies: Annotated[
@@ -70,14 +73,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str, said("The header in which proxies tell it: X-Forwarded-For, or Forwarded (RFC 7239).")
     ] = "X-Forwarded-For"
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
-<<<<<<< HEAD
     priority_header: Annotated[bool, said("Let callers say X-Priority: high, normal or low.")] = False
-=======
-    tls_cert: Annotated[
-        str | None, said("Certificate of the server with its chain (PEM): serve by TLS alone.", metavar="FILE")
-    ] = None
-    tls_key: Annotated[str | None, said("Private key of --tls-cert (PEM).", metavar="FILE")] = None
->>>>>>> 3b68c09 (TLS)
     workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     arrow: Annotated[bool, said("Take arrays of requests in Arrow too; needs pyarrow.")] = False

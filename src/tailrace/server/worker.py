@@ -12,11 +12,7 @@ import signal
 import socket
 import sys
 import time
-<<<<<<< HEAD
 from collections.abc import Callable, Sequence
-=======
-from collections.abc import Callable
->>>>>>> 3b68c09 (TLS)
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -168,39 +164,25 @@ class Worker:
             | stream_routes(self._streams)
             | description_routes(declared, array_max, self._log, with_keys=with_keys)
         )
-<<<<<<< HEAD
         limits, limiter = HttpLimits.of(self._options), self._limiter_of(declared, clock, LimitCounts(block))
         self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())
-        self._doors = Doors(self._http)
+        self._doors = Doors(self._http, self._secret())
         if self._options.keys is not None:
             self._http.shared.keys = keys = Keys(Path(self._options.keys), count_failure, limiter)
             self._looks.append(keys.look)
-=======
-        limits = HttpLimits.of(self._options)
-        self._http = HttpServer(routes, limits, self._load, count_failure, release.id.encode())
-        self._doors = Doors(self._http, self._secret())
-        if self._options.keys is not None:
-<<<<<<< HEAD
-            self._http.shared.keys = self._keys = Keys(Path(self._options.keys), count_failure)
->>>>>>> 3b68c09 (TLS)
         if self._options.trusted_proxies:
             self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
-=======
-            self._http.shared.keys = keys = Keys(Path(self._options.keys), count_failure)
-            self._looks.append(keys.look)
->>>>>>> 604b4ff (TLS)
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
 
-<<<<<<< HEAD
     def _limiter_of(self, declared: Sequence[Pipeline], clock: Clock, counts: LimitCounts) -> Limiter:
         """Return what holds callers to their limits."""
         limits = {f"pipelines/{each.name}": Declared(each.limit, each.limit_per_key) for each in declared}
         limiter = Limiter(limits, clock, counts)
         self._looks.append(limiter.look)
         return limiter
-=======
+
     def _secret(self) -> Secured | None:
         """Return what makes secret connections, if they are to be secret."""
         if (files := self._options.tls) is None:
@@ -208,7 +190,6 @@ class Worker:
         certificates = Certificates(files)
         self._looks.append(certificates.look)
         return Secured(self._http.shared, certificates)
->>>>>>> 3b68c09 (TLS)
 
     async def _wait_for_link(self, wait_s: float) -> None:
         """Ask for a link to the ingester, and wait for it: it makes the store, where there is none yet."""
