@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,8 +32,6 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.reader import RequestReader
 from tailrace.server.http.server import HttpServer
 from tailrace.server.oip.asked import OipModel
-from tailrace.server.oip.grpc_asked import GrpcAsked
-from tailrace.server.oip.grpc_messages import message_class
 from tailrace.server.oip.rest import RestReader
 from tailrace.server.options import ServeOptions
 from tailrace.testing import Turns
@@ -248,43 +245,8 @@ def test_damaged_tensors_are_refused_or_read(body: bytes, json_bytes: int) -> No
 
 def test_sound_tensors_are_read() -> None:
     """What is damaged is sound to begin with."""
-    for found in (read_tensors(TENSORS, -1), read_tensors(BINARY, len(BINARY_HEAD)), read_message(MESSAGE)):
+    for found in (read_tensors(TENSORS, -1), read_tensors(BINARY, len(BINARY_HEAD))):
         assert not isinstance(found, ServingError), found
-
-
-def sound_message() -> bytes:
-    """Return tensors as a message of gRPC."""
-    message = message_class("ModelInferRequest")(model_name="plain")
-    for name, datatype in (("amount", "FP64"), ("count", "INT64"), ("name", "BYTES")):
-        message.inputs.add(name=name, datatype=datatype, shape=[1])
-    message.raw_input_contents.extend([b"\0" * 6 + b"\xf8\x3f", b"\x01" + b"\0" * 7, b"\x01\0\0\0a"])
-    return bytes(message.SerializeToString())
-
-
-MESSAGE = sound_message()
-
-
-def read_message(data: bytes) -> Any:
-    """Return the requests that a message is; None where the library refuses it, before it is ours."""
-    try:
-        message = message_class("ModelInferRequest").FromString(data)
-    except DecodeError:
-        return None
-    asked = GrpcAsked(MODEL, message)
-    try:
-        asked.read()
-    except ServingError as error:
-        return error
-    return asked.requests
-
-
-@given(data=any_body([MESSAGE]))
-@FEW
-def test_damaged_message_of_tensors_is_refused_or_read(data: bytes) -> None:
-    """The same over gRPC."""
-    found = in_time(lambda: read_message(data))
-    if found is not None:
-        check_plain(found)
 
 
 # -- heads ------------------------------------------------------------------------------------------------------------
