@@ -25,7 +25,9 @@ import before
 import counts
 import event_features
 import front_door
+import front_door_client
 import front_door_coalescing
+import front_door_codecs
 import handbook
 import hot_path
 import idle
@@ -51,7 +53,9 @@ PARTS: Final = {
         real_clients,
         idle,
         front_door,
+        front_door_client,
         front_door_coalescing,
+        front_door_codecs,
         open_loop,
         load_curve,
         start,
