@@ -52,17 +52,13 @@ def from_json(data: list[Any], datatype: str, shape: Sequence[int], *, nullable:
     """
     if data and type(data[0]) is list:
         data = _flat(data, shape)
-    if len(data) != prod(shape):
-        raise InvalidTensorError(f"{len(data)} elements are no tensor with the shape {list(shape)}")
+    _check_count(data, shape)
     kinds = (_NULLABLE if nullable else _KINDS)[datatype]
     if not kinds.issuperset(map(type, data)):
         place, wrong = next((place, each) for place, each in enumerate(data) if type(each) not in kinds)
         raise InvalidTensorError(f"the element {place} is {str(wrong)[:20]!r}, which is no {datatype}")
     if datatype in WHOLE:
-        least, most = _BOUNDS[datatype]
-        numbers = [each for each in data if each is not None] if nullable else data
-        if numbers and (min(numbers) < least or max(numbers) > most):
-            raise InvalidTensorError(f"{datatype} goes from {least} to {most}")
+        _check_bounds([each for each in data if each is not None] if nullable else data, datatype)
     return data
 
 
@@ -78,12 +74,15 @@ def from_bytes(data: bytes, datatype: str, shape: Sequence[int], *, nullable: bo
         what = f"{len(data)} bytes are no tensor of {datatype} with the shape {list(shape)}"
         raise InvalidTensorError(what, next=f"send {count * SIZES[datatype]} bytes")
     values = list(struct.unpack(f"<{count}{FORMATS[datatype]}", data))
-    if datatype in FRACTIONS and not _are_finite(values):
-        numbers = [value for value in values if value == value] if nullable else values  # noqa: PLR0124 - NaN is not
-        if not _are_finite(numbers):
-            raise InvalidTensorError("it has a number that is not finite", next="send finite numbers")
-        return [value if value == value else None for value in values]  # noqa: PLR0124
-    return values
+    return _finite(values, nullable=nullable) if datatype in FRACTIONS else values
+
+
+def from_elements(values: list[Any], datatype: str, shape: Sequence[int], *, nullable: bool) -> list[Any]:
+    """Return elements that are of a datatype's own type, all of them in their order; see `from_bytes`."""
+    _check_count(values, shape)
+    if datatype in WHOLE:
+        _check_bounds(values, datatype)
+    return _finite(values, nullable=nullable) if datatype in FRACTIONS else values
 
 
 def to_bytes(values: Sequence[Any], datatype: str) -> bytes:
@@ -121,6 +120,26 @@ def _flat(values: list[Any], shape: Sequence[int]) -> list[Any]:
             raise InvalidTensorError(f"its lists are not of the shape {list(shape)}")
         level = list(chain.from_iterable(level))
     return level
+
+
+def _check_count(values: Sequence[Any], shape: Sequence[int]) -> None:
+    if len(values) != prod(shape):
+        raise InvalidTensorError(f"{len(values)} elements are no tensor with the shape {list(shape)}")
+
+
+def _check_bounds(numbers: Sequence[int], datatype: str) -> None:
+    least, most = _BOUNDS[datatype]
+    if numbers and (min(numbers) < least or max(numbers) > most):
+        raise InvalidTensorError(f"{datatype} goes from {least} to {most}")
+
+
+def _finite(values: list[float], *, nullable: bool) -> list[Any]:
+    """Return numbers, None for NaN where that may be. Raises InvalidTensorError where one is not finite."""
+    if _are_finite(values):
+        return values
+    if not nullable or not _are_finite([value for value in values if value == value]):  # noqa: PLR0124 - NaN is not
+        raise InvalidTensorError("it has a number that is not finite", next="send finite numbers")
+    return [value if value == value else None for value in values]  # noqa: PLR0124
 
 
 def _are_finite(values: Sequence[float]) -> bool:

@@ -34,9 +34,8 @@ def pipeline_routes(served: Iterable[Served], options: ServeOptions) -> RouteTab
 def model_routes(routes: RouteTable, options: ServeOptions, release: str, readiness: Readiness) -> RouteTable:
     """Return the routes of the Open Inference Protocol, where a pipeline is a model. release: its only version."""
     usual = [route for methods in routes.values() for route in methods.values() if isinstance(route, Endpoint)]
-    return oip_routes(
-        [rest_endpoint(each, release, options.array_max, options.body_bytes_max) for each in usual], readiness.readyz
-    )
+    endpoints = [rest_endpoint(each, release, options.array_max, options.body_bytes_max) for each in usual]
+    return oip_routes(endpoints, readiness.readyz, with_keys=options.keys is not None)
 
 
 def limited(routes: Mapping[bytes, Mapping[bytes, CallEndpoint | Page]], limiter: Limiter) -> RouteTable:

@@ -16,6 +16,7 @@ from tailrace.errors import InvalidTensorError
 
 NS_PER_US: Final = 1_000
 TIMEOUT_US_MAX: Final = 3_600 * NS_PER_S // NS_PER_US
+ID_MAX: Final = 128
 PRIORITY_MAX: Final = 2**31 - 1
 
 UNTAKEN: Final = {
@@ -67,11 +68,11 @@ class Asked(ABC):
 
     content_type: bytes
 
-    def __init__(self, model: OipModel, asked_id: str | None, outputs: Sequence[Output], requests: Any) -> None:
+    def __init__(self, model: OipModel) -> None:
         self.model = model
-        self.id = asked_id
-        self.outputs = outputs
-        self.requests = requests
+        self.id: str | None = None
+        self.outputs: Sequence[Output] = ()
+        self.requests: Any = None
         self.timeout_ns = self.priority = 0
 
     def set_schedule(self, timeout_us: int, priority: int) -> None:
@@ -85,6 +86,16 @@ class Asked(ABC):
     def encode_each(self, values: Sequence[Any]) -> list[bytes]:
         """Return the answers to several calls that ask for the same: to one alone, as nearly always."""
         return list(map(self.encode, values))
+
+
+class Unread(Asked):
+    """What a call asks for whose transport had to look for its model: it is read when the call is admitted."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self) -> None:
+        """Read it. Raises InvalidTensorError, and what a request type's own code raises."""
 
 
 def columns_of(value: Any, outputs: Sequence[Output]) -> list[list[Any]]:

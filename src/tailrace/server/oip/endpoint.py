@@ -13,7 +13,7 @@ from tailrace.errors import InvalidRequestError, InvalidTensorError, ServingErro
 from tailrace.request.priority import QUEUE_WEIGHTS, Priority
 from tailrace.server.endpoint import CallEndpoint, Endpoint
 from tailrace.server.http.outgoing import HttpCall
-from tailrace.server.oip.asked import Asked, OipModel
+from tailrace.server.oip.asked import Asked, OipModel, Unread
 from tailrace.server.oip.rest import RestReader
 
 Reader = Callable[[Call, bytes], Asked]
@@ -50,7 +50,11 @@ class InferEndpoint(Endpoint):
         if engine.refuses(call.deadline_ns - now_ns, now_ns, 1, min(QUEUE_WEIGHTS[self._priority], 1.0)):
             return engine.refuse(call)
         try:
-            call.codec = asked = self._read(call, body)
+            if call.codec is None:
+                call.codec = asked = self._read(call, body)
+            else:
+                asked = cast(Unread, call.codec)
+                asked.read()
         except ServingError as error:
             engine.refusals.count_failure(error)
             return error.with_traceback(None)  # which would hold the call, and that the error

@@ -11,9 +11,8 @@ from tailrace.codecs.decoder import refusal_of
 from tailrace.codecs.duplicates import duplicate_key
 from tailrace.codecs.tensors import RANK_MAX, TEXT
 from tailrace.errors import InvalidRequestError, InvalidTensorError
-from tailrace.server.oip.asked import PRIORITY_MAX, TIMEOUT_US_MAX, UNTAKEN
+from tailrace.server.oip.asked import ID_MAX, PRIORITY_MAX, TIMEOUT_US_MAX, UNTAKEN
 
-ID_MAX: Final = 128
 PAIR: Final = 2
 """Quotes of a key, or of a text."""
 

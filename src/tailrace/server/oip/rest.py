@@ -36,8 +36,8 @@ class RestAsked(Asked):
 
     __slots__ = ("content_type", "headers")
 
-    def __init__(self, model: OipModel, asked_id: str | None, outputs: Sequence[Output], requests: Any) -> None:
-        super().__init__(model, asked_id, outputs, requests)
+    def __init__(self, model: OipModel) -> None:
+        super().__init__(model)
         self.content_type = JSON
         self.headers: tuple[bytes, ...] = ()
 
@@ -114,9 +114,10 @@ class RestReader:
             what = f"the inputs have {layout.size} of the {len(tensors)} bytes behind the JSON"
             raise InvalidTensorError(what, where="Inference-Header-Content-Length")
         columns = [_values_at(place, tensors) for place in layout.places]
-        requests = self.model.form.requests(layout.names, columns, layout.rows)
-        asked = RestAsked(self.model, layout.id, layout.outputs, requests)
+        asked = RestAsked(self.model)
+        asked.id, asked.outputs = layout.id, layout.outputs
         asked.set_schedule(layout.timeout_us, layout.priority)
+        asked.requests = self.model.form.requests(layout.names, columns, layout.rows)
         return asked
 
     def _kept(self, text: bytes) -> _Layout:

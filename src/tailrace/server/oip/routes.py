@@ -16,6 +16,7 @@ from tailrace.server.endpoint import Answer, CallEndpoint, Page
 from tailrace.server.oip.asked import OipModel
 from tailrace.server.oip.endpoint import RestEndpoint
 from tailrace.server.oip.errors import ROOT
+from tailrace.server.openapi.page import KeyGate
 from tailrace.version import VERSION
 
 NAME: Final = "tailrace"
@@ -47,40 +48,57 @@ def tensor_metadata(fields: Mapping[str, TensorField]) -> list[dict[str, Any]]:
     return [{"name": name, "datatype": field.datatype, "shape": field.shape} for name, field in fields.items()]
 
 
-def oip_routes(endpoints: Sequence[RestEndpoint], check_ready: Callable[[], object]) -> Routes:
+def infer_path(model: str) -> bytes:
+    """Return the path by which the usual version of a model is asked."""
+    return ROOT + f"/models/{model}/infer".encode()
+
+
+def oip_routes(
+    endpoints: Sequence[RestEndpoint], check_ready: Callable[[], object], *, with_keys: bool = False
+) -> Routes:
     """Return the routes of what takes the calls of some models.
 
-    check_ready: raises UnavailableError while the worker takes no calls.
+    check_ready: raises UnavailableError while the worker takes no calls. with_keys: whether calls must show a key; so
+    must who asks what models there are.
     """
-
-    def ready(told: Any) -> Page:
-        answer = _json(told)
-
-        def page() -> Answer:
-            check_ready()
-            return answer
-
-        return Page(page)
-
+    pages = _Pages(check_ready, with_keys=with_keys)
     routes: Routes = {
-        ROOT: {b"GET": _told(server_metadata())},
-        ROOT + b"/health/live": {b"GET": _told({"live": True})},
-        ROOT + b"/health/ready": {b"GET": ready({"ready": True})},
+        ROOT: {b"GET": Page(_Told(server_metadata()))},
+        ROOT + b"/health/live": {b"GET": Page(_Told({"live": True}))},
+        ROOT + b"/health/ready": {b"GET": Page(_Told({"ready": True}, check_ready))},
     }
     for endpoint in endpoints:
         model = endpoint.model
         name = f"/models/{model.name}".encode()
         for path in (ROOT + name, ROOT + name + f"/versions/{model.version}".encode()):
-            routes[path] = {b"GET": _told(model_metadata(model))}
-            routes[path + b"/ready"] = {b"GET": ready({"name": model.name, "ready": True})}
+            routes[path] = {b"GET": pages.of(model_metadata(model))}
+            routes[path + b"/ready"] = {b"GET": pages.of({"name": model.name, "ready": True}, when_ready=True)}
             routes[path + b"/infer"] = {b"POST": endpoint}
     return routes
 
 
-def _json(value: Any) -> Answer:
-    return Answer(200, JSON, msgspec.json.encode(value))
+class _Told:
+    """Answers with what was written down once. check: raises ServingError where that is not to be told now."""
+
+    def __init__(self, value: Any, check: Callable[[], object] | None = None) -> None:
+        self._answer = Answer(200, JSON, msgspec.json.encode(value))
+        self._check = check
+
+    def __call__(self) -> Answer:
+        """Return the answer."""
+        if self._check is not None:
+            self._check()
+        return self._answer
 
 
-def _told(value: Any) -> Page:
-    answer = _json(value)
-    return Page(lambda: answer)
+class _Pages:
+    """Makes the pages of models."""
+
+    def __init__(self, check_ready: Callable[[], object], *, with_keys: bool) -> None:
+        self._check_ready = check_ready
+        self._gates = [KeyGate()] if with_keys else []
+
+    def of(self, value: Any, *, when_ready: bool = False) -> Page:
+        """Return a page that tells something; when_ready: while the worker takes calls."""
+        told = _Told(value, self._check_ready if when_ready else None)
+        return Page(told, self._gates, is_open=not self._gates)
