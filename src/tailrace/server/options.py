@@ -48,6 +48,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         "127.0.0.1"
     )
     port: Annotated[int, said("Port to serve on; 0 takes a free one.")] = 8080
+    grpc_port: Annotated[int | None, said("Serve gRPC too, on this port; 0 takes a free one.")] = None
     unix: Annotated[str | None, said("Serve on a Unix socket too, for callers on this host.", metavar="PATH")] = None
     unix_mode: Annotated[str, said("Mode of its file: 660 lets its group connect.")] = "600"
     unix_takeover: Annotated[bool, said("Take PATH from a server that answers there, once ready.")] = False
@@ -116,6 +117,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     header_bytes_max: Annotated[int, said("Longest head of a request, else 431.")] = 16 << 10
     connections_max: Annotated[int, said("Connections a worker holds open, else 503.")] = 10_000
     partial_bytes_max: Annotated[int, said("Bytes held of requests in part, else 503.")] = 256 << 20
+    grpc_calls_max: Annotated[int, said("gRPC calls that a worker has open, else UNAVAILABLE.")] = 4_096
+    grpc_streams_max: Annotated[int, said("gRPC calls open on one connection; its client waits with more.")] = 256
     array_max: Annotated[int, said("Requests one call may carry in an array, else 422.")] = 1_000
     cache_bytes_max: Annotated[
         int, said("Bytes kept of a network store, a pipeline and worker.", group="Rows kept in memory")
@@ -123,6 +126,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     cache_ttl_s: Annotated[float, said("Seconds that a kept row is served without a read.")] = 10.0
     cache_stale_s: Annotated[float, said("Seconds more, as stale, while the store fails.")] = 600.0
     idle_s: Annotated[float, said("Seconds an idle connection is kept open.", group="Times")] = 60.0
+    grpc_age_s: Annotated[float, said("Seconds until a gRPC connection is asked to be made anew.")] = 300.0
     request_s: Annotated[float, said("Seconds a client may take to send one request, else 408.")] = 5.0
     pre_drain_s: Annotated[float, said("Seconds to serve on with /readyz at 503, then drain.")] = 0.0
     drain_s: Annotated[float, said("Seconds a stopping worker has for what is in flight.")] = 30.0
@@ -152,18 +156,21 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         return None if is_loopback(self.admin_host) or self.tls is None else self.tls._replace(client_ca=None)
 
     def __post_init__(self) -> None:
-        for name in ("port", "admin_port"):
-            _check_range(name, getattr(self, name), 0, 65_535)
+        for name in ("port", "admin_port", "grpc_port"):
+            _check_range(name, getattr(self, name) or 0, 0, 65_535)
         if self.unix is not None or self.unix_mode != "600":
             from tailrace.server.unix_socket import check_unix
 
             check_unix(self.unix, self.unix_mode)
         _check_range("workers", self.workers, 1, WORKERS_MAX)
-        for name in ("body_bytes_max", "header_bytes_max", "connections_max", "partial_bytes_max", "array_max"):
+        for name in (
+            "body_bytes_max", "header_bytes_max", "connections_max", "partial_bytes_max", "array_max",
+            "grpc_calls_max", "grpc_streams_max",
+        ):  # fmt: skip
             _check_range(name, getattr(self, name), 1, 1 << 40)
         _check_range("cache_bytes_max", self.cache_bytes_max, 0, 1 << 40)
         _check_range("cache_ttl_s", self.cache_ttl_s, 0.001, 86_400)
-        for name in ("idle_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):
+        for name in ("idle_s", "grpc_age_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):
             _check_range(name, getattr(self, name), 0.001, 86_400)
         for name in ("pre_drain_s", "drain_s", "cache_stale_s"):
             _check_range(name, getattr(self, name), 0, 86_400)

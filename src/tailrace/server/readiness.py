@@ -9,17 +9,17 @@ from tailrace.server.endpoint import Answer
 
 
 class Readiness:
-    """Says whether a worker is ready. tell: hears whenever that is said anew, once somebody wants to know."""
+    """Says whether a worker is ready. listeners: hear whenever that is said anew."""
 
     def __init__(self) -> None:
         self.is_ready = False
-        self.tell: Callable[[bool], None] | None = None
+        self.listeners: list[Callable[[bool], None]] = []
 
     def set(self, is_ready: bool) -> None:
         """Say so from now on."""
         self.is_ready = is_ready
-        if self.tell is not None:
-            self.tell(is_ready)
+        for hear in self.listeners:
+            hear(is_ready)
 
     def livez(self) -> Answer:
         """Answer: the loop runs."""

@@ -62,7 +62,7 @@ def open_slots(host: str, port: int, count: int, *, warn: Callable[[str], None] 
     A second server would silently take half of the first one's traffic. The claim refuses it, whether or not the first
     listens yet; a first bind without SO_REUSEPORT refuses the port of any other program that listens.
     """
-    family, address = _resolve(host, port)
+    family, address = resolve(host, port)
     with ExitStack() as opened:
         try:
             if port:
@@ -110,8 +110,8 @@ def url_of(address: tuple[str, int], *, is_secret: bool = False) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _resolve(host: str, port: int) -> tuple[int, Any]:
-    """Return the address family and the address to bind."""
+def resolve(host: str, port: int) -> tuple[int, Any]:
+    """Return the address family and the address to bind. Raises SetupError for a host that there is not."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:

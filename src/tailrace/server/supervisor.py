@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
+import msgspec
 import uvloop
 
 from tailrace.core_share import giving_way
@@ -28,6 +29,7 @@ from tailrace.server.companions import open_companions
 from tailrace.server.control import ListenUnix
 from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
+from tailrace.server.grpc.port import GrpcPort
 from tailrace.server.holds import renew_holds
 from tailrace.server.key_file import read_keys
 from tailrace.server.logging import configure_logging, logger, tell
@@ -100,6 +102,7 @@ class Supervisor:
         self._adoption = Adoption(())
         self._links = EventLinks(())
         self._unix: UnixSocket | None = None
+        self._grpc: GrpcPort | None = None
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._was_ready = False
@@ -116,10 +119,11 @@ class Supervisor:
         self.options = fit_open_files(self.options)
         slots = open_slots(
             self.options.host, self.options.port, self.options.workers,
-            warn=lambda text: self._log.warning("a second server on the port may not be noticed", cause=text),
+            warn=self._warn_of_claim,
         )  # fmt: skip
         try:
             self._open_unix()
+            self._open_grpc()
             workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
             self._children = (*workers, *self._companions)
             uptime_s = await self._serve_from(slots)
@@ -130,6 +134,8 @@ class Supervisor:
                 slot.close()
             if self._unix is not None:
                 self._unix.close()
+            if self._grpc is not None:
+                self._grpc.close()
         if self._failure is not None:
             tell(f"error: {self._failure}")
             return 1
@@ -213,6 +219,15 @@ class Supervisor:
             self._unix = UnixSocket(options.unix, options.unix_mode, takeover=options.unix_takeover)
             self._unix.check()
 
+    def _open_grpc(self) -> None:
+        """Keep the port of gRPC, if one is wanted, and have the workers told which it is."""
+        if self.options.grpc_port is not None:
+            self._grpc = GrpcPort(self.options.host, self.options.grpc_port, warn=self._warn_of_claim)
+            self.options = msgspec.structs.replace(self.options, grpc_port=self._grpc.port)
+
+    def _warn_of_claim(self, cause: str) -> None:
+        self._log.warning("a second server on the port may not be noticed", cause=cause)
+
     # Hearing of children (they call these)
 
     def on_ready(self, child: Child) -> None:
@@ -227,6 +242,7 @@ class Supervisor:
             self._was_ready = True
             host, port, admin_host, admin_port = self._addresses
             place = {} if self._unix is None else {"unix": self._unix.path}
+            place |= {} if self._grpc is None else {"grpc": self._grpc.address}
             admin = url_of((admin_host, admin_port), is_secret=self.options.admin_tls is not None)
             self._log.info("ready", address=self._url_of((host, port)), **place, admin=admin)
             if self._announce is not None:

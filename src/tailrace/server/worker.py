@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvloop
@@ -67,6 +67,9 @@ from tailrace.server.routing import limited, model_routes, pipeline_routes, prob
 from tailrace.server.served import ServedPipelines, load_release, shape_of
 from tailrace.server.tls.certificates import Certificates
 
+if TYPE_CHECKING:
+    from tailrace.server.grpc.door import GrpcDoor
+
 FIRST_LINK_S: Final = 30.0
 LINK_S: Final = 2.0
 """How long a worker waits for its link to the ingester before it serves without: the first of a release, and others."""
@@ -89,6 +92,7 @@ class Worker:
         self._is_pre_draining = False
         self._link: EventLink | None = None
         self._looks: list[Callable[[], None]] = []
+        self._grpc: GrpcDoor | None = None
         self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
@@ -143,7 +147,7 @@ class Worker:
         layout = worker_layout([shape_of(pipeline) for pipeline in declared], self._start.slot, release.id)
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
-        self._readiness.tell = self._recorder.set_ready
+        self._readiness.listeners.append(self._recorder.set_ready)
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
@@ -172,6 +176,12 @@ class Worker:
             self._looks.append(keys.look)
         if self._options.trusted_proxies:
             self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
+        if self._options.grpc_port is not None:
+            from tailrace.server.grpc.door import GrpcDoor
+
+            self._grpc = GrpcDoor(
+                self._served.pipelines, self._options, self._http.shared, clock, release.id, self._readiness
+            )
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
@@ -208,6 +218,8 @@ class Worker:
     async def _listen(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket. Its own makes the worker ready."""
         if await self._doors.open_slot(slot, descriptor) and slot == self._start.slot:
+            if self._grpc is not None:
+                self._grpc.open()
             self._readiness.set(not self._is_pre_draining)
             warm_s, release_id = self._warm_s, self._release.id
             self._channel.send(Ready(os.getpid(), warm_s, rss_bytes(), release_id, self._released, self._served.ready))
@@ -249,6 +261,7 @@ class Worker:
         """
         self._readiness.set(False)
         self._http.drain()
+        leaving = [] if self._grpc is None else [asyncio.create_task(self._grpc.drain())]
         await self._doors.close(alone=alone, within_s=self._options.drain_s)
         self._channel.send(Draining(self._calls_waiting()))
         end_s = time.monotonic() + self._options.drain_s
@@ -256,6 +269,7 @@ class Worker:
             if now_s >= self._swept_s + SWEEP_S:  # no sooner: it is how connections count their seconds
                 self._sweep_http()
             await asyncio.sleep(DRAIN_LOOK_S)
+        await asyncio.gather(*leaving)
         self._served.close()
 
     async def _sweep(self) -> None:
@@ -264,6 +278,8 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._sweep_http()
+            if self._grpc is not None:
+                self._grpc.sweep()
             self._ask_for_link()
             in_flight = self._served.take_calls_most() + sum(each.take_calls_most() for each in self._streams.values())
             self._recorder.set_in_flight(in_flight)

@@ -75,7 +75,7 @@ class Framing:
 
         compress: whether the bodies of the batch are long enough for it.
         """
-        extra = [b"Server-Timing: " + _server_timing(batch, place), self._release] if head.trace else []
+        extra = [b"Server-Timing: " + server_timing(batch, place), self._release] if head.trace else []
         body, error = batch.bodies[place], batch.errors.get(place)
         if error is not None:
             return self.error(head, error, request_id, close=close, extra=extra)
@@ -154,7 +154,7 @@ def _limits(error: RateLimitedError) -> bytes:
     return told.encode()
 
 
-def _server_timing(batch: Batch, place: int) -> bytes:
+def server_timing(batch: Batch, place: int) -> bytes:
     """Return the value of Server-Timing: the wait, the five layers in ms, and why the answer is degraded.
 
     Of an answer that another call's computation gave, its layers, where there were any, and how it came to it.

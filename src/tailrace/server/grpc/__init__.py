@@ -1,0 +1,1 @@
+"""gRPC: the same pipelines, engines and batches, for clients that call typed services."""

@@ -1,0 +1,121 @@
+"""A call over gRPC: what its caller asks for beside the message, and how an endpoint takes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tailrace.batch import Call, Trace
+from tailrace.deadline import NS_PER_S
+from tailrace.errors import ServingError
+from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.grpc.core import Rpc
+from tailrace.server.keys import Keys
+from tailrace.server.tracing import trace_of
+
+REQUEST_ID: Final = "x-request-id"
+REQUEST_ID_CHARS_MAX: Final = 128
+TRACE: Final = "x-trace"
+READ: Final = frozenset({REQUEST_ID, TRACE, "traceparent", "tracestate"})
+"""The metadata that a call is read for, beside its key."""
+
+
+class Desk:
+    """What the calls of one gRPC server share.
+
+    keys: one of which a call of an endpoint must show; None asks for none. count_failure: is called for a call that
+    reaches no pipeline. now_ns: the clock of deadlines.
+    """
+
+    def __init__(
+        self, count_failure: Callable[[type[ServingError]], None], now_ns: Callable[[], int], keys: Keys | None = None
+    ) -> None:
+        self.count_failure = count_failure
+        self.now_ns = now_ns
+        self.keys = keys
+
+
+class GrpcCall(Call, gc=False, eq=False):
+    """A call over gRPC. told: what its metadata says of `READ`, None for nothing."""
+
+    desk: Desk
+    rpc: Rpc
+    told: dict[str, str] | None
+
+    def accept(self, endpoint: CallEndpoint, body: bytes) -> ServingError | None:
+        """Have an endpoint take this call; return why it is refused, None where it is answered later.
+
+        The caller must have a key for the endpoint, where keys are asked for. Its deadline is the pipeline's, or
+        sooner if it says so; what the call has waited for the loop counts.
+        """
+        try:
+            admitted = self.admitted(endpoint)
+        except ServingError as fault:
+            self.desk.count_failure(type(fault))
+            return fault.with_traceback(None)
+        now_ns = self.desk.now_ns()
+        waited_ns = max(now_ns - self.rpc.arrived_ns, 0)
+        budget_ns = admitted.budget_ns - waited_ns
+        if (left_s := self.rpc.deadline_s - time.time()) * NS_PER_S < budget_ns:
+            budget_ns = int(left_s * NS_PER_S)
+        refusal = admitted.accept(self, body, max(budget_ns, 1))
+        self.arrival_ns = min(self.arrival_ns or now_ns, now_ns - waited_ns)
+        return refusal
+
+    def admitted(self, endpoint: CallEndpoint) -> CallEndpoint:
+        """Return an endpoint as this caller has it. Raises UnauthorizedError or ForbiddenError."""
+        keys = self.desk.keys
+        if keys is None:
+            return endpoint
+        headers = [
+            (name.encode(), value.encode("latin-1", "replace"))
+            for name, value in self.rpc.metadata
+            if name in ("authorization", "x-api-key") and isinstance(value, str)
+        ]
+        return keys.caller(headers).admitted(endpoint)
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id of it, which is told back; empty for none."""
+        return "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_CHARS_MAX]
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether its caller wants to know how long each layer took."""
+        return self.told is not None and self.told.get(TRACE) == "1"
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace that it is part of, if its caller tells one."""
+        if self.told is None or "traceparent" not in self.told:
+            return None
+        parent, state = (self.told.get(name, "").encode() for name in ("traceparent", "tracestate"))
+        return trace_of(parent, state)
+
+    def origin(self) -> dict[str, str]:
+        """Return what is known of where it comes from; see `Call`."""
+        trace = self.trace
+        found = {
+            "request_id": self.request_id,
+            "trace": "" if trace is None else trace.id,
+            "client": client_of(self.rpc.peer()),
+        }
+        return {name: text for name, text in found.items() if text}
+
+
+def told_by(rpc: Rpc) -> dict[str, str] | None:
+    """Return what the metadata of a call says of `READ`; None for nothing, as of nearly all."""
+    found: dict[str, str] | None = None
+    for name, value in rpc.metadata:
+        if name in READ:
+            found = found or {}
+            text = str(value)
+            found[name] = f"{found[name]}, {text}" if name in found and name != REQUEST_ID else text
+    return found
+
+
+def client_of(peer: str) -> str:
+    """Return the address of a peer as the core writes it: `ipv4:127.0.0.1:50051`, or `ipv6:%5B::1%5D:50051`."""
+    _, _, place = peer.replace("%5B", "[").replace("%5D", "]").partition(":")
+    return place.rpartition(":")[0].strip("[]")

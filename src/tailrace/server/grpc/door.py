@@ -1,0 +1,70 @@
+"""The gRPC server of one worker: made of its pipelines, opened when it is ready, swept and drained with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from tailrace.deadline import Clock
+from tailrace.errors import SetupError
+from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.grpc.call import Desk
+from tailrace.server.grpc.limits import GrpcLimits
+from tailrace.server.grpc.predictor import predictors
+from tailrace.server.grpc.server import GrpcServer
+from tailrace.server.http.shared import Shared
+from tailrace.server.options import ServeOptions
+from tailrace.server.readiness import Readiness
+from tailrace.server.served import Served
+from tailrace.server.slots import resolve
+
+
+class GrpcDoor:
+    """Takes the same calls as the HTTP server does, with its endpoints and its keys.
+
+    http: what the connections of that one share. Raises SetupError where there is nothing to serve.
+    """
+
+    def __init__(
+        self, served: Iterable[Served], options: ServeOptions, http: Shared, clock: Clock, release: str,
+        readiness: Readiness,
+    ) -> None:  # fmt: skip
+        self._options = options
+        pipelines = {each.plan.name: (each.plan.pipeline, _endpoint_of(http, each.plan.name)) for each in served}
+        services, without = predictors(pipelines)
+        if without:
+            structlog.get_logger().warning(
+                "pipelines have no service for gRPC: run `tailrace export proto`", pipelines=without
+            )
+        if not services:
+            raise SetupError(
+                "there is nothing to serve over gRPC: no pipeline has the numbers of its messages",
+                where="grpc_port", next="run `tailrace export proto FILE`, and keep the lock file beside it",
+            )  # fmt: skip
+        desk = Desk(http.count_failure, clock.now_ns, http.keys)
+        self.server = GrpcServer(services, GrpcLimits.of(options), desk, release)
+        readiness.listeners.append(lambda is_ready: self.server.health.set(is_ready=is_ready))
+
+    def open(self) -> None:
+        """Serve. Raises SetupError where the port cannot be had."""
+        port = self._options.grpc_port
+        assert port is not None
+        host = resolve(self._options.host, port)[1][0]
+        self.server.open(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    def sweep(self) -> None:
+        """Once a second; see `GrpcServer.sweep`."""
+        self.server.sweep()
+
+    async def drain(self) -> None:
+        """Answer what is in flight, and leave."""
+        await self.server.drain(self._options.drain_s)
+
+
+def _endpoint_of(http: Shared, name: str) -> CallEndpoint:
+    """Return what takes the calls of a pipeline over HTTP: with its limits."""
+    route: Any = http.routes[f"/v1/pipelines/{name}/predict".encode()][b"POST"]
+    assert isinstance(route, CallEndpoint)
+    return route
