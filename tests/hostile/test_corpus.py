@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_corpus import SOUND_POST, Case, cases, statuses
+from http_server import PATIENCE_S, RunningServer, ample, rss_bytes, wait_for
 from structlog.testing import capture_logs
+from tls_client import Wrapped, secret_port
+from tls_files import Authority
 
-from server.http_server import PATIENCE_S, RunningServer, ample, rss_bytes, wait_for
 from tailrace.codecs.proto_form import message_forms
 from tailrace.codecs.proto_lock import lock_path, locked, write_lock
 from tailrace.pipeline import Pipeline
 from tailrace.server.acceptor import Acceptor
 from tailrace.server.slots import BACKLOG
+from tailrace.server.tls.certificates import Certificates, TlsFiles
 
-DOORS = ("port", "unix")
+DOORS = ("port", "unix", "tls")
 CASE_S_MAX = 2.0
 """What a case may take, on a busy machine: each is bounded by bytes, none by a time-out."""
 
@@ -30,18 +35,25 @@ CASE_S_MAX = 2.0
 class Hostile:
     """A server, and how it is reached by each door."""
 
-    def __init__(self, server: RunningServer, path: Path, stack: ExitStack) -> None:
+    def __init__(self, server: RunningServer, path: Path, authority: Authority, stack: ExitStack) -> None:
         self.server = server
         self.path = path
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
         listener.listen(BACKLOG)
+        self._trusting = authority.trusting()
+        signed = authority.server()
+        self._secret = stack.enter_context(
+            secret_port(server, Certificates(TlsFiles(str(signed.cert), str(signed.key))))
+        )
         acceptor: Acceptor = server.on_loop(lambda: Acceptor(listener, server.http))
         drain = partial(acceptor.drain, shut=True)
         stack.callback(lambda: asyncio.run_coroutine_threadsafe(drain(), server.loop).result(PATIENCE_S))
 
-    def connect(self, door: str) -> socket.socket:
+    def connect(self, door: str) -> Any:
         """Return a connection."""
+        if door == "tls":
+            return Wrapped(self._secret.address, self._trusting)
         if door == "port":
             return socket.create_connection(self.server.address, PATIENCE_S)
         sock = socket.socket(socket.AF_UNIX)
@@ -58,15 +70,15 @@ def hostile(pipeline_of: Callable[[str], Pipeline], tmp_path_factory: pytest.Tem
     write_lock(locked(message_forms(pipeline.request, pipeline.response), None), lock_path(folder, pipeline.name))
     with ExitStack() as stack:
         server = stack.enter_context(RunningServer([replace(pipeline, sources_dir=folder)]))
-        yield Hostile(server, folder / "s", stack)
+        yield Hostile(server, folder / "s", Authority(folder), stack)
 
 
-def told(sock: socket.socket, data: bytes) -> bytes:
+def told(sock: Any, data: bytes) -> bytes:
     """Send data, say that no more comes, and return all that is answered; the server may have had enough before."""
     found = []
-    with sock, suppress(ConnectionError):
+    with closing(sock), suppress(ConnectionError, ssl.SSLError):
         sent = 0
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             while sent < len(data):
                 sent += sock.send(data[sent : sent + 65_536])
             sock.shutdown(socket.SHUT_WR)

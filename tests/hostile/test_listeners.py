@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from hostile_corpus import PATH, SOUND, SOUND_POST, Case, cases, statuses
+from serving import Server, fetch, load, serving, wait_for
 from test_corpus import told
+from tls_client import Wrapped
+from tls_files import Authority
 from typer.testing import CliRunner
 
-from server.serving import Server, fetch, load, serving, wait_for
 from tailrace.cli.main import app
 from tailrace.server.key_file import changing, make_key
 
@@ -34,12 +38,17 @@ LONG_POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n" % PATH
 class Doors:
     """A server, and how each of its listeners is reached."""
 
-    def __init__(self, server: Server, unix: Path) -> None:
+    def __init__(self, server: Server, unix: Path, trusting: ssl.SSLContext | None = None) -> None:
         self.server = server
         self._unix = str(unix)
+        self._trusting = trusting
 
-    def connect(self, door: str) -> socket.socket:
+    def connect(self, door: str) -> Any:
         """Return a connection to a listener."""
+        if door == "tls":
+            url = urlsplit(self.server.url)
+            assert self._trusting is not None
+            return Wrapped((url.hostname or "", url.port or 0), self._trusting)
         if door == "unix":
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(self._unix)
@@ -67,17 +76,35 @@ class Doors:
         return found
 
 
-@pytest.fixture(scope="module")
-def served(pipelines_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    """Serve a pipeline by port and by path, with an admin port."""
-    folder = tmp_path_factory.mktemp("listeners")
+def file_in(folder: Path, pipelines_dir: Path) -> Path:
+    """Return a file of a pipeline that sheds nothing, and speaks every codec."""
     (folder / "models").symlink_to(pipelines_dir / "models")
     file = folder / "log.py"
     file.write_text((pipelines_dir / "log.py").read_text().replace('"50ms"', '"20s"'))
     assert CliRunner().invoke(app, ["export", "proto", str(file), "log"]).exit_code == 0
+    return file
+
+
+@pytest.fixture(scope="module")
+def served(pipelines_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """Serve a pipeline by port and by path, with an admin port."""
+    folder = tmp_path_factory.mktemp("listeners")
     options = ("--unix", str(folder / "s"), "--request-s", str(REQUEST_S), "--connections-max", str(CONNECTIONS_MAX))
-    with serving(folder / "log", file, *options) as server:
+    with serving(folder / "log", file_in(folder, pipelines_dir), *options) as server:
         yield Doors(server, folder / "s")
+
+
+@pytest.fixture(scope="module")
+def secret(pipelines_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """Serve a pipeline by TLS."""
+    folder = tmp_path_factory.mktemp("secret")
+    authority = Authority(folder)
+    signed = authority.server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority.file))
+        options = ("--tls-cert", str(signed.cert), "--tls-key", str(signed.key), "--request-s", str(REQUEST_S))
+        with serving(folder / "log", file_in(folder, pipelines_dir), *options) as server:
+            yield Doors(server, folder / "s", authority.trusting())
 
 
 def fits_admin(case: Case, found: list[int]) -> bool:
@@ -89,9 +116,10 @@ def fits_admin(case: Case, found: list[int]) -> bool:
     )
 
 
-@pytest.mark.parametrize("door", ["port", "unix", "admin"])
-def test_listener_bears_the_corpus(served: Doors, door: str) -> None:
+@pytest.mark.parametrize("door", ["port", "unix", "admin", "tls"])
+def test_listener_bears_the_corpus(request: pytest.FixtureRequest, door: str) -> None:
     """Each case comes to what its file says, round after round, and what was taken for it is given back."""
+    served: Doors = request.getfixturevalue("secret" if door == "tls" else "served")
     chosen = [case for case in cases() if door != "admin" or case.is_of_framing]
     sizes = []
     for _ in range(ROUNDS):
@@ -147,9 +175,7 @@ def test_connections_without_end_leave_the_probes_answered(served: Doors) -> Non
 
 def test_nobody_gets_in_without_a_key(pipelines_dir: Path, tmp_path: Path) -> None:
     """The corpus, and ten thousand wrong keys, at a server with keys: no call is decided, and who has one is served."""
-    file = tmp_path / "log.py"
-    (tmp_path / "models").symlink_to(pipelines_dir / "models")
-    file.write_text((pipelines_dir / "log.py").read_text().replace('"50ms"', '"20s"'))
+    file = file_in(tmp_path, pipelines_dir)
     secret, key = make_key("caller", ("pipelines/log",))
     with changing(tmp_path / "keys.json", create=True) as known:
         known.append(key)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from hostile_corpus import SOUND_POST, Case, cases, statuses
+from http_server import PATIENCE_S, RawClient, RunningServer, ample, payment_of, post
+from real_proxies import PROXIES, start_proxy
 from test_corpus import told
 
-from server.http_server import PATIENCE_S, RawClient, RunningServer, ample, payment_of, post
-from server.real_proxies import PROXIES, start_proxy
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import Answer, Page
 from tailrace.server.http.connection import Connection
