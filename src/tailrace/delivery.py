@@ -15,12 +15,15 @@ def deliver(batch: Batch) -> None:
     calls = batch.calls
     if len(set(map(_transport_of, calls))) == 1:
         calls[0].transport.deliver(batch, range(len(calls)))
-        return
-    deliver_places(batch, range(len(calls)))
+    else:
+        deliver_places(batch, range(len(calls)))
 
 
 def deliver_places(batch: Batch, places: Sequence[int]) -> None:
     """Give the calls at some places of a batch to their transports, once to each."""
+    if len(set(map(_transport_of, batch.calls))) == 1:
+        batch.calls[0].transport.deliver(batch, places)
+        return
     found: dict[Transport, list[int]] = {}
     for place in places:
         found.setdefault(batch.calls[place].transport, []).append(place)

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import numpy as np
 
+import tailrace as tr
 from tailrace.batch import Batch, Call, Degraded
+from tailrace.codecs.json import JsonEncoder
 from tailrace.deadline import Budget
 from tailrace.errors import InferenceError
 from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
@@ -14,7 +16,9 @@ from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import merge_blocks, pipeline_snapshots
-from tailrace.request.kept_answers import KeptAnswers
+from tailrace.request.coalescing import Coalescing
+from tailrace.request.request_key import RequestKey
+from tailrace.request.shared_answers import CoalescePlan
 from tailrace.testing import ManualClock
 
 
@@ -50,12 +54,18 @@ def test_shared_calls_are_counted_once_each() -> None:
 def test_kept_bytes_are_told_and_old_answers_let_go() -> None:
     """Once a second."""
     clock, block = ManualClock(), MetricBlock.create(worker_layout([PipelineShape("a", Budget("1s"), coalesces=True)]))
-    kept = KeptAnswers(1_000_000, 10, 10_000)
-    counts = KeptCounts(block, "a", kept, clock)
+    plan = CoalescePlan(
+        key=RequestKey(tr.Request, []), own=(), ttl_ns=1_000_000, answers_max=10, bytes_max=10_000,
+        across_callers=False, usual=JsonEncoder(),
+    )  # fmt: skip
+    coalescing = Coalescing(plan, cast(Any, None), cast(Any, None), clock.now_ns, alike_ns=0)
+    counts, kept = KeptCounts(block, "a", coalescing, clock), coalescing.kept
+    assert kept is not None
     kept.keep(b"k", [1.0], clock.now_ns())
     counts.look()
     assert merge_blocks([block]).value("tailrace_coalesced_bytes", "a") == kept.bytes > 0
     clock.advance(2)
     counts.look()
     assert merge_blocks([block]).value("tailrace_coalesced_bytes", "a") == kept.bytes == 0
-    KeptCounts(block, "a", None, clock).look()
+    coalescing.kept = None
+    counts.look()

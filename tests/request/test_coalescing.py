@@ -18,9 +18,11 @@ import tailrace as tr
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import DeadlineExceededError, ServerError, ShedError
+from tailrace.features.stores.memory import MemoryWriter
 from tailrace.ingest.local import LocalEvents
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Cost
+from tailrace.testing import ManualClock
 
 PipelineOf = Callable[[str], Pipeline]
 Shares = Callable[..., Sharing]
@@ -273,6 +275,27 @@ def test_deadline_of_a_leader_in_a_hurry_is_not_its_followers(shares: Shares) ->
     assert follower.json["transaction_id"] == "t1"
 
 
+def test_flight_whose_answer_is_lost_holds_nobody(shares: Shares) -> None:
+    """Past its deadline nobody joins it; what asks the same is computed, and the flight is let go of."""
+    sharing = shares(cost=COST)
+    coalescing = sharing.engine.coalescing
+    assert coalescing is not None
+    sharing.ask(payment(0))
+    lost = sharing.engine._inbox.pop()
+    sharing.clock.advance(51)
+    later = sharing.ask(payment(1))
+    sharing.turn()
+    assert later.json["transaction_id"] == "t1"
+    sharing.ask(payment(2, amount=2.0))
+    sharing.engine._inbox.pop()
+    sharing.ask(payment(3, amount=2.0))
+    assert coalescing.calls_following == 1
+    sharing.clock.advance(1_051)
+    coalescing.forget(sharing.clock.now_ns())
+    assert coalescing.calls_following == 0
+    assert lost.transport is coalescing
+
+
 # -- kept -------------------------------------------------------------------------------------------------------------
 
 
@@ -344,39 +367,29 @@ def test_kept_answers_are_bounded(shares: Shares) -> None:
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_request_that_is_an_event_is_counted(pipeline_of: PipelineOf) -> None:
-    """Requests that share an answer are recorded all the same; one that comes again is still one event."""
-    declared = pipeline_of("activity")
-    recorded: list[Any] = []
+@pytest.mark.parametrize("lost", [1, 2], ids=["leader", "followers"])
+def test_each_request_that_is_an_event_is_counted(pipeline_of: PipelineOf, lost: int) -> None:
+    """Requests that share an answer are recorded all the same, and each is told when it was not counted itself."""
+    pipeline = replace(pipeline_of("activity"), coalesce=tr.Coalesce())
+    recorded: list[int] = []
 
     class Noting(LocalEvents):
         async def record(self, requests: Any, deadline_ns: int) -> Any:
             recorded.append(len(requests))
-            return np.array([len(recorded) == 2] * len(requests))
+            return np.array([len(recorded) == lost] * len(requests))
 
-    from tailrace.features.stores.memory import MemoryWriter
-    from tailrace.testing import ManualClock
-
-    pipeline = replace(declared, coalesce=tr.Coalesce())
     sharing = Sharing(pipeline, events=Noting(pipeline, MemoryWriter({}), ManualClock()))
     try:
-        request = {
-            "transaction_id": 1,
-            "customer_id": 1,
-            "terminal_id": 1,
-            "amount": 5.0,
-            "time": "2025-01-02T03:04:05Z",
-        }
-        calls = [sharing.ask(request) for _ in range(3)]
+        ids = {"transaction_id": 1, "customer_id": 1, "terminal_id": 1}
+        calls = [sharing.ask(ids | {"amount": 5.0, "time": "2025-01-02T03:04:05Z"}) for _ in range(3)]
         sharing.turn()
         assert sharing.scored == [1]
         assert recorded == [1, 2]
         assert calls[1].json == calls[2].json == calls[0].json
-        assert calls[1].batch is not None
-        assert calls[1].batch.degraded is not None
-        assert calls[1].batch.degraded.tolist() == [Degraded.EVENT_LOST] * 2
-        assert calls[0].batch is not None
-        assert calls[0].batch.degraded is None or not calls[0].batch.degraded.any()
+        for call, number in zip(calls, (1, 2, 2), strict=True):
+            assert call.batch is not None
+            degraded = call.batch.degraded
+            assert (degraded is not None and degraded[-1] == Degraded.EVENT_LOST) == (number == lost)
     finally:
         sharing.close()
 

@@ -130,6 +130,16 @@ def test_leader_that_leaves_costs_its_followers_nothing(server: RunningServer, c
     assert GATE.asked == [1]
 
 
+def test_answers_keep_their_order_on_one_connection(server: RunningServer, clients: list[RawClient]) -> None:
+    """Requests that are sent one behind the other are answered so, whoever leads and whoever follows."""
+    client = clients[0]
+    client.send(b"".join(job(work, number) for number, work in enumerate((2.0, 3.0, 2.0, 3.0, 2.0))))
+    wait_in_model()
+    GATE.open.set()
+    assert [client.read().json["id"] for _ in range(5)] == [f"j{number}" for number in range(5)]
+    assert sum(GATE.asked) == 2
+
+
 def test_follower_that_leaves_costs_nobody_anything(server: RunningServer, clients: list[RawClient]) -> None:
     """What is owed to a client that is gone is dropped."""
     leader, gone, *others = clients

@@ -9,7 +9,7 @@ from tailrace.deadline import Clock
 from tailrace.monitor.metrics import COALESCED_ANSWERS
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.request.kept_answers import KeptAnswers
+from tailrace.request.coalescing import Coalescing
 
 _arrival_of = attrgetter("arrival_ns")
 
@@ -41,16 +41,16 @@ class CoalescedCounts:
 
 
 class KeptCounts:
-    """The cell of what a pipeline's kept answers take. kept: None where none are, and the cell stays 0."""
+    """The cell of what a pipeline's kept answers take; 0 where none are kept."""
 
-    def __init__(self, block: MetricBlock, pipeline: str, kept: KeptAnswers | None, clock: Clock) -> None:
+    def __init__(self, block: MetricBlock, pipeline: str, coalescing: Coalescing, clock: Clock) -> None:
         self._cells = block.cells
         self._bytes = block.find("tailrace_coalesced_bytes", pipeline).offset
-        self._kept = kept
+        self._coalescing = coalescing
         self._now_ns = clock.now_ns
 
     def look(self) -> None:
         """Let go of what is too old, and say what the rest takes."""
-        if self._kept is not None:
-            self._kept.forget(self._now_ns())
-            self._cells[self._bytes] = self._kept.bytes
+        self._coalescing.forget(self._now_ns())
+        kept = self._coalescing.kept
+        self._cells[self._bytes] = 0 if kept is None else kept.bytes

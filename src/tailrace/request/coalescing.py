@@ -16,12 +16,15 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 
 from tailrace.batch import Batch, Call, Degraded
+from tailrace.deadline import NS_PER_S
 from tailrace.delivery import deliver_places
 from tailrace.errors import OutOfTimeError, ServingError
 from tailrace.request.admission import Admission
 from tailrace.request.kept_answers import KeptAnswers
 from tailrace.request.shared_answers import OWN, CoalescePlan, Share, SharedAnswers
 
+LOST_NS: Final = 1 * NS_PER_S
+"""A flight that has not landed so long after its deadline will not; its transports tell those who wait."""
 _LATE: Final = int(Degraded.STORE_TIMEOUT | Degraded.MODEL_TIMEOUT)
 """What a batch with more time might have been spared."""
 
@@ -97,18 +100,17 @@ class Coalescing:
 
     def take(self, call: Call) -> None:
         """Take a call that was admitted."""
-        key = self.key_of(call)
-        if not self.join(key, call):
-            self.lead(key, call)
+        key, now_ns = self.key_of(call), self._now_ns()
+        if not self.join(key, call, now_ns):
+            self.lead(key, call, now_ns)
 
-    def join(self, key: bytes | None, call: Call) -> bool:
+    def join(self, key: bytes | None, call: Call, now_ns: int) -> bool:
         """Have a call take a kept answer, or wait for the same one in flight; say whether it does.
 
         One that has less time than the flight does not join: the flight may take longer than it has.
         """
         if key is None:
             return False
-        now_ns = self._now_ns()
         if self.kept is not None and (kept := self.kept.find(key, now_ns)) is not None:
             self._answers.give_later(call, kept.value)
             return True
@@ -118,37 +120,48 @@ class Coalescing:
         flight.waiting.append(call)
         return True
 
-    def lead(self, key: bytes | None, call: Call) -> None:
+    def lead(self, key: bytes | None, call: Call, now_ns: int) -> None:
         """Take a call that was admitted, for others to join; where there is a flight with more time they join that."""
         flight = None if key is None else self._flights.get(key)
-        if key is None or (flight is not None and flight.deadline_ns >= self._now_ns()):
+        if key is None or (flight is not None and flight.deadline_ns >= now_ns):
             self._engine.submit(call)
         else:
             self._take_off(key, [call], is_second=False)
+
+    def forget(self, now_ns: int) -> None:
+        """Let go of answers that are too old, and of flights whose answer a fault of ours has lost; once a second."""
+        if self.kept is not None:
+            self.kept.forget(now_ns)
+        for key in [key for key, flight in self._flights.items() if flight.deadline_ns + LOST_NS < now_ns]:
+            del self._flights[key]
 
     # -- what the engine calls --------------------------------------------------------------------------------------
 
     def deliver(self, batch: Batch, places: Sequence[int]) -> None:
         """Send each leader its answer, and each follower the same; or have a follower lead the others."""
-        flights = [cast(Flight, batch.calls[place]) for place in places]
-        calls = list(batch.calls)
-        for place, flight in zip(places, flights, strict=True):
-            self._land(flight)
+        calls, flights = list(batch.calls), self._flights
+        followed: list[tuple[int, Flight]] = []
+        for place in places:
+            flight = cast(Flight, calls[place])
+            if flights.get(flight.key) is flight:
+                del flights[flight.key]
+            if len(flight.waiting) > 1:
+                followed.append((place, flight))
             calls[place] = flight.waiting[0]
+        if self.kept is not None:
+            self._keep(batch, places)
         batch.calls = calls
         try:
             deliver_places(batch, places)
         finally:
-            shares: list[Share] = []
-            for place, flight in zip(places, flights, strict=True):
-                shares += self._shares(batch, place, flight)
-            if shares:
-                self._answers.give(shares, batch)
+            if followed:
+                self._share(batch, followed)
 
     def refuse(self, call: Call, error: ServingError) -> None:
         """Refuse the leader of a flight whose time is over; one of those that have more leads the others."""
         flight = cast(Flight, call)
-        self._land(flight)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
         leader, *followers = flight.waiting
         leader.transport.refuse(leader, error)
         late, others = _parted(followers, flight.deadline_ns)
@@ -167,11 +180,6 @@ class Coalescing:
         self._flights[key] = flight
         self._engine.submit(flight)
 
-    def _land(self, flight: Flight) -> None:
-        """Let nobody join a flight any more."""
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
-
     def _lead_again(self, flight: Flight, calls: list[Call], *, is_second: bool) -> None:
         """Have the call with the most time lead the others, if it has enough; else they are refused, all of them."""
         if not calls:
@@ -184,32 +192,46 @@ class Coalescing:
         else:
             self._take_off(flight.key, calls, is_second=is_second)
 
-    def _shares(self, batch: Batch, place: int, flight: Flight) -> list[Share]:
-        """Return what each follower gets, and have one lead those that get nothing; keep an answer that is whole.
+    def _keep(self, batch: Batch, places: Sequence[int]) -> None:
+        """Keep the answers that are whole: no error, and nothing degraded."""
+        kept = cast(KeptAnswers, self.kept)
+        for place in places:
+            if place not in batch.errors and not _bits_at(batch, place):
+                kept.keep(cast(Flight, batch.calls[place]).key, _value_at(batch, place), batch.started_ns)
+
+    def _share(self, batch: Batch, followed: Sequence[tuple[int, Flight]]) -> None:
+        """Give followers their answers, and have one of those lead again that get none.
 
         An error that may be the leader's own is not shared, nor what was late for a leader in a hurry.
         """
-        error, sharing = batch.errors.get(place), flight.waiting[1:]
-        degraded = None if batch.degraded is None else batch.degraded[batch.rows_of_call(place)]
-        bits = 0 if degraded is None else int(np.bitwise_or.reduce(degraded, initial=0))
-        value = _value_at(batch, place) if error is None else None
-        if self.kept is not None and error is None and not bits:
-            self.kept.keep(flight.key, value, batch.started_ns)
-        if sharing and not flight.is_second:
-            others: list[Call] = []
-            if isinstance(error, OutOfTimeError) or (error is None and bits & _LATE):
-                sharing, others = _parted(sharing, batch.deadline_ns + self._alike_ns)
-            elif error is not None:
-                sharing, others = [], sharing
-            self._lead_again(flight, others, is_second=True)
-        shared = degraded & ~OWN if degraded is not None and bits & ~int(OWN) else None
-        return [Share(call, value, error, shared) for call in sharing]
+        shares: list[Share] = []
+        for place, flight in followed:
+            error, bits, sharing = batch.errors.get(place), _bits_at(batch, place), flight.waiting[1:]
+            if not flight.is_second:
+                others: list[Call] = []
+                if isinstance(error, OutOfTimeError) or (error is None and bits & _LATE):
+                    sharing, others = _parted(sharing, batch.deadline_ns + self._alike_ns)
+                elif error is not None:
+                    sharing, others = [], sharing
+                self._lead_again(flight, others, is_second=True)
+            value = _value_at(batch, place) if error is None else None
+            degraded = batch.degraded[batch.rows_of_call(place)] & ~OWN if batch.degraded is not None and bits else None
+            shares += [Share(call, value, error, degraded) for call in sharing]
+        if shares:
+            self._answers.give(shares, batch)
 
 
 def _parted(calls: Sequence[Call], deadline_ns: int) -> tuple[list[Call], list[Call]]:
     """Return the calls whose deadline is no later than one, and the others."""
     early = [call for call in calls if call.deadline_ns <= deadline_ns]
     return early, [call for call in calls if call.deadline_ns > deadline_ns]
+
+
+def _bits_at(batch: Batch, place: int) -> int:
+    """Return why a call of a batch is degraded: the `Degraded` bits of all its rows."""
+    if batch.degraded is None:
+        return 0
+    return int(np.bitwise_or.reduce(batch.degraded[batch.rows_of_call(place)], initial=0))
 
 
 def _value_at(batch: Batch, place: int) -> Any:

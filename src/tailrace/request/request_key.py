@@ -7,7 +7,7 @@ nor true; -0.0 is not 0.0; an element of a list has its place. A field that was 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,8 @@ from tailrace.request.schema import Request
 
 _EXACT: Final = frozenset({bool, int, float, str, bytes, dt.date, type(None)})
 """Types whose values MessagePack tells apart by itself; of a time it keeps the instant, and not its zone."""
+_UNWRITABLE: Final = (OverflowError, TypeError, ValueError, RecursionError)
+"""What encoding raises: for an int of 70 bits, or a text with half a surrogate."""
 
 
 class RequestKey:
@@ -25,8 +27,8 @@ class RequestKey:
     def __init__(self, request_type: type[Request], names: Sequence[str]) -> None:
         hints = get_type_hints(request_type, include_extras=True)
         timed = [name for name in names if not _is_exact(hints[name])]
-        self._values_of = _tuple_getter(names)
-        self._times_of = _tuple_getter(timed) if timed else None
+        self._values_of = tuple_getter(names)
+        self._times_of = tuple_getter(timed) if timed else None
         self._encode = msgspec.msgpack.Encoder().encode
         self._encode_times = msgspec.json.Encoder().encode
 
@@ -35,28 +37,26 @@ class RequestKey:
 
         scope: of the caller; callers of other scopes have other keys.
         """
-        many = type(requests) is list
-        read, times_of = self._values_of, self._times_of
         try:
-            values = self._encode((scope, list(map(read, requests)) if many else read(requests)))
-            if times_of is not None:
-                values += self._encode_times(list(map(times_of, requests)) if many else times_of(requests))
-        except (
-            OverflowError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ):  # an int of 70 bits, a text with half a surrogate
+            if type(requests) is list:
+                return self._of_many(scope, requests)
+            key = self._encode((scope, self._values_of(requests)))
+            return key if self._times_of is None else key + self._encode_times(self._times_of(requests))
+        except _UNWRITABLE:
             return None
-        return (b"[" if many else b"{") + values
+
+    def _of_many(self, scope: bytes, requests: list[Any]) -> bytes:
+        """Return the key of an array, which is that of no single request: it begins otherwise."""
+        key = self._encode((scope, "array", list(map(self._values_of, requests))))
+        return key if self._times_of is None else key + self._encode_times(list(map(self._times_of, requests)))
 
 
-def _tuple_getter(names: Sequence[str]) -> Any:
+def tuple_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
     """Return what reads some attributes, always as a tuple."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    read = attrgetter(names[0])
-    return lambda request: (read(request),)
+    if len(names) == 1:
+        read = attrgetter(*names)
+        return lambda request: (read(request),)
+    return attrgetter(*names) if names else lambda request: ()
 
 
 def _is_exact(annotation: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch, Call, Degraded, Encoder
 from tailrace.delivery import deliver_places
 from tailrace.errors import ServingError
-from tailrace.request.request_key import RequestKey
+from tailrace.request.request_key import RequestKey, tuple_getter
 
 OWN: Final = np.uint8(Degraded.EVENT_LOST)
 """What is said of one request alone, and not of those that share its answer."""
+
+_codec_of, _deadline_of, _requests_of, _rows_of = map(attrgetter, ("codec", "deadline_ns", "requests", "rows"))
 
 Log = Callable[[str, int, Exception], None]
 """What happened, to how many calls, and why."""
@@ -93,7 +96,8 @@ class SharedAnswers:
         now_ns: Callable[[], int],
         log: Log,
     ) -> None:
-        self._own = plan.own
+        self._own_names = [name for name, _ in plan.own]
+        self._read_own = tuple_getter([field for _, field in plan.own])
         self._usual = plan.usual
         self._events = events
         self._recorders = tuple(each for each in recorders if isinstance(each, CoalescedRecorder))
@@ -130,47 +134,53 @@ class SharedAnswers:
 
     def _batch_of(self, shares: Sequence[Share]) -> Batch:
         """Return a batch of calls with their answers, as transports take it."""
-        calls = [share.call for share in shares]
-        batch = Batch(calls, self._now_ns(), min(call.deadline_ns for call in calls), coalesced="kept")
-        batch.requests = [call.requests for call in calls]
-        batch.responses = [self._response_to(share) for share in shares]
-        batch.errors = {place: share.error for place, share in enumerate(shares) if share.error is not None}
-        degraded = [share.degraded for share in shares]
-        rows = [call.rows if bits is None else len(bits) for call, bits in zip(calls, degraded, strict=True)]
-        batch.row_bounds = np.array([0, *accumulate(rows)], np.intp)
-        if any(bits is not None for bits in degraded):
-            pieces = (
-                np.zeros(count, np.uint8) if bits is None else bits for count, bits in zip(rows, degraded, strict=True)
-            )
-            batch.degraded = np.concatenate(list(pieces))
+        calls, values, errors, degraded = map(list, zip(*shares, strict=True))
+        batch = Batch(calls, self._now_ns(), min(map(_deadline_of, calls)), coalesced="kept")
+        batch.requests = list(map(_requests_of, calls))
+        batch.responses = list(map(self._with_own, batch.requests, values)) if self._own_names else values
+        if any(errors):
+            batch.errors = {place: error for place, error in enumerate(errors) if error is not None}
+        self._note_rows(batch, degraded)
         self._encode(batch)
         return batch
 
-    def _response_to(self, share: Share) -> Any:
+    def _with_own(self, requests: Any, value: Any) -> Any:
         """Return what a call is answered, with the fields that are its caller's own as it has sent them."""
-        requests, value = share.call.requests, share.value
-        if not self._own or share.error is not None:
-            return value
-        if type(requests) is not list:
-            return self._with_own(requests, value)
-        return [self._with_own(*each) for each in zip(requests, value, strict=True)]
+        if value is None:  # an error
+            return None
+        if type(requests) is list:
+            return [self._with_own(*each) for each in zip(requests, value, strict=True)]
+        own = zip(self._own_names, self._read_own(requests), strict=True)
+        return msgspec.structs.replace(value, **dict(own))
 
-    def _with_own(self, request: Any, response: Any) -> Any:
-        return msgspec.structs.replace(response, **{name: getattr(request, field) for name, field in self._own})
+    @staticmethod
+    def _note_rows(batch: Batch, degraded: Sequence[NDArray[np.uint8] | None]) -> None:
+        """Say how many rows each call has, and which of them are degraded."""
+        rows = list(map(_rows_of, batch.calls))
+        if any(bits is not None for bits in degraded):
+            rows = [count if bits is None else len(bits) for count, bits in zip(rows, degraded, strict=True)]
+            pairs = zip(rows, degraded, strict=True)
+            batch.degraded = np.concatenate(
+                [np.zeros(count, np.uint8) if bits is None else bits for count, bits in pairs]
+            )
+        batch.row_bounds = np.array([0, *accumulate(rows)], np.intp)
 
     def _encode(self, batch: Batch) -> None:
         """Fill `bodies`, each as its caller reads it; what several read alike is written once."""
-        encoders = [call.codec or self._usual for call in batch.calls]
-        written: dict[tuple[int, int], bytes] = {}
-        for place, (encoder, value) in enumerate(zip(encoders, batch.responses, strict=True)):
-            spoken = id(encoder), id(value)
-            if place in batch.errors:
-                written[spoken] = b""
-            elif spoken not in written:
-                written[spoken] = encoder.encode(value)
-            batch.bodies.append(written[spoken])
-        types = {encoder.content_type for encoder in encoders}
-        batch.content_type = types.pop() if len(types) == 1 else b""
+        codecs, responses = list(map(_codec_of, batch.calls)), batch.responses
+        if not any(codecs):
+            ids = list(map(id, responses))
+            values = dict(zip(ids, responses, strict=True))
+            written = dict(zip(values, self._usual.encode_each(list(values.values())), strict=True))
+            batch.bodies = [written[each] for each in ids]
+        else:
+            encoders = [codec or self._usual for codec in codecs]
+            pairs = zip(encoders, responses, strict=True)
+            batch.bodies = [b"" if value is None else encoder.encode(value) for encoder, value in pairs]
+            types = {encoder.content_type for encoder in encoders}
+            batch.content_type = types.pop() if len(types) == 1 else b""
+        for place in batch.errors:
+            batch.bodies[place] = b""
 
     async def _send_recorded(self, batch: Batch, events: Recording) -> None:
         """Send answers once the requests are counted as events: each is one, whoever computed its answer."""

@@ -156,18 +156,20 @@ class Endpoint(CallEndpoint):
         It is decoded first: what another call computes, or has computed, needs no admission.
         """
         coalescing = cast(Coalescing, self._coalescing)
-        call.arrival_ns = self._load.unread_since_ns or self._now_ns()
-        call.deadline_ns = call.arrival_ns + budget_ns
-        call.requests = self._decode(body)
-        if type(call.requests) is not self._one_row and (refusal := self._count_rows(call)) is not None:
+        admission, now_ns = self._admission, self._now_ns()
+        call.arrival_ns = arrival_ns = self._load.unread_since_ns or now_ns
+        call.deadline_ns = arrival_ns + budget_ns
+        call.requests = requests = self._decode(body)
+        if type(requests) is not self._one_row and (refusal := self._count_rows(call)) is not None:
             return refusal
         key = coalescing.key_of(call)
-        if coalescing.join(key, call):
+        if coalescing.join(key, call, now_ns):
             return None
-        now_ns = self._now_ns()
-        if self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows, self._queue_weight):
+        left_ns, weight = call.deadline_ns - now_ns, self._queue_weight
+        is_long = admission.rows_waiting * admission.price_ns * weight + admission.base_ns > left_ns
+        if (is_long or call.rows > 1) and self.engine.refuses(left_ns, now_ns, call.rows, weight):
             return self.engine.refuse(call)
-        coalescing.lead(key, call)
+        coalescing.lead(key, call, now_ns)
         return None
 
     def _accept_by_codec(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:

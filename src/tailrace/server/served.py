@@ -139,7 +139,7 @@ class ServedPipelines:
             *(RemoteCounts(self._block, pipeline.name, stage) for stage in remote_stages(plan.inference.stage)),
         ]
         if engine.coalescing is not None:
-            counts.append(KeptCounts(self._block, pipeline.name, engine.coalescing.kept, self._clock))
+            counts.append(KeptCounts(self._block, pipeline.name, engine.coalescing, self._clock))
         served = Served(plan, engine, recorder, faults, counts, ready_of(plan, times))
         self._served.append(served)
         return served
