@@ -293,7 +293,7 @@ def test_retry_after_in_seconds_is_read() -> None:
 
 @pytest.mark.parametrize(
     "urls",
-    [[], "https://a", "a:80", "http://", "http://a/path", "http://u:p@a", "http://a:99999", "http://a\r\nb", "unix:"],
+    [[], "ftp://a", "a:80", "http://", "http://a/path", "http://u:p@a", "http://a:99999", "http://a\r\nb", "unix:"],
 )
 def test_address_that_cannot_be_meant(urls: Any) -> None:
     """An address says what is wrong with it before any call; a password in it is not repeated."""

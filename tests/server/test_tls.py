@@ -13,7 +13,8 @@ import pytest
 from http_server import RawClient, RunningServer, assert_serves, head_of, payment_of, pieces_of, post, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tls_client import SecretPort, TlsClient, secret_port
+from secret_port import SecretPort, secret_port
+from tls_client import TlsClient
 from tls_files import Authority
 
 from tailrace.server.http.connection import Connection

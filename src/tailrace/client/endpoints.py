@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from tailrace.client.answer import Answer
 from tailrace.client.failure import ExchangeError
 from tailrace.client.options import Options
 from tailrace.client.shares import Share, UsualTime
+from tailrace.client.tls import tls_context
 from tailrace.deadline import NS_PER_S, Clock, MonotonicClock
 from tailrace.errors import DeadlineExceededError, SetupError, UnavailableError
 
@@ -36,10 +38,14 @@ GONE: Final = frozenset({502, 504})
 
 
 class Endpoint:
-    """One server. usual_ns: what its calls take; rests_until_ns: until when it has asked to be left alone (503)."""
+    """One server. usual_ns: what its calls take; rests_until_ns: until when it has asked to be left alone (503).
 
-    def __init__(self, address: Address, clock: Clock) -> None:
+    tls: what connections to it are made secret with; None for plain ones.
+    """
+
+    def __init__(self, address: Address, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
+        self.tls = tls
         self.breaker = Breaker(clock)
         self.usual_ns = 0.0
         self.rests_until_ns = 0
@@ -54,7 +60,8 @@ class Endpoints:
             raise SetupError(f"{len(addresses)} addresses", where="urls", next=f"name 1 to {ENDPOINTS_MAX} servers")
         clock = clock or MonotonicClock()
         self.now_ns = clock.now_ns
-        self.all = [Endpoint(address, clock) for address in addresses]
+        tls = tls_context(options) if any(address.is_secret for address in addresses) else None
+        self.all = [Endpoint(address, clock, tls if address.is_secret else None) for address in addresses]
         self.usual = UsualTime()
         self._options = options
         self._retries = Share(options.retry_share)

@@ -76,7 +76,10 @@ class Links:
                 if address.path:
                     _, link = await loop.create_unix_connection(self._make, address.path)
                 else:
-                    _, link = await loop.create_connection(self._make, address.host, address.port)
+                    tls, name = self._endpoint.tls, address.host if address.is_secret else None
+                    _, link = await loop.create_connection(
+                        self._make, address.host, address.port, ssl=tls, server_hostname=name
+                    )
         except TimeoutError:
             raise late(self._endpoint) from None
         except OSError as error:

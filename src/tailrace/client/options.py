@@ -29,7 +29,8 @@ class Options:
     soonest, or "turns". repeatable: that a call may be computed twice, so that one whose connection was lost is sent
     again. hedge: whether a call that has waited for the p95 is sent a second time; needs repeatable. retry_share,
     hedge_share: of the calls, on the long run. connections_max: to one endpoint. answer_bytes_max: of one answer's
-    body.
+    body. ca_file: of the authorities that https:// servers are believed by, in PEM; None takes the system's.
+    client_cert, client_key: who the client says it is there, in PEM.
     Raises SetupError for what cannot be meant.
     """
 
@@ -43,6 +44,9 @@ class Options:
     hedge_share: float = 0.05
     connections_max: int = 64
     answer_bytes_max: int = 64 << 20
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
 
     def __post_init__(self) -> None:
         budget_ns_of(self.budget)
@@ -59,6 +63,9 @@ class Options:
         for name, count in (("connections_max", self.connections_max), ("answer_bytes_max", self.answer_bytes_max)):
             if count < 1:
                 raise SetupError(f"{count!r} is too few", where=name, next="take 1 or more")
+        if (self.client_cert is None) != (self.client_key is None):
+            missing = "client_key" if self.client_key is None else "client_cert"
+            raise SetupError("a certificate and its key go together", where=missing, next="name both files, or neither")
         check_headers(self.headers)
 
     def __repr__(self) -> str:

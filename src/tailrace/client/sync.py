@@ -33,9 +33,9 @@ class Client:
         with Client("http://127.0.0.1:8080", Options(budget="50ms")) as client:
             answer = client.predict("fraud", {"customer_id": 4021, "amount": 12.5})
 
-    urls: "http://host:port", "unix:/path". Raises SetupError for addresses and options that cannot be meant, and in a
-    call the error that the server tells, or its like: UnavailableError where nothing answers, DeadlineExceededError
-    at the end of the budget, ServerError for an answer that cannot be read.
+    urls: "http://host:port", "https://host:port", "unix:/path". Raises SetupError for addresses and options that
+    cannot be meant, and in a call the error that the server tells, or its like: UnavailableError where nothing answers,
+    DeadlineExceededError at the end of the budget, ServerError for an answer that cannot be read.
     """
 
     def __init__(self, urls: str | Sequence[str], options: Options | None = None) -> None:

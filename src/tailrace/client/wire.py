@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import time
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from tailrace.deadline import NS_PER_MS, NS_PER_S
 from tailrace.errors import ServerError, UnavailableError
 
 READ_BYTES: Final = 256 << 10
+_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Wire:
@@ -27,6 +29,7 @@ class Wire:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self.descriptor = self._socket.fileno()
+        self._first = b""
 
     @property
     def is_spoilt(self) -> bool:
@@ -48,7 +51,7 @@ class Wire:
         sent = 0
         try:
             sent = self._socket.send(request)
-        except BlockingIOError:
+        except _NOT_NOW:
             sent = 0
         except OSError as error:
             raise self._lost(error) from error
@@ -63,21 +66,33 @@ class Wire:
             left_ns = ends_ns - time.monotonic_ns()
             if left_ns <= 0 or not (events := poll.poll(left_ns / NS_PER_MS)):
                 raise late(self._endpoint)
-            if events[0][1] & ~select.POLLOUT:
+            if events[0][1] & ~select.POLLOUT and self._has_spoken():
                 self._reader.is_spoilt = True  # the rest of the request is owed for ever
                 return
             try:
                 rest = rest[self._socket.send(rest) :]
-            except BlockingIOError:
+            except _NOT_NOW:
                 continue
             except OSError as error:
                 raise self._lost(error) from error
+
+    def _has_spoken(self) -> bool:
+        """Say whether the server has said anything, or left: what comes on a secret connection may be TLS's own."""
+        if self._endpoint.tls is None:
+            return True
+        try:
+            self._first = self._socket.recv(READ_BYTES)
+        except _NOT_NOW:
+            return False
+        except OSError as error:
+            raise self._lost(error) from error
+        return True
 
     def read(self, ends_ns: int) -> Answer:
         """Return the answer."""
         while True:
             left_ns = ends_ns - time.monotonic_ns()
-            if left_ns <= 0 or not self._poll.poll(left_ns / NS_PER_MS):
+            if left_ns <= 0 or not (self._first or self._poll.poll(left_ns / NS_PER_MS)):
                 raise late(self._endpoint)
             answer = self.read_some()
             if answer is not None:
@@ -86,13 +101,14 @@ class Wire:
     def read_some(self) -> Answer | None:
         """Read what has come; return the answer once it is whole."""
         try:
-            data = self._socket.recv(READ_BYTES)
-        except BlockingIOError:
+            data = self._first or self._socket.recv(READ_BYTES)
+        except _NOT_NOW:
             return None
         except OSError as error:
             raise self._lost(error) from error
         if not data:
             raise self._lost(None)
+        self._first = b""
         try:
             return self._reader.feed(data)
         except UnreadableAnswerError as error:
@@ -113,9 +129,11 @@ def dial(endpoint: Endpoint, ends_ns: int) -> socket.socket:
         try:
             connection.settimeout(left_ns / NS_PER_S)
             connection.connect(where)
-            connection.setblocking(False)
             if family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if endpoint.tls is not None:
+                connection = _secured(connection, endpoint, ends_ns)
+            connection.setblocking(False)
         except OSError as error:
             problem = error
             connection.close()
@@ -124,6 +142,13 @@ def dial(endpoint: Endpoint, ends_ns: int) -> socket.socket:
     if problem is None or isinstance(problem, TimeoutError):
         raise late(endpoint)
     raise unreachable(endpoint, problem) from problem
+
+
+def _secured(connection: socket.socket, endpoint: Endpoint, ends_ns: int) -> socket.socket:
+    """Return a connection made secret. Raises OSError; the one that was given is closed then."""
+    assert endpoint.tls is not None
+    connection.settimeout(max((ends_ns - time.monotonic_ns()) / NS_PER_S, 0.001))
+    return endpoint.tls.wrap_socket(connection, server_hostname=endpoint.address.host)
 
 
 def _places(endpoint: Endpoint) -> list[tuple[int, Any]]:
