@@ -46,10 +46,11 @@ class ChildWatcher(Protocol):
 class Child:
     """One child, in one process after the other.
 
-    assignment: the first message to each process. fds: what each inherits. slot: a worker's place. block: the metrics
-    that its processes write, where there are any. admitted: whether a process gets the slot's socket as soon as it is
-    warm; the workers of a second release are started without, and get it by `admit`. asleep: whether the first process
-    waits for `wake`. origin: where a consumer's events come from, without a password; it tells one from the others.
+    assignment: the first message to each process. fds: what each inherits. owned: of these, what ends with the child,
+    beside its block. slot: a worker's place. block: the metrics that its processes write, where there are any.
+    admitted: whether a process gets the slot's socket as soon as it is warm; the workers of a second release are
+    started without, and get it by `admit`. asleep: whether the first process waits for `wake`. origin: where a
+    consumer's events come from, without a password; it tells one from the others.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Child:
         assignment: msgspec.Struct,
         *,
         fds: tuple[int, ...] = (),
+        owned: tuple[int, ...] = (),
         slot: Slot | None = None,
         block: OwnedBlock | None = None,
         admitted: bool = True,
@@ -74,6 +76,7 @@ class Child:
         self.was_ready = False
         self._assignment = assignment
         self._fds = fds
+        self._owned = owned
         self._admitted = admitted
         self._awake = asyncio.Event()
         if not asleep:
@@ -152,6 +155,8 @@ class Child:
         """Let go of the metrics."""
         if self.block is not None:
             self.block.close()
+        for descriptor in self._owned:
+            os.close(descriptor)
 
     async def _run_one(self, watcher: ChildWatcher) -> float:
         """Run one process to its end; return for how many seconds it was ready."""

@@ -29,13 +29,15 @@ _DESCRIPTORS_MAX: Final = 16
 class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → worker, first of all: what to serve. It prepares, says `Warm`, and waits for its socket.
 
-    metrics_fd: an inherited descriptor of its metric block. pin: what it loads, and nothing else.
+    metrics_fd: an inherited descriptor of its metric block. limits_fd: of the buckets that workers share, -1 for one
+    that has no siblings. pin: what it loads, and nothing else.
     """
 
     slot: int
     metrics_fd: int
     options: ServeOptions
     pin: Pin
+    limits_fd: int = -1
 
 
 class CompanionAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -57,6 +57,7 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.secure import Secured
 from tailrace.server.http.server import HttpServer
 from tailrace.server.keys import Keys
+from tailrace.server.limiting.host_table import HostAccount, HostTable
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
@@ -189,7 +190,9 @@ class Worker:
     def _limiter_of(self, declared: Sequence[Pipeline], clock: Clock, counts: LimitCounts) -> Limiter:
         """Return what holds callers to their limits."""
         limits = {f"pipelines/{each.name}": Declared(each.limit, each.limit_per_key) for each in declared}
-        limiter = Limiter(limits, clock, counts)
+        table = HostTable(self._start.limits_fd) if self._start.limits_fd >= 0 else None
+        lender_of = None if table is None else lambda name, limit: HostAccount(name, limit, table, clock)
+        limiter = Limiter(limits, clock, counts, lender_of, self._options.workers)
         self._looks.append(limiter.look)
         return limiter
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from tailrace.monitor.shared import OwnedBlock
+from tailrace.monitor.shared import OwnedBlock, make_block_fd
 from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
 from tailrace.server.control import Assignment
@@ -39,10 +39,15 @@ def worker_role(options: ServeOptions, command: Sequence[str] = WORKER_COMMAND) 
 def open_workers(
     role: ChildRole, options: ServeOptions, slots: Sequence[Slot], pin: Pin, *, admitted: bool = True
 ) -> list[Child]:
-    """Return a worker of a release for each slot, with metrics of its own."""
-    workers = []
+    """Return a worker of a release for each slot, with metrics of its own, and buckets that they share."""
+    workers: list[Child] = []
+    shared = (make_block_fd("limits"),) if len(slots) > 1 else ()
     for slot in slots:
         block = OwnedBlock(f"slot-{slot.index}")
-        assignment = Assignment(slot=slot.index, metrics_fd=block.fd, options=options, pin=pin)
-        workers.append(Child(role, assignment, fds=(block.fd,), slot=slot, block=block, admitted=admitted))
+        assignment = Assignment(
+            slot=slot.index, metrics_fd=block.fd, options=options, pin=pin, limits_fd=shared[0] if shared else -1
+        )
+        owned = shared if not workers else ()
+        fds = (block.fd, *shared)
+        workers.append(Child(role, assignment, fds=fds, owned=owned, slot=slot, block=block, admitted=admitted))
     return workers

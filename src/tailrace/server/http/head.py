@@ -185,8 +185,6 @@ def _accepts_gzip(value: bytes) -> bool:
     return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
 
 
-
-
 def _read_priority(value: bytes | None) -> Priority | None:
     """Return the level of an X-Priority header; None where there is none."""
     if value is None:
@@ -195,6 +193,8 @@ def _read_priority(value: bytes | None) -> Priority | None:
     if name not in PRIORITIES:
         raise ClientError(f"X-Priority is {name!r}", where="X-Priority", next="send high, normal or low")
     return PRIORITIES[name]
+
+
 def _read_json_bytes(value: bytes | None) -> int:
     """Return how many bytes of a body are JSON, where tensors follow it; -1 where nobody says so."""
     if value is None:

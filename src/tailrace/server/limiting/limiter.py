@@ -45,7 +45,10 @@ LenderMaker = Callable[[str, Limit], Lender]
 
 
 class Limiter:
-    """The limits of a worker. declared: by scope, as pipelines have it. lender_of: who lends; None for this worker."""
+    """The limits of a worker. declared: by scope, as pipelines have it. lender_of: who lends; None for this worker.
+
+    workers: how many the server has, each with its part of the calls in flight.
+    """
 
     def __init__(
         self,
@@ -53,11 +56,13 @@ class Limiter:
         clock: Clock,
         recorder: LimitRecorder,
         lender_of: LenderMaker | None = None,
+        workers: int = 1,
     ) -> None:
         self._declared = dict(declared)
         self._clock = clock
         self._recorder = recorder
         self._lender_of = lender_of or (lambda name, limit: Account(limit, clock))
+        self._workers = workers
         self._meters: dict[str, Meter] = {}
         self._in_flight = InFlight()
 
@@ -92,7 +97,7 @@ class Limiter:
         if meter is None or meter.limit != limit:
             bucket = Bucket(self._lender_of(name, limit)) if limit.rate is not None else None
             if meter is None:
-                meter = self._meters[name] = Meter(whose, limit, bucket)
+                meter = self._meters[name] = Meter(whose, limit, bucket, self._workers)
             else:
                 same = (limit.rate, limit.burst) == (meter.limit.rate, meter.limit.burst)
                 meter.set(limit, meter.bucket if same else bucket)

@@ -17,13 +17,15 @@ CONCURRENT_RETRY_S: Final = 1
 class Meter:
     """The limit of one name, as it is now. whose: "key" or "pipeline". bucket: None where any rate will do.
 
-    in_flight: calls taken and not yet answered; in_flight_max: how many there may be.
+    in_flight: calls taken and not yet answered; in_flight_max: how many there may be, of this worker. workers: that
+    have a part each of these.
     """
 
-    __slots__ = ("_told", "bucket", "in_flight", "in_flight_max", "limit", "whose")
+    __slots__ = ("_told", "_workers", "bucket", "in_flight", "in_flight_max", "limit", "whose")
 
-    def __init__(self, whose: str, limit: Limit, bucket: Bucket | None) -> None:
+    def __init__(self, whose: str, limit: Limit, bucket: Bucket | None, workers: int = 1) -> None:
         self.whose = whose
+        self._workers = workers
         self.in_flight = 0
         self._told: dict[int, RateLimitedError] = {}
         self.set(limit, bucket)
@@ -32,7 +34,7 @@ class Meter:
         """Have another limit from now on."""
         self.limit = limit
         self.bucket = bucket
-        self.in_flight_max = limit.concurrent or 0
+        self.in_flight_max = -(-(limit.concurrent or 0) // self._workers)
         self._told.clear()
 
     def rate_refusal(self) -> RateLimitedError:
@@ -59,9 +61,9 @@ class Meter:
         """Return the refusal of a call beside which too many are in flight."""
         error = self._told.get(0)
         if error is None:
-            owner = "the key has" if self.whose == "key" else "the pipeline has"
+            owner = "the key" if self.whose == "key" else "the pipeline"
             error = self._told[0] = RateLimitedError(
-                f"{owner} {self.in_flight_max} calls in flight, and may have no more",
+                f"{owner} may have {self.limit.concurrent} calls in flight, and has",
                 next="ask again when one is answered",
                 reason=f"{self.whose}_concurrent",
                 retry_after_s=CONCURRENT_RETRY_S,
@@ -78,7 +80,7 @@ class Meter:
             window_s, requests = self.limit.window
             parts.append(f'"{self.whose}";q={requests};w={window_s}')
         if self.in_flight_max:
-            parts.append(f'"{self.whose}-concurrent";q={self.in_flight_max};qu="concurrent-requests"')
+            parts.append(f'"{self.whose}-concurrent";q={self.limit.concurrent};qu="concurrent-requests"')
         return ", ".join(parts)
 
     @property
