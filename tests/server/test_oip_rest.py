@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from math import isnan
 from typing import Any
 
 import pytest
 from http_server import RELEASE, Answer, RawClient, RunningServer, ample, head_of, payment_of, post
 
+from tailrace.codecs.inflating import CODINGS
 from tailrace.pipeline import Pipeline
 
 NAMES = ("log", "kinds", "ranking", "payment")
@@ -235,6 +238,11 @@ def test_compressed_call_is_read_and_answered(oip: RawClient) -> None:
     assert (answer.status, answer.headers["content-encoding"]) == (200, "gzip")
     whole = Answer(answer.version, 200, answer.headers, gzip.decompress(answer.body))
     assert len(outputs_of(whole)["score"]) == 200
+    if b"zstd" in CODINGS:
+        zstd = import_module("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
+        assert oip.ask(post(zstd.compress(text + data), headers[0], "Content-Encoding: zstd", path=LOG)).status == 200
+    bomb = oip.ask(post(gzip.compress(b" " * 50_000_000), "Content-Encoding: gzip", path=LOG))
+    assert (bomb.status, list(bomb.json)) == (413, ["error"])
     refused = oip.ask(post(text + data, "Content-Encoding: br", path=LOG))
     assert (refused.status, list(refused.json)) == (415, ["error"])
 

@@ -1,13 +1,16 @@
 """Triton's public client at a server, run by the Python of its own venv; prints what it was told as JSON.
 
-Arguments: the address over HTTP, and the one over gRPC or nothing.
+Arguments: the address over HTTP, and the one over gRPC.
 """
 
 import asyncio
 import json
+import queue
 import sys
 
 import numpy as np
+import tritonclient.grpc as over_grpc
+import tritonclient.grpc.aio as over_grpc_aio
 import tritonclient.http as over_http
 import tritonclient.http.aio as over_http_aio
 from tritonclient.utils import InferenceServerException
@@ -87,9 +90,48 @@ async def ask_http_aio(url):
         return {"live": live, "rows": [told_by(each) for each in results]}
 
 
-def main(http_address):
+def ask_grpc(url):
+    """Ask over gRPC, one by one and many at once."""
+    found = {}
+    with over_grpc.InferenceServerClient(url) as client:
+        found["live"] = [client.is_server_live(), client.is_server_ready(), client.is_model_ready("log")]
+        found["absent"] = client.is_model_ready("absent")
+        found["server"] = client.get_server_metadata().name
+        metadata = client.get_model_metadata("log")
+        found["names"] = [each.name for each in metadata.inputs]
+        (version,) = metadata.versions
+        asked = {"model_version": version, "request_id": "8", "priority": 1, "timeout": 10_000_000}
+        result = client.infer("log", inputs_of(over_grpc), **asked)
+        found["bytes"] = told_by(result)
+        found["id"] = result.get_response().id
+        wanted = [over_grpc.InferRequestedOutput("label"), over_grpc.InferRequestedOutput("score")]
+        found["mixed"] = told_by(client.infer("log", inputs_of(over_grpc), outputs=wanted))
+        done = queue.Queue()
+        for _ in range(8):
+            client.async_infer("log", inputs_of(over_grpc), lambda result, error: done.put(result or error))
+        found["async"] = [told_by(done.get(timeout=20)) for _ in range(8)]
+        found["unknown"] = fault_of(lambda: client.infer("absent", inputs_of(over_grpc)))
+        found["missing"] = fault_of(lambda: client.infer("log", inputs_of(over_grpc)[1:]))
+        found["sequence"] = fault_of(lambda: client.infer("log", inputs_of(over_grpc), sequence_id=5))
+        classes = [over_grpc.InferRequestedOutput("score", class_count=2)]
+        found["classes"] = fault_of(lambda: client.infer("log", inputs_of(over_grpc), outputs=classes))
+        found["config"] = fault_of(lambda: client.get_model_config("log"))
+        found["shed"] = fault_of(lambda: client.infer("log", inputs_of(over_grpc), timeout=1))
+    return found
+
+
+async def ask_grpc_aio(url):
+    """Ask over gRPC from an event loop, many at once."""
+    async with over_grpc_aio.InferenceServerClient(url) as client:
+        live = await client.is_server_live()
+        results = await asyncio.gather(*[client.infer("log", inputs_of(over_grpc_aio)) for _ in range(8)])
+        return {"live": live, "rows": [told_by(each) for each in results]}
+
+
+def main(http_address, grpc_address):
     """Ask in every way, and tell."""
     found = {"http": ask_http(http_address), "http_aio": asyncio.run(ask_http_aio(http_address))}
+    found |= {"grpc": ask_grpc(grpc_address), "grpc_aio": asyncio.run(ask_grpc_aio(grpc_address))}
     sys.stdout.write(json.dumps(found) + "\n")
 
 

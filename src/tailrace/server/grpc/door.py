@@ -15,6 +15,7 @@ from tailrace.server.grpc.limits import GrpcLimits
 from tailrace.server.grpc.predictor import predictors
 from tailrace.server.grpc.server import GrpcServer
 from tailrace.server.http.shared import Shared
+from tailrace.server.oip.grpc_service import oip_service
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
 from tailrace.server.served import Served
@@ -24,7 +25,7 @@ from tailrace.server.slots import resolve
 class GrpcDoor:
     """Takes the same calls as the HTTP server does, with its endpoints and its keys.
 
-    http: what the connections of that one share. Raises SetupError where there is nothing to serve.
+    http: what the connections of that one share.
     """
 
     def __init__(
@@ -38,13 +39,12 @@ class GrpcDoor:
             structlog.get_logger().warning(
                 "pipelines have no service for gRPC: run `tailrace export proto`", pipelines=without
             )
-        if not services:
-            raise SetupError(
-                "there is nothing to serve over gRPC: no pipeline has the numbers of its messages",
-                where="grpc_port", next="run `tailrace export proto FILE`, and keep the lock file beside it",
-            )  # fmt: skip
+        models = oip_service(
+            [pipeline for pipeline, _ in pipelines.values()], http.routes, release=release,
+            array_max=options.array_max, is_ready=lambda: readiness.is_ready,
+        )  # fmt: skip
         desk = Desk(http.count_failure, clock.now_ns, http.keys)
-        self.server = GrpcServer(services, GrpcLimits.of(options), desk, release)
+        self.server = GrpcServer([*services, models], GrpcLimits.of(options), desk, release)
         readiness.listeners.append(lambda is_ready: self.server.health.set(is_ready=is_ready))
 
     def open(self) -> None:

@@ -25,6 +25,8 @@ BUDGET_MS_MAX: Final = 3_600_000.0
 REQUEST_ID_BYTES_MAX: Final = 128
 JSON_BYTES: Final = b"inference-header-content-length"
 JSON_DIGITS_MAX: Final = 12
+VERSIONS: Final = b"/versions/"
+PATHS_TOLD_MAX: Final = 64
 
 REQUEST_ID: Final = b"x-request-id"
 BUDGET: Final = b"x-budget-ms"
@@ -169,7 +171,8 @@ def _find(routes: Routes, method: bytes, path: bytes) -> tuple[CallEndpoint | Pa
     """Return the route, or None and the methods that the path does allow."""
     methods = routes.get(path)
     if methods is None:
-        known = ", ".join(sorted(route.decode() for route in routes))
+        near = sorted(route.decode() for route in routes if is_oip(route) == is_oip(path) and VERSIONS not in route)
+        known = ", ".join(near[:PATHS_TOLD_MAX])
         raise NotFoundError(f"no such path: {path.decode('latin-1')!r}", next=f"the paths are {known}")
     route = methods.get(b"GET" if method == b"HEAD" else method)
     allowed = {*methods, b"HEAD"} if b"GET" in methods else methods

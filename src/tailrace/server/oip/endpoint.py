@@ -7,7 +7,7 @@ from copy import copy
 from typing import cast
 
 from tailrace.batch import Call
-from tailrace.codecs.inflating import inflate
+from tailrace.codecs.inflating import CODINGS, Inflate
 from tailrace.codecs.tensor_form import TensorForm
 from tailrace.errors import InvalidRequestError, InvalidTensorError, ServingError, UnsupportedCodingError
 from tailrace.request.priority import QUEUE_WEIGHTS, Priority
@@ -74,35 +74,39 @@ class InferEndpoint(Endpoint):
 
 
 class RestEndpoint(InferEndpoint):
-    """Takes the calls of one pipeline over HTTP. body_bytes_max: of a body that came compressed, once inflated."""
+    """Takes the calls of one pipeline over HTTP. body_bytes_max: of a body that came compressed, once inflated.
+
+    inflate: of the coding of the bodies that this one takes; None where they come as they are.
+    """
 
     def __init__(
-        self, usual: Endpoint, reader: RestReader, body_bytes_max: int, *, is_compressed: bool = False
+        self, usual: Endpoint, reader: RestReader, body_bytes_max: int, inflate: Inflate | None = None
     ) -> None:
-        super().__init__(usual, self._read_compressed if is_compressed else self._read_plain)
+        super().__init__(usual, self._read_plain if inflate is None else self._read_compressed)
         self.model = reader.model
         self._reader = reader
         self._body_bytes_max = body_bytes_max
-        self._compressed = self if is_compressed else None
+        self._inflate = inflate
+        self._by_coding: dict[bytes, RestEndpoint] = {}
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
         """Return what takes calls of a caller that compresses in this way; see `CallEndpoint`."""
         coding = coding.strip().lower()
         if coding in (b"", b"identity"):
             return self
-        if coding not in (b"gzip", b"x-gzip"):
+        if coding not in CODINGS:
             what = f"the body comes in {coding.decode('latin-1')!r}"
             raise UnsupportedCodingError(what, where="Content-Encoding", next="send it as it is, or in gzip")
-        if self._compressed is None:
-            self._compressed = RestEndpoint(self, self._reader, self._body_bytes_max, is_compressed=True)
-        return self._compressed
+        if coding not in self._by_coding:
+            self._by_coding[coding] = RestEndpoint(self, self._reader, self._body_bytes_max, CODINGS[coding])
+        return self._by_coding[coding]
 
     def _read_plain(self, call: Call, body: bytes) -> Asked:
         head = cast(HttpCall, call).head
         return self._reader.read(body, -1 if head is None else head.json_bytes)
 
     def _read_compressed(self, call: Call, body: bytes) -> Asked:
-        inflated = inflate(body, self._body_bytes_max)
+        inflated = cast(Inflate, self._inflate)(body, self._body_bytes_max)
         if isinstance(inflated, ServingError):
             raise inflated
         return self._read_plain(call, inflated)

@@ -1,0 +1,115 @@
+"""The protocol's service over gRPC: each pipeline is a model, as it is over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from tailrace.codecs.tensor_form import TensorForm
+from tailrace.errors import ForbiddenError, MalformedBodyError, NotFoundError, ServingError
+from tailrace.pipeline import Pipeline
+from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.grpc.call import GrpcCall
+from tailrace.server.grpc.service import Outcome, Service
+from tailrace.server.http.head import Routes
+from tailrace.server.oip.asked import OipModel
+from tailrace.server.oip.grpc_asked import GrpcAsked
+from tailrace.server.oip.grpc_messages import FILE, METHODS, SERVICE, message_class
+from tailrace.server.oip.routes import infer_path, model_metadata, server_metadata
+
+_REQUESTS: Final = {method: message_class(f"{method}Request") for method in METHODS}
+_RESPONSES: Final = {method: message_class(f"{method}Response") for method in METHODS}
+Answer = Callable[[GrpcCall, Any], Any]
+"""From a call and its message, the members of the answer. Raises ServingError."""
+
+
+def oip_service(
+    pipelines: Iterable[Pipeline], routes: Routes, *, release: str, array_max: int, is_ready: Callable[[], bool]
+) -> Service:
+    """Return the service of pipelines, whose calls go to the endpoints that the routes have: with the same limits."""
+    models = {}
+    for each in pipelines:
+        form = TensorForm(each.request, each.response, array_max=array_max)
+        endpoint = routes[infer_path(each.name)][b"POST"]
+        assert isinstance(endpoint, CallEndpoint)
+        models[each.name] = OipModel(each.name, release, form), endpoint
+    return OipService(models, is_ready).service()
+
+
+class OipService:
+    """Takes the calls of some models. models: by name, each with what takes its calls. is_ready: of the worker."""
+
+    def __init__(self, models: Mapping[str, tuple[OipModel, CallEndpoint]], is_ready: Callable[[], bool]) -> None:
+        self._models = models
+        self._is_ready = is_ready
+
+    def service(self) -> Service:
+        """Return the service."""
+        told: dict[str, Answer] = {
+            "ServerLive": lambda call, message: {"live": True},
+            "ServerReady": lambda call, message: {"ready": self._is_ready()},
+            "ModelReady": lambda call, message: {"ready": self._is_ready() and self._has(message)},
+            "ServerMetadata": lambda call, message: server_metadata(),
+            "ModelMetadata": lambda call, message: model_metadata(self._model(call, message.name, message.version)[0]),
+        }
+        methods = {name: _Told(name, answer).take for name, answer in told.items()}
+        return Service(SERVICE, {**methods, "ModelInfer": self._infer}, files=(FILE,))
+
+    def _infer(self, call: GrpcCall, body: bytes) -> Outcome:
+        """Have a model's endpoint take a call; it reads the tensors once the call is admitted."""
+        try:
+            message = _read("ModelInfer", body)
+            model, endpoint = self._model(call, message.model_name, message.model_version)
+        except ServingError as error:
+            call.desk.count_failure(type(error))
+            return error.with_traceback(None)
+        call.codec = GrpcAsked(model, message)
+        return call.accept(endpoint, b"")
+
+    def _has(self, message: Any) -> bool:
+        """Say whether there is a model of a name, and a version where one is named."""
+        found = self._models.get(message.name)
+        return found is not None and message.version in ("", found[0].version)
+
+    def _model(self, call: GrpcCall, name: str, version: str) -> tuple[OipModel, CallEndpoint]:
+        """Return a model and what takes its calls. Raises NotFoundError; to who has no key, nothing is told."""
+        found = self._models.get(name)
+        if call.desk.keys is not None:
+            try:
+                call.admitted(next(iter(self._models.values()))[1] if found is None else found[1])
+            except ForbiddenError:
+                if found is not None:
+                    raise
+        if found is None:
+            known = ", ".join(self._models)
+            raise NotFoundError(f"no such model: {name[:40]!r}", next=f"the models are {known}")
+        if version not in ("", found[0].version):
+            raise NotFoundError(f"no such version: {version[:40]!r}", next=f"the version is {found[0].version}")
+        return found
+
+
+class _Told:
+    """A method that is answered at once."""
+
+    def __init__(self, method: str, answer: Answer) -> None:
+        self._method = method
+        self._answer = answer
+
+    def take(self, call: GrpcCall, body: bytes) -> Outcome:
+        """Answer a call."""
+        try:
+            told = self._answer(call, _read(self._method, body))
+        except ServingError as error:
+            call.desk.count_failure(type(error))
+            return error.with_traceback(None)
+        return bytes(_RESPONSES[self._method](**told).SerializeToString())
+
+
+def _read(method: str, body: bytes) -> Any:
+    """Return a method's message. Raises MalformedBodyError."""
+    try:
+        return _REQUESTS[method].FromString(body)
+    except DecodeError:
+        raise MalformedBodyError(f"the message is no {method}Request", next="see the protocol's .proto") from None

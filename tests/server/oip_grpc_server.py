@@ -1,0 +1,36 @@
+"""The Open Inference Protocol over gRPC, beside a `RunningServer`, on its loop and its endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from http_server import PATIENCE_S, RELEASE, RunningServer
+
+from tailrace.server.grpc.call import Desk
+from tailrace.server.grpc.limits import GrpcLimits
+from tailrace.server.grpc.server import GrpcServer
+from tailrace.server.keys import Keys
+from tailrace.server.oip.grpc_service import oip_service
+
+
+@contextmanager
+def oip_over_grpc(http: RunningServer, keys: Keys | None = None) -> Iterator[str]:
+    """Serve the models of a server over gRPC too; yield the address."""
+
+    def start() -> tuple[GrpcServer, int]:
+        engines = list(http.engines.values())
+        service = oip_service(
+            [engine.plan.pipeline for engine in engines], http.http.shared.routes, release=RELEASE,
+            array_max=http.options.array_max, is_ready=lambda: http.readiness.is_ready,
+        )  # fmt: skip
+        desk = Desk(http.recorder.record_failure, engines[0].clock.now_ns, keys)
+        server = GrpcServer([service], GrpcLimits.of(http.options), desk, RELEASE)
+        return server, server.open("127.0.0.1:0")
+
+    server, port = http.on_loop(start)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(server.drain(5.0), http.loop).result(PATIENCE_S)
