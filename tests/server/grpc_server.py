@@ -17,11 +17,13 @@ from tailrace.codecs.proto_lock import lock_path, locked, write_lock
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.call import Desk
+from tailrace.server.grpc.credentials import credentials_by
 from tailrace.server.grpc.limits import GrpcLimits
 from tailrace.server.grpc.predictor import predictor_of
 from tailrace.server.grpc.server import GrpcServer
 from tailrace.server.grpc.service import Service
 from tailrace.server.keys import Keys
+from tailrace.server.tls.certificates import TlsFiles
 
 WIRE = "/tailrace.wire.Predictor"
 NO_RETRIES = (("grpc.enable_retries", 0),)
@@ -30,10 +32,13 @@ NO_RETRIES = (("grpc.enable_retries", 0),)
 class RunningGrpc:
     """A gRPC server of pipelines. http: the server whose engines it uses; address: where it listens."""
 
-    def __init__(self, http: RunningServer, pipelines: Sequence[Pipeline], keys: Keys | None, **limits: Any) -> None:
+    def __init__(
+        self, http: RunningServer, pipelines: Sequence[Pipeline], keys: Keys | None, tls: TlsFiles | None, **limits: Any
+    ) -> None:
         self.http = http
         self._pipelines = pipelines
         self._keys = keys
+        self._tls = tls
         self._limits = limits
         self.port = http.on_loop(self._open)
         self.address = f"127.0.0.1:{self.port}"
@@ -48,7 +53,7 @@ class RunningGrpc:
         )
         self.server = GrpcServer([*services, FAULTY], limits, desk, "r1")
         self.server.health.set(is_ready=True)
-        return self.server.open("127.0.0.1:0")
+        return self.server.open("127.0.0.1:0", None if self._tls is None else credentials_by(self._tls))
 
     def _endpoint(self, pipeline: Pipeline) -> CallEndpoint:
         route = self.http.http.shared.routes[f"/v1/pipelines/{pipeline.name}/predict".encode()][b"POST"]
@@ -88,13 +93,15 @@ FAULTY = Service("test.Faulty", {"Fail": fail, "Forget": forget})
 
 
 @contextmanager
-def running_grpc(pipeline: Pipeline, *, keys: Keys | None = None, **limits: Any) -> Iterator[RunningGrpc]:
+def running_grpc(
+    pipeline: Pipeline, *, keys: Keys | None = None, tls: TlsFiles | None = None, **limits: Any
+) -> Iterator[RunningGrpc]:
     """Serve a pipeline, as it is called `wire`, by its own messages."""
     path = lock_path(pipeline.base_dir, pipeline.name)
     write_lock(locked(message_forms(pipeline.request, pipeline.response), None), path)
     try:
         with RunningServer([pipeline]) as http:
-            server = RunningGrpc(http, [pipeline], keys, **limits)
+            server = RunningGrpc(http, [pipeline], keys, tls, **limits)
             try:
                 yield server
             finally:

@@ -11,6 +11,7 @@ from tailrace.deadline import Clock
 from tailrace.errors import SetupError
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.call import Desk
+from tailrace.server.grpc.credentials import credentials_of
 from tailrace.server.grpc.limits import GrpcLimits
 from tailrace.server.grpc.predictor import predictors
 from tailrace.server.grpc.server import GrpcServer
@@ -52,7 +53,7 @@ class GrpcDoor:
         port = self._options.grpc_port
         assert port is not None
         host = resolve(self._options.host, port)[1][0]
-        self.server.open(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self.server.open(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", credentials_of(self._options))
 
     def sweep(self) -> None:
         """Once a second; see `GrpcServer.sweep`."""

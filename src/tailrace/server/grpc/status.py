@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 
-from tailrace.errors import ServingError
+from tailrace.errors import RateLimitedError, ServingError
 
 CODES: Final[dict[str, int]] = {code.name: code.value[0] for code in grpc.StatusCode}
 DETAILS_MAX: Final = 1_024
@@ -28,4 +28,6 @@ def details_of(error: ServingError) -> str:
 
 def pushback_of(error: ServingError) -> tuple[tuple[str, str], ...]:
     """Return when the client may try again, as metadata; none where that would not help."""
+    if isinstance(error, RateLimitedError):
+        return ((PUSHBACK, str(1_000 * error.retry_after_s)),)
     return ((PUSHBACK, "1000"),) if error.status == 503 else ()
