@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 
 from tailrace.deadline import Clock
-from tailrace.errors import SetupError
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.call import Desk
 from tailrace.server.grpc.credentials import credentials_of

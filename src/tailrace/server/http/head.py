@@ -217,7 +217,6 @@ def read_budget(value: bytes | None) -> int:
     except ValueError:
         budget_ms = -1.0
     if not 0 < budget_ms <= BUDGET_MS_MAX:
-        raise ClientError(
-            f"X-Budget-Ms is {value.strip().decode('latin-1')!r}", where="X-Budget-Ms", next="send milliseconds, such as 25"
-        )
+        what = f"X-Budget-Ms is {value.strip().decode('latin-1')!r}"
+        raise ClientError(what, where="X-Budget-Ms", next="send milliseconds, such as 25")
     return max(int(budget_ms * NS_PER_MS), 1)
