@@ -24,6 +24,7 @@ from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
 from tailrace.request.limit import Limit
 from tailrace.request.schema import REDACTED, Field, Request
+from tailrace.response.destinations import RedisStream, Webhook
 from tailrace.response.schema import Embedding, Response
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Parquet",
     "Pipeline",
     "PythonModel",
+    "RedisStream",
     "RemoteInput",
     "RemoteModel",
     "Request",
@@ -57,6 +59,7 @@ __all__ = [
     "Stream",
     "StreamFeatureView",
     "TensorSpec",
+    "Webhook",
     "bands",
     "count",
     "dataset",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum, IntFlag
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -148,9 +148,10 @@ class Batch(msgspec.Struct, eq=False):
     order, and where each request's begin; None for all as they are. responses: one a request. bodies: one a call, empty
     for one with an error; content_type: of all bodies, empty where they differ. errors: by the call's place; what their
     bytes are is the transport's. marks_ns: its start, then the end of each layer. coalesced: of calls that were not
-    computed for, how they came to another's answer, "in_flight" or "kept"; such a batch has no columns.
+    computed for, how they came to another's answer, "in_flight" or "kept"; such a batch has no columns. status: HTTP's.
     """
 
+    status: ClassVar[int] = 200
     calls: Sequence[Call]
     started_ns: int
     deadline_ns: int

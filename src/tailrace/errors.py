@@ -253,6 +253,14 @@ class UnavailableError(ServerError):
     title = "Unavailable"
 
 
+class InsufficientStorageError(ServerError):
+    """A request that is to be on disk before it is accepted, and cannot be put there."""
+
+    status = 507
+    grpc_code = "RESOURCE_EXHAUSTED"
+    title = "Insufficient storage"
+
+
 class OutOfTimeError(ServingError):
     """A call that cannot be answered, or was not answered, by its deadline."""
 

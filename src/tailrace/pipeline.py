@@ -27,6 +27,7 @@ from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
 from tailrace.request.limit import NO_LIMIT, Limit
 from tailrace.request.schema import Request
+from tailrace.response.destinations import Destination
 from tailrace.response.schema import Response
 
 Feature = MemberDescriptorType | type[FeatureView] | Column | OnDemandView
@@ -48,6 +49,7 @@ class Pipeline:
     explain: how many of its largest contributions a score is explained by, or the field of the request that says so.
     limit: what all callers together may have of it. limit_per_key: what each API key may have.
     coalesce: that identical requests share one computation; None computes each.
+    results: where the results of requests go that are accepted, whose callers do not wait.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -68,6 +70,7 @@ class Pipeline:
     limit: Limit = NO_LIMIT
     limit_per_key: Limit = NO_LIMIT
     coalesce: Coalesce | None = None
+    results: Destination | None = None
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
     """Where the file and what belongs to it was read: `base_dir`, or a release's copy of it."""
@@ -122,6 +125,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("limit", Limit, 'limit=tr.Limit(rate="1000/s")'),
         ("limit_per_key", Limit, 'limit_per_key=tr.Limit(rate="100/s", concurrent=16)'),
         ("coalesce", Coalesce | None, 'coalesce=tr.Coalesce(), or tr.Coalesce(ttl="1s")'),
+        ("results", Destination | None, "results=tr.Webhook(…), tr.RedisStream(…) or None"),
     ]
     for name, kind, example in kinds:
         value = getattr(pipeline, name)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,13 +86,30 @@ def test_schema_says_what_the_decoder_holds() -> None:
 
 
 def test_every_status_is_in_the_document() -> None:
-    """An error that a caller may get is told; those of keys only where keys are wanted."""
-    statuses = {str(kind.status) for kind in error_kinds()} - {"404", "405"}
+    """An error that a caller may get is told; those of keys where keys are wanted, the disk's with results."""
+    statuses = {str(kind.status) for kind in error_kinds()} - {"404", "405", "507"}
     plain, keyed = (openapi_document(loaded("payment"), with_keys=keys) for keys in (False, True))
     assert set(operation(keyed, "payment")["responses"]) == statuses | {"200"}
     assert set(operation(plain, "payment")["responses"]) == statuses - {"401", "403"} | {"200"}
     assert operation(keyed, "payment")["security"] == [{"bearer": []}, {"key": []}]
     assert "security" not in operation(plain, "payment")
+
+
+def test_requests_that_are_accepted_are_told_where_results_are_declared() -> None:
+    """The mode, its answer, the disk's error, and the signed message that comes: it is all valid, and nowhere else."""
+    (pipeline,) = loaded("payment")
+    results = tr.Webhook("https://a.example/x", secret_env="A")
+    validator = pytest.importorskip("openapi_spec_validator")
+    document = openapi_document([replace(pipeline, results=results), *loaded("ranking")])
+    validator.validate(document)
+    found = operation(document, "payment")
+    assert [each["name"] for each in found["parameters"] if "name" in each] == ["mode"]
+    assert {"202", "507"} <= found["responses"].keys()
+    (message,) = document["webhooks"].values()
+    assert {each["name"] for each in message["post"]["parameters"]} >= {"webhook-id", "webhook-signature"}
+    plain = operation(document, "ranking")
+    assert not {"202", "507"} & plain["responses"].keys()
+    assert not [each for each in plain["parameters"] if "name" in each]
 
 
 def test_messages_are_told_where_there_are_some(tmp_path: Path) -> None:

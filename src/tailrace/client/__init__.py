@@ -6,5 +6,6 @@ from tailrace.client import AsyncClient, Client
 from tailrace.client.asynchronous import AsyncClient
 from tailrace.client.options import Options
 from tailrace.client.sync import Client
+from tailrace.signature import SignatureError, verify_webhook
 
-__all__ = ["AsyncClient", "Client", "Options"]
+__all__ = ["AsyncClient", "Client", "Options", "SignatureError", "verify_webhook"]

@@ -56,7 +56,7 @@ class _MergedCollector(Collector):
                 family.add_metric(labels, value)
         for (name, labels), merged in self._merged.series.items():
             if name == metric.name:
-                family.add_metric(labels, merged.value)
+                family.add_metric(labels, merged.value / NS_PER_S if metric.unit == "ns" else merged.value)
         return family
 
     def _histogram(self, metric: table.Metric) -> Metric:

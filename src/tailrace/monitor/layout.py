@@ -10,10 +10,12 @@ import msgspec
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
 from tailrace.monitor.metrics import (
+    ACCEPTED_STAGES,
     BATCH_REASONS,
     COALESCED_ANSWERS,
     CONSUMER_FATES,
     DEGRADED_REASONS,
+    DELIVERY_OUTCOMES,
     FATES,
     LIMIT_REASONS,
     METRICS,
@@ -79,7 +81,7 @@ class PipelineShape(msgspec.Struct, frozen=True):
     """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches.
 
     remote, models: the names of those that another server computes, and of those that are computed here. coalesces:
-    whether requests share answers.
+    whether requests share answers. accepts: whether it declares where results go of requests that are accepted.
     """
 
     name: str
@@ -89,6 +91,7 @@ class PipelineShape(msgspec.Struct, frozen=True):
     remote: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     coalesces: bool = False
+    accepts: bool = False
 
 
 def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
@@ -99,6 +102,8 @@ def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: st
     builder.add_failures("")
     for pipeline in pipelines:
         builder.add_pipeline(pipeline)
+        if pipeline.accepts:
+            builder.add("tailrace_accepted_total", pipeline.name)
     return SeriesLayout(tuple(builder.series), release)
 
 
@@ -128,6 +133,18 @@ def refresher_layout(views: Sequence[tuple[str, str]]) -> SeriesLayout:
         builder.add("tailrace_view_refreshed_timestamp_seconds", pipeline, view)
         for outcome in REFRESH_OUTCOMES:
             builder.add("tailrace_refreshes_total", pipeline, view, outcome)
+    return SeriesLayout(tuple(builder.series))
+
+
+def courier_layout(pipelines: Sequence[str]) -> SeriesLayout:
+    """Return the layout of the courier. pipelines: those that declare where results go."""
+    builder = _LayoutBuilder("")
+    for stage in ACCEPTED_STAGES:
+        builder.add("tailrace_accepted_waiting", stage)
+    builder.add("tailrace_accepted_oldest_seconds")
+    for pipeline in pipelines:
+        for outcome in DELIVERY_OUTCOMES:
+            builder.add("tailrace_deliveries_total", pipeline, outcome)
     return SeriesLayout(tuple(builder.series))
 
 

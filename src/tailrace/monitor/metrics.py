@@ -20,8 +20,8 @@ Unit = Literal["", "ns"]
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker, the ingester, a consumer or the refresher in its shared block, or the supervisor
-    itself. Events are counted by the ingester, and by each consumer that brings some.
+    owner: who counts it, each worker, the ingester, a consumer, the refresher or the courier in its shared block, or
+    the supervisor itself. Events are counted by the ingester, and by each consumer that brings some.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "ingester", "consumer", "refresher", "supervisor"] = "worker"
+    owner: Literal["worker", "ingester", "consumer", "refresher", "courier", "supervisor"] = "worker"
 
 
 _TABLE: Final = (
@@ -98,6 +98,16 @@ _TABLE: Final = (
         "tailrace_view_refreshed_timestamp_seconds", "gauge", "When a batch view was last whole, since the epoch.",
         ("pipeline", "view"), owner="refresher",
     ),
+    Metric("tailrace_accepted_total", "counter", "Requests accepted, to be answered elsewhere.", ("pipeline",)),
+    Metric(
+        "tailrace_accepted_waiting", "gauge", "Accepted requests on disk, by what they wait for.", ("stage",),
+        owner="courier",
+    ),
+    Metric("tailrace_accepted_oldest_seconds", "gauge", "Age of the oldest of them.", unit="ns", owner="courier"),
+    Metric(
+        "tailrace_deliveries_total", "counter", "Tries to deliver a result, by what became of them.",
+        ("pipeline", "outcome"), owner="courier",
+    ),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
     Metric("tailrace_ready", "gauge", "1 while the worker is ready, as /readyz says.", ("worker",)),
@@ -130,6 +140,10 @@ BATCH_REASONS: Final = tuple(reason.name.lower() for reason in Reason)
 REMOTE_FAULTS: Final = tuple(map(str, RemoteFault))
 """Why a call of a remote model gave no score."""
 DEGRADED_REASONS: Final = {flag: (flag.name or "").lower() for flag in Degraded}
+ACCEPTED_STAGES: Final = ("scoring", "delivery", "nothing")
+"""What an accepted request waits for: to be scored; to be delivered; nothing any more, it is set aside."""
+DELIVERY_OUTCOMES: Final = ("delivered", "retried", "set_aside")
+"""What becomes of a try to deliver a result."""
 REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)

@@ -1,4 +1,4 @@
-"""The processes beside the workers, as children of the supervisor: ingester and, if asked for, refresher, consumers."""
+"""The processes beside the workers, the supervisor's children: ingester; if asked for, refresher, courier, consumer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from tailrace.server.workers import WORKERS_DRAIN
 INGESTER: Final = "ingester"
 REFRESHER: Final = "refresher"
 CONSUMER: Final = "consumer"
+COURIER: Final = "courier"
 MODULES: Final = {
     INGESTER: "tailrace.server.ingester",
     REFRESHER: "tailrace.refresher",
     CONSUMER: "tailrace.server.consumer",
+    COURIER: "tailrace.server.accepted.courier",
 }
 
 
@@ -29,11 +31,14 @@ def open_companions(options: ServeOptions, pin: Pin) -> list[Child]:
 
     The ingester is asleep until a worker has streams: without it their events are lost, so a start of it that fails
     ends the server. A view that is not refreshed is stale at worst. A broker that is gone keeps its events, so that a
-    consumer can wait for it. It is asleep until the ingester has made known to the stores what views there are.
+    consumer can wait for it. It is asleep until the ingester has made known to the stores what views there are. A
+    courier without a secret to sign with can deliver nothing: a start of it that fails ends the server.
     """
     children = [_companion(INGESTER, options, pin, ends_server=True, asleep=True)]
     if options.refresh:
         children.append(_companion(REFRESHER, options, pin, ends_server=False, asleep=False))
+    if options.accepted is not None:
+        children.append(_companion(COURIER, options, pin, ends_server=True, asleep=False))
     return children + [
         _companion(CONSUMER, options, pin, ends_server=False, asleep=True, origin=origin) for origin in options.ingest
     ]

@@ -24,12 +24,15 @@ class Gate(Protocol):
 class CallEndpoint:
     """What takes calls. name: for the log. budget_ns: of a call that names none. scope: that a key must have for it.
 
+    accepting: takes those that are answered elsewhere, later; None where there is no such place.
+
     accept: takes a call, its body and its budget; returns why it is refused, None where it is answered later.
     """
 
     name: str
     budget_ns: int
     scope: str = ""
+    accepting: CallEndpoint | None = None
     accept: Callable[[Call, bytes, int], ServingError | None]
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:

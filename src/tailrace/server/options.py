@@ -111,6 +111,19 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None, said("Bearer token of the admin port; needed off loopback.", env="TAILRACE_ADMIN_TOKEN")
     ] = None
 
+    accepted: Annotated[
+        str | None,
+        said(
+            "Where requests sent with ?mode=accepted wait on disk, until their results are delivered.",
+            group="Accepted requests", metavar="DIR", env="TAILRACE_ACCEPTED",
+        ),
+    ] = None  # fmt: skip
+    accepted_max: Annotated[int, said("Accepted requests that may wait, else 503.")] = 100_000
+    accepted_bytes_max: Annotated[int, said("Bytes that they may take on disk, else 503.")] = 1 << 30
+    accepted_retention_s: Annotated[
+        float, said("Seconds for which the X-Request-Id of one is known, and a result kept that was set aside.")
+    ] = 86_400.0
+
     body_bytes_max: Annotated[
         int, said("Longest body; a longer one is answered 413.", group="Bounds of what is sent")
     ] = 1 << 20
@@ -168,6 +181,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             "grpc_calls_max", "grpc_streams_max",
         ):  # fmt: skip
             _check_range(name, getattr(self, name), 1, 1 << 40)
+        _check_range("accepted_max", self.accepted_max, 1, 1 << 32)
+        _check_range("accepted_bytes_max", self.accepted_bytes_max, 1 << 20, 1 << 40)
+        _check_range("accepted_retention_s", self.accepted_retention_s, 1, 31_622_400)
         _check_range("cache_bytes_max", self.cache_bytes_max, 0, 1 << 40)
         _check_range("cache_ttl_s", self.cache_ttl_s, 0.001, 86_400)
         for name in ("idle_s", "grpc_age_s", "request_s", "start_s", "heartbeat_s", "frozen_s"):

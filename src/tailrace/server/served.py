@@ -269,6 +269,7 @@ def shape_of(pipeline: Pipeline) -> PipelineShape:
     return PipelineShape(
         pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline),
         coalesces=pipeline.coalesce is not None,
+        accepts=pipeline.results is not None,
     )  # fmt: skip
 
 

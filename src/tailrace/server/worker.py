@@ -28,12 +28,14 @@ from tailrace.ingest.link import EventLink
 from tailrace.ingest.origin import StreamOrigin, check_origins
 from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
+from tailrace.monitor.accepted_counts import AcceptedCounts
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
+from tailrace.server.accepted.opening import Accepting
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -94,6 +96,7 @@ class Worker:
         self._link: EventLink | None = None
         self._looks: list[Callable[[], None]] = []
         self._grpc: GrpcDoor | None = None
+        self._accepting: Accepting | None = None
         self._swept_s = time.monotonic()
         self._log = structlog.get_logger().bind(slot=start.slot, pid=os.getpid())
 
@@ -118,7 +121,8 @@ class Worker:
         self._channel.send(Warm())
         beats = asyncio.create_task(self._channel.beat(self._options.heartbeat_s))
         sweeps = asyncio.create_task(self._sweep())
-        done, _ = await asyncio.wait({beats, sweeps, obeying}, return_when=asyncio.FIRST_COMPLETED)
+        accepted = [] if self._accepting is None else [self._accepting.start()]
+        done, _ = await asyncio.wait({beats, sweeps, obeying, *accepted}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             if (fault := task.exception()) is not None:
                 return self._give_up(fault)
@@ -162,6 +166,11 @@ class Worker:
             self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
         with_keys = self._options.keys is not None
         pipelines = pipeline_routes(self._served.pipelines, self._options)
+        if self._options.accepted is not None:
+            self._accepting = Accepting(
+                pipelines, self._options, self._start.slot, self._load, clock, release.id, AcceptedCounts(block),
+                self._log,
+            )  # fmt: skip
         routes = (
             probe_routes(self._readiness)
             | pipelines
@@ -273,6 +282,8 @@ class Worker:
                 self._sweep_http()
             await asyncio.sleep(DRAIN_LOOK_S)
         await asyncio.gather(*leaving)
+        if self._accepting is not None:
+            await self._accepting.close(max(end_s - time.monotonic(), DRAIN_LOOK_S))
         self._served.close()
 
     async def _sweep(self) -> None:

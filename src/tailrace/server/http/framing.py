@@ -86,7 +86,7 @@ class Framing:
         content_type = JSON if codec is None else codec.content_type
         if head.is_oip:
             extra.extend(cast(RestAsked, codec).headers)
-        return self.full(head, 200, content_type, body, extra, request_id, close=close)
+        return self.full(head, batch.status, content_type, body, extra, request_id, close=close)
 
     def error(
         self,

@@ -101,6 +101,8 @@ def read_head(
         if head.endpoint is None:
             allow = head.allow.decode()
             raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
+        if b"?" in url and isinstance(head.endpoint, CallEndpoint):
+            head.endpoint = _in_mode(head.endpoint, url)
         budget_ns = read_budget(fields.get(BUDGET))
         if isinstance(head.endpoint, CallEndpoint):
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
@@ -165,6 +167,22 @@ def _path_of(url: bytes) -> bytes:
 def _is_open(methods: Mapping[bytes, CallEndpoint | Page] | None) -> bool:
     """Say whether what serves a path asks nobody for a key."""
     return methods is not None and all(isinstance(route, Page) and route.is_open for route in methods.values())
+
+
+def _in_mode(endpoint: CallEndpoint, url: bytes) -> CallEndpoint:
+    """Return what takes calls in the mode that a target's query names, if it names one.
+
+    Raises ClientError for a mode that is not known, or that the endpoint does not have.
+    """
+    named = [each[5:] for each in url.partition(b"?")[2].partition(b"#")[0].split(b"&") if each.startswith(b"mode=")]
+    if not named:
+        return endpoint
+    if named != [b"accepted"]:
+        raise ClientError("no such mode", where="mode", next="write ?mode=accepted, or leave it out")
+    if endpoint.accepting is None:
+        what = f"{endpoint.name} answers nowhere but here: it declares no results, or the server has no --accepted"
+        raise ClientError(what, where="mode", next="declare results=tr.Webhook(…), and serve with --accepted DIR")
+    return endpoint.accepting
 
 
 def _find(routes: Routes, method: bytes, path: bytes) -> tuple[CallEndpoint | Page | None, bytes]:

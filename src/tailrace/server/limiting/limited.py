@@ -33,6 +33,8 @@ class Limited(CallEndpoint):
         self._count = count
         self._others: dict[CallEndpoint, Limited] = {}
         self.accept = self._accept_counted if self._counted else self._accept
+        if endpoint.accepting is not None:
+            self.accepting = Limited(endpoint.accepting, meters, in_flight, count)
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
         """Return what takes calls of a caller of these types; see `CallEndpoint`."""

@@ -22,6 +22,7 @@ from tailrace.response.problem import CONTENT_TYPE as PROBLEM
 from tailrace.response.problem import ProblemDetails
 from tailrace.server.events import BUDGET_NS, Counted
 from tailrace.server.http.head import BUDGET_MS_MAX
+from tailrace.server.openapi.accepted import MODE, ONLY_ACCEPTED, accepted_answer, delivered_message
 from tailrace.server.openapi.examples import fault_examples, problem_example, request_example, response_example
 from tailrace.server.openapi.schemas import Schemas, expanded_lengths, one_or_many
 from tailrace.version import VERSION
@@ -88,7 +89,9 @@ def openapi_document(
     array_max: requests in one call. with_keys: whether calls must show a key.
     """
     schemas = Schemas()
-    problems = _problems(schemas.of("", ProblemDetails), with_keys=with_keys)
+    problem = schemas.of("", ProblemDetails)
+    accepts = any(pipeline.results is not None for pipeline in pipelines)
+    problems = _problems(problem, with_keys=with_keys, accepts=accepts)
     secured: dict[str, Any] = {"security": [{name: []} for name in SCHEMES]} if with_keys else {}
     paths: dict[str, Any] = {}
     for pipeline in pipelines:
@@ -117,6 +120,14 @@ def openapi_document(
         }
         | ({"securitySchemes": SCHEMES} if with_keys else {}),
     }
+    if accepts:
+        document["webhooks"] = {
+            f"result-{each.name}": delivered_message(
+                each.name, each.results, one_or_many(schemas.of(each.name, each.response)), problem
+            )
+            for each in pipelines
+            if each.results is not None
+        }
     return dict(json.loads(msgspec.json.encode(document)))  # defaults are Python's values in it
 
 
@@ -134,7 +145,10 @@ def _predict(pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dic
         "summary": f"Decide with {pipeline.name}",
         "description": f"Answered {limits}. An array is one call with one budget.",
         "x-budget-ms": pipeline.budget.total_ns / NS_PER_MS,
-        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in PARAMETERS],
+        "parameters": [
+            *({"$ref": f"#/components/parameters/{name}"} for name in PARAMETERS),
+            *([] if pipeline.results is None else [MODE]),
+        ],
         "requestBody": {
             "required": True,
             "content": _content(one_or_many(asked, array_max), requests)
@@ -147,7 +161,8 @@ def _predict(pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dic
                 "content": _content(one_or_many(answered), answers)
                 | (_message(pipeline.name, pipeline.response) if has_messages else {}),
             },
-            **_refusals(pipeline.request, problems),
+            **({} if pipeline.results is None else {"202": accepted_answer()}),
+            **_refusals(pipeline.request, problems, accepts=pipeline.results is not None),
         },
     }
 
@@ -217,10 +232,10 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _problems(schema: dict[str, Any], *, with_keys: bool) -> dict[str, Any]:
+def _problems(schema: dict[str, Any], *, with_keys: bool, accepts: bool) -> dict[str, Any]:
     """Return the answer of each status that is an error, ascending."""
     kinds_of: dict[int, list[type[ServingError]]] = {}
-    left_out = NOT_FOUND if with_keys else (*NOT_FOUND, *OF_KEYS)
+    left_out = (*NOT_FOUND, *(() if with_keys else OF_KEYS), *(() if accepts else (ONLY_ACCEPTED,)))
     for kind in sorted(error_kinds(), key=lambda kind: kind.status):
         if kind.status not in left_out and kind is not ServingError:
             kinds_of.setdefault(kind.status, []).append(kind)
@@ -239,9 +254,10 @@ def _problems(schema: dict[str, Any], *, with_keys: bool) -> dict[str, Any]:
     }
 
 
-def _refusals(request_type: type[Any], problems: dict[str, Any]) -> dict[str, Any]:
+def _refusals(request_type: type[Any], problems: dict[str, Any], *, accepts: bool = False) -> dict[str, Any]:
     """Return the errors of an operation; those of its decoder with what it says itself."""
-    found: dict[str, Any] = {status: {"$ref": f"#/components/responses/{status}"} for status in problems}
+    left = [status for status in problems if accepts or status != str(ONLY_ACCEPTED)]
+    found: dict[str, Any] = {status: {"$ref": f"#/components/responses/{status}"} for status in left}
     for status, examples in fault_examples(request_type).items():
         answer = problems[str(status)]
         media = answer["content"][PROBLEM.decode()] | {

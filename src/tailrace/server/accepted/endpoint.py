@@ -1,0 +1,182 @@
+"""The endpoint of requests that are accepted: read and validated as any, on disk before the answer, scored later."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, cast
+
+import msgspec
+
+from tailrace.batch import JSON, Batch, Call, Codec
+from tailrace.codecs.offer import Offer
+from tailrace.deadline import LAYERS, NS_PER_S
+from tailrace.errors import (
+    ClientError,
+    DeadlineExceededError,
+    InsufficientStorageError,
+    InvalidRequestError,
+    ServingError,
+    UnavailableError,
+)
+from tailrace.server.accepted.journal import Known, Refused, Waiting, new_id
+from tailrace.server.accepted.journal_thread import JournalThread
+from tailrace.server.endpoint import CallEndpoint, Endpoint
+from tailrace.server.http.head import REQUEST_ID_BYTES_MAX, Head
+
+ACCEPT_NS: Final = 5 * NS_PER_S
+"""How long a caller waits for the disk, who names no budget."""
+ASKED_MAX: Final = 1_024
+"""Requests of a worker that wait for the disk; beyond, 503."""
+AGAIN: Final = "send it again with its X-Request-Id: what was accepted before is not scored twice"
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class AcceptedBatch(Batch):
+    """One call that is answered as accepted. Its content type is empty, so that its transport looks at its status."""
+
+    status = 202
+
+
+class Acceptance:
+    """What the endpoints of one worker share. slot: the worker's. wake: is called when something waits to be scored.
+
+    count: is called with the pipeline for each request that is accepted.
+    """
+
+    def __init__(
+        self, thread: JournalThread, slot: int, wake: Callable[[], None], count: Callable[[str], None]
+    ) -> None:
+        self.thread = thread
+        self.slot = slot
+        self.wake = wake
+        self.count = count
+
+
+class AcceptingEndpoint(CallEndpoint):
+    """Takes the requests of one pipeline that are answered elsewhere.
+
+    endpoint: of the same pipeline's usual calls. offer: its codecs. content_type, coding: of the bodies that it takes.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, offer: Offer, acceptance: Acceptance, content_type: bytes = JSON,
+        codec: Codec | None = None, coding: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.name = endpoint.name
+        self.scope = endpoint.scope
+        self.budget_ns = ACCEPT_NS
+        self.accept = self._accept
+        self._endpoint = endpoint
+        self._offer = offer
+        self._acceptance = acceptance
+        self._content_type = content_type
+        self._coding = coding
+        self._decode = (codec or offer.usual).decode
+        self._refusals = endpoint.engine.refusals
+        self._count_rows = endpoint.engine.plan.request.rows.count
+        self._others: dict[Codec, AcceptingEndpoint] = {}
+
+    def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
+        """Return what takes the requests of a caller of these types; results are JSON, whatever it accepts."""
+        codec = self._offer.find(content_type, b"", coding)
+        if codec is None:
+            return self
+        if codec not in self._others:
+            plain = self._offer.find(content_type, b"")
+            self._others[codec] = AcceptingEndpoint(
+                self._endpoint, self._offer, self._acceptance, JSON if plain is None else plain.content_type, codec,
+                b"" if plain is codec else b"gzip",
+            )  # fmt: skip
+        return self._others[codec]
+
+    def count_failure(self, error: ServingError) -> None:
+        """Count a call that a limit refuses; see `CallEndpoint`."""
+        self._refusals.count_failure(error)
+
+    def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call, or return why it is refused."""
+        request_id = cast(Any, call).request_id
+        refusal = self._fault(body, request_id)
+        if refusal is not None:
+            self._refusals.count_failure(refusal)
+            return refusal
+        shared, clock = self._acceptance, self._endpoint.engine.clock
+        call.arrival_ns = clock.now_ns()
+        call.deadline_ns = call.arrival_ns + budget_ns
+        entry = Waiting(
+            new_id(), self.name, request_id.decode("utf-8", "replace"), self._content_type, self._coding, body,
+            call.callers,
+        )  # fmt: skip
+        known = known_of(self.name, cast(Any, call).head, request_id, body)
+        accepting = shared.thread.do(partial(shared.thread.journal.accept, shared.slot, entry, known))
+        late = asyncio.get_running_loop().call_later(budget_ns / NS_PER_S, self._answer_late, call)
+        accepting.add_done_callback(partial(self._answer, call, late, entry.id))
+        return None
+
+    def _fault(self, body: bytes, request_id: bytes) -> ServingError | None:
+        """Return why a request cannot be accepted, None where it can."""
+        if self._acceptance.thread.asked >= ASKED_MAX:
+            return UnavailableError("too many requests wait for the disk", next="send it again later")
+        if len(request_id) >= REQUEST_ID_BYTES_MAX:
+            what = f"X-Request-Id has {REQUEST_ID_BYTES_MAX} bytes or more, and tells what was accepted before"
+            return ClientError(what, where="X-Request-Id", next="send a shorter one")
+        requests = self._decode(body)
+        if isinstance(requests, ServingError):
+            return requests
+        rows = self._count_rows(requests)
+        return rows if isinstance(rows, ServingError) else None
+
+    def _answer(
+        self, call: Call, late: asyncio.TimerHandle, entry_id: str, accepting: asyncio.Future[str | Refused]
+    ) -> None:
+        """Answer a call whose request is on disk, or will not be."""
+        is_late = late.when() <= asyncio.get_running_loop().time()
+        late.cancel()
+        fault = accepting.exception()
+        outcome = None if fault is not None else accepting.result()
+        if outcome == entry_id:
+            self._acceptance.count(self.name)
+            self._acceptance.wake()
+        if is_late:  # it is answered already
+            return
+        if isinstance(outcome, str):
+            self._confirm(call, outcome)
+            return
+        refusal = _refusal(outcome, fault)
+        self._refusals.count_failure(refusal)
+        call.transport.refuse(call, refusal)
+
+    def _confirm(self, call: Call, entry_id: str) -> None:
+        """Tell a caller the id of its request."""
+        batch = AcceptedBatch([call], call.arrival_ns, call.deadline_ns, content_type=b"")
+        batch.bodies = [_encode({"id": entry_id})]
+        batch.marks_ns = [batch.started_ns, *[self._endpoint.engine.clock.now_ns()] * len(LAYERS)]
+        call.transport.deliver(batch, (0,))
+
+    def _answer_late(self, call: Call) -> None:
+        """Answer a call for which the disk takes too long."""
+        refusal = DeadlineExceededError("the request is not known to be on disk in time", next=AGAIN)
+        self._refusals.count_failure(refusal)
+        call.transport.refuse(call, refusal)
+
+
+def known_of(pipeline: str, head: Head | None, request_id: bytes, body: bytes) -> Known:
+    """Return what tells whether a request came before: by its caller, if that has a key, and its X-Request-Id."""
+    if not request_id:
+        return Known(b"", b"")
+    caller = "" if head is None or head.caller is None else head.caller.key.id
+    who = hashlib.sha256(msgspec.msgpack.encode((pipeline, caller, request_id))).digest()
+    return Known(who, hashlib.sha256(body).digest()[:16])
+
+
+def _refusal(outcome: Refused | None, fault: BaseException | None) -> ServingError:
+    """Return what a caller gets whose request is not accepted."""
+    if outcome is Refused.OTHER_BODY:
+        what = "this X-Request-Id came before, with another body"
+        return InvalidRequestError(what, where="X-Request-Id", next="give each request an id of its own")
+    if outcome is Refused.FULL:
+        return UnavailableError("too many accepted requests wait for their results", next="send it again later")
+    return InsufficientStorageError(f"the request cannot be kept: {getattr(fault, 'what', fault)}", next=AGAIN)

@@ -1,0 +1,283 @@
+"""The journal of accepted requests: an LMDB directory, whose every transaction waits until the disk has it.
+
+    POST ─ accept ─▶ waiting ─ score, finish ─▶ results ─ deliver ─▶ gone        ids: which request came before
+                     by slot, id                by id  └─ give up ─▶ set aside   ends: when an id is forgotten
+
+What is between two arrows is on disk before the next one begins, so a process that dies leaves it to its successor: a
+request is scored again, or a result sent again, never lost. LMDB's commit is an fdatasync of the pages and then a
+write of the root that is synced too: what a disk says it has written survives a power failure.
+All transactions are writing ones: a reader that is killed would keep old pages from being used again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import lmdb
+import msgspec
+
+from tailrace.deadline import NS_PER_MS, NS_PER_S
+from tailrace.errors import StoreError
+
+SLOTS_MAX: Final = 256
+SET_ASIDE_MAX: Final = 10_000
+"""Results that could not be delivered and are kept; the oldest goes for a newer one."""
+SCANNED_MAX: Final = 10_000
+"""Keys looked at in one transaction."""
+PURGED_MAX: Final = 1_000
+"""Keys removed in one transaction, by age."""
+MAP_FACTOR: Final = 4
+MAP_BYTES_MIN: Final = 64 << 20
+"""The file may grow to this and so many times its limit: what is full must still be able to move on."""
+_DATABASES: Final = (b"waiting", b"results", b"set-aside", b"ids", b"ends")
+_ID_BYTES: Final = 32
+_MS_DIGITS: Final = 12
+T = TypeVar("T")
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True):
+    """A request that waits to be scored. content_type, coding, body: as it came. request_id: the caller's.
+
+    callers: the scope of its caller, who shares answers with others of it alone.
+    """
+
+    id: str
+    pipeline: str
+    request_id: str
+    content_type: bytes
+    coding: bytes
+    body: bytes
+    callers: bytes = b""
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True):
+    """What waits to be delivered. body: as it is sent. made_ns: since the epoch."""
+
+    id: str
+    pipeline: str
+    body: bytes
+    made_ns: int
+
+
+class SetAside(msgspec.Struct, frozen=True, array_like=True):
+    """A result that could not be delivered, and why."""
+
+    result: Result
+    reason: str
+
+
+class Known(NamedTuple):
+    """Which request this is: a digest of who sent it under what id, and one of its body. who: empty for no id."""
+
+    who: bytes
+    what: bytes
+
+
+class Refused(Enum):
+    """Why a request is not accepted."""
+
+    FULL = "full"
+    OTHER_BODY = "other_body"
+
+
+class State(NamedTuple):
+    """What is in a journal. oldest_ns: how long ago the oldest was accepted that is not delivered; 0 for none."""
+
+    waiting: int
+    results: int
+    set_aside: int
+    oldest_ns: int
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_read_waiting: Final = msgspec.msgpack.Decoder(Waiting).decode
+_read_result: Final = msgspec.msgpack.Decoder(Result).decode
+_read_set_aside: Final = msgspec.msgpack.Decoder(SetAside).decode
+
+
+def new_id() -> str:
+    """Return an id that nobody guesses and that sorts by time: 48 bits of milliseconds, 80 random ones, in hex."""
+    return f"{time.time_ns() // NS_PER_MS:012x}{os.urandom(10).hex()}"
+
+
+def accepted_ns(entry_id: str) -> int:
+    """Return when what has an id was accepted, since the epoch."""
+    return int(entry_id[:_MS_DIGITS], 16) * NS_PER_MS
+
+
+class Journal:
+    """One directory's journal, for one thread of a process.
+
+    entries_max, bytes_max: beyond, nothing is accepted. retention_s: how long an id is known, and what could not be
+    delivered kept. Raises StoreError where it cannot be made or written.
+    """
+
+    def __init__(self, path: str | Path, *, entries_max: int, bytes_max: int, retention_s: float) -> None:
+        self.path = str(path)
+        self._entries_max = entries_max
+        self._bytes_max = bytes_max
+        self._retention_ns = int(retention_s * NS_PER_S)
+        self._environment: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            self._environment = lmdb.open(
+                self.path, map_size=MAP_FACTOR * self._bytes_max + MAP_BYTES_MIN, mode=0o600, readahead=False,
+                max_dbs=len(_DATABASES), max_readers=SLOTS_MAX,
+            )  # fmt: skip
+            self._environment.reader_check()
+            self._dbs = tuple(self._environment.open_db(name) for name in _DATABASES)
+        except (lmdb.Error, OSError) as error:
+            self.close()
+            raise StoreError(f"accepted requests cannot be kept: {error}", where=self.path,
+                             next="name a directory that can be written: --accepted DIR") from None  # fmt: skip
+        self._waiting, self._results, self._set_aside, self._ids, self._ends = self._dbs
+        self._page_bytes = self._environment.stat()["psize"]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            with suppress(lmdb.Error):
+                environment.close()
+
+    def transact(self, works: Sequence[Callable[[Any], Any]]) -> list[Any]:
+        """Do several things in one transaction; return what each returns once all of it is on disk.
+
+        Raises StoreError where it is not: then none of it is done.
+        """
+        try:
+            if self._environment is None:
+                self._open()
+            with self._environment.begin(write=True) as transaction:
+                return [work(transaction) for work in works]
+        except (lmdb.Error, OSError) as error:
+            self.close()  # after some faults it takes nothing any more; opened again it does
+            raise StoreError(f"cannot be written: {error}", where=self.path,
+                             next="see that the disk has room and can be written") from None  # fmt: skip
+
+    # -- what a transaction does ------------------------------------------------------------------------------------
+
+    def accept(self, slot: int, entry: Waiting, known: Known, transaction: Any) -> str | Refused:
+        """Take a request; return its id, or the one that it had when it came before, or why it is not taken."""
+        if known.who:
+            before = transaction.get(known.who, db=self._ids)
+            if before is not None and int.from_bytes(before[:8], "big") > time.time_ns():
+                return before[24:].decode() if before[8:24] == known.what else Refused.OTHER_BODY
+        if self._is_full(transaction):
+            return Refused.FULL
+        transaction.put(_waiting_key(slot, entry.id), _encode(entry), db=self._waiting)
+        if known.who:
+            end = (accepted_ns(entry.id) + self._retention_ns).to_bytes(8, "big")
+            transaction.put(known.who, end + known.what + entry.id.encode(), db=self._ids)
+            transaction.put(end + known.who, b"", db=self._ends)
+        return entry.id
+
+    def take(
+        self, slots: Collection[int], limit: int, skipped: Collection[str], transaction: Any
+    ) -> list[tuple[int, Waiting]]:
+        """Return requests of some slots that wait, each with its slot, the oldest of a slot first; none is removed."""
+        found: list[tuple[int, Waiting]] = []
+        scanned = 0
+        with transaction.cursor(self._waiting) as cursor:
+            for slot in sorted(slots):
+                is_there = cursor.set_range(slot.to_bytes(2, "big"))
+                while is_there and (key := cursor.key())[:2] == slot.to_bytes(2, "big"):
+                    scanned += 1
+                    if len(found) >= limit or scanned > SCANNED_MAX:
+                        return found
+                    if key[2:].decode() not in skipped:
+                        found.append((slot, _read_waiting(cursor.value())))
+                    is_there = cursor.next()
+        return found
+
+    def finish(self, slot: int, result: Result, transaction: Any) -> bool:
+        """Put a result in the place of its request; False where another has done so."""
+        if not transaction.delete(_waiting_key(slot, result.id), db=self._waiting):
+            return False
+        transaction.put(result.id.encode(), _encode(result), db=self._results)
+        return True
+
+    def results(self, limit: int, skipped: Collection[str], transaction: Any) -> list[Result]:
+        """Return results that wait to be delivered, the oldest first."""
+        found: list[Result] = []
+        with transaction.cursor(self._results) as cursor:
+            for key in cursor.iternext(keys=True, values=False):
+                if len(found) >= limit:
+                    break
+                if key.decode() not in skipped:
+                    found.append(_read_result(cursor.value()))
+        return found
+
+    def remove(self, result_id: str, transaction: Any) -> None:
+        """Remove a result that is delivered."""
+        transaction.delete(result_id.encode(), db=self._results)
+
+    def set_aside(self, result: Result, reason: str, transaction: Any) -> None:
+        """Keep a result that cannot be delivered where nobody tries it again."""
+        if not transaction.delete(result.id.encode(), db=self._results):
+            return
+        if transaction.stat(self._set_aside)["entries"] >= SET_ASIDE_MAX:
+            with transaction.cursor(self._set_aside) as cursor:
+                if cursor.first():
+                    cursor.delete()
+        transaction.put(result.id.encode(), _encode(SetAside(result, reason)), db=self._set_aside)
+
+    def purge(self, now_ns: int, transaction: Any) -> int:
+        """Forget ids, and what was set aside, that are over their time; return how many."""
+        purged = 0
+        with transaction.cursor(self._ends) as cursor:
+            while purged < PURGED_MAX and cursor.first() and int.from_bytes(cursor.key()[:8], "big") <= now_ns:
+                end, who = cursor.key()[:8], cursor.key()[8:]
+                known = transaction.get(who, db=self._ids)
+                if known is not None and known[:8] == end:  # else it came again, and ends later
+                    transaction.delete(who, db=self._ids)
+                cursor.delete()
+                purged += 1
+        oldest_ns = now_ns - self._retention_ns
+        with transaction.cursor(self._set_aside) as cursor:
+            while purged < PURGED_MAX and cursor.first() and accepted_ns(cursor.key().decode()) < oldest_ns:
+                cursor.delete()
+                purged += 1
+        return purged
+
+    def state(self, now_ns: int, transaction: Any) -> State:
+        """Say what is in it."""
+        waiting, results, aside = (transaction.stat(db)["entries"] for db in self._dbs[:3])
+        oldest_ns = min(self._oldest(transaction), default=now_ns)
+        return State(waiting, results, aside, max(now_ns - oldest_ns, 0))
+
+    def kept(self, transaction: Any) -> list[SetAside]:
+        """Return what was set aside, the oldest first."""
+        with transaction.cursor(self._set_aside) as cursor:
+            return [_read_set_aside(value) for value in cursor.iternext(keys=False, values=True)]
+
+    def _oldest(self, transaction: Any) -> Iterator[int]:
+        """Give when the oldest of each slot was accepted, and the oldest of the results."""
+        with transaction.cursor(self._waiting) as cursor:
+            is_there = cursor.first()
+            while is_there:
+                key = cursor.key()
+                yield accepted_ns(key[2:].decode())
+                is_there = cursor.set_range((int.from_bytes(key[:2], "big") + 1).to_bytes(2, "big"))
+        with transaction.cursor(self._results) as cursor:
+            if cursor.first():
+                yield accepted_ns(cursor.key().decode())
+
+    def _is_full(self, transaction: Any) -> bool:
+        stats: list[Mapping[str, int]] = [transaction.stat(db) for db in self._dbs]
+        pages = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in stats)
+        entries = stats[0]["entries"] + stats[1]["entries"]
+        return entries >= self._entries_max or pages * self._page_bytes >= self._bytes_max
+
+
+def _waiting_key(slot: int, entry_id: str) -> bytes:
+    return slot.to_bytes(2, "big") + entry_id.encode()
