@@ -19,10 +19,14 @@ from typing import Any, Final
 
 from grpc._cython import cygrpc
 
+from tailrace.deadline import NS_PER_MS
 from tailrace.errors import MethodNotAllowedError, ServerError, ServingError, SetupError, UnavailableError
 
 ASKED: Final = 64
 """Calls that the core may hand over before it hears from us again."""
+SLOW_NS: Final = 10 * NS_PER_MS
+"""A message that is on its way for so long gives its place to another connection's, where there is none: most come with
+their heads."""
 _OK: Final = cygrpc.StatusCode.ok
 _NO_FLAGS: Final = 0
 _END_S: Final = 2.0
@@ -192,13 +196,27 @@ class Core:
         rpc = Rpc(self, event)
         self.calls[rpc] = None
         is_unary = self._methods.get(rpc.method)
-        if is_unary is None or len(self.calls) > self._calls_max or len(self.reading) >= self._reading_max:
+        if is_unary is None or len(self.calls) > self._calls_max or not self._has_place(rpc):
             self.hand_over(rpc, self._refusal(is_unary))
         elif is_unary:
             self.reading[rpc] = None
             rpc.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), rpc.on_message)
         else:
             self.hand_over(rpc, b"")
+
+    def _has_place(self, rpc: Rpc) -> bool:
+        """Say whether a message may be awaited; where too many are, a newcomer takes the place of one that is slow.
+
+        Else who opens many calls and sends nothing would have all the places.
+        """
+        if len(self.reading) < self._reading_max:
+            return True
+        oldest = next(iter(self.reading), rpc)  # the loop's sweep may have ended them meanwhile
+        if rpc.arrived_ns - oldest.arrived_ns < SLOW_NS or rpc.peer() == oldest.peer():
+            return False
+        self.reading.pop(oldest, None)
+        oldest.call.cancel()
+        return True
 
     def _refusal(self, is_unary: bool | None) -> ServingError:
         """Return why a call is refused before its message is read."""
