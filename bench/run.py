@@ -25,6 +25,7 @@ import before
 import counts
 import event_features
 import front_door
+import front_door_auth
 import front_door_client
 import front_door_coalescing
 import front_door_codecs
@@ -53,6 +54,7 @@ PARTS: Final = {
         real_clients,
         idle,
         front_door,
+        front_door_auth,
         front_door_client,
         front_door_coalescing,
         front_door_codecs,

@@ -6,26 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.request.limit import Limit
-from tailrace.server.limiting.bucket import Account, Bucket
+from tailrace.server.limiting.bucket import Account
 from tailrace.testing import ManualClock
 
 LIMIT = Limit(rate="10/s", burst=5)
 """One more each 100 ms."""
 
 
-def take(bucket: Bucket, most: int = 1_000) -> int:
+def take(bucket: Account, most: int = 1_000) -> int:
     """Take tokens as requests do until there are none; return how many there were."""
     for taken in range(most):
-        if not bucket.tokens and not bucket.refill():
+        if not bucket.take():
             return taken
-        bucket.tokens -= 1
     return most
 
 
 def test_bucket_gives_its_burst_and_then_its_rate() -> None:
     """Full at first; then one at a time, as time passes."""
     clock = ManualClock()
-    bucket = Bucket(Account(LIMIT, clock))
+    bucket = Account(LIMIT, clock)
     assert take(bucket) == 5
     clock.advance(99)
     assert take(bucket) == 0
@@ -38,7 +37,7 @@ def test_bucket_gives_its_burst_and_then_its_rate() -> None:
 def test_stall_or_jump_gives_no_more_than_a_full_bucket() -> None:
     """However long nobody looked, the burst is the burst."""
     clock = ManualClock()
-    bucket = Bucket(Account(LIMIT, clock))
+    bucket = Account(LIMIT, clock)
     take(bucket)
     for hours in (1, 24 * 365):
         clock.advance(hours * 3_600_000)
@@ -48,38 +47,36 @@ def test_stall_or_jump_gives_no_more_than_a_full_bucket() -> None:
 def test_what_is_left_is_told() -> None:
     """Tokens now, and when there is one more; what is owed is waited for."""
     clock = ManualClock()
-    account = Account(LIMIT, clock)
-    bucket = Bucket(account)
-    assert account.left() == (5, 100_000_000)
+    bucket = Account(LIMIT, clock)
+    assert bucket.left() == (5, 100_000_000)
     take(bucket, 5)
     clock.advance(30)
-    assert account.left() == (0, 70_000_000)
+    assert bucket.left() == (0, 70_000_000)
     bucket.charge(3)
-    assert account.left() == (0, 370_000_000)
+    assert bucket.left() == (0, 370_000_000)
     clock.advance(370)
     assert take(bucket) == 1
 
 
-def test_tokens_that_nobody_takes_are_given_back_once() -> None:
-    """Who comes after a pause finds a full bucket, and not what was kept beside it."""
+def test_token_that_is_given_back_is_there_again() -> None:
+    """What another limit has refused takes nothing of this one; a bucket is never more than full."""
     clock = ManualClock()
-    bucket = Bucket(Account(LIMIT, clock))
+    bucket = Account(LIMIT, clock)
     take(bucket, 4)
-    bucket.charge(-1)  # given back, as for a call that another limit refused
-    bucket.look()
-    assert bucket.tokens == 1  # it was used since the last look
-    bucket.look()
-    assert bucket.tokens == 0
+    bucket.charge(-1)
     assert take(bucket) == 2
+    clock.advance(10_000)
+    assert bucket.take()
+    bucket.charge(-1)
+    assert take(bucket) == 5
 
 
 @given(st.lists(st.tuples(st.floats(0, 3_000), st.integers(1, 40)), min_size=1, max_size=60))
 def test_never_more_than_burst_and_rate(visits: list[tuple[float, int]]) -> None:
     """Over any time, what is taken is at most the burst, and what the rate allows of that time."""
     clock = ManualClock()
-    bucket, taken = Bucket(Account(LIMIT, clock)), 0
+    bucket, taken = Account(LIMIT, clock), 0
     for pause_ms, asked in visits:
         clock.advance(pause_ms)
-        bucket.look()
         taken += take(bucket, asked)
         assert taken <= 5 + clock.now_ns() // LIMIT.interval_ns

@@ -1,9 +1,10 @@
-"""A token bucket, in two parts: the tokens that this worker has been lent, and the account that lends them.
+"""Token buckets: one that a worker has for itself, and one whose tokens it is lent out of what it shares with others.
 
-    request ─▶ Bucket: one token less  ── none left ─▶ Lender: as many as may be, of all that share the limit
+    request ─▶ Account                                            of this worker alone
+    request ─▶ Bucket: one token less  ── none left ─▶ Lender     as many as may be, of all that share the limit
 
-A request touches the bucket alone. Who lends is decided at start-up: an account of this worker, one that the workers of
-a server share (host_table.py), or one that servers share through Redis (redis_lender.py).
+Which it is, is decided at start-up: the workers of a server share a table (host_table.py), servers a Redis
+(redis_lender.py).
 """
 
 from __future__ import annotations
@@ -14,19 +15,35 @@ from tailrace.deadline import Clock
 from tailrace.request.limit import Limit
 
 
+class Tokens(Protocol):
+    """The tokens of one limit that this worker may take. Nothing of it waits, and nothing raises."""
+
+    def take(self) -> bool:
+        """Take one; return whether there was one."""
+        ...
+
+    def charge(self, tokens: int) -> None:
+        """Take some more whether there are so many or not, and owe what is not there; below 0, give some back."""
+        ...
+
+    def look(self) -> None:
+        """Once a second: give back to others what nobody takes here."""
+        ...
+
+    def left(self) -> tuple[int, int]:
+        """Return how many there are, and in how many ns there will be one more."""
+        ...
+
+
 class Lender(Protocol):
-    """Lends the tokens of one limit. It never waits, and nothing of it raises."""
+    """Lends the tokens of one limit. Nothing of it waits, and nothing raises."""
 
     def lend(self) -> int:
         """Return how many tokens may be taken from now on; 0 for none."""
         ...
 
     def owe(self, tokens: int) -> None:
-        """Take note of tokens that were taken and not lent."""
-        ...
-
-    def take_back(self, tokens: int) -> None:
-        """Take back tokens that were lent and not taken."""
+        """Take note of tokens that were taken and not lent; below 0, of some that were lent and not taken."""
         ...
 
     def left(self) -> tuple[int, int]:
@@ -35,34 +52,43 @@ class Lender(Protocol):
 
 
 class Bucket:
-    """The tokens of one limit that this worker may take. tokens: lent, and not taken."""
+    """Tokens that are lent. tokens: lent, and not taken."""
 
-    __slots__ = ("_is_used", "lender", "tokens")
+    __slots__ = ("_is_used", "_lender", "tokens")
 
     def __init__(self, lender: Lender) -> None:
-        self.lender = lender
+        self._lender = lender
         self.tokens = 0
         self._is_used = False
 
-    def refill(self) -> bool:
-        """Ask for tokens, of which there are none; return whether there are some now."""
+    def take(self) -> bool:
+        """Take one token; return whether there was one."""
+        if self.tokens:
+            self.tokens -= 1
+            return True
         self._is_used = True
-        self.tokens = lent = self.lender.lend()
+        lent = self._lender.lend()
+        self.tokens = max(lent - 1, 0)
         return lent > 0
 
     def charge(self, tokens: int) -> None:
-        """Take tokens whether there are some or not: what is not there is owed."""
+        """Take some more, or give some back; what is not there is owed."""
         self.tokens -= tokens
         if self.tokens < 0:
-            self.lender.owe(-self.tokens)
+            self._lender.owe(-self.tokens)
             self.tokens = 0
 
     def look(self) -> None:
-        """Once a second: give back what nobody takes. Who comes after a pause finds a full bucket, and no more."""
+        """Give back what nobody takes: who comes after a pause finds a full bucket, and no more."""
         if self.tokens and not self._is_used:
-            self.lender.take_back(self.tokens)
+            self._lender.owe(-self.tokens)
             self.tokens = 0
         self._is_used = False
+
+    def left(self) -> tuple[int, int]:
+        """Return how many tokens there are, and in how many ns there will be one more."""
+        tokens, wait_ns = self._lender.left()
+        return tokens + self.tokens, wait_ns
 
 
 class Account:
@@ -79,22 +105,21 @@ class Account:
         self._burst_ns = limit.tokens_max * limit.interval_ns
         self._full_ns = 0
 
-    def lend(self) -> int:
-        """Return 1, or 0 for none."""
+    def take(self) -> bool:
+        """Take one token; return whether there was one."""
         now_ns, full_ns = self._now_ns(), self._full_ns
         full_ns = (full_ns if full_ns > now_ns else now_ns) + self._interval_ns
         if full_ns - now_ns > self._burst_ns:
-            return 0
+            return False
         self._full_ns = full_ns
-        return 1
+        return True
 
-    def owe(self, tokens: int) -> None:
-        """Take note of tokens that were taken and not lent."""
+    def charge(self, tokens: int) -> None:
+        """Take some more, or give some back; what is not there is owed."""
         self._full_ns = max(self._full_ns, self._now_ns()) + tokens * self._interval_ns
 
-    def take_back(self, tokens: int) -> None:
-        """Take back tokens that were lent and not taken."""
-        self._full_ns -= tokens * self._interval_ns
+    def look(self) -> None:
+        """Nobody shares it."""
 
     def left(self) -> tuple[int, int]:
         """Return how many tokens there are, and in how many ns there will be one more."""

@@ -102,13 +102,8 @@ class HostAccount:
         return 0 if self._now_ns() < self._empty_until_ns else self._move(self._most)
 
     def owe(self, tokens: int) -> None:
-        """Take note of tokens that were taken and not lent."""
+        """Take note of tokens that were taken and not lent; below 0, of some that were lent and not taken."""
         self._owed += tokens
-        self._move(0)
-
-    def take_back(self, tokens: int) -> None:
-        """Take back tokens that were lent and not taken."""
-        self._owed -= tokens
         self._move(0)
 
     def left(self) -> tuple[int, int]:
@@ -140,6 +135,6 @@ class HostAccount:
 
     def _lend_alone(self, most: int) -> int:
         """Lend out of this worker's own account."""
-        lent = self._own.lend() if most else 0
+        lent = int(self._own.take()) if most else 0
         self._owed += lent
         return lent

@@ -8,6 +8,7 @@ from tailrace.batch import Call
 from tailrace.errors import RateLimitedError, ServingError
 from tailrace.request.priority import Priority
 from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.limiting.bucket import Tokens
 from tailrace.server.limiting.in_flight import InFlight
 from tailrace.server.limiting.meter import Meter
 
@@ -28,6 +29,7 @@ class Limited(CallEndpoint):
         self._endpoint = endpoint
         self._within = endpoint.accept
         self._rated = tuple(meter for meter in meters if meter.bucket is not None)
+        self._buckets = tuple(meter.bucket for meter in meters if meter.bucket is not None)
         self._counted = tuple(meter for meter in meters if meter.in_flight_max)
         self._in_flight = in_flight
         self._count = count
@@ -58,12 +60,9 @@ class Limited(CallEndpoint):
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call for which there is a token, or return why it is refused."""
-        for meter in self._rated:
-            bucket = meter.bucket
-            if bucket.tokens or bucket.refill():  # type: ignore[union-attr]
-                bucket.tokens -= 1  # type: ignore[union-attr]
-            else:
-                return self._refuse_rate(meter)
+        for bucket in self._buckets:
+            if not bucket.take():
+                return self._refuse_rate(bucket)
         refusal = self._within(call, body, budget_ns)
         if type(call.requests) is list:
             self._charge(len(call.requests) - 1)
@@ -73,25 +72,34 @@ class Limited(CallEndpoint):
 
     def _accept_counted(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call beside which few enough are in flight, or return why it is refused."""
-        for meter in self._counted:
+        counted = self._counted
+        for meter in counted:
             if meter.in_flight >= meter.in_flight_max:
-                return self._refuse(meter.concurrent_refusal())
-        self._in_flight.begin(call, self._counted)
+                return self._refuse_more(meter)
+            meter.in_flight += 1
+        self._in_flight.begin(call, counted)
         refusal = self._accept(call, body, budget_ns)
         if refusal is not None:
             self._in_flight.end(call)
         return refusal
 
-    def _refuse_rate(self, empty: Meter) -> ServingError:
+    def _refuse_rate(self, empty: Tokens) -> ServingError:
         """Refuse a call for which one bucket has no token; the tokens of those before it are given back."""
-        for meter in self._rated[: self._rated.index(empty)]:
-            meter.bucket.charge(-1)  # type: ignore[union-attr]
-        return self._refuse(empty.rate_refusal())
+        place = self._buckets.index(empty)
+        for bucket in self._buckets[:place]:
+            bucket.charge(-1)
+        return self._refuse(self._rated[place].rate_refusal())
+
+    def _refuse_more(self, full: Meter) -> ServingError:
+        """Refuse a call beside which too many are in flight; those before it have not counted it then."""
+        for meter in self._counted[: self._counted.index(full)]:
+            meter.in_flight -= 1
+        return self._refuse(full.concurrent_refusal())
 
     def _charge(self, tokens: int) -> None:
         """Take more tokens, or give some back."""
-        for meter in self._rated:
-            meter.bucket.charge(tokens)  # type: ignore[union-attr]
+        for bucket in self._buckets:
+            bucket.charge(tokens)
 
     def _refuse(self, error: RateLimitedError) -> ServingError:
         self._count(self._endpoint, error)

@@ -16,7 +16,7 @@ from tailrace.deadline import Clock
 from tailrace.errors import RateLimitedError
 from tailrace.request.limit import NO_LIMIT, Limit
 from tailrace.server.endpoint import CallEndpoint
-from tailrace.server.limiting.bucket import Account, Bucket, Lender
+from tailrace.server.limiting.bucket import Account, Bucket, Lender, Tokens
 from tailrace.server.limiting.in_flight import InFlight
 from tailrace.server.limiting.limited import Limited
 from tailrace.server.limiting.meter import Meter
@@ -61,7 +61,7 @@ class Limiter:
         self._declared = dict(declared)
         self._clock = clock
         self._recorder = recorder
-        self._lender_of = lender_of or (lambda name, limit: Account(limit, clock))
+        self._lender_of = lender_of
         self._workers = workers
         self._meters: dict[str, Meter] = {}
         self._in_flight = InFlight()
@@ -95,13 +95,17 @@ class Limiter:
         """Return the meter of a name; what it has counted stays where its limit becomes another."""
         meter = self._meters.get(name)
         if meter is None or meter.limit != limit:
-            bucket = Bucket(self._lender_of(name, limit)) if limit.rate is not None else None
+            bucket = self._tokens(name, limit) if limit.rate is not None else None
             if meter is None:
                 meter = self._meters[name] = Meter(whose, limit, bucket, self._workers)
             else:
                 same = (limit.rate, limit.burst) == (meter.limit.rate, meter.limit.burst)
                 meter.set(limit, meter.bucket if same else bucket)
         return meter
+
+    def _tokens(self, name: str, limit: Limit) -> Tokens:
+        """Return the tokens of a limit, which are lent, or this worker's own."""
+        return Account(limit, self._clock) if self._lender_of is None else Bucket(self._lender_of(name, limit))
 
     def _count(self, endpoint: CallEndpoint, error: RateLimitedError) -> None:
         """Count a call that is refused."""
@@ -112,5 +116,5 @@ class Limiter:
 
 def _is_idle(meter: Meter) -> bool:
     """Say whether a meter has nothing to remember: no call in flight, and all of its tokens."""
-    tokens = meter.limit.tokens_max if meter.bucket is None else meter.bucket.lender.left()[0]
+    tokens = meter.limit.tokens_max if meter.bucket is None else meter.bucket.left()[0]
     return not meter.in_flight and tokens >= meter.limit.tokens_max

@@ -7,7 +7,7 @@ from typing import Final
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import RateLimitedError
 from tailrace.request.limit import Limit
-from tailrace.server.limiting.bucket import Bucket
+from tailrace.server.limiting.bucket import Tokens
 
 RETRY_S_MAX: Final = 86_400
 CONCURRENT_RETRY_S: Final = 1
@@ -23,14 +23,14 @@ class Meter:
 
     __slots__ = ("_told", "_workers", "bucket", "in_flight", "in_flight_max", "limit", "whose")
 
-    def __init__(self, whose: str, limit: Limit, bucket: Bucket | None, workers: int = 1) -> None:
+    def __init__(self, whose: str, limit: Limit, bucket: Tokens | None, workers: int = 1) -> None:
         self.whose = whose
         self._workers = workers
         self.in_flight = 0
         self._told: dict[int, RateLimitedError] = {}
         self.set(limit, bucket)
 
-    def set(self, limit: Limit, bucket: Bucket | None) -> None:
+    def set(self, limit: Limit, bucket: Tokens | None) -> None:
         """Have another limit from now on."""
         self.limit = limit
         self.bucket = bucket
@@ -40,7 +40,7 @@ class Meter:
     def rate_refusal(self) -> RateLimitedError:
         """Return the refusal of a call for which there is no token; it is made once for each second to wait."""
         assert self.bucket is not None
-        _, wait_ns = self.bucket.lender.left()
+        _, wait_ns = self.bucket.left()
         retry_s = min(max(-(-wait_ns // NS_PER_S), 1), RETRY_S_MAX)
         error = self._told.get(retry_s)
         if error is None:
@@ -88,8 +88,8 @@ class Meter:
         """What is left, as RateLimit says it."""
         parts = []
         if self.bucket is not None:
-            tokens, wait_ns = self.bucket.lender.left()
-            parts.append(f'"{self.whose}";r={tokens + self.bucket.tokens};t={-(-wait_ns // NS_PER_S)}')
+            tokens, wait_ns = self.bucket.left()
+            parts.append(f'"{self.whose}";r={tokens};t={-(-wait_ns // NS_PER_S)}')
         if self.in_flight_max:
             parts.append(f'"{self.whose}-concurrent";r={max(self.in_flight_max - self.in_flight, 0)}')
         return ", ".join(parts)
