@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from hostile_corpus import SOUND_POST, Case, cases, statuses
 from http_server import PATIENCE_S, RunningServer, ample, rss_bytes, wait_for
+from secret_port import secret_port
 from structlog.testing import capture_logs
-from tls_client import Wrapped, secret_port
+from tls_client import Wrapped
 from tls_files import Authority
 
 from tailrace.codecs.proto_form import message_forms
