@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 import tailrace as tr
 from tailrace.batch import Batch, Degraded
+from tailrace.codecs.json import JsonEncoder
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import DeadlineExceededError, ServerError, ShedError
 from tailrace.features.stores.memory import MemoryWriter
@@ -157,11 +158,16 @@ def test_callers_share_where_the_declaration_says_so(shares: Shares) -> None:
 def test_call_in_a_hurry_does_not_wait_for_another(shares: Shares) -> None:
     """One with less time than the flight is computed by itself; those that come later follow the flight."""
     sharing = shares()
-    for budget_ms in (50, 10, 50, 60):
-        sharing.ask(payment(), budget_ms=budget_ms)
+    calls = [sharing.ask(payment(number), budget_ms=budget_ms) for number, budget_ms in enumerate((50, 10, 50, 60))]
     sharing.turn()
     assert sharing.scored == [2]
-    assert [len(batch.calls) for batch in sharing.shared] == [2]
+    assert [[call.requests.transaction_id for call in batch.calls] for batch in sharing.shared] == [["t2", "t3"]]
+    assert sharing.shared[0].deadline_ns == calls[2].deadline_ns
+    late = [sharing.ask(payment(), budget_ms=budget_ms) for budget_ms in (50, 10, 50)]
+    sharing.clock.advance(20)
+    sharing.turn()
+    assert [type(call.error) for call in late] == [type(None), ShedError, type(None)]
+    assert sharing.scored == [2, 1]
 
 
 def test_follower_takes_the_place_of_a_leader_that_is_shed(shares: Shares) -> None:
@@ -189,6 +195,34 @@ def test_followers_without_time_are_shed_with_their_leader(shares: Shares) -> No
     sharing.ask(payment())
     sharing.turn()
     assert sharing.scored == [1]
+
+
+def test_no_follower_waits_for_longer_than_it_has(shares: Shares) -> None:
+    """Where a follower leads it is the one with the least time; when that is over too, the next one leads."""
+    sharing = shares(cost=COST)
+    calls = [sharing.ask(payment(number), budget_ms=budget_ms) for number, budget_ms in enumerate((10, 20, 50))]
+    sharing.clock.advance(15)
+    sharing.turns.turn()
+    assert type(calls[0].error) is ShedError
+    sharing.clock.advance(10)
+    sharing.turn()
+    assert type(calls[1].error) is ShedError
+    assert calls[2].json["transaction_id"] == "t2"
+    assert (sharing.scored, sharing.sheds) == ([1], ["expired"] * 2)
+
+
+def test_follower_that_would_lead_needs_admission(shares: Shares) -> None:
+    """Where the leader is shed, and too much waits by then, the others are refused as any new call is."""
+    sharing = shares(cost=COST)
+    sharing.ask(payment(0), budget_ms=10)
+    followers = [sharing.ask(payment(number)) for number in (1, 2)]
+    sharing.clock.advance(20)
+    sharing.engine.admission.rows_waiting += 10_000
+    sharing.turn()
+    sharing.engine.admission.rows_waiting -= 10_000
+    assert [type(call.error) for call in followers] == [ShedError] * 2
+    assert sharing.sheds == ["expired"] * 3
+    assert sharing.scored == []
 
 
 def test_error_of_a_leader_is_not_shared(shares: Shares) -> None:
@@ -220,6 +254,29 @@ def test_error_that_comes_again_is_shared(shares: Shares) -> None:
         sharing.ask(payment(amount=6666.0))  # and nothing of it is kept
         sharing.turn()
     assert len(sharing.recorded) == 3
+
+
+def test_codec_that_cannot_write_an_answer_fails_its_caller_alone(shares: Shares) -> None:
+    """The others that share the answer get it."""
+
+    class Broken(JsonEncoder):
+        content_type = b"text/broken"
+
+        def __init__(self) -> None:
+            """Have no encoder."""
+
+        def encode(self, value: Any) -> bytes:
+            """Raise."""
+            raise OverflowError("it does not fit")
+
+    sharing = shares()
+    calls = [sharing.ask(payment(number)) for number in range(3)]
+    calls[1].codec = Broken()
+    with capture_logs() as lines:
+        sharing.turn()
+    assert [type(call.error) for call in calls] == [type(None), ServerError, type(None)]
+    assert answers([calls[0]]) == answers([calls[2]])
+    assert "it does not fit" in lines[0]["error"]
 
 
 def test_neighbours_of_a_failing_flight_are_answered(shares: Shares) -> None:

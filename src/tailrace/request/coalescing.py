@@ -11,6 +11,7 @@ and all that follow it wait. So a leader whose client leaves costs the others no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from tailrace.request.shared_answers import OWN, CoalescePlan, Share, SharedAnsw
 
 LOST_NS: Final = 1 * NS_PER_S
 """A flight that has not landed so long after its deadline will not; its transports tell those who wait."""
+_deadline_of = attrgetter("deadline_ns")
 _LATE: Final = int(Degraded.STORE_TIMEOUT | Degraded.MODEL_TIMEOUT)
 """What a batch with more time might have been spared."""
 
@@ -55,7 +57,7 @@ class Computing(Protocol):
 class Flight(Call, gc=False, eq=False):
     """A call that several wait for. waiting: the leader, then those that follow it.
 
-    is_second: whether a first one failed, or had too little time; whatever becomes of this one, all share it.
+    is_second: whether a first one failed; if this one does too, it is the request that fails, for all.
     """
 
     key: bytes
@@ -139,23 +141,21 @@ class Coalescing:
 
     def deliver(self, batch: Batch, places: Sequence[int]) -> None:
         """Send each leader its answer, and each follower the same; or have a follower lead the others."""
-        calls, flights = list(batch.calls), self._flights
-        followed: list[tuple[int, Flight]] = []
+        calls, landed = list(batch.calls), []
         for place in places:
             flight = cast(Flight, calls[place])
-            if flights.get(flight.key) is flight:
-                del flights[flight.key]
-            if len(flight.waiting) > 1:
-                followed.append((place, flight))
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+            landed.append((place, flight))
             calls[place] = flight.waiting[0]
-        if self.kept is not None:
-            self._keep(batch, places)
         batch.calls = calls
         try:
             deliver_places(batch, places)
         finally:
-            if followed:
+            if followed := [each for each in landed if len(each[1].waiting) > 1]:
                 self._share(batch, followed)
+            if self.kept is not None:
+                self._keep(batch, landed)
 
     def refuse(self, call: Call, error: ServingError) -> None:
         """Refuse the leader of a flight whose time is over; one of those that have more leads the others."""
@@ -181,23 +181,24 @@ class Coalescing:
         self._engine.submit(flight)
 
     def _lead_again(self, flight: Flight, calls: list[Call], *, is_second: bool) -> None:
-        """Have the call with the most time lead the others, if it has enough; else they are refused, all of them."""
-        if not calls:
-            return
-        calls.sort(key=lambda call: -call.deadline_ns)
-        now_ns, leader = self._now_ns(), calls[0]
-        if self._engine.admission.refuses(leader.deadline_ns - now_ns, now_ns, leader.rows):
-            for call in calls:
-                self._engine.refusals.expire(call)
-        else:
-            self._take_off(flight.key, calls, is_second=is_second)
+        """Have the call with the least time lead the others, so that no one waits longer than it can.
 
-    def _keep(self, batch: Batch, places: Sequence[int]) -> None:
+        Those that have too little time by now are refused.
+        """
+        calls.sort(key=_deadline_of)
+        now_ns, refuses = self._now_ns(), self._engine.admission.refuses
+        for place, call in enumerate(calls):
+            if not refuses(call.deadline_ns - now_ns, now_ns, call.rows):
+                self._take_off(flight.key, calls[place:], is_second=is_second)
+                return
+            self._engine.refusals.expire(call)
+
+    def _keep(self, batch: Batch, landed: Sequence[tuple[int, Flight]]) -> None:
         """Keep the answers that are whole: no error, and nothing degraded."""
         kept = cast(KeptAnswers, self.kept)
-        for place in places:
+        for place, flight in landed:
             if place not in batch.errors and not _bits_at(batch, place):
-                kept.keep(cast(Flight, batch.calls[place]).key, _value_at(batch, place), batch.started_ns)
+                kept.keep(flight.key, _value_at(batch, place), batch.started_ns)
 
     def _share(self, batch: Batch, followed: Sequence[tuple[int, Flight]]) -> None:
         """Give followers their answers, and have one of those lead again that get none.
@@ -207,13 +208,12 @@ class Coalescing:
         shares: list[Share] = []
         for place, flight in followed:
             error, bits, sharing = batch.errors.get(place), _bits_at(batch, place), flight.waiting[1:]
-            if not flight.is_second:
-                others: list[Call] = []
-                if isinstance(error, OutOfTimeError) or (error is None and bits & _LATE):
-                    sharing, others = _parted(sharing, batch.deadline_ns + self._alike_ns)
-                elif error is not None:
-                    sharing, others = [], sharing
-                self._lead_again(flight, others, is_second=True)
+            if isinstance(error, OutOfTimeError) or (error is None and bits & _LATE):
+                sharing, others = _parted(sharing, batch.deadline_ns + self._alike_ns)
+                self._lead_again(flight, others, is_second=flight.is_second)
+            elif error is not None and not flight.is_second:
+                self._lead_again(flight, sharing, is_second=True)
+                continue
             value = _value_at(batch, place) if error is None else None
             degraded = batch.degraded[batch.rows_of_call(place)] & ~OWN if batch.degraded is not None and bits else None
             shares += [Share(call, value, error, degraded) for call in sharing]

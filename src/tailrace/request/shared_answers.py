@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Batch, Call, Degraded, Encoder
 from tailrace.delivery import deliver_places
-from tailrace.errors import ServingError
+from tailrace.errors import ServerError, ServingError
 from tailrace.request.request_key import RequestKey, tuple_getter
 
 OWN: Final = np.uint8(Degraded.EVENT_LOST)
@@ -167,20 +167,31 @@ class SharedAnswers:
 
     def _encode(self, batch: Batch) -> None:
         """Fill `bodies`, each as its caller reads it; what several read alike is written once."""
-        codecs, responses = list(map(_codec_of, batch.calls)), batch.responses
-        if not any(codecs):
-            ids = list(map(id, responses))
-            values = dict(zip(ids, responses, strict=True))
-            written = dict(zip(values, self._usual.encode_each(list(values.values())), strict=True))
-            batch.bodies = [written[each] for each in ids]
-        else:
-            encoders = [codec or self._usual for codec in codecs]
-            pairs = zip(encoders, responses, strict=True)
-            batch.bodies = [b"" if value is None else encoder.encode(value) for encoder, value in pairs]
-            types = {encoder.content_type for encoder in encoders}
-            batch.content_type = types.pop() if len(types) == 1 else b""
+        responses = batch.responses
+        if any(map(_codec_of, batch.calls)):
+            self._encode_by_codec(batch)
+            return
+        ids = list(map(id, responses))
+        values = dict(zip(ids, responses, strict=True))
+        written = dict(zip(values, self._usual.encode_each(list(values.values())), strict=True))
+        batch.bodies = [written[each] for each in ids]
         for place in batch.errors:
             batch.bodies[place] = b""
+
+    def _encode_by_codec(self, batch: Batch) -> None:
+        """Fill `bodies` of calls that have codecs of their own; one that cannot write the answer fails alone."""
+        encoders = [call.codec or self._usual for call in batch.calls]
+        batch.bodies = [b""] * len(encoders)
+        for place, (encoder, value) in enumerate(zip(encoders, batch.responses, strict=True)):
+            if place not in batch.errors:
+                try:
+                    batch.bodies[place] = encoder.encode(value)
+                except Exception as error:
+                    what = f"{type(error).__name__} while answering this request"
+                    batch.errors[place] = ServerError(what, next="see the server's log")
+                    self._log("calls failed", 1, error)
+        types = {encoder.content_type for encoder in encoders}
+        batch.content_type = types.pop() if len(types) == 1 else b""
 
     async def _send_recorded(self, batch: Batch, events: Recording) -> None:
         """Send answers once the requests are counted as events: each is one, whoever computed its answer."""

@@ -11,7 +11,7 @@ from tailrace.deadline import NS_PER_S
 from tailrace.errors import ServingError
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.core import Rpc
-from tailrace.server.keys import Keys
+from tailrace.server.keys import Caller, Keys
 from tailrace.server.tracing import trace_of
 
 REQUEST_ID: Final = "x-request-id"
@@ -37,11 +37,12 @@ class Desk:
 
 
 class GrpcCall(Call, gc=False, eq=False):
-    """A call over gRPC. told: what its metadata says of `READ`, None for nothing."""
+    """A call over gRPC. told: what its metadata says of `READ`, None for nothing. caller: who has shown a key."""
 
     desk: Desk
     rpc: Rpc
     told: dict[str, str] | None
+    caller: Caller | None = None
 
     def accept(self, endpoint: CallEndpoint, body: bytes) -> ServingError | None:
         """Have an endpoint take this call; return why it is refused, None where it is answered later.
@@ -73,7 +74,13 @@ class GrpcCall(Call, gc=False, eq=False):
             for name, value in self.rpc.metadata
             if name in ("authorization", "x-api-key") and isinstance(value, str)
         ]
-        return keys.caller(headers).admitted(endpoint)
+        self.caller = keys.caller(headers)
+        return self.caller.admitted(endpoint)
+
+    @property
+    def callers(self) -> bytes:
+        """The scope of its caller, by its key; see `Call`."""
+        return b"" if self.caller is None else self.caller.scopes
 
     @property
     def request_id(self) -> str:
