@@ -1,8 +1,8 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
 EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, sklearn, torch, dynamodb, registry, kafka,
-bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all went
-well. Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
+grpc, bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all
+went well. Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
 """
 
 from __future__ import annotations
@@ -280,6 +280,35 @@ def try_dynamodb(folder: Path) -> None:
     asyncio.run(ask())
 
 
+def try_grpc(folder: Path) -> None:
+    """Serve a method and health over gRPC, and call both by grpcio's own client."""
+    import asyncio
+
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from tailrace.server.grpc.call import Desk
+    from tailrace.server.grpc.limits import GrpcLimits
+    from tailrace.server.grpc.server import GrpcServer
+    from tailrace.server.grpc.service import Service
+    from tailrace.server.options import ServeOptions
+
+    async def call() -> None:
+        echo = Service("smoke.Echo", {"Say": lambda call, body: body * 2})
+        server = GrpcServer([echo], GrpcLimits.of(ServeOptions(files=())), Desk(lambda kind: None, time.monotonic_ns))
+        server.health.set(is_ready=True)
+        port = server.open("127.0.0.1:0")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            assert await channel.unary_unary("/smoke.Echo/Say")(b"a", timeout=10) == b"aa"
+            health = health_pb2_grpc.HealthStub(channel)
+            told = await health.Check(health_pb2.HealthCheckRequest(service="smoke.Echo"), timeout=10)
+            assert told.status == health_pb2.HealthCheckResponse.SERVING
+        server.sweep()
+        await server.drain(1.0)
+
+    asyncio.run(call())
+
+
 def try_registry(folder: Path) -> None:
     """Register a version, signed, in a directory and through fsspec, and fetch it; ask an S3 that is not there."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -393,6 +422,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "dynamodb": try_dynamodb,
     "registry": try_registry,
     "kafka": try_kafka,
+    "grpc": try_grpc,
     "bench": try_bench,
     "dev": try_dev,
 }
