@@ -216,6 +216,7 @@ WRONG = {
     "a sequence": (with_parameter("sequence_id", "int64_param", 5), "INVALID_ARGUMENT"),
     "a negative timeout": (with_parameter("timeout", "int64_param", -1), "INVALID_ARGUMENT"),
     "a timeout of a text": (with_parameter("timeout", "string_param", "1s"), "INVALID_ARGUMENT"),
+    "too many inputs": (raw(*[AMOUNT] * 1_025), "INVALID_ARGUMENT"),
     "a long id": (raw(AMOUNT, id="x" * 129), "INVALID_ARGUMENT"),
     "a row that cannot be scored": (raw(("amount", "FP64", [1], struct.pack("<d", -1.0))), "INTERNAL"),
 }  # fmt: skip

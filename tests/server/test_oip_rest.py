@@ -294,6 +294,8 @@ WRONG = {
     "no rows told": {"inputs": []},
     "an unknown input": {"inputs": [AMOUNT, tensor("colour", [1.0])]},
     "an input twice": {"inputs": [AMOUNT, AMOUNT]},
+    "too many inputs": {"inputs": [AMOUNT] * 1_025},
+    "too many outputs": {"inputs": [AMOUNT], "outputs": [{"name": "score"}] * 1_025},
     "an input missing": {"inputs": [tensor("label", ["a"], "BYTES")]},
     "more rows than the others": {"inputs": [AMOUNT, tensor("label", ["a", "b"], "BYTES")]},
     "fewer elements than the shape": {"inputs": [tensor("amount", [1.0], shape=[2])]},

@@ -17,6 +17,8 @@ from tailrace.errors import InvalidTensorError
 NS_PER_US: Final = 1_000
 TIMEOUT_US_MAX: Final = 3_600 * NS_PER_S // NS_PER_US
 ID_MAX: Final = 128
+TENSORS_MAX: Final = 1_024
+"""Inputs, and outputs, of one call. 1 MiB can hold twenty thousand, which would take 40 ms to be refused."""
 PRIORITY_MAX: Final = 2**31 - 1
 
 UNTAKEN: Final = {

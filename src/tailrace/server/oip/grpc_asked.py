@@ -12,6 +12,7 @@ from tailrace.errors import InvalidTensorError
 from tailrace.server.oip.asked import (
     ID_MAX,
     PRIORITY_MAX,
+    TENSORS_MAX,
     TIMEOUT_US_MAX,
     UNTAKEN,
     OipModel,
@@ -53,6 +54,8 @@ class GrpcAsked(Unread):
         self.id = message.id or None
         timeout_us = number_in(parameters, "timeout", TIMEOUT_US_MAX)
         self.set_schedule(timeout_us, number_in(parameters, "priority", PRIORITY_MAX))
+        if max(len(message.inputs), len(message.outputs)) > TENSORS_MAX:
+            raise InvalidTensorError(f"there are over {TENSORS_MAX} inputs or outputs")
         for each in message.outputs:
             parameters_in(each.parameters)
         names = [each.name for each in message.outputs] or list(self.model.form.outputs)

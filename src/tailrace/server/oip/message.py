@@ -11,7 +11,7 @@ from tailrace.codecs.decoder import refusal_of
 from tailrace.codecs.duplicates import duplicate_key
 from tailrace.codecs.tensors import RANK_MAX, TEXT
 from tailrace.errors import InvalidRequestError, InvalidTensorError
-from tailrace.server.oip.asked import ID_MAX, PRIORITY_MAX, TIMEOUT_US_MAX, UNTAKEN
+from tailrace.server.oip.asked import ID_MAX, PRIORITY_MAX, TENSORS_MAX, TIMEOUT_US_MAX, UNTAKEN
 
 PAIR: Final = 2
 """Quotes of a key, or of a text."""
@@ -72,10 +72,10 @@ class NamedOutput(msgspec.Struct):
 class Message(msgspec.Struct):
     """A call."""
 
-    inputs: list[Input]
+    inputs: Annotated[list[Input], Meta(max_length=TENSORS_MAX)]
     id: Annotated[str, Meta(max_length=ID_MAX)] | UnsetType = UNSET
     parameters: Parameters = NO_PARAMETERS
-    outputs: list[NamedOutput] | UnsetType = UNSET
+    outputs: Annotated[list[NamedOutput], Meta(max_length=TENSORS_MAX)] | UnsetType = UNSET
 
 
 AnyParameters = Parameters | InputParameters | OutputParameters
