@@ -82,6 +82,19 @@ def test_scopes_and_arrays_are_told_apart(asked: list[tuple[bytes, list[int]]]) 
     assert KEY.of(b"", Ask()) != KEY.of(b"", [Ask()])
 
 
+VALUES = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(-2, 2) | st.sampled_from(["", "1", "web"])
+ZONES = st.sampled_from([None, UTC, EAST])
+TIMES = st.builds(lambda hour, zone: dt.datetime(2026, 1, 2, hour, tzinfo=zone), st.integers(11, 13), ZONES)
+REQUESTS = st.builds(Ask, number=VALUES, items=st.lists(st.integers(0, 1), max_size=2), at=st.none() | TIMES)
+
+
+@given(REQUESTS, REQUESTS)
+def test_requests_have_one_key_only_where_they_are_written_alike(one: Ask, other: Ask) -> None:
+    """What a caller may be sent back, and what a model is given, is the same to the last bit."""
+    are_alike = msgspec.json.encode(one) == msgspec.json.encode(other)
+    assert (KEY.of(b"", one) == KEY.of(b"", other)) == are_alike
+
+
 def test_request_without_a_key_has_none() -> None:
     """What cannot be written is compared with nothing."""
     assert KEY.of(b"", Ask(anything=2**70)) is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,21 @@ from http_server import AMPLE, PATIENCE_S, RawClient, RunningServer, post, wait_
 from numpy.typing import NDArray
 
 import tailrace as tr
+import tailrace.server
+from tailrace.batch import Batch, Call
+from tailrace.deadline import MonotonicClock
+from tailrace.errors import ServingError
+from tailrace.loop_load import LoopLoad
+from tailrace.monitor.layout import worker_layout
+from tailrace.monitor.shared import MetricBlock
+from tailrace.monitor.snapshot import MergedMetrics, merge_blocks, pipeline_snapshots
+from tailrace.release.pinned import Release
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.key_file import changing, make_key
 from tailrace.server.keys import Keys
+from tailrace.server.logging import logger
+from tailrace.server.options import ServeOptions
+from tailrace.server.served import ServedPipelines, shape_of
 
 
 class Job(tr.Request):
@@ -68,14 +83,16 @@ class Gated:
         return column
 
 
+DECLARED = tr.Pipeline(
+    name="log", request=Job, response=Level, features=[Job.work], model=tr.PythonModel("gated", Gated),
+    budget=AMPLE, coalesce=tr.Coalesce(on=[Job.work]),
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     """Serve a pipeline that coalesces on its work, and keeps nothing."""
-    pipeline = tr.Pipeline(
-        name="log", request=Job, response=Level, features=[Job.work], model=tr.PythonModel("gated", Gated),
-        budget=AMPLE, coalesce=tr.Coalesce(on=[Job.work]),
-    )  # fmt: skip
-    with RunningServer([pipeline]) as server:
+    with RunningServer([DECLARED]) as server:
         yield server
 
 
@@ -233,3 +250,61 @@ def test_answers_without_a_leader_s_codec_are_their_own(server: RunningServer, c
     assert answer.headers["content-type"] == "application/msgpack"
     assert msgspec.msgpack.decode(answer.body) == {"score": 2.0, "id": "p"}
     assert np.sum(GATE.asked) == 1
+
+
+async def metrics_of_three_calls() -> MergedMetrics:
+    """Serve the pipeline as a worker does, without its sockets; return what it counts of three equal calls, and a fourth."""
+    pipeline = replace(DECLARED, name="kept", coalesce=tr.Coalesce(on=[Job.work], ttl="1h"))
+    clock, block = MonotonicClock(), MetricBlock.create(worker_layout([shape_of(pipeline)]))
+    load = LoopLoad(asyncio.get_running_loop())
+    release, options = Release(id="r", models=(), schemas={pipeline.name: ""}), ServeOptions(files=())
+    every = ServedPipelines(release, options, block, load, clock, logger(), is_successor=False)
+    served = await every.add(pipeline)
+    endpoint, desk, wanted = served.endpoint(10, 1_000), Answered(), 0
+    for calls in (3, 1):
+        for _ in range(calls):
+            assert endpoint.accept(Call(desk, None, None, 0, 0, 1), b'{"work": 1.0}', AMPLE.total_ns) is None
+        wanted += calls
+        while desk.answers < wanted:
+            await asyncio.sleep(0.001)
+    every.look()
+    metrics = merge_blocks([block])
+    every.close()
+    return metrics
+
+
+class Answered:
+    """A transport that counts answers."""
+
+    answers = 0
+
+    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
+        """Count them."""
+        self.answers += len(places)
+
+    def refuse(self, call: Call, error: ServingError) -> None:
+        """Fail the test."""
+        raise AssertionError(error)
+
+
+def test_worker_counts_what_its_calls_share() -> None:
+    """Four are answered, of which two were computed by the first and one was kept; one row was scored."""
+    GATE.reset()
+    metrics = asyncio.run(metrics_of_three_calls())
+    (snapshot,) = pipeline_snapshots(metrics)
+    assert (snapshot.requests, snapshot.rows, snapshot.coalesced) == (4, 1, {"in_flight": 2, "kept": 1})
+    assert snapshot.coalesced_share == 0.75
+    assert metrics.value("tailrace_coalesced_bytes", "kept") > 0
+
+
+def test_calls_of_every_protocol_say_whose_they_are() -> None:
+    """A class of calls that did not would share answers among callers who may not."""
+    folder, found = Path(tailrace.server.__file__).parent, []
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and any(
+                isinstance(base, ast.Name) and base.id == "Call" for base in node.bases
+            ):
+                found.append(node.name)
+                assert "callers" in {each.name for each in node.body if isinstance(each, ast.FunctionDef)}, node.name
+    assert "HttpCall" in found
