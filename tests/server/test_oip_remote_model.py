@@ -58,7 +58,11 @@ def test_pipeline_is_the_model_of_another(url: str) -> None:
         assert stage.client.protocol.takes_nan  # which is so of bytes alone
 
 
-def test_pipeline_without_an_input_of_the_other_is_told_so(url: str) -> None:
-    """Metadata do not say which inputs may be left out: all are asked for when the pipeline is compiled."""
-    with pytest.raises(CompileError, match="label"):
-        TestClient(replace(asking(url), features=[Sum.amount]))
+def test_input_with_a_default_may_be_left_out(url: str) -> None:
+    """The metadata say so: a pipeline without a feature for it asks without it, and one that lacks another is told."""
+    with TestClient(replace(asking(url), features=[Sum.amount])) as client:
+        assert client.predict({"amount": 4.0})["score"] == pytest.approx(log(4.0), abs=1e-6)
+        (stage,) = remote_stages(client.plan.inference.stage)
+        assert [spec.name for spec in stage.client.protocol._signature.inputs] == ["amount"]
+    with pytest.raises(CompileError, match="amount"):
+        TestClient(replace(asking(url), features=[Sum.label]))

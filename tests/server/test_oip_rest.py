@@ -119,6 +119,9 @@ def test_server_and_models_are_told(oip: RawClient) -> None:
     assert inputs["maybe_count"] == ("FP64", [-1])
     assert (inputs["numbers"], inputs["vector"]) == (("FP64", [-1, -1]), ("FP64", [-1, 2]))
     assert [each["name"] for each in model["outputs"]][:3] == ["score", "count", "flag"]
+    optional = [each["name"] for each in model["inputs"] if each.get("parameters") == {"optional": True}]
+    assert optional == [name for name in inputs if name != "amount"]
+    assert all(each.keys() == {"name", "datatype", "shape"} for each in model["outputs"])
 
 
 def test_readiness_is_the_workers(server: RunningServer, oip: RawClient) -> None:

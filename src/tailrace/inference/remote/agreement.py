@@ -27,12 +27,12 @@ def agree(
     many columns each has, one where it is no vector.
     """
     told = described or Described()
-    inputs = _inputs(model, told.inputs)
+    inputs = _inputs(model, _wanted(model, told.inputs, features))
     if isinstance(inputs, Disagreement):
         return inputs
     specs = []
     for each in inputs:
-        spec = _spec(each, features, is_only=len(inputs) == 1)
+        spec = _spec(each, features, is_only=len(inputs) == 1 and len(told.inputs) < 2)
         theirs = next((tensor for tensor in told.inputs if tensor.name == each.name), None)
         if isinstance(spec, TensorSpec) and theirs is not None and (wrong := _width_problem(spec, theirs)):
             return wrong
@@ -58,6 +58,15 @@ def agree(
 def columns_of(model: RemoteModel) -> int:
     """Return how many columns the output must have; 0 where a column is declared, of however many."""
     return max(len(model.classes), model.vector, 1) if model.column is None else 0
+
+
+def _wanted(model: RemoteModel, told: Sequence[Tensor], features: Mapping[str, int]) -> list[Tensor]:
+    """Return the inputs that a server has, without those that may be left out and that nothing is declared to fill."""
+    if model.inputs is None:
+        filled = {*features, *(name.rpartition(".")[2] for name in features)}
+    else:
+        filled = {each.name for each in model.inputs}
+    return [tensor for tensor in told if not tensor.is_optional or tensor.name in filled]
 
 
 def _inputs(model: RemoteModel, told: Sequence[Tensor]) -> Sequence[RemoteInput] | Disagreement:

@@ -6,11 +6,15 @@ import msgspec
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """An input or output as its server describes it. dtype: ours, or theirs where we have none. -1 in a shape: any."""
+    """An input or output as its server describes it. dtype: ours, or theirs where we have none. -1 in a shape: any.
+
+    is_optional: it may be left out, where the server says so.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    is_optional: bool = False
 
 
 class Described(msgspec.Struct, frozen=True):

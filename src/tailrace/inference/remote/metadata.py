@@ -29,6 +29,7 @@ class _OipTensor(msgspec.Struct):
     name: str
     datatype: str
     shape: tuple[int, ...]
+    parameters: Any = None  # whatever it holds, too
 
 
 class _OipModel(msgspec.Struct):
@@ -85,7 +86,9 @@ def _only_version(told: Any) -> str:
 
 
 def _from_oip(tensor: _OipTensor) -> Tensor:
-    return Tensor(tensor.name, _OIP_DTYPES.get(tensor.datatype, tensor.datatype), tensor.shape)
+    told = tensor.parameters
+    is_optional = isinstance(told, dict) and told.get("optional") is True
+    return Tensor(tensor.name, _OIP_DTYPES.get(tensor.datatype, tensor.datatype), tensor.shape, is_optional)
 
 
 def _from_tensorflow(body: bytes) -> Described:

@@ -52,7 +52,7 @@ class OipService:
             "ServerReady": lambda call, message: {"ready": self._is_ready()},
             "ModelReady": lambda call, message: {"ready": self._is_ready() and self._has(message)},
             "ServerMetadata": lambda call, message: server_metadata(),
-            "ModelMetadata": lambda call, message: model_metadata(self._model(call, message.name, message.version)[0]),
+            "ModelMetadata": self._metadata,
         }
         methods = {name: _Told(name, answer).take for name, answer in told.items()}
         return Service(SERVICE, {**methods, "ModelInfer": self._infer}, files=(FILE,))
@@ -67,6 +67,13 @@ class OipService:
             return error.with_traceback(None)
         call.codec = GrpcAsked(model, message)
         return call.accept(endpoint, b"")
+
+    def _metadata(self, call: GrpcCall, message: Any) -> dict[str, Any]:
+        """Return what is said of a model; its messages have no place for parameters of tensors."""
+        told = model_metadata(self._model(call, message.name, message.version)[0])
+        for tensor in told["inputs"]:
+            tensor.pop("parameters", None)
+        return told
 
     def _has(self, message: Any) -> bool:
         """Say whether there is a model of a name, and a version where one is named."""

@@ -5,7 +5,7 @@ A model is a pipeline, and its one version the id of the release that the worker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -38,14 +38,20 @@ def model_metadata(model: OipModel) -> dict[str, Any]:
         "name": model.name,
         "versions": [model.version],
         "platform": PLATFORM,
-        "inputs": tensor_metadata(model.form.inputs),
-        "outputs": tensor_metadata(model.form.outputs),
+        "inputs": [input_metadata(name, field) for name, field in model.form.inputs.items()],
+        "outputs": [tensor_metadata(name, field) for name, field in model.form.outputs.items()],
     }
 
 
-def tensor_metadata(fields: Mapping[str, TensorField]) -> list[dict[str, Any]]:
-    """Return what is said of some tensors; -1 is any size."""
-    return [{"name": name, "datatype": field.datatype, "shape": field.shape} for name, field in fields.items()]
+def tensor_metadata(name: str, field: TensorField) -> dict[str, Any]:
+    """Return what is said of a tensor; -1 is any size."""
+    return {"name": name, "datatype": field.datatype, "shape": field.shape}
+
+
+def input_metadata(name: str, field: TensorField) -> dict[str, Any]:
+    """Return what is said of an input. That it may be left out is a parameter of ours, which the protocol allows."""
+    told = tensor_metadata(name, field)
+    return told if field.required else told | {"parameters": {"optional": True}}
 
 
 def infer_path(model: str) -> bytes:
