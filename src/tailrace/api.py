@@ -22,6 +22,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
+from tailrace.request.late_check import LateCheck
 from tailrace.request.limit import Limit
 from tailrace.request.schema import REDACTED, Field, Request
 from tailrace.response.destinations import RedisStream, Webhook
@@ -43,6 +44,7 @@ __all__ = [
     "Entity",
     "FeastView",
     "Field",
+    "LateCheck",
     "Limit",
     "Model",
     "Parquet",

@@ -25,6 +25,7 @@ from tailrace.inference.declaration import StageDeclaration
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
+from tailrace.request.late_check import LateCheck
 from tailrace.request.limit import NO_LIMIT, Limit
 from tailrace.request.schema import Request
 from tailrace.response.destinations import Destination
@@ -48,7 +49,8 @@ class Pipeline:
     at most, the best by score; or the field of the request that says so. None: all, in their order.
     explain: how many of its largest contributions a score is explained by, or the field of the request that says so.
     limit: what all callers together may have of it. limit_per_key: what each API key may have.
-    coalesce: that identical requests share one computation; None computes each.
+    coalesce: that identical requests share one computation; None computes each. validate_later: what is checked of
+    requests once they are answered.
     results: where the results of requests go that are accepted, whose callers do not wait.
     Raises CompileError for arguments of another kind, all of them together.
     """
@@ -70,6 +72,7 @@ class Pipeline:
     limit: Limit = NO_LIMIT
     limit_per_key: Limit = NO_LIMIT
     coalesce: Coalesce | None = None
+    validate_later: Sequence[LateCheck] = ()
     results: Destination | None = None
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
@@ -136,10 +139,27 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         value = getattr(pipeline, name)
         if not isinstance(value, type) or not issubclass(value, base):
             yield Problem(_kind_of(value), name, f"name a class that extends tr.{base.__name__}")
+    yield from _wrong_checks(pipeline.validate_later)
     rules: Any = pipeline.rules
     for position, rule in enumerate(rules if isinstance(rules, Sequence) else ()):
         if not isinstance(rule, Rule):
             yield Problem(_kind_of(rule), f"rules[{position}]", "write tr.Rule(name, when, then)")
+
+
+def _wrong_checks(checks: Any) -> Iterator[Problem]:
+    """Give a problem for each late check that is none, or has the name of another."""
+    if not isinstance(checks, Sequence):
+        yield Problem(_kind_of(checks), "validate_later", "write validate_later=[tr.LateCheck(name, holds)]")
+        return
+    names: set[str] = set()
+    for position, check in enumerate(checks):
+        where = f"validate_later[{position}]"
+        if not isinstance(check, LateCheck):
+            yield Problem(_kind_of(check), where, "write tr.LateCheck(name, holds)")
+        elif check.name in names:
+            yield Problem(f"two late checks are called {check.name!r}", where, "give each its own name")
+        else:
+            names.add(check.name)
 
 
 def _kind_of(value: Any) -> str:

@@ -17,6 +17,7 @@ from tailrace.monitor.metrics import (
     DEGRADED_REASONS,
     DELIVERY_OUTCOMES,
     FATES,
+    LATE_OUTCOMES,
     LIMIT_REASONS,
     METRICS,
     PROVENANCES,
@@ -81,7 +82,8 @@ class PipelineShape(msgspec.Struct, frozen=True):
     """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches.
 
     remote, models: the names of those that another server computes, and of those that are computed here. coalesces:
-    whether requests share answers. accepts: whether it declares where results go of requests that are accepted.
+    whether requests share answers. late_checks: what is checked after the answer, by name. accepts: whether it declares
+    where results go of requests that are accepted.
     """
 
     name: str
@@ -91,6 +93,7 @@ class PipelineShape(msgspec.Struct, frozen=True):
     remote: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     coalesces: bool = False
+    late_checks: tuple[str, ...] = ()
     accepts: bool = False
 
 
@@ -202,6 +205,12 @@ class _LayoutBuilder:
                 self.add("tailrace_coalesced_total", pipeline.name, answer)
             self.add("tailrace_coalesced_bytes", pipeline.name)
 
+    def add_late_checks(self, pipeline: PipelineShape) -> None:
+        """Add all series of what is checked of a pipeline's requests after their answers."""
+        for check in pipeline.late_checks:
+            for outcome in LATE_OUTCOMES:
+                self.add("tailrace_late_checks_total", pipeline.name, check, outcome)
+
     def add_pipeline(self, pipeline: PipelineShape) -> None:
         """Add all series of one pipeline."""
         name, budget = pipeline.name, pipeline.budget
@@ -218,6 +227,7 @@ class _LayoutBuilder:
             self.add(metric, name)
         self.add("tailrace_rows_total", name)
         self.add_coalesced(pipeline)
+        self.add_late_checks(pipeline)
         self.add_failures(name)
         for reason in DEGRADED_REASONS.values():
             self.add("tailrace_degraded_total", name, reason)

@@ -70,6 +70,10 @@ _TABLE: Final = (
     ),
     Metric("tailrace_coalesced_bytes", "gauge", "Memory that kept answers take, all workers.", ("pipeline",)),
     Metric("tailrace_degraded_total", "counter", "Rows answered degraded, by reason.", ("pipeline", "reason")),
+    Metric(
+        "tailrace_late_checks_total", "counter", "Checks of requests after their answers, by what was found.",
+        ("pipeline", "check", "outcome"),
+    ),
     Metric("tailrace_shed_total", "counter", "Calls refused for lack of time or room.", ("pipeline", "reason")),
     Metric("tailrace_errors_total", "counter", "Calls that failed, by kind of error.", ("pipeline", "reason")),
     Metric("tailrace_rate_limited_total", "counter", "Calls refused beyond a limit.", ("pipeline", "reason")),
@@ -146,6 +150,8 @@ DELIVERY_OUTCOMES: Final = ("delivered", "retried", "set_aside")
 """What becomes of a try to deliver a result."""
 REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""
+LATE_OUTCOMES: Final = ("held", "broken", "failed", "dropped")
+"""What a late check finds; failed: it raised, dropped: it was not made in time."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)
 CONSUMER_FATES: Final = (*FATES, "poison")
 """What becomes of an event that a consumer brings; poison: it cannot be read, for which HTTP has a 422."""

@@ -48,6 +48,7 @@ from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
 from tailrace.release.registry.child import RegistryChoice
 from tailrace.release.settle import chosen_backends, settle, with_pinned_models
+from tailrace.server.checking.link import Checking
 from tailrace.server.control import LayerCost, PipelineReady
 from tailrace.server.eager_loop import EagerLoop
 from tailrace.server.endpoint import Endpoint
@@ -79,7 +80,8 @@ class ServedPipelines:
 
     block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
     before; it must come back, whatever has become of the store's views. link: counts the requests of pipelines that
-    record them. samples: takes a sample of what is served.
+    record them. samples: takes a sample of what is served. pin: what a process loads that checks requests after their
+    answers; without one nothing is checked then.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class ServedPipelines:
         is_successor: bool,
         link: EventLink | None = None,
         samples: SampleWriter | None = None,
+        pin: Pin | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor
@@ -105,6 +108,7 @@ class ServedPipelines:
         self._clock = clock
         self._log = log
         self._samples = samples
+        self._checking = None if pin is None else Checking(pin, log)
         self._stores: dict[str, OnlineStore] = {}
         self._served: list[Served] = []
 
@@ -158,6 +162,8 @@ class ServedPipelines:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
         if pipeline.coalesce is not None:
             recorders.append(CoalescedCounts(self._block, pipeline.name, own))
+        if pipeline.validate_later and self._checking is not None:
+            recorders.append(self._checking.add(pipeline, self._block))
         return recorders
 
     @property
@@ -180,6 +186,8 @@ class ServedPipelines:
             served.faults.look()
             for counts in served.counts:
                 counts.look()
+        if self._checking is not None:
+            self._checking.look()
 
     def close(self) -> None:
         """Let go of threads, stores and the sample."""
@@ -189,6 +197,8 @@ class ServedPipelines:
             served.plan.close()
         if self._samples is not None:
             self._samples.close()
+        if self._checking is not None:
+            self._checking.close()
 
     def _store(self, pipeline: Pipeline) -> OnlineStore:
         """Return the store of a pipeline, which others may share."""
@@ -268,7 +278,7 @@ def shape_of(pipeline: Pipeline) -> PipelineShape:
     views = tuple(view.__name__ for view in pipeline.views)
     return PipelineShape(
         pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline),
-        coalesces=pipeline.coalesce is not None,
+        coalesces=pipeline.coalesce is not None, late_checks=tuple(check.name for check in pipeline.validate_later),
         accepts=pipeline.results is not None,
     )  # fmt: skip
 

@@ -156,7 +156,7 @@ class Worker:
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
-            samples=self._samples(refuse=not was_served),
+            samples=self._samples(refuse=not was_served), pin=self._start.pin,
         )  # fmt: skip
         for pipeline in declared:
             await self._served.add(pipeline)

@@ -1,0 +1,1 @@
+"""Checks of requests after their answers, in a process beside the worker."""
