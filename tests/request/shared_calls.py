@@ -79,6 +79,7 @@ class Sharing:
         self.shared: list[Batch] = []
         self.recorded: list[Batch] = []
         self.sheds: list[str] = []
+        self.act_on_shared: Callable[[Batch], Any] = lambda batch: None
         self.failures: list[type[ServingError]] = []
 
     @property
@@ -134,6 +135,7 @@ class Sharing:
         """Keep a batch of calls that shared answers."""
         assert len(batch.calls) == len(batch.bodies) == len(batch.responses)
         self.shared.append(batch)
+        self.act_on_shared(batch)
 
     def record_shed(self, reason: str) -> None:
         """Keep the reason."""

@@ -279,6 +279,26 @@ def test_codec_that_cannot_write_an_answer_fails_its_caller_alone(shares: Shares
     assert "it does not fit" in lines[0]["error"]
 
 
+def test_recorder_that_fails_costs_no_answer(shares: Shares) -> None:
+    """Those that share are answered all the same, kept ones too, and the fault is logged."""
+    sharing = shares(ttl="1s")
+    arrays = [[payment(number), payment(number + 1, amount=2.0)] for number in (0, 10)]
+
+    def fail(batch: Batch) -> None:
+        assert [request.transaction_id for request in batch.requests] == ["t10", "t11"]
+        raise ZeroDivisionError("in counting")
+
+    sharing.act_on_shared = fail
+    with capture_logs() as lines:
+        for each in (*arrays, arrays[1]):
+            call = sharing.ask(each)
+            if each is not arrays[0]:
+                sharing.turn()
+                assert len(call.json) == 2
+    assert lines[0]["event"] == "a batch was not recorded"
+    assert sharing.scored == [2]
+
+
 def test_neighbours_of_a_failing_flight_are_answered(shares: Shares) -> None:
     """A fault stays with those that ask for it."""
     sharing = shares()

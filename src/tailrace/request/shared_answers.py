@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
@@ -68,7 +68,7 @@ class CoalescedRecorder(Protocol):
     """Counts, or keeps, what is answered by another call's computation. It is called on the loop and never waits."""
 
     def record_coalesced(self, batch: Batch, finished_ns: int) -> None:
-        """Take in calls that have been answered so; such a batch has no columns."""
+        """Take in calls that have been answered so: their requests, responses and errors; there are no columns."""
         ...
 
 
@@ -136,8 +136,9 @@ class SharedAnswers:
         """Return a batch of calls with their answers, as transports take it."""
         calls, values, errors, degraded = map(list, zip(*shares, strict=True))
         batch = Batch(calls, self._now_ns(), min(map(_deadline_of, calls)), coalesced="kept")
-        batch.requests = list(map(_requests_of, calls))
-        batch.responses = list(map(self._with_own, batch.requests, values)) if self._own_names else values
+        asked = list(map(_requests_of, calls))
+        batch.requests = asked if list not in map(type, asked) else list(chain.from_iterable(map(_listed, asked)))
+        batch.responses = list(map(self._with_own, asked, values)) if self._own_names else values
         if any(errors):
             batch.errors = {place: error for place, error in enumerate(errors) if error is not None}
         self._note_rows(batch, degraded)
@@ -195,9 +196,9 @@ class SharedAnswers:
 
     async def _send_recorded(self, batch: Batch, events: Recording) -> None:
         """Send answers once the requests are counted as events: each is one, whoever computed its answer."""
-        own = [each if type(each) is list else [each] for each in batch.requests]
+        own = [_listed(call.requests) for call in batch.calls]
         try:
-            lost = await events.record([request for requests in own for request in requests], batch.deadline_ns)
+            lost = await events.record(batch.requests, batch.deadline_ns)
             if lost is not None:
                 flags = iter(lost.tolist())
                 of_calls = [any(islice(flags, len(requests))) for requests in own]
@@ -211,4 +212,12 @@ class SharedAnswers:
         deliver_places(batch, range(len(batch.calls)))
         finished_ns = self._now_ns()
         for recorder in self._recorders:
-            recorder.record_coalesced(batch, finished_ns)
+            try:
+                recorder.record_coalesced(batch, finished_ns)
+            except Exception as error:
+                self._log("a batch was not recorded", len(batch.calls), error)
+
+
+def _listed(requests: Any) -> list[Any]:
+    """Return what a call asks for as a list."""
+    return requests if type(requests) is list else [requests]
