@@ -158,6 +158,14 @@ def test_what_is_found_is_counted_and_logged(file: Path, capfd: pytest.CaptureFi
     assert "raises" not in json.dumps(logged)
 
 
+def test_requests_that_share_an_answer_are_checked_each(bench: Bench) -> None:
+    """They may differ in what the answer does not depend on."""
+    requests = [bench.pipeline.request(iban=iban) for iban in ("good", "broken")]
+    bench.checks.record_coalesced(Batch([], 0, 0, requests=requests, coalesced="kept"), 0)
+    wait_for(lambda: sum(bench.counts()) == 2, "all is checked")
+    assert bench.counts() == (1, 1, 0, 0)
+
+
 def test_answering_never_waits_for_a_check(bench: Bench) -> None:
     """While one has no end, what does not fit is dropped and counted, and the process ends when it is to end."""
     bench.answer("endless")

@@ -147,6 +147,10 @@ class LateChecks:
         if len(batch.marks_ns) == _MARKS:
             self._send(batch.requests)
 
+    def record_coalesced(self, batch: Batch, finished_ns: int) -> None:
+        """Send the requests that share others' answers: what is compared of them is not all that is checked."""
+        self._send(batch.requests)
+
     def count(self, counts: Sequence[Sequence[int]]) -> None:
         """Add what the process has found."""
         for offsets, each in zip(self._offsets, counts, strict=True):
