@@ -39,11 +39,11 @@ VERSIONS: Final = ("lowest", "newest")
 SUITE: Final = "suite"
 SMOKES: Final = (
     "serve", "offline", "postgres", "spark", "package", "catboost", "lightgbm", "xgboost", "sklearn", "torch",
-    "dynamodb", "registry", "kafka", "grpc", "bench", "dev",
+    "dynamodb", "registry", "kafka", "grpc", "jwt", "bench", "dev",
 )  # fmt: skip
 EXTRAS: Final = {
     "serve": (),
-    SUITE: ("offline", "postgres", "package", "dynamodb", "registry", "kafka", "grpc", "bench", "dev"),
+    SUITE: ("offline", "postgres", "package", "dynamodb", "registry", "kafka", "grpc", "jwt", "bench", "dev"),
 }
 """What a cell installs, where that is not the extra of its name."""
 SHORT: Final = ("serve", "offline", "package")

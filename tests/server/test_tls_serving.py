@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from serving import fetch, serving, start_serve, wait_for
 from tls_files import Authority, Signed, pem_of
+from token_issuer import AUDIENCE, ISSUER, Issuer
 from unix_client import connect_unix
 
 from tailrace.errors import SetupError
@@ -25,20 +26,27 @@ REQUEST = {"amount": 2.0, "label": "well"}
 def test_port_speaks_tls_and_the_rest_is_plain(
     tmp_path: Path, pipelines_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The port is announced by https and renews its certificate by itself; a socket at a path crosses no network."""
+    """The port is announced by https and renews its certificate by itself; a socket at a path crosses no network.
+
+    Callers are told by tokens, which stand neither in the log nor in /status.
+    """
+    issuer = Issuer(tmp_path / "jwks.json")
+    token = {"Authorization": f"Bearer {issuer.sign()}"}
+    asked = ("--jwks", str(issuer.file), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE)
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     signed, renewed = authority.server(), other.server("renewed")
     trusted = tmp_path / "trusted.pem"
     trusted.write_bytes(authority.file.read_bytes())
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     options = ("--tls-cert", str(signed.cert), "--tls-key", str(signed.key), "--unix", str(tmp_path / "s"))
-    with serving(tmp_path / "log", pipelines_dir / "log.py", *options) as server:
+    with serving(tmp_path / "log", pipelines_dir / "log.py", *options, *asked) as server:
         assert (server.url[:8], server.admin[:7]) == ("https://", "http://")
-        assert server.ask("log", REQUEST).body["label"] == "well"
+        assert server.ask("log", REQUEST, token).body["label"] == "well"
+        assert server.ask("log", REQUEST).status == 401
         assert fetch(server.url.replace("https", "http") + "/readyz")[0] == 400
         client = http.client.HTTPConnection("x")
         client.sock = connect_unix(tmp_path / "s")
-        client.request("POST", PATH, json.dumps(REQUEST), {"Content-Type": "application/json"})
+        client.request("POST", PATH, json.dumps(REQUEST), {"Content-Type": "application/json", **token})
         assert client.getresponse().status == 200
         client.close()
         trusted.write_bytes(other.file.read_bytes())
@@ -46,7 +54,9 @@ def test_port_speaks_tls_and_the_rest_is_plain(
         for old, new in ((signed.key, renewed.key), (signed.cert, renewed.cert)):
             new.replace(old)
         wait_for(lambda: fetch(f"{server.url}/readyz")[0] == 200, 10)
+        status = fetch(f"{server.admin}/status")[2].decode()
         assert server.end() == 0
+        assert not [part for part in token["Authorization"][7:].split(".") if part in server.log.read_text() + status]
 
 
 def test_admin_port_speaks_tls_where_others_reach_it(

@@ -280,6 +280,23 @@ def try_dynamodb(folder: Path) -> None:
     asyncio.run(ask())
 
 
+def try_jwt(folder: Path) -> None:
+    """Sign a token, publish who signs, and tell its caller."""
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from tailrace.server.tokens.key_set import KeySet
+    from tailrace.server.tokens.tokens import TokenRules, Tokens
+
+    key, file = ec.generate_private_key(ec.SECP256R1()), folder / "jwks.json"
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+    file.write_text(json.dumps({"keys": [public | {"kid": "a"}]}))
+    claims = {"iss": "i", "aud": "t", "exp": int(time.time()) + 60, "scope": "pipelines/fraud"}
+    token = jwt.encode(claims, key, "ES256", headers={"kid": "a"})
+    tokens = Tokens(KeySet(str(file)), TokenRules("i", "t"), lambda kind: None)
+    assert tokens.caller_of(token.encode()).key.scopes == ("pipelines/fraud",)
+
+
 def try_grpc(folder: Path) -> None:
     """Serve a method and health over gRPC, and call both by grpcio's own client."""
     import asyncio
@@ -423,6 +440,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "registry": try_registry,
     "kafka": try_kafka,
     "grpc": try_grpc,
+    "jwt": try_jwt,
     "bench": try_bench,
     "dev": try_dev,
 }

@@ -31,7 +31,7 @@ FILE_BYTES_MAX: Final = 16 << 20
 SCOPES_MAX: Final = 64
 SECRET_BYTES: Final = 32
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
-_SCOPE: Final = r"^(pipelines|streams)/(\*|[A-Za-z0-9][A-Za-z0-9_.-]*)\Z"
+SCOPE: Final = r"^(pipelines|streams)/(\*|[A-Za-z0-9][A-Za-z0-9_.-]*)\Z"
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Level = Literal["high", "normal", "low"]
 LEVELS: Final[dict[Priority, Level]] = {Priority.HIGH: "high", Priority.NORMAL: "normal", Priority.LOW: "low"}
@@ -48,7 +48,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     scopes: Annotated[
-        tuple[Annotated[str, msgspec.Meta(pattern=_SCOPE)], ...], msgspec.Meta(min_length=1, max_length=SCOPES_MAX)
+        tuple[Annotated[str, msgspec.Meta(pattern=SCOPE)], ...], msgspec.Meta(min_length=1, max_length=SCOPES_MAX)
     ]
     created: Time
     expires: Time | None = None
@@ -111,7 +111,7 @@ def make_key(
             f"a key has 1 to {SCOPES_MAX} scopes", where=name, next="give --pipeline or --stream, '*' for all"
         )
     for scope in scopes:
-        if not re.match(_SCOPE, scope):
+        if not re.match(SCOPE, scope):
             raise SetupError(f"{scope!r} is no scope", where=name, next="name a pipeline or a stream, or '*' for all")
     number, now = secrets.token_hex(6), datetime.now(UTC)
     if expires is not None and expires <= now:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -90,8 +91,11 @@ class Caller:
             raise error
         admitted = self._admitted.get((endpoint, asked))
         if admitted is None:
-            admitted = self._admitted[endpoint, asked] = Admitted(endpoint, self, asked)
+            admitted = self._admitted[endpoint, asked] = self._admit(endpoint, asked)
         return admitted
+
+    def _admit(self, endpoint: CallEndpoint, asked: Priority | None) -> Admitted:
+        return Admitted(endpoint, self, asked)
 
     @property
     def scopes(self) -> bytes:
@@ -116,6 +120,52 @@ class Caller:
         return None
 
 
+class BriefAdmitted(Admitted):
+    """An endpoint as one has it who is believed for a time: each call is asked whether that is over."""
+
+    def __init__(self, endpoint: CallEndpoint, caller: BriefCaller, asked: Priority | None) -> None:
+        self._brief = caller
+        super().__init__(endpoint, caller, asked)
+
+    def settle(self) -> None:
+        """Let calls in as far as the caller is believed."""
+        super().settle()
+        self.accept = self._accept
+
+    def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
+        """Take a call, unless its caller's time is over."""
+        caller = self._brief
+        if caller.holds and time.time() < caller.ends_s:
+            return self.within.accept(call, body, budget_ns)
+        return self._refuse(call, body, budget_ns)
+
+
+class BriefCaller(Caller):
+    """Who is believed until `ends_s`, of the clock on the wall, and while what it has shown holds."""
+
+    def __init__(
+        self, key: Key, count_failure: Callable[[type[ServingError]], None], limiter: Limiter | None, ends_s: float
+    ) -> None:
+        super().__init__(key, count_failure, limiter)
+        self.ends_s = ends_s
+
+    @property
+    def holds(self) -> bool:
+        """Whether what it has shown still counts."""
+        return True
+
+    def _admit(self, endpoint: CallEndpoint, asked: Priority | None) -> Admitted:
+        return BriefAdmitted(endpoint, self, asked)
+
+
+class Callers(Protocol):
+    """Tells who calls."""
+
+    def caller(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+        """Return who has sent these headers. Raises UnauthorizedError."""
+        ...
+
+
 class Keys:
     """The keys of one file, as they are now. count_failure: is called for calls refused after their head was read.
 
@@ -137,7 +187,10 @@ class Keys:
 
     def caller(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
         """Return who has sent these headers. Raises UnauthorizedError: not one key, or one that is not known."""
-        shown = _shown_key(headers)
+        return self.caller_of(shown_key(headers))
+
+    def caller_of(self, shown: bytes) -> Caller:
+        """Return who shows a key. Raises UnauthorizedError for one that is not known."""
         _, _, rest = shown.partition(b"_")
         key = self._keys.get(rest[:12].decode("latin-1"))
         digest = hashlib.sha256(shown).hexdigest() if len(shown) == KEY_BYTES else ""
@@ -182,7 +235,7 @@ class Keys:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _shown_key(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+def shown_key(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Return the one key that is sent. Raises UnauthorizedError for none, or several: others may read another one."""
     shown = set()
     for name, value in headers:

@@ -63,6 +63,12 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             group="Who may call", metavar="FILE", env="TAILRACE_KEYS", emptied="no keys would be asked for",
         ),
     ] = None  # fmt: skip
+    jwks: Annotated[
+        str | None,
+        said("Keys of who signs tokens of callers (JWT): a JSON Web Key Set, or its https:// URL.", metavar="FILE|URL"),
+    ] = None
+    jwt_issuer: Annotated[str | None, said("Who must have signed a token: its iss.")] = None
+    jwt_audience: Annotated[str | None, said("Whom a token must be for: its aud.")] = None
     trusted_proxies: Annotated[
         tuple[str, ...],
         said(
@@ -201,6 +207,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
         self._check_tls()
+        self._check_tokens()
         self._check_reach()
 
     def _check_origins(self) -> None:
@@ -211,6 +218,20 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         for origin in self.ingest:
             StreamOrigin.parse(origin)
 
+    @property
+    def asks_callers(self) -> bool:
+        """Whether each call must show who it is of."""
+        return bool(self.keys or self.jwks)
+
+    def _check_tokens(self) -> None:
+        """Raise SetupError for signers without rules, and rules without signers."""
+        given = {"jwks": self.jwks, "jwt_issuer": self.jwt_issuer, "jwt_audience": self.jwt_audience}
+        if any(given.values()) and (missing := [name for name, value in given.items() if not value]):
+            raise SetupError(
+                "a token is taken by its signer, its issuer and its audience", where=missing[0],
+                next="give --jwks, --jwt-issuer and --jwt-audience together",
+            )  # fmt: skip
+
     def _check_tls(self) -> None:
         """Raise SetupError for one half of what TLS needs."""
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -219,7 +240,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_reach(self) -> None:
         """Raise SetupError for a port that others can reach, and ask nothing of them."""
-        if not is_loopback(self.host) and not self.keys and not self.no_auth:
+        if not is_loopback(self.host) and not self.asks_callers and not self.no_auth:
             raise SetupError(
                 f"the server would be open to others at {self.host} without keys",
                 where="host",

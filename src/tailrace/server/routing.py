@@ -35,7 +35,7 @@ def model_routes(routes: RouteTable, options: ServeOptions, release: str, readin
     """Return the routes of the Open Inference Protocol, where a pipeline is a model. release: its only version."""
     usual = [route for methods in routes.values() for route in methods.values() if isinstance(route, Endpoint)]
     endpoints = [rest_endpoint(each, release, options.array_max, options.body_bytes_max) for each in usual]
-    return oip_routes(endpoints, readiness.readyz, with_keys=options.keys is not None)
+    return oip_routes(endpoints, readiness.readyz, with_keys=options.asks_callers)
 
 
 def limited(routes: Mapping[bytes, Mapping[bytes, CallEndpoint | Page]], limiter: Limiter) -> RouteTable:

@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from tailrace.release.pin import pin
 from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
+from tailrace.server.callers import check_callers
 from tailrace.server.child import Child
 from tailrace.server.companions import open_companions
 from tailrace.server.control import ListenUnix
@@ -31,7 +31,6 @@ from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
 from tailrace.server.grpc.port import GrpcPort
 from tailrace.server.holds import renew_holds
-from tailrace.server.key_file import read_keys
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -45,8 +44,7 @@ def serve(options: ServeOptions) -> int:
     """Pin what the files declare, and serve it until SIGTERM or SIGINT; return the exit code of `Supervisor.run`."""
     configure_logging()
     log = logger(pid=os.getpid())
-    if options.keys is not None:
-        read_keys(Path(options.keys))
+    check_callers(options)
     if options.tls is not None:
         options.tls.read()
     with ExitStack() as stack:

@@ -36,6 +36,7 @@ from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.server.accepted.opening import Accepting
+from tailrace.server.callers import callers_of
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -58,7 +59,6 @@ from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.secure import Secured
 from tailrace.server.http.server import HttpServer
-from tailrace.server.keys import Keys
 from tailrace.server.limiting.host_table import HostAccount, HostTable
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.logging import configure_logging, log_warnings
@@ -164,7 +164,7 @@ class Worker:
         count_failure, array_max = self._recorder.record_failure, self._options.array_max
         if self._link is not None:
             self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
-        with_keys = self._options.keys is not None
+        with_keys = self._options.asks_callers
         pipelines = pipeline_routes(self._served.pipelines, self._options)
         if self._options.accepted is not None:
             self._accepting = Accepting(
@@ -181,9 +181,8 @@ class Worker:
         limits, limiter = HttpLimits.of(self._options), self._limiter_of(declared, clock, LimitCounts(block))
         self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())
         self._doors = Doors(self._http, self._secret())
-        if self._options.keys is not None:
-            self._http.shared.keys = keys = Keys(Path(self._options.keys), count_failure, limiter)
-            self._looks.append(keys.look)
+        self._http.shared.keys, looks = callers_of(self._options, count_failure, limiter)
+        self._looks += looks
         if self._options.trusted_proxies:
             self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
         if self._options.grpc_port is not None:

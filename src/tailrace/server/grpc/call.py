@@ -11,7 +11,7 @@ from tailrace.deadline import NS_PER_S
 from tailrace.errors import ServingError
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.core import Rpc
-from tailrace.server.keys import Caller, Keys
+from tailrace.server.keys import Caller, Callers
 from tailrace.server.tracing import trace_of
 
 REQUEST_ID: Final = "x-request-id"
@@ -29,7 +29,10 @@ class Desk:
     """
 
     def __init__(
-        self, count_failure: Callable[[type[ServingError]], None], now_ns: Callable[[], int], keys: Keys | None = None
+        self,
+        count_failure: Callable[[type[ServingError]], None],
+        now_ns: Callable[[], int],
+        keys: Callers | None = None,
     ) -> None:
         self.count_failure = count_failure
         self.now_ns = now_ns

@@ -17,7 +17,7 @@ from tailrace.errors import (
 )
 from tailrace.request.priority import PRIORITIES, Priority
 from tailrace.server.endpoint import CallEndpoint, Page
-from tailrace.server.keys import Caller, Keys
+from tailrace.server.keys import Caller, Callers
 from tailrace.server.oip.errors import is_oip
 from tailrace.server.tracing import TRACEPARENT, TRACESTATE
 
@@ -70,7 +70,7 @@ class Head(msgspec.Struct, gc=False):
 
 def read_head(
     routes: Routes, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, keep_alive: bool,
-    keys: Keys | None = None, told: frozenset[bytes] = TOLD, *, with_priority: bool = False,
+    keys: Callers | None = None, told: frozenset[bytes] = TOLD, *, with_priority: bool = False,
 ) -> Head:  # fmt: skip
     """Return what a parsed head says, with a fault in it; `check_framing` finds those that leave its bounds unclear.
 

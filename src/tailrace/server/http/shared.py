@@ -15,7 +15,7 @@ from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
 from tailrace.server.http.head import TOLD, Routes
 from tailrace.server.http.limits import HttpLimits
-from tailrace.server.keys import Keys
+from tailrace.server.keys import Callers
 from tailrace.server.proxies import Proxies
 
 RESERVE_MAX: Final = 32
@@ -50,7 +50,7 @@ class Shared:
         self.connections: dict[Any, None] = {}
         self.draining = False
         self.reserve: Shared | None = None
-        self.keys: Keys | None = None
+        self.keys: Callers | None = None
         self.proxies: Proxies | None = None
         self.told = TOLD
         self.now_s = 0
