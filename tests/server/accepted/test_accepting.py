@@ -25,6 +25,8 @@ from tailrace.server.accepted.hand_note import HandNote
 from tailrace.server.accepted.journal import Journal, Result, Waiting, new_id
 from tailrace.server.accepted.opening import Accepting
 from tailrace.server.http.forms import HeadMemory
+from tailrace.server.key_file import changing, make_key
+from tailrace.server.keys import Keys
 from tailrace.server.logging import logger
 from tailrace.server.options import ServeOptions
 
@@ -338,3 +340,79 @@ def test_result_that_another_process_wrote_is_not_written_twice(accepting: Accep
     accepting.start()
     time.sleep(0.05)
     assert accepting.results(1) == [{"id": 1}]
+
+
+def test_work_that_may_wait_goes_to_disk_with_what_may_not(accepting: AcceptingServer) -> None:
+    """One transaction, at once; alone it goes when its time is over."""
+    thread, transactions = accepting.accepting._thread, list[int]()
+    transact = accepting.journal.transact
+
+    def counting(works: Any) -> Any:
+        transactions.append(len(works))
+        return transact(works)
+
+    accepting.journal.transact = counting  # type: ignore[method-assign]
+
+    async def ask() -> float:
+        began_s = time.monotonic()
+        patient = thread.do(lambda _: 1, linger_s=10.0)
+        assert await thread.do(lambda _: 2) == 2
+        assert await patient == 1
+        assert await thread.do(lambda _: 3, linger_s=0.02) == 3
+        return time.monotonic() - began_s
+
+    took_s = asyncio.run_coroutine_threadsafe(ask(), accepting.server.loop).result(20)
+    assert 0.02 <= took_s < 5
+    assert transactions == [2, 1]
+
+
+def test_requests_of_an_array_are_told_to_limits(accepting: AcceptingServer) -> None:
+    """An accepted array counts for its requests, as one that is waited for does."""
+    from tailrace.deadline import MonotonicClock as Clock
+    from tailrace.request.limit import Limit
+    from tailrace.server.limiting.limiter import Declared, Limiter
+
+    class Recorder:
+        def count(self, pipeline: str, reason: str) -> None:
+            """Count nothing."""
+
+    limiter = Limiter({"pipelines/log": Declared(Limit(rate="10/h"))}, Clock(), Recorder())
+    methods: Any = accepting.server.http.shared.routes[b"/v1/pipelines/log/predict"]
+    usual = methods[b"POST"]
+    methods[b"POST"] = limiter.within(usual)
+    try:
+        answers = [accepting.ask(json.dumps([REQUEST] * 6).encode()).status for _ in range(3)]
+    finally:
+        methods[b"POST"] = usual
+    assert answers == [202, 202, 429]
+
+
+def test_accepting_asks_for_the_pipelines_key_and_tells_callers_apart(
+    accepting: AcceptingServer, tmp_path: Path
+) -> None:
+    """No key, one of another pipeline, one that is revoked: 401, 403, 401. Two callers' equal ids are two requests."""
+    file, found = tmp_path / "keys.json", []
+    for scope in ("pipelines/log", "pipelines/log", "pipelines/other"):
+        with changing(file, create=True) as keys:
+            secret, key = make_key("a", (scope,))
+            keys.append(key)
+            found.append((key.id, f"X-API-Key: {secret}"))
+    shared = accepting.server.http.shared
+
+    def begin(keys: Keys | None) -> None:
+        shared.keys, shared.heads = keys, HeadMemory(1 << 20)
+
+    door = Keys(file, lambda kind: None)
+    accepting.server.on_loop(begin, door)
+    try:
+        body = json.dumps(REQUEST).encode()
+        (first, one), (_, two), (_, other) = found
+        assert [accepting.ask(body, *shown).status for shown in ([], [other])] == [401, 403]
+        ids = {accepting.ask(body, shown, "X-Request-Id: a1").json["id"] for shown in (one, two, one)}
+        assert len(ids) == 2
+        with changing(file) as keys:
+            keys[:] = [key for key in keys if key.id != first]
+        accepting.server.on_loop(door.look)
+        assert [accepting.ask(body, shown).status for shown in (one, two)] == [401, 202]
+    finally:
+        accepting.server.on_loop(begin, None)

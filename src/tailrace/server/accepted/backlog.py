@@ -38,6 +38,8 @@ IDLE_S: Final = 1.0
 """How often the journal is looked at without a word: a sibling may have left something."""
 TRIES_MAX: Final = 3
 RETRY_S: Final = 1.0
+LINGER_S: Final = 0.005
+"""How long results wait for a request that is accepted, to be on disk with it."""
 LOST_S: Final = 2.0
 """How much longer than its budget an answer is waited for."""
 
@@ -164,7 +166,7 @@ class Backlog:
         ]
         while finished:
             try:
-                await self._thread.do(partial(self._finish, finished))
+                await self._thread.do(partial(self._finish, finished), linger_s=LINGER_S)
                 break
             except StoreError as error:
                 self._log.error("results are not on disk yet", results=len(finished), cause=str(error))

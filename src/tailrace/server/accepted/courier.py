@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tailrace.core_share import give_way
 from tailrace.errors import SetupError, StoreError
 from tailrace.monitor.accepted_counts import CourierCounts
 from tailrace.monitor.layout import courier_layout
@@ -34,6 +35,7 @@ UNDER_WAY_MAX: Final = 1_000
 LOOK_S: Final = 0.05
 """How often the journal is looked into: a result waits for so long at most."""
 STATE_S: Final = 1.0
+NICE: Final = 10
 LOCK_FILE: Final = "courier.lock"
 
 
@@ -84,6 +86,7 @@ class Courier:
         self._thread = JournalThread(journal)
         routes = {each.name: self._route(each) for each in declared}
         self._deliveries = Deliveries(self._thread, routes, self._ended.set, self._process.log)
+        give_way(NICE)  # but for the thread above, which holds the journal's lock
 
     def _route(self, pipeline: Pipeline) -> Route:
         assert pipeline.results is not None

@@ -30,6 +30,8 @@ from tailrace.signature import signed_headers
 
 BREAKER_LOOK_S: Final = 0.25
 JOURNAL_RETRY_S: Final = 1.0
+LINGER_S: Final = 0.05
+"""How long what has arrived waits to be removed together: for so long a process that is killed sends it again."""
 LOG_EVERY_S: Final = 10.0
 
 
@@ -116,7 +118,7 @@ class Deliveries:
         work = partial(journal.set_aside, result, reason) if reason else partial(journal.remove, result.id)
         while True:  # it is not sent again for a disk that is full
             try:
-                await self._thread.do(work)
+                await self._thread.do(work, linger_s=LINGER_S)
                 break
             except StoreError as error:
                 self._log.error("a delivery is not on disk yet", id=result.id, cause=str(error))

@@ -99,7 +99,7 @@ class AcceptingEndpoint(CallEndpoint):
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call, or return why it is refused."""
         request_id = cast(Any, call).request_id
-        refusal = self._fault(body, request_id)
+        refusal = self._fault(call, body, request_id)
         if refusal is not None:
             self._refusals.count_failure(refusal)
             return refusal
@@ -116,14 +116,14 @@ class AcceptingEndpoint(CallEndpoint):
         accepting.add_done_callback(partial(self._answer, call, late, entry.id))
         return None
 
-    def _fault(self, body: bytes, request_id: bytes) -> ServingError | None:
+    def _fault(self, call: Call, body: bytes, request_id: bytes) -> ServingError | None:
         """Return why a request cannot be accepted, None where it can."""
         if self._acceptance.thread.asked >= ASKED_MAX:
             return UnavailableError("too many requests wait for the disk", next="send it again later")
         if len(request_id) >= REQUEST_ID_BYTES_MAX:
             what = f"X-Request-Id has {REQUEST_ID_BYTES_MAX} bytes or more, and tells what was accepted before"
             return ClientError(what, where="X-Request-Id", next="send a shorter one")
-        requests = self._decode(body)
+        requests = call.requests = self._decode(body)  # by which a limit counts an array
         if isinstance(requests, ServingError):
             return requests
         rows = self._count_rows(requests)

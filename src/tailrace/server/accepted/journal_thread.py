@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from tailrace.core_share import be_prompt
 from tailrace.errors import StoreError
 from tailrace.server.accepted.journal import Journal
 
@@ -19,22 +21,37 @@ T = TypeVar("T")
 Work = Callable[[Any], Any]
 
 
+class _Asked(NamedTuple):
+    """Some work. due_s: until when it may wait, monotonic; 0 for none."""
+
+    work: Work
+    future: asyncio.Future[Any]
+    due_s: float
+
+
 class JournalThread:
-    """Does work on a journal, in order. asked: how many works are not done yet."""
+    """Does work on a journal, in order. asked: how many works are not done yet.
+
+    Work that nobody waits for may linger, so that it goes with what somebody waits for: each transaction waits for the
+    disk twice, and only one process at a time may be in one.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.asked = 0
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="journal", daemon=True)  # it may wait for a disk for ever
         self._thread.start()
 
-    def do(self, work: Callable[[Any], T]) -> asyncio.Future[T]:
-        """Do some work in a transaction; the future has its outcome once that is on disk, or a StoreError."""
+    def do(self, work: Callable[[Any], T], *, linger_s: float = 0.0) -> asyncio.Future[T]:
+        """Do some work in a transaction; the future has its outcome once that is on disk, or a StoreError.
+
+        linger_s: for how long it may wait for others to go with it.
+        """
         self.asked += 1
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put((work, future))
+        self._queue.put(_Asked(work, future, time.monotonic() + linger_s if linger_s else 0.0))
         return future
 
     def close(self) -> None:
@@ -45,18 +62,26 @@ class JournalThread:
             self.journal.close()
 
     def _run(self) -> None:
+        be_prompt()  # the loop cannot run while this thread has the interpreter and no core
         is_open = True
         while is_open:
-            asked = [self._queue.get()]
-            with contextlib.suppress(Empty):
-                while len(asked) < TOGETHER_MAX:
-                    asked.append(self._queue.get_nowait())
+            asked = self._gather()
             is_open = None not in asked
             wanted = [each for each in asked if each is not None]
             if wanted:
-                outcomes = self._transact([work for work, _ in wanted])
+                outcomes = self._transact([each.work for each in wanted])
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._tell, [future for _, future in wanted], outcomes)
+                    self._loop.call_soon_threadsafe(self._tell, [each.future for each in wanted], outcomes)
+
+    def _gather(self) -> list[_Asked | None]:
+        """Return what goes into the next transaction, once some of it cannot wait; with None among it, the last."""
+        asked = [self._queue.get()]
+        with contextlib.suppress(Empty):
+            while len(asked) < TOGETHER_MAX and asked[-1] is not None:
+                due_s = min((each.due_s for each in asked if each is not None), default=0.0)
+                wait_s = due_s - time.monotonic()
+                asked.append(self._queue.get(timeout=wait_s) if wait_s > 0 else self._queue.get_nowait())
+        return asked
 
     def _transact(self, works: list[Work]) -> list[Any] | Exception:
         try:
