@@ -20,7 +20,7 @@ class Flow:
     does. read: takes them up; owed: says how many answers the client is owed.
     """
 
-    __slots__ = ("_is_paused", "_is_turn_due", "_owed", "_read", "_transport", "stuck_s", "unread")
+    __slots__ = ("_is_paused", "_is_turn_due", "_is_waiting", "_owed", "_read", "_transport", "stuck_s", "unread")
 
     def __init__(self, transport: asyncio.Transport, read: Callable[[bytes], None], owed: Callable[[], int]) -> None:
         self.unread = b""
@@ -28,7 +28,7 @@ class Flow:
         self._transport = transport
         self._read = read
         self._owed = owed
-        self._is_paused = self._is_turn_due = False
+        self._is_paused = self._is_turn_due = self._is_waiting = False
 
     @property
     def is_paused(self) -> bool:
@@ -41,6 +41,17 @@ class Flow:
         self.pause()
         self._ask_for_turn()
 
+    def wait(self, data: bytes) -> None:
+        """Keep what has been received until `go_on`, and receive no more until then."""
+        self.unread += data
+        self._is_waiting = True
+        self.pause()
+
+    def go_on(self) -> None:
+        """Take the turn that was waited for."""
+        self._is_waiting = False
+        self._take_turn()
+
     def pause(self) -> None:
         """Receive no more for now."""
         if not self._is_paused and not self._transport.is_closing():
@@ -49,7 +60,7 @@ class Flow:
 
     def resume(self) -> None:
         """Receive again, if the answers need not go first; what waits for a turn comes before."""
-        if not self._is_paused or not self._has_room() or self._transport.is_closing():
+        if not self._is_paused or self._is_waiting or not self._has_room() or self._transport.is_closing():
             return
         if self.unread:
             self._ask_for_turn()
@@ -65,7 +76,7 @@ class Flow:
     def _take_turn(self) -> None:
         """Read on, unless the answers must go first: then `resume` asks for a turn."""
         self._is_turn_due = False
-        if not self._has_room() or self._transport.is_closing():
+        if self._is_waiting or not self._has_room() or self._transport.is_closing():
             return
         data, self.unread = self.unread, b""
         self._read(data)

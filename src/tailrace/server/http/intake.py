@@ -24,8 +24,7 @@ that sends without end and reads nothing held up its neighbours for over a secon
 
 
 STRANGER_BYTES_MAX: Final = 512
-"""The same for who has shown no key, or a wrong one: a request or two. Ten thousand wrong keys a second, fifty at once,
-take a third of a core; beside them the p99 of others was 9 ms, and is 4.5, where 1 ms is usual on two cores."""
+"""The same for who has shown no key, or a wrong one: a request or two. How often, `Strangers` says."""
 
 
 class Served(Protocol):
@@ -76,6 +75,7 @@ class Intake:
         self._bytes_counted = 0
         self._passed_bytes = 0
         self._turn_bytes_max = TURN_BYTES_MAX
+        self._is_stranger = self._is_let = False
 
     @property
     def is_partial(self) -> bool:
@@ -119,6 +119,7 @@ class Intake:
         if self._reader is not None:
             self._reader.close()
         self._reader = self._awaited = None
+        self._is_stranger = False
         self._body = bytearray()
         self._passed_bytes = 0
         if self._connection.holds():
@@ -129,6 +130,10 @@ class Intake:
     def _read(self, data: bytes) -> None:
         """Read requests, as many as make a turn: known heads by their bytes, the rest through the parser."""
         connection = self._connection
+        if self._is_stranger and not (self._is_let or self._shared.strangers.let(self._go_on)):
+            connection.flow().wait(data)
+            return
+        self._is_let = False
         at, raw = self._take_body(data) if self._awaited is not None else 0, b""
         if self._reader is None or not self._reader.is_partial:
             at, raw = self._read_known(data, at)
@@ -143,6 +148,12 @@ class Intake:
                 connection.flow().hold(data[at:])
         if len(connection.calls) > PIPELINE_MAX:
             connection.flow().pause()
+
+    def _go_on(self) -> None:
+        """Read what waited for its time, of who has shown no key; nothing where it is gone."""
+        if self._connection.holds():
+            self._is_let = True
+            self._connection.flow().go_on()
 
     def _read_known(self, data: bytes, at: int) -> tuple[int, bytes]:
         """Read requests with known heads; return where the parser must begin, and the head that is there."""
@@ -187,7 +198,8 @@ class Intake:
             if body is None:
                 connection.let_send(head)
                 continue
-            self._turn_bytes_max = STRANGER_BYTES_MAX if type(head.fault) is UnauthorizedError else TURN_BYTES_MAX
+            self._is_stranger = type(head.fault) is UnauthorizedError
+            self._turn_bytes_max = STRANGER_BYTES_MAX if self._is_stranger else TURN_BYTES_MAX
             if seen and not shared.draining:
                 connection.form = shared.heads.remember(seen, head, headers, connection.form) or connection.form
             connection.is_refused = reader.tunnel  # it may be sending still, what is meant for a tunnel

@@ -15,6 +15,7 @@ from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
 from tailrace.server.http.head import TOLD, Routes
 from tailrace.server.http.limits import HttpLimits
+from tailrace.server.http.strangers import Strangers
 from tailrace.server.keys import Callers
 from tailrace.server.proxies import Proxies
 
@@ -27,8 +28,9 @@ class Shared:
 
     transport: the server itself. connections: the open ones, the oldest first. draining: whether every further answer
     is its connection's last. count_failure: is called for a call that reaches no pipeline. reserve: what connections
-    over the limit share, once there was one. keys: one of which a call must show; None asks for none. proxies: that are
-    believed, where there are some; told: the headers that are read anew with each call.
+    over the limit share, once there was one. keys: one of which a call must show; None asks for none.
+    strangers: how often those are read who have shown none. proxies: that are believed, where there are some; told: the
+    headers that are read anew with each call.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Shared:
         self.draining = False
         self.reserve: Shared | None = None
         self.keys: Callers | None = None
+        self.strangers = Strangers()
         self.proxies: Proxies | None = None
         self.told = TOLD
         self.now_s = 0
