@@ -100,7 +100,9 @@ class PipelineShape(msgspec.Struct, frozen=True):
 def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
     """Return the layout of one worker: its gauges, the failures that belong to no pipeline, and every pipeline."""
     builder = _LayoutBuilder(release)
-    for name in ("tailrace_in_flight", "tailrace_connections", "tailrace_ready"):
+    for name in (
+        "tailrace_in_flight", "tailrace_connections", "tailrace_ready", "tailrace_limit_lease_failures_total",
+    ):  # fmt: skip
         builder.add(name, str(slot))
     builder.add_failures("")
     for pipeline in pipelines:

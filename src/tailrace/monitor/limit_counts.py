@@ -11,6 +11,9 @@ class LimitCounts:
 
     def __init__(self, block: MetricBlock) -> None:
         self._cells = block.cells
+        (self._lease_failures,) = (
+            series.offset for series in block.layout.series if series.name == "tailrace_limit_lease_failures_total"
+        )
         self._places = {
             series.labels: series.offset
             for series in block.layout.series
@@ -20,3 +23,7 @@ class LimitCounts:
     def count(self, pipeline: str, reason: str) -> None:
         """Count one refusal."""
         self._cells[self._places[pipeline, reason]] += 1
+
+    def count_lease_failure(self) -> None:
+        """Count that Redis has lent nothing."""
+        self._cells[self._lease_failures] += 1

@@ -112,6 +112,7 @@ _TABLE: Final = (
         "tailrace_deliveries_total", "counter", "Tries to deliver a result, by what became of them.",
         ("pipeline", "outcome"), owner="courier",
     ),
+    Metric("tailrace_limit_lease_failures_total", "counter", "Times that Redis lent no tokens.", ("worker",)),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
     Metric("tailrace_ready", "gauge", "1 while the worker is ready, as /readyz says.", ("worker",)),

@@ -81,6 +81,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = "X-Forwarded-For"
     no_auth: Annotated[bool, said("Serve others than this machine without keys.")] = False
     priority_header: Annotated[bool, said("Let callers say X-Priority: high, normal or low.")] = False
+    limits_redis: Annotated[
+        str | None,
+        said("Redis by which servers share rates: redis://…", metavar="URL", env="TAILRACE_LIMITS_REDIS"),
+    ] = None
     workers: Annotated[int, said("Worker processes; give one a core.", group="What it runs")] = 1
     store: Annotated[str | None, said("Online store in place of the declared: lmdb:PATH, redis://…")] = None
     arrow: Annotated[bool, said("Take arrays of requests in Arrow too; needs pyarrow.")] = False
@@ -207,8 +211,16 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.frozen_s < 2 * self.heartbeat_s:
             raise SetupError("frozen_s must be at least twice heartbeat_s", where="frozen_s", next="make it longer")
         self._check_tls()
+        self._check_limits()
         self._check_tokens()
         self._check_reach()
+
+    def _check_limits(self) -> None:
+        """Raise SetupError for what is no Redis that limits can be shared by."""
+        if self.limits_redis is not None:
+            from tailrace.server.limiting.redis_lender import check_address
+
+            check_address(self.limits_redis)
 
     def _check_origins(self) -> None:
         """Raise SetupError for an origin that cannot be followed, or too many."""

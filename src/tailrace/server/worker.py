@@ -59,8 +59,8 @@ from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.secure import Secured
 from tailrace.server.http.server import HttpServer
-from tailrace.server.limiting.host_table import HostAccount, HostTable
-from tailrace.server.limiting.limiter import Declared, Limiter
+from tailrace.server.limiting.limiter import Limiter
+from tailrace.server.limiting.opening import open_limiter
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.proxies import Proxies
@@ -178,7 +178,7 @@ class Worker:
             | stream_routes(self._streams)
             | description_routes(declared, array_max, self._log, with_keys=with_keys)
         )
-        limits, limiter = HttpLimits.of(self._options), self._limiter_of(declared, clock, LimitCounts(block))
+        limits, limiter = HttpLimits.of(self._options), self._limiter(declared, clock, block)
         self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())
         self._doors = Doors(self._http, self._secret())
         self._http.shared.keys, looks = callers_of(self._options, count_failure, limiter)
@@ -195,15 +195,6 @@ class Worker:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
 
-    def _limiter_of(self, declared: Sequence[Pipeline], clock: Clock, counts: LimitCounts) -> Limiter:
-        """Return what holds callers to their limits."""
-        limits = {f"pipelines/{each.name}": Declared(each.limit, each.limit_per_key) for each in declared}
-        table = HostTable(self._start.limits_fd) if self._start.limits_fd >= 0 else None
-        lender_of = None if table is None else lambda name, limit: HostAccount(name, limit, table, clock)
-        limiter = Limiter(limits, clock, counts, lender_of, self._options.workers)
-        self._looks.append(limiter.look)
-        return limiter
-
     def _secret(self) -> Secured | None:
         """Return what makes secret connections, if they are to be secret."""
         if (files := self._options.tls) is None:
@@ -211,6 +202,12 @@ class Worker:
         certificates = Certificates(files)
         self._looks.append(certificates.look)
         return Secured(self._http.shared, certificates)
+
+    def _limiter(self, declared: Sequence[Pipeline], clock: Clock, block: MetricBlock) -> Limiter:
+        """Return what holds callers to their limits."""
+        limiter = open_limiter(declared, self._options, self._start.limits_fd, clock, LimitCounts(block))
+        self._looks.append(limiter.look)
+        return limiter
 
     async def _wait_for_link(self, wait_s: float) -> None:
         """Ask for a link to the ingester, and wait for it: it makes the store, where there is none yet."""

@@ -97,13 +97,18 @@ class Account:
     A stalled machine, or a clock that jumps ahead, finds it full and no more than that (GCRA, ITU-T I.371).
     """
 
-    __slots__ = ("_burst_ns", "_full_ns", "_interval_ns", "_now_ns")
+    __slots__ = ("_burst_ns", "_full_ns", "_interval_ns", "_limit", "_now_ns")
 
     def __init__(self, limit: Limit, clock: Clock) -> None:
         self._now_ns = clock.now_ns
-        self._interval_ns = limit.interval_ns
-        self._burst_ns = limit.tokens_max * limit.interval_ns
+        self._limit = limit
         self._full_ns = 0
+        self.have_part(1)
+
+    def have_part(self, sharers: int) -> None:
+        """Have what is one's own where so many share the limit: of the rate, and of the burst, one token at least."""
+        self._interval_ns = self._limit.interval_ns * sharers
+        self._burst_ns = max(self._limit.tokens_max // sharers, 1) * self._interval_ns
 
     def take(self) -> bool:
         """Take one token; return whether there was one."""
