@@ -145,6 +145,47 @@ def test_columns_may_say_the_same_in_other_types() -> None:
     assert (third.name, third.tags, third.shares) == ("a", ["z", "w"], {"b": 1.0, "c": 2.0})
 
 
+class Times(Request):
+    at: dt.datetime | None = None
+    naive: dt.datetime | None = None
+    day: dt.date | None = None
+    clock: dt.time | None = None
+    lasts: dt.timedelta | None = None
+    many: list[dt.datetime | None] = msgspec.field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *[("at", pa.timestamp(unit, "UTC")) for unit in ("s", "ms", "us", "ns")],
+        *[("naive", pa.timestamp(unit)) for unit in ("s", "us", "ns")],
+        *[("day", kind) for kind in (pa.date32(), pa.date64())],
+        *[("clock", kind) for kind in (pa.time32("s"), pa.time64("us"))],
+        *[("lasts", pa.duration(unit)) for unit in ("s", "us", "ns")],
+    ],
+)
+def test_time_of_every_unit_is_one_of_python(name: str, kind: Any) -> None:
+    """To the microsecond, null where there is none, with a zone or without."""
+    values = {
+        "at": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC), "naive": dt.datetime(1969, 12, 31, 23, 59, 59),
+        "day": dt.date(1, 1, 1), "clock": dt.time(23, 59, 59), "lasts": dt.timedelta(days=-1, seconds=3),
+    }  # fmt: skip
+    found = codec(Times).decode(columns(**{name: pa.array([values[name], None], kind)}))
+    assert [getattr(each, name) for each in found] == [values[name], None]
+    if name == "at":
+        (found,) = codec(Times).decode(columns(many=pa.array([[values[name], None]], pa.list_(kind))))
+        assert found.many == [values[name], None]
+
+
+@pytest.mark.parametrize("value", [2**40, -(2**40)])
+def test_time_that_no_calendar_has_is_refused(value: int) -> None:
+    """Beyond the years 1 to 9999, at its row."""
+    for name, kind in (("at", pa.timestamp("s", "UTC")), ("naive", pa.timestamp("s"))):
+        found = codec(Times).decode(columns(**{name: pa.array([0, value]).cast(pa.int64()).view(kind)}))
+        assert isinstance(found, InvalidRequestError)
+        assert found.where == f"$[1].{name}"
+
+
 def test_vectors_come_as_lists_of_one_length() -> None:
     """Fixed-size lists, also of a batch that was cut out of another."""
 
@@ -287,13 +328,18 @@ def many_columns() -> bytes:
     return columns(name=values)
 
 
+def many_times() -> bytes:
+    """Return a stream of many times, each of which takes as long as several numbers."""
+    return columns("zstd", name=pa.array([[0] * (ELEMENTS_MAX // 4)], pa.list_(pa.timestamp("s", "UTC"))))
+
+
 def many_messages() -> bytes:
     """Return a stream of many batches without a row."""
     batch = pa.record_batch({"name": pa.array([], pa.string())})
     return stream(*[batch] * MESSAGES_MAX)
 
 
-@pytest.mark.parametrize("make", [nested_nulls, long_texts, many_rows, many_columns, many_messages])
+@pytest.mark.parametrize("make", [nested_nulls, long_texts, many_rows, many_columns, many_times, many_messages])
 def test_few_bytes_that_stand_for_much_are_refused(make: Callable[[], bytes]) -> None:
     """Before anything is made of them."""
     body = make()
