@@ -5,12 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from math import isnan, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
 from http_server import PATIENCE_S, RELEASE, RunningServer, ample, wait_for
 
 from tailrace.pipeline import Pipeline
+from tailrace.server.key_file import changing, make_key
+from tailrace.server.keys import Keys
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("grpc_health")
@@ -234,3 +237,46 @@ def test_unknown_model_has_no_metadata(ask: Callable[..., Any]) -> None:
     """Metadata of a model that is not there are not found, and it is told which are."""
     code, details = refusal(ask, CLASSES["ModelMetadataRequest"](name="absent"), "ModelMetadata")
     assert (code, "log, kinds, ranking" in details) == ("NOT_FOUND", True)
+
+
+def test_key_opens_a_model_as_it_does_over_http(http: RunningServer, tmp_path: Path) -> None:
+    """To who has none, not even absent models are told; to who has one for another, what there is, but no answer."""
+    keys, secrets = tmp_path / "keys.json", {}
+    with changing(keys, create=True) as known:
+        for scope in ("pipelines/log", "pipelines/kinds"):
+            secrets[scope], key = make_key("caller", (scope,))
+            known.append(key)
+    asked = {
+        "ModelInfer": raw(AMOUNT),
+        "ModelMetadata": CLASSES["ModelMetadataRequest"](name="log"),
+        "ModelReady": CLASSES["ModelReadyRequest"](name="log"),
+    }
+    absent = {
+        "ModelInfer": Infer(model_name="absent"),
+        "ModelMetadata": CLASSES["ModelMetadataRequest"](name="absent"),
+        "ModelReady": CLASSES["ModelReadyRequest"](name="absent"),
+    }
+
+    def code_of(channel: Any, method: str, message: Any, scope: str = "") -> str:
+        metadata = [("x-api-key", secrets[scope])] if scope else []
+        call = channel.unary_unary(f"/{SERVICE}/{method}", message.__class__.SerializeToString)
+        try:
+            call(message, metadata=metadata, timeout=PATIENCE_S)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    with (
+        oip_over_grpc(http, Keys(keys, http.recorder.record_failure)) as address,
+        grpc.insecure_channel(address, options=OPTIONS) as channel,
+    ):
+        assert code_of(channel, "ServerLive", CLASSES["ServerLiveRequest"]()) == "OK"
+        for messages in (asked, absent):
+            assert {code_of(channel, *each) for each in messages.items()} == {"UNAUTHENTICATED"}
+        assert [code_of(channel, *each, "pipelines/log") for each in asked.items()] == ["OK"] * 3
+        assert [code_of(channel, *each, "pipelines/kinds") for each in asked.items()] == [
+            "PERMISSION_DENIED",
+            "OK",
+            "OK",
+        ]
+        assert [code_of(channel, *each, "pipelines/log") for each in absent.items()] == ["NOT_FOUND", "NOT_FOUND", "OK"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -50,7 +51,7 @@ class OipService:
         told: dict[str, Answer] = {
             "ServerLive": lambda call, message: {"live": True},
             "ServerReady": lambda call, message: {"ready": self._is_ready()},
-            "ModelReady": lambda call, message: {"ready": self._is_ready() and self._has(message)},
+            "ModelReady": self._ready,
             "ServerMetadata": lambda call, message: server_metadata(),
             "ModelMetadata": self._metadata,
         }
@@ -75,20 +76,23 @@ class OipService:
             tensor.pop("parameters", None)
         return told
 
-    def _has(self, message: Any) -> bool:
-        """Say whether there is a model of a name, and a version where one is named."""
-        found = self._models.get(message.name)
-        return found is not None and message.version in ("", found[0].version)
+    def _ready(self, call: GrpcCall, message: Any) -> dict[str, Any]:
+        """Return whether a model takes calls; one that is not there takes none."""
+        try:
+            self._model(call, message.name, message.version)
+        except NotFoundError:
+            return {"ready": False}
+        return {"ready": self._is_ready()}
 
     def _model(self, call: GrpcCall, name: str, version: str) -> tuple[OipModel, CallEndpoint]:
-        """Return a model and what takes its calls. Raises NotFoundError; to who has no key, nothing is told."""
+        """Return a model and what takes its calls. Raises NotFoundError, or UnauthorizedError where a key is needed.
+
+        Which models there are is told to who has a key, whatever it opens; calls are taken by the endpoint's own.
+        """
         found = self._models.get(name)
         if call.desk.keys is not None:
-            try:
-                call.admitted(next(iter(self._models.values()))[1] if found is None else found[1])
-            except ForbiddenError:
-                if found is not None:
-                    raise
+            with suppress(ForbiddenError):
+                call.admitted((found or next(iter(self._models.values())))[1])
         if found is None:
             known = ", ".join(self._models)
             raise NotFoundError(f"no such model: {name[:40]!r}", next=f"the models are {known}")
