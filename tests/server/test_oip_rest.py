@@ -270,6 +270,15 @@ def test_calls_of_both_kinds_meet_in_one_batch(server: RunningServer, oip: RawCl
     assert server.batches("log") == before + 1
 
 
+def test_head_is_answered_as_elsewhere(oip: RawClient) -> None:
+    """A request id comes back, and the layers' times are told to who asks, beside the length of the JSON."""
+    inputs = binary("amount", struct.pack("<d", 1.0))
+    headers = "X-Request-Id: r-1", "X-Trace: 1"
+    answer = infer(oip, inputs, headers=headers, parameters={"binary_data_output": True})
+    assert outputs_of(answer)["score"] == [0.0]
+    assert (answer.headers["x-request-id"], "inference;dur=" in answer.headers["server-timing"]) == ("r-1", True)
+
+
 def test_timeout_is_the_budget(oip: RawClient) -> None:
     """Microseconds that are too few for any batch are refused as shed, with the error of the protocol."""
     answer = infer(oip, tensor("amount", [1.0]), parameters={"timeout": 1})
@@ -406,6 +415,13 @@ def test_object_that_is_none_is_refused(oip: RawClient, text: str) -> None:
     answer = infer(oip, tensor("amount", [1.0]), tensor("terms", [text], "BYTES"), path=KINDS)
     assert (answer.status, list(answer.json)) == (400, ["error"])
     assert "terms" in answer.json["error"]
+
+
+def test_body_that_is_too_large_is_an_error_of_the_protocol(server: RunningServer) -> None:
+    """It is refused by its head, before any of it is read."""
+    with server.connect() as client:
+        refused = client.ask(f"POST {LOG} HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n".encode())
+        assert (refused.status, list(refused.json)) == (413, ["error"])
 
 
 def test_failed_row_is_an_error_of_the_protocol(oip: RawClient) -> None:
