@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -351,3 +352,20 @@ def test_file_of_keys_keeps_no_limit_that_is_none(tmp_path: Path) -> None:
         file.write_text(wrong)
         with pytest.raises(Exception, match="no file of keys"):
             Keys(file, lambda kind: None)
+
+
+def test_key_that_ends_ends_for_calls_whose_budget_varies(open_door: Open, client: RawClient) -> None:
+    """A head whose X-Budget-Ms is read with each call leads to its key as it is now: revoked, or with another limit."""
+    door = open_door()
+    secret, number = door.make(Limit())
+    budgets = iter(range(10_001, 10_100))
+
+    def hurried() -> int:
+        return ask(client, secret, f"X-Budget-Ms: {next(budgets)}").status
+
+    assert [hurried() for _ in range(5)] == [200] * 5
+    assert any(form.told for form in door.server.http.shared.heads)
+    door.change(number, rate="1/h", burst=1)
+    assert [hurried() for _ in range(2)] == [200, 429]
+    door.change(number, revoked=datetime.now(UTC))
+    assert hurried() == 401

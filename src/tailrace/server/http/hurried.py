@@ -22,7 +22,7 @@ class HurriedEndpoint(CallEndpoint):
         self.scope = endpoint.scope
         self.budget_ns = endpoint.budget_ns
         self.accept = self._accept
-        self._take = endpoint.accept
+        self._endpoint = endpoint
         self._count_failure = count_failure
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
@@ -33,4 +33,4 @@ class HurriedEndpoint(CallEndpoint):
         except ServingError as error:
             self._count_failure(type(error))
             return error.with_traceback(None)
-        return self._take(call, body, min(own_ns or self.budget_ns, self.budget_ns))
+        return self._endpoint.accept(call, body, min(own_ns or self.budget_ns, self.budget_ns))
