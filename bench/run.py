@@ -30,6 +30,7 @@ import front_door_client
 import front_door_coalescing
 import front_door_codecs
 import front_door_grpc
+import front_door_hostile
 import front_door_oip
 import handbook
 import hot_path
@@ -61,6 +62,7 @@ PARTS: Final = {
         front_door_coalescing,
         front_door_codecs,
         front_door_grpc,
+        front_door_hostile,
         front_door_oip,
         open_loop,
         load_curve,
