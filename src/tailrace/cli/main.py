@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tailrace.cli.accepted import accepted
 from tailrace.cli.backfill import backfill
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
@@ -84,6 +85,7 @@ for command in (
     features,
     forget,
     serve,
+    accepted,
     score,
     consistency,
     bench,

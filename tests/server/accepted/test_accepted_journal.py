@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from tailrace.cli.main import app
 from tailrace.deadline import NS_PER_S
-from tailrace.errors import StoreError
+from tailrace.errors import SetupError, StoreError
 from tailrace.server.accepted.journal import (
     SET_ASIDE_MAX,
     Journal,
@@ -204,4 +207,47 @@ def test_what_was_said_to_be_accepted_outlives_a_kill(tmp_path: Path) -> None:
     assert set(told) <= set(found)
     assert len(found) - len(told) <= 1
     assert len(found) == len(set(found))
+    journal.close()
+
+
+def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(tmp_path: Path) -> None:
+    """A request and a result of another form; what comes behind them is found, and neither is ever sent."""
+    journal, entry = open_journal(tmp_path), waiting()
+    first, second = new_id(), new_id()
+
+    def spoil(transaction: Any) -> None:
+        transaction.put(b"\0\0" + first.encode(), b"\xc1", db=journal._waiting)
+        transaction.put(second.encode(), b"\x93\xa1a", db=journal._results)
+
+    do(journal, spoil, partial(journal.accept, 1, entry, NOBODY))
+    assert taken(journal, 0, 1) == [entry]
+    assert do(journal, partial(journal.results, 10, ())) == []
+    assert do(journal, partial(journal.state, time.time_ns()))[:3] == (1, 0, 2)
+    assert not do(journal, partial(journal.put_back, first))
+    journal.close()
+
+
+def test_command_shows_what_is_set_aside_and_has_it_delivered_again(tmp_path: Path) -> None:
+    """Beside a server that has the directory open; an id that is not there is told."""
+    runner, journal, entry = CliRunner(), open_journal(tmp_path), waiting()
+    with pytest.raises(StoreError, match="no accepted requests"):
+        runner.invoke(app, ["accepted", str(tmp_path / "none")], catch_exceptions=False)
+    result = Result(entry.id, "log", b'{"id":1}', 1)
+    do(journal, partial(journal.accept, 0, entry, NOBODY), partial(journal.finish, 0, result))
+    do(journal, partial(journal.set_aside, result, "the receiver answered 410"))
+    journal.close()  # a process opens LMDB's files once
+    shown = runner.invoke(app, ["accepted", str(tmp_path)]).output
+    assert "0 to be delivered" in shown
+    assert entry.id in shown
+    assert "answered 410" in shown
+    with pytest.raises(SetupError, match="is not set aside"):
+        runner.invoke(app, ["accepted", str(tmp_path), "--retry", "x"], catch_exceptions=False)
+    told = json.loads(runner.invoke(app, ["accepted", str(tmp_path), "--json"]).stdout)
+    assert told["set_aside"][0]["result"] == '{"id":1}'
+    done = runner.invoke(app, ["accepted", str(tmp_path), "--retry", "all", "--json"])
+    assert json.loads(done.stdout)["delivery"] == 1
+    journal = open_journal(tmp_path)
+    (again,) = do(journal, partial(journal.results, 10, ()))
+    assert (again.id, again.body) == (result.id, result.body)
+    assert again.made_ns > result.made_ns
     journal.close()

@@ -416,3 +416,16 @@ def test_accepting_asks_for_the_pipelines_key_and_tells_callers_apart(
         assert [accepting.ask(body, shown).status for shown in (one, two)] == [401, 202]
     finally:
         accepting.server.on_loop(begin, None)
+
+
+def test_request_that_the_server_has_had_no_time_for_is_failed_in_the_end(
+    running: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is always busy scores none; past the retention its receiver is told."""
+    monkeypatch.setattr("tailrace.server.accepted.backlog.BUSY_SHARE_MAX", -1.0)
+    server = AcceptingServer(running, tmp_path, accepted_retention_s=1.0)
+    server.ask(json.dumps(REQUEST).encode())
+    server.start()
+    (result,) = server.results(1)
+    assert (result["status"], result["error"]["status"]) == ("failed", 504)
+    server.stop()

@@ -19,10 +19,18 @@ from typing import Any, Final
 
 from tailrace.batch import JSON, Batch, Call, Degraded
 from tailrace.deadline import NS_PER_S, Clock
-from tailrace.errors import InferenceError, ServerError, ServingError, ShedError, StoreError, UnavailableError
+from tailrace.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    ServerError,
+    ServingError,
+    ShedError,
+    StoreError,
+    UnavailableError,
+)
 from tailrace.loop_load import LoopLoad
 from tailrace.server.accepted.hand_note import ENDS_MAX, HandNote
-from tailrace.server.accepted.journal import SLOTS_MAX, Result, Waiting
+from tailrace.server.accepted.journal import SLOTS_MAX, Result, Waiting, accepted_ns
 from tailrace.server.accepted.journal_thread import JournalThread
 from tailrace.server.accepted.payload import result_of
 from tailrace.server.endpoint import CallEndpoint, Endpoint
@@ -79,6 +87,7 @@ class Backlog:
     ) -> None:  # fmt: skip
         self._thread = thread
         self._journal = thread.journal
+        self._retention_ns = thread.journal.retention_ns
         self._note = HandNote(thread.journal.path, slot)
         self._slots = range(slot, SLOTS_MAX, slots)
         self._endpoints = endpoints
@@ -154,9 +163,15 @@ class Backlog:
             if self._ends.get(call.entry.id, 0) >= ENDS_MAX:
                 call.outcome = InferenceError(f"{ENDS_MAX} processes have ended while they answered this request")
                 call.is_final = True
-        waiting = [call for call in calls if not call.is_final]
-        if waiting:
-            await self._wait_for_room()
+        if any(not call.is_final for call in calls):
+            await self._wait_for_room(min(accepted_ns(entry.id) for _, entry in taken) + self._retention_ns)
+        for call in calls:
+            if self._clock.wall_ns() >= accepted_ns(call.entry.id) + self._retention_ns and not call.is_final:
+                call.outcome = DeadlineExceededError(
+                    "the server has had no time for this request since it was accepted"
+                )
+                call.is_final = True
+        if waiting := [call for call in calls if not call.is_final]:
             await self._answer_all(waiting, endpoint)
         now_ns = self._clock.wall_ns()
         finished = [
@@ -174,9 +189,9 @@ class Backlog:
         for call in calls:
             self._ends.pop(call.entry.id, None)
 
-    async def _wait_for_room(self) -> None:
-        """Wait until no live call waits or runs, and the loop has time to spare."""
-        while not self._is_stopping:
+    async def _wait_for_room(self, until_ns: int) -> None:
+        """Wait until no live call waits or runs, and the loop has time to spare; until_ns: at most, since the epoch."""
+        while not self._is_stopping and self._clock.wall_ns() < until_ns:
             began_s, busy_s = time.monotonic(), time.thread_time()
             await asyncio.sleep(LOOK_S)
             share = (time.thread_time() - busy_s) / (time.monotonic() - began_s)

@@ -66,7 +66,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SetAside(msgspec.Struct, frozen=True, array_like=True):
-    """A result that could not be delivered, and why."""
+    """A result that could not be delivered, and why. Of what could not be read the pipeline is empty."""
 
     result: Result
     reason: str
@@ -115,14 +115,14 @@ class Journal:
     """One directory's journal, for one thread of a process.
 
     entries_max, bytes_max: beyond, nothing is accepted. retention_s: how long an id is known, and what could not be
-    delivered kept. Raises StoreError where it cannot be made or written.
+    delivered kept; retention_ns: the same. Raises StoreError where it cannot be made or written.
     """
 
     def __init__(self, path: str | Path, *, entries_max: int, bytes_max: int, retention_s: float) -> None:
         self.path = str(path)
         self._entries_max = entries_max
         self._bytes_max = bytes_max
-        self._retention_ns = int(retention_s * NS_PER_S)
+        self.retention_ns = int(retention_s * NS_PER_S)
         self._environment: Any = None
         self._open()
 
@@ -176,7 +176,7 @@ class Journal:
             return Refused.FULL
         transaction.put(_waiting_key(slot, entry.id), _encode(entry), db=self._waiting)
         if known.who:
-            end = (accepted_ns(entry.id) + self._retention_ns).to_bytes(8, "big")
+            end = (accepted_ns(entry.id) + self.retention_ns).to_bytes(8, "big")
             transaction.put(known.who, end + known.what + entry.id.encode(), db=self._ids)
             transaction.put(end + known.who, b"", db=self._ends)
         return entry.id
@@ -186,6 +186,7 @@ class Journal:
     ) -> list[tuple[int, Waiting]]:
         """Return requests of some slots that wait, each with its slot, the oldest of a slot first; none is removed."""
         found: list[tuple[int, Waiting]] = []
+        unread: list[bytes] = []
         scanned = 0
         with transaction.cursor(self._waiting) as cursor:
             for slot in sorted(slots):
@@ -193,10 +194,15 @@ class Journal:
                 while is_there and (key := cursor.key())[:2] == slot.to_bytes(2, "big"):
                     scanned += 1
                     if len(found) >= limit or scanned > SCANNED_MAX:
-                        return found
+                        break
                     if key[2:].decode() not in skipped:
-                        found.append((slot, _read_waiting(cursor.value())))
+                        try:
+                            found.append((slot, _read_waiting(cursor.value())))
+                        except msgspec.DecodeError:
+                            unread.append(key)
                     is_there = cursor.next()
+        for key in unread:
+            self._set_unread_aside(key, key[2:], self._waiting, transaction)
         return found
 
     def finish(self, slot: int, result: Result, transaction: Any) -> bool:
@@ -209,12 +215,18 @@ class Journal:
     def results(self, limit: int, skipped: Collection[str], transaction: Any) -> list[Result]:
         """Return results that wait to be delivered, the oldest first."""
         found: list[Result] = []
+        unread: list[bytes] = []
         with transaction.cursor(self._results) as cursor:
             for key in cursor.iternext(keys=True, values=False):
                 if len(found) >= limit:
                     break
                 if key.decode() not in skipped:
-                    found.append(_read_result(cursor.value()))
+                    try:
+                        found.append(_read_result(cursor.value()))
+                    except msgspec.DecodeError:
+                        unread.append(key)
+        for key in unread:
+            self._set_unread_aside(key, key, self._results, transaction)
         return found
 
     def remove(self, result_id: str, transaction: Any) -> None:
@@ -223,8 +235,25 @@ class Journal:
 
     def set_aside(self, result: Result, reason: str, transaction: Any) -> None:
         """Keep a result that cannot be delivered where nobody tries it again."""
-        if not transaction.delete(result.id.encode(), db=self._results):
-            return
+        if transaction.delete(result.id.encode(), db=self._results):
+            self._keep(result, reason, transaction)
+
+    def put_back(self, result_id: str, transaction: Any) -> bool:
+        """Have a result that was set aside delivered as if it were new; False where there is none to deliver."""
+        value = transaction.get(result_id.encode(), db=self._set_aside)
+        if value is None or not (kept := _read_set_aside(value).result).pipeline:
+            return False
+        transaction.delete(result_id.encode(), db=self._set_aside)
+        result = Result(kept.id, kept.pipeline, kept.body, time.time_ns())
+        transaction.put(result_id.encode(), _encode(result), db=self._results)
+        return True
+
+    def _set_unread_aside(self, key: bytes, entry_id: bytes, database: Any, transaction: Any) -> None:
+        """Keep what cannot be read, of another version say, where it holds up nothing."""
+        value = transaction.pop(key, db=database)
+        self._keep(Result(entry_id.decode(), "", value, 0), "it cannot be read", transaction)
+
+    def _keep(self, result: Result, reason: str, transaction: Any) -> None:
         if transaction.stat(self._set_aside)["entries"] >= SET_ASIDE_MAX:
             with transaction.cursor(self._set_aside) as cursor:
                 if cursor.first():
@@ -242,7 +271,7 @@ class Journal:
                     transaction.delete(who, db=self._ids)
                 cursor.delete()
                 purged += 1
-        oldest_ns = now_ns - self._retention_ns
+        oldest_ns = now_ns - self.retention_ns
         with transaction.cursor(self._set_aside) as cursor:
             while purged < PURGED_MAX and cursor.first() and accepted_ns(cursor.key().decode()) < oldest_ns:
                 cursor.delete()
