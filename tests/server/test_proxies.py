@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from http_server import RunningServer, ample, payment_of, post
@@ -180,3 +181,21 @@ def test_document_names_no_host_and_no_scheme(server: RunningServer) -> None:
     with server.connect() as client:
         request = b"GET /openapi.json HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-Proto: ftp\r\n\r\n"
         assert client.ask(request).json["servers"] == [{"url": "/"}]
+
+
+@pytest.mark.parametrize(
+    ("peer", "told", "client"),
+    [
+        ("ipv4:127.0.0.1:50051", ["203.0.113.9"], "203.0.113.9"),
+        ("ipv4:127.0.0.1:50051", ["1.1.1.1", "203.0.113.9"], "203.0.113.9"),
+        ("ipv6:%5B::1%5D:50051", ["203.0.113.9"], "::1"),
+        ("ipv4:127.0.0.1:50051", [], "127.0.0.1"),
+    ],
+)
+def test_call_over_grpc_comes_from_whom_the_proxy_tells(peer: str, told: list[str], client: str) -> None:
+    """The same over gRPC, whose metadata are headers."""
+    grpc_call = pytest.importorskip("tailrace.server.grpc.call")
+    rpc = SimpleNamespace(peer=lambda: peer, metadata=tuple(("x-forwarded-for", each) for each in told))
+    desk = grpc_call.Desk(lambda kind: None, int, None, Proxies(["127.0.0.0/8"], "X-Forwarded-For"))
+    call = grpc_call.GrpcCall(None, None, None, 0, 0, 1, desk, rpc, None)
+    assert call.origin() == {"client": client}

@@ -12,6 +12,7 @@ from tailrace.errors import ServingError
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.core import Rpc
 from tailrace.server.keys import Caller, Callers
+from tailrace.server.proxies import Proxies
 from tailrace.server.tracing import trace_of
 
 REQUEST_ID: Final = "x-request-id"
@@ -25,7 +26,7 @@ class Desk:
     """What the calls of one gRPC server share.
 
     keys: one of which a call of an endpoint must show; None asks for none. count_failure: is called for a call that
-    reaches no pipeline. now_ns: the clock of deadlines.
+    reaches no pipeline. now_ns: the clock of deadlines. proxies: that are believed who calls, where there are some.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Desk:
         count_failure: Callable[[type[ServingError]], None],
         now_ns: Callable[[], int],
         keys: Callers | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.count_failure = count_failure
         self.now_ns = now_ns
         self.keys = keys
+        self.proxies = proxies
 
 
 class GrpcCall(Call, gc=False, eq=False):
@@ -109,9 +112,18 @@ class GrpcCall(Call, gc=False, eq=False):
         found = {
             "request_id": self.request_id,
             "trace": "" if trace is None else trace.id,
-            "client": client_of(self.rpc.peer()),
+            "client": self._client(),
         }
         return {name: text for name, text in found.items() if text}
+
+    def _client(self) -> str:
+        """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""
+        peer, proxies = client_of(self.rpc.peer()), self.desk.proxies
+        if proxies is None:
+            return peer
+        header = proxies.header.decode()
+        told = [str(value) for name, value in self.rpc.metadata if name == header]
+        return proxies.client(peer, ", ".join(told).encode("latin-1", "replace"))
 
 
 def told_by(rpc: Rpc) -> dict[str, str] | None:
