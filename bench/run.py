@@ -32,6 +32,7 @@ import front_door_codecs
 import front_door_grpc
 import front_door_hostile
 import front_door_oip
+import front_door_tls
 import handbook
 import hot_path
 import idle
@@ -64,6 +65,7 @@ PARTS: Final = {
         front_door_grpc,
         front_door_hostile,
         front_door_oip,
+        front_door_tls,
         open_loop,
         load_curve,
         start,
