@@ -187,10 +187,3 @@ def test_port_of_another_server_is_refused(served: Served, tmp_path: Path) -> No
         second = start_serve(tmp_path / "second", file, "--grpc-port", port)
         assert second.process.wait(30) == 1
         assert "choose another port" in second.log.read_text()
-
-
-def test_pipelines_without_numbers_are_nothing_to_serve(pipelines_dir: Path, tmp_path: Path) -> None:
-    """The start says what to run."""
-    server = start_serve(tmp_path / "log", pipelines_dir / "kinds.py", "--grpc-port", "0")
-    assert server.process.wait(60) == 1
-    assert "tailrace export proto" in server.log.read_text()
