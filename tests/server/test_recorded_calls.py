@@ -9,11 +9,13 @@ import json
 import os
 import signal
 import socket
+import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 from http_server import RunningServer, ample
+from serving import serving
 from typer.testing import CliRunner
 
 import tailrace as tr
@@ -31,6 +34,7 @@ from tailrace.recording.answers import Sender
 from tailrace.recording.comparison import compared
 from tailrace.recording.condition import Condition, Wanted
 from tailrace.recording.file import RecordedCall, read_recording, write_recording
+from tailrace.recording.place import Place
 from tailrace.recording.proxy import Proxy
 from tailrace.recording.session import Limits, record, redaction_of
 
@@ -69,7 +73,7 @@ def recording(
     """Record while the block runs; give the proxy's port, and the calls that are kept."""
     calls: list[RecordedCall] = []
     asked = Wanted(conditions=tuple(map(Condition.parse, conditions)), **wanted)
-    proxy = Proxy(url_of(server), asked, redaction_of(url_of(server), None, keep_raw=keep_raw), calls.append)
+    proxy = Proxy(Place.of(url_of(server)), asked, redaction_of(url_of(server), None, keep_raw=keep_raw), calls.append)
     with asyncio.Runner() as runner:
         port = runner.run(proxy.listen("127.0.0.1", 0))[1]
         stop = asyncio.Event()
@@ -240,7 +244,7 @@ def test_server_that_is_gone_is_a_call_without_an_answer(server: RunningServer) 
         place = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
         async def send() -> bytes:
-            proxy = Proxy(place, Wanted(), redaction, calls.append)
+            proxy = Proxy(Place.of(place), Wanted(), redaction, calls.append)
             _, port = await proxy.listen("127.0.0.1", 0)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n".encode() + b'{"amount":1}')
@@ -340,3 +344,116 @@ def test_server_that_does_not_say_what_to_redact_is_not_recorded(tmp_path: Path)
         thread.join()
     with pytest.raises(SetupError, match="cannot be reached"):
         redaction_of(url, None, keep_raw=True)
+
+
+FILE = '''
+"""A pipeline whose model needs no files."""
+
+from typing import Annotated
+
+import numpy as np
+
+import tailrace as tr
+
+
+class Amount(tr.Request):
+    amount: float
+    label: Annotated[str, tr.REDACTED] = ""
+
+
+class Score(tr.Response):
+    score: float
+
+
+class Half:
+    """Scores half of the amount."""
+
+    def predict(self, feeds):
+        """Return a score for each row."""
+        return feeds["features"][:, 0] / 2
+
+
+halved = tr.Pipeline(
+    name="halved", request=Amount, response=Score, features=[Amount.amount], model=tr.PythonModel("half", Half),
+    budget=tr.Budget("5s"),
+)
+'''
+
+
+@pytest.mark.slow
+def test_calls_are_replayed_at_a_server_of_the_file(tmp_path: Path) -> None:
+    """Started for it, and gone afterwards; a changed file gives another release, and another answer."""
+    file, out = tmp_path / "pipeline.py", tmp_path / "calls.trr"
+    file.write_text(FILE)
+    path = "/v1/pipelines/halved/predict"
+    with serving(tmp_path / "log", file) as server:
+        calls: list[RecordedCall] = []
+        proxy = Proxy(Place.of(server.url), Wanted(), redaction_of(server.url, None, keep_raw=False), calls.append)
+        with asyncio.Runner() as runner:
+            port = runner.run(proxy.listen("127.0.0.1", 0))[1]
+            bodies = [b'{"amount":4,"label":"a"}', b'{"amount":"4"}']
+            for body in bodies:
+                runner.run(asyncio.to_thread(ask, port, body, path))
+            runner.run(proxy.close())
+    assert [call.status for call in calls] == [200, 422]
+    assert all(call.release for call in calls)
+    write_recording(out, server.url, calls)
+    run = CliRunner().invoke
+    same = run(app, ["replay", str(out), str(file), "--json"])
+    assert same.exit_code == 0, same.output
+    told = json.loads(same.stdout)
+    assert [each["now"]["release"] for each in told] == [call.release for call in calls]
+    file.write_text(FILE.replace("/ 2", "/ 4"))
+    other = run(app, ["replay", str(out), str(file), "--json"])
+    assert other.exit_code == 1
+    first, second = json.loads(other.stdout)
+    assert first["differences"] == ["$.score 2.0 → 1.0"]
+    assert first["now"]["release"] != first["then"]["release"]
+    assert second["same"]
+    broken = run(app, ["replay", str(out), str(tmp_path / "none.py")])
+    assert broken.exit_code == 1
+
+
+def test_server_that_speaks_tls_is_recorded_and_asked(tmp_path: Path) -> None:
+    """Believed by the authority of a file alone; whom nobody has signed for is not reached."""
+    pytest.importorskip("cryptography")
+    from tls_files import Authority
+
+    authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
+    signed = authority.server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(signed.cert, signed.key)
+    body = b'{"paths":{}}'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
+
+    class Speaks(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            sock = context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+            with suppress(OSError), sock:
+                sock.do_handshake()
+                heard = sock.recv(1 << 16)
+                while heard.startswith(b"POST") and not heard.endswith(b"{}"):  # what is unread at the end resets it
+                    heard += sock.recv(1 << 16)
+                sock.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Speaks) as listener:
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.server_address[1]}"
+        try:
+            calls: list[RecordedCall] = []
+            redaction = redaction_of(url, None, keep_raw=False, ca_file=str(authority.file))
+            with pytest.raises(SetupError, match="cannot be reached"):
+                redaction_of(url, None, keep_raw=False, ca_file=str(other.file))
+            with asyncio.Runner() as runner:
+                proxy = Proxy(Place.of(url, str(authority.file)), Wanted(), redaction, calls.append)
+                port = runner.run(proxy.listen("127.0.0.1", 0))[1]
+                assert runner.run(asyncio.to_thread(ask, port, b"{}")) == (200, body)
+                runner.run(proxy.close())
+            with Sender(url, ca_file=str(authority.file)) as sender:
+                assert compared(calls[0], sender.ask(calls[0])).is_same
+        finally:
+            listener.shutdown()
+            thread.join()
+    with pytest.raises(SetupError, match="no certificates"):
+        Place.of(url, str(tmp_path / "none.pem"))

@@ -34,6 +34,9 @@ def record(  # noqa: PLR0917 - typer reads each option from a parameter
     key: Annotated[
         str | None, typer.Option(envvar="TAILRACE_KEY", help="A key of the server, to ask what is redacted.")
     ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Authorities that an https server is believed by, PEM.")
+    ] = None,
 ) -> None:
     """Keep calls of a server in a file: their bytes, answers, times and release.
 
@@ -50,14 +53,15 @@ def record(  # noqa: PLR0917 - typer reads each option from a parameter
     from tailrace.recording.session import Limits, record, redaction_of
 
     wanted = Wanted(pipeline, request_id, tuple(map(Condition.parse, where or ())))
-    redaction = redaction_of(url, key, keep_raw=raw)
+    authorities = None if ca_file is None else str(ca_file)
+    redaction = redaction_of(url, key, keep_raw=raw, ca_file=authorities)
     limits = Limits(count, duration_ns(seconds, "--for") / 1e9)
     with progress_bar("recording") as show:
         calls = asyncio.run(
             record(
                 url, _place_of(listen), wanted, redaction, limits,
                 on_listening=lambda address: print(f"send calls to {address}", file=sys.stderr, flush=True),
-                on_call=lambda done: show("recording", done, count),
+                on_call=lambda done: show("recording", done, count), ca_file=authorities,
             )
         )  # fmt: skip
     if not calls:

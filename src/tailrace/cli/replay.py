@@ -28,6 +28,9 @@ def replay(
         list[str] | None,
         typer.Option("--header", "-H", metavar="HEADER", help="'Name: value', for a secret that was taken out."),
     ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Authorities that an https server is believed by, PEM.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="By how much numbers may differ.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +49,12 @@ def replay(
 
     recording = read_recording(file)
     outcomes: list[Outcome] = []
-    with progress_bar("replaying") as show, _server_at(target, store) as url, Sender(url, header or ()) as sender:
+    believed = None if ca_file is None else str(ca_file)
+    with (
+        progress_bar("replaying") as show,
+        _server_at(target, store) as url,
+        Sender(url, header or (), ca_file=believed) as sender,
+    ):
         for call in recording.calls:
             if call.body is None:
                 outcomes.append(Outcome(call, None, left_out=call.left_out))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
-from urllib.parse import urlsplit
 
 from tailrace.errors import SetupError
 from tailrace.recording.file import RecordedCall
+from tailrace.recording.place import Place
 from tailrace.recording.redaction import SECRET
 from tailrace.recording.stream import Kind, MessageStream, fields_of
 from tailrace.recording.times import layers_of
@@ -45,15 +44,14 @@ class Answer:
 
 
 class Sender:
-    """Sends requests to a server. headers: sent with each, as `Name: value`. Raises SetupError for no URL of one."""
+    """Sends requests to a server. headers: sent with each, as `Name: value`. ca_file: see `Place`.
 
-    def __init__(self, url: str, headers: Sequence[str] = ()) -> None:
-        place = urlsplit(url)
-        if place.scheme not in ("http", "https") or not place.hostname:
-            raise SetupError("it is no URL of a server", where=url, next="write http://HOST:PORT")
+    Raises SetupError for no URL of a server.
+    """
+
+    def __init__(self, url: str, headers: Sequence[str] = (), *, ca_file: str | None = None) -> None:
         self._url = url
-        self._place = (place.hostname, place.port or (443 if place.scheme == "https" else 80))
-        self._tls = ssl.create_default_context() if place.scheme == "https" else None
+        self._place = Place.of(url, ca_file)
         self._headers = [header.encode("latin-1", "replace") for header in headers]
         self._sock: socket.socket | None = None
 
@@ -97,10 +95,11 @@ class Sender:
     def _connect(self) -> socket.socket:
         if self._sock is None:
             try:
-                self._sock = socket.create_connection(self._place, TIMEOUT_S)
+                place = self._place
+                self._sock = socket.create_connection((place.host, place.port), TIMEOUT_S)
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._tls is not None:
-                    self._sock = self._tls.wrap_socket(self._sock, server_hostname=self._place[0])
+                if place.tls is not None:
+                    self._sock = place.tls.wrap_socket(self._sock, server_hostname=place.host)
             except OSError as error:
                 self._close()
                 raise SetupError(f"cannot be reached: {error.strerror or error}", where=self._url,

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 
 from tailrace.errors import SetupError
 from tailrace.recording.condition import Wanted
 from tailrace.recording.file import RecordedCall
+from tailrace.recording.place import Place
 from tailrace.recording.redaction import Redaction, without_secrets
 from tailrace.recording.stream import Kind, MessageStream, fields_of
 from tailrace.recording.times import layers_of
@@ -71,18 +70,12 @@ class Exchange:
 
 
 class Proxy:
-    """Passes connections on to a server. url: of the server. take: is given each call that is wanted.
+    """Passes connections on to a server. place: where it is. take: is given each call that is wanted."""
 
-    Raises SetupError for a URL that is none.
-    """
-
-    def __init__(self, url: str, wanted: Wanted, redaction: Redaction, take: Callable[[RecordedCall], None]) -> None:
-        place = urlsplit(url)
-        if place.scheme not in ("http", "https") or not place.hostname:
-            raise SetupError("it is no URL of a server", where=url, next="write http://HOST:PORT")
-        self._host = place.hostname
-        self._port = place.port or (443 if place.scheme == "https" else 80)
-        self._tls = ssl.create_default_context() if place.scheme == "https" else None
+    def __init__(
+        self, place: Place, wanted: Wanted, redaction: Redaction, take: Callable[[RecordedCall], None]
+    ) -> None:
+        self._place = place
         self._wanted = wanted
         self._redaction = redaction
         self._take = take
@@ -125,7 +118,8 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what one client sends, and what it is answered, until both are done."""
         try:
-            there_reader, there_writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+            place = self._place
+            there_reader, there_writer = await asyncio.open_connection(place.host, place.port, ssl=place.tls)
         except OSError:
             return  # the client sees a connection that ends, as it would at the server
         owed: deque[Exchange] = deque()

@@ -15,6 +15,7 @@ from typing import Any, Final
 from tailrace.errors import SetupError
 from tailrace.recording.condition import Wanted
 from tailrace.recording.file import RecordedCall
+from tailrace.recording.place import Place
 from tailrace.recording.proxy import Proxy
 from tailrace.recording.redaction import Redaction
 
@@ -32,14 +33,14 @@ class Limits:
     seconds: float
 
 
-def redaction_of(url: str, key: str | None, *, keep_raw: bool) -> Redaction:
-    """Return what a server's document says is to be redacted. key: that it asks for.
+def redaction_of(url: str, key: str | None, *, keep_raw: bool, ca_file: str | None = None) -> Redaction:
+    """Return what a server's document says is to be redacted. key: that it asks for. ca_file: see `Place`.
 
     keep_raw: without a document nothing is. Raises SetupError where there is none, or the server is not there.
     """
     request = urllib.request.Request(f"{url.rstrip('/')}/openapi.json", headers={"X-API-Key": key} if key else {})
     try:
-        with urllib.request.urlopen(request, timeout=DOCUMENT_S) as answer:
+        with urllib.request.urlopen(request, timeout=DOCUMENT_S, context=Place.of(url, ca_file).tls) as answer:
             document: dict[str, Any] = json.loads(answer.read(DOCUMENT_BYTES_MAX))
     except urllib.error.HTTPError as error:
         error.close()
@@ -62,10 +63,12 @@ async def record(
     *,
     on_listening: Callable[[str], None] = lambda address: None,
     on_call: Callable[[int], None] = lambda calls: None,
+    ca_file: str | None = None,
 ) -> list[RecordedCall]:
     """Return the calls that passed a proxy before a server, and were wanted, until a limit or a signal.
 
-    on_listening: is told where calls are to be sent; on_call: how many are kept. Raises SetupError.
+    on_listening: is told where calls are to be sent; on_call: how many are kept. ca_file: see `Place`. Raises
+    SetupError.
     """
     calls: list[RecordedCall] = []
     done = asyncio.Event()
@@ -81,7 +84,7 @@ async def record(
         if len(calls) >= limits.calls or kept_bytes >= KEPT_BYTES_MAX:
             done.set()
 
-    proxy = Proxy(url, wanted, redaction, take)
+    proxy = Proxy(Place.of(url, ca_file), wanted, redaction, take)
     host, port = await proxy.listen(*listen)
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError, RuntimeError):  # on another thread there are none
