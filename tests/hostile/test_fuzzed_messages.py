@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message import DecodeError
+import pytest
 from hypothesis import given
 from test_fuzzed_decoders import FEW, MODEL, any_body, check_plain, in_time
 
 from tailrace.errors import ServingError
+
+pytest.importorskip("grpc")
+from google.protobuf.message import DecodeError
+
 from tailrace.server.oip.grpc_asked import GrpcAsked
 from tailrace.server.oip.grpc_messages import message_class
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import pytest
@@ -13,6 +15,8 @@ from http_server import RawClient, RunningServer, ample, payment_of, post
 from real_proxies import PROXIES, start_proxy
 
 from tailrace.batch import Batch
+from tailrace.codecs.proto_form import message_forms
+from tailrace.codecs.proto_lock import lock_path, locked, write_lock
 from tailrace.pipeline import Pipeline
 from tailrace.server.proxies import Proxies
 
@@ -49,6 +53,8 @@ def front(
 ) -> Iterator[Front]:
     """Start a proxy in front of a server that believes it who calls."""
     name, folder, pipeline = request.param, tmp_path_factory.mktemp(request.param), ample(pipeline_of("log"))
+    write_lock(locked(message_forms(pipeline.request, pipeline.response), None), lock_path(folder, pipeline.name))
+    pipeline = replace(pipeline, sources_dir=folder)
     with ExitStack() as stack:
         server = stack.enter_context(RunningServer([pipeline], body_bytes_max=100_000))
         routes = server.http.shared.routes
@@ -102,6 +108,16 @@ def test_message_pack_comes_through(front: Front) -> None:
     with front.connect() as client:
         answer = client.ask(post(body, "Content-Type: application/msgpack"))
         assert msgspec.msgpack.decode(answer.body)["label"] == "\0\r\n\r\n"
+
+
+def test_protocol_buffers_come_through(front: Front) -> None:
+    """A message each way: the number of `amount` is 1, of `label` 2, and of the answer's score 1."""
+    with front.connect() as client:
+        body = b"\x09" + struct.pack("<d", 2.0) + b"\x12\x03\0\r\n"
+        answer = client.ask(post(body, "Content-Type: application/x-protobuf"))
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/x-protobuf")
+        assert struct.unpack("<d", answer.body[1:9])[0] == pytest.approx(math.log(2.0), abs=1e-6)
+        assert answer.body.endswith(b"\x03\0\r\n")
 
 
 @pytest.mark.parametrize(
