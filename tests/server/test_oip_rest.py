@@ -163,6 +163,16 @@ def test_rows_are_answered_as_by_the_usual_path(oip: RawClient) -> None:
     assert outputs_of(infer(oip, tensor("amount", [], shape=[0])))["score"] == []
 
 
+def test_what_other_clients_say_is_passed_over(oip: RawClient) -> None:
+    """Null for what is not there, parameters that are not known, and members that are not: each is as if unsaid."""
+    amount = tensor("amount", [1.0], parameters={"content_type": "np", "binary": None})
+    null = dict.fromkeys(("id", "parameters", "outputs"))
+    answer = infer(oip, amount, tensor("label", ["a"], "BYTES", parameters=None), **null)
+    assert (outputs_of(answer)["score"], "id" in answer.json) == ([0.0], False)
+    answer = infer(oip, amount, parameters={"headers": {}, "content_type": "pd"}, extension=[1])
+    assert outputs_of(answer)["score"] == [0.0]
+
+
 def test_outputs_are_chosen_by_name(oip: RawClient) -> None:
     """Only those, in that order, each in JSON or in bytes."""
     wanted = [{"name": "label"}, {"name": "score", "parameters": {"binary_data": True}}]

@@ -53,29 +53,32 @@ NO_OUTPUT_PARAMETERS: Final = OutputParameters()
 
 
 class Input(msgspec.Struct):
-    """A tensor that is sent. data: its elements, flat or nested, where they are in the JSON."""
+    """A tensor that is sent. data: its elements, flat or nested, where they are in the JSON.
+
+    Some clients write null for what is not there, here as elsewhere.
+    """
 
     name: str
     shape: Shape
     datatype: str
-    parameters: InputParameters = NO_INPUT_PARAMETERS
-    data: list[Any] | UnsetType = UNSET
+    parameters: InputParameters | None = NO_INPUT_PARAMETERS
+    data: list[Any] | UnsetType | None = UNSET
 
 
 class NamedOutput(msgspec.Struct):
     """A tensor that is asked for."""
 
     name: str
-    parameters: OutputParameters = NO_OUTPUT_PARAMETERS
+    parameters: OutputParameters | None = NO_OUTPUT_PARAMETERS
 
 
 class Message(msgspec.Struct):
     """A call."""
 
     inputs: Annotated[list[Input], Meta(max_length=TENSORS_MAX)]
-    id: Annotated[str, Meta(max_length=ID_MAX)] | UnsetType = UNSET
-    parameters: Parameters = NO_PARAMETERS
-    outputs: Annotated[list[NamedOutput], Meta(max_length=TENSORS_MAX)] | UnsetType = UNSET
+    id: Annotated[str, Meta(max_length=ID_MAX)] | UnsetType | None = UNSET
+    parameters: Parameters | None = NO_PARAMETERS
+    outputs: Annotated[list[NamedOutput], Meta(max_length=TENSORS_MAX)] | UnsetType | None = UNSET
 
 
 AnyParameters = Parameters | InputParameters | OutputParameters
@@ -109,18 +112,22 @@ def refuse_untaken(parameters: AnyParameters) -> None:
 
 def _quotes_of(message: Message) -> int:
     """Return how many quotes a message's JSON has, unless a key is there twice, or unknown, or a text is escaped."""
-    quotes = PAIR + (0 if message.id is UNSET else 2 * PAIR) + _quotes_in(message.parameters)
+    quotes = PAIR + _quotes_in(message.parameters)
+    if message.id is not UNSET:
+        quotes += PAIR * (1 + (message.id is not None))
     for each in message.inputs:
         quotes += 5 * PAIR + _quotes_in(each.parameters)
         if each.data is not UNSET:
-            quotes += PAIR + (PAIR * len(each.data) if each.datatype == TEXT else 0)
+            quotes += PAIR + (PAIR * len(each.data or ()) if each.datatype == TEXT else 0)
     if message.outputs is not UNSET:
-        quotes += PAIR + sum(2 * PAIR + _quotes_in(each.parameters) for each in message.outputs)
+        quotes += PAIR + sum(2 * PAIR + _quotes_in(each.parameters) for each in message.outputs or ())
     return quotes
 
 
-def _quotes_in(parameters: AnyParameters) -> int:
+def _quotes_in(parameters: AnyParameters | None) -> int:
     """Return the quotes of some parameters, and of their own key; none where they are not there."""
+    if parameters is None:
+        return PAIR
     if parameters in (NO_PARAMETERS, NO_INPUT_PARAMETERS, NO_OUTPUT_PARAMETERS):
         return 0
     values = [getattr(parameters, name) for name in parameters.__struct_fields__]

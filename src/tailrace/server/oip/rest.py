@@ -21,7 +21,15 @@ from tailrace.codecs.tensor_form import at_input
 from tailrace.codecs.tensors import FORMATS, TEXT, from_bytes, from_json, to_bytes
 from tailrace.errors import InvalidTensorError
 from tailrace.server.oip.asked import Asked, OipModel, Output, columns_of, plain_elements
-from tailrace.server.oip.message import Input, Message, read_message, refuse_untaken
+from tailrace.server.oip.message import (
+    NO_INPUT_PARAMETERS,
+    NO_OUTPUT_PARAMETERS,
+    NO_PARAMETERS,
+    Input,
+    Message,
+    read_message,
+    refuse_untaken,
+)
 
 OCTETS: Final = b"application/octet-stream"
 LENGTH: Final = b"Inference-Header-Content-Length: %d"
@@ -131,7 +139,7 @@ class RestReader:
 
     def _layout_of(self, text: bytes) -> _Layout:
         message = read_message(text)
-        form, parameters = self.model.form, message.parameters
+        form, parameters = self.model.form, message.parameters or NO_PARAMETERS
         refuse_untaken(parameters)
         places, at = [], 0
         for each in message.inputs:
@@ -143,35 +151,36 @@ class RestReader:
                 places.append(place)
         rows = form.count_rows([place.field.name for place in places], [place.shape[0] for place in places])
         return _Layout(
-            None if message.id is UNSET else str(message.id), int(parameters.timeout or 0),
-            int(parameters.priority or 0), self._outputs_of(message), places, [place.field.name for place in places],
-            rows, at,
+            str(message.id) if message.id else None, int(parameters.timeout or 0), int(parameters.priority or 0),
+            self._outputs_of(message, is_binary=parameters.binary_data_output is True), places,
+            [place.field.name for place in places], rows, at,
         )  # fmt: skip
 
     def _place_of(self, told: Input, at: int) -> tuple[_Place | None, int]:
         """Return the place of an input, None for one to be passed over, and where the bytes of the next one begin."""
-        refuse_untaken(told.parameters)
-        size = told.parameters.binary_data_size
+        parameters = told.parameters or NO_INPUT_PARAMETERS
+        refuse_untaken(parameters)
+        size = parameters.binary_data_size
         if told.datatype not in FORMATS and told.datatype != TEXT:
             raise InvalidTensorError(f"the datatype {told.datatype[:20]!r} is not known here")
         field = self.model.form.field(told.name, told.datatype, told.shape)
-        if (size is UNSET) == (told.data is UNSET):
+        data = None if told.data is UNSET else told.data
+        if (size is UNSET) == (data is None):
             raise InvalidTensorError("it has no data" if size is UNSET else "it has data and binary_data_size")
         end = at if size is UNSET else at + int(size)
         if field is None:
             return None, end
-        data = None if told.data is UNSET else list(told.data)
         return _Place(field, told.datatype, told.shape, data, at, end), end
 
-    def _outputs_of(self, message: Message) -> Sequence[Output]:
-        """Return the outputs that a message names; all, where it names none."""
-        is_binary = message.parameters.binary_data_output is True
+    def _outputs_of(self, message: Message, *, is_binary: bool) -> Sequence[Output]:
+        """Return the outputs that a message names; all, where it names none. is_binary: those that do not say it."""
         if message.outputs is UNSET or not message.outputs:
             return self.model.outputs([(name, is_binary) for name in self.model.form.outputs])
         named = []
         for each in message.outputs:
-            refuse_untaken(each.parameters)
-            told = each.parameters.binary_data
+            parameters = each.parameters or NO_OUTPUT_PARAMETERS
+            refuse_untaken(parameters)
+            told = parameters.binary_data
             named.append((each.name, is_binary if told is UNSET else told is True))
         return self.model.outputs(named)
 
