@@ -74,7 +74,7 @@ def test_nothing_that_was_accepted_is_lost_whatever_is_killed(
             assert accepted.get(members["id"], members["request_id"]) == members["request_id"]
 
 
-def send(server: Server, number: int, accepted: dict[str, str]) -> None:
+def send(server: Server, number: float, accepted: dict[str, str]) -> None:
     """Have one request accepted, asking again with its id until it is; note it by the id it got."""
     url, label = f"{server.predict_url('log')}?mode=accepted", f"n{number}"
     body = json.dumps({"amount": 1 + number, "label": label}).encode()
@@ -137,3 +137,37 @@ def test_receiver_that_hangs_or_fails_holds_no_live_call_up(
             receiver.status = 200
             receiver.wait(40, 60)
             assert server.metric("tailrace_deliveries_total", 'outcome="set_aside"') == 0
+
+
+@pytest.mark.slow
+def test_request_that_kills_its_worker_is_answered_with_an_error_after_three(
+    tmp_path: Path, pipelines_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule ends the process: three workers go, then the receiver is told; what was beside it is answered."""
+    monkeypatch.setenv("RESULTS_SECRET", SECRET)
+    with receiving() as receiver:
+        file = declare(tmp_path, pipelines_dir, f'tr.Webhook("{receiver.url}", secret_env="RESULTS_SECRET")')
+        kill = '[tr.Rule("kill", when=lambda request: (request.amount == 666.5) & _kill(request.amount), then="low")]'
+        text = file.read_text().replace("    results=", f"    rules={kill},\n    results=")
+        file.write_text(text + KILL)
+        with serving(tmp_path / "log", file, "--accepted", str(tmp_path / "accepted")) as server:
+            accepted: dict[str, str] = {}
+            for number in (1, 665.5, 2, 3):
+                send(server, number, accepted)
+            by_label = {each["request_id"]: each for each in receiver.wait(4, 90)}
+            assert by_label["n665.5"]["status"] == "failed"
+            assert "processes have ended" in by_label["n665.5"]["error"]["detail"]
+            assert {by_label[f"n{number}"]["status"] for number in (1, 2, 3)} == {"answered"}
+            assert len(server.events("worker died")) == 3
+
+
+KILL = """
+
+def _kill(amount):
+    import os
+    import signal
+
+    if (amount == 666.5).any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return amount > 0
+"""

@@ -130,7 +130,7 @@ def test_accepted_request_is_answered_202_and_scored_as_a_live_one(accepting: Ac
     }
 
 
-@pytest.mark.parametrize("kind", ["msgpack", "gzip", "array"])
+@pytest.mark.parametrize("kind", ["msgpack", "gzip", "zstd", "array"])
 def test_request_of_any_codec_becomes_a_result_in_json(accepting: AcceptingServer, kind: str) -> None:
     """MessagePack, gzip, and an array, of which the response is an array."""
     body, headers, wanted = json.dumps(REQUEST).encode(), [], REQUEST["label"]
@@ -138,6 +138,8 @@ def test_request_of_any_codec_becomes_a_result_in_json(accepting: AcceptingServe
         body, headers = msgspec.msgpack.encode(REQUEST), ["Content-Type: application/msgpack"]
     elif kind == "gzip":
         body, headers = gzip.compress(body), ["Content-Encoding: gzip"]
+    elif kind == "zstd":
+        body, headers = pytest.importorskip("backports.zstd").compress(body), ["Content-Encoding: ZSTD"]
     else:
         body = json.dumps([REQUEST, REQUEST]).encode()
     assert accepting.ask(body, *headers).status == 202
@@ -291,11 +293,12 @@ def test_what_a_slot_that_is_gone_left_is_shared_out(accepting: AcceptingServer)
     from tailrace.server.accepted.journal import Known
 
     accepting.do(partial(accepting.journal.accept, 7, entry, Known(b"", b"")))
-    unknown = Waiting(new_id(), "gone", "", b"application/json", b"", b"{}")
-    accepting.do(partial(accepting.journal.accept, 0, unknown, Known(b"", b"")))
+    for _ in range(70):  # of a pipeline that is not served: more than are taken at once, and none holds it up
+        unknown = Waiting(new_id(), "gone", "", b"application/json", b"", b"{}")
+        accepting.do(partial(accepting.journal.accept, 0, unknown, Known(b"", b"")))
     accepting.start()
     assert accepting.results(1)[0]["id"] == entry.id
-    assert accepting.do(partial(accepting.journal.state, time.time_ns())).waiting == 1
+    assert accepting.do(partial(accepting.journal.state, time.time_ns())).waiting == 70
 
 
 def test_caller_that_is_gone_leaves_its_request(accepting: AcceptingServer) -> None:
@@ -429,3 +432,32 @@ def test_request_that_the_server_has_had_no_time_for_is_failed_in_the_end(
     (result,) = server.results(1)
     assert (result["status"], result["error"]["status"]) == ("failed", 504)
     server.stop()
+
+
+def test_nothing_is_scored_while_a_live_call_waits(accepting: AcceptingServer) -> None:
+    """An engine that has a call in its queue is left to it."""
+    accepting.ask(json.dumps(REQUEST).encode())
+    admission = accepting.server.engines["log_with_fallback"].admission
+
+    def wait(rows: int) -> None:
+        admission.rows_waiting += rows
+
+    accepting.server.on_loop(wait, 1)
+    try:
+        accepting.start()
+        time.sleep(0.1)
+        assert accepting.do(partial(accepting.journal.results, 10, ())) == []
+    finally:
+        accepting.server.on_loop(wait, -1)
+    assert accepting.results(1)
+
+
+def test_answer_comes_once_where_the_disk_is_done_as_time_runs_out(accepting: AcceptingServer) -> None:
+    """The loop was held past a call's time while its request came to disk: it hears one of the two."""
+    body = json.dumps(REQUEST).encode()
+    with accepting.server.connect() as client:
+        client.send(message(PATH.format("log"), body, "X-Budget-Ms: 30"))
+        accepting.server.settle()
+        accepting.server.hold(lambda: time.sleep(0.1))
+        assert client.read().status in (202, 504)
+        assert client.ask(message(PATH.format("log"), body)).status == 202

@@ -100,6 +100,8 @@ class Backlog:
         self._ends: dict[str, int] = {}
         self._tries: dict[str, int] = {}
         self._later_ns: dict[str, int] = {}
+        self._unserved: set[str] = set()
+        """Requests of pipelines that are not served, which hold up no others: they wait for a release that has them."""
         self._is_stopping = False
         self._retry_ns = int(RETRY_S * NS_PER_S)
 
@@ -133,13 +135,16 @@ class Backlog:
     def _take(self, transaction: Any) -> list[tuple[int, Waiting]]:
         """Take what is scored next, of one pipeline, and note that it is in hand; it stays in the journal."""
         now_ns = self._clock.now_ns()
-        skipped = {entry_id for entry_id, due_ns in dict(self._later_ns).items() if due_ns > now_ns}
+        skipped = self._unserved | {each for each, due_ns in dict(self._later_ns).items() if due_ns > now_ns}
         found = self._journal.take(self._slots, GROUP_MAX, skipped, transaction)
-        known = [each for each in found if each[1].pipeline in self._endpoints]
-        if not known:
+        while unserved := {entry.id for _, entry in found if entry.pipeline not in self._endpoints}:
+            self._unserved |= unserved
+            skipped |= unserved
+            found = self._journal.take(self._slots, GROUP_MAX, skipped, transaction)
+        if not found:
             return []
-        pipeline = known[0][1].pipeline
-        group = [each for each in known if each[1].pipeline == pipeline][: self._group_max(pipeline)]
+        pipeline = found[0][1].pipeline
+        group = [each for each in found if each[1].pipeline == pipeline][: self._group_max(pipeline)]
         suspects = [each for each in group if each[1].id in self._ends]
         group = suspects[:1] or group
         self._note.write({entry.id: self._ends.get(entry.id, 0) for _, entry in group})

@@ -32,9 +32,14 @@ from tailrace.server.served import load_all
 
 UNDER_WAY_MAX: Final = 1_000
 """Results that are under way at once, those that wait for another try too."""
+BYTES_MAX: Final = 64 << 20
+"""The same for their bytes; and how many are taken at once, before the bytes are looked at."""
+TAKEN_MAX: Final = 64
 LOOK_S: Final = 0.05
 """How often the journal is looked into: a result waits for so long at most."""
 STATE_S: Final = 1.0
+FINISH_S: Final = 2.0
+"""How long what is being sent may take when the server stops; the next process sends what is not known to be there."""
 NICE: Final = 10
 LOCK_FILE: Final = "courier.lock"
 
@@ -108,15 +113,15 @@ class Courier:
                 self._process.log.error("results cannot be read", cause=str(error))
                 await asyncio.sleep(STATE_S)
                 continue
-            if not begun or len(self._deliveries.under_way) >= UNDER_WAY_MAX:
+            if not begun:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), LOOK_S)
 
     async def _begin_new(self) -> int:
         """Begin with the results that nobody has begun with; return how many."""
         under_way = self._deliveries.under_way
-        room = UNDER_WAY_MAX - len(under_way)
-        if room <= 0:
+        room = min(UNDER_WAY_MAX - len(under_way), TAKEN_MAX)
+        if room <= 0 or self._deliveries.bytes > BYTES_MAX:
             return 0
         found = await self._thread.do(partial(self._thread.journal.results, room, frozenset(under_way)))
         for result in found:
@@ -136,7 +141,7 @@ class Courier:
         """Wait for what is being sent; what waits for another try is left to the next process."""
         tasks = set(self._deliveries.under_way.values())
         if tasks:
-            await asyncio.wait(tasks, timeout=min(self._process.task.options.drain_s, 5.0))
+            await asyncio.wait(tasks, timeout=min(self._process.task.options.drain_s, FINISH_S))
 
 
 def _locked(directory: Path, journal: Journal) -> int:

@@ -97,23 +97,24 @@ class Route:
 
 
 class Deliveries:
-    """The results that are on their way. under_way: their ids, which nobody begins anew."""
+    """The results that are on their way. under_way: their ids, which nobody begins anew. bytes: theirs together."""
 
     def __init__(self, thread: JournalThread, routes: dict[str, Route], ended: Callable[[], None], log: Any) -> None:
         self.under_way: dict[str, asyncio.Task[None]] = {}
+        self.bytes = 0
         self._thread = thread
         self._routes = routes
         self._ended = ended
         self._log = log
 
     def begin(self, result: Result) -> None:
-        """Deliver a result; one of a pipeline that declares no destination any more waits until one does."""
-        route = self._routes.get(result.pipeline)
-        if route is not None:
-            self.under_way[result.id] = asyncio.get_running_loop().create_task(self._deliver(route, result))
+        """Deliver a result; one of a pipeline that declares no destination any more is set aside."""
+        self.bytes += len(result.body)
+        self.under_way[result.id] = asyncio.get_running_loop().create_task(self._deliver(result))
 
-    async def _deliver(self, route: Route, result: Result) -> None:
-        reason = await route.deliver(result)
+    async def _deliver(self, result: Result) -> None:
+        route = self._routes.get(result.pipeline)
+        reason = "its pipeline declares no results" if route is None else await route.deliver(result)
         journal = self._thread.journal
         work = partial(journal.set_aside, result, reason) if reason else partial(journal.remove, result.id)
         while True:  # it is not sent again for a disk that is full
@@ -124,6 +125,7 @@ class Deliveries:
                 self._log.error("a delivery is not on disk yet", id=result.id, cause=str(error))
                 await asyncio.sleep(JOURNAL_RETRY_S)
         del self.under_way[result.id]
+        self.bytes -= len(result.body)
         self._ended()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, cast
@@ -30,6 +31,8 @@ ACCEPT_NS: Final = 5 * NS_PER_S
 """How long a caller waits for the disk, who names no budget."""
 ASKED_MAX: Final = 1_024
 """Requests of a worker that wait for the disk; beyond, 503."""
+BYTES_MAX: Final = 64 << 20
+"""The same for the bytes of their bodies."""
 AGAIN: Final = "send it again with its X-Request-Id: what was accepted before is not scored twice"
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -43,7 +46,7 @@ class AcceptedBatch(Batch):
 class Acceptance:
     """What the endpoints of one worker share. slot: the worker's. wake: is called when something waits to be scored.
 
-    count: is called with the pipeline for each request that is accepted.
+    count: is called with the pipeline for each request that is accepted. bytes: of bodies that wait for the disk.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Acceptance:
         self.slot = slot
         self.wake = wake
         self.count = count
+        self.bytes = 0
 
 
 class AcceptingEndpoint(CallEndpoint):
@@ -88,7 +92,7 @@ class AcceptingEndpoint(CallEndpoint):
             plain = self._offer.find(content_type, b"")
             self._others[codec] = AcceptingEndpoint(
                 self._endpoint, self._offer, self._acceptance, JSON if plain is None else plain.content_type, codec,
-                b"" if plain is codec else b"gzip",
+                b"" if plain is codec else coding.strip().lower(),
             )  # fmt: skip
         return self._others[codec]
 
@@ -111,14 +115,15 @@ class AcceptingEndpoint(CallEndpoint):
             call.callers,
         )  # fmt: skip
         known = known_of(self.name, cast(Any, call).head, request_id, body)
+        pending = _Pending(call, entry, shared, self._refusals.count_failure)
         accepting = shared.thread.do(partial(shared.thread.journal.accept, shared.slot, entry, known))
-        late = asyncio.get_running_loop().call_later(budget_ns / NS_PER_S, self._answer_late, call)
-        accepting.add_done_callback(partial(self._answer, call, late, entry.id))
+        pending.timer = asyncio.get_running_loop().call_later(budget_ns / NS_PER_S, pending.expire)
+        accepting.add_done_callback(pending.finish)
         return None
 
     def _fault(self, call: Call, body: bytes, request_id: bytes) -> ServingError | None:
         """Return why a request cannot be accepted, None where it can."""
-        if self._acceptance.thread.asked >= ASKED_MAX:
+        if self._acceptance.thread.asked >= ASKED_MAX or self._acceptance.bytes > BYTES_MAX:
             return UnavailableError("too many requests wait for the disk", next="send it again later")
         if len(request_id) >= REQUEST_ID_BYTES_MAX:
             what = f"X-Request-Id has {REQUEST_ID_BYTES_MAX} bytes or more, and tells what was accepted before"
@@ -129,38 +134,55 @@ class AcceptingEndpoint(CallEndpoint):
         rows = self._count_rows(requests)
         return rows if isinstance(rows, ServingError) else None
 
-    def _answer(
-        self, call: Call, late: asyncio.TimerHandle, entry_id: str, accepting: asyncio.Future[str | Refused]
+
+class _Pending:
+    """A call that waits for the disk. timer: calls `expire`, where that takes too long."""
+
+    def __init__(
+        self, call: Call, entry: Waiting, acceptance: Acceptance, count_failure: Callable[[ServingError], None]
     ) -> None:
-        """Answer a call whose request is on disk, or will not be."""
-        is_late = late.when() <= asyncio.get_running_loop().time()
-        late.cancel()
+        self.timer: asyncio.TimerHandle | None = None
+        self._call = call
+        self._entry = entry
+        self._acceptance = acceptance
+        self._count_failure = count_failure
+        self._is_answered = False
+        acceptance.bytes += len(entry.body)
+
+    def finish(self, accepting: asyncio.Future[str | Refused]) -> None:
+        """Answer the call, whose request is on disk, or will not be; it may have been answered that nobody knows."""
+        assert self.timer is not None
+        self.timer.cancel()
+        acceptance, entry = self._acceptance, self._entry
+        acceptance.bytes -= len(entry.body)
         fault = accepting.exception()
         outcome = None if fault is not None else accepting.result()
-        if outcome == entry_id:
-            self._acceptance.count(self.name)
-            self._acceptance.wake()
-        if is_late:  # it is answered already
+        if outcome == entry.id:
+            acceptance.count(entry.pipeline)
+            acceptance.wake()
+        if self._is_answered:
             return
         if isinstance(outcome, str):
-            self._confirm(call, outcome)
-            return
-        refusal = _refusal(outcome, fault)
-        self._refusals.count_failure(refusal)
-        call.transport.refuse(call, refusal)
+            self._confirm(outcome)
+        else:
+            self._refuse(_refusal(outcome, fault))
 
-    def _confirm(self, call: Call, entry_id: str) -> None:
-        """Tell a caller the id of its request."""
+    def expire(self) -> None:
+        """Answer the call, for which the disk takes too long."""
+        self._is_answered = True
+        self._refuse(DeadlineExceededError("the request is not known to be on disk in time", next=AGAIN))
+
+    def _confirm(self, entry_id: str) -> None:
+        """Tell the caller the id of its request."""
+        call = self._call
         batch = AcceptedBatch([call], call.arrival_ns, call.deadline_ns, content_type=b"")
         batch.bodies = [_encode({"id": entry_id})]
-        batch.marks_ns = [batch.started_ns, *[self._endpoint.engine.clock.now_ns()] * len(LAYERS)]
+        batch.marks_ns = [batch.started_ns, *[time.monotonic_ns()] * len(LAYERS)]
         call.transport.deliver(batch, (0,))
 
-    def _answer_late(self, call: Call) -> None:
-        """Answer a call for which the disk takes too long."""
-        refusal = DeadlineExceededError("the request is not known to be on disk in time", next=AGAIN)
-        self._refusals.count_failure(refusal)
-        call.transport.refuse(call, refusal)
+    def _refuse(self, refusal: ServingError) -> None:
+        self._count_failure(refusal)
+        self._call.transport.refuse(self._call, refusal)
 
 
 def known_of(pipeline: str, head: Head | None, request_id: bytes, body: bytes) -> Known:

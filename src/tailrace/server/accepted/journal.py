@@ -28,7 +28,7 @@ from tailrace.errors import StoreError
 SLOTS_MAX: Final = 256
 SET_ASIDE_MAX: Final = 10_000
 """Results that could not be delivered and are kept; the oldest goes for a newer one."""
-SCANNED_MAX: Final = 10_000
+SCANNED_MAX: Final = 100_000
 """Keys looked at in one transaction."""
 PURGED_MAX: Final = 1_000
 """Keys removed in one transaction, by age."""
