@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,15 +13,21 @@ import pytest
 from http_server import Answer, RawClient, RunningServer, payment_of, post
 from msgspec.structs import replace
 
+import tailrace as tr
+from tailrace.batch import Batch, Call
+from tailrace.deadline import MonotonicClock
+from tailrace.errors import RateLimitedError, ServingError
+from tailrace.ingest.link import EventLink
 from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.request.limit import Limit
 from tailrace.request.priority import Priority
+from tailrace.server.events import stream_endpoints
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.key_file import Key, changing, make_key
-from tailrace.server.keys import Keys
+from tailrace.server.keys import Caller, Keys
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.routing import limited
-from tailrace.testing import ManualClock
+from tailrace.testing import ManualClock, TestCall
 
 OTHER = "/v1/pipelines/log_with_fallback/predict"
 
@@ -138,6 +145,22 @@ def test_refusal_says_when_to_come_again(open_door: Open, client: RawClient) -> 
     assert problem["next"] == "ask again in 2 s"
     door.clock.advance(1_500)
     assert ask(client, secret).headers["retry-after"] == "1"
+
+
+def test_who_asks_is_told_what_is_left(open_door: Open, client: RawClient) -> None:
+    """With X-Trace an answer carries the RateLimit fields of all limits that the call passed; without, none."""
+    door = open_door(log=Declared(Limit(rate="100/s"), Limit(rate="60/m", burst=30)))
+    secret, number = door.make(Limit(rate="10/s", burst=5, concurrent=4))
+    assert "ratelimit" not in ask(client, secret).headers
+    headers = ask(client, secret, "X-Trace: 1").headers
+    policies = ['"key";q=10;w=1', '"key-concurrent";q=4;qu="concurrent-requests"', '"key-pipeline";q=30;w=30',
+                '"pipeline";q=100;w=1']  # fmt: skip
+    lefts = ['"key";r=3;t=1', '"key-concurrent";r=4', '"key-pipeline";r=28;t=1', '"pipeline";r=98;t=1']
+    assert headers["ratelimit-policy"] == ", ".join(policies)
+    assert headers["ratelimit"] == ", ".join(lefts)
+    door.change(number, rate=None, burst=None, concurrent=None)
+    assert ask(client, secret, "X-Trace: 1").headers["ratelimit"] == '"key-pipeline";r=27;t=1, "pipeline";r=97;t=1'
+    assert "ratelimit" not in ask(client, secret, "X-Trace: 1", path=OTHER).headers
 
 
 @pytest.mark.parametrize(
@@ -369,3 +392,82 @@ def test_key_that_ends_ends_for_calls_whose_budget_varies(open_door: Open, clien
     assert [hurried() for _ in range(2)] == [200, 429]
     door.change(number, revoked=datetime.now(UTC))
     assert hurried() == 401
+
+
+def infer(client: RawClient, secret: str, parameters: str = "{}") -> Answer:
+    """Return the answer that a caller of the Open Inference Protocol gets."""
+    tensor = '{"name": "amount", "datatype": "FP64", "shape": [1], "data": [1.0]}'
+    body = f'{{"inputs": [{tensor}], "parameters": {parameters}}}'
+    return ask(client, secret, body=body, path="/v2/models/log/infer")
+
+
+def test_tensors_come_within_the_same_limits(open_door: Open, client: RawClient) -> None:
+    """A call of the Open Inference Protocol takes of the same buckets, and is told so as that protocol has it."""
+    door = open_door(log=Declared(Limit(rate="1/h", burst=3), Limit(rate="1/h", burst=2)))
+    secret, _ = door.make(Limit())
+    found = [infer(client, secret).status, ask(client, secret).status]
+    assert found == [200, 200]
+    refused = infer(client, secret)
+    assert refused.status == 429
+    assert refused.json == {"error": "the key may ask 1/h, 2 at once; ask again in 3600 s"}
+    assert refused.headers["ratelimit"] == '"key-pipeline";r=0;t=3600'
+
+
+def test_priority_of_a_tensor_call_is_the_keys_or_less(
+    open_door: Open, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its parameters ask for counts up to the key's level: 1 is high, 2 and 0 are the usual one, the rest low."""
+    door = open_door()
+    weights: list[float] = []
+    engine = door.server.engines["log"]
+    monkeypatch.setattr(engine, "refuses", lambda left_ns, now_ns, rows=1, weight=1.0: weights.append(weight))
+
+    def last(secret: str, rank: int) -> float:
+        weights.clear()
+        assert infer(client, secret, f'{{"priority": {rank}, "timeout": 9000000}}').status == 200
+        return weights[-1]
+
+    (high, _), (usual, _), (low, _) = (door.make(Limit(), level) for level in sorted(Priority, reverse=True))
+    assert [last(high, rank) for rank in (0, 1, 2, 3)] == [0.6, 0.6, 1.0, 2.0]
+    assert [last(usual, rank) for rank in (0, 1, 2, 3)] == [1.0, 1.0, 1.0, 2.0]
+    assert [last(low, rank) for rank in (0, 1, 2, 3)] == [2.0] * 4
+
+
+def test_event_is_a_token(open_door: Open) -> None:
+    """A call of a stream takes a token for each of its events; what it is refused is counted to no pipeline."""
+
+    class Event(tr.Request):
+        event_id: str
+        at: float
+
+    door = open_door()
+    stream = tr.Stream("clicks", schema=Event, time="at", id="event_id")
+    clock = MonotonicClock()
+
+    async def send() -> list[object]:
+        link = EventLink(clock)
+        (endpoint,) = stream_endpoints([stream], link, clock, 10, door.server.recorder.record_failure).values()
+        _, key = make_key("caller", ["streams/*"], limit=Limit(rate="1/h", burst=4))
+        within = Caller(key, lambda kind: None, door.limiter).admitted(endpoint)
+        events = [b'{"event_id": "1", "at": 1}', b'[{"event_id": "2", "at": 1}, {"event_id": "3", "at": 1}]']
+        found: list[object] = []
+        for body in (*events, events[0], events[0]):
+            call = TestCall(Mute(), None, None, 0, 0, 1)
+            found.append(within.accept(call, body, within.budget_ns))
+        await asyncio.gather(*endpoint._tasks)
+        return found
+
+    *taken, refused = asyncio.run(send())
+    assert taken == [None] * 3
+    assert isinstance(refused, RateLimitedError)
+    assert door.limited("") == {"key_rate": 1}
+
+
+class Mute:
+    """A transport that says nothing."""
+
+    def deliver(self, batch: Batch, places: Sequence[int]) -> None:
+        """Pass it over."""
+
+    def refuse(self, call: Call, error: ServingError) -> None:
+        """Pass it over."""

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from tailrace.client.answer import Answer
-from tailrace.errors import ClientError, OutOfTimeError, ServerError, ServingError
+from tailrace.errors import ClientError, OutOfTimeError, RateLimitedError, ServerError, ServingError
 
 TEXT_MAX: Final = 200
 """Characters of an answer that is no problem of ours, told in the error."""
@@ -68,6 +68,8 @@ def error_of(answer: Answer, url: str) -> ServingError:
     error = kind(what, where=problem.pointer or url, next=problem.next)
     if kind.status != answer.status:
         vars(error)["status"] = answer.status
+    if isinstance(error, RateLimitedError) and answer.retry_after.isdigit():
+        error.retry_after_s = int(answer.retry_after[:9])
     return error
 
 

@@ -12,6 +12,9 @@ from tailrace.errors import ServingError, UnsupportedCodingError
 from tailrace.request.coalescing import Coalescing
 from tailrace.request.priority import QUEUE_WEIGHTS, Priority
 
+RateLimits = list[tuple[str, str]]
+"""Limits of a caller: what each is, and what is left of it, as RateLimit-Policy and RateLimit say it."""
+
 
 class Gate(Protocol):
     """What a call must pass before its body is decoded."""
@@ -55,6 +58,10 @@ class CallEndpoint:
 
     def count_failure(self, error: ServingError) -> None:
         """Count a call that is answered with an error before it came to the endpoint itself."""
+
+    def rate_limits(self) -> RateLimits:
+        """Return what its callers may have, for who asks."""
+        return []
 
 
 class Endpoint(CallEndpoint):

@@ -23,7 +23,7 @@ import structlog
 from tailrace.batch import Call
 from tailrace.errors import ForbiddenError, ServingError, SetupError, UnauthorizedError
 from tailrace.request.priority import Priority
-from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.endpoint import CallEndpoint, RateLimits
 from tailrace.server.key_file import KEYS_MAX, Key, KeyReader
 from tailrace.server.limiting.limiter import Limiter
 
@@ -44,19 +44,26 @@ class Admitted(CallEndpoint):
         self._endpoint = self.within = endpoint
         self._caller = caller
         self._asked = asked
+        self._key: Key | None = None
         self.settle()
 
     def settle(self) -> None:
         """Let calls in as far as the caller's key is now, or refuse them all."""
-        caller, level = self._caller, self._caller.key.level
-        self.within = self._endpoint.at_priority(level if self._asked is None else min(self._asked, level))
-        if caller.limiter is not None:
-            self.within = caller.limiter.of_key(self.within, caller.key.id, caller.key.limit)
+        caller = self._caller
+        if self._key is not caller.key:
+            self._key = key = caller.key
+            self.within = self._endpoint.at_priority(key.level if self._asked is None else min(self._asked, key.level))
+            if caller.limiter is not None:
+                self.within = caller.limiter.of_key(self.within, key.id, key.limit)
         self.accept = self.within.accept if caller.fault(self.scope) is None else self._refuse
 
     def count_failure(self, error: ServingError) -> None:
         """Count a call that is answered with an error; see `CallEndpoint`."""
         self._endpoint.count_failure(error)
+
+    def rate_limits(self) -> RateLimits:
+        """Return what the caller may have; see `CallEndpoint`."""
+        return self.within.rate_limits()
 
     def _refuse(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Refuse a call whose caller has lost its key since the head was read."""

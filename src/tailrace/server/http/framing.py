@@ -15,6 +15,7 @@ from tailrace.deadline import LAYERS, NS_PER_MS
 from tailrace.errors import RateLimitedError, ServingError, UnsupportedCodingError
 from tailrace.refusals import SHED
 from tailrace.response.problem import CONTENT_TYPE, problem_body
+from tailrace.server.endpoint import CallEndpoint, RateLimits
 from tailrace.server.http.head import Head
 from tailrace.server.oip.errors import error_body
 from tailrace.server.oip.rest import RestAsked
@@ -76,6 +77,8 @@ class Framing:
         compress: whether the bodies of the batch are long enough for it.
         """
         extra = [b"Server-Timing: " + server_timing(batch, place), self._release] if head.trace else []
+        if head.trace and isinstance(head.endpoint, CallEndpoint):
+            extra += _limits(head.endpoint.rate_limits())
         body, error = batch.bodies[place], batch.errors.get(place)
         if error is not None:
             return self.error(head, error, request_id, close=close, extra=extra)
@@ -106,7 +109,8 @@ class Framing:
         if error.status == 503:
             extra.append(b"Retry-After: " + RETRY_AFTER_S)
         if isinstance(error, RateLimitedError):
-            extra.append(_limits(error))
+            extra.append(b"Retry-After: %d" % error.retry_after_s)
+            extra += _limits([(error.policy, error.left)] if error.policy else [])
         if error.status == 401:
             extra.append(b"WWW-Authenticate: Bearer")
         if isinstance(error, UnsupportedCodingError):
@@ -146,12 +150,12 @@ class Framing:
         return b"\r\n".join(lines) + (body if head is None or head.with_body else b"")
 
 
-def _limits(error: RateLimitedError) -> bytes:
-    """Return the headers of a call that is beyond a limit."""
-    told = f"Retry-After: {error.retry_after_s}"
-    if error.policy:
-        told += f"\r\nRateLimit-Policy: {error.policy}\r\nRateLimit: {error.left}"
-    return told.encode()
+def _limits(limits: RateLimits) -> list[bytes]:
+    """Return the headers that tell of limits."""
+    if not limits:
+        return []
+    policies, lefts = (", ".join(told).encode() for told in zip(*limits, strict=True))
+    return [b"RateLimit-Policy: " + policies, b"RateLimit: " + lefts]
 
 
 def server_timing(batch: Batch, place: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tailrace.batch import Call
 from tailrace.errors import ServingError
-from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.endpoint import CallEndpoint, RateLimits
 from tailrace.server.http.head import BUDGET, read_budget
 
 
@@ -24,6 +24,10 @@ class HurriedEndpoint(CallEndpoint):
         self.accept = self._accept
         self._endpoint = endpoint
         self._count_failure = count_failure
+
+    def rate_limits(self) -> RateLimits:
+        """Return what its callers may have; see `CallEndpoint`."""
+        return self._endpoint.rate_limits()
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call, or return why it is refused. budget_ns: of the head that was remembered, which is another's."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tailrace.batch import Call
 from tailrace.errors import RateLimitedError, ServingError
 from tailrace.request.priority import Priority
-from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.endpoint import CallEndpoint, RateLimits
 from tailrace.server.limiting.bucket import Tokens
 from tailrace.server.limiting.in_flight import InFlight
 from tailrace.server.limiting.meter import Meter
@@ -49,6 +49,10 @@ class Limited(CallEndpoint):
     def count_failure(self, error: ServingError) -> None:
         """Count a call that is answered with an error; see `CallEndpoint`."""
         self._endpoint.count_failure(error)
+
+    def rate_limits(self) -> RateLimits:
+        """Return what its callers may have; see `CallEndpoint`."""
+        return [*((meter.policy, meter.left) for meter in self.meters), *self._endpoint.rate_limits()]
 
     def _as(self, endpoint: CallEndpoint) -> CallEndpoint:
         """Return another endpoint of the same calls within the same limits."""

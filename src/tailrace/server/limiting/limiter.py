@@ -74,7 +74,7 @@ class Limiter:
     def of_key(self, endpoint: CallEndpoint, key_id: str, own: Limit) -> CallEndpoint:
         """Return an endpoint within what a key may have: of all together, which is its own, and of this pipeline."""
         declared = self._declared.get(endpoint.scope, Declared())
-        each = ("key", f"keys/{key_id}/{endpoint.scope}", declared.each_key)
+        each = ("key-pipeline", f"keys/{key_id}/{endpoint.scope}", declared.each_key)
         return self._limited(endpoint, [("key", f"keys/{key_id}", own), each])
 
     def look(self) -> None:
@@ -87,17 +87,17 @@ class Limiter:
             self._meters = {name: meter for name, meter in self._meters.items() if not _is_idle(meter)}
 
     def _limited(self, endpoint: CallEndpoint, limits: list[tuple[str, str, Limit]]) -> CallEndpoint:
-        """Return an endpoint within some limits, each with whose it is and its name."""
+        """Return an endpoint within some limits, each with its policy's name and its own."""
         meters = tuple(self._meter(*limit) for limit in limits if not limit[2].is_any)
         return Limited(endpoint, meters, self._in_flight, self._count) if meters else endpoint
 
-    def _meter(self, whose: str, name: str, limit: Limit) -> Meter:
+    def _meter(self, policy_name: str, name: str, limit: Limit) -> Meter:
         """Return the meter of a name; what it has counted stays where its limit becomes another."""
         meter = self._meters.get(name)
         if meter is None or meter.limit != limit:
             bucket = self._tokens(name, limit) if limit.rate is not None else None
             if meter is None:
-                meter = self._meters[name] = Meter(whose, limit, bucket, self._workers)
+                meter = self._meters[name] = Meter(policy_name, limit, bucket, self._workers)
             else:
                 same = (limit.rate, limit.burst) == (meter.limit.rate, meter.limit.burst)
                 meter.set(limit, meter.bucket if same else bucket)

@@ -15,16 +15,16 @@ CONCURRENT_RETRY_S: Final = 1
 
 
 class Meter:
-    """The limit of one name, as it is now. whose: "key" or "pipeline". bucket: None where any rate will do.
+    """The limit of one name, as it is now. policy_name: as callers are told of it. bucket: None where any rate will do.
 
     in_flight: calls taken and not yet answered; in_flight_max: how many there may be, of this worker. workers: that
     have a part each of these.
     """
 
-    __slots__ = ("_told", "_workers", "bucket", "in_flight", "in_flight_max", "limit", "whose")
+    __slots__ = ("_told", "_workers", "bucket", "in_flight", "in_flight_max", "limit", "policy_name")
 
-    def __init__(self, whose: str, limit: Limit, bucket: Tokens | None, workers: int = 1) -> None:
-        self.whose = whose
+    def __init__(self, policy_name: str, limit: Limit, bucket: Tokens | None, workers: int = 1) -> None:
+        self.policy_name = policy_name
         self._workers = workers
         self.in_flight = 0
         self._told: dict[int, RateLimitedError] = {}
@@ -46,14 +46,14 @@ class Meter:
         if error is None:
             if len(self._told) > 8:
                 self._told.clear()
-            owner = "the key" if self.whose == "key" else "all callers of the pipeline together"
+            owner = "all callers of the pipeline together" if self._whose == "pipeline" else "the key"
             error = self._told[retry_s] = RateLimitedError(
                 f"{owner} may ask {self.limit.rate}, {self.limit.tokens_max} at once",
                 next=f"ask again in {retry_s} s",
-                reason=f"{self.whose}_rate",
+                reason=f"{self._whose}_rate",
                 retry_after_s=retry_s,
                 policy=self.policy,
-                left=f'"{self.whose}";r=0;t={retry_s}',
+                left=f'"{self.policy_name}";r=0;t={retry_s}',
             )
         return error
 
@@ -61,16 +61,21 @@ class Meter:
         """Return the refusal of a call beside which too many are in flight."""
         error = self._told.get(0)
         if error is None:
-            owner = "the key" if self.whose == "key" else "the pipeline"
+            owner = f"the {self._whose}"
             error = self._told[0] = RateLimitedError(
                 f"{owner} may have {self.limit.concurrent} calls in flight, and has",
                 next="ask again when one is answered",
-                reason=f"{self.whose}_concurrent",
+                reason=f"{self._whose}_concurrent",
                 retry_after_s=CONCURRENT_RETRY_S,
                 policy=self.policy,
-                left=f'"{self.whose}-concurrent";r=0',
+                left=f'"{self.policy_name}-concurrent";r=0',
             )
         return error
+
+    @property
+    def _whose(self) -> str:
+        """Whose limit it is: "key" or "pipeline"."""
+        return self.policy_name.partition("-")[0]
 
     @property
     def policy(self) -> str:
@@ -78,9 +83,9 @@ class Meter:
         parts = []
         if self.limit.rate is not None:
             window_s, requests = self.limit.window
-            parts.append(f'"{self.whose}";q={requests};w={window_s}')
+            parts.append(f'"{self.policy_name}";q={requests};w={window_s}')
         if self.in_flight_max:
-            parts.append(f'"{self.whose}-concurrent";q={self.limit.concurrent};qu="concurrent-requests"')
+            parts.append(f'"{self.policy_name}-concurrent";q={self.limit.concurrent};qu="concurrent-requests"')
         return ", ".join(parts)
 
     @property
@@ -89,7 +94,7 @@ class Meter:
         parts = []
         if self.bucket is not None:
             tokens, wait_ns = self.bucket.left()
-            parts.append(f'"{self.whose}";r={tokens};t={-(-wait_ns // NS_PER_S)}')
+            parts.append(f'"{self.policy_name}";r={tokens};t={-(-wait_ns // NS_PER_S)}')
         if self.in_flight_max:
-            parts.append(f'"{self.whose}-concurrent";r={max(self.in_flight_max - self.in_flight, 0)}')
+            parts.append(f'"{self.policy_name}-concurrent";r={max(self.in_flight_max - self.in_flight, 0)}')
         return ", ".join(parts)

@@ -78,7 +78,19 @@ HEADERS: Final[dict[str, Any]] = {
     },
     "X-Release": {"description": "Where it was asked for: the id of the release.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+    "RateLimit-Policy": {
+        "description": "The limits (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of them, and in how many seconds there is more.",
+        "schema": {"type": "string"},
+    },
 }
+
+
+OF_STATUS: Final = {429: ("Retry-After", "RateLimit-Policy", "RateLimit"), 503: ("Retry-After",)}
+"""By status, the headers of its answers."""
 
 
 def openapi_document(
@@ -242,7 +254,7 @@ def _problems(schema: dict[str, Any], *, with_keys: bool, accepts: bool) -> dict
     return {
         str(status): {
             "description": " or ".join(kind.title for kind in kinds),
-            "headers": _headers("X-Request-Id", *(("Retry-After",) if status == 503 else ())),
+            "headers": _headers("X-Request-Id", *OF_STATUS.get(status, ())),
             "content": {
                 PROBLEM.decode(): {
                     "schema": schema,
