@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from http_server import RunningServer, ample, payment_of, post
+from http_server import PATIENCE_S, RawClient, RunningServer, ample, payment_of, post
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.batch import Batch
 from tailrace.errors import SetupError
 from tailrace.pipeline import Pipeline
+from tailrace.server.acceptor import Acceptor
 from tailrace.server.options import ServeOptions
 from tailrace.server.proxies import TOLD_BYTES_MAX, Proxies
 
@@ -174,6 +178,25 @@ def test_header_that_proxies_do_not_write_is_not_read(server: RunningServer) -> 
         client.ask(post(payment_of(), "X-Forwarded-For: 1.2.3.4"))
     server.settle()
     assert recorder.found == ["203.0.113.9", "127.0.0.1"]
+
+
+def test_proxy_at_the_socket_of_a_path_is_believed_where_it_is_listed(server: RunningServer, tmp_path: Path) -> None:
+    """Who connects there has no address; what it tells is believed if `unix` is listed."""
+    recorder = server.engines["log"]._recorders[-1]
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        acceptor = server.on_loop(lambda: Acceptor(listener, server.http))
+        sock.connect(str(tmp_path / "s"))
+        client = RawClient.__new__(RawClient)
+        client.sock, client._buffer = sock, b""
+        for networks in (["unix"], ["127.0.0.0/8"]):
+            server.on_loop(server.http.shared.trust, Proxies(networks, "x-forwarded-for"))
+            assert client.ask(post(payment_of(), "X-Forwarded-For: 203.0.113.9")).status == 200
+        server.settle()
+        drain = acceptor.drain(shut=True)
+        asyncio.run_coroutine_threadsafe(drain, server.loop).result(PATIENCE_S)
+    assert recorder.found == ["203.0.113.9", "unix"]
 
 
 def test_document_names_no_host_and_no_scheme(server: RunningServer) -> None:
