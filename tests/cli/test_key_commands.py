@@ -49,6 +49,17 @@ def test_key_is_shown_once_and_its_digest_is_kept(file: Path) -> None:
     assert not any(secret[16:] in text for text in shown)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a file away")
+def test_file_stays_whose_it_was(file: Path) -> None:
+    """Root revokes a key of a server that runs as another user, which must still be able to read the file."""
+    run("create", "web", "--pipeline", "*", "--keys", str(file))
+    os.chown(file, 12_345, 23_456)
+    file.chmod(0o640)
+    assert run("revoke", "web", "--keys", str(file)).exit_code == 0
+    found = file.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12_345, 23_456, 0o640)
+
+
 def test_key_is_revoked_by_its_name_or_id(file: Path) -> None:
     """A revoked key stays in the list; a name that two have needs the id, and nothing is revoked twice."""
     names = ["web", "app", "app"]

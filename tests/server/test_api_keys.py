@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from http_server import RawClient, RunningServer, head_of, payment_of, post, rss_bytes, wait_for
 from msgspec.structs import replace
 from serving import fetch, serving
@@ -251,6 +253,25 @@ def test_file_that_cannot_be_read_leaves_the_keys(door: Door, client: RawClient)
     door.file.write_bytes(kept)
     door.change(number, lambda _: None)
     assert ask(client, secret) == 401
+
+
+def test_key_is_revoked_though_the_file_could_not_be_read_at_once(door: Door, client: RawClient) -> None:
+    """A server without a file descriptor left keeps its keys, says so once, and reads what was written when it can."""
+    secret, number = door.make()
+    with changing(door.file) as known:
+        known[:] = [replace(key, revoked=key.created) if key.id == number else key for key in known]
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with structlog.testing.capture_logs() as told:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, files[1]))
+        try:
+            for _ in range(3):
+                door.keys.look()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        assert ask(client, secret) == 200
+        door.look()
+        assert ask(client, secret) == 401
+    assert [each["log_level"] for each in told] == ["error", "info"]
 
 
 def test_wrong_keys_leave_nothing_behind(door: Door, client: RawClient) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -150,10 +150,10 @@ class KeyReader:
             known = {raw: self._known.get(raw) or msgspec.json.decode(raw, type=Key) for raw in raws}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise SetupError(f"this is no file of keys: {error}", where=str(self._path), next=again) from None
+        self._known = known
         keys = tuple(map(known.__getitem__, raws))
         if len({key.id for key in keys}) < len(keys):
             raise SetupError("two keys have the same id", where=str(self._path), next="take one of them away")
-        self._known = known
         return keys
 
 
@@ -184,14 +184,22 @@ def changing(path: Path, *, create: bool = False) -> Iterator[list[Key]]:
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    """Write a file whole or not at all, also where the power fails; a new one is its owner's alone."""
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    """Write a file whole or not at all, also where the power fails; a new one is its owner's alone.
+
+    One that is there stays whose it was, as far as this process may say so: else a server could not read it any more.
+    """
+    former = path.stat() if path.exists() else None
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(msgspec.json.format(msgspec.json.encode(_Keys(1, keys)), indent=1))
-        os.fchmod(opened.fileno(), mode)
+        if former is not None:
+            for owner in ((former.st_uid, former.st_gid), (-1, former.st_gid)):
+                with suppress(PermissionError):
+                    os.fchown(opened.fileno(), *owner)
+                    break
+            os.fchmod(opened.fileno(), former.st_mode & 0o777)
     flush(draft)
     draft.replace(path)
     flush(path.parent)

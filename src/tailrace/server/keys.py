@@ -177,7 +177,8 @@ class Keys:
     """The keys of one file, as they are now. count_failure: is called for calls refused after their head was read.
 
     limiter: what holds callers to the limits of their keys.
-    Raises SetupError where the file cannot be read. One that cannot be read later leaves the keys as they were.
+    Raises SetupError where the file cannot be read. One that cannot be read later leaves the keys as they were, and is
+    tried again at each look: what was not there for it, a file descriptor say, may be there then.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Keys:
         self._limiter = limiter
         self._callers: dict[str, Caller] = {}
         self._log = structlog.get_logger()
-        self._stamp = self._look_at_file()
+        self._stamp = self._failed = self._look_at_file()
         self._reader = KeyReader(path)
         self._keys = {key.id: key for key in self._reader.read()}
 
@@ -211,27 +212,29 @@ class Keys:
     def look(self) -> None:
         """Once a second: read the file again if it is another, and end what keys have expired or are revoked."""
         stamp = self._look_at_file()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._read()
-        elif any(caller.key.expires is not None for caller in self._callers.values()):
+        if stamp != self._stamp and self._read(stamp):
+            return
+        if any(caller.key.expires is not None for caller in self._callers.values()):
             for caller in self._callers.values():
                 caller.settle(caller.key)
 
-    def _read(self) -> None:
-        """Take in what the file says now."""
+    def _read(self, stamp: tuple[int, int, int]) -> bool:
+        """Take in what the file says now; return whether it can be read. One that cannot be is told of once."""
         try:
             keys = {key.id: key for key in self._reader.read()}
         except SetupError as error:
-            self._log.error("keys are as they were: the file cannot be read", error=str(error))
-            return
-        self._keys = keys
+            if stamp != self._failed:
+                self._failed = stamp
+                self._log.error("keys are as they were: the file cannot be read", error=str(error))
+            return False
+        self._keys, self._stamp, self._failed = keys, stamp, stamp
         for digest, caller in list(self._callers.items()):
             key = keys.get(caller.key.id)
             caller.settle(key if key is not None and key.sha256 == digest else None)
             if len(self._callers) > KEYS_MAX and not caller.is_known:
                 del self._callers[digest]  # else it is kept, for the heads that lead to it: the key may be given back
         self._log.info("keys were read again", keys=len(keys))
+        return True
 
     def _look_at_file(self) -> tuple[int, int, int]:
         """Return what changes when the file is written; zeros where it is gone."""
