@@ -6,7 +6,6 @@ a process. What that cannot take at once is dropped and counted: a call never wa
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -109,7 +108,11 @@ class Checking:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
             ours.setblocking(False)
             descriptor = theirs.fileno()
-            self._process = subprocess.Popen([*COMMAND, str(descriptor)], pass_fds=(descriptor,), env=os.environ)
+            self._process = subprocess.Popen(
+                [*COMMAND, str(descriptor)],
+                pass_fds=(descriptor,),
+                start_new_session=True,  # a terminal's Ctrl-C is for the supervisor; and what gives way is a session
+            )
             self._sock = ours
         self.send(encode(self._pin))
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from tailrace.core_share import give_way
+from tailrace.core_share import give_way_whole
 from tailrace.errors import TailraceError
 from tailrace.pipeline import Pipeline
 from tailrace.release.pinned import Pin
@@ -109,8 +109,7 @@ def work(sock: socket.socket) -> int:
 def main(arguments: list[str]) -> int:
     """Check on the socket whose descriptor is the last argument."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a check without an end ends with the worker too
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor
-    give_way(NICE)
+    give_way_whole(NICE)
     configure_logging()
     log_warnings()
     with socket.socket(fileno=int(arguments[-1])) as sock, suppress(ConnectionError):
