@@ -190,6 +190,40 @@ def test_values_that_an_answer_tells_are_masked_too(server: RunningServer) -> No
     assert calls[0].answer_redacted == ("$.label",)
 
 
+def test_answer_in_tensors_is_not_kept_where_a_field_is_redacted(server: RunningServer) -> None:
+    """The document names no such path, and so not which tensor is secret; the refusal of an unknown path is kept."""
+    redaction = redaction_of(url_of(server), None, keep_raw=False)
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", b'{"outputs":[{"data":["4111"]}]}'
+    assert redaction.of_answer("/v2/models/guarded/infer", head, body).content is None
+    assert redaction_of(url_of(server), None, keep_raw=True).of_answer("/v2/a", head, body).content == body
+    with recording(server) as (port, calls):
+        ask(port, b'{"label":"4111"}', "/v1/pipelines/gaurded/predict")
+        wait_for(calls, 1)
+    assert calls[0].status == 404
+    assert calls[0].answer
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\nAuthorization: Bearer hidden\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-API-Key:\r\n hidden\r\n\thidden\r\n\r\n",
+        b"POST /v1/pipelines/guarded/predict HTTP/1.1\nContent-Length: 18\n\n{'label':'hidden'}",
+        b"POST " + PATH.encode() + b" HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nz{'label':'hidden'}\r\n",
+    ],
+)
+def test_secret_that_is_written_otherwise_is_not_kept(server: RunningServer, sent: bytes) -> None:
+    """Behind a bare line feed, in a folded line, or as the body of what is no HTTP."""
+    with recording(server) as (port, calls), socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65_536):
+            pass
+        wait_for(calls, 1)
+    assert b"hidden" not in calls[0].head
+    assert b"hidden" not in (calls[0].body or b"")
+
+
 def test_secrets_in_headers_are_never_kept(server: RunningServer) -> None:
     """Not with --raw either, under which a body that cannot be read is."""
     with recording(server, keep_raw=True) as (port, calls):

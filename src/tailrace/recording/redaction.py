@@ -23,6 +23,10 @@ SECRETS: Final = frozenset(
 )
 """Headers whose values are never kept."""
 SECRET: Final = b"[redacted]"
+_SECRET_LINE: Final = re.compile(
+    rb"^([ \t]*(?:" + b"|".join(sorted(SECRETS)) + rb")[ \t]*):[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*", re.I | re.M
+)
+"""With the lines that go on with it. A line may end without a carriage return: there are servers that read it so."""
 INFLATED_BYTES_MAX: Final = 16 << 20
 MARK: Final = "x-redact"
 _QUOTED: Final = re.compile(r"'[^']*'")
@@ -33,12 +37,7 @@ _FORMS: Final = {b"": "json", b"application/json": "json", b"application/problem
 
 def without_secrets(head: bytes) -> bytes:
     """Return a head, or what should have been one, with the values of secret headers replaced."""
-    lines = head.split(b"\r\n")
-    for place, line in enumerate(lines):
-        name, colon, _ = line.partition(b":")
-        if colon and name.strip().lower() in SECRETS:
-            lines[place] = name + b": " + SECRET
-    return b"\r\n".join(lines)
+    return _SECRET_LINE.sub(rb"\1: " + SECRET, head)
 
 
 @dataclass(slots=True)
@@ -81,10 +80,11 @@ class Redaction:
     def of_answer(self, path: str, head: bytes, body: bytes) -> Redacted:
         """Return the body of an answer as it may be kept; of a problem, without the values that it quotes."""
         asked = self._asked.get(path)
-        if path not in self._asked and self._redacts:
-            return self._without_quotes(body)
+        is_unknown = path not in self._asked and self._redacts
         if fields_of(head).get(b"content-type", b"").startswith(b"application/problem+json"):
-            return self._without_quotes(body) if self._is_secret(asked) else Redacted(body)
+            return self._without_quotes(body) if is_unknown or self._is_secret(asked) else Redacted(body)
+        if is_unknown and body:
+            return Redacted(None, "a pipeline redacts fields, and this comes from nothing that the document names")
         return self._redact(self._answered.get(path), head, body)
 
     def _redact(self, schema: Any, head: bytes, body: bytes) -> Redacted:
