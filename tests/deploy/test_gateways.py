@@ -80,6 +80,24 @@ def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     assert "proxy_read_timeout 3500ms;" in text  # of the slowest path
 
 
+def test_ports_of_grpc_come_behind_those_of_http(tmp_path: Path) -> None:
+    """Both take them: nginx as another upstream, HAProxy with the health of the server that each belongs to."""
+    ports = ("--grpc-server", "127.0.0.1:50051", "--grpc-server", "127.0.0.1:50052", "--grpc-listen", "127.0.0.1:8009")
+    site, whole, file = tmp_path / "site", tmp_path / "nginx.conf", tmp_path / "haproxy.cfg"
+    site.write_text(exported("nginx", FRAUD, *SERVERS, *ports))
+    whole.write_text(NGINX.format(folder=tmp_path, site=site))
+    file.write_text(exported("haproxy", FRAUD, *SERVERS, *ports))
+    nginx, haproxy = find_program("nginx", "nginx-light"), find_program("haproxy", "haproxy")
+    for command in ([nginx, "-t", "-c", whole, "-e", tmp_path / "log"], [haproxy, "-c", "-f", file]):
+        tried = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert tried.returncode == 0, tried.stderr
+        assert not re.search(r"warn|WARNING|ALERT", tried.stdout + tried.stderr)
+    assert re.findall(r"server (g\d \S+) .*track (\S+)", file.read_text()) == [
+        ("g1 127.0.0.1:50051", "tailrace/s1"),
+        ("g2 127.0.0.1:50052", "tailrace/s2"),
+    ]
+
+
 def test_haproxy_takes_its_configuration(tmp_path: Path) -> None:
     """HAProxy reads it without an error or a warning."""
     file = tmp_path / "haproxy.cfg"
@@ -157,6 +175,7 @@ def test_api_gateway_is_told_no_longer_time_than_it_takes(pipelines_dir: Path, t
         ("haproxy", FRAUD, "--server", "a:1\n    server b:2"),
         ("haproxy", FRAUD, "--server", "a:70000"),
         ("kong", FRAUD, "--server", "a:1", "--server", "a:1"),
+        ("nginx", FRAUD, "--grpc-server", "a b:1"),
         ("aws", FRAUD, "--vpc-link", "abc123", "--listener", "http://a"),
         ("aws", FRAUD, "--vpc-link", "a b", "--listener", LISTENER),
     ],
@@ -166,6 +185,13 @@ def test_what_is_no_address_is_refused(arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, ["export", *arguments])
     assert result.exit_code == 1
     assert "is no" in str(result.exception) or "the servers are" in str(result.exception)
+
+
+def test_port_of_grpc_without_its_server_is_refused() -> None:
+    """Each belongs to a server, whose health it has."""
+    result = CliRunner().invoke(app, ["export", "haproxy", FRAUD, *SERVERS, "--grpc-server", "127.0.0.1:50051"])
+    assert result.exit_code == 1
+    assert "2 servers have 1 ports" in str(result.exception)
 
 
 def test_body_of_a_server_that_is_told_nothing() -> None:

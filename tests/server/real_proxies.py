@@ -29,20 +29,24 @@ def start_proxy(
     pipeline: Pipeline,
     server: tuple[str, int],
     change: Callable[[str], str] = str,
+    grpc: tuple[int, int] | None = None,
 ) -> tuple[str, int]:
     """Start a proxy in front of a server, which must answer /livez and /readyz; return where it is asked.
 
-    change: of its configuration. Its output is in the folder's `log`.
+    change: of its configuration. grpc: the ports of the proxy and of the server for gRPC. Its output is in the folder's
+    `log`.
     """
     program = find_program(name, PROXIES[name])
     (port,) = steady_ports(1)
-    upstream, listen = upstream_of([pipeline], ["{}:{}".format(*server)], 1 << 20), f"127.0.0.1:{port}"
+    grpc_listen, behind = ("127.0.0.1:8001", []) if grpc is None else (f"127.0.0.1:{grpc[0]}", [f"127.0.0.1:{grpc[1]}"])
+    upstream = upstream_of([pipeline], ["{}:{}".format(*server)], 1 << 20, behind)
+    listen = f"127.0.0.1:{port}"
     if name == "nginx":
-        (folder / "site.conf").write_text(change(nginx_config(upstream, listen)))
+        (folder / "site.conf").write_text(change(nginx_config(upstream, listen, grpc_listen)))
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, site=folder / "site.conf"))
         command = [program, "-p", str(folder), "-e", str(folder / "start.log"), "-c", str(folder / "nginx.conf")]
     else:
-        (folder / "haproxy.cfg").write_text(change(haproxy_config(upstream, listen)))
+        (folder / "haproxy.cfg").write_text(change(haproxy_config(upstream, listen, grpc_listen)))
         command = [program, "-db", "-f", str(folder / "haproxy.cfg")]
     wait_ready(start(stack, name, command, folder / "log"), f"http://{listen}/livez")
     return "127.0.0.1", port

@@ -27,12 +27,24 @@ Servers = Annotated[
     list[str] | None,
     typer.Option("--server", metavar="HOST:PORT", help="A server of them, 127.0.0.1:8080 without it; may be repeated."),
 ]
+GrpcServers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grpc-server", metavar="HOST:PORT", help="Its port for gRPC, one for each --server, in their order."
+    ),
+]
+GrpcListen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where it takes calls over gRPC.")]
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where it takes calls itself.")]
 BodyBytes = Annotated[int, typer.Option(help="Bytes of one request, as the servers are told.", min=1)]
 
 
 def nginx(
-    files: Files, server: Servers = None, listen: Listen = "127.0.0.1:8000", body_bytes_max: BodyBytes = BODY_BYTES_MAX
+    files: Files,
+    server: Servers = None,
+    grpc_server: GrpcServers = None,
+    listen: Listen = "127.0.0.1:8000",
+    grpc_listen: GrpcListen = "127.0.0.1:8001",
+    body_bytes_max: BodyBytes = BODY_BYTES_MAX,
 ) -> None:
     """Print a configuration of nginx for servers of these pipelines, as a file of /etc/nginx/conf.d.
 
@@ -44,10 +56,17 @@ def nginx(
     """
     from tailrace.deploy.nginx import nginx_config
 
-    sys.stdout.write(nginx_config(_upstream(files, server, body_bytes_max), _address(listen)))
+    upstream = _upstream(files, server, body_bytes_max, grpc_server)
+    sys.stdout.write(nginx_config(upstream, _address(listen), _address(grpc_listen)))
 
 
-def haproxy(files: Files, server: Servers = None, listen: Listen = "127.0.0.1:8000") -> None:
+def haproxy(
+    files: Files,
+    server: Servers = None,
+    grpc_server: GrpcServers = None,
+    listen: Listen = "127.0.0.1:8000",
+    grpc_listen: GrpcListen = "127.0.0.1:8001",
+) -> None:
     """Print a configuration of HAProxy for servers of these pipelines.
 
     It checks the servers' readiness, so that one is restarted without a failed request.
@@ -58,7 +77,8 @@ def haproxy(files: Files, server: Servers = None, listen: Listen = "127.0.0.1:80
     """
     from tailrace.deploy.haproxy import haproxy_config
 
-    sys.stdout.write(haproxy_config(_upstream(files, server), _address(listen)))
+    upstream = _upstream(files, server, grpc_servers=grpc_server)
+    sys.stdout.write(haproxy_config(upstream, _address(listen), _address(grpc_listen)))
 
 
 def kong(files: Files, server: Servers = None) -> None:
@@ -102,13 +122,18 @@ def aws(
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {"nginx": nginx, "haproxy": haproxy, "kong": kong, "aws": aws}
 
 
-def _upstream(files: list[Path], servers: list[str] | None, body_bytes_max: int = BODY_BYTES_MAX) -> Upstream:
+def _upstream(
+    files: list[Path],
+    servers: list[str] | None,
+    body_bytes_max: int = BODY_BYTES_MAX,
+    grpc_servers: list[str] | None = None,
+) -> Upstream:
     """Return the servers of the pipelines of some files. No model and no store is opened."""
     from tailrace.compile.loading import load_pipelines
     from tailrace.deploy.upstream import upstream_of
 
     pipelines = [pipeline for file in files for pipeline in load_pipelines(file)]
-    return upstream_of(pipelines, servers or ["127.0.0.1:8080"], body_bytes_max)
+    return upstream_of(pipelines, servers or ["127.0.0.1:8080"], body_bytes_max, grpc_servers or [])
 
 
 def _address(listen: str) -> str:

@@ -7,8 +7,8 @@ from math import ceil
 from tailrace.deploy.upstream import CONNECT_MS, Upstream
 
 
-def nginx_config(upstream: Upstream, listen: str) -> str:
-    """Return the file. listen: the address and port of nginx itself."""
+def nginx_config(upstream: Upstream, listen: str, grpc_listen: str) -> str:
+    """Return the file. listen, grpc_listen: the address and port of nginx itself."""
     servers = "\n".join(f"    server {server} max_fails=1 fail_timeout=2s;" for server in upstream.servers)
     tries = min(len(upstream.servers), 3)
     return f"""\
@@ -48,6 +48,37 @@ server {{
         # "non_idempotent"). No http_503: it means that there is no time, and another attempt takes more of it.
         proxy_next_upstream error timeout;
         proxy_next_upstream_tries {tries};
+    }}
+}}
+{_grpc(upstream, grpc_listen) if upstream.grpc_servers else ""}"""
+
+
+def _grpc(upstream: Upstream, listen: str) -> str:
+    """Return the part for gRPC: the same, over HTTP/2."""
+    servers = "\n".join(f"    server {server} max_fails=1 fail_timeout=2s;" for server in upstream.grpc_servers)
+    return f"""
+upstream tailrace_grpc {{
+    zone tailrace_grpc 64k;
+    least_conn;
+{servers}
+    keepalive 64;
+    keepalive_timeout 500ms;
+    keepalive_requests 1000000;
+}}
+
+server {{
+    listen {listen} http2;
+    keepalive_requests 1000000;
+    client_max_body_size {ceil(upstream.body_bytes_max / 1024)}k;
+    client_body_buffer_size 128k;
+
+    location / {{
+        grpc_pass grpc://tailrace_grpc;
+        grpc_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        grpc_connect_timeout {CONNECT_MS}ms;
+        grpc_read_timeout {upstream.answer_ms}ms;
+        grpc_next_upstream error timeout;
+        grpc_next_upstream_tries {min(len(upstream.grpc_servers), 3)};
     }}
 }}
 """

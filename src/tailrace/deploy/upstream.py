@@ -40,11 +40,15 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """Some servers of the same pipelines, each `HOST:PORT`, and what they answer. body_bytes_max: of one request."""
+    """Some servers of the same pipelines, each `HOST:PORT`, and what they answer. body_bytes_max: of one request.
+
+    grpc_servers: their ports for gRPC, in the same order; none where it is not asked for.
+    """
 
     servers: tuple[str, ...]
     operations: tuple[Operation, ...]
     body_bytes_max: int
+    grpc_servers: tuple[str, ...] = ()
 
     @property
     def answer_ms(self) -> int:
@@ -52,10 +56,15 @@ class Upstream(msgspec.Struct, frozen=True):
         return max(each.answer_ms for each in self.operations)
 
 
-def upstream_of(pipelines: Sequence[Pipeline], servers: Sequence[str], body_bytes_max: int) -> Upstream:
+def upstream_of(
+    pipelines: Sequence[Pipeline], servers: Sequence[str], body_bytes_max: int, grpc_servers: Sequence[str] = ()
+) -> Upstream:
     """Return the servers of some pipelines. Raises SetupError for an address that is none, or twice the same."""
-    for server in servers:
+    for server in (*servers, *grpc_servers):
         check_address(server)
+    if len(grpc_servers) not in (0, len(servers)):
+        what = f"{len(servers)} servers have {len(grpc_servers)} ports for gRPC"
+        raise SetupError(what, where="--grpc-server", next="name one for each --server, in the same order")
     if len(set(servers)) < len(servers) or not 0 < len(servers) <= SERVERS_MAX:
         what = f"one server at least, {SERVERS_MAX} at most, each once"
         raise SetupError(f"the servers are {', '.join(servers) or 'none'}", where="--server", next=f"name {what}")
@@ -67,7 +76,7 @@ def upstream_of(pipelines: Sequence[Pipeline], servers: Sequence[str], body_byte
         Operation(f"events-{each.name}", f"/v1/streams/{each.name}/events", _answer_ms(BUDGET_NS))
         for each in streams_of(pipelines)
     ]
-    return Upstream(tuple(servers), (*predict, *events), body_bytes_max)
+    return Upstream(tuple(servers), (*predict, *events), body_bytes_max, tuple(grpc_servers))
 
 
 def check_address(address: str) -> None:
