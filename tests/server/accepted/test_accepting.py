@@ -446,10 +446,14 @@ def test_nothing_is_scored_while_a_live_call_waits(accepting: AcceptingServer) -
     try:
         accepting.start()
         time.sleep(0.1)
+        assert (
+            HandNote(accepting.folder, 0).read() == {}
+        )  # nothing is in hand: a process that ends now has ended by itself
         assert accepting.do(partial(accepting.journal.results, 10, ())) == []
     finally:
         accepting.server.on_loop(wait, -1)
     assert accepting.results(1)
+    assert HandNote(accepting.folder, 0).read() == {}
 
 
 def test_answer_comes_once_where_the_disk_is_done_as_time_runs_out(accepting: AcceptingServer) -> None:

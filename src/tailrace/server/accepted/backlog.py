@@ -1,6 +1,6 @@
 """What a worker has accepted, scored by the engines that serve its live calls, in the time that those leave over.
 
-    take ─▶ note what is in hand ─▶ wait for room ─▶ the pipeline's endpoint ─▶ results on disk ─▶ take
+    take ─▶ wait for room ─▶ note what is in hand ─▶ the pipeline's endpoint ─▶ results on disk ─▶ take
 
 A group is small, so that a live call that comes behind it waits for a part of its budget only, and goes into the
 engine as any calls do, into the same batches. It is not let in while a call waits or runs, nor while the loop is busy
@@ -133,7 +133,7 @@ class Backlog:
     # -- on the journal's thread ------------------------------------------------------------------------------------
 
     def _take(self, transaction: Any) -> list[tuple[int, Waiting]]:
-        """Take what is scored next, of one pipeline, and note that it is in hand; it stays in the journal."""
+        """Return what is scored next, of one pipeline; it stays in the journal."""
         now_ns = self._clock.now_ns()
         skipped = self._unserved | {each for each, due_ns in dict(self._later_ns).items() if due_ns > now_ns}
         found = self._journal.take(self._slots, GROUP_MAX, skipped, transaction)
@@ -146,16 +146,20 @@ class Backlog:
         pipeline = found[0][1].pipeline
         group = [each for each in found if each[1].pipeline == pipeline][: self._group_max(pipeline)]
         suspects = [each for each in group if each[1].id in self._ends]
-        group = suspects[:1] or group
-        self._note.write({entry.id: self._ends.get(entry.id, 0) for _, entry in group})
-        return group
+        return suspects[:1] or group
 
     def _group_max(self, pipeline: str) -> int:
         """Return how many requests of a pipeline go in together."""
         engine = self._endpoints[pipeline].engine
         return max(1, min(GROUP_MAX, int(engine.budget_ns / BUDGET_SHARE / engine.admission.row_ns)))
 
+    def _note_hand(self, ids: Sequence[str], transaction: Any) -> None:
+        """Note that requests are in hand from now on."""
+        self._note.write({each: self._ends.get(each, 0) for each in ids})
+
     def _finish(self, finished: Sequence[tuple[int, Result]], transaction: Any) -> int:
+        """Put results in the place of their requests, of which none is in hand any more; return how many."""
+        self._note.write({})
         return sum(self._journal.finish(slot, result, transaction) for slot, result in finished)
 
     # -- on the loop ------------------------------------------------------------------------------------------------
@@ -177,6 +181,7 @@ class Backlog:
                 )
                 call.is_final = True
         if waiting := [call for call in calls if not call.is_final]:
+            await self._thread.do(partial(self._note_hand, [call.entry.id for call in waiting]))
             await self._answer_all(waiting, endpoint)
         now_ns = self._clock.wall_ns()
         finished = [
@@ -184,7 +189,7 @@ class Backlog:
             for call in calls
             if (outcome := self._final(call)) is not None
         ]
-        while finished:
+        while True:
             try:
                 await self._thread.do(partial(self._finish, finished), linger_s=LINGER_S)
                 break

@@ -151,8 +151,9 @@ class _Pending:
 
     def finish(self, accepting: asyncio.Future[str | Refused]) -> None:
         """Answer the call, whose request is on disk, or will not be; it may have been answered that nobody knows."""
-        assert self.timer is not None
-        self.timer.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None  # which has this
         acceptance, entry = self._acceptance, self._entry
         acceptance.bytes -= len(entry.body)
         fault = accepting.exception()
@@ -169,7 +170,7 @@ class _Pending:
 
     def expire(self) -> None:
         """Answer the call, for which the disk takes too long."""
-        self._is_answered = True
+        self._is_answered, self.timer = True, None
         self._refuse(DeadlineExceededError("the request is not known to be on disk in time", next=AGAIN))
 
     def _confirm(self, entry_id: str) -> None:

@@ -2,7 +2,8 @@
 
     {"018f…": 0, "018f…": 1}        by id, how many processes have ended while they scored it
 
-It is written before a group is scored, into the page cache: it is for a process that ends, not for a power failure.
+It is written before a group is scored and emptied after, into the page cache: it is for a process that ends, not for a
+power failure.
 What a process finds there when it starts was in hand when the one before ended: each of it is scored alone from then
 on, so that only what ends processes is counted on.
 """
