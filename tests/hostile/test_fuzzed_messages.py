@@ -13,7 +13,7 @@ from tailrace.errors import ServingError
 pytest.importorskip("grpc")
 from google.protobuf.message import DecodeError
 
-from tailrace.server.oip.grpc_asked import GrpcAsked
+from tailrace.server.oip.grpc_asked import GrpcAsked, GrpcReader
 from tailrace.server.oip.grpc_messages import message_class
 
 
@@ -32,6 +32,8 @@ def sound_message() -> bytes:
 
 
 MESSAGE = sound_message()
+READER = GrpcReader(MODEL)
+"""One for all, since it keeps what messages have in common."""
 
 
 def read_message(data: bytes) -> Any:
@@ -40,7 +42,7 @@ def read_message(data: bytes) -> Any:
         message = message_class("ModelInferRequest").FromString(data)
     except DecodeError:
         return None
-    asked = GrpcAsked(MODEL, message)
+    asked = GrpcAsked(READER, message, data)
     try:
         asked.read()
     except ServingError as error:

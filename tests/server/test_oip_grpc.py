@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_server import PATIENCE_S, RELEASE, RunningServer, ample, wait_for
+from http_server import PATIENCE_S, RELEASE, RunningServer, ample
 
 from tailrace.pipeline import Pipeline
 from tailrace.server.key_file import changing, make_key
@@ -143,11 +143,34 @@ def test_typed_call_is_answered_typed(ask: Callable[..., Any]) -> None:
     assert (found["time"], found["table"]) == ([b"", b""], [b"{}", b"{}"])
 
 
+def test_messages_that_begin_alike_are_told_apart(ask: Callable[..., Any]) -> None:
+    """What is kept of messages is kept of what stands before their raw contents alone, in whatever order they come."""
+    label = struct.pack("<I", 1) + b"a"
+    one = raw(AMOUNT, ("label", "BYTES", [1], label)).SerializeToString()
+    contents = Infer(raw_input_contents=[AMOUNT[3], label]).SerializeToString()
+    begin = one[: -len(contents)]
+    assert one == begin + contents
+    swapped = raw(("label", "BYTES", [1], label), AMOUNT).SerializeToString()
+    turned = Infer(raw_input_contents=[label, AMOUNT[3]]).SerializeToString()
+    split = Infer(raw_input_contents=[AMOUNT[3]]).SerializeToString()
+    rest = Infer(raw_input_contents=[label]).SerializeToString()
+    for message in (one, contents + begin, split + begin + rest, one, swapped, turned + swapped[: -len(turned)], one):
+        answer = ask("ModelInfer", message)
+        assert [each.name for each in answer.outputs] == ["score", "decision", "label"]
+        assert struct.unpack("<d", answer.raw_output_contents[0])[0] == pytest.approx(1.386294, abs=1e-6)
+        assert answer.raw_output_contents[2] == label
+    wrong = begin + Infer(raw_input_contents=[label, AMOUNT[3]]).SerializeToString()
+    assert refusal(ask, wrong)[0] == "INVALID_ARGUMENT"
+    assert len(ask("ModelInfer", one).outputs) == 3
+
+
 def test_calls_of_both_transports_share_a_batch(http: RunningServer, ask: Callable[..., Any]) -> None:
     """What comes over gRPC is counted with what comes over HTTP, and answered by the same engine."""
+    http.settle()  # a batch is counted after its answers are on their way
     before = http.batches("log")
     ask("ModelInfer", raw(AMOUNT))
-    wait_for(lambda: http.batches("log") == before + 1, "the batch is recorded")
+    http.settle()
+    assert http.batches("log") == before + 1
 
 
 def test_timeout_is_the_budget(ask: Callable[..., Any]) -> None:

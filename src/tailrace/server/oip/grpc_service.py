@@ -16,7 +16,7 @@ from tailrace.server.grpc.call import GrpcCall
 from tailrace.server.grpc.service import Outcome, Service
 from tailrace.server.http.head import Routes
 from tailrace.server.oip.asked import OipModel
-from tailrace.server.oip.grpc_asked import GrpcAsked
+from tailrace.server.oip.grpc_asked import GrpcAsked, GrpcReader
 from tailrace.server.oip.grpc_messages import FILE, METHODS, SERVICE, message_class
 from tailrace.server.oip.routes import infer_path, model_metadata, server_metadata
 
@@ -44,6 +44,7 @@ class OipService:
 
     def __init__(self, models: Mapping[str, tuple[OipModel, CallEndpoint]], is_ready: Callable[[], bool]) -> None:
         self._models = models
+        self._readers = {name: GrpcReader(model) for name, (model, _) in models.items()}
         self._is_ready = is_ready
 
     def service(self) -> Service:
@@ -66,7 +67,7 @@ class OipService:
         except ServingError as error:
             call.desk.count_failure(type(error))
             return error.with_traceback(None)
-        call.codec = GrpcAsked(model, message)
+        call.codec = GrpcAsked(self._readers[model.name], message, body)
         return call.accept(endpoint, b"")
 
     def _metadata(self, call: GrpcCall, message: Any) -> dict[str, Any]:
