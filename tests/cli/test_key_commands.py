@@ -60,6 +60,17 @@ def test_file_stays_whose_it_was(file: Path) -> None:
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12_345, 23_456, 0o640)
 
 
+def test_certificate_stands_in_place_of_a_key(file: Path) -> None:
+    """No secret is made; it is listed by its name, and revoked as a key is."""
+    made = run("create", "checkout", "--pipeline", "fraud", "--certificate", "DNS:a.internal", "--keys", str(file))
+    assert made.exit_code == 0
+    assert "tr_" not in made.stdout + made.stderr
+    [row] = json.loads(run("list", "--keys", str(file), "--json").stdout)
+    assert (row["certificate"], row["state"]) == ("DNS:a.internal", "active")
+    assert run("revoke", "checkout", "--keys", str(file)).exit_code == 0
+    assert read_keys(file)[0].revoked is not None
+
+
 def test_key_is_revoked_by_its_name_or_id(file: Path) -> None:
     """A revoked key stays in the list; a name that two have needs the id, and nothing is revoked twice."""
     names = ["web", "app", "app"]

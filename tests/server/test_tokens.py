@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,19 @@ def redirect(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.fixture
+def ask_url(publisher: Publisher) -> Iterator[Callable[[], KeySet]]:
+    """Return what has the publisher asked, until the test is over."""
+    with ExitStack() as stack:
+
+        def begin() -> KeySet:
+            keys = KeySet(publisher.url)
+            stack.callback(keys.close)
+            return keys
+
+        yield begin
+
+
+@pytest.fixture
 def publisher() -> Iterator[Publisher]:
     """Return a server of sets."""
     publisher = Publisher()
@@ -242,11 +256,11 @@ def publisher() -> Iterator[Publisher]:
 
 
 def test_url_is_asked_again_and_what_was_known_is_kept(
-    publisher: Publisher, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, ask_url: Callable[[], KeySet], issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signer that is new is fetched when a token names it; what a URL answers wrongly changes nothing."""
     monkeypatch.setattr(key_set, "PAUSE_S", 0.02)
-    keys = KeySet(publisher.url)
+    keys = ask_url()
     tokens = Tokens(keys, RULES, lambda kind: None)
     keys.wait(5)
     with pytest.raises(UnavailableError):
@@ -282,10 +296,12 @@ def test_url_is_asked_again_and_what_was_known_is_kept(
     assert set(keys.signers) == {"e", "o"}
 
 
-def test_strangers_have_the_url_asked_seldom(publisher: Publisher, issuer: Issuer) -> None:
+def test_strangers_have_the_url_asked_seldom(
+    publisher: Publisher, ask_url: Callable[[], KeySet], issuer: Issuer
+) -> None:
     """A thousand tokens of unknown signers are one question, and the next comes after ten seconds."""
     publisher.says(issuer.document("e"))
-    keys = KeySet(publisher.url)
+    keys = ask_url()
     tokens = Tokens(keys, RULES, lambda kind: None)
     keys.wait(5)
     token = issuer.sign("e", head={"kid": "x"}).encode()

@@ -25,6 +25,10 @@ Rate = Annotated[
 ]
 Burst = Annotated[int | None, typer.Option(metavar="N", help="Requests that may come at once; default: RATE's number.")]
 Concurrent = Annotated[int | None, typer.Option(metavar="N", help="Calls that may be in flight at once; any without.")]
+Certificate = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of its certificate, shown in place of a key: DNS:…, URI:…, CN=…, SHA256:…"),
+]
 PriorityName = Annotated[str, typer.Option(help="high, normal or low: low is shed first.")]
 
 KeyFile = Annotated[
@@ -39,7 +43,7 @@ KeyFile = Annotated[
 ]
 
 
-def create(
+def create(  # noqa: PLR0917 - one parameter an option
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, as in checkout.")],
     keys: KeyFile,
     pipeline: Annotated[
@@ -55,22 +59,29 @@ def create(
     burst: Burst = None,
     concurrent: Concurrent = None,
     priority: PriorityName = "normal",
+    certificate: Certificate = None,
 ) -> None:
     """Make a key, and print it: this once, since the file holds no more than its digest.
 
-    A server that has the file takes the key within a second.
+    A server that has the file takes the key within a second. With --certificate there is no key: a server that has the
+    authority of callers (--tls-client-ca) knows it by its certificate.
 
     For example:
 
         tailrace keys create checkout --pipeline fraud --stream payments --expires 90d --keys keys.json
     """
-    from tailrace.server.key_file import changing, make_key
+    from tailrace.server.key_file import certified, changing, make_key
 
     scopes = [*(f"pipelines/{each}" for each in pipeline or ()), *(f"streams/{each}" for each in stream or ())]
     limit, level = _limit_of(rate, burst, concurrent), _level_of(priority)
     secret, key = make_key(name, scopes, None if expires is None else _end_of(expires), limit, level)
+    if certificate is not None:
+        key = certified(key, certificate)
     with changing(keys, create=True) as known:
         known.append(key)
+    if certificate is not None:
+        print(f"{certificate} of {name} opens {', '.join(scopes)}; it has the id {key.id}")
+        return
     print(f"key {key.id} of {name} opens {', '.join(scopes)}; it is shown this once:", file=sys.stderr)
     print(secret)
 
@@ -88,12 +99,12 @@ def list_keys(keys: KeyFile, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = table_of("id", "name", "state", "scopes", "created", "expires", "limit", "priority")
+    table = table_of("id", "name", "state", "scopes", "created", "expires", "limit", "priority", "certificate")
     for row in rows:
         days = [(row[name] or "")[:10] for name in ("created", "expires")]
         limit = [row["rate"] or "", f"burst {row['burst']}" if row["burst"] else "",
                  f"{row['concurrent']} at once" if row["concurrent"] else ""]  # fmt: skip
-        shown = ", ".join(filter(None, limit)), row["priority"]
+        shown = ", ".join(filter(None, limit)), row["priority"], row["certificate"] or ""
         table.add_row(row["id"], row["name"], row["state"], " ".join(row["scopes"]), *days, *shown)
     print_table(table)
 
@@ -195,4 +206,5 @@ def _told(key: Key, now: datetime) -> dict[str, Any]:
     times = {"created": key.created, "expires": key.expires, "revoked": key.revoked}
     told = {name: when and f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for name, when in times.items()}
     limits = {"rate": key.rate, "burst": key.burst, "concurrent": key.concurrent, "priority": key.priority}
+    limits["certificate"] = key.certificate
     return {"id": key.id, "name": key.name, "state": key.state(now), "scopes": list(key.scopes), **told, **limits}

@@ -1,12 +1,13 @@
-"""Who may call, by whatever it shows: a key, a token. Looked at when a head is read."""
+"""Who may call, by whatever it shows: a key, a token, a certificate. Looked at when a head is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tailrace.errors import ServingError
+from tailrace.server.certified import Certified
 from tailrace.server.key_file import read_keys
 from tailrace.server.keys import Caller, Callers, Keys, shown_key
 from tailrace.server.limiting.limiter import Limiter
@@ -33,6 +34,14 @@ class KeysAndTokens:
         return self._keys.caller_of(shown)
 
 
+class Asked(NamedTuple):
+    """What tells callers. callers: None asks nobody. certified: those with a certificate. looks: once a second."""
+
+    callers: Callers | None
+    certified: Certified | None
+    looks: Sequence[Callable[[], None]]
+
+
 def check_callers(options: ServeOptions) -> None:
     """Raise SetupError where what callers are told by cannot be read."""
     if options.keys is not None:
@@ -42,15 +51,24 @@ def check_callers(options: ServeOptions) -> None:
         check_source(options.jwks)
 
 
-def callers_of(
-    options: ServeOptions, count_failure: Callable[[type[ServingError]], None], limiter: Limiter
-) -> tuple[Callers | None, list[Callable[[], None]]]:
-    """Return what tells callers, None where nobody is asked, and what it has to do once a second."""
+def callers_of(options: ServeOptions, count_failure: Callable[[type[ServingError]], None], limiter: Limiter) -> Asked:
+    """Return what tells the callers of a server."""
     keys = None if options.keys is None else Keys(Path(options.keys), count_failure, limiter)
-    looks = [] if keys is None else [keys.look]
+    tokens = _tokens_of(options, count_failure, limiter)
+    looks = [each.look for each in (keys, tokens) if each is not None]
+    callers: Callers | None = keys if tokens is None else KeysAndTokens(keys, tokens)
+    if options.tls_client_ca is None:
+        return Asked(callers, None, looks)
+    certified = Certified(keys, callers, count_failure, limiter, options.body_bytes_max)
+    return Asked(certified, certified, looks)
+
+
+def _tokens_of(
+    options: ServeOptions, count_failure: Callable[[type[ServingError]], None], limiter: Limiter
+) -> Tokens | None:
+    """Return what takes tokens, if any are taken."""
     if options.jwks is None or options.jwt_issuer is None or options.jwt_audience is None:
-        return keys, looks
+        return None
     signers = KeySet(options.jwks)
     signers.wait(SIGNERS_S_MAX)
-    tokens = Tokens(signers, TokenRules(options.jwt_issuer, options.jwt_audience), count_failure, limiter)
-    return KeysAndTokens(keys, tokens), [*looks, tokens.look]
+    return Tokens(signers, TokenRules(options.jwt_issuer, options.jwt_audience), count_failure, limiter)

@@ -25,6 +25,7 @@ from tailrace.errors import SetupError
 from tailrace.release.flush import flush
 from tailrace.request.limit import BURST_MAX, CONCURRENT_MAX, NO_LIMIT, RATE_PATTERN, Limit
 from tailrace.request.priority import PRIORITIES, Priority
+from tailrace.server.tls.peer import CERTIFICATE
 
 KEYS_MAX: Final = 10_000
 FILE_BYTES_MAX: Final = 16 << 20
@@ -41,7 +42,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one key. sha256: of the whole key, in hex. scopes: as `pipelines/fraud` or `streams/*`.
 
     expires: None for never. revoked: when it was. rate, burst, concurrent: what it may have of all that it opens; see
-    `Limit`. priority: of its calls, and the most that they may ask for.
+    `Limit`. priority: of its calls, and the most that they may ask for. certificate: what is shown in place of a key,
+    by name; see tls/peer.py. sha256 is then of that.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}\Z")]
@@ -57,6 +59,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     burst: Annotated[int, msgspec.Meta(ge=1, le=BURST_MAX)] | None = None
     concurrent: Annotated[int, msgspec.Meta(ge=1, le=CONCURRENT_MAX)] | None = None
     priority: Level = "normal"
+    certificate: Annotated[str, msgspec.Meta(pattern=CERTIFICATE)] | None = None
 
     def __post_init__(self) -> None:
         Limit(rate=self.rate, burst=self.burst, concurrent=self.concurrent)
@@ -122,6 +125,17 @@ def make_key(
         id=number, name=name, sha256=digest, scopes=tuple(scopes), created=now, expires=expires,
         rate=limit.rate, burst=limit.burst, concurrent=limit.concurrent, priority=LEVELS[priority],
     )  # fmt: skip
+
+
+def certified(key: Key, certificate: str) -> Key:
+    """Return what is kept of a caller who shows a certificate in place of a new key. Raises SetupError for no name."""
+    if not re.match(CERTIFICATE, certificate):
+        raise SetupError(
+            f"{certificate!r} is no name of a certificate", where=key.name,
+            next="name it as DNS:…, URI:…, email:…, CN=…, or by SHA256: and the digest in 64 small letters of hex",
+        )  # fmt: skip
+    digest = hashlib.sha256(certificate.encode()).hexdigest()
+    return msgspec.structs.replace(key, certificate=certificate, sha256=digest)
 
 
 class KeyReader:

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -137,12 +137,13 @@ class BriefAdmitted(Admitted):
     def settle(self) -> None:
         """Let calls in as far as the caller is believed."""
         super().settle()
+        self._is_open = self._brief.fault(self.scope) is None
         self.accept = self._accept
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call, unless its caller's time is over."""
         caller = self._brief
-        if caller.holds and time.time() < caller.ends_s:
+        if caller.holds and self._is_open and time.time() < caller.ends_s:  # what holds may have been settled anew
             return self.within.accept(call, body, budget_ns)
         return self._refuse(call, body, budget_ns)
 
@@ -191,7 +192,8 @@ class Keys:
         self._log = structlog.get_logger()
         self._stamp = self._failed = self._look_at_file()
         self._reader = KeyReader(path)
-        self._keys = {key.id: key for key in self._reader.read()}
+        self.times_read = 0
+        self._take(self._reader.read())
 
     def caller(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
         """Return who has sent these headers. Raises UnauthorizedError: not one key, or one that is not known."""
@@ -227,7 +229,8 @@ class Keys:
                 self._failed = stamp
                 self._log.error("keys are as they were: the file cannot be read", error=str(error))
             return False
-        self._keys, self._stamp, self._failed = keys, stamp, stamp
+        self._stamp = self._failed = stamp
+        self._take(keys.values())
         for digest, caller in list(self._callers.items()):
             key = keys.get(caller.key.id)
             caller.settle(key if key is not None and key.sha256 == digest else None)
@@ -236,6 +239,19 @@ class Keys:
         self._log.info("keys were read again", keys=len(keys))
         return True
 
+    def of_certificate(self, names: Sequence[str]) -> Key | None:
+        """Return what the file says of a certificate, by the first of its names that stands there."""
+        return next((self._certified[name] for name in names if name in self._certified), None)
+
+    def _take(self, keys: Iterable[Key]) -> None:
+        """Know the keys, and apart from them the certificates, which are no secret and no key."""
+        self.times_read += 1
+        self._keys = {key.id: key for key in keys if key.certificate is None}
+        self._certified: dict[str, Key] = {}
+        for key in keys:
+            if key.certificate is not None and (key.certificate not in self._certified or key.revoked is None):
+                self._certified[key.certificate] = key
+
     def _look_at_file(self) -> tuple[int, int, int]:
         """Return what changes when the file is written; zeros where it is gone."""
         try:
@@ -243,6 +259,14 @@ class Keys:
         except OSError:
             return 0, 0, 0
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def shows_key(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Say whether these headers show a key or a token, good or not."""
+    return any(
+        name.lower() == b"x-api-key" or (name.lower() == b"authorization" and value[:7].lower() == _SCHEME)
+        for name, value in headers
+    )
 
 
 def shown_key(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

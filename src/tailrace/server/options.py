@@ -56,6 +56,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None, said("Certificate of the server with its chain (PEM): serve by TLS alone.", metavar="FILE")
     ] = None
     tls_key: Annotated[str | None, said("Private key of --tls-cert (PEM).", metavar="FILE")] = None
+    tls_client_ca: Annotated[
+        str | None,
+        said("Authorities of callers' certificates (PEM), with lists of revoked ones if any.", metavar="FILE"),
+    ] = None
     keys: Annotated[
         str | None,
         said(
@@ -171,7 +175,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             return None
         from tailrace.server.tls.certificates import TlsFiles
 
-        return TlsFiles(self.tls_cert, self.tls_key)
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def admin_tls(self) -> TlsFiles | None:
@@ -233,7 +237,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def asks_callers(self) -> bool:
         """Whether each call must show who it is of."""
-        return bool(self.keys or self.jwks)
+        return bool(self.keys or self.jwks or self.tls_client_ca)
 
     def _check_tokens(self) -> None:
         """Raise SetupError for signers without rules, and rules without signers."""
@@ -249,6 +253,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if (self.tls_cert is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_cert"
             raise SetupError("a certificate and its key go together", where=missing, next="name both files, or neither")
+        if self.tls_client_ca is not None and self.tls is None:
+            what = "without TLS no caller shows a certificate"
+            raise SetupError(what, where="tls_client_ca", next="give --tls-cert and --tls-key too")
 
     def _check_reach(self) -> None:
         """Raise SetupError for a port that others can reach, and ask nothing of them."""

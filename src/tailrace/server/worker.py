@@ -37,6 +37,7 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.server.accepted.opening import Accepting
 from tailrace.server.callers import callers_of
+from tailrace.server.certified import Certified
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -180,9 +181,10 @@ class Worker:
         )
         limits, limiter = HttpLimits.of(self._options), self._limiter(declared, clock, block)
         self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())
-        self._doors = Doors(self._http, self._secret())
-        self._http.shared.keys, looks = callers_of(self._options, count_failure, limiter)
-        self._looks += looks
+        asked = callers_of(self._options, count_failure, limiter)
+        self._http.shared.keys = asked.callers
+        self._looks += asked.looks
+        self._doors = Doors(self._http, self._secret(asked.certified))
         if self._options.trusted_proxies:
             self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
         if self._options.grpc_port is not None:
@@ -195,13 +197,13 @@ class Worker:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
 
-    def _secret(self) -> Secured | None:
-        """Return what makes secret connections, if they are to be secret."""
+    def _secret(self, certified: Certified | None) -> Secured | None:
+        """Return what makes secret connections, if they are to be secret. certified: tells callers by certificates."""
         if (files := self._options.tls) is None:
             return None
         certificates = Certificates(files)
         self._looks.append(certificates.look)
-        return Secured(self._http.shared, certificates)
+        return Secured(self._http.shared, certificates, certified)
 
     def _limiter(self, declared: Sequence[Pipeline], clock: Clock, block: MetricBlock) -> Limiter:
         """Return what holds callers to their limits."""

@@ -153,8 +153,12 @@ class HeadMemory:
     """
 
     def __init__(
-        self, body_bytes_max: int, count_failure: Callable[[type[ServingError]], None] = lambda kind: None
+        self,
+        body_bytes_max: int,
+        count_failure: Callable[[type[ServingError]], None] = lambda kind: None,
+        forms_max: int = FORMS_MAX,
     ) -> None:
+        self._forms_max = forms_max
         self._body_bytes_max = body_bytes_max
         self._count_failure = count_failure
         self._by_size: dict[int, list[HeadForm]] = {}
@@ -219,7 +223,7 @@ class HeadMemory:
         self._by_age[form] = None
         if len(forms) > FORMS_PER_SIZE_MAX:
             self._forget(forms[-1])
-        elif len(self) > FORMS_MAX:
+        elif len(self) > self._forms_max:
             self._forget(next(iter(self)))
 
     def _forget(self, form: HeadForm) -> None:

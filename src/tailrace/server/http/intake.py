@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol
 
 from tailrace.errors import ServingError, UnauthorizedError, UnavailableError
 from tailrace.server.http.flow import PIPELINE_MAX, Flow
-from tailrace.server.http.forms import HeadForm
+from tailrace.server.http.forms import HeadForm, HeadMemory
 from tailrace.server.http.head import Head
 from tailrace.server.http.reader import RequestReader
 from tailrace.server.http.shared import Shared
+from tailrace.server.http.visitor import Visitor
 
 TURN_REQUESTS_MAX: Final = 64
 TURN_BYTES_MAX: Final = 16 << 10
@@ -61,9 +62,12 @@ class Served(Protocol):
 
 
 class Intake:
-    """Reads for one connection."""
+    """Reads for one connection. visitor: whose it is, where its certificate says that."""
 
-    def __init__(self, connection: Served, shared: Shared, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, connection: Served, shared: Shared, transport: asyncio.Transport, visitor: Visitor | None = None
+    ) -> None:
+        self._visitor = visitor
         self._connection = connection
         self._shared = shared
         self._transport = transport
@@ -94,6 +98,10 @@ class Intake:
         if self._awaited is not None:
             return self._began_s
         return self._reader.began_s if self._reader is not None and self._reader.is_partial else self._shared.now_s
+
+    def _heads(self) -> HeadMemory:
+        """Return the heads that may be this client's: one that names a caller by its certificate is no other's."""
+        return self._shared.heads if self._visitor is None else self._visitor.heads
 
     def await_body(self, form: HeadForm, raw: bytes, body_bytes: int, began_s: int) -> None:
         """Gather the body of a request whose head, `raw`, is known."""
@@ -163,7 +171,7 @@ class Intake:
                 return at, b""
             end = data.find(b"\r\n\r\n", at) + 4
             raw = data[at:end] if end > 3 else b""
-            form, body_bytes = self._shared.heads.find(raw)
+            form, body_bytes = self._heads().find(raw)
             if form is None:
                 return at, raw
             connection.form, at = form, end + body_bytes
@@ -190,7 +198,7 @@ class Intake:
     def _parse(self, data: bytes, raw: bytes) -> None:
         """Read requests through the parser. raw: the head that the data begins with, if it is whole."""
         connection, shared = self._connection, self._shared
-        reader = self._reader = self._reader or RequestReader(shared)
+        reader = self._reader = self._reader or RequestReader(shared, self._visitor)
         messages, error = reader.read(data, raw)
         for head, body, seen, headers in messages:
             if connection.closing:
@@ -201,7 +209,7 @@ class Intake:
             self._is_stranger = type(head.fault) is UnauthorizedError
             self._turn_bytes_max = STRANGER_BYTES_MAX if self._is_stranger else TURN_BYTES_MAX
             if seen and not shared.draining:
-                connection.form = shared.heads.remember(seen, head, headers, connection.form) or connection.form
+                connection.form = self._heads().remember(seen, head, headers, connection.form) or connection.form
             connection.is_refused = reader.tunnel  # it may be sending still, what is meant for a tunnel
             connection.serve(head, body)
             if not head.keep_alive:

@@ -13,6 +13,7 @@ import structlog
 from tailrace.errors import BodyTooLargeError, ClientError, HeadersTooLargeError, ServerError, ServingError
 from tailrace.server.http.head import Head, check_framing, read_head
 from tailrace.server.http.shared import Shared
+from tailrace.server.http.visitor import Visitor
 
 OFFERS_MAX: Final = 8
 """Offers of another protocol passed over in one read; each costs a copy of what follows."""
@@ -37,9 +38,11 @@ class RequestReader:
     """One connection's parser. is_partial: whether a request has begun that is not whole; began_s: when it did.
 
     head: of the request that is being read, once its head is. tunnel: whether what follows is meant for a tunnel.
+    visitor: whose connection it is, where its certificate says that.
     """
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, visitor: Visitor | None = None) -> None:
+        self._visitor = visitor
         self.is_partial = False
         self.began_s = 0
         self.head: Head | None = None
@@ -164,7 +167,7 @@ class RequestReader:
                 return  # it is read again, without its offer
             keep_alive, self.tunnel = False, True  # what follows is meant for a tunnel that there is not
         version = parser.get_http_version()
-        method, keys = parser.get_method(), shared.keys
+        method, keys = parser.get_method(), shared.keys if self._visitor is None else self._visitor.callers
         self._check_protocol(method)
         head = read_head(shared.routes, method, self._url, self._headers, version, keep_alive, keys, shared.told,
                          with_priority=shared.limits.priority_header)  # fmt: skip

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from typing import Final, cast
 
 import structlog
 
 from tailrace.errors import HandshakeError
+from tailrace.server.certified import Certified
 from tailrace.server.http.connection import Connection, is_readable
+from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
+from tailrace.server.http.visitor import Visitor
 from tailrace.server.tls.certificates import Certificates
+from tailrace.server.tls.peer import peer_of
 from tailrace.server.tls.records import Records
 from tailrace.server.tls.thread import HandshakeThread
 from tailrace.server.tls.transport import TlsTransport
@@ -26,9 +29,19 @@ _NO_TLS: Final = frozenset(("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"))
 
 
 class SecureConnection(Connection):
-    """One client's connection over TLS."""
+    """One client's connection over TLS. visitor: whose it is, where a certificate says that."""
 
-    __slots__ = ()
+    __slots__ = ("visitor",)
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.visitor: Visitor | None = None
+
+    def _reads_in_parts(self) -> Intake:
+        """Return what reads all that is no request of a known form; see `Connection`."""
+        if self._intake is None:
+            self._intake = Intake(self, self._shared, self._transport, self.visitor)
+        return self._intake
 
     def _close_idle(self) -> None:
         """Close, unless a part of a request has come: a record that is not whole, or what the loop has not read yet."""
@@ -41,16 +54,13 @@ class SecureConnection(Connection):
 class Secured:
     """Called, it makes the protocol of a new connection that is to be secret.
 
-    shared: of the HTTP server that it is for. connection_type: of what comes of a handshake.
+    shared: of the HTTP server that it is for. certified: tells callers by their certificates; None asks for none.
     """
 
-    def __init__(
-        self, shared: Shared, certificates: Certificates, connection_type: Callable[[Shared], Connection]
-        = SecureConnection,
-    ) -> None:  # fmt: skip
+    def __init__(self, shared: Shared, certificates: Certificates, certified: Certified | None = None) -> None:
         self.certificates = certificates
+        self.certified = certified
         self.thread = HandshakeThread()
-        self.connection_type = connection_type
         self._shared = shared
         self._failed = 0
         self._logged_s = -1
@@ -118,7 +128,11 @@ class Handshake(asyncio.Protocol):
         transport.resume_reading()
         if done:
             self._shared.connections.pop(self, None)
-            TlsTransport(transport, self._records).begin(self._secured.connection_type(self._shared))
+            connection = SecureConnection(self._shared)
+            certified = self._secured.certified
+            if certified is not None and (peer := peer_of(self._records.tls)) is not None:
+                connection.visitor = certified.visitor_of(peer)
+            TlsTransport(transport, self._records).begin(connection)
 
     def _fail(self, reason: str) -> None:
         """Leave. Who speaks HTTP here is told so in HTTP."""

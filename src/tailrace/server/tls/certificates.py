@@ -60,12 +60,13 @@ class TlsFiles(NamedTuple):
 class Certificates:
     """What connections are made secret with, as the files have it now. context: of the next one.
 
-    Raises SetupError where there is none to begin with. Files that do not fit later leave it as it was.
+    Raises SetupError where there is none to begin with. Files that do not fit later leave it as it was, and are tried
+    again at each look.
     """
 
     def __init__(self, files: TlsFiles) -> None:
         self.files = files
-        self._stamp = files.stamp()
+        self._stamp = self._failed = files.stamp()
         self.context = files.read()
         self._log = structlog.get_logger()
 
@@ -74,12 +75,14 @@ class Certificates:
         stamp = self.files.stamp()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             self.context = self.files.read()
         except SetupError as error:
-            self._log.error("the certificate is as it was", error=str(error))
+            if stamp != self._failed:
+                self._failed = stamp
+                self._log.error("the certificate is as it was", error=str(error))
         else:
+            self._stamp = self._failed = stamp
             self._log.info("the certificate was read again", file=str(Path(self.files.cert)))
 
 

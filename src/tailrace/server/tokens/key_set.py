@@ -57,8 +57,8 @@ class KeySet:
         self._source = source
         self._log = structlog.get_logger()
         self._fresh: Mapping[str, Signer] | None = None
-        self._stamp = _stamp_of(source)
-        self._wanted, self._tried = threading.Event(), threading.Event()
+        self._stamp = self._failed = _stamp_of(source)
+        self._wanted, self._tried, self._closed = threading.Event(), threading.Event(), threading.Event()
         if is_url(source):
             threading.Thread(target=self._ask_on, name="signers", daemon=True).start()
         else:
@@ -85,29 +85,37 @@ class KeySet:
         """Have a URL asked soon: a token names a key that is not known."""
         self._wanted.set()
 
+    def close(self) -> None:
+        """Ask no more."""
+        self._closed.set()
+        self._wanted.set()
+
     def _look_at_file(self) -> None:
         stamp = _stamp_of(self._source)
-        if stamp != self._stamp:
+        if stamp == self._stamp:
+            return
+        if self._try(is_told=stamp != self._failed):
             self._stamp = stamp
-            self._try()
+        self._failed = stamp
 
-    def _try(self) -> bool:
-        """Read the source; return whether that went well. What was read before is kept else."""
+    def _try(self, *, is_told: bool = True) -> bool:
+        """Read the source; return whether that went well. What was read before is kept else, which the log is told."""
         try:
             content = _fetched(self._source) if is_url(self._source) else _content_of(self._source)
             self._fresh = read_signers(content, self._source)
         except SetupError as error:
-            self._log.error("the keys of signers are as they were", error=str(error))
+            if is_told:
+                self._log.error("the keys of signers are as they were", error=str(error))
             return False
         return True
 
     def _ask_on(self) -> None:
         """Ask a URL, now and again. Runs in the thread."""
         give_way(NICE)
-        while True:
+        while not self._closed.is_set():
             went_well = self._try()
             self._tried.set()
-            time.sleep(PAUSE_S)
+            self._closed.wait(PAUSE_S)
             if went_well:
                 self._wanted.wait(REFRESH_S - PAUSE_S)
             self._wanted.clear()
