@@ -54,6 +54,18 @@ def test_thread_gives_way_alone(ask: Callable[[int], None], policy: int) -> None
 
 @KNOWN
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
+def test_process_gives_way_for_good_with_its_session() -> None:
+    """Where nobody waits for it: else its session would have as much in its turn as that of a worker."""
+    program = PROGRAM.partition("tell()\nwith")[0] + "from tailrace.core_share import give_way_whole\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}give_way_whole(19)\ntell()"],
+        capture_output=True, text=True, check=True, start_new_session=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [os.SCHED_BATCH, 19, "19"]
+
+
+@KNOWN
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel knows no sessions")
 def test_process_gives_way_until_the_end_of_the_block() -> None:
     """While it loads its session is nice, and its main thread takes long slices; afterwards all is as it was."""
     done = subprocess.run(

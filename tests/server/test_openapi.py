@@ -126,6 +126,17 @@ def test_messages_are_told_where_there_are_some(tmp_path: Path) -> None:
     assert all(offer.find(name.encode(), b"") or name == JSON for name in said["requestBody"]["content"])
 
 
+def test_arrow_is_told_where_the_server_speaks_it() -> None:
+    """In requests and answers of every pipeline, and by `tailrace export openapi --with-arrow`."""
+    validator = pytest.importorskip("openapi_spec_validator")
+    plain, said = (openapi_document(loaded("payment"), with_arrow=arrow) for arrow in (False, True))
+    validator.validate(said)
+    more = {"application/vnd.apache.arrow.stream"}
+    for found in (lambda each: each["requestBody"], lambda each: each["responses"]["200"]):
+        before, after = (found(operation(document, "payment"))["content"].keys() for document in (plain, said))
+        assert after - before == more
+
+
 def test_streams_are_in_the_document() -> None:
     """Each stream has its operation, with its own type though another is called as it is."""
     document = openapi_document(loaded("activity"))

@@ -18,6 +18,7 @@ def openapi(
     ],
     array_max: Annotated[int, typer.Option(help="Requests in one call, as the server is told.", min=1)] = ARRAY_MAX,
     with_keys: Annotated[bool, typer.Option("--with-keys", help="The server is given --keys.")] = False,
+    with_arrow: Annotated[bool, typer.Option("--with-arrow", help="The server is given --arrow.")] = False,
 ) -> None:
     """Print the OpenAPI 3.1 document of a server of these pipelines: what it answers at `GET /openapi.json`.
 
@@ -32,4 +33,5 @@ def openapi(
     from tailrace.server.openapi.page import document_bytes
 
     pipelines = [pipeline for file in files for pipeline in load_pipelines(file)]
-    sys.stdout.write(document_bytes(openapi_document(pipelines, array_max=array_max, with_keys=with_keys)).decode())
+    document = openapi_document(pipelines, array_max=array_max, with_keys=with_keys, with_arrow=with_arrow)
+    sys.stdout.write(document_bytes(document).decode())

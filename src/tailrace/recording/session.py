@@ -38,7 +38,8 @@ def redaction_of(url: str, key: str | None, *, keep_raw: bool, ca_file: str | No
 
     keep_raw: without a document nothing is. Raises SetupError where there is none, or the server is not there.
     """
-    request = urllib.request.Request(f"{url.rstrip('/')}/openapi.json", headers={"X-API-Key": key} if key else {})
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    request = urllib.request.Request(f"{url.rstrip('/')}/openapi.json", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=DOCUMENT_S, context=Place.of(url, ca_file).tls) as answer:
             document: dict[str, Any] = json.loads(answer.read(DOCUMENT_BYTES_MAX))

@@ -177,7 +177,7 @@ class Worker:
             | pipelines
             | model_routes(pipelines, self._options, release.id, self._readiness)
             | stream_routes(self._streams)
-            | description_routes(declared, array_max, self._log, with_keys=with_keys)
+            | description_routes(declared, array_max, self._log, with_keys=with_keys, with_arrow=self._options.arrow)
         )
         limits, limiter = HttpLimits.of(self._options), self._limiter(declared, clock, block)
         self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())

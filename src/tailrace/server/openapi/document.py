@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tailrace.codecs.arrow import CONTENT_TYPE as ARROW
 from tailrace.codecs.msgpack import CONTENT_TYPES as MSGPACK
 from tailrace.codecs.proto_lock import lock_path
 from tailrace.codecs.protobuf import CONTENT_TYPES as PROTOBUF
@@ -31,6 +32,7 @@ OPENAPI: Final = "3.1.0"
 JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = MSGPACK[0].decode()
 PROTOBUF_TYPE: Final = PROTOBUF[0].decode()
+ARROW_TYPE: Final = ARROW.decode()
 NOT_FOUND: Final = (404, 405)
 """Statuses that a caller who keeps to the document does not get."""
 OF_KEYS: Final = (401, 403)
@@ -94,11 +96,12 @@ OF_STATUS: Final = {429: ("Retry-After", "RateLimit-Policy", "RateLimit"), 503: 
 
 
 def openapi_document(
-    pipelines: Sequence[Pipeline], *, array_max: int = ARRAY_MAX, with_keys: bool = False
+    pipelines: Sequence[Pipeline], *, array_max: int = ARRAY_MAX, with_keys: bool = False, with_arrow: bool = False
 ) -> dict[str, Any]:
     """Return the document of a server of these pipelines.
 
-    array_max: requests in one call. with_keys: whether calls must show a key.
+    array_max: requests in one call. with_keys: whether calls must show a key. with_arrow: whether arrays of requests
+    are taken in Arrow.
     """
     schemas = Schemas()
     problem = schemas.of("", ProblemDetails)
@@ -107,7 +110,7 @@ def openapi_document(
     secured: dict[str, Any] = {"security": [{name: []} for name in SCHEMES]} if with_keys else {}
     paths: dict[str, Any] = {}
     for pipeline in pipelines:
-        operation = _predict(pipeline, schemas, array_max, problems)
+        operation = _predict(pipeline, schemas, array_max, problems, _table() if with_arrow else {})
         paths[f"/v1/pipelines/{pipeline.name}/predict"] = {"post": operation | secured}
     for stream in streams_of(pipelines):
         operation = _events(stream, schemas, array_max, problems)
@@ -143,8 +146,10 @@ def openapi_document(
     return dict(json.loads(msgspec.json.encode(document)))  # defaults are Python's values in it
 
 
-def _predict(pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dict[str, Any]) -> dict[str, Any]:
-    """Return the operation of a pipeline."""
+def _predict(
+    pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dict[str, Any], more: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the operation of a pipeline. more: bodies that it takes and gives beside JSON and its like."""
     asked = schemas.of_request(pipeline.name, pipeline.request, expanded_lengths(pipeline))
     answered = schemas.of(pipeline.name, pipeline.response)
     requests = [request_example(pipeline.request, seed) for seed in (1, 2)]
@@ -164,14 +169,16 @@ def _predict(pipeline: Pipeline, schemas: Schemas, array_max: int, problems: dic
         "requestBody": {
             "required": True,
             "content": _content(one_or_many(asked, array_max), requests)
-            | (_message(pipeline.name, pipeline.request) if has_messages else {}),
+            | (_message(pipeline.name, pipeline.request) if has_messages else {})
+            | more,
         },
         "responses": {
             "200": {
                 "description": "A decision, or one for each request of an array, in order",
                 "headers": _headers("X-Request-Id", "Server-Timing", "X-Release"),
                 "content": _content(one_or_many(answered), answers)
-                | (_message(pipeline.name, pipeline.response) if has_messages else {}),
+                | (_message(pipeline.name, pipeline.response) if has_messages else {})
+                | more,
             },
             **({} if pipeline.results is None else {"202": accepted_answer()}),
             **_refusals(pipeline.request, problems, accepts=pipeline.results is not None),
@@ -238,6 +245,12 @@ def _message(pipeline: str, kind: type[Any]) -> dict[str, Any]:
     name = kind.__name__
     text = f"The message {name} of {pipeline}.proto; of many, {name}Array."
     return {PROTOBUF_TYPE: {"schema": {"contentMediaType": PROTOBUF_TYPE, "description": text}}}
+
+
+def _table() -> dict[str, Any]:
+    """Return a body in Arrow, of which JSON Schema can say no more than how it is meant."""
+    text = "A stream of record batches (Arrow IPC): a row for each of an array, a column for each field, by its name."
+    return {ARROW_TYPE: {"schema": {"contentMediaType": ARROW_TYPE, "description": text}}}
 
 
 def _headers(*names: str) -> dict[str, Any]:

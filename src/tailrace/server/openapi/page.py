@@ -51,16 +51,16 @@ def reference_page(document: dict[str, Any] | None) -> bytes:
 
 
 def description_routes(
-    pipelines: Sequence[Pipeline], array_max: int, log: Any, *, with_keys: bool = False
+    pipelines: Sequence[Pipeline], array_max: int, log: Any, *, with_keys: bool = False, with_arrow: bool = False
 ) -> dict[bytes, dict[bytes, CallEndpoint | Page]]:
     """Return the routes that describe a server of these pipelines.
 
     array_max: requests in one call. with_keys: whether calls must show a key; so must who asks for the document, which
-    names every pipeline. None where the server cannot be described, which is logged: without its description it still
-    decides.
+    names every pipeline. with_arrow: whether Arrow is spoken. None where the server cannot be described, which is
+    logged: without its description it still decides.
     """
     try:
-        document = openapi_document(pipelines, array_max=array_max, with_keys=with_keys)
+        document = openapi_document(pipelines, array_max=array_max, with_keys=with_keys, with_arrow=with_arrow)
         as_json = Answer(200, b"application/json", document_bytes(document), HEADERS)
         shown = reference_page(None if with_keys else document)
         as_page = Answer(200, b"text/html; charset=utf-8", shown, (*HEADERS, POLICY))
