@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 from http_server import wait_for
 from serving import start_serve
@@ -26,7 +29,8 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.release.pinned import Pin
 from tailrace.server.checking.link import Checking, LateChecks
-from tailrace.server.checking.messages import PACKET_BYTES_MAX, Outcome
+from tailrace.server.checking.messages import PACKET_BYTES_MAX, Outcome, Outcomes, Requests, decode
+from tailrace.server.checking.process import Checks
 from tailrace.server.logging import logger
 from tailrace.server.served import shape_of
 
@@ -86,6 +90,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checked") / "pipeline.py"
     path.write_text(FILE)
     return path
+
+
+class Aged(tr.Request):
+    age: Annotated[int, tr.Field(ge=0)] = -1
 
 
 class Bench:
@@ -175,6 +183,19 @@ def test_answering_never_waits_for_a_check(bench: Bench) -> None:
     assert time.monotonic() - began_s < 2
     assert bench.counts()[Outcome.DROPPED] > 1_000
     assert bench.counts()[Outcome.HELD] == 0
+
+
+def test_default_beyond_its_bounds_is_checked_as_any_other(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """What a request has of its type is not held to the type's bounds; one that cannot be read again has failed."""
+    late = [tr.LateCheck("age", lambda request: request.age < 5)]
+    pipeline = replace(pipeline_of("log"), request=Aged, features=[Aged.age], validate_later=late)
+    checks = Checks(0, pipeline)
+    requests = [Aged(), Aged(age=7), Aged(age=3), Aged(age=-2)]
+    checks.take(Requests(0, 0.0, len(requests), msgspec.msgpack.encode(requests)), 0.0)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        checks.tell(theirs, 0.0)
+        assert decode(ours.recv(1_000), Outcomes).counts == [[2, 1, 1, 0]]
 
 
 def test_request_too_long_for_a_packet_is_dropped_alone(bench: Bench) -> None:

@@ -32,6 +32,9 @@ PACKET_BYTES: Final = 1 << 20
 LOG_S: Final = 1.0
 """How often the log tells of a check."""
 PR_SET_PDEATHSIG: Final = 1
+_NONE: Final = object()
+
+_split: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 class Checks:
@@ -41,7 +44,9 @@ class Checks:
         self._place = place
         self._name = pipeline.name
         self._checks: Sequence[LateCheck] = pipeline.validate_later
-        self._decode = msgspec.msgpack.Decoder(list[bounded_type(pipeline.request)]).decode  # type: ignore[misc]
+        self._type = bounded_type(pipeline.request)
+        self._decode = msgspec.msgpack.Decoder(list[self._type]).decode  # type: ignore[name-defined]
+        self._defaults = _defaults_of(pipeline.request)
         self._log = structlog.get_logger()
         self._counts = [[0] * len(Outcome) for _ in self._checks]
         self._untold: dict[tuple[str, str], int] = {}
@@ -53,7 +58,7 @@ class Checks:
             for counts in self._counts:
                 counts[Outcome.DROPPED] += packet.count
             return
-        requests = self._decode(packet.content)
+        requests = self._read(packet.content)
         for check, counts in zip(self._checks, self._counts, strict=True):
             for request in requests:
                 counts[self._outcome(check, request)] += 1
@@ -72,15 +77,42 @@ class Checks:
                 self._log.warning("late check", pipeline=self._name, check=check, found=what, requests=requests)
             self._untold = {}
 
+    def _read(self, content: bytes) -> list[Any]:
+        """Return the requests of a packet, in place of one that cannot be read again why not."""
+        try:
+            return list(self._decode(content))
+        except Exception:  # of a default, or of the type's own __post_init__
+            return list(map(self._read_one, _split(content)))
+
+    def _read_one(self, content: bytes) -> Any:
+        """Return a request, with its defaults from where it had them: those are held to no bounds."""
+        try:
+            values = msgspec.msgpack.decode(content)
+            given = {name: value for name, value in values.items() if value != self._defaults.get(name, _NONE)}
+            return msgspec.convert(given, self._type)
+        except Exception as error:
+            return error
+
     def _outcome(self, check: LateCheck, request: Any) -> Outcome:
         """Return what a check says of a request; one that raises is told by the kind of its error alone."""
         try:
+            if isinstance(request, Exception):
+                raise request
             outcome, what = (Outcome.HELD, "") if check.holds(request) else (Outcome.BROKEN, "broken")
         except Exception as error:  # of a user's function, on what one request holds
             outcome, what = Outcome.FAILED, f"failed: {type(error).__name__}"
         if what:
             self._untold[check.name, what] = self._untold.get((check.name, what), 0) + 1
         return outcome
+
+
+def _defaults_of(request_type: type[Any]) -> dict[str, Any]:
+    """Return the defaults of a type, by their fields' names, as they come in a packet."""
+    found = {}
+    for field in msgspec.structs.fields(request_type):
+        if field.default is not msgspec.NODEFAULT:
+            found[field.encode_name] = msgspec.msgpack.decode(encode(field.default))
+    return found
 
 
 def work(sock: socket.socket) -> int:
