@@ -92,7 +92,7 @@ class Core:
         self._reading_max = reading_max
         self._loop = asyncio.get_running_loop()
         self._handed: deque[tuple[Rpc, bytes | ServingError | None]] = deque()
-        self._is_due = self._is_ending = False
+        self._is_due = False
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
@@ -143,7 +143,6 @@ class Core:
 
     async def close(self, within_s: float) -> None:
         """Take no new connections and no new calls, tell the clients so, and wait for the calls that there are."""
-        self._is_ending = True
         self._server.shutdown(self._queue, self._on_shutdown)
         if not await self._wait_ended(within_s):
             self._server.cancel_all_calls()
@@ -190,7 +189,7 @@ class Core:
 
     def _on_call(self, event: Any) -> None:
         """Take a call whose head has come; its message is awaited."""
-        if not event.success or self._is_ending:
+        if not event.success:  # the server closes, and this asks no more
             return
         self._ask()
         rpc = Rpc(self, event)
