@@ -75,6 +75,7 @@ def test_call_shares_the_answer_of_another_kind_of_call(pipeline_of: Callable[[s
     with RunningServer([pipeline]) as server, server.connect() as client:
         told = client.ask(post(payment_of(4.0, ""))).json
         answer = client.ask(infer(4.0, id="7")).json
+        server.settle()
         assert server.batches("log") == 1
     assert (answer["id"], answer["model_name"]) == ("7", "log")
     assert {each["name"]: each["data"] for each in answer["outputs"]} == {name: [told[name]] for name in told}
