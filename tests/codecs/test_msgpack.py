@@ -102,6 +102,19 @@ def test_key_twice_is_found_in_any_map(codec: MsgpackCodec) -> None:
         assert isinstance(found, MalformedBodyError) is refused, found
 
 
+@pytest.mark.parametrize("codec", [ORDER, LOOSE], ids=["order", "loose"])
+@pytest.mark.parametrize(("one", "two", "refused"), [
+    (b"\x01", b"\xcc\x01", True), (b"\xff", b"\xd1\xff\xff", True), (b"\x01", b"\xff", False),
+    (b"\x01", b"\xa11", False),
+])  # fmt: skip
+def test_number_is_one_key_however_it_is_written(codec: MsgpackCodec, one: bytes, two: bytes, refused: bool) -> None:
+    """In one byte or in more; a text of its digits is another key."""
+    first = pack("kind") + pack("one") if codec is ORDER else pack("amount") + pack(1.5)
+    inner = pack("a") + b"\x82" + one + b"\x05" + two + b"\x06"
+    found = codec.decode(b"\x82" + first + pack("extra") + b"\x81" + inner)
+    assert isinstance(found, MalformedBodyError) is refused, found
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("code", [">d", ">f"])
 def test_number_that_is_not_finite_is_refused_with_its_path(number: float, code: str) -> None:

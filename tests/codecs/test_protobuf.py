@@ -123,6 +123,13 @@ def test_answer_is_what_protoc_reads(messages: ModuleType, answer: Decision) -> 
     assert list(array.items) == [read, read]
 
 
+@pytest.mark.parametrize("count", [2**63, -(2**63) - 1, 2**64 + 5])
+def test_whole_number_beyond_64_bits_is_no_other_in_an_answer(count: int) -> None:
+    """It fails, where it would be read as one that is as wrong as can be."""
+    with pytest.raises(OverflowError):
+        CODEC.encode(Decision("allow", 0.5, [], marks=[count]))
+
+
 def test_number_without_an_end_is_left_out_of_an_answer(messages: ModuleType) -> None:
     """Where JSON has null."""
     read = messages.Decision.FromString(CODEC.encode(Decision("allow", math.nan, [])))

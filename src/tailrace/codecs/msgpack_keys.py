@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 _FIXED: Final = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3,
                  0xD2: 5, 0xD3: 9, 0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18}  # fmt: skip
 """The bytes of a value, by its first one."""
@@ -48,9 +50,9 @@ def find_key_twice(body: bytes) -> str | None:
             continue
         begin, at = at, _end(body, at)
         if top.keys is not None and top.left % 2:  # a key: its value is left
-            key = _text(body, begin, at)
+            key = _key(body, begin, at)
             if key in top.keys:
-                return key.decode("utf-8", "replace")
+                return str(key) if isinstance(key, int) else key.decode("utf-8", "replace")
             top.keys.add(key)
     return None
 
@@ -87,8 +89,10 @@ def _end(body: bytes, at: int) -> int:
     return at + _FIXED[first]
 
 
-def _text(body: bytes, begin: int, end: int) -> bytes:
-    """Return the bytes of a key without what says how long it is: a short text can be written in four ways."""
+def _key(body: bytes, begin: int, end: int) -> bytes | int:
+    """Return a key: a number, or the bytes of a text without what says how long it is; both have several forms."""
     first = body[begin]
+    if first < 0x80 or first >= 0xE0 or 0xCC <= first <= 0xD3:
+        return int(msgspec.msgpack.decode(body[begin:end]))
     width = _SIZED.get(first, 0) if first not in _EXTENSIONS else 0
     return body[begin + 1 + width : end] if 0xA0 <= first <= 0xBF or width else body[begin:end]

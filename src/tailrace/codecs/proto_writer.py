@@ -16,6 +16,7 @@ from tailrace.codecs.proto_form import MANY, ONE, FieldForm, MessageForm
 from tailrace.codecs.proto_lock import Lock, LockedField
 from tailrace.codecs.proto_reader import EPOCH, LENGTH, WIRE_TYPES
 from tailrace.codecs.proto_values import varint_of
+from tailrace.request.schema import INT64_MAX, INT64_MIN
 
 _MASK: Final = 2**64 - 1
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
@@ -152,4 +153,8 @@ def _put_of(field: FieldForm, kept: LockedField, writers: Mapping[str, MessageWr
 
 
 def _put_whole(value: Any) -> bytes:
-    return put_int(value.value if isinstance(value, Enum) else value)
+    """Return a number, or an Enum's. Raises OverflowError for one that the message would say another for."""
+    whole = int(value.value if isinstance(value, Enum) else value)
+    if not INT64_MIN <= whole <= INT64_MAX:
+        raise OverflowError("a whole number of a message has 64 bits")
+    return varint_of(whole & _MASK)
