@@ -25,6 +25,7 @@ import before
 import counts
 import event_features
 import front_door
+import front_door_accepted
 import front_door_auth
 import front_door_client
 import front_door_coalescing
@@ -58,6 +59,7 @@ PARTS: Final = {
         real_clients,
         idle,
         front_door,
+        front_door_accepted,
         front_door_auth,
         front_door_client,
         front_door_coalescing,
