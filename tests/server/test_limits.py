@@ -79,11 +79,12 @@ def open_door(http_server: RunningServer, tmp_path: Path) -> Iterator[Open]:
         shared.keys, shared.heads = keys, HeadMemory(shared.limits.body_bytes_max)
         shared.routes = routes if limiter is None else limited(routes, limiter)
 
-    def open_it(with_keys: bool = True, **declared: Declared) -> Door:
+    def open_it(with_keys: bool = True, holds: bool = False, **declared: Declared) -> Door:
         with changing(file, create=True) as known:
             known.append(make_key("nobody", ["pipelines/*"])[1])
         limits = {f"pipelines/{name}": each for name, each in declared.items()}
-        limiter = Limiter(limits, clock, LimitCounts(http_server.block))
+        loop = http_server.loop if holds else None
+        limiter = Limiter(limits, clock, LimitCounts(http_server.block), loop=loop)
         keys = Keys(file, shared.count_failure, limiter)
         http_server.on_loop(begin, keys if with_keys else None, limiter)
         return Door(http_server, file, clock, keys, limiter)
@@ -297,6 +298,24 @@ def test_call_whose_answer_is_lost_gives_its_place_back(
         door.clock.advance(30_000)  # past its deadline
         door.look()
         assert ask(second, secret).status == 200
+
+
+def test_held_refusals_keep_their_order_and_hold_no_place(open_door: Open, client: RawClient) -> None:
+    """Calls of one connection are answered in turn, whichever are refused; one whose client leaves harms nobody."""
+    door = open_door(holds=True, log=Declared(Limit(concurrent=4)))
+    secret, _ = door.make(Limit(rate="10/s", burst=2, concurrent=3))
+    (other, _), request = door.make(Limit()), post(payment_of(), f"X-API-Key: {secret}")
+    client.send(request * 2 + post(payment_of(7.0, "last"), f"X-API-Key: {other}", "X-Request-Id: z") + request * 2)
+    answers = [client.read() for _ in range(5)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert (answers[2].json["label"], answers[2].headers["x-request-id"]) == ("last", "z")
+    assert answers[4].headers["retry-after"] == "1"
+    with door.server.connect() as leaving:
+        leaving.send(request)
+    assert statuses(client, 50, secret) == [429] * 50
+    assert statuses(client, 5, other) == [200] * 5
+    assert len(door.limiter._in_flight) == 0
+    assert door.limited()["key_rate"] >= 52
 
 
 def test_refused_calls_cost_a_bounded_amount(open_door: Open, client: RawClient) -> None:

@@ -32,9 +32,6 @@ class InFlight:
         transport = call.transport
         releasing = self._releasing.get(transport)
         if releasing is None:
-            if type(transport) is Releasing:  # it is within several limits, each of which counts it
-                self._calls[call] += meters
-                return
             releasing = self._releasing[transport] = Releasing(transport, self._calls)
         call.transport = releasing
         self._calls[call] = meters

@@ -14,11 +14,13 @@ from typing import Final, NamedTuple, Protocol
 
 from tailrace.deadline import Clock
 from tailrace.errors import RateLimitedError
+from tailrace.loop_load import Loop
 from tailrace.request.limit import NO_LIMIT, Limit
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.limiting.bucket import Account, Bucket, Lender, Tokens
+from tailrace.server.limiting.held import Held
 from tailrace.server.limiting.in_flight import InFlight
-from tailrace.server.limiting.limited import Limited
+from tailrace.server.limiting.limited import Common, Limited
 from tailrace.server.limiting.meter import Meter
 
 METERS_MAX: Final = 100_000
@@ -47,7 +49,8 @@ LenderMaker = Callable[[str, Limit], Lender]
 class Limiter:
     """The limits of a worker. declared: by scope, as pipelines have it. lender_of: who lends; None for this worker.
 
-    workers: how many the server has, each with its part of the calls in flight.
+    workers: how many the server has, each with its part of the calls in flight. loop: on which refusals are held; None
+    answers them at once.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Limiter:
         recorder: LimitRecorder,
         lender_of: LenderMaker | None = None,
         workers: int = 1,
+        loop: Loop | None = None,
     ) -> None:
         self._declared = dict(declared)
         self._clock = clock
@@ -65,6 +69,8 @@ class Limiter:
         self._workers = workers
         self._meters: dict[str, Meter] = {}
         self._in_flight = InFlight()
+        held = None if loop is None else Held(loop, clock)
+        self._common = Common(self._in_flight, self._count, held)
 
     def within(self, endpoint: CallEndpoint) -> CallEndpoint:
         """Return an endpoint within what its pipeline lets all callers have together."""
@@ -89,7 +95,11 @@ class Limiter:
     def _limited(self, endpoint: CallEndpoint, limits: list[tuple[str, str, Limit]]) -> CallEndpoint:
         """Return an endpoint within some limits, each with its policy's name and its own."""
         meters = tuple(self._meter(*limit) for limit in limits if not limit[2].is_any)
-        return Limited(endpoint, meters, self._in_flight, self._count) if meters else endpoint
+        if not meters:
+            return endpoint
+        if isinstance(endpoint, Limited):  # the pipeline's limit comes last, and a call passes one endpoint for all
+            meters, endpoint = meters + endpoint.meters, endpoint.endpoint
+        return Limited(endpoint, meters, self._common)
 
     def _meter(self, policy_name: str, name: str, limit: Limit) -> Meter:
         """Return the meter of a name; what it has counted stays where its limit becomes another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
@@ -24,7 +25,8 @@ def open_limiter(
     running loop from now on.
     """
     limits = {f"pipelines/{each.name}": Declared(each.limit, each.limit_per_key) for each in declared}
-    return Limiter(limits, clock, counts, _lender_of(options, table_fd, clock, counts), options.workers)
+    return Limiter(limits, clock, counts, _lender_of(options, table_fd, clock, counts), options.workers,
+                   asyncio.get_running_loop())  # fmt: skip
 
 
 def _lender_of(options: ServeOptions, table_fd: int, clock: Clock, counts: LimitCounts) -> LenderMaker | None:
