@@ -79,6 +79,19 @@ def test_answers_are_those_that_callers_get(payment: Pipeline, tmp_path: Path) -
             assert {name: told[name] for name in answer} == answer
 
 
+def test_column_that_is_there_is_kept(payment: Pipeline, tmp_path: Path) -> None:
+    """The file's own error stays, and so does what an earlier run has added, whatever is added now."""
+    table = payments(3).append_column("error", pa.array(["a", "b", "c"]))
+    first, _ = scored(payment, table, tmp_path)
+    assert first["error"].to_pylist() == ["a", "b", "c"]
+    assert first["answer_error"].to_pylist() == [None] * 3
+    (tmp_path / "again").mkdir()
+    second, _ = scored(payment, first, tmp_path / "again")
+    assert second.select(first.column_names) == first
+    assert second["answer_answer_error"].to_pylist() == [None] * 3
+    assert second["answer_score"] == first["score"]
+
+
 def test_request_that_is_none_says_why_and_harms_no_other(payment: Pipeline, tmp_path: Path) -> None:
     """Out of bounds, a null, a number without end, and one on which the user's function raises."""
     amounts = [10.0, 1e9, None, float("nan"), 6666.0, 20.0]

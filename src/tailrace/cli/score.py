@@ -36,6 +36,7 @@ def score(
     """Score a Parquet file of requests through the pipeline that serves, and write each with its answer.
 
     A column is added for each field of the response, `degraded`, and `error`, which says why a request has no answer.
+    None is replaced: where a name is taken, it is answer_NAME.
     Features are read from the store as it is now; nothing is written to it. Exit code 1 where no request was answered.
 
     For example:

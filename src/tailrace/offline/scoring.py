@@ -122,8 +122,9 @@ class _Scoring:
         self._decode = MsgpackCodec(pipeline.request, array_max=1).decode
         self._answers = columns_of(pipeline.response)
         self._report, self._on_page = report, on_page
-        taken = self._answers.keys() & set(self._requests.names)
-        self._names = {name: f"answer_{name}" if name in taken else name for name in self._answers}
+        taken = set(self._requests.names)
+        self._error, self._degraded = (_free_name(name, taken) for name in (ERROR, DEGRADED))
+        self._names = {name: _free_name(name, taken) for name in self._answers}
 
     def close(self) -> None:
         """Let go of the store, of the models' threads and of the loop."""
@@ -140,10 +141,10 @@ class _Scoring:
             table, found = page, self._runner.run(self._score(self._requests.bodies(page)))
             for name, kind in self._answers.items():
                 values = [None if each is None else plain_value(getattr(each, name), kind) for each in found.answers]
-                table = _with(table, self._names[name], pa.array(values, kind))
+                table = table.append_column(self._names[name], pa.array(values, kind))
             self._count(found)
-            table = _with(table, ERROR, pa.array(found.errors, pa.string()))
-            yield _with(table, DEGRADED, pa.array(found.degraded, pa.bool_()))
+            table = table.append_column(self._error, pa.array(found.errors, pa.string()))
+            yield table.append_column(self._degraded, pa.array(found.degraded, pa.bool_()))
             self._on_page(self._report.requests, self._requests.rows)
 
     async def _score(self, rows: Sequence[dict[str, Any]]) -> _Page:
@@ -182,7 +183,9 @@ class _Scoring:
         return batch
 
 
-def _with(table: pa.Table, name: str, column: Any) -> pa.Table:
-    """Return a table with a column, in the place of one that has its name."""
-    place = table.schema.get_field_index(name)
-    return table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a name for a column that no other has, and take it."""
+    while name in taken:
+        name = f"answer_{name}"
+    taken.add(name)
+    return name
