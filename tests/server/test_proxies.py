@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from http_server import PATIENCE_S, RawClient, RunningServer, ample, payment_of, post
@@ -18,6 +19,7 @@ from tailrace.batch import Batch
 from tailrace.errors import SetupError
 from tailrace.pipeline import Pipeline
 from tailrace.server.acceptor import Acceptor
+from tailrace.server.http.reader import RequestReader
 from tailrace.server.options import ServeOptions
 from tailrace.server.proxies import TOLD_BYTES_MAX, Proxies
 
@@ -159,6 +161,23 @@ def test_listed_proxy_is_believed_for_each_request(server: RunningServer) -> Non
     """Each request of a connection has a caller of its own, also where its head is recognised by its form."""
     server.on_loop(server.http.shared.trust, Proxies(["127.0.0.0/8"], "x-forwarded-for"))
     assert clients_of(server, *CHAINS) == [f"203.0.113.{place}" for place in range(1, 6)]
+
+
+def test_chain_that_varies_meets_no_parser(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a proxy each request may have another caller; its head is known all the same, from the third on."""
+    reads: list[bytes] = []
+    read = RequestReader.read
+    server.on_loop(server.http.shared.trust, Proxies(["127.0.0.0/8"], "x-forwarded-for"))
+
+    def watched(self: RequestReader, data: bytes, raw: bytes = b"") -> Any:
+        reads.append(data)
+        return read(self, data, raw)
+
+    monkeypatch.setattr(RequestReader, "read", watched)
+    assert clients_of(server, *(f"203.0.113.{place}" for place in range(10, 90))) == [
+        f"203.0.113.{place}" for place in range(10, 90)
+    ]
+    assert len(reads) <= 3
 
 
 def test_peer_that_is_not_listed_is_not_believed(server: RunningServer) -> None:
