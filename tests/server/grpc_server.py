@@ -22,7 +22,7 @@ from tailrace.server.grpc.limits import GrpcLimits
 from tailrace.server.grpc.predictor import predictor_of
 from tailrace.server.grpc.server import GrpcServer
 from tailrace.server.grpc.service import Service
-from tailrace.server.keys import Keys
+from tailrace.server.keys import Callers
 from tailrace.server.tls.certificates import TlsFiles
 
 WIRE = "/tailrace.wire.Predictor"
@@ -33,7 +33,12 @@ class RunningGrpc:
     """A gRPC server of pipelines. http: the server whose engines it uses; address: where it listens."""
 
     def __init__(
-        self, http: RunningServer, pipelines: Sequence[Pipeline], keys: Keys | None, tls: TlsFiles | None, **limits: Any
+        self,
+        http: RunningServer,
+        pipelines: Sequence[Pipeline],
+        keys: Callers | None,
+        tls: TlsFiles | None,
+        **limits: Any,
     ) -> None:
         self.http = http
         self._pipelines = pipelines
@@ -94,7 +99,7 @@ FAULTY = Service("test.Faulty", {"Fail": fail, "Forget": forget})
 
 @contextmanager
 def running_grpc(
-    pipeline: Pipeline, *, keys: Keys | None = None, tls: TlsFiles | None = None, **limits: Any
+    pipeline: Pipeline, *, keys: Callers | None = None, tls: TlsFiles | None = None, **limits: Any
 ) -> Iterator[RunningGrpc]:
     """Serve a pipeline, as it is called `wire`, by its own messages."""
     path = lock_path(pipeline.base_dir, pipeline.name)

@@ -9,8 +9,10 @@ from typing import Final
 from tailrace.batch import Call, Trace
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import ServingError
+from tailrace.server.certified import Certified
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.core import Rpc
+from tailrace.server.grpc.peer import peer_of
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.proxies import Proxies
 from tailrace.server.tracing import trace_of
@@ -40,6 +42,13 @@ class Desk:
         self.now_ns = now_ns
         self.keys = keys
         self.proxies = proxies
+        self._certified = keys if isinstance(keys, Certified) else None
+
+    def callers_of(self, rpc: Rpc) -> Callers | None:
+        """Return what tells the callers of a call's connection: its certificate, where callers have such."""
+        if self._certified is None or (peer := peer_of(rpc.authentication())) is None:
+            return self.keys
+        return self._certified.visitor_of(peer).callers
 
 
 class GrpcCall(Call, gc=False, eq=False):
@@ -72,7 +81,7 @@ class GrpcCall(Call, gc=False, eq=False):
 
     def admitted(self, endpoint: CallEndpoint) -> CallEndpoint:
         """Return an endpoint as this caller has it. Raises UnauthorizedError or ForbiddenError."""
-        keys = self.desk.keys
+        keys = self.desk.callers_of(self.rpc)
         if keys is None:
             return endpoint
         headers = [

@@ -56,6 +56,11 @@ class Rpc:
         """Return the address of the caller, as the core writes it: `ipv4:127.0.0.1:50051`."""
         return str(self.call.peer().decode())
 
+    def authentication(self) -> dict[bytes, Any] | None:
+        """Return what the core knows of the caller by its certificate."""
+        found: dict[bytes, Any] | None = cygrpc.auth_context(self.call)
+        return found
+
     def on_message(self, event: Any) -> None:
         """Hand a message over; None where the client has ended without one. Called in the thread."""
         self._core.reading.pop(self, None)

@@ -55,4 +55,9 @@ class Certificate:
         files.read()  # which says what is wrong with them; the core says nothing
         pair = Path(files.key).read_bytes(), Path(files.cert).read_bytes()
         callers = None if files.client_ca is None else Path(files.client_ca).read_bytes()
+        if callers is not None and b"BEGIN X509 CRL" in callers:
+            raise SetupError(
+                "gRPC's library holds to no list of revoked certificates",
+                where=str(files.client_ca), next="revoke them in --keys FILE, or leave out --grpc-port",
+            )  # fmt: skip
         return grpc.ssl_server_certificate_configuration([pair], callers)

@@ -46,7 +46,7 @@ class GrpcLimits(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> list[tuple[str, int]]:
         """Return what the core is told (grpc/impl/channel_arg_names.h).
 
-        A compressed message is refused: the core inflates one before it looks at its length.
+        A compressed message is refused: the core of 1.80 inflates 0.9 MB to 976 before it looks at the length.
         """
         options = [
             ("grpc.so_reuseport", 1),
