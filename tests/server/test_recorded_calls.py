@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gzip
 import http.client
 import json
@@ -314,6 +315,51 @@ def test_replay_finds_the_same_and_what_is_different(server: RunningServer, tmp_
         assert told[1].startswith("$.score 0.68")
         close = msgspec.structs.replace(other, status=200)
         assert compared(close, sender.ask(close), tolerance=0.1).is_same
+
+
+def test_answer_that_comes_compressed_is_compared_by_what_it_says(server: RunningServer) -> None:
+    """Masked or not, as most clients ask for it: over a kilobyte it comes in gzip."""
+    for path in (PATH, "/v1/pipelines/log/predict"):
+        rows = [{"amount": n + 1, "label": f"{n:020d}"} for n in range(60)]
+        with recording(server) as (port, calls), Sender(url_of(server)) as sender:
+            ask(port, json.dumps(rows).encode(), path, Accept_Encoding="gzip")
+            wait_for(calls, 1)
+            call = calls[0]
+            assert b"Content-Encoding: gzip" in call.answer_head
+            assert compared(call, sender.ask(call)).is_same
+            rows[7]["amount"] = 1_000_000
+            other = msgspec.structs.replace(call, body=json.dumps(rows).encode())
+            assert [each.partition(" ")[0] for each in compared(other, sender.ask(other)).differences] == ["$[7].score"]
+
+
+def test_call_behind_one_that_was_cut_by_time_has_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the first answer is nobody's."""
+    monkeypatch.setattr("tailrace.recording.answers.TIMEOUT_S", 0.2)
+    late, head = threading.Event(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+
+    class Halves(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while heard := self.request.recv(1 << 16):
+                    self.request.sendall(head + (b"fi" if b"/first" in heard else b"other"))
+                    if b"/first" in heard:
+                        late.wait(5)
+                        self.request.sendall(b"rst")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Halves) as listener:
+        listener.daemon_threads = True
+        thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
+        thread.start()
+        with Sender(f"http://127.0.0.1:{listener.server_address[1]}") as sender:
+            answers = []
+            for path in (b"/first", b"/second"):
+                call = RecordedCall(at=dt.datetime.now(dt.UTC), head=b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path,
+                                    body=b"", status=200)  # fmt: skip
+                answers.append(sender.ask(call))
+                late.set()
+        listener.shutdown()
+        thread.join(5)
+    assert [answer.body for answer in answers] == [b"fi", b"other"]
 
 
 def test_commands_record_and_replay(server: RunningServer, tmp_path: Path) -> None:

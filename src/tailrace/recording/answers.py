@@ -76,19 +76,18 @@ class Sender:
         sock = self._connect()
         stream, answer = MessageStream(is_answer=True), Answer()
         stream.expect_body = not is_head
-        began_s = time.monotonic()
+        began_s, is_whole = time.monotonic(), False
         with suppress(OSError):  # what came until then is told
             sock.sendall(message)
             while data := sock.recv(READ_BYTES):
                 answer.first_ms = answer.first_ms or (time.monotonic() - began_s) * 1_000
-                if any(_take(answer, part.kind, part.raw, part.content) for part in stream.parts(data)):
+                if is_whole := any(_take(answer, part.kind, part.raw, part.content) for part in stream.parts(data)):
                     break
             else:
                 for part in stream.end():
                     _take(answer, part.kind, part.raw, part.content)
-                self._close()
         answer.whole_ms = (time.monotonic() - began_s) * 1_000
-        if not answer.status or fields_of(answer.head).get(b"connection", b"").lower() == b"close":
+        if not is_whole or fields_of(answer.head).get(b"connection", b"").lower() == b"close":
             self._close()
         return answer
 

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
+from tailrace.codecs.inflating import CODINGS
 from tailrace.recording.answers import Answer
 from tailrace.recording.file import RecordedCall
+from tailrace.recording.redaction import INFLATED_BYTES_MAX
 from tailrace.recording.stream import fields_of
 
 DIFFERENCES_MAX: Final = 10
@@ -51,8 +53,15 @@ def compared(call: RecordedCall, answer: Answer, *, tolerance: float = 0.0) -> O
 
 
 def _value(head: bytes, body: bytes) -> Any:
-    """Return what a body says; its bytes, where it is neither JSON nor MessagePack."""
-    kind = fields_of(head).get(b"content-type", b"").partition(b";")[0].lower()
+    """Return what a body says; its bytes, where it is neither JSON nor MessagePack.
+
+    One that was masked is not compressed any more, whatever its head says.
+    """
+    fields = fields_of(head)
+    kind = fields.get(b"content-type", b"").partition(b";")[0].lower()
+    if (inflate := CODINGS.get(fields.get(b"content-encoding", b"").lower())) is not None:
+        inflated = inflate(body, INFLATED_BYTES_MAX)
+        body = inflated if isinstance(inflated, bytes) else body
     try:
         if kind.endswith(b"json"):
             return msgspec.json.decode(body)
