@@ -333,14 +333,16 @@ def test_answer_that_comes_compressed_is_compared_by_what_it_says(server: Runnin
 
 
 def test_call_behind_one_that_was_cut_by_time_has_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of the first answer is nobody's."""
+    """The rest of the first answer is nobody's: it was taken for no answer, and the call was sent twice."""
     monkeypatch.setattr("tailrace.recording.answers.TIMEOUT_S", 0.2)
+    asked: list[bytes] = []
     late, head = threading.Event(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 
     class Halves(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError):
                 while heard := self.request.recv(1 << 16):
+                    asked.append(heard.split(b" ")[1])
                     self.request.sendall(head + (b"fi" if b"/first" in heard else b"other"))
                     if b"/first" in heard:
                         late.wait(5)
@@ -360,6 +362,7 @@ def test_call_behind_one_that_was_cut_by_time_has_its_own_answer(monkeypatch: py
         listener.shutdown()
         thread.join(5)
     assert [answer.body for answer in answers] == [b"fi", b"other"]
+    assert asked == [b"/first", b"/second"]
 
 
 def test_commands_record_and_replay(server: RunningServer, tmp_path: Path) -> None:
