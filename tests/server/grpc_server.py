@@ -41,6 +41,7 @@ class RunningGrpc:
         **limits: Any,
     ) -> None:
         self.http = http
+        self.is_closed = False
         self._pipelines = pipelines
         self._keys = keys
         self._tls = tls
@@ -66,7 +67,10 @@ class RunningGrpc:
         return route
 
     def close(self, within_s: float = 5.0) -> None:
-        """Drain it."""
+        """Drain it, once."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         asyncio.run_coroutine_threadsafe(self.server.drain(within_s), self.http.loop).result(PATIENCE_S)
 
     @contextmanager

@@ -14,9 +14,14 @@ from grpc_server import WIRE, Caller, RunningGrpc, running_grpc, wire_of  # noqa
 from http_server import wait_for  # noqa: E402
 
 from proto_types import compiled  # noqa: E402
+from tailrace.errors import ServerError, SetupError  # noqa: E402
 from tailrace.pipeline import Pipeline  # noqa: E402
+from tailrace.request.priority import Priority  # noqa: E402
+from tailrace.server.grpc import port  # noqa: E402
 from tailrace.server.key_file import changing, make_key  # noqa: E402
 from tailrace.server.keys import Keys  # noqa: E402
+
+BODY = b"\x09" + b"\0" * 6 + b"\xf8\x3f"
 
 
 @pytest.fixture(scope="module")
@@ -297,3 +302,53 @@ def test_key_is_asked_for(pipeline_of: Callable[[str], Pipeline], tmp_path: Path
             known[:] = [key for key in known if key.id != made["pipelines/wire"][1].id]
         server.http.on_loop(keys.look)
         assert code(bearer) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_priority_is_taken_where_callers_may_say_it(running: Running) -> None:
+    """As over HTTP: elsewhere it is passed over, and one that there is not is told."""
+    server, caller, _ = running
+    request, desk, name = caller.messages.Amount(amount=1.5), server.server.desk, b"/tailrace.wire.Predictor/Predict"
+    method, seen = server.server._unary[name], []
+
+    def look(call: Any, body: bytes) -> Any:
+        seen.append(call.admitted(method.__self__._endpoint)._priority)  # type: ignore[attr-defined]
+        return method(call, body)
+
+    server.server._unary[name] = look
+    try:
+        for desk.with_priority in (False, True):
+            caller.predict(request, metadata=(("x-priority", "low"),), timeout=10)
+        server.server._unary[name] = method
+        fault = fault_of(lambda: caller.predict(request, metadata=(("x-priority", "urgent"),), timeout=10))
+    finally:
+        desk.with_priority, server.server._unary[name] = False, method
+    assert seen == [Priority.NORMAL, Priority.LOW]
+    assert fault.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_call_that_takes_too_long_does_not_hold_up_the_end(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """What is not answered within the drain is cancelled, and told so."""
+    with running_grpc(wire_of(pipeline_of("log"))) as server, server.channel() as channel:
+        pending = channel.unary_unary("/test.Faulty/Forget").future(b"", timeout=20)
+        wait_for(lambda: server.server._waiting, "the call has come")
+        server.close(within_s=0.05)
+        assert fault_of(pending.result).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_thread_that_ends_is_told(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A fault of ours there would leave the worker deaf: its sweep fails, which ends it for a successor."""
+    with running_grpc(wire_of(pipeline_of("log"))) as server, server.channel() as channel:
+        channel.unary_unary(f"{WIRE}/Predict")(BODY, timeout=10)
+        server.server.core.hand_over = lambda rpc, body: 1 / 0  # type: ignore[assignment, method-assign]
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary(f"{WIRE}/Predict")(BODY, timeout=0.3)
+        with pytest.raises(ServerError, match="thread has ended"):
+            server.http.on_loop(server.server.sweep)
+        server.is_closed = True  # there is nobody who could
+
+
+def test_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what installs it."""
+    monkeypatch.setattr(port, "NEEDED", ("no_such_library",))
+    with pytest.raises(SetupError, match=r"tailrace\[grpc\]"):
+        port.check_installed()

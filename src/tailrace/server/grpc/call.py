@@ -9,10 +9,12 @@ from typing import Final
 from tailrace.batch import Call, Trace
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import ServingError
+from tailrace.request.priority import Priority
 from tailrace.server.certified import Certified
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.core import Rpc
 from tailrace.server.grpc.peer import peer_of
+from tailrace.server.http.head import read_priority
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.proxies import Proxies
 from tailrace.server.tracing import trace_of
@@ -20,7 +22,8 @@ from tailrace.server.tracing import trace_of
 REQUEST_ID: Final = "x-request-id"
 REQUEST_ID_CHARS_MAX: Final = 128
 TRACE: Final = "x-trace"
-READ: Final = frozenset({REQUEST_ID, TRACE, "traceparent", "tracestate"})
+PRIORITY: Final = "x-priority"
+READ: Final = frozenset({REQUEST_ID, TRACE, PRIORITY, "traceparent", "tracestate"})
 """The metadata that a call is read for, beside its key."""
 
 
@@ -29,6 +32,7 @@ class Desk:
 
     keys: one of which a call of an endpoint must show; None asks for none. count_failure: is called for a call that
     reaches no pipeline. now_ns: the clock of deadlines. proxies: that are believed who calls, where there are some.
+    with_priority: whether a caller may say one.
     """
 
     def __init__(
@@ -37,7 +41,10 @@ class Desk:
         now_ns: Callable[[], int],
         keys: Callers | None = None,
         proxies: Proxies | None = None,
+        *,
+        with_priority: bool = False,
     ) -> None:
+        self.with_priority = with_priority
         self.count_failure = count_failure
         self.now_ns = now_ns
         self.keys = keys
@@ -80,17 +87,22 @@ class GrpcCall(Call, gc=False, eq=False):
         return refusal
 
     def admitted(self, endpoint: CallEndpoint) -> CallEndpoint:
-        """Return an endpoint as this caller has it. Raises UnauthorizedError or ForbiddenError."""
+        """Return an endpoint as this caller has it. Raises UnauthorizedError, ForbiddenError or ClientError."""
         keys = self.desk.callers_of(self.rpc)
+        asked = self._priority() if self.desk.with_priority else None
         if keys is None:
-            return endpoint
+            return endpoint if asked is None else endpoint.at_priority(asked)
         headers = [
             (name.encode(), value.encode("latin-1", "replace"))
             for name, value in self.rpc.metadata
             if name in ("authorization", "x-api-key") and isinstance(value, str)
         ]
         self.caller = keys.caller(headers)
-        return self.caller.admitted(endpoint)
+        return self.caller.admitted(endpoint, asked)
+
+    def _priority(self) -> Priority | None:
+        """Return the level that the caller asks for, if it does. Raises ClientError for one that there is not."""
+        return None if self.told is None or PRIORITY not in self.told else read_priority(self.told[PRIORITY].encode())
 
     @property
     def callers(self) -> bytes:

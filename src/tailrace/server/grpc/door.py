@@ -43,7 +43,9 @@ class GrpcDoor:
             [pipeline for pipeline, _ in pipelines.values()], http.routes, release=release,
             array_max=options.array_max, is_ready=lambda: readiness.is_ready,
         )  # fmt: skip
-        desk = Desk(http.count_failure, clock.now_ns, http.keys, http.proxies)
+        desk = Desk(
+            http.count_failure, clock.now_ns, http.keys, http.proxies, with_priority=options.priority_header
+        )  # fmt: skip
         self.server = GrpcServer([*services, models], GrpcLimits.of(options), desk, release)
         readiness.listeners.append(lambda is_ready: self.server.health.set(is_ready=is_ready))
 

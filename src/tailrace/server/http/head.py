@@ -110,7 +110,7 @@ def read_head(
             head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))
             if head.is_oip:
                 head.json_bytes = _read_json_bytes(fields.get(JSON_BYTES))
-            asked = _read_priority(fields.get(b"x-priority")) if with_priority else None
+            asked = read_priority(fields.get(b"x-priority")) if with_priority else None
             if head.caller is not None:
                 head.endpoint = head.caller.admitted(head.endpoint, asked)
             elif asked is not None:
@@ -206,7 +206,7 @@ def _accepts_gzip(value: bytes) -> bool:
     return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
 
 
-def _read_priority(value: bytes | None) -> Priority | None:
+def read_priority(value: bytes | None) -> Priority | None:
     """Return the level of an X-Priority header; None where there is none."""
     if value is None:
         return None
