@@ -156,6 +156,19 @@ MANY = varint_of(1 << 34)
 
 
 @pytest.mark.parametrize(
+    "value", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 2**31, 2**63 - 1, -1, -(2**63)]
+)
+def test_whole_number_of_any_length_is_read(value: int) -> None:
+    """In as few bytes as it needs, and in more; at the very end of a body too, where it may be cut short."""
+    packed = varint_of(value & 2**64 - 1)
+    for sent in (packed, packed[:-1] + bytes([packed[-1] | 128]) + b"\0")[: 1 if len(packed) == 10 else 2]:
+        body = WHOLE + field("count", 0, sent)
+        assert CODEC.decode(body).count == value
+        assert isinstance(CODEC.decode(body[:-1]), MalformedBodyError)
+    assert isinstance(CODEC.decode(body + field("count", 0, packed)), MalformedBodyError)
+
+
+@pytest.mark.parametrize(
     ("body", "where", "what"),
     [
         (b"", "$", "missing required field `name`"),

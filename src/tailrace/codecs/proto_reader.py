@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import Any, Final
 
-from tailrace.codecs.proto_form import MANY, MAP, ONE, FieldForm, MessageForm
-from tailrace.codecs.proto_lock import Lock, LockedField
 from tailrace.codecs.proto_values import (
     Spent,
-    TakeEnum,
     WireError,
-    take_bool,
     take_bytes,
     take_double,
     take_int,
@@ -33,20 +29,14 @@ VARINT, EIGHT, LENGTH, FOUR = 0, 1, 2, 5
 WIRE_TYPES: Final = {"double": EIGHT, "int64": VARINT, "bool": VARINT, "enum": VARINT}
 """Of the kinds that are not behind a length."""
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-EMPTY: Final[Mapping[str, Callable[[], Any]]] = {
-    "double": float, "int64": int, "bool": bool, "string": str, "bytes": bytes, "enum": int, "message": dict,
-    "timestamp": lambda: EPOCH,
-}  # fmt: skip
-"""What a map's entry has whose value is not there, by kind."""
 NANOS_MAX: Final = 999_999_999
+TAG_OF_TWO_BYTES_MAX: Final = (1 << 14) - 1
 KEY_TAG: Final = 1 << 3 | LENGTH
 """Of the key of a map's entry."""
 ENTRY_BYTES_MIN: Final = 4
 """Of an entry with its key and its value: their tags, the key's length, and one of the value."""
 FIELDS_OF_ENTRY: Final = 5
 """What an entry of a map counts for beside itself, by what it takes."""
-RUN_LENGTHS: Final = (4, 32)
-"""Of doubles that are read at once, the fewest first; beyond, a wide type would take memory for nothing."""
 
 Take = Callable[[bytes, int, int], tuple[Any, int]]
 """Takes one value out of the bytes from a place, which end before another; returns it and the place behind it."""
@@ -153,6 +143,24 @@ class OneText(One):
         if behind - begin > 127 or behind > end or self._name in values:
             return super().read(values, body, at, end)
         values[self._name] = str(body[begin:behind], "utf-8")
+        return behind
+
+
+class OneInt(One):
+    """Reads a whole number that comes once; one of up to three bytes, as most are, without asking anybody."""
+
+    def read(self, values: dict[str, Any], body: bytes, at: int, end: int) -> int:
+        """Add the field to the values; return the place behind it."""
+        value, behind = body[at], at + 1
+        if value > 127:
+            value += (body[behind] << 7) - 128
+            behind += 1
+            if value > 16_383:
+                value += (body[behind] << 14) - 16_384
+                behind += 1
+        if value > 2_097_151 or behind > end or self._name in values:
+            return super().read(values, body, at, end)
+        values[self._name] = value
         return behind
 
 
@@ -283,7 +291,10 @@ class MessageReader:
             tag = body[at]
             at += 1
             if tag > 127:
-                tag, at = take_varint(body, at - 1, end)
+                tag += (body[at] << 7) - 128
+                at += 1
+                if tag > TAG_OF_TWO_BYTES_MAX:
+                    tag, at = take_varint(body, at - 2, end)
             read = by_tag.get(tag)
             at = read(values, body, at, end) if read is not None else self._pass_over(values, tag, body, at, end)
         spent.fields += fields
@@ -308,73 +319,3 @@ class MessageReader:
         if wire == VARINT:
             return take_varint(body, at, end)[1]
         return take_bytes(body, at, end)[1] if wire == LENGTH else at + (8 if wire == EIGHT else 4)
-
-
-def message_readers(forms: Mapping[str, MessageForm], lock: Lock, spent: Spent) -> dict[str, MessageReader]:
-    """Return what reads each message, by its name. spent: counts the fields of a body."""
-    readers = {name: MessageReader(spent, is_open=form.is_open) for name, form in forms.items()}
-    for name, form in forms.items():
-        kept = lock.messages[name].fields
-        run: list[tuple[str, int]] = []
-        ones: list[One] = []
-        for field in sorted(form.fields, key=lambda each: kept[each.name].number):
-            one = _add_field(readers[name], field, kept[field.name], readers, spent)
-            if field.kind == "double" and one is not None:
-                run.append((field.name, kept[field.name].number))
-                ones.append(one)
-            else:
-                _add_runs(readers[name], run, ones)
-                run, ones = [], []
-        _add_runs(readers[name], run, ones)
-    return readers
-
-
-def _add_runs(reader: MessageReader, fields: list[tuple[str, int]], ones: list[One]) -> None:
-    """Add what reads from each field on as many as there are; where one is left out, it goes on behind that one."""
-    for place, one in enumerate(ones):
-        reads: One | Run = one
-        for length in RUN_LENGTHS:
-            if len(run := fields[place : place + length]) > 1:
-                reads = Run(run, reads)
-        reader.add(fields[place][1] << 3 | EIGHT, reads.read)
-
-
-def _add_field(
-    reader: MessageReader, field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader], spent: Spent
-) -> One | None:
-    """Add what reads a field; return it where it comes once."""
-    take = _take_of(field, kept, readers, spent)
-    wire = WIRE_TYPES.get(field.kind, LENGTH)
-    tag, packed_tag = kept.number << 3 | wire, kept.number << 3 | LENGTH
-    if field.count == ONE:
-        one = (OneText if field.kind == "string" else One)(field.name, take)
-        reader.add(tag, one.read)
-        if field.required and field.nullable:
-            reader.add_empty(field.name, _none)
-        return one
-    if field.required:
-        reader.add_empty(field.name, list if field.count == MANY else dict)
-    if field.count == MAP:
-        reader.add(packed_tag, Entry(field.name, 2 << 3 | wire, take, EMPTY[field.kind], spent).read)
-        return None
-    many = Many(field.name, take, spent)
-    reader.add(tag, many.read)
-    if wire != LENGTH:
-        reader.add(packed_tag, many.read_packed)
-    return None
-
-
-def _none() -> None:
-    return None
-
-
-def _take_of(field: FieldForm, kept: LockedField, readers: Mapping[str, MessageReader], spent: Spent) -> Take:
-    match field.kind:
-        case "message":
-            return readers[field.message].take
-        case "enum":
-            return TakeEnum(kept.values).take
-        case "timestamp":
-            return TakeTime(spent, naive=field.naive).take
-    plain = {"double": take_double, "int64": take_int, "bool": take_bool, "string": take_text, "bytes": take_bytes}
-    return plain[field.kind]

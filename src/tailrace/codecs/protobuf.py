@@ -16,8 +16,9 @@ import msgspec
 from tailrace.codecs.decoder import refusal_of
 from tailrace.codecs.proto_form import message_forms
 from tailrace.codecs.proto_lock import ARRAY_NUMBER, Lock, fitting, lock_path
-from tailrace.codecs.proto_reader import LENGTH, message_readers
+from tailrace.codecs.proto_reader import LENGTH
 from tailrace.codecs.proto_values import Spent, WireError, varint_of
+from tailrace.codecs.proto_wiring import message_readers
 from tailrace.codecs.proto_writer import message_writers
 from tailrace.errors import InvalidRequestError, MalformedBodyError, ServingError
 from tailrace.request.schema import Request, bounded_type
