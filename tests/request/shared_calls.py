@@ -34,6 +34,10 @@ class Asked(Call, gc=False, eq=False):
         """The scope of its caller."""
         return self.scope
 
+    def origin(self) -> dict[str, str]:
+        """Where it comes from: its scope, where it has one."""
+        return {"request_id": self.scope.decode()} if self.scope else {}
+
     @property
     def json(self) -> Any:
         """The answer, which there must be."""

@@ -242,6 +242,15 @@ def test_error_of_a_leader_is_not_shared(shares: Shares) -> None:
     assert sharing.scored == [1, 1]
 
 
+def test_line_of_the_log_says_whose_call_failed(shares: Shares) -> None:
+    """A flight is the engine's call, and comes from where its leader does."""
+    sharing = shares()
+    with capture_logs() as told:
+        sharing.ask(payment(amount=6666.0), scope=b"r-1")
+        sharing.turn()
+    assert [each.get("request_id") for each in told if each["event"] == "calls failed"] == ["r-1"]
+
+
 def test_error_that_comes_again_is_shared(shares: Shares) -> None:
     """A request that fails twice fails for all who ask it: not once for each of them."""
     sharing = shares(ttl="1s")

@@ -168,11 +168,12 @@ def far() -> Iterator[ProtocolServer]:
         yield found
 
 
-def test_remote_model_is_told_the_trace_of_a_call(far: ProtocolServer) -> None:
+@pytest.mark.parametrize("coalesce", [None, tr.Coalesce()])
+def test_remote_model_is_told_the_trace_of_a_call(far: ProtocolServer, coalesce: tr.Coalesce | None) -> None:
     """Both headers go on unchanged with a batch of one call, and none with a call that has none, or a wrong one."""
     pipeline = tr.Pipeline(
         name="far", request=Row, response=Scored, features=[Row.a], budget=AMPLE,
-        model=tr.RemoteModel("fraud", url=far.url()),
+        model=tr.RemoteModel("fraud", url=far.url()), coalesce=coalesce,
     )  # fmt: skip
     path = "/v1/pipelines/far/predict"
     with RunningServer([pipeline]) as server, server.connect() as client:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
-from tailrace.batch import Batch, Call, Degraded
+from tailrace.batch import Batch, Call, Degraded, Trace
 from tailrace.deadline import NS_PER_S
 from tailrace.delivery import deliver_places
 from tailrace.errors import OutOfTimeError, ServingError
@@ -63,6 +63,15 @@ class Flight(Call, gc=False, eq=False):
     key: bytes
     waiting: list[Call]
     is_second: bool
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace of the one call that waits; of several it is nobody's."""
+        return self.waiting[0].trace if len(self.waiting) == 1 else None
+
+    def origin(self) -> dict[str, str]:
+        """Return what is known of where its leader comes from."""
+        return self.waiting[0].origin()
 
 
 class Coalescing:
