@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tailrace.batch import Batch, Call
 from tailrace.errors import RateLimitedError, ServingError
-from tailrace.server.limiting.held import HELD_MAX, HELD_NS_MAX, Held
+from tailrace.server.limiting.held import HELD_MAX, HELD_NS_MAX, PART, PERIOD_NS, Held
 from tailrace.testing import ManualClock, TestCall
 
 ERROR = RateLimitedError("too much")
@@ -62,30 +62,27 @@ def calls_of(answers: Answers, count: int) -> list[Call]:
     return [TestCall(answers, None, None, 0, 0, 1) for _ in range(count)]
 
 
-def test_refusals_are_held_for_longer_the_more_there_are() -> None:
-    """All at once, in their order; what refusing takes of the core, at 10 µs each, stays a twentieth."""
+def test_refusals_are_answered_a_few_at_a_time() -> None:
+    """In their order, eight each 1.6 ms: at 10 µs each a twentieth of the core, however many ask."""
     loop, answers = Later(), Answers()
     held = Held(loop, ManualClock(now_ns=10**15))
-    for count, held_ms in ((64, 1.0), (300, 12.8), (1_000, 60.0), (2_000, HELD_NS_MAX / 1e6), (1, 100.0), (1, 1.0)):
-        calls = calls_of(answers, count)
-        assert all(held.hold(call, ERROR, BUDGET_NS) for call in calls)
-        assert not answers.refused
+    calls = calls_of(answers, 20)
+    assert all(held.hold(call, ERROR, BUDGET_NS) for call in calls)
+    assert calls[0].deadline_ns == 10**15 + BUDGET_NS
+    for answered in (0, 8, 16, 20, 20):
+        assert answers.refused == calls[:answered]
         loop.pass_time()
-        assert answers.refused == calls
-        assert loop.asked_ms.pop() == held_ms
-        assert not loop.asked_ms
-        answers.refused.clear()
+    assert loop.asked_ms == [1.6] * 3
+    assert held.hold(calls[0], ERROR, BUDGET_NS)
+    assert loop.asked_ms == [1.6] * 4
 
 
-def test_call_in_a_hurry_or_one_too_many_is_refused_at_once() -> None:
-    """A caller has the half of its budget left to ask elsewhere, and what is held is bounded."""
-    loop, answers = Later(), Answers()
-    held = Held(loop, ManualClock(now_ns=10**15))
-    call, *more = calls_of(answers, HELD_MAX + 1)
-    assert not held.hold(call, ERROR, 1_999_999)
-    assert held.hold(call, ERROR, 2_000_000)
-    assert call.deadline_ns == 10**15 + 2_000_000
-    assert [held.hold(each, ERROR, BUDGET_NS) for each in more] == [True] * (HELD_MAX - 1) + [False]
+def test_one_too_many_is_refused_at_once() -> None:
+    """What is held is bounded, and so is how long it is."""
+    held = Held(Later(), ManualClock(now_ns=10**15))
+    found = [held.hold(call, ERROR, BUDGET_NS) for call in calls_of(Answers(), HELD_MAX + 1)]
+    assert found == [True] * HELD_MAX + [False]
+    assert HELD_MAX / PART * PERIOD_NS <= HELD_NS_MAX
 
 
 def test_fault_in_one_answer_takes_no_other_along() -> None:
