@@ -540,3 +540,19 @@ def test_server_that_speaks_tls_is_recorded_and_asked(tmp_path: Path) -> None:
             thread.join()
     with pytest.raises(SetupError, match="no certificates"):
         Place.of(url, str(tmp_path / "none.pem"))
+
+
+def test_long_bodies_are_passed_on_and_not_held(server: RunningServer) -> None:
+    """Over the limit of one, or of all that are under way, only the head is kept; what was held is let go of."""
+    body = b'{"amount":1,"label":"' + b"a" * 5_000 + b'"}'
+    for name, limit in (("BODY_BYTES_MAX", 1_000), ("HELD_BYTES_MAX", 1_000)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"tailrace.recording.proxy.{name}", limit)
+            with recording(server) as (port, calls):
+                assert ask(port, body)[0] == 200
+                assert ask(port, b'{"amount":1}')[0] == 200
+                wait_for(calls, 2)
+        assert [call.body for call in calls] == [None, b'{"amount":1}']
+        assert "5023 bytes" in calls[0].left_out
+        assert calls[0].answer is None
+        assert calls[1].answer

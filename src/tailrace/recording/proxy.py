@@ -23,12 +23,14 @@ from tailrace.recording.condition import Wanted
 from tailrace.recording.file import RecordedCall
 from tailrace.recording.place import Place
 from tailrace.recording.redaction import Redaction, without_secrets
-from tailrace.recording.stream import Kind, MessageStream, fields_of
+from tailrace.recording.stream import Kind, MessageStream, Part, fields_of
 from tailrace.recording.times import layers_of
 
 READ_BYTES: Final = 64 << 10
 BODY_BYTES_MAX: Final = 16 << 20
 """Of a body that is kept; of a longer one only the head is."""
+HELD_BYTES_MAX: Final = 128 << 20
+"""Of the bodies of calls under way, all connections together; beyond, a body is passed on and not kept."""
 CONNECTIONS_MAX: Final = 256
 PIPELINED_MAX: Final = 1_000
 """Calls of one connection whose answers are owed; a client that sends more waits."""
@@ -80,6 +82,7 @@ class Proxy:
         self._redaction = redaction
         self._take = take
         self._open: set[asyncio.Task[None]] = set()
+        self._held_bytes = 0
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
@@ -144,7 +147,7 @@ class Proxy:
                 if exchange is None:
                     exchange = Exchange(dt.datetime.now(dt.UTC), time.monotonic())
                     owed.append(exchange)
-                _add_to_request(exchange, part.kind, part.raw, part.content)
+                self._add_to_request(exchange, part)
                 writer.write(_traced(part.raw) if part.kind is Kind.HEAD else part.raw)
                 if part.kind is Kind.END:
                     exchange = None
@@ -155,7 +158,7 @@ class Proxy:
             exchange = exchange or Exchange(dt.datetime.now(dt.UTC), time.monotonic())
             if exchange not in owed:
                 owed.append(exchange)
-            _add_to_request(exchange, part.kind, part.raw, part.content)
+            self._add_to_request(exchange, part)
             writer.write(part.raw)
         if writer.can_write_eof():
             writer.write_eof()
@@ -168,7 +171,7 @@ class Proxy:
             stream.expect_body = not (owed and owed[0].is_head)
             for part in stream.parts(data):
                 if owed:
-                    _add_to_answer(owed[0], part.kind, part.raw, part.content)
+                    self._add_to_answer(owed[0], part)
                 if part.kind is Kind.END and owed:
                     self._finish(owed.popleft())
                     stream.expect_body = not (owed and owed[0].is_head)
@@ -176,14 +179,43 @@ class Proxy:
             await writer.drain()
         for part in stream.end():
             if owed:
-                _add_to_answer(owed[0], part.kind, part.raw, part.content)
+                self._add_to_answer(owed[0], part)
                 if part.kind is Kind.END:
                     self._finish(owed.popleft())
             writer.write(part.raw)
         await writer.drain()
 
+    def _add_to_request(self, exchange: Exchange, part: Part) -> None:
+        """Take in a part of what a client sent."""
+        if part.kind is Kind.HEAD:
+            exchange.head = part.raw
+            exchange.is_head = part.raw.startswith(b"HEAD ")
+        elif part.kind is Kind.GARBLED:
+            exchange.garbled = True
+            exchange.head += part.raw[: max(READ_BYTES - len(exchange.head), 0)]
+        else:
+            exchange.body_bytes += len(part.content)
+            self._hold(exchange.body, part.content)
+
+    def _add_to_answer(self, exchange: Exchange, part: Part) -> None:
+        """Take in a part of an answer; an interim one is passed over."""
+        exchange.first_ms = exchange.first_ms or (time.monotonic() - exchange.began_s) * 1_000
+        if part.kind in (Kind.HEAD, Kind.GARBLED):
+            if not part.raw.startswith(b"HTTP/1.1 1"):
+                exchange.answer_head = part.raw[:READ_BYTES]
+        else:
+            exchange.answer_bytes += len(part.content)
+            self._hold(exchange.answer, part.content)
+
+    def _hold(self, body: bytearray, content: bytes) -> None:
+        """Keep a part of a body, unless it, or all that are kept, would be too long."""
+        if len(body) + len(content) <= BODY_BYTES_MAX and self._held_bytes + len(content) <= HELD_BYTES_MAX:
+            body += content
+            self._held_bytes += len(content)
+
     def _finish(self, exchange: Exchange) -> None:
         """Give a call that is over to who takes it, if it is wanted."""
+        self._held_bytes -= len(exchange.body) + len(exchange.answer)
         whole_ms = (time.monotonic() - exchange.began_s) * 1_000
         if not self._wanted.takes_request(exchange.path, exchange.request_id):
             return
@@ -195,7 +227,7 @@ class Proxy:
         path, fields = exchange.path, fields_of(exchange.answer_head)
         asked = self._redaction.of_request(path, exchange.head, bytes(exchange.body))
         told = self._redaction.of_answer(path, exchange.answer_head, bytes(exchange.answer))
-        if exchange.body_bytes > BODY_BYTES_MAX:
+        if exchange.body_bytes > len(exchange.body):
             asked.content, asked.left_out = None, f"the body has {exchange.body_bytes} bytes"
         head = without_secrets(exchange.head)
         if exchange.garbled and asked.content is None:
@@ -209,39 +241,13 @@ class Proxy:
             redacted=tuple(asked.paths),
             status=exchange.status,
             answer_head=without_secrets(exchange.answer_head),
-            answer=None if exchange.answer_bytes > BODY_BYTES_MAX else told.content,
+            answer=None if exchange.answer_bytes > len(exchange.answer) else told.content,
             answer_redacted=tuple(told.paths),
             first_ms=round(exchange.first_ms, 3),
             whole_ms=round(whole_ms, 3),
             release=fields.get(b"x-release", b"").decode("latin-1"),
             layers=layers_of(fields.get(b"server-timing", b"")),
         )
-
-
-def _add_to_request(exchange: Exchange, kind: Kind, raw: bytes, content: bytes) -> None:
-    """Take in a part of what a client sent."""
-    if kind is Kind.HEAD:
-        exchange.head = raw
-        exchange.is_head = raw.startswith(b"HEAD ")
-    elif kind is Kind.GARBLED:
-        exchange.garbled = True
-        exchange.head += raw[: max(READ_BYTES - len(exchange.head), 0)]
-    else:
-        exchange.body_bytes += len(content)
-        if exchange.body_bytes <= BODY_BYTES_MAX:
-            exchange.body += content
-
-
-def _add_to_answer(exchange: Exchange, kind: Kind, raw: bytes, content: bytes) -> None:
-    """Take in a part of an answer; an interim one is passed over."""
-    exchange.first_ms = exchange.first_ms or (time.monotonic() - exchange.began_s) * 1_000
-    if kind in (Kind.HEAD, Kind.GARBLED):
-        if not raw.startswith(b"HTTP/1.1 1"):
-            exchange.answer_head = raw
-    else:
-        exchange.answer_bytes += len(content)
-        if exchange.answer_bytes <= BODY_BYTES_MAX:
-            exchange.answer += content
 
 
 def _traced(head: bytes) -> bytes:
