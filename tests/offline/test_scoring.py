@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def test_answers_are_those_that_callers_get(payment: Pipeline, tmp_path: Path) -
             assert told["error"] is None
             assert told["answer_transaction_id"] == answer.pop("transaction_id")
             assert {name: told[name] for name in answer} == answer
+
+
+def test_number_is_what_it_says_however_the_file_has_it(payment: Pipeline, tmp_path: Path) -> None:
+    """Ids as floats, as pandas writes them beside a null, and amounts as decimals; half an id is none."""
+    amounts = pa.array([Decimal("10.25"), Decimal("20.50"), Decimal(30), Decimal(40)], pa.decimal128(12, 2))
+    table = payments(4, amount=amounts, customer_id=pa.array([4021.0, 2.0, None, 2.5]))
+    found, report = scored(payment, table, tmp_path)
+    errors = found["error"].to_pylist()
+    assert [each is None for each in errors] == [True, True, False, False], errors
+    assert "missing" in errors[2]
+    assert "Expected `int`" in errors[3]
+    plain, _ = scored(payment, payments(2, amount=[10.25, 20.5], customer_id=[4021, 2]), tmp_path)
+    assert found["score"].to_pylist()[:2] == plain["score"].to_pylist()
+    assert report.refused == 2
 
 
 def test_column_that_is_there_is_kept(payment: Pipeline, tmp_path: Path) -> None:
