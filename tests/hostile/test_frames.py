@@ -10,8 +10,8 @@ from contextlib import ExitStack, suppress
 import pytest
 
 grpc = pytest.importorskip("grpc")
-from grpc_frames import BODY, CASES, HELLO, SOUND, TAKEN, opened  # noqa: E402
 from grpc_server import WIRE, RunningGrpc, running_grpc, wire_of  # noqa: E402
+from hostile_frames import BODY, CASES, HELLO, SOUND, TAKEN, opened  # noqa: E402
 from http_server import PATIENCE_S, rss_bytes, wait_for  # noqa: E402
 from structlog.testing import capture_logs  # noqa: E402
 
