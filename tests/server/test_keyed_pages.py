@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from http_server import RawClient, RunningServer, head_of, post
 
+from tailrace.errors import SetupError
+from tailrace.recording.session import redaction_of
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.key_file import changing, make_key
 from tailrace.server.keys import Keys
@@ -82,3 +84,11 @@ def test_connection_over_the_limit_tells_no_more(http_server: RunningServer) -> 
     shared.reserve = None
     assert reserve.keys is shared.keys
     assert not reserve.routes[b"/v1/pipelines/log/predict"][b"POST"].is_open
+
+
+def test_recorder_asks_with_its_key(http_server: RunningServer, keyed: tuple[RawClient, str, Keys, Path]) -> None:
+    """What is redacted is told to who shows one, and nothing is recorded without."""
+    url = f"http://{http_server.address[0]}:{http_server.address[1]}"
+    redaction_of(url, keyed[1], keep_raw=False)
+    with pytest.raises(SetupError, match="answered 401"):
+        redaction_of(url, None, keep_raw=False)
