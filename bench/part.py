@@ -24,7 +24,7 @@ class Session:
 
     quick: one short round of everything. base: the commit that is compared with. capacity_rps: of the costly model
     (capacity.py) on one core, once a part has sought it, which takes half a minute; another part has it then. known:
-    what the file holds already.
+    what the file holds already. took_s: what each part took that is measured.
     """
 
     tell: Callable[[str], None] = lambda step: None
@@ -33,6 +33,7 @@ class Session:
     capacity_rps: float | None = None
     known: Figures = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    took_s: dict[str, float] = field(default_factory=dict)
 
     def pick(self, full: Chosen, quick: Chosen) -> Chosen:
         """Return the first, or the second where a quick run is asked for."""

@@ -14,6 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -123,13 +124,22 @@ def measure_parts(parts: Sequence[Part], session: Session, out: Path) -> tuple[d
             progress.update(task, completed=done)
             done += part.steps(session)
             session.known = read_figures(out)
+            began_s = time.monotonic()
             try:
                 measured[part.name] = part.measure(session)
             except BenchError as error:
                 failures.append(f"{part.name}: {error}")
                 continue
+            session.took_s[part.name] = time.monotonic() - began_s
             write_figures(merge_figures(read_figures(out), measured[part.name]), out)
     return measured, failures
+
+
+def times_of(took_s: dict[str, float]) -> str:
+    """Return how long the parts took, the longest first, and all together."""
+    longest = sorted(took_s, key=lambda name: -took_s[name])
+    minutes, seconds = divmod(round(sum(took_s.values())), 60)
+    return f"It took {minutes} min {seconds} s: {', '.join(f'{name} {took_s[name]:.0f} s' for name in longest)}."
 
 
 def main(arguments: list[str]) -> int:
@@ -159,6 +169,7 @@ def main(arguments: list[str]) -> int:
         print_caveats(shown, session.notes, console)
     for part in shown:
         print_table(part, part.lines(measured[part.name]), console)
+    console.print(times_of(session.took_s), highlight=False)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return int(bool(failures))
