@@ -14,6 +14,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.server.http.strangers import READS_MAX, SLICE_S, Strangers
 from tailrace.server.key_file import changing, make_key
 from tailrace.server.keys import Keys
+from tailrace.server.proxies import Proxies
 
 CONNECTIONS = 40
 REQUESTS = 30
@@ -69,6 +70,23 @@ def test_key_ends_the_waiting(door: tuple[RunningServer, str]) -> None:
         client.send(post(payment_of(), f"X-API-Key: {secret}") * 50)
         assert {client.read().status for _ in range(50)} == {200}
         assert not server.http.shared.strangers._waiting
+
+
+@pytest.mark.parametrize("knows", ["a key", "a proxy"])
+def test_connection_that_callers_share_does_not_wait(door: tuple[RunningServer, str], knows: str) -> None:
+    """Of a proxy that is listed, or one that has shown a right key: a wrong one among them holds up no other."""
+    server, secret = door
+    sound = post(payment_of(), f"X-API-Key: {secret}")
+    if knows == "a proxy":
+        server.on_loop(server.http.shared.trust, Proxies(["127.0.0.1"], "X-Forwarded-For"))
+    with server.connect() as shared:
+        if knows == "a key":
+            assert shared.ask(sound).status == 200
+        for place in range(10):
+            shared.send(wrong(place) * 20 + sound)
+            assert [shared.read().status for _ in range(21)] == [401] * 20 + [200]
+            assert not server.http.shared.strangers._waiting
+        assert not server.http.shared.strangers._is_due
 
 
 def test_stranger_who_leaves_leaves_nothing(door: tuple[RunningServer, str]) -> None:

@@ -13,6 +13,7 @@ left whoever calls may have written.
 from __future__ import annotations
 
 import re
+from asyncio import BaseTransport
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -65,6 +66,10 @@ class Proxies:
                 break
         return found
 
+    def trusts(self, peer: str) -> bool:
+        """Return whether what a connection comes from is a proxy of ours."""
+        return self._knows(peer)[0]
+
     def _knows(self, peer: str) -> tuple[bool, str]:
         """Return whether what a connection comes from is a proxy of ours, and its address."""
         if not peer:
@@ -74,6 +79,12 @@ class Proxies:
 
     def _holds(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+def peer_of(transport: BaseTransport) -> str:
+    """Return the address that a connection comes from; empty for the socket at a path."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

@@ -17,6 +17,7 @@ from tailrace.server.http.head import Head
 from tailrace.server.http.reader import RequestReader
 from tailrace.server.http.shared import Shared
 from tailrace.server.http.visitor import Visitor
+from tailrace.server.proxies import peer_of
 
 TURN_REQUESTS_MAX: Final = 64
 TURN_BYTES_MAX: Final = 16 << 10
@@ -79,7 +80,7 @@ class Intake:
         self._bytes_counted = 0
         self._passed_bytes = 0
         self._turn_bytes_max = TURN_BYTES_MAX
-        self._is_stranger = self._is_let = False
+        self._is_stranger = self._is_let = self._has_caller = False
 
     @property
     def is_partial(self) -> bool:
@@ -163,6 +164,11 @@ class Intake:
             self._is_let = True
             self._connection.flow().go_on()
 
+    def _is_of_proxy(self) -> bool:
+        """Say whether many callers share the connection: those of a proxy do not wait for one another."""
+        proxies = self._shared.proxies
+        return proxies is not None and proxies.trusts(peer_of(self._transport))
+
     def _read_known(self, data: bytes, at: int) -> tuple[int, bytes]:
         """Read requests with known heads; return where the parser must begin, and the head that is there."""
         connection = self._connection
@@ -175,6 +181,8 @@ class Intake:
             if form is None:
                 return at, raw
             connection.form, at = form, end + body_bytes
+            if form.head.caller is not None:
+                self._has_caller, self._is_stranger = True, False
             if at > len(data):
                 self.await_body(form, raw, body_bytes, self._shared.now_s)
                 at = end + self._take_body(data[end:])
@@ -206,8 +214,10 @@ class Intake:
             if body is None:
                 connection.let_send(head)
                 continue
-            self._is_stranger = type(head.fault) is UnauthorizedError
-            self._turn_bytes_max = STRANGER_BYTES_MAX if self._is_stranger else TURN_BYTES_MAX
+            is_refused = type(head.fault) is UnauthorizedError
+            self._turn_bytes_max = STRANGER_BYTES_MAX if is_refused else TURN_BYTES_MAX
+            self._has_caller = self._has_caller or (head.caller is not None and not is_refused)
+            self._is_stranger = is_refused and not self._has_caller and not self._is_of_proxy()
             if seen and not shared.draining:
                 connection.form = self._heads().remember(seen, head, headers, connection.form) or connection.form
             connection.is_refused = reader.tunnel  # it may be sending still, what is meant for a tunnel

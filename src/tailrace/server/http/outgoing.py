@@ -15,6 +15,7 @@ from tailrace.server.http.framing import CONTINUE
 from tailrace.server.http.head import REQUEST_ID, REQUEST_ID_BYTES_MAX, Head
 from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
+from tailrace.server.proxies import peer_of
 from tailrace.server.tracing import TRACEPARENT, TRACESTATE, trace_of
 
 
@@ -91,8 +92,7 @@ class Outgoing:
 
     def client_of(self, call: HttpCall) -> str:
         """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""
-        name, proxies = self._transport.get_extra_info("peername"), self._shared.proxies
-        peer = name[0] if isinstance(name, tuple) else ""
+        peer, proxies = peer_of(self._transport), self._shared.proxies
         return peer if proxies is None else proxies.client(peer, call.told(proxies.header))
 
     def _answer_page(self, call: HttpCall, page: Page | None) -> None:

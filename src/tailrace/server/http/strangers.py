@@ -5,6 +5,8 @@ and the p99 of the callers beside them was 4.5 ms where 1 ms is usual. So they w
 down:
 
     read ─▶ wrong key ─▶ 401 ─▶ more comes ─▶ its place in the line ─▶ at most READS_MAX each SLICE_S ─▶ read
+
+A connection that has shown a right key never waits here, nor does that of a proxy that is listed: callers share them.
 """
 
 from __future__ import annotations
