@@ -29,7 +29,7 @@ from tailrace.server.keys import Keys
 from tailrace.server.options import ServeOptions
 from tailrace.server.tokens import key_set
 from tailrace.server.tokens.key_set import KeySet, check_source
-from tailrace.server.tokens.tokens import TOKEN_BYTES_MAX, TokenRules, Tokens
+from tailrace.server.tokens.tokens import TOKEN_BYTES_MAX, VAIN_NS_MAX, TokenRules, Tokens
 
 RULES = TokenRules(ISSUER, AUDIENCE)
 OTHER = "/v1/pipelines/log_with_fallback/predict"
@@ -137,7 +137,27 @@ def test_bad_token_opens_nothing(tokens: Tokens, client: RawClient, issuer: Issu
         assert answer.problem()["title"] == "Unauthorized"
         assert not lines
         assert not [part for part in token.split(".") if len(part) >= 20 and part[:20] in answer.body.decode()]
+        tokens._left_ns = VAIN_NS_MAX
         assert ask(client, issuer.sign()) == 200
+
+
+def test_flood_of_bad_tokens_costs_a_tenth(tokens: Tokens, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it none is looked at that is not known; known ones go on, and a new one is taken a little later."""
+    known, new = issuer.sign().encode(), issuer.sign(sub="new").encode()
+    tokens.caller_of(known)
+    looked_at = 0
+    for number in range(2_000):
+        with pytest.raises(UnauthorizedError) as found:
+            tokens.caller_of(known[:-8] + f"{number:08d}".encode())
+        looked_at += "not looked at" not in str(found.value)
+    assert 1 <= looked_at < 1_000
+    tokens._left_ns = -50_000_000
+    with pytest.raises(UnauthorizedError):
+        tokens.caller_of(new)
+    assert tokens.caller_of(known).key.name == "checkout"
+    later_ns = time.monotonic_ns() + 10**9
+    monkeypatch.setattr("tailrace.server.tokens.tokens.time.monotonic_ns", lambda: later_ns)
+    assert tokens.caller_of(new).key.name == "new"
 
 
 def test_forgeries_are_what_they_seem(tokens: Tokens, client: RawClient, issuer: Issuer) -> None:
@@ -306,6 +326,7 @@ def test_strangers_have_the_url_asked_seldom(
     keys.wait(5)
     token = issuer.sign("e", head={"kid": "x"}).encode()
     for _ in range(1_000):
+        tokens._left_ns = VAIN_NS_MAX
         with pytest.raises(UnauthorizedError):
             tokens.caller_of(token)
     assert publisher.asked == 1

@@ -69,7 +69,7 @@ class Certified:
         self._count_failure = count_failure
         self._limiter = limiter
         self._body_bytes_max = body_bytes_max
-        self._visitors: dict[str, Visitor] = {}
+        self._visitors: dict[Peer, Visitor] = {}
 
     def caller(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
         """Return who has sent these headers, without a certificate. Raises UnauthorizedError."""
@@ -79,12 +79,12 @@ class Certified:
 
     def visitor_of(self, peer: Peer) -> Visitor:
         """Return what the connections of a certificate share."""
-        visitor = self._visitors.get(peer.number)
+        visitor = self._visitors.get(peer)
         if visitor is None:
             if len(self._visitors) >= VISITORS_MAX:
                 del self._visitors[next(iter(self._visitors))]
             heads = HeadMemory(self._body_bytes_max, self._count_failure, FORMS_MAX)
-            visitor = self._visitors[peer.number] = Visitor(heads, OneCertified(self, peer))
+            visitor = self._visitors[peer] = Visitor(heads, OneCertified(self, peer))
         return visitor
 
     def caller_of(self, peer: Peer) -> CertifiedCaller:
