@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import math
 import struct
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from enum import Enum
@@ -25,6 +27,34 @@ from tailrace.response.schema import Response
 
 pa = pytest.importorskip("pyarrow")
 LIMIT = 1 << 20
+
+
+FIRST = """
+import sys
+from tailrace.codecs.arrow import ArrowCodec
+from tailrace.request.schema import Request
+from tailrace.response.schema import Response
+
+class Asked(Request):
+    amount: float
+    name: str
+
+class Answer(Response):
+    amount: float
+    name: str
+
+codec = ArrowCodec(Asked, Answer, array_max=9, body_bytes_max=9_999)
+before = set(sys.modules)
+(asked,) = codec.decode(codec.encode([Answer(amount=1.5, name="a")]))
+assert asked.amount == 1.5
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_first_call_loads_nothing() -> None:
+    """What pyarrow loads when it is first used is loaded when the codec is made, before the server is ready."""
+    run = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=False, timeout=60)
+    assert (run.stdout, run.stderr) == ("[]\n", "")
 
 
 class Kind(Enum):

@@ -53,6 +53,7 @@ class ArrowCodec:
         names = {field.name: field.encode_name for field in msgspec.structs.fields(response_type)}
         self._schema: Any = pa.schema([pa.field(names[name], kind) for name, kind in self._answers.items()])
         self._options: Any = pa.ipc.IpcReadOptions(use_threads=False)
+        self._decode(self.encode([]))  # which loads pandas, where it is there: half a second that no call should take
 
     def _decode(self, body: bytes) -> Any:
         """See `Codec`."""
