@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from http_server import Answer, RawClient, RunningServer, payment_of, post
+from http_server import Answer, RawClient, RunningServer, ample, payment_of, post
 from msgspec.structs import replace
 
 import tailrace as tr
@@ -19,6 +20,7 @@ from tailrace.deadline import MonotonicClock
 from tailrace.errors import RateLimitedError, ServingError
 from tailrace.ingest.link import EventLink
 from tailrace.monitor.limit_counts import LimitCounts
+from tailrace.pipeline import Pipeline
 from tailrace.request.limit import Limit
 from tailrace.request.priority import Priority
 from tailrace.server.events import stream_endpoints
@@ -490,3 +492,24 @@ class Mute:
 
     def refuse(self, call: Call, error: ServingError) -> None:
         """Pass it over."""
+
+
+def test_call_that_shares_an_answer_gives_its_place_back(
+    pipeline_of: Callable[[str], Pipeline], tmp_path: Path
+) -> None:
+    """Of calls that wait for one computation each holds a place of its own key, until it has its answer."""
+    shared = dataclasses.replace(ample(pipeline_of("log")), coalesce=tr.Coalesce(ttl="10s"))
+    with RunningServer([shared]) as server, server.connect() as client:
+        limiter = Limiter({}, MonotonicClock(), LimitCounts(server.block), loop=server.loop)
+        file = tmp_path / "keys.json"
+        secret, key = make_key("caller", ["pipelines/*"], limit=Limit(rate="1000/s", concurrent=4))
+        with changing(file, create=True) as known:
+            known.append(key)
+        server.http.shared.keys = Keys(file, lambda kind: None, limiter)
+        request = post(payment_of(), f"X-API-Key: {secret}")
+        server.hold(lambda: client.send(request * 6))
+        assert sorted(client.read().status for _ in range(6)) == [200] * 4 + [429] * 2
+        assert server.batches("log") <= 1
+        for _ in range(3):
+            assert [client.ask(request).status for _ in range(6)] == [200] * 6
+        assert len(limiter._in_flight) == 0
