@@ -168,6 +168,22 @@ def test_flood_of_metadata_is_refused(server: RunningGrpc) -> None:
     assert_serves(server)
 
 
+def test_metadata_that_are_no_text_are_told_to_nobody(server: RunningGrpc, caplog: pytest.LogCaptureFixture) -> None:
+    """Bytes that no header may have, a key with one among them: the call is answered, and no log has them."""
+    for number, text in enumerate((b"\xff\xfe", "é".encode(), b"a\x01b", b"a\x7f")):
+        with WireClient(server.port) as client:
+            client.begin(PREDICT, 1, (b"x-request-id", text), (b"x-trace", b"1"), (b"traceparent", text),
+                         (b"authorization", b"Bearer secret%d\xff" % number))  # fmt: skip
+            client.send(frame(DATA, END_STREAM, 1, message(BODY)))
+            assert client.frames_to([DATA, RST_STREAM], 1)[-1][0] == DATA
+            behind = client.frames_to([HEADERS], 1)
+            assert status_in(behind) == 0
+            assert b"x-release" in behind[-1][3]
+            assert b"x-request-id" not in behind[-1][3]
+    assert_serves(server)
+    assert not caplog.records
+
+
 def test_flood_of_calls_and_pings_gives_memory_back(server: RunningGrpc) -> None:
     """Calls that are taken back at once (CVE-2023-44487), by the thousand, and pings without end."""
 

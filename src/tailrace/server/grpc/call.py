@@ -111,8 +111,9 @@ class GrpcCall(Call, gc=False, eq=False):
 
     @property
     def request_id(self) -> str:
-        """The caller's id of it, which is told back; empty for none."""
-        return "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_CHARS_MAX]
+        """The caller's id of it, which is told back; empty for none, and for one that no metadata may have."""
+        text = "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_CHARS_MAX]
+        return text if text.isascii() and text.isprintable() else ""
 
     @property
     def is_traced(self) -> bool:

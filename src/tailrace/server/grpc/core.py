@@ -10,6 +10,7 @@ core's events and hands whole messages to the loop; all that have come meanwhile
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -98,6 +99,7 @@ class Core:
         self._loop = asyncio.get_running_loop()
         self._handed: deque[tuple[Rpc, bytes | ServingError | None]] = deque()
         self._is_due = False
+        logging.getLogger(cygrpc.__name__).addFilter(_is_ours)
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
@@ -234,6 +236,11 @@ class Core:
         """Hear that no call is left."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._ended.set)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Say whether a line is for the log: not one for each header that is no text, with all that it says, a key too."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def failed(core: Core) -> None:
