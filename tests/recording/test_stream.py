@@ -65,7 +65,15 @@ def test_any_bytes_are_passed_on_as_they_came(data: st.DataObject, junk: bytes) 
 
 
 @pytest.mark.parametrize(
-    "whole", [b"a" * (HEAD_BYTES_MAX + 1), b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"]
+    "whole",
+    [
+        b"a" * (HEAD_BYTES_MAX + 1),
+        b"GET / HTTP/1.1\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\nab",
+        *(
+            b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\nhello world"
+            for size in (b"zz", b"-5", b"+5", b"0x5", b"1_0", b"", b"f" * 17)
+        ),
+    ],
 )
 def test_what_is_no_http_is_not_held_back(whole: bytes) -> None:
     """A head without an end, or a chunk without a size."""

@@ -6,6 +6,7 @@ that sends such bytes is recorded as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final, NamedTuple
@@ -13,6 +14,9 @@ from typing import Final, NamedTuple
 HEAD_BYTES_MAX: Final = 64 << 10
 LINE_BYTES_MAX: Final = 4 << 10
 """Of a chunk's size, or a trailer."""
+DIGITS_MAX: Final = 16
+"""Of a length: more bytes are no body."""
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\Z")
 
 
 class Kind(Enum):
@@ -90,6 +94,8 @@ class MessageStream:
             return [] if status[:1] == b"1" else [Part(Kind.END)]
         if fields.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
             self._state = self._chunk
+        elif len(length) > DIGITS_MAX:
+            return self._garbled()
         elif length.isdigit() and int(length):
             self._left, self._state = int(length), self._body
         elif self._is_answer and not length:
@@ -115,10 +121,10 @@ class MessageStream:
         end = self._held.find(b"\r\n")
         if end < 0:
             return None if len(self._held) <= LINE_BYTES_MAX else self._garbled()
-        try:
-            size = int(self._held[:end].partition(b";")[0], 16)
-        except ValueError:
+        told = _SIZE.match(self._held, 0, end)
+        if told is None:
             return self._garbled()
+        size = int(told[1], 16)
         if not size:
             self._state = self._trailer
             return []
