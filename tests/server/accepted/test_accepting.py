@@ -465,3 +465,36 @@ def test_answer_comes_once_where_the_disk_is_done_as_time_runs_out(accepting: Ac
         accepting.server.hold(lambda: time.sleep(0.1))
         assert client.read().status in (202, 504)
         assert client.ask(message(PATH.format("log"), body)).status == 202
+
+
+def test_bodies_that_wait_for_the_disk_have_a_bound(
+    accepting: AcceptingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it 503, until the disk has them; nothing of them is counted then."""
+    monkeypatch.setattr("tailrace.server.accepted.endpoint.BYTES_MAX", 150)
+    body = json.dumps(REQUEST | {"label": "x" * 200}).encode()
+    acceptance = accepting.server.http.shared.routes[b"/v1/pipelines/log/predict"][b"POST"].accepting._acceptance  # type: ignore[union-attr]
+    held = accepting.journal._environment.begin(write=True)
+    try:
+        with accepting.server.connect() as client:
+            client.send(message(PATH.format("log"), body))
+            accepting.server.settle()
+            refused = accepting.ask(body)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            held.abort()
+            assert client.read().status == 202
+    finally:
+        held.abort()
+    assert accepting.ask(body).status == 202
+    assert acceptance.bytes == 0
+
+
+def test_request_that_a_process_ended_with_is_scored_alone(accepting: AcceptingServer) -> None:
+    """So that the next end is told of it, and of no neighbour; without any, requests go in together."""
+    ids = [accepting.ask(json.dumps(REQUEST).encode()).json["id"] for _ in range(3)]
+    backlog = accepting.accepting.backlog
+    together = accepting.do(backlog._take)
+    backlog._ends[ids[1]] = 1
+    alone = accepting.do(backlog._take)
+    assert sorted(entry.id for _, entry in together) == sorted(ids)
+    assert [entry.id for _, entry in alone] == [ids[1]]

@@ -331,3 +331,12 @@ def test_unused_port_is_told() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
         (reason,) = deliver(Webhook(url, secret_env="RESULTS_SECRET", timeout="50ms", deadline="100ms"), [result()])
     assert "Connect" in reason or "refused" in reason
+
+
+def test_receiver_that_fails_is_asked_now_and_then_only() -> None:
+    """Fifty results that all fail at once are not fifty tries each: the breaker lets a few through."""
+    with receiving(status=500) as receiver:
+        counts: list[str] = []
+        deliver(webhook(receiver, timeout="100ms", deadline="600ms"), [result() for _ in range(50)], counts)
+        assert counts.count("set_aside") == 50
+        assert len(receiver.refused) < 150  # without one it is over 250
