@@ -50,7 +50,7 @@ def test_file_that_is_cut_or_altered_is_refused(path: Path, data: st.DataObject)
     byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
     for damaged in (content[:place], content[:place] + bytes([byte]) + content[place + 1 :]):
         other.write_bytes(damaged)
-        if damaged not in (content[:-1], content[:-1] + b" "):  # the end of the last line says nothing
+        if damaged.rstrip() != content.rstrip():  # the end of the last line says nothing
             with pytest.raises(SetupError, match=r"cut short|altered|no recording|version"):
                 read_recording(other)
 
