@@ -28,6 +28,8 @@ ASKED: Final = 64
 SLOW_NS: Final = 10 * NS_PER_MS
 """A message that is on its way for so long gives its place to another connection's, where there is none: most come with
 their heads."""
+NOW: Final = 0.0
+"""A deadline that is over."""
 _OK: Final = cygrpc.StatusCode.ok
 _NO_FLAGS: Final = 0
 _END_S: Final = 2.0
@@ -98,7 +100,7 @@ class Core:
         self._reading_max = reading_max
         self._loop = asyncio.get_running_loop()
         self._handed: deque[tuple[Rpc, bytes | ServingError | None]] = deque()
-        self._is_due = False
+        self._is_due = self._is_owed = False
         logging.getLogger(cygrpc.__name__).addFilter(_is_ours)
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
@@ -173,19 +175,32 @@ class Core:
     # -- in the thread ------------------------------------------------------------------------------------------------
 
     def hand_over(self, rpc: Rpc, body: bytes | ServingError | None) -> None:
-        """Have the loop take something in its next turn."""
+        """Have the loop take something, with all that is there now."""
         self._handed.append((rpc, body))
-        if not self._is_due:
-            self._is_due = True
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._take_handed)
+        self._is_owed = not self._is_due
+
+    def _wake(self) -> None:
+        """Wake the loop, which takes what has been handed over."""
+        self._is_owed, self._is_due = False, True
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._take_handed)
 
     def _poll(self) -> None:
-        """Take events until the queue is shut."""
+        """Take events until the queue is shut.
+
+        What has come together wakes the loop once: woken by the first call, it would take the interpreter from the
+        others, and make a batch of that one alone.
+        """
+        kinds = cygrpc.CompletionType
         try:
-            while (event := self._queue.poll(None)).completion_type != cygrpc.CompletionType.queue_shutdown:
-                event.tag(event)
-                del event  # which would keep its call from ending
+            while (kind := (event := self._queue.poll(NOW if self._is_owed else None)).completion_type) != (
+                kinds.queue_shutdown
+            ):
+                if kind != kinds.queue_timeout:
+                    event.tag(event)
+                    del event  # which would keep its call from ending
+                if self._is_owed and (kind == kinds.queue_timeout or len(self._handed) >= ASKED):
+                    self._wake()
         except BaseException as error:  # told to the sweep, which ends the worker for a successor
             self.fault = error
 

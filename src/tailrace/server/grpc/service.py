@@ -30,10 +30,11 @@ class Service:
 
     name: with its package, as `tailrace.fraud.Predictor`. methods: of one message in and one out. streams: of any
     number. files: FileDescriptorProtos that declare it, serialised, each after those that it needs; reflection tells
-    them.
+    them. asks_key: whether its streams must show a key where calls must.
     """
 
     name: str
     methods: Mapping[str, Unary] = field(default_factory=dict)
     streams: Mapping[str, Streaming] = field(default_factory=dict)
     files: tuple[bytes, ...] = ()
+    asks_key: bool = False
