@@ -160,6 +160,7 @@ def test_only_what_is_wanted_is_kept(server: RunningServer) -> None:
          b'{"amount":1,"label":"xx"}', ("$.label",)),
         (b'{"amount": 1}', {}, b'{"amount": 1}', ()),
         (b'{"amount":1,"label":"41', {}, None, ()),
+        (b'{"amount":1,"label":' + b"[" * 700 + b'"4111"' + b"]" * 700 + b"}", {}, None, ()),
         (b"\x08\x01", {"Content_Type": "application/protobuf"}, None, ()),
         (b'{"label":"4111"}', {"path": "/v1/pipelines/gaurded/predict"}, None, ()),
         (b'{"amount": 1, "label": "4111"}', {"path": "/v1/pipelines/log/predict"},

@@ -93,14 +93,13 @@ class Redaction:
         fields = fields_of(head)
         form = _FORMS.get(fields.get(b"content-type", b"").partition(b";")[0].strip().lower(), "")
         coding = fields.get(b"content-encoding", b"").lower()
+        paths: list[str] = []
         try:
-            value = _decode(body, form, coding)
+            masked = self._mask(_decode(body, form, coding), schema, "$", paths)
         except (ValueError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if self._keep_raw:
                 return Redacted(body)
             return Redacted(None, f"the pipeline redacts fields, and the body cannot be read: {error}")
-        paths: list[str] = []
-        masked = self._mask(value, schema, "$", paths)
         if not paths:
             return Redacted(body)
         encoder = msgspec.json if form == "json" else msgspec.msgpack
