@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import ssl
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -90,6 +92,22 @@ def test_oldest_version_is_1_2(port: SecretPort, authority: Authority, failed: C
     with pytest.raises(ssl.SSLError):
         TlsClient(port.address, context)
     wait_for(lambda: failed() == 1, "counted")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_nothing_is_renegotiated(port: SecretPort, authority: Authority, client: TlsClient) -> None:
+    """A client that asks for it, which would be costly again and again, is told no; others are served."""
+    place = f"127.0.0.1:{port.address[1]}"
+    command = ["openssl", "s_client", "-connect", place, "-tls1_2", "-CAfile", str(authority.file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as asking:
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        wait_for(lambda: len(port.server.http.connections) == 2, "connected")
+        asking.stdin.write(b"R\n")
+        asking.stdin.flush()
+        told = asking.stdout.read()
+    assert b"no renegotiation" in told
+    assert answered(client)
 
 
 @pytest.mark.hypothesis
