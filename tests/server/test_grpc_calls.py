@@ -298,6 +298,12 @@ def test_key_is_asked_for(pipeline_of: Callable[[str], Pipeline], tmp_path: Path
         assert code(bearer, ("x-api-key", other)) is grpc.StatusCode.UNAUTHENTICATED
         empty = fault_of(lambda: channel.unary_unary(f"{WIRE}/PredictMany")(b"", timeout=10))
         assert empty.code() is grpc.StatusCode.UNAUTHENTICATED
+        told = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        question = b"\x3a\x00"  # list_services
+        refused = fault_of(lambda: next(told(iter([question]), timeout=10)))
+        assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert b"wire" in next(told(iter([question]), metadata=[("x-api-key", other)], timeout=10))
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
         with changing(file) as known:
             known[:] = [key for key in known if key.id != made["pipelines/wire"][1].id]
         server.http.on_loop(keys.look)

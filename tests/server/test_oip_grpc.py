@@ -296,6 +296,14 @@ def test_key_opens_a_model_as_it_does_over_http(http: RunningServer, tmp_path: P
         assert code_of(channel, "ServerLive", CLASSES["ServerLiveRequest"]()) == "OK"
         for messages in (asked, absent):
             assert {code_of(channel, *each) for each in messages.items()} == {"UNAUTHENTICATED"}
+        broken = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        for metadata, code in (
+            ([], "UNAUTHENTICATED"),
+            ([("x-api-key", secrets["pipelines/log"])], "INVALID_ARGUMENT"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                broken(b"\xff", metadata=metadata, timeout=PATIENCE_S)  # is not read before its caller is known
+            assert caught.value.code().name == code
         assert [code_of(channel, *each, "pipelines/log") for each in asked.items()] == ["OK"] * 3
         assert [code_of(channel, *each, "pipelines/kinds") for each in asked.items()] == [
             "PERMISSION_DENIED",

@@ -57,6 +57,24 @@ class Desk:
             return self.keys
         return self._certified.visitor_of(peer).callers
 
+    def caller_of(self, rpc: Rpc) -> Caller | None:
+        """Return who calls, by a key that is valid, whatever it opens; None where nobody is asked.
+
+        Raises UnauthorizedError.
+        """
+        keys = self.callers_of(rpc)
+        if keys is None:
+            return None
+        headers = [
+            (name.encode(), value.encode("latin-1", "replace"))
+            for name, value in rpc.metadata
+            if name in ("authorization", "x-api-key") and isinstance(value, str)
+        ]
+        caller = keys.caller(headers)
+        if (fault := caller.fault(None)) is not None:
+            raise fault
+        return caller
+
 
 class GrpcCall(Call, gc=False, eq=False):
     """A call over gRPC. told: what its metadata says of `READ`, None for nothing. caller: who has shown a key."""
@@ -88,17 +106,16 @@ class GrpcCall(Call, gc=False, eq=False):
 
     def admitted(self, endpoint: CallEndpoint) -> CallEndpoint:
         """Return an endpoint as this caller has it. Raises UnauthorizedError, ForbiddenError or ClientError."""
-        keys = self.desk.callers_of(self.rpc)
-        asked = self._priority() if self.desk.with_priority else None
-        if keys is None:
+        asked, caller = self._priority() if self.desk.with_priority else None, self.known()
+        if caller is None:
             return endpoint if asked is None else endpoint.at_priority(asked)
-        headers = [
-            (name.encode(), value.encode("latin-1", "replace"))
-            for name, value in self.rpc.metadata
-            if name in ("authorization", "x-api-key") and isinstance(value, str)
-        ]
-        self.caller = keys.caller(headers)
-        return self.caller.admitted(endpoint, asked)
+        return caller.admitted(endpoint, asked)
+
+    def known(self) -> Caller | None:
+        """Return who calls, looked at once; see `Desk.caller_of`."""
+        if self.caller is None:
+            self.caller = self.desk.caller_of(self.rpc)
+        return self.caller
 
     def _priority(self) -> Priority | None:
         """Return the level that the caller asks for, if it does. Raises ClientError for one that there is not."""

@@ -1,4 +1,7 @@
-"""Reflection: what services there are, and the files that declare their messages, for grpcurl and its like."""
+"""Reflection: what services there are, and the files that declare their messages, for grpcurl and its like.
+
+It names every pipeline and field, so where calls need a key it does, as `/openapi.json` does over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def reflection_services(services: Sequence[Service]) -> list[Service]:
     for file in dict.fromkeys([*(file for each in services for file in each.files), own]):
         pool.AddSerializedFile(file)
     teller = Reflection(reflection.aio.ReflectionServicer([*(each.name for each in services), NAMES[0]], pool))
-    return [Service(name, streams={"ServerReflectionInfo": teller.tell}) for name in NAMES]
+    return [Service(name, streams={"ServerReflectionInfo": teller.tell}, asks_key=True) for name in NAMES]
 
 
 class Reflection:

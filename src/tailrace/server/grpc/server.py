@@ -42,9 +42,12 @@ class GrpcServer:
         services = (*services, self.health.service(), *reflection_services([*services, self.health.service()]))
         self._unary: dict[bytes, Unary] = {}
         self._streaming: dict[bytes, Streaming] = {}
+        self._keyed: set[bytes] = set()
         for service in services:
             self._unary |= {f"/{service.name}/{name}".encode(): take for name, take in service.methods.items()}
-            self._streaming |= {f"/{service.name}/{name}".encode(): run for name, run in service.streams.items()}
+            streams = {f"/{service.name}/{name}".encode(): run for name, run in service.streams.items()}
+            self._streaming |= streams
+            self._keyed |= streams.keys() if service.asks_key else set()
         self.desk = desk
         self._limits = limits
         self._release = release
@@ -107,8 +110,11 @@ class GrpcServer:
         """Run a method to its end, and send the status."""
         code, details = 0, ""
         try:
+            if stream.rpc.method in self._keyed:
+                self.desk.caller_of(stream.rpc)
             await self._streaming[stream.rpc.method](stream)
         except ServingError as error:
+            self.desk.count_failure(type(error))
             code, details = code_of(error), details_of(error)
         except asyncio.CancelledError:
             leaving = UnavailableError("the server is going away", next="call again")
