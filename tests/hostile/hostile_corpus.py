@@ -3,11 +3,12 @@
 A case has `name`, `why` where the name does not say it, and either `send`, the bytes as they are, or `body` with
 `headers`: then it is a POST with the body's length. A part of them is a text, whose characters are bytes, or a table:
 `text` with `times` (`{n}` in it counts) or `hex`; `gzip = true` compresses what comes of it. `{path}` is where a
-pipeline is asked.
+pipeline is asked; `{json}` in a header is the length of the body's first part.
 
 `answers` are the statuses of all answers, in order. Behind each case a sound request is sent, whose answer is among
 them unless the connection is closed before: a case that is read as less, or more, than it says would swallow it or have
-it answered twice. Where readers may differ, several lists are allowed.
+it answered twice. Where readers may differ, several lists are allowed. `says` is in the first answer: the case is
+refused for what its name says, and not for a slip in how it is written.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ SOUND_POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (P
 
 @dataclass(frozen=True)
 class Case:
-    """One hostile request. family: the file it is in. answers: each what may come of it, with that of a sound one."""
+    """One hostile request. family: the file it is in. answers: each what may come of it, with that of a sound one.
+
+    says: what the first answer has in its body, empty where any will do.
+    """
 
     family: str
     name: str
     data: bytes
     answers: tuple[tuple[int, ...], ...]
+    says: str = ""
 
     @property
     def is_of_framing(self) -> bool:
@@ -79,17 +84,19 @@ def statuses(answers: bytes) -> tuple[list[int], list[bytes]]:
 
 def _case(family: str, given: dict[str, Any]) -> Case:
     """Return a case as a file has it."""
-    unknown = given.keys() - {"name", "why", "send", "body", "headers", "answers", "path"}
+    unknown = given.keys() - {"name", "why", "send", "body", "headers", "answers", "path", "says"}
     assert not unknown, f"{given['name']}: {unknown}"
     if "send" in given:
         data = _bytes(given["send"])
     else:
         body = _bytes(given["body"])
-        lines = [f"POST {given.get('path', PATH)} HTTP/1.1", "Host: a", *given.get("headers", [])]
+        first = given["body"][0] if isinstance(given["body"], list) else given["body"]
+        headers = [each.replace("{json}", str(len(_bytes(first)))) for each in given.get("headers", [])]
+        lines = [f"POST {given.get('path', PATH)} HTTP/1.1", "Host: a", *headers]
         lines.append(f"Content-Length: {len(body)}")
         data = "\r\n".join([*lines, "", ""]).encode("latin-1") + body
     answers = given["answers"] if isinstance(given["answers"][0], list) else [given["answers"]]
-    return Case(family, given["name"], data, tuple(map(tuple, answers)))
+    return Case(family, given["name"], data, tuple(map(tuple, answers)), given.get("says", ""))
 
 
 def _bytes(parts: Any) -> bytes:

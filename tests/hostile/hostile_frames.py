@@ -113,7 +113,6 @@ CASES: Final[dict[str, bytes]] = {
     "a name in capitals": HELLO + opened(headers=call(("X-Y", "z"))) + sent(message(BODY)),
     "another content type": HELLO + opened(headers=block((":method", "POST"), (":scheme", "http"), (":path", PATH),
                                                           ("content-type", "text/html"))) + sent(message(BODY)),
-    "a timeout that is none": HELLO + opened(headers=call(("grpc-timeout", "99999999999H"))) + sent(message(b"\xff")),
     "a timeout of nothing": HELLO + opened(headers=call(("grpc-timeout", "0n"))) + sent(message(BODY)),
     # -- messages --
     "a message of four gigabytes": HELLO + opened() + sent(message(BODY, size=0xFFFFFFFF)),
@@ -139,6 +138,8 @@ TAKEN: Final[dict[str, bytes]] = {
     "two messages": HELLO + opened() + sent(message(BODY) * 2),
     "a header with a line end": HELLO + opened(headers=call(("x", "a\r\nb: c"))) + sent(message(BODY)),
     "a request id with a line end": HELLO + opened(headers=call(("x-request-id", "a\r\nb: c"))) + sent(message(BODY)),
+    "a timeout that is none": HELLO + opened(headers=call(("grpc-timeout", "99999999999H"))) + sent(message(BODY)),
+    "a request id that is no text": HELLO + opened(headers=call(("x-request-id", "\xff\xfe"))) + sent(message(BODY)),
     "a trace with a line end": HELLO + opened(headers=call(("traceparent", "a\r\nb: c"))) + sent(message(BODY)),
 }
 """What the library takes for a call: it is decided once."""

@@ -92,6 +92,7 @@ def check(case: Case, answers: bytes) -> None:
     """Assert that a case, with a sound request behind it, came to what its file says."""
     found, bodies = statuses(answers)
     assert tuple(found) in case.answers
+    assert case.says.encode() in b"".join(bodies[:1])
     if len(found) > 1 and found[-1] == 200:
         assert b'"label":"sound"' in bodies[-1]
     assert b"smuggled" not in b"".join(bodies)
