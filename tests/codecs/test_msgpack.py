@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailrace.codecs.duplicates import PATH_MAX
 from tailrace.codecs.json import JsonCodec
 from tailrace.codecs.msgpack import MsgpackCodec
 from tailrace.codecs.msgpack_keys import find_key_twice, head_of_map, keys_of_map
@@ -125,6 +126,16 @@ def test_number_that_is_not_finite_is_refused_with_its_path(number: float, code:
         refusal = LOOSE.decode(whole)
         assert isinstance(refusal, InvalidRequestError)
         assert refusal.where == where
+
+
+@pytest.mark.parametrize("depth", [100, 600, 900, 990, 100_000])
+def test_number_without_end_is_refused_however_deep(depth: int) -> None:
+    """Within a thousand arrays or more; what is told of its place is not as long as the caller likes."""
+    key = "a" * 300
+    body = b"\x82" + pack("kind") + pack("one") + pack("extra") + b"\x81" + pack(key)
+    refusal = ORDER.decode(body + b"\x91" * depth + b"\xcb" + struct.pack(">d", math.inf))
+    assert isinstance(refusal, InvalidRequestError | MalformedBodyError)
+    assert len(refusal.where) <= PATH_MAX
 
 
 def test_bytes_that_look_like_a_number_without_end_are_taken() -> None:

@@ -7,7 +7,7 @@ are seen from the bytes and from how many defaults were taken; what that does no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat, starmap
 from math import isfinite
 from operator import attrgetter
@@ -18,6 +18,7 @@ from msgspec import NODEFAULT
 from msgspec import inspect as shape
 
 from tailrace.codecs.decoder import refusal_of
+from tailrace.codecs.duplicates import PATH_MAX
 from tailrace.codecs.msgpack_keys import find_key_twice, head_of_map, keys_of_map
 from tailrace.errors import InvalidRequestError, MalformedBodyError, ServingError
 from tailrace.request.schema import Field, Request, bounded_type
@@ -180,17 +181,34 @@ class Finite:
             rows = map(self._read, requests if type(requests) is list else (requests,))
             if isfinite(sum(sum(filter(None, row)) for row in rows)):
                 return requests
-        path = path_of_boundless(msgspec.to_builtins(requests), "$")
+        try:
+            path = path_of_boundless(msgspec.to_builtins(requests), "$")
+        except RecursionError as error:
+            return refusal_of(error)
         return requests if path is None else InvalidRequestError("Expected a finite number", where=path)
 
 
 def path_of_boundless(value: Any, path: str) -> str | None:
-    """Return the path of the first number that is not finite."""
-    if isinstance(value, float):
-        return None if isfinite(value) else path
-    parts: Any = ()
+    """Return the path of the first number that is not finite, cut to `PATH_MAX`. It goes as deep as a body does."""
+    steps: list[str] = []
+    waiting: list[Iterator[tuple[str, Any]]] = [iter([(path, value)])]
+    while waiting:
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+            del steps[-1:]
+            continue
+        step, each = found
+        if isinstance(each, float) and not isfinite(each):
+            return "".join((*steps, step))[:PATH_MAX]
+        if isinstance(each, dict | list):
+            steps.append(step)
+            waiting.append(_parts_of(each))
+    return None
+
+
+def _parts_of(value: dict[Any, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
+    """Give the parts of a value, each with the step to it."""
     if isinstance(value, dict):
-        parts = ((f"{path}.{key}", each) for key, each in value.items())
-    elif isinstance(value, list):
-        parts = ((f"{path}[{place}]", each) for place, each in enumerate(value))
-    return next((found for where, each in parts if (found := path_of_boundless(each, where)) is not None), None)
+        return ((f".{key}", each) for key, each in value.items())
+    return ((f"[{place}]", each) for place, each in enumerate(value))
