@@ -1,0 +1,65 @@
+"""What was predicted, as columns: what the observer makes of a worker's frames, for the log and for drift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Predictions:
+    """Some answered requests of one pipeline and release, the oldest first. Nobody may write to its arrays.
+
+    A request makes a row, or, with a list-valued entity key, many: `row_request` says whose each row is, int64 (rows,),
+    and is None where a request is a row.
+
+    Of each request. requests: its JSON as it was decoded, without what is redacted. request_ids, traces, clients: ""
+    where not known. errors: the kind of error that it was answered with, "" for none. answered_ns: since the epoch,
+    int64 (requests,). waits_ns, whole_ns: from its arrival to the start of its batch, and to its answer, int64
+    (requests,). layers_ns: of its batch in each of the five layers, int64 (requests, 5).
+
+    Of each row. features: the model's inputs by name, in their order, as they were served: numbers (rows,), vectors
+    (rows, width), texts of dtype object; one that is redacted is not there. provenance: uint8 of `Provenance` by view.
+    event_ns: of the stored row that a batch view was served from, since the epoch, int64 by view; 0 where there is
+    none. scores: (rows,), or (rows, width) of a model with several outputs. decisions: places among `labels`; None
+    where the pipeline decides nothing. reasons: the rules that spoke; None where none did. degraded: a set of
+    `Degraded`, uint8. failed: whether the row has no score, bool. branches: the way it went at each stage that has
+    several, by name; None where it did not come there.
+    """
+
+    pipeline: str
+    release: str
+    slot: int
+    requests: list[bytes]
+    request_ids: list[str]
+    traces: list[str]
+    clients: list[str]
+    errors: list[str]
+    answered_ns: NDArray[np.int64]
+    waits_ns: NDArray[np.int64]
+    whole_ns: NDArray[np.int64]
+    layers_ns: NDArray[np.int64]
+    row_request: NDArray[np.int64] | None
+    features: dict[str, NDArray[Any]]
+    provenance: dict[str, NDArray[np.uint8]]
+    event_ns: dict[str, NDArray[np.int64]]
+    scores: NDArray[Any]
+    decisions: NDArray[np.int64] | None
+    labels: tuple[str, ...]
+    reasons: list[tuple[str, ...]] | None
+    degraded: NDArray[np.uint8]
+    failed: NDArray[np.bool_]
+    branches: dict[str, list[str | None]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.scores)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """The request of each row, int64 (rows,)."""
+        return np.arange(self.rows, dtype=np.int64) if self.row_request is None else self.row_request
