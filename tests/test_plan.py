@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tailrace as tr
 from pipelines.model_graphs import RANKING_WEIGHTS
-from tailrace.batch import Batch, Degraded, Provenance, ReadRequest
+from tailrace.batch import Batch, Degraded, Provenance
 from tailrace.compile.binding import field_values
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.resolve import wire
@@ -24,6 +24,7 @@ from tailrace.features.on_demand import OnDemandView
 from tailrace.features.step import OnDemandFeature
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
+from tailrace.readers import ReadRequest
 from tailrace.request.columns import columns_type
 from tailrace.testing import TestClient
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import tailrace as tr
-from tailrace.batch import Batch, ReadOnDemand
+from tailrace.batch import Batch
 from tailrace.compile.compiler import compile_plan
 from tailrace.errors import CompileError
 from tailrace.features.step import OnDemandFeature
 from tailrace.features.stores.memory import MemoryStore
 from tailrace.pipeline import Pipeline
+from tailrace.readers import ReadOnDemand
 from tailrace.testing import TestClient
 
 GIVEN: dict[str, Callable[[], Any]] = {

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.batch import Batch, ReadDecision, ReadScore
+from tailrace.batch import Batch
 from tailrace.postprocess.bands import Bands, bands, labels
 from tailrace.postprocess.rules import Rule
 from tailrace.postprocess.step import PostprocessStep
+from tailrace.readers import ReadDecision, ReadScore
 
 BANDS = bands("score", allow=0.0, review=0.6, block=0.9)
 

@@ -5,24 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from tailrace.batch import (
-    Encoder,
-    ReadDecision,
-    ReadEmbedding,
-    Reader,
-    ReadExplanations,
-    ReadField,
-    ReadOnDemand,
-    ReadProbabilities,
-    ReadReasons,
-    ReadRequest,
-    ReadScore,
-    ReadUnexplained,
-    ReadVariant,
-    ReadView,
-    ReadViewBlock,
-    ReadViewColumn,
-)
+from tailrace.batch import Encoder
 from tailrace.compile.wiring import Origin, Wire, Wiring
 from tailrace.deadline import FEATURES, Clock, LayerLimit
 from tailrace.features.current import CurrentEvents
@@ -39,6 +22,23 @@ from tailrace.inference.assembly import Assembler
 from tailrace.inference.signature import Signature, TensorSpec
 from tailrace.pipeline import Pipeline, is_event_of
 from tailrace.postprocess.step import PostprocessStep
+from tailrace.readers import (
+    ReadDecision,
+    ReadEmbedding,
+    Reader,
+    ReadExplanations,
+    ReadField,
+    ReadOnDemand,
+    ReadProbabilities,
+    ReadReasons,
+    ReadRequest,
+    ReadScore,
+    ReadUnexplained,
+    ReadVariant,
+    ReadView,
+    ReadViewBlock,
+    ReadViewColumn,
+)
 from tailrace.request.columns import columns_type
 from tailrace.request.request_key import RequestKey
 from tailrace.request.rows import RowCount

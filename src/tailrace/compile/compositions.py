@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.batch import ReadUnknown
 from tailrace.compile.binding import reader_of
 from tailrace.compile.wire_fallback import constant_scores
 from tailrace.compile.wiring import Wiring
@@ -17,6 +16,7 @@ from tailrace.inference.composition.ensemble import EnsembleStage
 from tailrace.inference.signature import Signature
 from tailrace.inference.stage import Stage
 from tailrace.pipeline import Pipeline
+from tailrace.readers import ReadUnknown
 
 
 def bind_composition(

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Provenance, Reader
+from tailrace.batch import Batch, Provenance
 from tailrace.compile.samples import Samples
 from tailrace.compile.wire_model import dtype_problem
 from tailrace.compile.wiring import Wiring
@@ -20,6 +20,7 @@ from tailrace.inference.composition.declarations import splits_of
 from tailrace.inference.declaration import StageDeclaration
 from tailrace.inference.signature import Signature
 from tailrace.plan import Plan
+from tailrace.readers import Reader
 
 
 def rehearse(

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Degraded, LazyColumn, Reader
+from tailrace.batch import Batch, Degraded, LazyColumn
 from tailrace.deadline import LayerLimit
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval, ttl_ns_of
@@ -19,6 +19,7 @@ from tailrace.features.events import Events
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.view_rows import ViewRows
 from tailrace.features.view_spec import ViewCodec, ViewSpec
+from tailrace.readers import Reader
 
 
 class ViewColumns(msgspec.Struct, frozen=True, dict=True, eq=False):

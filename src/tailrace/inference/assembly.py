@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Reader
+from tailrace.batch import Batch
+from tailrace.readers import Reader
 
 
 class Assembler:

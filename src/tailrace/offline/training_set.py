@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Reader
+from tailrace.batch import Batch
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.wiring import Origin, Wire, Wiring
@@ -31,6 +31,7 @@ from tailrace.offline.pipeline_views import key_types
 from tailrace.offline.request_pages import KeyColumn, RequestPage
 from tailrace.offline.view_history import BatchHistory, HistorySettings, StreamHistory, Values, ViewHistory, known_of
 from tailrace.pipeline import Pipeline, is_event_of
+from tailrace.readers import Reader
 
 NO_SOURCES: Final[Mapping[str, Source]] = {}
 

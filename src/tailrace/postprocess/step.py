@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Reader
+from tailrace.batch import Batch
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
+from tailrace.readers import Reader
 
 
 class BoundRule:

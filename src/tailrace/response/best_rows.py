@@ -12,7 +12,8 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Reader
+from tailrace.batch import Batch
+from tailrace.readers import Reader
 
 
 class BestRows:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Encoder, Reader
+from tailrace.batch import Batch, Encoder
+from tailrace.readers import Reader
 from tailrace.response.failure import failure_of_call
 from tailrace.response.schema import Response
 

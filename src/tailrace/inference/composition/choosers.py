@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Reader
+from tailrace.batch import Batch
 from tailrace.inference.composition.shares import edges_of, positions, seed_of
+from tailrace.readers import Reader
 
 
 class ByProvenance:
