@@ -133,6 +133,18 @@ def test_unfit_file_is_refused_and_leaves_nothing(payment: Pipeline, tmp_path: P
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["scored.parquet"]
 
 
+def test_damaged_page_is_told_and_leaves_nothing(payment: Pipeline, tmp_path: Path) -> None:
+    """Of a file whose end is sound, so that it is seen only once it is read."""
+    pq.write_table(payments(9_000), tmp_path / "requests.parquet", row_group_size=4_096)
+    content = bytearray((tmp_path / "requests.parquet").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2_000] = bytes(2_000)
+    (tmp_path / "requests.parquet").write_bytes(content)
+    with pytest.raises(SourceError, match="cannot be read as Parquet"):
+        score_file(payment, tmp_path / "requests.parquet", tmp_path / "scored.parquet", store=make_store(tmp_path))
+    assert not (tmp_path / "scored.parquet").exists()
+
+
 def test_command_tells_what_became_of_the_requests(pipelines_dir: Path, tmp_path: Path) -> None:
     """In a line, with examples on stderr; as JSON; and with 1 where none was answered."""
     pq.write_table(payments(3, amount=[1.0, 1e9, 2.0]), tmp_path / "requests.parquet")

@@ -25,6 +25,7 @@ class ParquetRequests:
     """
 
     def __init__(self, path: Path, types: Sequence[type[Request]]) -> None:
+        self._path = path
         self._file = _open(path)
         self._nullable: dict[str, bool] = {}
         self._kinds: dict[str, set[type[shape.Type]]] = {}
@@ -37,10 +38,17 @@ class ParquetRequests:
         self.names: list[str] = self._file.schema_arrow.names
 
     def pages(self, page_rows: int) -> Iterator[pa.Table]:
-        """Give the rows in order, so many at a time, with all of their columns."""
+        """Give the rows in order, so many at a time, with all of their columns. Raises SourceError for damaged ones."""
         import pyarrow as pa
 
-        for page in self._file.iter_batches(page_rows):
+        pages = self._file.iter_batches(page_rows)
+        while True:
+            try:
+                page = next(pages, None)
+            except (OSError, pa.ArrowException) as error:
+                raise _unreadable(self._path, error) from None
+            if page is None:
+                return
             yield pa.Table.from_batches([page])
 
     def bodies(self, table: pa.Table, besides: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -102,6 +110,14 @@ def _alternatives(info: shape.Type) -> Iterator[shape.Type]:
             yield info
 
 
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return SourceError(
+        f"cannot be read as Parquet: {reason}", where=str(path),
+        next="give a Parquet file with a column for each field of the request",
+    )  # fmt: skip
+
+
 def _open(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
@@ -109,9 +125,7 @@ def _open(path: Path) -> Any:
     try:
         file = parquet.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"cannot be read as Parquet: {reason}", where=str(path),
-                          next="give a Parquet file with a column for each field of the request") from None  # fmt: skip
+        raise _unreadable(path, error) from None
     if not file.metadata.num_rows:
         raise SourceError("it has no rows", where=str(path), next="give a file with requests")
     return file
