@@ -168,6 +168,22 @@ def test_flood_of_metadata_is_refused(server: RunningGrpc) -> None:
     assert_serves(server)
 
 
+def test_watchers_leave_places_for_calls(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """Who watches health, for which no key is asked, as often as there are places, holds up no call."""
+    with running_grpc(wire_of(pipeline_of("log")), calls_max=16) as server:
+        core = server.server.core
+        for _ in range(2):  # those that are gone have left their places
+            with WireClient(server.port) as client:
+                for stream in range(1, 2 * 32, 2):
+                    client.begin("/grpc.health.v1.Health/Watch", stream)
+                    client.send(frame(DATA, END_STREAM, stream, message(b"")))
+                wait_for(lambda: len(core.lasting) == 12, "some are watched")
+                assert status_in(client.frames_to([HEADERS], 25)[-1:]) == 14
+                with server.channel() as channel:
+                    assert channel.unary_unary(PREDICT)(BODY, timeout=10)
+            wait_for(lambda: not core.lasting, "the watchers are gone")
+
+
 def test_metadata_that_are_no_text_are_told_to_nobody(server: RunningGrpc, caplog: pytest.LogCaptureFixture) -> None:
     """Bytes that no header may have, a key with one among them: the call is answered, and no log has them."""
     for number, text in enumerate((b"\xff\xfe", "é".encode(), b"a\x01b", b"a\x7f")):

@@ -79,7 +79,9 @@ class Core:
 
     methods: which there are, and whether each is of one message. take: is called on the loop for each call of one
     message with it, or with the error that refuses the call, and for others with b"" at their beginning. calls: that
-    are not over; reading: those whose message is on its way. fault: what has ended the thread.
+    are not over; reading: those whose message is on its way; lasting: those of any number of messages, which leave a
+    quarter of the places to the others: they last, and who watches health shows no key. fault: what has ended the
+    thread.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Core:
     ) -> None:
         self.calls: dict[Rpc, None] = {}
         self.reading: dict[Rpc, None] = {}
+        self.lasting: dict[Rpc, None] = {}
         self.fault: BaseException | None = None
         self._methods = methods
         self._take = take
         self._calls_max = calls_max
+        self._lasting_max = calls_max - calls_max // 4
         self._reading_max = reading_max
         self._loop = asyncio.get_running_loop()
         self._handed: deque[tuple[Rpc, bytes | ServingError | None]] = deque()
@@ -222,8 +226,16 @@ class Core:
         elif is_unary:
             self.reading[rpc] = None
             rpc.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), rpc.on_message)
+        elif len(self.lasting) >= self._lasting_max:
+            self.hand_over(rpc, UnavailableError("too many streams are open", next="try again later"))
         else:
+            self.lasting[rpc] = None
             self.hand_over(rpc, b"")
+
+    def on_left(self, rpc: Rpc) -> None:
+        """Forget a call of any number of messages that is over. Called in the thread."""
+        self.calls.pop(rpc, None)
+        self.lasting.pop(rpc, None)
 
     def _has_place(self, rpc: Rpc) -> bool:
         """Say whether a message may be awaited; where too many are, a newcomer takes the place of one that is slow.

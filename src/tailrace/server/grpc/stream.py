@@ -62,7 +62,7 @@ class Stream:
 
     def _on_close(self, task: asyncio.Task[None]) -> None:
         """Hear, in the thread, that the call is over for its client."""
-        self._core.calls.pop(self.rpc, None)
+        self._core.on_left(self.rpc)
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(task.cancel)
 
