@@ -76,6 +76,22 @@ def test_file_that_nobody_answers_on_is_replaced(path: Path, make: Make) -> None
     assert os.listdir(path.parent) == ["s"]
 
 
+@pytest.mark.parametrize("name", ["s", "s.new"])
+def test_what_is_no_socket_is_never_touched(path: Path, make: Make, name: str) -> None:
+    """A file, and what a link leads to: at the path, and at the name that the socket has until it listens."""
+    kept, place = path.with_name("kept"), path.with_name(name)
+    kept.write_text("kept")
+    unix = make()
+    for put in (place.write_text, lambda _: place.symlink_to(kept)):
+        put("kept")
+        for act in (unix.check, unix.open):
+            with pytest.raises(SetupError, match="no socket, and is kept") as error:
+                act()
+            assert error.value.where == str(place)
+        assert place.read_text() == "kept"
+        place.unlink()
+
+
 @pytest.mark.parametrize("backlog", [0, 8])
 def test_socket_that_is_answered_is_kept(path: Path, make: Make, backlog: int) -> None:
     """A server that listens keeps its path, also one whose connections all wait; the error says what to do."""

@@ -119,21 +119,25 @@ class UnixSocket:
 
     def _check_place(self) -> None:
         """Raise SetupError where the path is another's: a file, or the socket of a server that answers."""
-        try:
-            mode = os.lstat(self.path).st_mode
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._error(error.strerror or str(error)) from error
-        if not stat.S_ISSOCK(mode):
-            raise SetupError(
-                "what is there is no socket, and is kept", where=self.path, next="choose another path, or remove it"
-            )
-        if not self._takeover and _is_answered(self.path):
+        self._has_socket(self.path + _NEW)
+        if self._has_socket(self.path) and not self._takeover and _is_answered(self.path):
             raise SetupError(
                 "another server answers on the socket", where=self.path,
                 next="stop that one, choose another path, or have this one take it over with --unix-takeover",
             )  # fmt: skip
+
+    def _has_socket(self, path: str) -> bool:
+        """Say whether there is a socket. Raises SetupError for anything else: that is not ours to replace."""
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._error(error.strerror or str(error)) from error
+        if not stat.S_ISSOCK(mode):
+            what = "what is there is no socket, and is kept"
+            raise SetupError(what, where=path, next="choose another path, or remove it")
+        return True
 
     def _error(self, cause: str) -> SetupError:
         return SetupError(f"no socket can be made: {cause}", where=self.path, next="choose another path")
