@@ -43,7 +43,8 @@ class Asked:
         before_ns = cpu_ns(self._pids)
         answered, calls, took_s = self._caller.run(in_flight, seconds)
         if answered < 0.99 * calls:
-            raise BenchError(f"front_door: {calls - answered} of {calls} calls of gRPC were not answered")
+            shed = f"{calls - answered} of {calls} calls of gRPC were shed"
+            raise BenchError(f"front_door: {shed}: the machine is too busy")
         return calls / took_s, (cpu_ns(self._pids) - before_ns) / calls / 1_000
 
 
