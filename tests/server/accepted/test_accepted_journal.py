@@ -80,7 +80,7 @@ def test_request_goes_from_hand_to_hand(tmp_path: Path) -> None:
     assert taken(journal, 3) == []
     assert do(journal, partial(journal.results, 10, ())) == [result]
     assert do(journal, partial(journal.results, 10, {entry.id})) == []
-    do(journal, partial(journal.remove, entry.id))
+    do(journal, partial(journal.remove, result))
     assert do(journal, partial(journal.state, time.time_ns())) == (0, 0, 0, 0)
     journal.close()
 
@@ -120,9 +120,10 @@ def test_full_journal_accepts_nothing_and_still_lets_what_is_in_it_go(tmp_path: 
     for entry in (first, second):
         assert do(journal, partial(journal.accept, 0, entry, NOBODY)) == entry.id
     assert do(journal, partial(journal.accept, 0, waiting(), NOBODY)) is Refused.FULL
-    do(journal, partial(journal.finish, 0, Result(first.id, "log", b"", 1)))
+    result = Result(first.id, "log", b"", 1)
+    do(journal, partial(journal.finish, 0, result))
     assert do(journal, partial(journal.accept, 0, waiting(), NOBODY)) is Refused.FULL
-    do(journal, partial(journal.remove, first.id))
+    do(journal, partial(journal.remove, result))
     assert isinstance(do(journal, partial(journal.accept, 0, waiting(), NOBODY)), str)
     journal.close()
     journal, accepted = open_journal(tmp_path / "b", bytes_max=1 << 20), []
@@ -130,9 +131,26 @@ def test_full_journal_accepts_nothing_and_still_lets_what_is_in_it_go(tmp_path: 
         accepted.append(found)
     assert 15 <= len(accepted) <= 25
     for entry_id in accepted:  # a result may be as large as its request
-        assert do(journal, partial(journal.finish, 0, Result(entry_id, "log", b"y" * 50_000, 1)))
-        do(journal, partial(journal.remove, entry_id))
+        result = Result(entry_id, "log", b"y" * 50_000, 1)
+        assert do(journal, partial(journal.finish, 0, result))
+        do(journal, partial(journal.remove, result))
     assert isinstance(do(journal, partial(journal.accept, 0, waiting(b"x" * 50_000), NOBODY)), str)
+    journal.close()
+
+
+def test_results_of_one_pipeline_are_not_in_the_way_of_others(tmp_path: Path) -> None:
+    """However many wait of one that has no room, the others' are found, the oldest of each first."""
+    journal, results = open_journal(tmp_path), list[Result]()
+    for pipeline in ["log"] * 50 + ["tip", "top"] * 2:
+        entry = Waiting(f"{len(results):012x}{new_id()[12:]}", pipeline, "", b"application/json", b"", b"{}")
+        results.append(Result(entry.id, pipeline, b"{}", 1))
+        do(journal, partial(journal.accept, 0, entry, NOBODY))
+        do(journal, partial(journal.finish, 0, results[-1]))
+    found = do(journal, partial(journal.results, 1, (), rooms={"log": 0}))
+    assert sorted(found, key=lambda each: each.id) == results[50:52]
+    assert len(do(journal, partial(journal.results, 10, (), rooms={"log": 3, "top": 0}))) == 5
+    ahead_ns = accepted_ns(results[0].id) + 7 * NS_PER_S
+    assert do(journal, partial(journal.state, ahead_ns)).oldest_ns == pytest.approx(7 * NS_PER_S)
     journal.close()
 
 
@@ -217,7 +235,7 @@ def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(tmp_path: Path) -
 
     def spoil(transaction: Any) -> None:
         transaction.put(b"\0\0" + first.encode(), b"\xc1", db=journal._waiting)
-        transaction.put(second.encode(), b"\x93\xa1a", db=journal._results)
+        transaction.put(b"of a log" + second.encode(), b"\x93\xa1a", db=journal._results)
 
     do(journal, spoil, partial(journal.accept, 1, entry, NOBODY))
     assert taken(journal, 0, 1) == [entry]

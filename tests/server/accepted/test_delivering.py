@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from features.redis_server import RedisServer
 from tailrace.client import SignatureError, verify_webhook
 from tailrace.errors import SetupError
 from tailrace.response.destinations import Destination, RedisStream, Webhook
-from tailrace.server.accepted.deliveries import Deliveries, Route, sender_of
+from tailrace.server.accepted.deliveries import TAKEN_MAX, Deliveries, Route, sender_of
 from tailrace.server.accepted.journal import Journal, Known, Result, Waiting, new_id
 from tailrace.server.accepted.journal_thread import JournalThread
 from tailrace.server.accepted.secrets import Secrets
@@ -40,10 +41,10 @@ def webhook(receiver: Receiver, **changes: Any) -> Webhook:
     return Webhook(receiver.url, secret_env="RESULTS_SECRET", **{"timeout": "5s"} | changes)
 
 
-def result(request_id: str = "") -> Result:
+def result(request_id: str = "", pipeline: str = "log") -> Result:
     """Return what is to be delivered."""
     entry_id = new_id()
-    return Result(entry_id, "log", json.dumps({"id": entry_id, "request_id": request_id}).encode(), time.time_ns())
+    return Result(entry_id, pipeline, json.dumps({"id": entry_id, "request_id": request_id}).encode(), time.time_ns())
 
 
 def run(work: Callable[[], Awaitable[Any]]) -> Any:
@@ -289,6 +290,54 @@ def test_delivered_result_is_gone_and_one_set_aside_is_kept(tmp_path: Path) -> N
         assert "410" in told[results[0].id]
         assert "declares no results" in told[results[2].id]
         assert receiver.ids == [results[1].id]
+
+
+def test_receiver_that_is_gone_keeps_no_other_pipelines_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results have their share of what may be under way, and no more; the other's all arrive meanwhile."""
+    monkeypatch.setattr("tailrace.server.accepted.deliveries.UNDER_WAY_MAX", 8)
+    monkeypatch.setattr("tailrace.server.accepted.sending.FIRST_WAIT_S", 60.0)
+    with receiving(status=500) as gone, receiving() as receiver:
+
+        async def work() -> int:
+            thread = JournalThread(journal := Journal(tmp_path, entries_max=100, bytes_max=1 << 22, retention_s=60))
+            for each in [result() for _ in range(20)] + [result(pipeline="tip") for _ in range(10)]:
+                entry = Waiting(each.id, each.pipeline, "", b"", b"", b"{}")
+                await thread.do(partial(journal.accept, 0, entry, Known(b"", b"")))
+                await thread.do(partial(journal.finish, 0, each))
+            routes, ended = {}, asyncio.Event()
+            for name, destination in (("log", webhook(gone)), ("tip", webhook(receiver))):
+                secrets = Secrets(destination, Path(), "", logger())
+                routes[name] = Route(destination, sender_of(destination), secrets, lambda _: None, logger())
+            deliveries = Deliveries(thread, routes, ended.set, logger())
+            while len(receiver.bodies) < 10:
+                ended.clear()
+                skipped = frozenset(deliveries.under_way)
+                for each in await thread.do(partial(journal.results, TAKEN_MAX, skipped, rooms=deliveries.rooms())):
+                    deliveries.begin(each)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.05)
+            under_way = len(deliveries.under_way)
+            deliveries.stop()
+            thread.close()
+            return under_way
+
+        assert run(work) <= 8
+        assert len(set(receiver.ids)) == 10
+
+
+def test_fault_of_a_sender_is_a_failure_as_any() -> None:
+    """What it should not raise loses no result: it is tried again, and set aside past its deadline."""
+
+    class Faulty(WebhookSender):
+        async def send(self, headers: Mapping[str, str], body: bytes) -> None:
+            raise KeyError("a fault of ours")
+
+    with receiving() as receiver:
+        destination = webhook(receiver, timeout="50ms", deadline="100ms")
+        route = Route(destination, Faulty(destination), Secrets(destination, Path(), "", logger()), print, logger())
+        assert "a fault of ours" in run(lambda: route.deliver(result()))
 
 
 def test_secret_of_a_file_is_changed_without_a_restart(tmp_path: Path) -> None:

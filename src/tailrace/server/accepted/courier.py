@@ -22,7 +22,7 @@ from tailrace.monitor.accepted_counts import CourierCounts
 from tailrace.monitor.layout import courier_layout
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
-from tailrace.server.accepted.deliveries import Deliveries, Route, sender_of
+from tailrace.server.accepted.deliveries import TAKEN_MAX, Deliveries, Route, sender_of
 from tailrace.server.accepted.journal import Journal
 from tailrace.server.accepted.journal_thread import JournalThread
 from tailrace.server.accepted.opening import open_journal
@@ -30,11 +30,6 @@ from tailrace.server.accepted.secrets import Secrets
 from tailrace.server.companion_process import CompanionProcess, run_companion
 from tailrace.server.served import load_all
 
-UNDER_WAY_MAX: Final = 1_000
-"""Results that are under way at once, those that wait for another try too."""
-BYTES_MAX: Final = 64 << 20
-"""The same for their bytes; and how many are taken at once, before the bytes are looked at."""
-TAKEN_MAX: Final = 64
 LOOK_S: Final = 0.05
 """How often the journal is looked into: a result waits for so long at most."""
 STATE_S: Final = 1.0
@@ -119,11 +114,8 @@ class Courier:
 
     async def _begin_new(self) -> int:
         """Begin with the results that nobody has begun with; return how many."""
-        under_way = self._deliveries.under_way
-        room = min(UNDER_WAY_MAX - len(under_way), TAKEN_MAX)
-        if room <= 0 or self._deliveries.bytes > BYTES_MAX:
-            return 0
-        found = await self._thread.do(partial(self._thread.journal.results, room, frozenset(under_way)))
+        rooms, under_way = self._deliveries.rooms(), frozenset(self._deliveries.under_way)
+        found = await self._thread.do(partial(self._thread.journal.results, TAKEN_MAX, under_way, rooms=rooms))
         for result in found:
             self._deliveries.begin(result)
         return len(found)

@@ -4,6 +4,7 @@
                    ▲────────── wait, longer each time ──────┤ a failure
                                                             └▶ set aside: 410, or past the deadline
 
+Each pipeline has its share of what may be under way: a receiver that is gone for a day keeps no other's results.
 What is sent and not yet removed when a process ends is sent again by the next one, under the same id.
 """
 
@@ -33,6 +34,11 @@ JOURNAL_RETRY_S: Final = 1.0
 LINGER_S: Final = 0.05
 """How long what has arrived waits to be removed together: for so long a process that is killed sends it again."""
 LOG_EVERY_S: Final = 10.0
+UNDER_WAY_MAX: Final = 1_000
+"""Results that are under way at once, those that wait for another try too."""
+BYTES_MAX: Final = 64 << 20
+"""The same for their bytes; and how many are taken of a pipeline at once, before the bytes are looked at."""
+TAKEN_MAX: Final = 64
 
 
 class Route:
@@ -84,6 +90,8 @@ class Route:
                 await self.sender.send(headers, result.body)
             except SendError as error:
                 fault = error
+            except Exception as error:  # a fault of ours must not lose a result
+                fault = SendError(repr(error))
             self._breaker.note(self._clock.now_ns(), is_failure=fault is not None and not fault.is_final)
             return fault
 
@@ -97,26 +105,40 @@ class Route:
 
 
 class Deliveries:
-    """The results that are on their way. under_way: their ids, which nobody begins anew. bytes: theirs together."""
+    """The results that are on their way. under_way: their ids, which nobody begins anew."""
 
     def __init__(self, thread: JournalThread, routes: dict[str, Route], ended: Callable[[], None], log: Any) -> None:
         self.under_way: dict[str, asyncio.Task[None]] = {}
-        self.bytes = 0
         self._thread = thread
         self._routes = routes
+        self._counts, self._bytes = dict.fromkeys(routes, 0), dict.fromkeys(routes, 0)
         self._ended = ended
         self._log = log
 
+    def rooms(self) -> dict[str, int]:
+        """Return how many results of each pipeline may be begun now."""
+        share, bytes_max = max(UNDER_WAY_MAX // len(self._routes), 1), BYTES_MAX // len(self._routes)
+        return {
+            each: 0 if self._bytes[each] > bytes_max else min(share - count, TAKEN_MAX)
+            for each, count in self._counts.items()
+        }
+
     def begin(self, result: Result) -> None:
         """Deliver a result; one of a pipeline that declares no destination any more is set aside."""
-        self.bytes += len(result.body)
+        self._count(result, 1)
         self.under_way[result.id] = asyncio.get_running_loop().create_task(self._deliver(result))
+
+    def _count(self, result: Result, sign: int) -> None:
+        """Count a result as under way, or no more."""
+        if result.pipeline in self._counts:
+            self._counts[result.pipeline] += sign
+            self._bytes[result.pipeline] += sign * len(result.body)
 
     async def _deliver(self, result: Result) -> None:
         route = self._routes.get(result.pipeline)
         reason = "its pipeline declares no results" if route is None else await route.deliver(result)
         journal = self._thread.journal
-        work = partial(journal.set_aside, result, reason) if reason else partial(journal.remove, result.id)
+        work = partial(journal.set_aside, result, reason) if reason else partial(journal.remove, result)
         while True:  # it is not sent again for a disk that is full
             try:
                 await self._thread.do(work, linger_s=LINGER_S)
@@ -125,7 +147,7 @@ class Deliveries:
                 self._log.error("a delivery is not on disk yet", id=result.id, cause=str(error))
                 await asyncio.sleep(JOURNAL_RETRY_S)
         del self.under_way[result.id]
-        self.bytes -= len(result.body)
+        self._count(result, -1)
         self._ended()
 
     def stop(self) -> None:

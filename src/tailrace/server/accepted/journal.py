@@ -1,7 +1,7 @@
 """The journal of accepted requests: an LMDB directory, whose every transaction waits until the disk has it.
 
     POST ─ accept ─▶ waiting ─ score, finish ─▶ results ─ deliver ─▶ gone        ids: which request came before
-                     by slot, id                by id  └─ give up ─▶ set aside   ends: when an id is forgotten
+                     by slot, id         by pipeline, id └─ give up ─▶ set aside   ends: when an id is forgotten
 
 What is between two arrows is on disk before the next one begins, so a process that dies leaves it to its successor: a
 request is scored again, or a result sent again, never lost. LMDB's commit is an fdatasync of the pages and then a
@@ -11,6 +11,7 @@ All transactions are writing ones: a reader that is killed would keep old pages 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ MAP_BYTES_MIN: Final = 64 << 20
 """The file may grow to this and so many times its limit: what is full must still be able to move on."""
 _DATABASES: Final = (b"waiting", b"results", b"set-aside", b"ids", b"ends")
 _ID_BYTES: Final = 32
+_LANE_BYTES: Final = 8
+_AFTER_IDS: Final = b"\x7f"
+"""Sorts behind every id."""
 _MS_DIGITS: Final = 12
 T = TypeVar("T")
 
@@ -209,33 +213,44 @@ class Journal:
         """Put a result in the place of its request; False where another has done so."""
         if not transaction.delete(_waiting_key(slot, result.id), db=self._waiting):
             return False
-        transaction.put(result.id.encode(), _encode(result), db=self._results)
+        transaction.put(_result_key(result), _encode(result), db=self._results)
         return True
 
-    def results(self, limit: int, skipped: Collection[str], transaction: Any) -> list[Result]:
-        """Return results that wait to be delivered, the oldest first."""
+    def results(
+        self, limit: int, skipped: Collection[str], transaction: Any, rooms: Mapping[str, int] | None = None
+    ) -> list[Result]:
+        """Return results that wait to be delivered: so many of each pipeline, the oldest of it first.
+
+        rooms: of which pipelines fewer are wanted, and how many. What waits of one is never in another's way.
+        """
+        lanes = {_lane_of(pipeline): min(room, limit) for pipeline, room in (rooms or {}).items()}
         found: list[Result] = []
         unread: list[bytes] = []
         with transaction.cursor(self._results) as cursor:
-            for key in cursor.iternext(keys=True, values=False):
-                if len(found) >= limit:
-                    break
-                if key.decode() not in skipped:
-                    try:
-                        found.append(_read_result(cursor.value()))
-                    except msgspec.DecodeError:
-                        unread.append(key)
+            is_there = cursor.first()
+            while is_there:
+                lane = cursor.key()[:_LANE_BYTES]
+                left = lanes.get(lane, limit)
+                while left > 0 and is_there and (key := cursor.key()).startswith(lane):
+                    if key[_LANE_BYTES:].decode() not in skipped:
+                        try:
+                            found.append(_read_result(cursor.value()))
+                            left -= 1
+                        except msgspec.DecodeError:
+                            unread.append(key)
+                    is_there = cursor.next()
+                is_there = cursor.set_range(lane + _AFTER_IDS)
         for key in unread:
-            self._set_unread_aside(key, key, self._results, transaction)
+            self._set_unread_aside(key, key[_LANE_BYTES:], self._results, transaction)
         return found
 
-    def remove(self, result_id: str, transaction: Any) -> None:
+    def remove(self, result: Result, transaction: Any) -> None:
         """Remove a result that is delivered."""
-        transaction.delete(result_id.encode(), db=self._results)
+        transaction.delete(_result_key(result), db=self._results)
 
     def set_aside(self, result: Result, reason: str, transaction: Any) -> None:
         """Keep a result that cannot be delivered where nobody tries it again."""
-        if transaction.delete(result.id.encode(), db=self._results):
+        if transaction.delete(_result_key(result), db=self._results):
             self._keep(result, reason, transaction)
 
     def put_back(self, result_id: str, transaction: Any) -> bool:
@@ -245,7 +260,7 @@ class Journal:
             return False
         transaction.delete(result_id.encode(), db=self._set_aside)
         result = Result(kept.id, kept.pipeline, kept.body, time.time_ns())
-        transaction.put(result_id.encode(), _encode(result), db=self._results)
+        transaction.put(_result_key(result), _encode(result), db=self._results)
         return True
 
     def _set_unread_aside(self, key: bytes, entry_id: bytes, database: Any, transaction: Any) -> None:
@@ -290,7 +305,7 @@ class Journal:
             return [_read_set_aside(value) for value in cursor.iternext(keys=False, values=True)]
 
     def _oldest(self, transaction: Any) -> Iterator[int]:
-        """Give when the oldest of each slot was accepted, and the oldest of the results."""
+        """Give when the oldest of each slot was accepted, and the oldest of the results of each pipeline."""
         with transaction.cursor(self._waiting) as cursor:
             is_there = cursor.first()
             while is_there:
@@ -298,8 +313,11 @@ class Journal:
                 yield accepted_ns(key[2:].decode())
                 is_there = cursor.set_range((int.from_bytes(key[:2], "big") + 1).to_bytes(2, "big"))
         with transaction.cursor(self._results) as cursor:
-            if cursor.first():
-                yield accepted_ns(cursor.key().decode())
+            is_there = cursor.first()
+            while is_there:
+                key = cursor.key()
+                yield accepted_ns(key[_LANE_BYTES:].decode())
+                is_there = cursor.set_range(key[:_LANE_BYTES] + _AFTER_IDS)
 
     def _is_full(self, transaction: Any) -> bool:
         stats: list[Mapping[str, int]] = [transaction.stat(db) for db in self._dbs]
@@ -310,3 +328,11 @@ class Journal:
 
 def _waiting_key(slot: int, entry_id: str) -> bytes:
     return slot.to_bytes(2, "big") + entry_id.encode()
+
+
+def _lane_of(pipeline: str) -> bytes:
+    return hashlib.sha256(pipeline.encode()).digest()[:_LANE_BYTES]
+
+
+def _result_key(result: Result) -> bytes:
+    return _lane_of(result.pipeline) + result.id.encode()
