@@ -67,6 +67,7 @@ def test_client_is_the_last_one_that_is_not_ours(peer: str, told: str, client: s
         ('for=1.1.1.1;x=", for="[2001:db8::9]"', "2001:db8::9"),  # a quote left open swallows no proxy's word
         ('for="1.1.1.1, for=203.0.113.9', "203.0.113.9"),
         ('for="1.1.1.1\\", for="[2001:db8::9]"', "2001:db8::9"),
+        ("for=1.1.1.1,by=10.0.0.2;for=203.0.113.9;host=a.amazonaws.com;proto=https", "203.0.113.9"),
         ("x-for=1.1.1.1", "10.0.0.3"),
         ("", "10.0.0.3"),
     ],
