@@ -138,6 +138,29 @@ def test_full_journal_accepts_nothing_and_still_lets_what_is_in_it_go(tmp_path: 
     journal.close()
 
 
+def test_requests_of_a_pipeline_that_nobody_serves_are_passed_over_in_a_step(tmp_path: Path) -> None:
+    """Two thousand of them, older than the others, cost the search no more than a few; the oldest comes first."""
+    journal = open_journal(tmp_path, entries_max=1 << 20)
+    entries = [waiting(pipeline=name) for name in ["gone"] * 2_000 + ["tip", "log", "tip"]]
+    for entry, number in zip(entries[-3:], (2, 0, 1), strict=True):  # of a slot and a time each
+        late = Waiting(f"{1 << 46 | number:012x}{entry.id[12:]}", entry.pipeline, "", b"", b"", b"{}")
+        do(journal, partial(journal.accept, number, late, NOBODY))
+    do(journal, *(partial(journal.accept, 1, entry, NOBODY) for entry in entries[:-3]))
+    seen = 0
+
+    class Counting(set[str]):
+        def __contains__(self, entry_id: object) -> bool:
+            nonlocal seen
+            seen += 1
+            return False
+
+    served = ("log", "tip", "top")
+    found = do(journal, partial(journal.take, range(256), 2, Counting(), pipelines=served))
+    assert [(slot, entry.pipeline) for slot, entry in found] == [(0, "log"), (1, "tip")]
+    assert seen == 3
+    journal.close()
+
+
 def test_results_of_one_pipeline_are_not_in_the_way_of_others(tmp_path: Path) -> None:
     """However many wait of one that has no room, the others' are found, the oldest of each first."""
     journal, results = open_journal(tmp_path), list[Result]()
@@ -234,7 +257,7 @@ def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(tmp_path: Path) -
     first, second = new_id(), new_id()
 
     def spoil(transaction: Any) -> None:
-        transaction.put(b"\0\0" + first.encode(), b"\xc1", db=journal._waiting)
+        transaction.put(b"\0\0of a log" + first.encode(), b"\xc1", db=journal._waiting)
         transaction.put(b"of a log" + second.encode(), b"\x93\xa1a", db=journal._results)
 
     do(journal, spoil, partial(journal.accept, 1, entry, NOBODY))

@@ -100,8 +100,6 @@ class Backlog:
         self._ends: dict[str, int] = {}
         self._tries: dict[str, int] = {}
         self._later_ns: dict[str, int] = {}
-        self._unserved: set[str] = set()
-        """Requests of pipelines that are not served, which hold up no others: they wait for a release that has them."""
         self._is_stopping = False
         self._retry_ns = int(RETRY_S * NS_PER_S)
 
@@ -133,14 +131,13 @@ class Backlog:
     # -- on the journal's thread ------------------------------------------------------------------------------------
 
     def _take(self, transaction: Any) -> list[tuple[int, Waiting]]:
-        """Return what is scored next, of one pipeline; it stays in the journal."""
+        """Return what is scored next, of one pipeline; it stays in the journal.
+
+        Requests of pipelines that are not served wait for a release that has them, and hold up no others.
+        """
         now_ns = self._clock.now_ns()
-        skipped = self._unserved | {each for each, due_ns in dict(self._later_ns).items() if due_ns > now_ns}
-        found = self._journal.take(self._slots, GROUP_MAX, skipped, transaction)
-        while unserved := {entry.id for _, entry in found if entry.pipeline not in self._endpoints}:
-            self._unserved |= unserved
-            skipped |= unserved
-            found = self._journal.take(self._slots, GROUP_MAX, skipped, transaction)
+        skipped = {each for each, due_ns in dict(self._later_ns).items() if due_ns > now_ns}
+        found = self._journal.take(self._slots, GROUP_MAX, skipped, transaction, self._endpoints)
         if not found:
             return []
         pipeline = found[0][1].pipeline

@@ -1,7 +1,7 @@
 """The journal of accepted requests: an LMDB directory, whose every transaction waits until the disk has it.
 
     POST ─ accept ─▶ waiting ─ score, finish ─▶ results ─ deliver ─▶ gone        ids: which request came before
-                     by slot, id         by pipeline, id └─ give up ─▶ set aside   ends: when an id is forgotten
+             by slot, pipeline, id       by pipeline, id └─ give up ─▶ set aside   ends: when an id is forgotten
 
 What is between two arrows is on disk before the next one begins, so a process that dies leaves it to its successor: a
 request is scored again, or a result sent again, never lost. LMDB's commit is an fdatasync of the pages and then a
@@ -38,7 +38,9 @@ MAP_BYTES_MIN: Final = 64 << 20
 """The file may grow to this and so many times its limit: what is full must still be able to move on."""
 _DATABASES: Final = (b"waiting", b"results", b"set-aside", b"ids", b"ends")
 _ID_BYTES: Final = 32
+_SLOT_BYTES: Final = 2
 _LANE_BYTES: Final = 8
+"""Of a pipeline's name in a key, so that what waits of one is passed over in a step."""
 _AFTER_IDS: Final = b"\x7f"
 """Sorts behind every id."""
 _MS_DIGITS: Final = 12
@@ -178,7 +180,7 @@ class Journal:
                 return before[24:].decode() if before[8:24] == known.what else Refused.OTHER_BODY
         if self._is_full(transaction):
             return Refused.FULL
-        transaction.put(_waiting_key(slot, entry.id), _encode(entry), db=self._waiting)
+        transaction.put(_waiting_key(slot, entry), _encode(entry), db=self._waiting)
         if known.who:
             end = (accepted_ns(entry.id) + self.retention_ns).to_bytes(8, "big")
             transaction.put(known.who, end + known.what + entry.id.encode(), db=self._ids)
@@ -186,32 +188,45 @@ class Journal:
         return entry.id
 
     def take(
-        self, slots: Collection[int], limit: int, skipped: Collection[str], transaction: Any
-    ) -> list[tuple[int, Waiting]]:
-        """Return requests of some slots that wait, each with its slot, the oldest of a slot first; none is removed."""
+        self, slots: Collection[int], limit: int, skipped: Collection[str], transaction: Any,
+        pipelines: Collection[str] | None = None,
+    ) -> list[tuple[int, Waiting]]:  # fmt: skip
+        """Return requests of some slots that wait, each with its slot, the oldest first; none is removed.
+
+        pipelines: whose they are; None for any.
+        """
+        lanes = None if pipelines is None else set(map(_lane_of, pipelines))
         found: list[tuple[int, Waiting]] = []
-        unread: list[bytes] = []
-        scanned = 0
         with transaction.cursor(self._waiting) as cursor:
-            for slot in sorted(slots):
-                is_there = cursor.set_range(slot.to_bytes(2, "big"))
-                while is_there and (key := cursor.key())[:2] == slot.to_bytes(2, "big"):
-                    scanned += 1
-                    if len(found) >= limit or scanned > SCANNED_MAX:
-                        break
-                    if key[2:].decode() not in skipped:
-                        try:
-                            found.append((slot, _read_waiting(cursor.value())))
-                        except msgspec.DecodeError:
-                            unread.append(key)
-                    is_there = cursor.next()
-        for key in unread:
-            self._set_unread_aside(key, key[2:], self._waiting, transaction)
+            keys = sorted(self._keys_of(cursor, slots, lanes, limit, skipped), key=_id_of)[:limit]
+            values = [cursor.get(key) for key in keys]
+        for key, value in zip(keys, values, strict=True):
+            try:
+                found.append((_slot_of(key), _read_waiting(value)))
+            except msgspec.DecodeError:
+                self._set_unread_aside(key, _id_of(key), self._waiting, transaction)
         return found
+
+    def _keys_of(
+        self, cursor: Any, slots: Collection[int], lanes: Collection[bytes] | None, limit: int, skipped: Collection[str]
+    ) -> Iterator[bytes]:
+        """Give the keys of what waits in some slots, of each pipeline there so many at most, the oldest first."""
+        scanned, is_there = 0, cursor.first()
+        while is_there:
+            lane, left = cursor.key()[: _SLOT_BYTES + _LANE_BYTES], limit
+            if _slot_of(lane) not in slots or (lanes is not None and lane[_SLOT_BYTES:] not in lanes):
+                left = 0
+            while left and scanned < SCANNED_MAX and is_there and (key := cursor.key()).startswith(lane):
+                scanned += 1
+                if _id_of(key).decode() not in skipped:
+                    left -= 1
+                    yield key
+                is_there = cursor.next()
+            is_there = cursor.set_range(lane + _AFTER_IDS)
 
     def finish(self, slot: int, result: Result, transaction: Any) -> bool:
         """Put a result in the place of its request; False where another has done so."""
-        if not transaction.delete(_waiting_key(slot, result.id), db=self._waiting):
+        if not transaction.delete(_waiting_key(slot, result), db=self._waiting):
             return False
         transaction.put(_result_key(result), _encode(result), db=self._results)
         return True
@@ -305,13 +320,13 @@ class Journal:
             return [_read_set_aside(value) for value in cursor.iternext(keys=False, values=True)]
 
     def _oldest(self, transaction: Any) -> Iterator[int]:
-        """Give when the oldest of each slot was accepted, and the oldest of the results of each pipeline."""
+        """Give when the oldest of each slot and pipeline was accepted, and of each pipeline's results."""
         with transaction.cursor(self._waiting) as cursor:
             is_there = cursor.first()
             while is_there:
                 key = cursor.key()
-                yield accepted_ns(key[2:].decode())
-                is_there = cursor.set_range((int.from_bytes(key[:2], "big") + 1).to_bytes(2, "big"))
+                yield accepted_ns(_id_of(key).decode())
+                is_there = cursor.set_range(key[: _SLOT_BYTES + _LANE_BYTES] + _AFTER_IDS)
         with transaction.cursor(self._results) as cursor:
             is_there = cursor.first()
             while is_there:
@@ -326,8 +341,16 @@ class Journal:
         return entries >= self._entries_max or pages * self._page_bytes >= self._bytes_max
 
 
-def _waiting_key(slot: int, entry_id: str) -> bytes:
-    return slot.to_bytes(2, "big") + entry_id.encode()
+def _waiting_key(slot: int, entry: Waiting | Result) -> bytes:
+    return slot.to_bytes(_SLOT_BYTES, "big") + _lane_of(entry.pipeline) + entry.id.encode()
+
+
+def _slot_of(waiting_key: bytes) -> int:
+    return int.from_bytes(waiting_key[:_SLOT_BYTES], "big")
+
+
+def _id_of(waiting_key: bytes) -> bytes:
+    return waiting_key[_SLOT_BYTES + _LANE_BYTES :]
 
 
 def _lane_of(pipeline: str) -> bytes:
