@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from enum import Enum
 from typing import Any, Literal
 
@@ -130,3 +131,5 @@ def test_size_counts_what_is_held() -> None:
 
     text = "x" * 1_000
     assert size_of(Told([text, text], {text: 1.0})) > 3 * 1_000
+    for parts in ([1.5] * 9, [1, 2**70, None, True], [text, [text, {text: 2.5}]], []):
+        assert size_of(parts) == sys.getsizeof(parts) + sum(map(size_of, parts))
