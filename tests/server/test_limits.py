@@ -192,6 +192,12 @@ def test_array_takes_a_token_a_request(open_door: Open, client: RawClient) -> No
     assert statuses(client, 2, secret) == [200, 429]
 
 
+def test_array_without_requests_takes_a_token(open_door: Open, client: RawClient) -> None:
+    """It is read and answered as any other, so who sends them all day is limited too."""
+    secret, _ = open_door().make(Limit(rate="10/s", burst=2))
+    assert statuses(client, 4, secret, body="[]")[2:] == [429, 429]
+
+
 def test_key_has_one_bucket_for_all_it_opens(open_door: Open, client: RawClient) -> None:
     """The rate of a key is of all pipelines together, whatever codec and connection it comes in."""
     door = open_door()

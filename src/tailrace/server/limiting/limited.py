@@ -78,7 +78,7 @@ class Limited(CallEndpoint):
             if not bucket.take():
                 return self._refuse_rate(call, bucket, budget_ns)
         refusal = self._within(call, body, budget_ns)
-        if type(call.requests) is list:
+        if type(call.requests) is list and len(call.requests) > 1:
             self._charge(len(call.requests) - 1)
         return refusal
 
@@ -97,7 +97,7 @@ class Limited(CallEndpoint):
         refusal = self._within(call, body, budget_ns)
         if refusal is not None:
             self._end(call)
-        if type(call.requests) is list:
+        if type(call.requests) is list and len(call.requests) > 1:
             self._charge(len(call.requests) - 1)
         return refusal
 
