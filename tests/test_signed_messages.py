@@ -54,6 +54,8 @@ def test_old_and_new_secret_are_taken_while_one_is_changed() -> None:
         ({"webhook-signature": ""}, BODY, SENT_S),
         ({"webhook-signature": "v1,"}, BODY, SENT_S),
         ({"webhook-signature": "v1,é"}, BODY, SENT_S),
+        ({"webhook-signature": "v1,\udcff"}, BODY, SENT_S),
+        ({"webhook-id": "\udcff"}, BODY, SENT_S),
         ({"webhook-signature": "v1a,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="}, BODY, SENT_S),
     ],
 )

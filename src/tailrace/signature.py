@@ -75,6 +75,8 @@ def verify_webhook(
     message_id, timestamp, signatures = (fields.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature"))
     if not (message_id and timestamp and signatures):
         raise SignatureError("the message is not signed: webhook-id, -timestamp or -signature is missing")
+    if not (message_id.isascii() and signatures.isascii()):  # some servers give what is no text as surrogates
+        raise SignatureError("webhook-id or -signature is none that a server sends")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 16):
         raise SignatureError("webhook-timestamp is no number of seconds")
     if abs((time.time() if now_s is None else now_s) - int(timestamp)) > tolerance_s:
