@@ -218,12 +218,21 @@ BINARY = BINARY_HEAD + b"\0" * 6 + b"\xf8\x3f" + b"\x01" + b"\0" * 7 + b"\x01\0\
 MODEL = OipModel("plain", "r1", TensorForm(Plain, Scored, array_max=ARRAY_MAX))
 
 
-def read_tensors(body: bytes, json_bytes: int) -> Any:
+READER = RestReader(MODEL)
+"""One for all, since it keeps what bodies have in common."""
+
+
+def read_tensors(body: bytes, json_bytes: int, reader: RestReader = READER) -> Any:
     """Return the requests that a body of tensors is, or why it is none."""
     try:
-        return RestReader(MODEL).read(body, json_bytes).requests
+        return reader.read(body, json_bytes).requests
     except ServingError as error:
         return error
+
+
+def said(found: Any) -> Any:
+    """Return requests, or what is wrong with them, in a form that can be compared."""
+    return repr(found) if isinstance(found, ServingError) else msgspec.to_builtins(found)
 
 
 def check_plain(found: Any) -> None:
@@ -239,8 +248,13 @@ def check_plain(found: Any) -> None:
 @given(body=any_body([TENSORS, BINARY]), json_bytes=st.sampled_from([-1, 0, len(BINARY_HEAD)]) | st.integers(0, 600))
 @FEW
 def test_damaged_tensors_are_refused_or_read(body: bytes, json_bytes: int) -> None:
-    """Shapes, sizes and datatypes that lie are the caller's fault, in JSON and in bytes."""
-    check_plain(in_time(lambda: read_tensors(body, json_bytes)))
+    """Shapes, sizes and datatypes that lie are the caller's fault, in JSON and in bytes.
+
+    A reader that has read others before reads them alike.
+    """
+    found = in_time(lambda: read_tensors(body, json_bytes))
+    check_plain(found)
+    assert said(found) == said(read_tensors(body, json_bytes, RestReader(MODEL)))
 
 
 def test_sound_tensors_are_read() -> None:

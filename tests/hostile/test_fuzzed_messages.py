@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from test_fuzzed_decoders import FEW, MODEL, any_body, check_plain, in_time
+from test_fuzzed_decoders import FEW, MODEL, any_body, check_plain, in_time, said
 
 from tailrace.errors import ServingError
 
@@ -36,13 +36,13 @@ READER = GrpcReader(MODEL)
 """One for all, since it keeps what messages have in common."""
 
 
-def read_message(data: bytes) -> Any:
+def read_message(data: bytes, reader: GrpcReader = READER) -> Any:
     """Return the requests that a message is; None where the library refuses it, before it is ours."""
     try:
         message = message_class("ModelInferRequest").FromString(data)
     except DecodeError:
         return None
-    asked = GrpcAsked(READER, message, data)
+    asked = GrpcAsked(reader, message, data)
     try:
         asked.read()
     except ServingError as error:
@@ -53,7 +53,8 @@ def read_message(data: bytes) -> Any:
 @given(data=any_body([MESSAGE]))
 @FEW
 def test_damaged_message_of_tensors_is_refused_or_read(data: bytes) -> None:
-    """The same over gRPC."""
+    """The same over gRPC, also by a reader that has read others before."""
     found = in_time(lambda: read_message(data))
     if found is not None:
         check_plain(found)
+        assert said(found) == said(read_message(data, GrpcReader(MODEL)))
