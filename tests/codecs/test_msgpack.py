@@ -133,9 +133,10 @@ def test_number_without_end_is_refused_however_deep(depth: int) -> None:
     """Within a thousand arrays or more; what is told of its place is not as long as the caller likes."""
     key = "a" * 300
     body = b"\x82" + pack("kind") + pack("one") + pack("extra") + b"\x81" + pack(key)
-    refusal = ORDER.decode(body + b"\x91" * depth + b"\xcb" + struct.pack(">d", math.inf))
-    assert isinstance(refusal, InvalidRequestError | MalformedBodyError)
-    assert len(refusal.where) <= PATH_MAX
+    for within in (b"\x91" * depth, b"\x91" * (depth - 1) + b"\x92" + pack(msgspec.msgpack.Ext(5, b"a"))):
+        refusal = ORDER.decode(body + within + b"\xcb" + struct.pack(">d", math.inf))
+        assert isinstance(refusal, InvalidRequestError | MalformedBodyError)
+        assert len(refusal.where) <= PATH_MAX
 
 
 def test_bytes_that_look_like_a_number_without_end_are_taken() -> None:

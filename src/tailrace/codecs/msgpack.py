@@ -182,10 +182,14 @@ class Finite:
             if isfinite(sum(sum(filter(None, row)) for row in rows)):
                 return requests
         try:
-            path = path_of_boundless(msgspec.to_builtins(requests), "$")
-        except RecursionError as error:
+            path = path_of_boundless(msgspec.to_builtins(requests, enc_hook=_nothing_of), "$")
+        except Exception as error:  # of what is too deep to be walked through
             return refusal_of(error)
         return requests if path is None else InvalidRequestError("Expected a finite number", where=path)
+
+
+def _nothing_of(value: Any) -> None:
+    """Stand in for what has no plain form, an extension: there is no number in it."""
 
 
 def path_of_boundless(value: Any, path: str) -> str | None:
