@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import math
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -59,6 +60,11 @@ class Payment(tr.Request):
     time: dt.datetime | None = None
     tags: list[str] = msgspec.field(default_factory=list)
     place: Place | None = None
+
+
+class Free(tr.Request):
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+    other: Any = None
 
 
 class Plain(tr.Request):
@@ -187,6 +193,32 @@ def test_damaged_body_is_refused_or_read(offer: Offer, content_type: bytes, data
     codec = offer.find(content_type, b"") or offer.usual
     body = data.draw(any_body(BODIES[content_type]))
     check(in_time(lambda: codec.decode(body)))
+
+
+ANYTHING: list[Any] = [
+    {"extra": {"a": [1.5, {"b": None, "c": "d"}]}, "other": [[[[1]]]]},
+    [{"extra": {"a": {"a": {"a": {}}}}}, {"other": 1e300}],
+]
+FREE: dict[bytes, list[bytes]] = {
+    b"application/json": [*map(msgspec.json.encode, ANYTHING), b'{"other":' + b"[" * 1_000],
+    b"application/msgpack": [
+        *map(msgspec.msgpack.encode, ANYTHING),
+        msgspec.msgpack.encode({"other": [msgspec.msgpack.Ext(5, b"a"), math.inf, {1: {2.5: math.nan}}]}),
+        b"\x81\xa5other" + b"\x91" * 700 + msgspec.msgpack.encode(math.inf),
+    ],
+}
+
+
+@pytest.mark.parametrize("content_type", FREE, ids=bytes.decode)
+@given(data=st.data())
+@FEW
+def test_damaged_body_of_anything_is_refused_or_read(content_type: bytes, data: st.DataObject) -> None:
+    """Whatever is in a field that may hold anything, and however deep, it is a request or the caller's fault."""
+    codec = Offer(Free, array_max=ARRAY_MAX)
+    decode = (codec.find(content_type, b"") or codec.usual).decode
+    body = data.draw(any_body(FREE[content_type]))
+    for found in (in_time(lambda: decode(body)), *map(decode, FREE[content_type])):
+        assert not isinstance(found, ServingError) or isinstance(found, ClientError), found
 
 
 @pytest.mark.parametrize("coding", sorted({*CODINGS} - {b"x-gzip"}), ids=bytes.decode)
