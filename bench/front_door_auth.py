@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +35,8 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.key_file import changing, make_key
 from tailrace.server.keys import Keys
+from tailrace.server.limiting.bucket import Lender
+from tailrace.server.limiting.host_table import HostAccount, HostTable
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.options import ServeOptions
 from tailrace.server.routing import limited
@@ -49,6 +52,8 @@ AMPLE: Final = Limit(rate="1000000/s", burst=100_000_000)
 """So much that nothing is refused."""
 OWN: Final = replace(AMPLE, concurrent=10_000)
 DECLARED: Final = Declared(together=OWN, each_key=OWN)
+USUAL: Final = Limit(rate="1000000/s", burst=16)
+"""Of which a worker is lent one token at a time, as of any under 400 a second."""
 Held = tuple[Limit, Declared] | None
 CALLERS: Final[dict[str, Held]] = {
     "bare": None,
@@ -56,9 +61,10 @@ CALLERS: Final[dict[str, Held]] = {
     "rate": (AMPLE, Declared()),
     "limits": (OWN, Declared()),
     "all": (OWN, DECLARED),
+    "table": (USUAL, Declared()),
 }
 """By what a caller is held to: nothing, not even a key; its key; that and its rate; also its calls in flight; also what
-the pipeline gives each key, and all together."""
+the pipeline gives each key, and all together; a key and a rate that is shared with other workers, token by token."""
 
 
 class Socket:
@@ -76,12 +82,21 @@ class Socket:
         return False
 
 
+def shared_lender(name: str, limit: Limit) -> Lender:
+    """Return who lends the tokens of a limit out of a table that workers share."""
+    return HostAccount(name, limit, HostTable(os.memfd_create(name)), MonotonicClock())
+
+
 class Caller:
-    """Sixty-four connections to a server of its own. held: to which limits, None for no key; folder: of its key."""
+    """Sixty-four connections to a server of its own.
+
+    held: to which limits, None for no key; folder: of its key; is_shared: as in a server of several workers.
+    """
 
     def __init__(
-        self, stack: ExitStack, bodies: list[bytes], held: tuple[Limit, Declared] | None, folder: Path
-    ) -> None:
+        self, stack: ExitStack, bodies: list[bytes], held: tuple[Limit, Declared] | None, folder: Path, *,
+        is_shared: bool = False,
+    ) -> None:  # fmt: skip
         pipeline = replace(load_pipelines(PIPELINE)[0], record_requests=False)
         client = stack.enter_context(TestClient(pipeline))
         self._turns = Turns()
@@ -94,7 +109,8 @@ class Caller:
         header = b""
         if held is not None:
             own, declared = held
-            limiter = Limiter({endpoint.scope: declared}, clock, LimitCounts(block))
+            lender_of = shared_lender if is_shared else None
+            limiter = Limiter({endpoint.scope: declared}, clock, LimitCounts(block), lender_of)
             http.shared.routes = limited(routes, limiter)
             secret, key = make_key("caller", ["pipelines/*"], limit=own)
             with changing(folder / "keys.json", create=True) as known:
@@ -136,7 +152,7 @@ def measure(session: Session) -> Figures:
         callers = {}
         for name, held in CALLERS.items():
             (folder / name).mkdir()
-            callers[name] = Caller(stack, bodies, held, folder / name)
+            callers[name] = Caller(stack, bodies, held, folder / name, is_shared=name == "table")
         stack.enter_context(on_core(SERVER_CORE))
         gc.disable()  # serving does too
         stack.callback(gc.enable)
@@ -163,6 +179,7 @@ def summarize(costs_us: dict[str, list[float]]) -> Figures:
         "auth_us": added["limits"],
         "auth_key_us": added["key"],
         "auth_rate_us": added["rate"],
+        "auth_table_us": added["table"],
         "auth_all_us": added["all"],
         "auth_bare_us": round(median(costs_us["bare"]), 2),
     }
@@ -175,6 +192,7 @@ def lines(figures: Figures) -> list[Line]:
         Line("a key with a rate and calls in flight, added to a request", door["auth_us"], 2, 1, " µs"),
         Line("  a key alone", door["auth_key_us"], unit=" µs"),
         Line("  a key with a rate", door["auth_rate_us"], unit=" µs"),
+        Line("  the same, shared by workers, below 400 a second", door["auth_table_us"], unit=" µs"),
         Line("  all of it, and the pipeline's limits too", door["auth_all_us"], unit=" µs"),
         Line("a request without any, in a batch of 64", door["auth_bare_us"], unit=" µs"),
     ]
