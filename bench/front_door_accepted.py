@@ -19,6 +19,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from figures import Figures
 from machine import SERVER_CORE, BenchError
@@ -29,6 +30,8 @@ from tailrace.loadtest.runner import run_load
 
 PIPELINE: Final = Path(__file__).parent / "accepted" / "pipeline.py"
 BODY: Final = b'{"amount":12.5}'
+HEADERS: Final = {"Content-Type": "application/json"}
+"""And an id for each request, as the documentation has it: that is on disk too."""
 ROUNDS: Final = 4
 SECONDS: Final = 1.5
 RATE: Final = 500
@@ -81,7 +84,7 @@ def accepting(url: str) -> Iterator[list[float]]:
             began_s = time.monotonic()
             while not stop.wait(max(began_s + len(times_ms) / ACCEPTED_RATE - time.monotonic(), 0)):
                 sent_s = time.perf_counter()
-                client.request("POST", f"{place.path}?mode=accepted", BODY)
+                client.request("POST", f"{place.path}?mode=accepted", BODY, HEADERS | {"X-Request-Id": str(uuid4())})
                 answer = client.getresponse()
                 body = answer.read()
                 if answer.status != 202:
