@@ -199,10 +199,13 @@ def test_default_beyond_its_bounds_is_checked_as_any_other(pipeline_of: Callable
 
 
 def test_request_too_long_for_a_packet_is_dropped_alone(bench: Bench) -> None:
-    """Those beside it are checked."""
+    """Those beside it are checked; so they are beside one with what no packet can hold."""
     bench.answer("good", "a" * PACKET_BYTES_MAX, "broken", "b" * (PACKET_BYTES_MAX - 200))
     wait_for(lambda: sum(bench.counts()) == 4, "all is checked")
     assert bench.counts() == (2, 1, 0, 1)
+    bench.answer("good", 10**30, "broken")  # type: ignore[arg-type]
+    wait_for(lambda: sum(bench.counts()) == 7, "all is checked")
+    assert bench.counts() == (3, 2, 0, 2)
 
 
 def test_process_that_dies_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

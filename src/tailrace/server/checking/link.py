@@ -161,14 +161,17 @@ class LateChecks:
                 self._cells[offset] += count
 
     def _send(self, requests: Sequence[Any]) -> None:
-        """Send requests in one packet, or in two where they are too long for one; drop what is not taken."""
-        content = self._encode(requests)
-        if len(content) > PACKET_BYTES_MAX and len(requests) > 1:
+        """Send requests in one packet, or in two where they do not fit in one; drop what is not taken."""
+        content = b""
+        with suppress(OverflowError, TypeError, ValueError, RecursionError):  # which MessagePack has no form for
+            content = self._encode(requests)
+        fits = 0 < len(content) <= PACKET_BYTES_MAX
+        if not fits and len(requests) > 1:
             half = len(requests) // 2
             self._send(requests[:half])
             self._send(requests[half:])
             return
         packet = encode(Requests(self._place, time.monotonic(), len(requests), content))
-        if len(content) > PACKET_BYTES_MAX or not self._checking.send(packet):
+        if not fits or not self._checking.send(packet):
             for offsets in self._offsets:
                 self._cells[offsets[Outcome.DROPPED]] += len(requests)
