@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from http_server import RawClient, RunningServer, assert_serves, head_of, payment_of, pieces_of, post, wait_for
@@ -264,6 +265,26 @@ def test_idle_connection_is_closed_with_a_goodbye(
         idle.assert_closed()
         halfway.wrapped.raw.sendall(sealed[50:])
         assert halfway.read().json["label"] == "late"
+
+
+def test_record_that_never_ends_holds_no_connection(
+    serve: Callable[..., RunningServer], files: TlsFiles, authority: Authority
+) -> None:
+    """A byte of a record makes it no idle one; `request_s` later it is told that it takes too long, and is gone."""
+    server = serve("log", idle_s=2.0, request_s=2.0)
+    with secret_port(server, Certificates(files)) as port, TlsClient(port.address, authority.trusting()) as halfway:
+        assert answered(halfway)
+        halfway.wrapped.raw.sendall(halfway.wrapped.sealed(post(payment_of()))[:1])
+        wait_for(
+            lambda: all(cast(TlsTransport, each._transport).records.is_partial for each in server.http.connections),
+            "come",
+        )
+        server.sweep(3)
+        assert len(server.http.connections) == 1
+        server.sweep(3)
+        assert halfway.read().status == 408
+        server.sweep(3)
+        wait_for(lambda: not server.http.connections, "gone")
 
 
 def test_reader_that_does_not_read_is_bounded_and_ended(

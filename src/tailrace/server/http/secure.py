@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import structlog
 
-from tailrace.errors import HandshakeError
+from tailrace.errors import HandshakeError, RequestTimeoutError
 from tailrace.server.certified import Certified
 from tailrace.server.http.connection import Connection, is_readable
 from tailrace.server.http.intake import Intake
@@ -31,11 +31,12 @@ _NO_TLS: Final = frozenset(("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"))
 class SecureConnection(Connection):
     """One client's connection over TLS. visitor: whose it is, where a certificate says that."""
 
-    __slots__ = ("visitor",)
+    __slots__ = ("_halfway_s", "visitor")
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.visitor: Visitor | None = None
+        self._halfway_s = -1
 
     def _reads_in_parts(self) -> Intake:
         """Return what reads all that is no request of a known form; see `Connection`."""
@@ -46,9 +47,19 @@ class SecureConnection(Connection):
     def _close_idle(self) -> None:
         """Close, unless a part of a request has come: a record that is not whole, or what the loop has not read yet."""
         transport = cast(TlsTransport, self._transport)
-        if not transport.records.is_partial and not is_readable(transport.get_extra_info("socket")):
+        if transport.records.is_partial:
+            self._bound_record()
+        elif not is_readable(transport.get_extra_info("socket")):
             self.end()
             transport.close()
+
+    def _bound_record(self) -> None:
+        """Refuse a client whose record takes longer than a request may."""
+        now_s, request_s = self._shared.now_s, self._shared.limits.request_s
+        if self._halfway_s < self._seen_s:
+            self._halfway_s = now_s
+        elif now_s - self._halfway_s > request_s:
+            self.refuse(RequestTimeoutError(f"the request took over {request_s} s to send"), None)
 
 
 class Secured:
