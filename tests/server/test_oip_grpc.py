@@ -256,6 +256,35 @@ def test_call_that_is_none_is_refused(ask: Callable[..., Any], message: Any, cod
     assert len(ask("ModelInfer", raw(AMOUNT)).outputs) == 3
 
 
+def many_tensors(count: int) -> Any:
+    """Return a call of many inputs, all but one of which the model has not, and of as many outputs."""
+    message = raw(AMOUNT, *[(f"x{number}", "FP64", [1], AMOUNT[3]) for number in range(count - 1)])
+    for _ in range(count):
+        message.outputs.add(name="score").parameters["binary_data"].bool_param = True
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "what"),
+    [
+        (b"\x0a\x03log" + b"\x2a\x00" * 200_000, "over 12288 fields"),  # inputs
+        (b"\x0a\x03log" + b"\xaa\x00\x00" * 200_000, "over 12288 fields"),  # the same, by another length of their tag
+        (b"\x0a\x03log" + b"\x32\x00" * 200_000, "over 12288 fields"),  # outputs
+        (b"\x0a\x03log" + b"".join(b"\x22\x06\x0a\x04%04x" % n for n in range(50_000)), "over 12288 fields"),
+        (b"\x2a\xc0\xcf\x24" + b"\x18\x01" * 300_000, "over 12288 fields"),  # dimensions of one input
+        (b"\x2a\xc0\xcf\x24" + b"\x22\x00" * 300_000, "over 12288 fields"),  # parameters of one input
+        (b"\x7b\x7c" * 100_000, "no ModelInferRequest"),  # groups
+        (b"\xff" * 100_000, "no ModelInferRequest"),
+        (b"\x0a\x03log\x3a\xff\xff\x01" + b"x" * 20_000, "no ModelInferRequest"),
+        (many_tensors(1_024), "no input 'x0'"),  # is read: as many as there may be
+    ],
+)
+def test_message_of_more_fields_than_a_call_has_is_not_read(ask: Callable[..., Any], message: Any, what: str) -> None:
+    """What two bytes each would have the library make half a million objects of is counted first."""
+    code, details = refusal(ask, message)
+    assert (code, what in details) == ("INVALID_ARGUMENT", True), details
+
+
 def test_unknown_model_has_no_metadata(ask: Callable[..., Any]) -> None:
     """Metadata of a model that is not there are not found, and it is told which are."""
     code, details = refusal(ask, CLASSES["ModelMetadataRequest"](name="absent"), "ModelMetadata")

@@ -16,6 +16,7 @@ from tailrace.server.grpc.service import Outcome, Service
 from tailrace.server.http.head import Routes
 from tailrace.server.oip.asked import OipModel
 from tailrace.server.oip.grpc_asked import GrpcAsked, GrpcReader
+from tailrace.server.oip.grpc_extent import check_extent
 from tailrace.server.oip.grpc_messages import FILE, METHODS, SERVICE, message_class
 from tailrace.server.oip.routes import infer_path, model_metadata, server_metadata
 
@@ -65,6 +66,7 @@ class OipService:
         """
         try:
             call.known()
+            check_extent(body)
             message = _read("ModelInfer", body)
             model, endpoint = self._model(call, message.model_name, message.model_version)
         except ServingError as error:
