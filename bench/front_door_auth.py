@@ -39,7 +39,6 @@ from tailrace.server.limiting.bucket import Lender
 from tailrace.server.limiting.host_table import HostAccount, HostTable
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.options import ServeOptions
-from tailrace.server.routing import limited
 from tailrace.server.served import shape_of
 from tailrace.testing import TestClient, Turns
 
@@ -111,7 +110,7 @@ class Caller:
             own, declared = held
             lender_of = shared_lender if is_shared else None
             limiter = Limiter({endpoint.scope: declared}, clock, LimitCounts(block), lender_of)
-            http.shared.routes = limited(routes, limiter)
+            http.shared.routes = {b"/p": {b"POST": limiter.within(endpoint)}}
             secret, key = make_key("caller", ["pipelines/*"], limit=own)
             with changing(folder / "keys.json", create=True) as known:
                 known.append(key)

@@ -62,9 +62,7 @@ class RunningGrpc:
         return self.server.open("127.0.0.1:0", None if self._tls is None else credentials_by(self._tls))
 
     def _endpoint(self, pipeline: Pipeline) -> CallEndpoint:
-        route = self.http.http.shared.routes[f"/v1/pipelines/{pipeline.name}/predict".encode()][b"POST"]
-        assert isinstance(route, CallEndpoint)
-        return route
+        return next(each.requests for each in self.http.entrances if each.pipeline.name == pipeline.name)
 
     def close(self, within_s: float = 5.0) -> None:
         """Drain it, once."""

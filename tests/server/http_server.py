@@ -29,6 +29,7 @@ from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import Answer as PageAnswer
 from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
+from tailrace.server.entrance import entrance_of
 from tailrace.server.http.connection import Connection
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
@@ -37,7 +38,7 @@ from tailrace.server.logging import logger
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
-from tailrace.server.routing import model_routes
+from tailrace.server.routing import model_routes, pipeline_routes
 from tailrace.server.served import offer_of, shape_of
 
 PATIENCE_S = 20.0
@@ -88,7 +89,7 @@ class RunningServer:
         self.recorder = WorkerRecorder(self.block, 0)
         self.load = LoopLoad(self.loop)
         self.http = HttpServer(routes, HttpLimits.of(self.options), self.load, self.recorder.record_failure)
-        plans, self.engines = [], {}
+        plans, self.engines, self.endpoints = [], {}, []
         for pipeline in self._pipelines:
             plan = compile_plan(pipeline, MemoryStore(), clock=clock)
             await plan.open()
@@ -96,12 +97,14 @@ class RunningServer:
             engine = Engine(plan, self.load, [BatchRecorder(self.block, pipeline.name)], clock)
             options = self.options
             codec = offer_of(pipeline, options.array_max, options.body_bytes_max, arrow=options.arrow)
-            routes[f"/v1/pipelines/{pipeline.name}/predict".encode()] = {b"POST": Endpoint(engine, codec)}
+            self.endpoints.append(Endpoint(engine, codec))
             plans.append(plan)
             self.engines[pipeline.name] = engine
         self.readiness = Readiness()
         self.readiness.set(True)
-        routes |= model_routes(routes, self.options, RELEASE, self.readiness)
+        self.entrances = [entrance_of(each, self.options, RELEASE) for each in self.endpoints]
+        routes |= pipeline_routes(self.entrances)
+        routes |= model_routes(self.entrances, self.readiness, with_keys=self.options.asks_callers)
         routes |= description_routes(self._pipelines, self.options.array_max, logger())
         self.loop.set_task_factory(self._make_task)
         self.listener = await self.loop.create_server(

@@ -12,7 +12,7 @@ from tailrace.server.grpc.call import Desk
 from tailrace.server.grpc.limits import GrpcLimits
 from tailrace.server.grpc.server import GrpcServer
 from tailrace.server.keys import Keys
-from tailrace.server.oip.grpc_service import oip_service
+from tailrace.server.oip.grpc_service import OipService
 
 
 @contextmanager
@@ -20,12 +20,9 @@ def oip_over_grpc(http: RunningServer, keys: Keys | None = None) -> Iterator[str
     """Serve the models of a server over gRPC too; yield the address."""
 
     def start() -> tuple[GrpcServer, int]:
-        engines = list(http.engines.values())
-        service = oip_service(
-            [engine.plan.pipeline for engine in engines], http.http.shared.routes, release=RELEASE,
-            array_max=http.options.array_max, is_ready=lambda: http.readiness.is_ready,
-        )  # fmt: skip
-        desk = Desk(http.recorder.record_failure, engines[0].clock.now_ns, keys)
+        models = {each.pipeline.name: (each.model, each.tensors) for each in http.entrances}
+        service = OipService(models, lambda: http.readiness.is_ready).service()
+        desk = Desk(http.recorder.record_failure, http.endpoints[0].engine.clock.now_ns, keys)
         server = GrpcServer([service], GrpcLimits.of(http.options), desk, RELEASE)
         return server, server.open("127.0.0.1:0")
 

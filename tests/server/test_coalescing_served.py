@@ -260,7 +260,7 @@ async def metrics_of_three_calls() -> MergedMetrics:
     release, options = Release(id="r", models=(), schemas={pipeline.name: ""}), ServeOptions(files=())
     every = ServedPipelines(release, options, block, load, clock, logger(), is_successor=False)
     served = await every.add(pipeline)
-    endpoint, desk, wanted = served.endpoint(10, 1_000), Answered(), 0
+    endpoint, desk, wanted = served.endpoint(options), Answered(), 0
     for calls in (3, 1):
         for _ in range(calls):
             assert endpoint.accept(Call(desk, None, None, 0, 0, 1), b'{"work": 1.0}', AMPLE.total_ns) is None

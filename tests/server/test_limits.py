@@ -28,7 +28,7 @@ from tailrace.server.http.forms import HeadMemory
 from tailrace.server.key_file import Key, changing, make_key
 from tailrace.server.keys import Caller, Keys
 from tailrace.server.limiting.limiter import Declared, Limiter
-from tailrace.server.routing import limited
+from tailrace.server.routing import model_routes, pipeline_routes
 from tailrace.testing import ManualClock, TestCall
 
 OTHER = "/v1/pipelines/log_with_fallback/predict"
@@ -79,7 +79,9 @@ def open_door(http_server: RunningServer, tmp_path: Path) -> Iterator[Open]:
 
     def begin(keys: Keys | None, limiter: Limiter | None) -> None:
         shared.keys, shared.heads = keys, HeadMemory(shared.limits.body_bytes_max)
-        shared.routes = routes if limiter is None else limited(routes, limiter)
+        entrances = [each if limiter is None else each.within(limiter) for each in http_server.entrances]
+        own = pipeline_routes(entrances) | model_routes(entrances, http_server.readiness)
+        shared.routes = {**routes, **own}
 
     def open_it(with_keys: bool = True, holds: bool = False, **declared: Declared) -> Door:
         with changing(file, create=True) as known:

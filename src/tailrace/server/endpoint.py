@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, cast
 
 from tailrace.batch import Call, Codec
@@ -234,3 +234,9 @@ class Page:
             if (refusal := gate.refusal(call)) is not None:
                 return refusal
         return None
+
+
+Routes = Mapping[bytes, Mapping[bytes, CallEndpoint | Page]]
+"""Path to method to what serves it."""
+RouteTable = dict[bytes, dict[bytes, CallEndpoint | Page]]
+"""The same while it is made."""

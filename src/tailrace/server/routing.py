@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
-from tailrace.server.limiting.limiter import Limiter
-from tailrace.server.oip.endpoint import rest_endpoint
+from tailrace.server.endpoint import CallEndpoint, Page, RouteTable
+from tailrace.server.entrance import Entrance
 from tailrace.server.oip.routes import oip_routes
-from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
-from tailrace.server.served import Served
-
-RouteTable = dict[bytes, dict[bytes, CallEndpoint | Page]]
-"""Path to method to what serves it."""
 
 
 def probe_routes(readiness: Readiness) -> RouteTable:
@@ -21,29 +15,15 @@ def probe_routes(readiness: Readiness) -> RouteTable:
     return {b"/livez": {b"GET": Page(readiness.livez)}, b"/readyz": {b"GET": Page(readiness.readyz)}}
 
 
-def pipeline_routes(served: Iterable[Served], options: ServeOptions) -> RouteTable:
-    """Return the routes of pipelines. Raises SetupError where one's codecs cannot be made."""
-    return {
-        f"/v1/pipelines/{each.plan.name}/predict".encode(): {
-            b"POST": each.endpoint(options.array_max, options.body_bytes_max, arrow=options.arrow)
-        }
-        for each in served
-    }
+def pipeline_routes(entrances: Iterable[Entrance]) -> RouteTable:
+    """Return the routes of pipelines."""
+    return {f"/v1/pipelines/{each.pipeline.name}/predict".encode(): {b"POST": each.requests} for each in entrances}
 
 
-def model_routes(routes: RouteTable, options: ServeOptions, release: str, readiness: Readiness) -> RouteTable:
-    """Return the routes of the Open Inference Protocol, where a pipeline is a model. release: its only version."""
-    usual = [route for methods in routes.values() for route in methods.values() if isinstance(route, Endpoint)]
-    endpoints = [rest_endpoint(each, release, options.array_max, options.body_bytes_max) for each in usual]
-    return oip_routes(endpoints, readiness.readyz, with_keys=options.asks_callers)
-
-
-def limited(routes: Mapping[bytes, Mapping[bytes, CallEndpoint | Page]], limiter: Limiter) -> RouteTable:
-    """Return the same routes, each within what its pipeline lets all callers have together."""
-    return {
-        path: {method: route if isinstance(route, Page) else limiter.within(route) for method, route in methods.items()}
-        for path, methods in routes.items()
-    }
+def model_routes(entrances: Iterable[Entrance], readiness: Readiness, *, with_keys: bool = False) -> RouteTable:
+    """Return the routes of the Open Inference Protocol, where a pipeline is a model. with_keys: see `oip_routes`."""
+    models = [(each.model, each.tensors) for each in entrances]
+    return oip_routes(models, readiness.readyz, with_keys=with_keys)
 
 
 def stream_routes(endpoints: Mapping[bytes, CallEndpoint]) -> RouteTable:

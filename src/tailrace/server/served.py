@@ -67,12 +67,10 @@ class Served:
     counts: list[RetrievalCounts | RemoteCounts | KeptCounts]
     ready: PipelineReady
 
-    def endpoint(self, array_max: int, body_bytes_max: int, *, arrow: bool = False) -> Endpoint:
-        """Return what takes its calls. array_max: requests in one; body_bytes_max: of its body, once it is inflated.
-
-        arrow: whether they may come in Arrow too.
-        """
-        return Endpoint(self.engine, offer_of(self.plan.pipeline, array_max, body_bytes_max, arrow=arrow))
+    def endpoint(self, options: ServeOptions) -> Endpoint:
+        """Return what takes its calls. Raises SetupError where its codecs cannot be made."""
+        offer = offer_of(self.plan.pipeline, options.array_max, options.body_bytes_max, arrow=options.arrow)
+        return Endpoint(self.engine, offer)
 
 
 class ServedPipelines:

@@ -56,6 +56,7 @@ from tailrace.server.control import (
     rss_bytes,
 )
 from tailrace.server.doors import Doors
+from tailrace.server.entrance import entrance_of
 from tailrace.server.events import EventsEndpoint, stream_endpoints
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.secure import Secured
@@ -67,7 +68,7 @@ from tailrace.server.openapi.page import description_routes
 from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
-from tailrace.server.routing import limited, model_routes, pipeline_routes, probe_routes, stream_routes
+from tailrace.server.routing import model_routes, pipeline_routes, probe_routes, stream_routes
 from tailrace.server.served import ServedPipelines, load_release, shape_of
 from tailrace.server.tls.certificates import Certificates
 
@@ -162,40 +163,44 @@ class Worker:
         for pipeline in declared:
             await self._served.add(pipeline)
         self._released = released_pipelines(release, declared)
-        count_failure, array_max = self._recorder.record_failure, self._options.array_max
         if self._link is not None:
-            self._streams = stream_endpoints(streams, self._link, clock, array_max, count_failure)
-        with_keys = self._options.asks_callers
-        pipelines = pipeline_routes(self._served.pipelines, self._options)
-        if self._options.accepted is not None:
-            self._accepting = Accepting(
-                pipelines, self._options, self._start.slot, self._load, clock, release.id, AcceptedCounts(block),
-                self._log,
-            )  # fmt: skip
-        routes = (
-            probe_routes(self._readiness)
-            | pipelines
-            | model_routes(pipelines, self._options, release.id, self._readiness)
-            | stream_routes(self._streams)
-            | description_routes(declared, array_max, self._log, with_keys=with_keys, with_arrow=self._options.arrow)
-        )
-        limits, limiter = HttpLimits.of(self._options), self._limiter(declared, clock, block)
-        self._http = HttpServer(limited(routes, limiter), limits, self._load, count_failure, release.id.encode())
-        asked = callers_of(self._options, count_failure, limiter)
-        self._http.shared.keys = asked.callers
-        self._looks += asked.looks
-        self._doors = Doors(self._http, self._secret(asked.certified))
-        if self._options.trusted_proxies:
-            self._http.shared.trust(Proxies(self._options.trusted_proxies, self._options.proxy_header))
-        if self._options.grpc_port is not None:
-            from tailrace.server.grpc.door import GrpcDoor
-
-            self._grpc = GrpcDoor(
-                self._served.pipelines, self._options, self._http.shared, clock, release.id, self._readiness
+            self._streams = stream_endpoints(
+                streams, self._link, clock, self._options.array_max, self._recorder.record_failure
             )
+        self._make_servers(declared, clock, block)
         if not was_served:
             with suppress(OSError):  # a disk that is read-only by now: successors are asked as much as this one
                 self._start.pin.served_file.touch()
+
+    def _make_servers(self, declared: Sequence[Pipeline], clock: Clock, block: MetricBlock) -> None:
+        """Make what brings calls to the pipelines, in every protocol that is asked for; none is accepted yet."""
+        options, release = self._options, self._release.id
+        endpoints = [each.endpoint(options) for each in self._served.pipelines]
+        if options.accepted is not None:
+            self._accepting = Accepting(
+                endpoints, options, self._start.slot, self._load, clock, release, AcceptedCounts(block), self._log
+            )
+        limiter, with_keys = self._limiter(declared, clock, block), options.asks_callers
+        entrances = [entrance_of(each, options, release).within(limiter) for each in endpoints]
+        routes = (
+            probe_routes(self._readiness)
+            | pipeline_routes(entrances)
+            | model_routes(entrances, self._readiness, with_keys=with_keys)
+            | stream_routes({path: limiter.within(each) for path, each in self._streams.items()})
+            | description_routes(declared, options.array_max, self._log, with_keys=with_keys, with_arrow=options.arrow)
+        )
+        count_failure = self._recorder.record_failure
+        self._http = HttpServer(routes, HttpLimits.of(options), self._load, count_failure, release.encode())
+        asked = callers_of(options, count_failure, limiter)
+        self._http.shared.keys = asked.callers
+        self._looks += asked.looks
+        self._doors = Doors(self._http, self._secret(asked.certified))
+        if options.trusted_proxies:
+            self._http.shared.trust(Proxies(options.trusted_proxies, options.proxy_header))
+        if options.grpc_port is not None:
+            from tailrace.server.grpc.door import GrpcDoor
+
+            self._grpc = GrpcDoor(entrances, options, self._http.shared, clock, release, self._readiness)
 
     def _secret(self, certified: Certified | None) -> Secured | None:
         """Return what makes secret connections, if they are to be secret. certified: tells callers by certificates."""

@@ -50,8 +50,7 @@ class AcceptingServer:
 
         def begin() -> Accepting:
             server.http.shared.heads = HeadMemory(1 << 20)  # of requests to the last one
-            routes = server.http.shared.routes
-            return Accepting(routes, options, 0, server.load, MonotonicClock(), "r1", Counts(), logger())
+            return Accepting(server.endpoints, options, 0, server.load, MonotonicClock(), "r1", Counts(), logger())
 
         self.accepting: Accepting = server.on_loop(begin)
         self.journal: Journal = self.accepting._thread.journal

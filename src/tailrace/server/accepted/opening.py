@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from tailrace.deadline import Clock
@@ -37,20 +37,19 @@ class Counts(Protocol):
 class Accepting:
     """One worker's side of accepting: what takes requests, and what scores them. Raises StoreError.
 
-    routes: of the pipelines; to the endpoints of those that declare where results go, one is added that accepts.
+    endpoints: of the pipelines; to those that declare where results go, one is added that accepts.
     """
 
     def __init__(
-        self, routes: Mapping[bytes, Mapping[bytes, object]], options: ServeOptions, slot: int, load: LoopLoad,
+        self, endpoints: Iterable[Endpoint], options: ServeOptions, slot: int, load: LoopLoad,
         clock: Clock, release: str, counts: Counts, log: Any,
     ) -> None:  # fmt: skip
-        usual = (route for methods in routes.values() for route in methods.values() if type(route) is Endpoint)
-        endpoints = {each.name: each for each in usual if each.engine.plan.pipeline.results is not None}
+        takers = {each.name: each for each in endpoints if each.engine.plan.pipeline.results is not None}
         self._thread = JournalThread(open_journal(options))
         self._scoring: asyncio.Task[None] | None = None
-        self.backlog = Backlog(self._thread, slot, options.workers, endpoints, load, clock, release, log)
+        self.backlog = Backlog(self._thread, slot, options.workers, takers, load, clock, release, log)
         acceptance = Acceptance(self._thread, slot, self.backlog.wake, counts.count)
-        for endpoint in endpoints.values():
+        for endpoint in takers.values():
             endpoint.accepting = AcceptingEndpoint(endpoint, endpoint._offer, acceptance)
 
     def start(self) -> asyncio.Task[None]:

@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
 
 from tailrace.deadline import Clock
-from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.entrance import Entrance
 from tailrace.server.grpc.call import Desk
 from tailrace.server.grpc.credentials import credentials_of
 from tailrace.server.grpc.limits import GrpcLimits
 from tailrace.server.grpc.predictor import predictors
 from tailrace.server.grpc.server import GrpcServer
 from tailrace.server.http.shared import Shared
-from tailrace.server.oip.grpc_service import oip_service
+from tailrace.server.oip.grpc_service import OipService
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
-from tailrace.server.served import Served
 from tailrace.server.slots import resolve
 
 
 class GrpcDoor:
-    """Takes the same calls as the HTTP server does, with its endpoints and its keys.
+    """Takes the same calls as the HTTP server does, by the same entrances and with its keys.
 
     http: what the connections of that one share.
     """
 
     def __init__(
-        self, served: Iterable[Served], options: ServeOptions, http: Shared, clock: Clock, release: str,
+        self, entrances: Sequence[Entrance], options: ServeOptions, http: Shared, clock: Clock, release: str,
         readiness: Readiness,
     ) -> None:  # fmt: skip
         self._options = options
-        pipelines = {each.plan.name: (each.plan.pipeline, _endpoint_of(http, each.plan.name)) for each in served}
-        services, without = predictors(pipelines)
+        services, without = predictors(entrances)
         if without:
             structlog.get_logger().warning(
                 "pipelines have no service for gRPC: run `tailrace export proto`", pipelines=without
             )
-        models = oip_service(
-            [pipeline for pipeline, _ in pipelines.values()], http.routes, release=release,
-            array_max=options.array_max, is_ready=lambda: readiness.is_ready,
-        )  # fmt: skip
+        models = OipService(
+            {each.pipeline.name: (each.model, each.tensors) for each in entrances}, lambda: readiness.is_ready
+        )
         desk = Desk(
             http.count_failure, clock.now_ns, http.keys, http.proxies, with_priority=options.priority_header
         )  # fmt: skip
-        self.server = GrpcServer([*services, models], GrpcLimits.of(options), desk, release)
+        self.server = GrpcServer([*services, models.service()], GrpcLimits.of(options), desk, release)
         readiness.listeners.append(lambda is_ready: self.server.health.set(is_ready=is_ready))
 
     def open(self) -> None:
@@ -63,10 +59,3 @@ class GrpcDoor:
     async def drain(self) -> None:
         """Answer what is in flight, and leave."""
         await self.server.drain(self._options.drain_s)
-
-
-def _endpoint_of(http: Shared, name: str) -> CallEndpoint:
-    """Return what takes the calls of a pipeline over HTTP: with its limits."""
-    route: Any = http.routes[f"/v1/pipelines/{name}/predict".encode()][b"POST"]
-    assert isinstance(route, CallEndpoint)
-    return route

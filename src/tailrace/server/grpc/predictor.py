@@ -6,7 +6,7 @@ come in one message, not in a stream of them: they are one batch then, have one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from tailrace.codecs.proto_file import proto_files
 from tailrace.codecs.proto_form import message_forms
@@ -16,6 +16,7 @@ from tailrace.codecs.protobuf import ARRAY_TAG, CONTENT_TYPES
 from tailrace.errors import MalformedBodyError, ServingError
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import CallEndpoint
+from tailrace.server.entrance import Entrance
 from tailrace.server.grpc.call import GrpcCall
 from tailrace.server.grpc.service import Outcome, Service
 
@@ -64,7 +65,7 @@ def predictor_of(pipeline: Pipeline, endpoint: CallEndpoint) -> Service | None:
     )
 
 
-def predictors(pipelines: Mapping[str, tuple[Pipeline, CallEndpoint]]) -> tuple[list[Service], list[str]]:
-    """Return the services of pipelines by name, and the names of those that have none."""
-    found = {name: predictor_of(pipeline, endpoint) for name, (pipeline, endpoint) in pipelines.items()}
+def predictors(entrances: Iterable[Entrance]) -> tuple[list[Service], list[str]]:
+    """Return the services of pipelines, and the names of those that have none."""
+    found = {each.pipeline.name: predictor_of(each.pipeline, each.requests) for each in entrances}
     return [each for each in found.values() if each is not None], [name for name in found if found[name] is None]

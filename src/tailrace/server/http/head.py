@@ -16,7 +16,7 @@ from tailrace.errors import (
     ServingError,
 )
 from tailrace.request.priority import PRIORITIES, Priority
-from tailrace.server.endpoint import CallEndpoint, Page
+from tailrace.server.endpoint import CallEndpoint, Page, Routes
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.oip.errors import is_oip
 from tailrace.server.tracing import TRACEPARENT, TRACESTATE
@@ -32,9 +32,6 @@ REQUEST_ID: Final = b"x-request-id"
 BUDGET: Final = b"x-budget-ms"
 TOLD: Final = frozenset({REQUEST_ID, BUDGET, TRACEPARENT, TRACESTATE})
 """Headers that say something of each call beside how it is to be served."""
-
-Routes = Mapping[bytes, Mapping[bytes, CallEndpoint | Page]]
-"""Path to method to what serves it."""
 
 
 class Head(msgspec.Struct, gc=False):

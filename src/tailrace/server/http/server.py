@@ -10,9 +10,9 @@ from tailrace.batch import Batch, Call
 from tailrace.errors import ServingError
 from tailrace.loop_load import LoopLoad
 from tailrace.refusals import SHED
+from tailrace.server.endpoint import Routes
 from tailrace.server.http.connection import Connection
 from tailrace.server.http.framing import GZIP_BYTES_MIN
-from tailrace.server.http.head import Routes
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.http.shared import Shared

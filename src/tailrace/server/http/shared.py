@@ -10,10 +10,10 @@ import structlog
 from tailrace.batch import Call, Transport
 from tailrace.errors import ServerError, ServingError, UnavailableError
 from tailrace.loop_load import LoopLoad
-from tailrace.server.endpoint import Answer, CallEndpoint, Page
+from tailrace.server.endpoint import Answer, CallEndpoint, Page, Routes
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.http.framing import Framing
-from tailrace.server.http.head import TOLD, Routes
+from tailrace.server.http.head import TOLD
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.strangers import Strangers
 from tailrace.server.keys import Callers

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from tailrace.codecs.tensor_form import TensorForm
 from tailrace.errors import MalformedBodyError, NotFoundError, ServingError
-from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.call import GrpcCall
 from tailrace.server.grpc.service import Outcome, Service
-from tailrace.server.http.head import Routes
 from tailrace.server.oip.asked import OipModel
 from tailrace.server.oip.grpc_asked import GrpcAsked, GrpcReader
 from tailrace.server.oip.grpc_extent import check_extent
 from tailrace.server.oip.grpc_messages import FILE, METHODS, SERVICE, message_class
-from tailrace.server.oip.routes import infer_path, model_metadata, server_metadata
+from tailrace.server.oip.routes import model_metadata, server_metadata
 
 _REQUESTS: Final = {method: message_class(f"{method}Request") for method in METHODS}
 _RESPONSES: Final = {method: message_class(f"{method}Response") for method in METHODS}
 Answer = Callable[[GrpcCall, Any], Any]
 """From a call and its message, the members of the answer. Raises ServingError."""
-
-
-def oip_service(
-    pipelines: Iterable[Pipeline], routes: Routes, *, release: str, array_max: int, is_ready: Callable[[], bool]
-) -> Service:
-    """Return the service of pipelines, whose calls go to the endpoints that the routes have: with the same limits."""
-    models = {}
-    for each in pipelines:
-        form = TensorForm(each.request, each.response, array_max=array_max)
-        endpoint = routes[infer_path(each.name)][b"POST"]
-        assert isinstance(endpoint, CallEndpoint)
-        models[each.name] = OipModel(each.name, release, form), endpoint
-    return OipService(models, is_ready).service()
 
 
 class OipService:

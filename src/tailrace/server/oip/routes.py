@@ -12,9 +12,8 @@ import msgspec
 
 from tailrace.batch import JSON
 from tailrace.codecs.tensor_fields import TensorField
-from tailrace.server.endpoint import Answer, CallEndpoint, Page
+from tailrace.server.endpoint import Answer, CallEndpoint, Page, RouteTable
 from tailrace.server.oip.asked import OipModel
-from tailrace.server.oip.endpoint import RestEndpoint
 from tailrace.server.oip.errors import ROOT
 from tailrace.server.openapi.page import KeyGate
 from tailrace.version import VERSION
@@ -23,8 +22,6 @@ NAME: Final = "tailrace"
 PLATFORM: Final = "tailrace"
 EXTENSIONS: Final = ("binary_tensor_data", "schedule_policy")
 """What is spoken beyond the protocol's own: see https://github.com/triton-inference-server/server (docs/protocol)."""
-
-Routes = dict[bytes, dict[bytes, CallEndpoint | Page]]
 
 
 def server_metadata() -> dict[str, Any]:
@@ -54,27 +51,21 @@ def input_metadata(name: str, field: TensorField) -> dict[str, Any]:
     return told if field.required else told | {"parameters": {"optional": True}}
 
 
-def infer_path(model: str) -> bytes:
-    """Return the path by which the usual version of a model is asked."""
-    return ROOT + f"/models/{model}/infer".encode()
-
-
 def oip_routes(
-    endpoints: Sequence[RestEndpoint], check_ready: Callable[[], object], *, with_keys: bool = False
-) -> Routes:
-    """Return the routes of what takes the calls of some models.
+    models: Sequence[tuple[OipModel, CallEndpoint]], check_ready: Callable[[], object], *, with_keys: bool = False
+) -> RouteTable:
+    """Return the routes of some models, each with what takes its calls.
 
     check_ready: raises UnavailableError while the worker takes no calls. with_keys: whether calls must show a key; so
     must who asks what models there are.
     """
     pages = _Pages(check_ready, with_keys=with_keys)
-    routes: Routes = {
+    routes: RouteTable = {
         ROOT: {b"GET": Page(_Told(server_metadata()))},
         ROOT + b"/health/live": {b"GET": Page(_Told({"live": True}))},
         ROOT + b"/health/ready": {b"GET": Page(_Told({"ready": True}, check_ready))},
     }
-    for endpoint in endpoints:
-        model = endpoint.model
+    for model, endpoint in models:
         name = f"/models/{model.name}".encode()
         for path in (ROOT + name, ROOT + name + f"/versions/{model.version}".encode()):
             routes[path] = {b"GET": pages.of(model_metadata(model))}
