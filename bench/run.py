@@ -40,6 +40,7 @@ import hot_path
 import idle
 import load_curve
 import models
+import monitoring_drift
 import open_loop
 import real_clients
 import start
@@ -79,6 +80,7 @@ PARTS: Final = {
         event_features,
         handbook,
         models,
+        monitoring_drift,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"

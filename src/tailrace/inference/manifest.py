@@ -76,6 +76,8 @@ class NumberProfile(msgspec.Struct, frozen=True, tag="number"):
     max: float | None
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    sums: tuple[float, ...] = ()
+    """Of the values of each bin; empty in older manifests, where a bin's values are taken to lie evenly in it."""
 
 
 class TextProfile(msgspec.Struct, frozen=True, tag="text"):
@@ -89,11 +91,15 @@ class TextProfile(msgspec.Struct, frozen=True, tag="text"):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """The reference that drift is measured against: every input feature, and the scores (one entry a class)."""
+    """The reference that drift is measured against: every input feature, and the scores (one entry a class).
+
+    confidence: the probability of the likelier class; None where scores are none, and in older manifests.
+    """
 
     rows: int
     features: dict[str, NumberProfile | TextProfile]
     scores: tuple[NumberProfile, ...]
+    confidence: NumberProfile | None = None
 
 
 class Golden(msgspec.Struct, frozen=True):

@@ -24,7 +24,17 @@ def profile_model(signature: Signature, table: Any, scores: NDArray[Any]) -> Pro
     """
     features = {name: _profile_feature(spec, table, name) for spec in signature.inputs for name in spec.features}
     columns = _norms(scores)[np.newaxis] if signature.vector else scores.reshape(len(scores), -1).T
-    return Profile(table.num_rows, features, tuple(profile_numbers(column) for column in columns))
+    profiles = tuple(profile_numbers(column) for column in columns)
+    return Profile(table.num_rows, features, profiles, None if signature.vector else _profile_confidence(scores))
+
+
+def _profile_confidence(scores: NDArray[Any]) -> NumberProfile | None:
+    """Return the profile of the probability of the likelier class; None where the scores are no probabilities."""
+    if not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
+        return None
+    columns = scores.reshape(len(scores), -1)
+    single = columns.shape[1] == 1
+    return profile_numbers(np.maximum(columns[:, 0], 1.0 - columns[:, 0]) if single else columns.max(axis=1))
 
 
 def _profile_feature(spec: TensorSpec, table: Any, name: str) -> NumberProfile | TextProfile:
@@ -49,11 +59,13 @@ def profile_numbers(values: NDArray[Any]) -> NumberProfile:
     known = np.clip(known, np.finfo(np.float64).min / 4, np.finfo(np.float64).max / 4)
     edges = np.unique(np.quantile(known, QUANTILES, method="inverted_cdf"))
     inner = np.searchsorted(edges, known, side="left")  # (a, b] has the index of b
-    counts = np.bincount(np.maximum(inner, 1) - 1, minlength=max(len(edges) - 1, 1))
+    places, bins = np.maximum(inner, 1) - 1, max(len(edges) - 1, 1)
+    counts = np.bincount(places, minlength=bins)
     if len(edges) == 1:
         edges = np.repeat(edges, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = float(known.mean()), float(known.std())
+        sums = np.bincount(places, known, minlength=bins)
     return NumberProfile(
         count=len(known),
         nulls=nulls,
@@ -63,6 +75,7 @@ def profile_numbers(values: NDArray[Any]) -> NumberProfile:
         max=float(known.max()),
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
+        sums=tuple(sums.tolist()) if np.isfinite(sums).all() else (),
     )
 
 
