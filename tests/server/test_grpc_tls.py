@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tls_files import Authority, Signed  # noqa: E402
 from tailrace.errors import SetupError  # noqa: E402
 from tailrace.pipeline import Pipeline  # noqa: E402
 from tailrace.server.certified import Certified  # noqa: E402
-from tailrace.server.grpc.credentials import credentials_by  # noqa: E402
+from tailrace.server.grpc.credentials import Certificate, credentials_by  # noqa: E402
 from tailrace.server.key_file import certified, changing, make_key  # noqa: E402
 from tailrace.server.keys import Keys  # noqa: E402
 from tailrace.server.tls.certificates import TlsFiles  # noqa: E402
@@ -59,6 +60,17 @@ def test_connection_is_secret_and_its_certificate_renewed(
         own.key.write_bytes(renewed.key.read_bytes())
         assert code_of(server, second) is grpc.StatusCode.OK
         assert code_of(server, first) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_certificate_that_was_read_half_written_is_read_again(tmp_path: Path) -> None:
+    """Its end is written in the same moment of the disk's clock as its beginning was, over as many bytes."""
+    own = Authority(tmp_path, "authority").server("own")
+    certificate, whole = Certificate(TlsFiles(str(own.cert), str(own.key))), own.cert.read_bytes()
+    for content, is_taken in ((b" " * len(whole), False), (whole, True)):
+        own.cert.write_bytes(content)
+        os.utime(own.cert, ns=(10**18, 10**18))
+        assert (certificate.renewed() is not None) is is_taken
+    assert certificate.renewed() is None
 
 
 def test_certificate_is_a_caller(pipeline_of: Callable[[str], Pipeline], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -356,6 +357,19 @@ def test_secret_of_a_file_is_changed_without_a_restart(tmp_path: Path) -> None:
     (tmp_path / "new").write_text(f"{OTHER_SECRET} {SECRET}")
     (tmp_path / "new").rename(file)
     assert secrets.now()[1:] == first
+
+
+def test_secret_of_a_file_that_was_read_half_written_is_read_again(tmp_path: Path) -> None:
+    """Its end is written in the same moment of the disk's clock as its beginning was."""
+    file, destination = tmp_path / "secret", Webhook("http://a/", secret_file="secret")
+    file.write_text(SECRET)
+    secrets = Secrets(destination, tmp_path, "log.results", logger())
+    file.write_text("")
+    times_ns = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    (first,) = secrets.now()
+    file.write_text(f"{OTHER_SECRET} {SECRET}")
+    os.utime(file, ns=times_ns)
+    assert secrets.now()[1:] == (first,)
 
 
 def test_secret_that_is_none_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

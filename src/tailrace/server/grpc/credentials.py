@@ -27,11 +27,11 @@ def credentials_by(files: TlsFiles) -> Any:
 
 
 class Certificate:
-    """The certificate as the files have it. Files that do not fit leave it as it was."""
+    """The certificate as the files have it. Files that do not fit leave it as it was, and are tried again each time."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._stamp = files.stamp()
+        self._stamp = self._failed = files.stamp()
         self.configuration = self._read()
 
     def renewed(self) -> Any:
@@ -42,12 +42,14 @@ class Certificate:
         stamp = self._files.stamp()
         if stamp == self._stamp:
             return None
-        self._stamp = stamp
         try:
             self.configuration = self._read()
         except SetupError as error:
-            structlog.get_logger().error("the certificate of gRPC is as it was", error=str(error))
+            if stamp != self._failed:
+                self._failed = stamp
+                structlog.get_logger().error("the certificate of gRPC is as it was", error=str(error))
             return None
+        self._stamp = stamp
         return self.configuration
 
     def _read(self) -> Any:
