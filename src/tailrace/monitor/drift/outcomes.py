@@ -1,0 +1,149 @@
+"""How good live scores were, once it is known what came true: precision, recall, AUC, calibration. Constant memory.
+
+Scores are counted by label in cells of equal width in log odds, so that scores of one in a million, as of fraud, are as
+far apart as those about a half. Nothing of a row is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrace.monitor.drift.statistics import Floats
+
+CELLS: Final = 2_048
+ODDS_MAX: Final = 16.0
+"""Log odds of the last cell; beyond them is a score of one in nine million."""
+CALIBRATION_BINS: Final = 10
+THRESHOLDS_MAX: Final = 20
+_TINY: Final = 1e-15
+
+
+class AtThreshold(msgspec.Struct, frozen=True, kw_only=True):
+    """What calling every score from a threshold on positive would have been worth; None of nothing by nothing."""
+
+    threshold: float
+    precision: float | None
+    recall: float | None
+    flagged: int
+
+
+class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the rows whose score is in a tenth of the scale: how many, their mean score, and the share that came true."""
+
+    rows: int
+    score: float | None
+    came_true: float | None
+
+
+class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
+    """The quality of labelled rows.
+
+    auc: the area under the receiver operating curve, None with one class alone; it is off by auc_error_max at most,
+    since scores of one cell are taken as equal. calibration_error: the mean over the rows of how far the bins' scores
+    are from what came true. expected: the positives that the scores promise, beside those there were. unknown: rows
+    that were left out, without a score or a label of 0 or 1.
+    """
+
+    rows: int
+    positives: int
+    unknown: int
+    expected: float
+    auc: float | None
+    auc_error_max: float
+    brier: float | None
+    log_loss: float | None
+    calibration_error: float | None
+    calibration: tuple[CalibrationBin, ...]
+    thresholds: tuple[AtThreshold, ...]
+
+
+class Outcomes:
+    """Gathers labelled scores of a model of two classes. thresholds: of its bands, 20 at most."""
+
+    def __init__(self, thresholds: Sequence[float] = ()) -> None:
+        if len(thresholds) > THRESHOLDS_MAX:
+            raise ValueError(f"outcomes at {len(thresholds)} thresholds; choose {THRESHOLDS_MAX} at most")
+        self.thresholds = tuple(thresholds)
+        self._cells = np.zeros((2, CELLS))
+        self._bins = np.zeros((3, CALIBRATION_BINS))  # rows, positives, sums of scores
+        self._flagged = np.zeros((2, len(self.thresholds)))
+        self._losses = np.zeros(2)  # squared, logarithmic
+        self._unknown = 0
+
+    @property
+    def arrays(self) -> tuple[Floats, ...]:
+        """All that has been counted; it is added up over processes."""
+        return self._cells, self._bins, self._flagged, self._losses
+
+    def add(self, scores: NDArray[Any], came_true: NDArray[Any]) -> None:
+        """Add labelled rows. scores: probabilities, (rows,). came_true: 0 or 1; what is neither is left out."""
+        known = np.isfinite(scores) & (scores >= 0) & (scores <= 1) & ((came_true == 0) | (came_true == 1))
+        self._unknown += int(len(scores) - np.count_nonzero(known))
+        found, truth = scores[known].astype(np.float64), came_true[known].astype(np.intp)
+        safe = np.clip(found, _TINY, 1 - _TINY)
+        odds = np.log(safe) - np.log1p(-safe)
+        cells = np.clip((odds + ODDS_MAX) * (CELLS / (2 * ODDS_MAX)), 0, CELLS - 1).astype(np.intp)
+        self._cells += np.bincount(truth * CELLS + cells, minlength=2 * CELLS).reshape(2, CELLS)
+        bins = np.minimum((found * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1)
+        self._bins += [np.bincount(bins, weight, CALIBRATION_BINS) for weight in (np.ones_like(found), truth, found)]
+        for place, threshold in enumerate(self.thresholds):
+            flagged = found >= threshold
+            self._flagged[:, place] += np.count_nonzero(flagged), np.count_nonzero(flagged & (truth == 1))
+        said = np.where(truth == 1, safe, 1 - safe)
+        self._losses += float(((found - truth) ** 2).sum()), float(-np.log(said).sum())
+
+    def merge(self, other: Outcomes) -> None:
+        """Add another one's rows, at the same thresholds."""
+        if self.thresholds != other.thresholds:
+            raise ValueError(f"outcomes at {other.thresholds} are not those at {self.thresholds}")
+        for ours, theirs in zip(self.arrays, other.arrays, strict=True):
+            np.add(ours, theirs, out=ours)
+        self._unknown += other._unknown
+
+    def scorecard(self) -> Scorecard:
+        """Return what the rows so far say."""
+        rows, positives, sums = self._bins
+        count, true = float(rows.sum()), float(positives.sum())
+        auc, error = self._area(true, count - true)
+        means, shares = (np.divide(part, rows, out=np.zeros_like(rows), where=rows > 0) for part in (sums, positives))
+        squared, logarithmic = self._losses.tolist()
+        return Scorecard(
+            rows=int(count),
+            positives=int(true),
+            unknown=self._unknown,
+            expected=float(sums.sum()),
+            auc=auc,
+            auc_error_max=error,
+            brier=squared / count if count else None,
+            log_loss=logarithmic / count if count else None,
+            calibration_error=float((np.abs(means - shares) * rows).sum() / count) if count else None,
+            calibration=tuple(
+                CalibrationBin(rows=int(of), score=mean if of else None, came_true=share if of else None)
+                for of, mean, share in zip(rows.tolist(), means.tolist(), shares.tolist(), strict=True)
+            ),
+            thresholds=tuple(self._at(place, true) for place in range(len(self.thresholds))),
+        )
+
+    def _area(self, positives: float, negatives: float) -> tuple[float | None, float]:
+        """Return the area, the chance that a positive scores above a negative, and how far it may be off."""
+        if not positives or not negatives:
+            return None, 0.0
+        false, true = self._cells
+        below = np.cumsum(false) - false
+        ties = float((true * false).sum()) / 2
+        pairs = positives * negatives
+        return (float((true * below).sum()) + ties) / pairs, ties / pairs
+
+    def _at(self, place: int, positives: float) -> AtThreshold:
+        flagged, found = self._flagged[:, place].tolist()
+        return AtThreshold(
+            threshold=self.thresholds[place],
+            precision=found / flagged if flagged else None,
+            recall=found / positives if positives else None,
+            flagged=int(flagged),
+        )
