@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from http_server import Answer, RawClient, RunningServer, ample, payment_of, post
@@ -23,10 +24,12 @@ from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.pipeline import Pipeline
 from tailrace.request.limit import Limit
 from tailrace.request.priority import Priority
+from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.events import stream_endpoints
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.key_file import Key, changing, make_key
 from tailrace.server.keys import Caller, Keys
+from tailrace.server.limiting.limited import Limited
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.routing import model_routes, pipeline_routes
 from tailrace.testing import ManualClock, TestCall
@@ -500,6 +503,54 @@ class Mute:
 
     def refuse(self, call: Call, error: ServingError) -> None:
         """Pass it over."""
+
+
+class Lent:
+    """Lends five tokens at once. asked: how often it was asked what is left; returned: tokens that came back."""
+
+    asked = returned = 0
+
+    def __init__(self, name: str, limit: Limit) -> None:
+        """Whatever the limit is."""
+
+    def lend(self) -> int:
+        """Lend five."""
+        return 5
+
+    def owe(self, tokens: int) -> None:
+        """Count what comes back."""
+        Lent.returned -= tokens
+
+    def left(self) -> tuple[int, int]:
+        """Say that all are there."""
+        Lent.asked += 1
+        return 100, 0
+
+
+def test_very_many_keys_hold_nobody_up(http_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new key makes room for itself by two others at most, and what is not used is given back by and by."""
+    monkeypatch.setattr("tailrace.server.limiting.limiter.METERS_MAX", 50)
+    monkeypatch.setattr("tailrace.server.limiting.limiter.LOOKED_MAX", 20)
+    monkeypatch.setattr(Lent, "asked", 0)
+    monkeypatch.setattr(Lent, "returned", 0)
+    limiter = Limiter({}, ManualClock(), LimitCounts(http_server.block), Lent)
+    endpoint = http_server.http.shared.routes[b"/v1/pipelines/log/predict"][b"POST"]
+    assert isinstance(endpoint, CallEndpoint)
+    for number in range(200):
+        before = Lent.asked
+        (meter,) = cast(Limited, limiter.of_key(endpoint, str(number), Limit(rate="100/s"))).meters
+        meter.in_flight = int(number < 10)  # in use, and so kept
+        assert Lent.asked - before <= 2
+        assert len(limiter._meters) <= 50 + 10
+    assert {f"keys/{number}" for number in range(10)} <= limiter._meters.keys()
+    for meter in limiter._meters.values():
+        assert meter.bucket is not None
+        assert meter.bucket.take()
+    for _ in range(12):
+        before = Lent.returned
+        limiter.look()
+        assert Lent.returned - before <= 20 * 4
+    assert Lent.returned == 4 * len(limiter._meters)
 
 
 def test_call_that_shares_an_answer_gives_its_place_back(

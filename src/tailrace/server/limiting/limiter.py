@@ -10,6 +10,7 @@ key have, are meters of that key. An endpoint that nothing limits stays as it is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from tailrace.deadline import Clock
@@ -24,7 +25,9 @@ from tailrace.server.limiting.limited import Common, Limited
 from tailrace.server.limiting.meter import Meter
 
 METERS_MAX: Final = 100_000
-"""Meters that are kept; beyond, those that nobody uses make room."""
+"""Meters that are kept; beyond, those that nobody uses make room: a new one for two at most, and nobody waits long."""
+LOOKED_MAX: Final = 2_048
+"""Meters that are looked at in one turn of the loop: half a millisecond."""
 
 
 class Declared(NamedTuple):
@@ -68,6 +71,7 @@ class Limiter:
         self._lender_of = lender_of
         self._workers = workers
         self._meters: dict[str, Meter] = {}
+        self._looks, self._leaves = _Round(self._meters), _Round(self._meters)
         self._in_flight = InFlight()
         held = None if loop is None else Held(loop, clock)
         self._common = Common(self._in_flight, self._count, held)
@@ -84,13 +88,11 @@ class Limiter:
         return self._limited(endpoint, [("key", f"keys/{key_id}", own), each])
 
     def look(self) -> None:
-        """Once a second: take back what nobody uses, and forget what can be."""
+        """Once a second: take back what nobody uses, of very many meters by and by."""
         self._in_flight.look(self._clock.now_ns())
-        for meter in self._meters.values():
+        for _, meter in self._looks.take(LOOKED_MAX):
             if meter.bucket is not None:
                 meter.bucket.look()
-        if len(self._meters) > METERS_MAX:
-            self._meters = {name: meter for name, meter in self._meters.items() if not _is_idle(meter)}
 
     def _limited(self, endpoint: CallEndpoint, limits: list[tuple[str, str, Limit]]) -> CallEndpoint:
         """Return an endpoint within some limits, each with its policy's name and its own."""
@@ -107,11 +109,19 @@ class Limiter:
         if meter is None or meter.limit != limit:
             bucket = self._tokens(name, limit) if limit.rate is not None else None
             if meter is None:
+                self._make_room()
                 meter = self._meters[name] = Meter(policy_name, limit, bucket, self._workers)
             else:
                 same = (limit.rate, limit.burst) == (meter.limit.rate, meter.limit.burst)
                 meter.set(limit, meter.bucket if same else bucket)
         return meter
+
+    def _make_room(self) -> None:
+        """Forget two meters where there are too many, unless they are in use."""
+        if len(self._meters) >= METERS_MAX:
+            for name, meter in self._leaves.take(2):
+                if _is_idle(meter):
+                    del self._meters[name]
 
     def _tokens(self, name: str, limit: Limit) -> Tokens:
         """Return the tokens of a limit, which are lent, or this worker's own."""
@@ -122,6 +132,22 @@ class Limiter:
         endpoint.count_failure(error)
         kind, _, name = endpoint.scope.partition("/")
         self._recorder.count(name if kind == "pipelines" else "", error.reason)
+
+
+class _Round:
+    """Goes round all meters, some at a time."""
+
+    def __init__(self, meters: Mapping[str, Meter]) -> None:
+        self._meters = meters
+        self._names = iter(list[str]())
+
+    def take(self, most: int) -> list[tuple[str, Meter]]:
+        """Return the next meters, so many at most, with their names; some where a round ends."""
+        names = list(islice(self._names, most))
+        if not names:
+            self._names = iter(list(self._meters))
+            names = list(islice(self._names, most))
+        return [(name, self._meters[name]) for name in names if name in self._meters]
 
 
 def _is_idle(meter: Meter) -> bool:
