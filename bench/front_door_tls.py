@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from statistics import median
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -129,7 +129,7 @@ def measure(session: Session) -> Figures:
     """Return the medians of the rounds, within which the two take turns."""
     with ExitStack() as stack:
         session.tell("front door, TLS: starting the servers")
-        folder = Path(mkdtemp(prefix="tailrace-"))
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="tailrace-")))
         cert, key = make_certificate(folder)
         context = ssl.create_default_context(cafile=str(cert))
         options: dict[str, tuple[str, ...]] = {"plain": (), "tls": ("--tls-cert", str(cert), "--tls-key", str(key))}
