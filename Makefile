@@ -52,6 +52,7 @@ servers:
 	$(call need,haproxy,haproxy)
 	$(call need,wrk,wrk)
 	$(call need,initdb,postgresql)
+	$(if $(SLOW),$(call need,chromium,chromium))
 
 # Spark 4 runs on Java 17 and 21: where apt has no 17, its own choice is a later one.
 JAVA = $(shell apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo openjdk-17 || echo default)-jre-headless

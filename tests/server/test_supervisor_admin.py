@@ -82,6 +82,22 @@ def test_admin_status_tells_workers_and_pipelines(supervisor: SupervisorProcess)
     assert '"signatures":"not required"' in supervisor.stderr
 
 
+def test_admin_port_has_the_console(supervisor: SupervisorProcess) -> None:
+    """The page is there, its state tells of the worker, and who listens hears of each second."""
+    supervisor.ask()
+    port = supervisor.admin_port
+    status, page = fetch(port, "/console")
+    assert (status, page[:15]) == (200, b"<!doctype html>")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"GET /console/events HTTP/1.1\r\nHost: a\r\n\r\n")
+        heard = b""
+        while heard.count(b'"points":{"standin"') < 2:
+            heard += connection.recv(65_536)
+    whole = json.loads(fetch(port, "/console/state")[1])
+    assert whole["state"]["workers"][0]["state"] == "ready"
+    assert whole["history"]["standin"]["fine"]["at_s"]
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [

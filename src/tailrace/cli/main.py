@@ -33,6 +33,7 @@ from tailrace.cli.record import record
 from tailrace.cli.replay import replay
 from tailrace.cli.score import score
 from tailrace.cli.serve import serve
+from tailrace.cli.top import top
 from tailrace.errors import TailraceError
 from tailrace.version import VERSION
 
@@ -85,6 +86,7 @@ for command in (
     features,
     forget,
     serve,
+    top,
     accepted,
     score,
     consistency,

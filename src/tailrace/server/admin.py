@@ -1,4 +1,4 @@
-"""The admin port: /metrics, /status, /livez, /readyz. In the supervisor, apart from the traffic, tightly bounded."""
+"""The admin port: /metrics, /status, the console and the probes. In the supervisor, apart from the traffic; bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailrace.errors import ServingError, SetupError, UnauthorizedError, Unavail
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.snapshot import PipelineSnapshot
 from tailrace.server.control import PipelineReady, ReleasedPipeline
-from tailrace.server.endpoint import Answer, Page
+from tailrace.server.endpoint import Answer, Gate, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.http.secure import Secured
@@ -122,10 +122,18 @@ class TokenGate:
 class AdminServer:
     """Serves the admin pages. token: wanted for the figures, if there is one; never for the probes.
 
-    tls: what connections are made secret with; None for plain ones.
+    tls: what connections are made secret with; None for plain ones. more: makes the pages beside its own, of the gates
+    that figures are behind.
     """
 
-    def __init__(self, view: AdminView, token: str | None = None, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        view: AdminView,
+        token: str | None = None,
+        tls: TlsFiles | None = None,
+        more: Callable[[Sequence[Gate]], dict[bytes, Page]] = lambda gates: {},
+    ) -> None:
+        self._more = more
         self._tls = tls
         self.address: tuple[str, int] = ("", 0)
         self._view = view
@@ -141,6 +149,7 @@ class AdminServer:
             b"/status": Page(self._status, self._gates),
             b"/livez": Page(_alive),
             b"/readyz": Page(self._readiness),
+            **self._more(self._gates),
         }
         routes = {path: {b"GET": page} for path, page in pages.items()}
         http = HttpServer(routes, LIMITS, LoopLoad(loop), lambda kind: None)

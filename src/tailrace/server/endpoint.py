@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, cast
 
 from tailrace.batch import Call, Codec
 from tailrace.codecs.offer import Offer
 from tailrace.engine import Engine
-from tailrace.errors import ServingError, UnsupportedCodingError
+from tailrace.errors import ServingError, UnavailableError, UnsupportedCodingError
 from tailrace.request.coalescing import Coalescing
 from tailrace.request.priority import QUEUE_WEIGHTS, Priority
 
@@ -234,6 +235,22 @@ class Page:
             if (refusal := gate.refusal(call)) is not None:
                 return refusal
         return None
+
+
+class Feed(Page):
+    """A page that goes on: the connection is handed over to what writes to it from then on.
+
+    enter: takes the connection and writes the answer's head; returns what hears of it. Raises a `ServingError`, which
+    is the answer, for one that it does not take.
+    """
+
+    def __init__(self, enter: Callable[[asyncio.Transport], asyncio.Protocol], gates: Sequence[Gate] = ()) -> None:
+        super().__init__(_refuse_feed, gates)
+        self.enter = enter
+
+
+def _refuse_feed() -> Answer:
+    raise UnavailableError("too many connections", next="try again later")
 
 
 Routes = Mapping[bytes, Mapping[bytes, CallEndpoint | Page]]

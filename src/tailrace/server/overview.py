@@ -49,7 +49,7 @@ class Overview:
             if child.block is not None:
                 self._blocks.append(child.block)
         self._adoption = adoption
-        self._url = url
+        self.url = url
         self._is_open = is_open
         self._signatures_required = signatures_required
         self._started_s = time.monotonic()
@@ -74,7 +74,7 @@ class Overview:
             restarts[str(slot.index)] += worker.restarts
             rss_bytes[str(slot.index)] += worker.process.rss_bytes if worker.process and worker.is_ready else 0
         values: dict[Key, float] = {("tailrace_build_info", (VERSION, platform.python_version())): 1}
-        for release in self._releases():
+        for release in self.releases():
             for pipeline in release.pipelines:
                 for model in pipeline.models:
                     labels = (release.id, pipeline.name, model.name, model.version, model.backend)
@@ -82,11 +82,11 @@ class Overview:
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]
             values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
-        return expose(self._merge(), values)
+        return expose(self.merge(), values)
 
     def status(self) -> Status:
         """Return what runs, and how it has been doing."""
-        metrics = self._merge()
+        metrics = self.merge()
         recent = metrics.since(self._samples[0]) if self._samples else metrics
         warm = next((process.ready for process in self._started() if process.ready is not None), None)
         return Status(
@@ -94,10 +94,10 @@ class Overview:
             pid=os.getpid(),
             uptime_s=round(self.uptime_s, 3),
             ready=self.is_ready(),
-            address=self._url,
-            releases=self._releases(),
-            workers=[self._worker_status(slot, worker) for slot, worker in self._workers],
-            companions=[_companion_status(child, child.process) for child in self._companions if child.process],
+            address=self.url,
+            releases=self.releases(),
+            workers=self.workers(),
+            companions=self.companions(),
             pipelines=pipeline_snapshots(metrics),
             recent_s=round(recent.span_s, 3),
             recent=pipeline_snapshots(recent),
@@ -108,10 +108,10 @@ class Overview:
     async def sample(self) -> None:
         """Keep the counters of a while ago."""
         while True:
-            self._samples.append(self._merge())
+            self._samples.append(self.merge())
             await asyncio.sleep(_SAMPLE_S)
 
-    def _releases(self) -> list[ReleaseStatus]:
+    def releases(self) -> list[ReleaseStatus]:
         """Return the releases that workers serve now, each with the slots of these."""
         slots: dict[str, list[int]] = {}
         found: dict[str, Ready] = {}
@@ -121,11 +121,19 @@ class Overview:
                 found[ready.release] = ready
         return [ReleaseStatus(name, tuple(slots[name]), ready.released) for name, ready in found.items()]
 
+    def workers(self) -> list[WorkerStatus]:
+        """Return the status of each worker."""
+        return [self._worker_status(slot, worker) for slot, worker in self._workers]
+
+    def companions(self) -> list[CompanionStatus]:
+        """Return the status of each process beside the workers."""
+        return [_companion_status(child, child.process) for child in self._companions if child.process]
+
     def _started(self) -> list[ChildProcess]:
         """Return the workers' processes, the last of each."""
         return [worker.process for _, worker in self._workers if worker.process is not None]
 
-    def _merge(self) -> MergedMetrics:
+    def merge(self) -> MergedMetrics:
         """Merge what all children have counted."""
         return merge_blocks(self._blocks)
 

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from threading import Thread
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from tailrace.server.adoption import Adoption
 from tailrace.server.callers import check_callers
 from tailrace.server.child import Child
 from tailrace.server.companions import open_companions
+from tailrace.server.console.console import Console
+from tailrace.server.console.page import console_pages
 from tailrace.server.control import ListenUnix
 from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
@@ -150,7 +153,8 @@ class Supervisor:
             self._children, self._adoption, url=self._url_of((host, port)), is_open=self._is_open,
             signatures_required=bool(options.trusted_keys),
         )  # fmt: skip
-        admin = AdminServer(overview, options.admin_token, options.admin_tls)
+        console = Console(overview)
+        admin = AdminServer(overview, options.admin_token, options.admin_tls, partial(console_pages, console))
         try:
             await admin.open(options.admin_host, options.admin_port)
             self._addresses = Addresses(host, port, *admin.address)
@@ -160,7 +164,8 @@ class Supervisor:
             keepers = {child: asyncio.create_task(child.keep(self)) for child in self._children}
             watchers = [asyncio.create_task(child.watch()) for child in self._children]
             renewing = renew_holds(self._pin, options.registry_choice, self._log)
-            tasks = [*keepers.values(), *watchers, *map(asyncio.create_task, (overview.sample(), renewing))]
+            looks = map(asyncio.create_task, (overview.sample(), console.run(), renewing))
+            tasks = [*keepers.values(), *watchers, *looks]
             await self._wait_for_end(tasks)
             await self._pre_drain(tasks)
             if self._unix is not None:
@@ -171,6 +176,7 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._blame(tasks)
         finally:
+            console.listeners.close()
             admin.close()
         return overview.uptime_s
 

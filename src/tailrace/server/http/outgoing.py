@@ -8,7 +8,7 @@ from typing import cast
 
 from tailrace.batch import Call, Trace
 from tailrace.errors import ServerError, ServingError, UnavailableError
-from tailrace.server.endpoint import Page
+from tailrace.server.endpoint import Feed, Page
 from tailrace.server.http.flow import Flow
 from tailrace.server.http.forms import HeadForm
 from tailrace.server.http.framing import CONTINUE
@@ -103,6 +103,8 @@ class Outgoing:
                 raise head.fault or UnavailableError("nothing serves this path")
             if (refusal := page.refusal(call)) is not None:
                 raise refusal
+            if isinstance(page, Feed) and self._hand_over(page):
+                return
             status, content_type, body, headers = page.answer()
         except ServingError as error:
             shared.count_failure(type(error))
@@ -119,6 +121,16 @@ class Outgoing:
         if close:
             self.end()
         self._send(call, shared.framing.full(head, status, content_type, body, headers, call.request_id, close=close))
+
+    def _hand_over(self, feed: Feed) -> bool:
+        """Give the connection to a feed; return False for one that is owed answers or is the server's last."""
+        if self.calls or self._shared.draining:
+            return False
+        listener = feed.enter(self._transport)
+        self._shared.connections.pop(self, None)
+        self.end()
+        self._transport.set_protocol(listener)
+        return True
 
     def _send_error(self, call: HttpCall, error: ServingError, *, close: bool = False) -> None:
         """Answer with an error, in its turn."""

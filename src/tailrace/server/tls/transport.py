@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tailrace.server.tls.records import RECORD_BYTES, Records
 
@@ -35,6 +35,10 @@ class TlsTransport(asyncio.Transport):
         self._has_said_goodbye = False
         self.is_paused = False
         self.when_resumed: Callable[[], None] | None = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes from now on to another protocol."""
+        cast(TlsReceiver, self._raw.get_protocol()).set_protocol(cast(asyncio.Protocol, protocol))
 
     def begin(self, protocol: asyncio.Protocol) -> None:
         """Give the connection to a protocol, with what has come behind the handshake."""
@@ -127,6 +131,10 @@ class TlsReceiver(asyncio.Protocol):
         self._transport = transport
         self._records = records
         self._put, self._get, self._incoming = records.put, records.get, records.incoming
+        self._protocol = protocol
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        """Give what comes from now on to another protocol."""
         self._protocol = protocol
 
     def data_received(self, data: bytes) -> None:

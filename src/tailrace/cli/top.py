@@ -1,0 +1,204 @@
+"""`tailrace top`: the console in a terminal, once a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tailrace.cli.models.options import AsJson, print_json
+from tailrace.errors import SetupError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+TIMEOUT_S: Final = 5.0
+RETRY_S: Final = 2.0
+POINTS_MAX: Final = 60
+STYLES: Final = {"good": "green", "warn": "yellow", "bad": "red", "idle": "dim"}
+BARS: Final = " ▁▂▃▄▅▆▇█"
+TRACK: Final = 24
+
+
+def top(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server's admin port, as http://127.0.0.1:8081.")],
+    token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show the state once, and leave.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a server is doing, once a second: what the console at /console shows, in a terminal.
+
+    With --json the state is printed, once, as the console gets it.
+
+    For example:
+
+        tailrace top http://127.0.0.1:8081
+    """
+    if as_json:
+        print_json(_state(url, token))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if once or not console.is_terminal:
+        console.print(screen(_state(url, token), {}))
+        return
+    _follow(url, token, console)
+
+
+def _follow(url: str, token: str | None, console: Any) -> None:
+    """Show each state as it comes, until Ctrl-C; a server that is gone is waited for."""
+    from rich.live import Live
+    from rich.text import Text
+
+    _state(url, token)  # an address or a token that is wrong ends the command
+    rates: dict[str, deque[float]] = {}
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                for state in _states(url, token):
+                    for name, point in state["points"].items():
+                        rates.setdefault(name, deque(maxlen=POINTS_MAX)).append(point["offered"])
+                    live.update(screen(state, rates), refresh=True)
+            except KeyboardInterrupt:
+                return
+            except (OSError, ValueError, SetupError) as error:
+                live.update(Text(f"{url}: {error}; trying again", style="red"), refresh=True)
+            try:
+                time.sleep(RETRY_S)
+            except KeyboardInterrupt:
+                return
+
+
+def screen(state: dict[str, Any], rates: dict[str, deque[float]]) -> RenderableType:
+    """Return the screen. rates: the last calls a second of each pipeline."""
+    from rich.console import Group
+    from rich.text import Text
+
+    verdict = state["verdict"]
+    parts: list[RenderableType] = [
+        Text(f" {plain(verdict['text'])} ", style=f"bold reverse {STYLES[verdict['level']]}"),
+        Text(f"{plain(state['address'])} · up {state['uptime_s']:.0f} s · Tailrace {plain(state['version'])}", "dim"),
+    ]
+    for pipeline in state["pipelines"]:
+        parts += [_head(pipeline, rates.get(pipeline["name"], ())), _layers(pipeline)]
+        if pipeline["views"]:
+            parts.append(_views(pipeline))
+    parts.append(_processes(state))
+    for happening in state["happenings"][-5:]:
+        when = time.strftime("%H:%M:%S", time.localtime(happening["at_s"]))
+        parts.append(Text(f"{when}  {plain(happening['text'])}"))
+    return Group(*parts)
+
+
+def plain(text: str) -> str:
+    """Return a name without what a terminal would act on."""
+    return "".join(each if each.isprintable() else "�" for each in text)
+
+
+def _head(pipeline: dict[str, Any], rates: Any) -> RenderableType:
+    """Return a pipeline's figures in one line, with its rate as bars."""
+    from rich.text import Text
+
+    line = Text("\n" + plain(pipeline["name"]), style="bold")
+    line.append(f"  {pipeline['offered']:,.0f}/s  p50 {_ms(pipeline['p50'])}  p99 {_ms(pipeline['p99'])}", "default")
+    line.append(f" of {pipeline['budget']:g} ms", "dim")
+    for name, style in (("shed", "red"), ("degraded", "yellow"), ("failed", "red")):
+        line.append(f"  {name} {pipeline[name]:.2%}", style if pipeline[name] else "dim")
+    most = max(rates, default=0) or 1
+    line.append("  " + "".join(BARS[round(rate / most * (len(BARS) - 1))] for rate in rates), "cyan")
+    return line
+
+
+def _layers(pipeline: dict[str, Any]) -> RenderableType:
+    """Return p50 and p99 of the wait and of each layer against its budget."""
+    table = _table("layer", "p50", "p99", "budget", "")
+    for layer in (pipeline["wait"], *pipeline["layers"]):
+        budget, p99 = layer["budget"], layer["p99"] or 0.0
+        style = "red" if budget and p99 > budget else "default"
+        bar = "█" * min(round(p99 / (budget or pipeline["budget"]) * TRACK), TRACK)
+        shown = f"{budget:g} ms" if budget else "–"
+        table.add_row(layer["name"], _ms(layer["p50"]), _ms(layer["p99"]), shown, bar.ljust(TRACK, "·"), style=style)
+    return table
+
+
+def _views(pipeline: dict[str, Any]) -> RenderableType:
+    """Return where the rows of each view came from."""
+    table = _table("view", "rows/s", "fresh", "stale", "default", "timeout", "age")
+    for view in pipeline["views"]:
+        total = sum(view["values"].values())
+        shares = [f"{view['values'].get(source, 0) / total:.1%}" if total else "–"
+                  for source in ("fresh", "stale", "default", "timeout")]  # fmt: skip
+        age = "–" if view["age_s"] is None else f"{view['age_s']:,.0f} s"
+        table.add_row(plain(view["name"]), f"{total:,.0f}", *shares, age)
+    return table
+
+
+def _processes(state: dict[str, Any]) -> RenderableType:
+    """Return the state of each process."""
+    table = _table("process", "state", "memory", "restarts", "release")
+    for worker in state["workers"]:
+        table.add_row(f"worker {worker['slot']}", *_process(worker), plain(worker["release"] or "–"))
+    for companion in state["companions"]:
+        table.add_row(plain(companion["name"]), *_process(companion), "–")
+    return table
+
+
+def _process(process: dict[str, Any]) -> tuple[str, str, str]:
+    return process["state"], f"{process['rss_bytes'] / 2**20:,.0f} MB", str(process["restarts"])
+
+
+def _table(first: str, *others: str) -> Any:
+    """Return a table of these columns; all but the first are numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(first, min_width=18)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _ms(time_ms: float | None) -> str:
+    return "–" if time_ms is None else f"{time_ms:.3g} ms"
+
+
+def _state(url: str, token: str | None) -> dict[str, Any]:
+    """Return the state now. Raises SetupError where there is none to be had."""
+    with _opened(url, "/console/state", token) as answer:
+        found: dict[str, Any] = json.loads(answer.read())["state"]
+        return found
+
+
+def _states(url: str, token: str | None) -> Iterator[dict[str, Any]]:
+    """Yield each state as the server tells it, until it closes."""
+    with _opened(url, "/console/events", token) as answer:
+        for line in answer:
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+
+
+def _opened(url: str, path: str, token: str | None) -> Any:
+    """Ask the admin port. Raises SetupError where it does not answer, or not this."""
+    import urllib.error
+    import urllib.request
+
+    where = url.rstrip("/") + path
+    try:
+        request = urllib.request.Request(where, headers={"Authorization": f"Bearer {token}"} if token else {})
+        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            next_step = "give --token" if error.code == 401 else "name the admin port, which the server's log tells"
+            raise SetupError(f"it answers {error.code}", where=where, next=next_step) from None
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"nobody answers: {getattr(error, 'reason', error)}", where=where,
+            next="name the admin port, which the server's log tells as `admin`",
+        ) from None  # fmt: skip

@@ -1,0 +1,94 @@
+"""What has happened to the server: the console's timeline, told from what differs between two looks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from tailrace.monitor.snapshot import MergedMetrics
+from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
+from tailrace.server.console.verdict import Verdict
+
+HAPPENINGS_MAX: Final = 200
+BREAKERS: Final = ("tailrace_store_breaker_open", "tailrace_remote_breaker_open")
+Kind = Literal["release", "process", "breaker", "verdict", "alert"]
+
+
+class Happening(msgspec.Struct, frozen=True):
+    """One entry of the timeline. at_s: since the epoch."""
+
+    at_s: float
+    kind: Kind
+    text: str
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What one look finds."""
+
+    releases: Sequence[ReleaseStatus]
+    processes: Sequence[WorkerStatus | CompanionStatus]
+    metrics: MergedMetrics
+    verdict: Verdict
+
+
+class Timeline:
+    """The last happenings, the oldest first, at most `HAPPENINGS_MAX`."""
+
+    def __init__(self) -> None:
+        self.happenings: deque[Happening] = deque(maxlen=HAPPENINGS_MAX)
+        self._last: Seen | None = None
+
+    def tell(self, kind: Kind, text: str, at_s: float) -> None:
+        """Enter what something else has noticed, an alert say."""
+        self.happenings.append(Happening(round(at_s, 1), kind, text))
+
+    def look(self, seen: Seen, at_s: float) -> None:
+        """Enter what differs from the last look."""
+        last, self._last = self._last, seen
+        if last is None:
+            return
+        before = {release.id for release in last.releases}
+        for release in seen.releases:
+            if release.id not in before:
+                self.tell("release", f"release {release.id or 'as it is on disk'} is served", at_s)
+        for name, text in _processes(last, seen):
+            self.tell("process", f"{name} {text}", at_s)
+        for name, text in _breakers(last.metrics, seen.metrics):
+            self.tell("breaker", f"{name}: {text}", at_s)
+        if seen.verdict.level != last.verdict.level:
+            self.tell("verdict", " · ".join(filter(None, (seen.verdict.pipeline, seen.verdict.text))), at_s)
+
+
+def name_of(process: WorkerStatus | CompanionStatus) -> str:
+    """Return a process's name as the console says it."""
+    return f"worker {process.slot}" if isinstance(process, WorkerStatus) else process.name
+
+
+def _processes(last: Seen, seen: Seen) -> list[tuple[str, str]]:
+    """Return which processes were replaced, or changed their state."""
+    before = {name_of(process): process for process in last.processes}
+    found = []
+    for process in seen.processes:
+        name, earlier = name_of(process), before.get(name_of(process))
+        if earlier is None or process.restarts > earlier.restarts:
+            found.append((name, "has died and is started anew" if earlier is not None else "is new"))
+        elif process.state != earlier.state:
+            found.append((name, f"is {process.state}"))
+    return found
+
+
+def _breakers(last: MergedMetrics, seen: MergedMetrics) -> list[tuple[str, str]]:
+    """Return which breakers have opened or closed, each with the pipeline and the model that it is of."""
+    found = []
+    for (metric, labels), merged in seen.series.items():
+        if metric in BREAKERS:
+            before, now = last.value(metric, *labels), merged.value
+            what = "store" if metric == BREAKERS[0] else "remote model"
+            if now > before:
+                found.append((" · ".join(labels), f"the breaker of the {what} has opened"))
+            elif before and not now:
+                found.append((" · ".join(labels), f"the breaker of the {what} has closed"))
+    return found

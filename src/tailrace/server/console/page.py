@@ -1,0 +1,57 @@
+"""The console's pages: one file of HTML that holds all it needs, the data it opens with, and the feed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from tailrace.batch import JSON
+from tailrace.server.console.console import Console
+from tailrace.server.endpoint import Answer, Feed, Gate, Page
+
+HERE: Final = Path(__file__).parent
+NO_STORE: Final = b"Cache-Control: no-store"
+HARMLESS: Final = (b"X-Content-Type-Options: nosniff", b"Referrer-Policy: no-referrer")
+
+
+def console_pages(console: Console, gates: Sequence[Gate]) -> dict[bytes, Page]:
+    """Return the pages by path. gates: of what holds figures; the page itself holds none, and asks for the token."""
+    return {
+        b"/console": Page(_page_answer),
+        b"/console/state": Page(lambda: Answer(200, JSON, console.whole(), (NO_STORE, *HARMLESS)), gates),
+        b"/console/events": Feed(console.listeners.enter, gates),
+    }
+
+
+@lru_cache(maxsize=1)
+def page_bytes() -> tuple[bytes, bytes]:
+    """Return the page, and the policy that lets it run what stands in it and nothing else."""
+    style = _read("uplot/uPlot.min.css") + _read("console.css")
+    scripts = (_read("uplot/uPlot.iife.min.js"), *(_read(name) for name in ("charts.js", "console.js")))
+    page = _read("page.html").replace("/*style*/", style)
+    for number, script in enumerate(scripts):
+        page = page.replace(f"/*script {number}*/", script)
+    hashes = b" ".join(map(_hash, scripts))
+    policy = (
+        b"Content-Security-Policy: default-src 'none'; script-src " + hashes + b"; style-src " + _hash(style) + b"; "
+        b"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page.encode(), policy
+
+
+def _page_answer() -> Answer:
+    page, policy = page_bytes()
+    return Answer(200, b"text/html; charset=utf-8", page, (b"Cache-Control: no-cache", *HARMLESS, policy))
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> bytes:
+    """Return a text as a policy names it."""
+    return b"'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()) + b"'"

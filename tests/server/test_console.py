@@ -1,0 +1,258 @@
+"""The console's data: what it shows of the metrics, what it remembers, what it says, and who may listen."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console_server import Counted, filled, served
+from stand_in_supervisor import fetch, poll
+from tls_files import Authority
+
+from tailrace.server.console.console import Console
+from tailrace.server.console.feed import LISTENERS_MAX, STUCK_MESSAGES_MAX, Listeners
+from tailrace.server.console.figures import HEAT_OCTAVES, HEAT_ROWS_PER_OCTAVE, points_of
+from tailrace.server.console.happenings import HAPPENINGS_MAX, Timeline
+from tailrace.server.console.history import COARSE_S, COARSE_STEPS_MAX, FINE_STEPS_MAX, History
+from tailrace.server.console.page import page_bytes
+from tailrace.server.tls.certificates import TlsFiles
+
+PAGE_BYTES_MAX = 120_000
+
+
+def listen(port: int) -> socket.socket:
+    """Return a connection that has asked for the feed."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection.sendall(b"GET /console/events HTTP/1.1\r\nHost: a\r\n\r\n")
+    return connection
+
+
+def read_until(connection: socket.socket, end: bytes) -> bytes:
+    """Return what comes, up to and with `end`."""
+    held = b""
+    while end not in held:
+        part = connection.recv(65_536)
+        assert part, held
+        held += part
+    return held
+
+
+def looked(console: Console, at_s: float = 0.0) -> dict[str, Any]:
+    """Look once more; return the state."""
+    console.look(at_s)
+    state: dict[str, Any] = json.loads(console.whole())["state"]
+    return state
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_point_counts_one_second() -> None:
+    """A point has the rates of its second, the quantiles of it, and every answer in the heatmap's row of its time."""
+    counted, history = Counted(), History()
+    history.add(counted.merge(), 0.0)
+    counted.answer(90, time_ms=5)
+    counted.answer(10, time_ms=80)
+    counted.shed(20)
+    point = history.add(counted.merge(), 1.0)["fraud"]
+    assert (point.offered, point.served, point.shed, point.failed, point.batch) == (120, 100, 20, 0, 2)
+    assert point.p50 == pytest.approx(5, rel=0.1)
+    assert point.p99 == pytest.approx(80, rel=0.1)
+    first, *rows = point.heat
+    assert sum(rows) == 100
+
+    def upper_ms(row: int) -> float:
+        return 50 * 2 ** (HEAT_OCTAVES[0] + (row + 1) / HEAT_ROWS_PER_OCTAVE)
+
+    assert upper_ms(first - 1) <= 5 * 1.08
+    assert upper_ms(first) >= 5
+    assert upper_ms(first + len(rows) - 1) >= 80
+    assert (rows[0], rows[-1]) == (90, 10)
+
+
+def test_history_is_bounded_and_its_coarse_steps_are_exact() -> None:
+    """A day and more is kept in so many points; a coarse p99 is that of all its answers, not a mean of p99s."""
+    counted, history = Counted(), History()
+    for second in range(FINE_STEPS_MAX + 5):
+        counted.answer(100 if second % 2 else 1, 5 if second % 2 else 400)
+        history.add(counted.merge(), float(second))
+    columns = history.columns()["fraud"]
+    assert len(columns["fine"]["at_s"]) == FINE_STEPS_MAX
+    assert columns["fine"]["at_s"][-1] == FINE_STEPS_MAX + 4
+    assert all(each < 20 for each in columns["coarse"]["p99"])
+    assert COARSE_STEPS_MAX * COARSE_S == 24 * 3_600
+
+
+def test_point_of_no_traffic_says_nothing() -> None:
+    """A second without calls has no quantiles, which is not a latency of 0."""
+    counted = Counted()
+    first = counted.merge()
+    point = points_of(counted.merge().since(first), 1.0)["fraud"]
+    assert (point.offered, point.p50, point.p99, point.batch, point.heat) == (0, None, None, None, [])
+
+
+# -- the verdict and the timeline -------------------------------------------------------------------------------------
+
+
+def test_verdict_names_the_cause() -> None:
+    """It says what is wrong and of what: shedding with the wait, over budget with the layer, no worker."""
+    counted = Counted()
+    console = Console(counted)
+
+    def verdict() -> tuple[str, str]:
+        for _ in range(12):
+            found = looked(console)["verdict"]
+        return found["level"], found["text"]
+
+    assert verdict() == ("idle", "No requests in the last seconds")
+    counted.answer(1_000)
+    state = looked(console)["verdict"]
+    assert (state["level"], state["text"].startswith("Within budget: p99 5")) == ("good", True)
+    counted.shed(30)
+    state = looked(console)["verdict"]
+    assert state["text"].startswith("Shedding 2.9%: no time left to answer, queue wait 0.5")
+    verdict()
+    counted.answer(100, time_ms=90)
+    state = looked(console)["verdict"]
+    assert state["level"] == "bad"
+    assert "> 50 ms; features 4" in state["text"]
+    counted.ready = False
+    assert verdict() == ("bad", "Not ready: no worker is ready to serve")
+
+
+def test_timeline_tells_what_differs() -> None:
+    """A process that was replaced, a new release and a breaker that opens and closes are entries of their own."""
+    counted = Counted()
+    console = Console(counted)
+    looked(console)
+    counted.restarts = 1
+    looked(console)
+    counted.release = "r2"
+    looked(console)
+    counted.count("tailrace_store_breaker_open")
+    looked(console)
+    counted.count("tailrace_store_breaker_open", by=-1)
+    state = looked(console)
+    happenings = state["happenings"]
+    assert [(each["kind"], each["text"]) for each in happenings if each["kind"] != "verdict"] == [
+        ("process", "worker 0 has died and is started anew"),
+        ("release", "release r2 is served"),
+        ("breaker", "fraud: the breaker of the store has opened"),
+        ("breaker", "fraud: the breaker of the store has closed"),
+    ]
+
+
+def test_timeline_is_bounded() -> None:
+    """Of more happenings the oldest are forgotten."""
+    timeline = Timeline()
+    for number in range(HAPPENINGS_MAX + 5):
+        timeline.tell("alert", str(number), float(number))
+    assert len(timeline.happenings) == HAPPENINGS_MAX
+    assert timeline.happenings[0].text == "5"
+
+
+# -- the pages --------------------------------------------------------------------------------------------------------
+
+
+def test_page_runs_only_what_stands_in_it() -> None:
+    """The policy names each script and style by its hash, and no other source; no address stands in the page."""
+    page, policy = page_bytes()
+    assert len(page) < PAGE_BYTES_MAX
+    assert b"unsafe" not in policy
+    assert policy.count(b"'sha256-") == 4
+    outside = page.replace(b"https://github.com/leeoniya/uPlot", b"")
+    assert b"http://" not in outside
+    assert b"https://" not in outside
+
+
+def test_figures_ask_for_the_token_and_the_page_does_not() -> None:
+    """With an admin token the state and the feed want it; the page, which holds no figure, asks the reader for it."""
+    counted = Counted("secret-name")
+    with served(counted, filled(counted, 3), token="t") as port:
+        assert fetch(port, "/console/state")[0] == 401
+        assert fetch(port, "/console/events")[0] == 401
+        status, page = fetch(port, "/console")
+        assert (status, b"secret-name" in page) == (200, False)
+        status, state = fetch(port, "/console/state", headers={"Authorization": "Bearer t"})
+        assert (status, json.loads(state)["state"]["pipelines"][0]["name"]) == (200, "secret-name")
+
+
+def test_feed_tells_each_second_what_the_state_is() -> None:
+    """Of a real server: the first message comes at once, the next within some seconds, each a whole state."""
+    counted = Counted()
+    console = filled(counted, 3)
+    with served(counted, console) as port, listen(port) as connection:
+        first = read_until(connection, b"\n\n")
+        assert b"Content-Type: text/event-stream" in first
+        if b"data: " not in first:
+            first = read_until(connection, b"\n\n")
+        state = json.loads(first.split(b"data: ")[1])
+        assert state["points"]["fraud"]["offered"] == 204
+
+
+def test_thousand_consoles_leave_the_port_open() -> None:
+    """So many may listen; all further ones are refused, and the probes and the state are answered as before."""
+    counted = Counted()
+    console = filled(counted, 3)
+    with served(counted, console) as port:
+        open_ones = []
+        statuses = []
+        try:
+            for _ in range(1_000):
+                connection = listen(port)
+                open_ones.append(connection)
+                statuses.append(int(connection.recv(12)[9:12]))
+            assert statuses.count(200) == LISTENERS_MAX == len(console.listeners)
+            assert statuses.count(503) == 1_000 - LISTENERS_MAX
+            assert fetch(port, "/livez")[0] == 200
+        finally:
+            for connection in open_ones:
+                connection.close()
+        poll(lambda: len(console.listeners) == 0)
+        assert fetch(port, "/console/state")[0] == 200
+
+
+def test_listener_that_does_not_read_is_dropped() -> None:
+    """It costs a bounded buffer and some messages; who reads beside it misses none."""
+
+    async def tell() -> tuple[int, int]:
+        loop, listeners = asyncio.get_running_loop(), Listeners()
+        pairs = [socket.socketpair() for _ in range(2)]
+        for ours, _ in pairs:
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            transport.set_protocol(listeners.enter(transport))
+        reader, writer = await asyncio.open_connection(sock=pairs[1][1], limit=1 << 24)
+        told = STUCK_MESSAGES_MAX + 5
+        for number in range(told):
+            listeners.tell(b'"%d%s"' % (number, b"x" * 500_000))
+            await reader.readuntil(b"\n\n") if number else await reader.readuntil(b'x"\n\n')
+        left = len(listeners)
+        listeners.close()
+        writer.close()
+        pairs[0][1].close()
+        await asyncio.sleep(0)
+        return told, left
+
+    assert asyncio.run(tell())[1] == 1
+
+
+def test_feed_comes_over_tls(tmp_path: Path) -> None:
+    """Where the admin port is secret, so is the feed."""
+    authority = Authority(tmp_path)
+    signed = authority.server()
+    counted = Counted()
+    tls = TlsFiles(str(signed.cert), str(signed.key))
+    with served(counted, filled(counted, 3), tls=tls) as port:
+        context = ssl.create_default_context(cafile=str(authority.file))
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)
+        connection.request("GET", "/console/events")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert answer.readline().startswith(b'data: {"at_s"')
+        connection.close()
