@@ -1,0 +1,78 @@
+"""The models of a server's pipelines, watched for drift: what the observer tells of predictions, and what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tailrace.inference.declaration import Model, models_of
+from tailrace.inference.drift import Drift
+from tailrace.inference.manifest import MANIFEST_FILE, Profile, decode_manifest
+from tailrace.monitor.drift.columns import columns_of
+from tailrace.monitor.drift.findings import Findings
+from tailrace.monitor.drift.kept import keep, recall
+from tailrace.monitor.drift.series import series_of
+from tailrace.monitor.drift.watch import DriftWatch
+from tailrace.monitor.predictions import Predictions
+from tailrace.pipeline import Pipeline
+
+
+@dataclass(slots=True)
+class _Watched:
+    declared: Drift
+    profile: Profile
+    watch: DriftWatch | None = None
+    kept: bytes | None = None
+    release: str = ""
+
+
+class PipelineDrift:
+    """Watches some pipelines, one release of each. declared: how each is watched, by name; others are not."""
+
+    def __init__(self, pipelines: Sequence[Pipeline], declared: Mapping[str, Drift]) -> None:
+        self._watched = {
+            each.name: _Watched(declared[each.name], profile_of(each)) for each in pipelines if each.name in declared
+        }
+        self.latest: dict[str, dict[str, Findings]] = {name: {} for name in self._watched}
+        """The last window and the last cycle of each pipeline, by name and span."""
+
+    def take(self, predictions: Predictions, now_ns: int, wall_s: float) -> tuple[Findings, ...]:
+        """Tell of predictions; return what has ended with them. A release other than before is watched anew."""
+        watched = self._watched.get(predictions.pipeline)
+        if watched is None:
+            return ()
+        if watched.watch is None or watched.release != predictions.release:
+            series = series_of(watched.profile, predictions.labels, tuple(predictions.provenance))
+            watched.watch, watched.release = DriftWatch(series, watched.declared, now_ns, wall_s), predictions.release
+            if watched.kept is not None:
+                recall(watched.watch, watched.kept)
+                watched.kept = None
+        columns, defaulted = columns_of(predictions)
+        found = watched.watch.add(columns, now_ns, wall_s, defaulted)
+        self.latest[predictions.pipeline] |= {each.span: each for each in found}
+        return found
+
+    def keep(self) -> dict[str, bytes]:
+        """Return what has been learned, by pipeline; of those that have not been told of anything, what was kept."""
+        found = {name: keep(each.watch) if each.watch else each.kept for name, each in self._watched.items()}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def recall(self, kept: Mapping[str, bytes]) -> None:
+        """Take what a predecessor has kept; each pipeline has it with its first predictions, where it still fits."""
+        for name, data in kept.items():
+            if name in self._watched:
+                self._watched[name].kept = data
+
+
+def profile_of(pipeline: Pipeline) -> Profile:
+    """Return the reference of a pipeline: the profile of its model.
+
+    Of a stage of several models it is that of all their features, the first model's where two have one, and none of
+    the scores, which are of no single model. Remote models and those in Python have none.
+    """
+    models = models_of(pipeline.model)
+    profiles = [decode_manifest(model.directory(pipeline.base_dir) / MANIFEST_FILE).profile for model in models]
+    if isinstance(pipeline.model, Model):
+        return profiles[0]
+    features = {name: each for profile in reversed(profiles) for name, each in profile.features.items()}
+    return Profile(max((profile.rows for profile in profiles), default=0), features, ())

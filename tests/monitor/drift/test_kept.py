@@ -1,0 +1,108 @@
+"""What a watch has learned outlives its process, and what does not fit is learned anew."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailrace.batch import Provenance
+from tailrace.inference.drift import Drift
+from tailrace.inference.manifest import Profile
+from tailrace.monitor.drift.kept import keep, recall
+from tailrace.monitor.drift.pipelines import PipelineDrift, profile_of
+from tailrace.monitor.drift.series import series_of
+from tailrace.monitor.drift.watch import DriftWatch
+from tailrace.monitor.predictions import Predictions
+from tailrace.pipeline import Pipeline
+from tailrace.release.profile import profile_numbers
+
+ROWS = 600
+DECLARED = Drift("1s", season=None)
+
+
+def watch(shift: float = 0.0) -> DriftWatch:
+    """Return a watch of one feature whose reference is normal."""
+    reference = profile_numbers(np.random.default_rng(0).normal(shift, 1, 5_000))
+    return DriftWatch(series_of(Profile(5_000, {"x": reference}, ())), DECLARED, 0, 0.0)
+
+
+def learned() -> DriftWatch:
+    """Return one that has seen twenty windows."""
+    found, rng = watch(), np.random.default_rng(1)
+    for second in range(1, 21):
+        assert found.add({"x": rng.normal(size=ROWS)}, second * 10**9, float(second))
+    return found
+
+
+def test_a_successor_knows_what_was_learned() -> None:
+    """The baseline of its predecessor is its own, to the last bit."""
+    before, after = learned(), watch()
+    assert recall(after, keep(before))
+    for ours, theirs in zip(after.baselines[0].arrays, before.baselines[0].arrays, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert after.baselines[0].windows[0] == 20
+
+
+def test_what_is_broken_or_another_ones_is_learned_anew() -> None:
+    """Cut short, with a bit turned, of another reference, or of no kind at all: nothing is taken, nothing raised."""
+    data = keep(learned())
+    turned = [bytearray(data) for _ in range(40)]
+    for place, each in zip(np.linspace(0, len(data) - 1, 40).astype(int), turned, strict=True):
+        each[place] ^= 4
+    wrong = [data[:length] for length in range(0, len(data), 7)]
+    for each in [*wrong, *map(bytes, turned), b"no", b"\xc0"]:
+        after = watch()
+        assert not recall(after, each)
+        assert after.baselines[0].windows[0] == 0
+    assert not recall(watch(shift=3), data)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """Bytes that would unpack to more than a watch has are refused, whatever they claim."""
+    kept: list[Any] = msgspec.msgpack.decode(keep(watch()))
+    kept[4] = zlib.compress(bytes(20 << 20), 1)
+    assert not recall(watch(), msgspec.msgpack.encode(kept))
+
+
+def predictions(pipeline: Pipeline, release: str, shift: float = 0.0, rows: int = ROWS) -> Predictions:
+    """Return predictions of a pipeline of one feature."""
+    values = np.random.default_rng(3).uniform(0.5 + shift, 2 + shift, rows)
+    zeros = np.zeros(rows, np.int64)
+    return Predictions(
+        pipeline=pipeline.name, release=release, slot=0, requests=[b"{}"] * rows, request_ids=[""] * rows,
+        traces=[""] * rows, clients=[""] * rows, errors=[""] * rows, answered_ns=zeros, waits_ns=zeros, whole_ns=zeros,
+        layers_ns=np.zeros((rows, 5), np.int64), row_request=None, features={"amount": values},
+        provenance={"Profiles": np.full(rows, Provenance.FRESH, np.uint8)}, event_ns={}, scores=np.log(values),
+        decisions=None, labels=(), reasons=None, degraded=np.zeros(rows, np.uint8), failed=np.zeros(rows, np.bool_),
+    )  # fmt: skip
+
+
+def test_pipelines_are_watched_by_the_profile_of_their_model(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A pipeline's own model is the reference; a new release begins anew; who is not declared is not watched."""
+    log, other = pipeline_of("log"), pipeline_of("heavy")
+    drift = PipelineDrift([log, other], {"log": DECLARED})
+    for second in range(1, 5):
+        found = drift.take(predictions(log, "1", shift=1.0), second * 2 * 10**9, second * 2.0)
+    assert {each.series for each in found[0].alarms} == {"amount", "score"}
+    assert drift.latest["log"]["window"] is found[0]
+    assert drift.take(predictions(other, "1"), 10**12, 1e3) == ()
+    assert drift.take(predictions(log, "2"), 9 * 10**9, 9.0) == ()  # its first window has just begun
+    kept = drift.keep()
+    assert set(kept) == {"log"}
+    successor = PipelineDrift([log], {"log": DECLARED})
+    successor.recall(kept | {"gone": b""})
+    assert successor.keep() == kept
+    successor.take(predictions(log, "2"), 0, 0.0)
+    assert successor.keep()["log"] == kept["log"]
+
+
+@pytest.mark.parametrize("name", ["log_with_fallback", "heavy_with_second"])
+def test_a_fallback_is_no_reference(pipeline_of: Callable[[str], Pipeline], name: str) -> None:
+    """The profile is the model's that is asked first."""
+    plain = name.partition("_")[0]
+    assert profile_of(pipeline_of(name)) == profile_of(pipeline_of(plain))
