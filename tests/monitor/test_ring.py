@@ -70,8 +70,8 @@ def test_reader_far_behind_loses_the_oldest() -> None:
         writer, reader = RingWriter(fd), RingReader(fd)
         for number in range(1_000):
             writer.write(b"%08d" % number)
-        assert list(reader.read()) == [b"%08d" % number for number in range(1_000 - SIZE // 16, 1_000)]
-        assert reader.overtaken == 1
+        assert list(reader.read()) == [b"%08d" % number for number in range(1_000 - SIZE // 32, 1_000)]
+        assert (reader.overtaken, reader.lost) == (1, 1_000 - SIZE // 32)
 
 
 def test_successors_go_on() -> None:
@@ -81,9 +81,26 @@ def test_successors_go_on() -> None:
         first = RingReader(fd)
         assert list(first.read()) == [b"one"]
         assert list(RingReader(fd).read()) == [b"one"]
-        first.keep(first.position)
+        first.keep(first.mark)
         RingWriter(fd).write(b"two")
         assert list(RingReader(fd).read()) == [b"two"]
+
+
+def test_what_is_lost_is_counted_whoever_was_there() -> None:
+    """Frames that are overwritten while there is no reader, and what comes into no frame, by the items in them."""
+    with ring() as fd:
+        RingWriter(fd).write(b"kept", items=2)
+        reader = RingReader(fd)
+        list(reader.read())
+        reader.keep(reader.mark)
+        for _ in range(100):
+            assert RingWriter(fd).write(b"", items=3)  # a new writer each time
+        successor = RingReader(fd)
+        assert 3 * len(list(successor.read())) + successor.lost == 300
+        assert not RingWriter(fd).write(bytes(SIZE), items=7)
+        before = successor.lost
+        assert list(successor.read()) == []
+        assert successor.lost == before + 7
 
 
 WRITES = """

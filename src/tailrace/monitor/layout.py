@@ -19,6 +19,7 @@ from tailrace.monitor.metrics import (
     FATES,
     LATE_OUTCOMES,
     LIMIT_REASONS,
+    LOST_REASONS,
     METRICS,
     PROVENANCES,
     REFRESH_OUTCOMES,
@@ -150,6 +151,16 @@ def courier_layout(pipelines: Sequence[str]) -> SeriesLayout:
     for pipeline in pipelines:
         for outcome in DELIVERY_OUTCOMES:
             builder.add("tailrace_deliveries_total", pipeline, outcome)
+    return SeriesLayout(tuple(builder.series))
+
+
+def observer_layout(pipelines: Sequence[str]) -> SeriesLayout:
+    """Return the layout of the observer: what became of each pipeline's predictions."""
+    builder = _LayoutBuilder("")
+    for pipeline in pipelines:
+        builder.add("tailrace_predictions_logged_total", pipeline)
+    for reason in LOST_REASONS:
+        builder.add("tailrace_predictions_lost_total", reason)
     return SeriesLayout(tuple(builder.series))
 
 

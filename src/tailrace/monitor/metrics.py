@@ -112,6 +112,14 @@ _TABLE: Final = (
         "tailrace_deliveries_total", "counter", "Tries to deliver a result, by what became of them.",
         ("pipeline", "outcome"), owner="courier",
     ),
+    Metric(
+        "tailrace_predictions_logged_total", "counter", "Requests that are in the prediction log.", ("pipeline",),
+        owner="observer",
+    ),
+    Metric(
+        "tailrace_predictions_lost_total", "counter", "Requests that did not come into the prediction log.",
+        ("reason",), owner="observer",
+    ),
     Metric("tailrace_limit_lease_failures_total", "counter", "Times that Redis lent no tokens.", ("worker",)),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
@@ -153,6 +161,8 @@ REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""
 LATE_OUTCOMES: Final = ("held", "broken", "failed", "dropped")
 """What a late check finds; failed: it raised, dropped: it was not made in time."""
+LOST_REASONS: Final = ("overwritten", "unreadable", "unwritten")
+"""Why a request is not logged: the observer came too late; its frame is none; the disk does not keep up."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)
 CONSUMER_FATES: Final = (*FATES, "poison")
 """What becomes of an event that a consumer brings; poison: it cannot be read, for which HTTP has a 422."""

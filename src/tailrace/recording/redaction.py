@@ -1,8 +1,7 @@
 """What is taken out of a recorded call: secrets in heads, and the fields that the pipeline's types call redacted.
 
 Which fields these are the server's own document says (`x-redact` in /openapi.json), so that whoever records needs no
-file of the pipeline's. A value is replaced by one of its kind: a text by as many x, a number by 0. What a type does not
-name (a misspelt field) is replaced too, where the type has anything to redact.
+file of the pipeline's. What becomes of a value is told in request/masking.py.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import msgspec
 from tailrace.codecs.inflating import CODINGS
 from tailrace.errors import ServingError
 from tailrace.recording.stream import fields_of
+from tailrace.request.masking import Masking
 
 SECRETS: Final = frozenset(
     (b"authorization", b"proxy-authorization", b"x-api-key", b"cookie", b"set-cookie", b"x-amz-security-token")
@@ -28,7 +28,6 @@ _SECRET_LINE: Final = re.compile(
 )
 """With the lines that go on with it. A line may end without a carriage return: there are servers that read it so."""
 INFLATED_BYTES_MAX: Final = 16 << 20
-MARK: Final = "x-redact"
 _QUOTED: Final = re.compile(r"'[^']*'")
 _FORMS: Final = {b"": "json", b"application/json": "json", b"application/problem+json": "json"} | dict.fromkeys(
     (b"application/msgpack", b"application/vnd.msgpack", b"application/x-msgpack"), "msgpack"
@@ -60,7 +59,7 @@ class Redaction:
     """
 
     def __init__(self, document: Mapping[str, Any], *, keep_raw: bool = False) -> None:
-        self._document = document
+        self._masking = Masking(document)
         self._keep_raw = keep_raw
         self._asked: dict[str, Any] = {}
         self._answered: dict[str, Any] = {}
@@ -69,7 +68,7 @@ class Redaction:
             self._asked[path] = self._schema_of(operation.get("requestBody", {}))
             self._answered[path] = self._schema_of(operation.get("responses", {}).get("200", {}))
         schemas = [*self._asked.values(), *self._answered.values()]
-        self._redacts = any(map(self._is_secret, schemas)) and not keep_raw
+        self._redacts = any(map(self._masking.is_secret, schemas)) and not keep_raw
 
     def of_request(self, path: str, head: bytes, body: bytes) -> Redacted:
         """Return the body of a request as it may be kept. path: of its route; "" for what is no HTTP."""
@@ -82,20 +81,20 @@ class Redaction:
         asked = self._asked.get(path)
         is_unknown = path not in self._asked and self._redacts
         if fields_of(head).get(b"content-type", b"").startswith(b"application/problem+json"):
-            return self._without_quotes(body) if is_unknown or self._is_secret(asked) else Redacted(body)
+            return self._without_quotes(body) if is_unknown or self._masking.is_secret(asked) else Redacted(body)
         if is_unknown and body:
             return Redacted(None, "a pipeline redacts fields, and this comes from nothing that the document names")
         return self._redact(self._answered.get(path), head, body)
 
     def _redact(self, schema: Any, head: bytes, body: bytes) -> Redacted:
-        if not self._is_secret(schema) or not body:
+        if not self._masking.is_secret(schema) or not body:
             return Redacted(body)
         fields = fields_of(head)
         form = _FORMS.get(fields.get(b"content-type", b"").partition(b";")[0].strip().lower(), "")
         coding = fields.get(b"content-encoding", b"").lower()
         paths: list[str] = []
         try:
-            masked = self._mask(_decode(body, form, coding), schema, "$", paths)
+            masked = self._masking.mask(_decode(body, form, coding), schema, "$", paths)
         except (ValueError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if self._keep_raw:
                 return Redacted(body)
@@ -116,72 +115,7 @@ class Redaction:
         return Redacted(msgspec.json.encode(problem | {"detail": detail}), paths=["$.detail"])
 
     def _schema_of(self, part: Mapping[str, Any]) -> Any:
-        return self._resolved(part).get("content", {}).get("application/json", {}).get("schema")
-
-    def _resolved(self, schema: Any) -> Mapping[str, Any]:
-        found: Any = schema
-        while isinstance(found, dict) and "$ref" in found:
-            place: Any = self._document
-            for name in str(found["$ref"]).removeprefix("#/").split("/"):
-                place = place.get(name, {}) if isinstance(place, dict) else {}
-            found = place
-        return found if isinstance(found, dict) else {}
-
-    def _is_secret(self, schema: Any, within: frozenset[int] = frozenset()) -> bool:
-        """Return whether a schema has anything to redact."""
-        found = self._resolved(schema)
-        if not found or id(found) in within:
-            return False
-        inner = within | {id(found)}
-        parts = [*found.get("anyOf", ()), *found.get("properties", {}).values(), found.get("items"),
-                 found.get("additionalProperties")]  # fmt: skip
-        return MARK in found or any(isinstance(part, dict) and self._is_secret(part, inner) for part in parts)
-
-    def _mask(self, value: Any, schema: Any, path: str, paths: list[str]) -> Any:
-        """Return a value with its redacted parts replaced; add their paths."""
-        found = self._resolved(schema)
-        if MARK in found:
-            paths.append(path)
-            return masked_value(value)
-        for option in found.get("anyOf", ()):
-            value = self._mask(value, option, path, paths)
-        if isinstance(value, dict) and ("properties" in found or "additionalProperties" in found):
-            return self._mask_members(value, found, path, paths)
-        if isinstance(value, list) and isinstance(found.get("items"), dict):
-            return [self._mask(each, found["items"], f"{path}[{place}]", paths) for place, each in enumerate(value)]
-        return value
-
-    def _mask_members(self, value: dict[Any, Any], found: Mapping[str, Any], path: str, paths: list[str]) -> Any:
-        known, others = found.get("properties", {}), found.get("additionalProperties", False)
-        masked = {}
-        for name, each in value.items():
-            where = f"{path}.{name}"
-            if name in known:
-                masked[name] = self._mask(each, known[name], where, paths)
-            elif isinstance(others, dict) and others:
-                masked[name] = self._mask(each, others, where, paths)
-            else:
-                paths.append(where)
-                masked[name] = masked_value(each)
-        return masked
-
-
-def masked_value(value: Any) -> Any:  # noqa: PLR0911 - one case a type
-    """Return a value of the same kind that says nothing of it but a text's length."""
-    match value:
-        case bool():
-            return False
-        case int() | float():
-            return 0
-        case str():
-            return "x" * len(value)
-        case bytes():
-            return b"x" * len(value)
-        case list():
-            return [masked_value(each) for each in value]
-        case dict():
-            return {name: masked_value(each) for name, each in value.items()}
-    return None
+        return self._masking.resolved(part).get("content", {}).get("application/json", {}).get("schema")
 
 
 def _decode(body: bytes, form: str, coding: bytes) -> Any:

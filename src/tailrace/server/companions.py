@@ -1,11 +1,15 @@
-"""The processes beside the workers, the supervisor's children: ingester; if asked for, refresher, courier, consumer."""
+"""The processes beside the workers, the supervisor's children: the ingester, and whichever others are asked for."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from tailrace.ingest.origin import StreamOrigin
+from tailrace.monitor.ring import make_ring_fd
 from tailrace.monitor.shared import OwnedBlock
 from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
@@ -18,34 +22,57 @@ INGESTER: Final = "ingester"
 REFRESHER: Final = "refresher"
 CONSUMER: Final = "consumer"
 COURIER: Final = "courier"
+OBSERVER: Final = "observer"
 MODULES: Final = {
     INGESTER: "tailrace.server.ingester",
     REFRESHER: "tailrace.refresher",
     CONSUMER: "tailrace.server.consumer",
     COURIER: "tailrace.server.accepted.courier",
+    OBSERVER: "tailrace.server.observer",
 }
 
 
-def open_companions(options: ServeOptions, pin: Pin) -> list[Child]:
+@contextmanager
+def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
+    """Give the rings by which workers tell the observer, one a slot; none where it is not asked for."""
+    rings = tuple(make_ring_fd(f"ring-{slot}") for slot in range(options.workers)) if options.log is not None else ()
+    try:
+        yield rings
+    finally:
+        for ring in rings:
+            os.close(ring)
+
+
+def open_companions(options: ServeOptions, pin: Pin, rings: tuple[int, ...] = ()) -> list[Child]:
     """Return the children beside the workers. They outlive the workers, which the ingester is fed by.
 
     The ingester is asleep until a worker has streams: without it their events are lost, so a start of it that fails
     ends the server. A view that is not refreshed is stale at worst. A broker that is gone keeps its events, so that a
     consumer can wait for it. It is asleep until the ingester has made known to the stores what views there are. A
-    courier without a secret to sign with can deliver nothing: a start of it that fails ends the server.
+    courier without a secret to sign with can deliver nothing: a start of it that fails ends the server. Without the
+    observer all is served, and nothing logged. rings: what it reads.
     """
     children = [_companion(INGESTER, options, pin, ends_server=True, asleep=True)]
     if options.refresh:
         children.append(_companion(REFRESHER, options, pin, ends_server=False, asleep=False))
     if options.accepted is not None:
         children.append(_companion(COURIER, options, pin, ends_server=True, asleep=False))
+    if rings:
+        children.append(_companion(OBSERVER, options, pin, ends_server=False, asleep=False, rings=rings))
     return children + [
         _companion(CONSUMER, options, pin, ends_server=False, asleep=True, origin=origin) for origin in options.ingest
     ]
 
 
 def _companion(
-    name: str, options: ServeOptions, pin: Pin, *, ends_server: bool, asleep: bool, origin: str = ""
+    name: str,
+    options: ServeOptions,
+    pin: Pin,
+    *,
+    ends_server: bool,
+    asleep: bool,
+    origin: str = "",
+    rings: tuple[int, ...] = (),
 ) -> Child:
     role = ChildRole(
         name=name,
@@ -59,6 +86,6 @@ def _companion(
         drain_order=WORKERS_DRAIN + 1,
     )
     block = OwnedBlock(name)
-    assignment = CompanionAssignment(metrics_fd=block.fd, options=options, pin=pin, origin=origin)
+    assignment = CompanionAssignment(metrics_fd=block.fd, options=options, pin=pin, origin=origin, ring_fds=rings)
     shown = StreamOrigin.parse(origin).shown if origin else ""
-    return Child(role, assignment, fds=(block.fd,), block=block, asleep=asleep, origin=shown)
+    return Child(role, assignment, fds=(block.fd, *rings), block=block, asleep=asleep, origin=shown)

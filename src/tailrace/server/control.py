@@ -30,7 +30,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → worker, first of all: what to serve. It prepares, says `Warm`, and waits for its socket.
 
     metrics_fd: an inherited descriptor of its metric block. limits_fd: of the buckets that workers share, -1 for one
-    that has no siblings. pin: what it loads, and nothing else.
+    that has no siblings. ring_fd: of the ring that it tells the observer by, -1 where there is none. pin: what it
+    loads, and nothing else.
     """
 
     slot: int
@@ -38,18 +39,20 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     options: ServeOptions
     pin: Pin
     limits_fd: int = -1
+    ring_fd: int = -1
 
 
 class CompanionAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → process beside the workers, first of all: what is served. Members mean what they do in `Assignment`.
 
-    origin: of the events of a consumer, as `ServeOptions.ingest` has it.
+    origin: of the events of a consumer, as `ServeOptions.ingest` has it. ring_fds: the observer's, one a slot.
     """
 
     metrics_fd: int
     options: ServeOptions
     pin: Pin
     origin: str = ""
+    ring_fds: tuple[int, ...] = ()
 
 
 class Link(msgspec.Struct, frozen=True, tag=True):

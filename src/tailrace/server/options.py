@@ -108,6 +108,12 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     sample_requests: Annotated[
         str | None, said("Append a sample of what is served to FILE.SLOT, as JSON lines.", metavar="FILE")
     ] = None
+    log: Annotated[
+        str | None,
+        said("Keep what is predicted, and of what, in Parquet files under DIR.", metavar="DIR", env="TAILRACE_LOG"),
+    ] = None
+    log_retention_s: Annotated[float, said("Seconds for which the files of --log are kept.")] = 2_592_000.0
+    log_bytes_max: Annotated[int, said("Bytes that they may take; the oldest go first.")] = 10 << 30
     registry: Annotated[
         str | None, said("Registry of models that are a version and name no registry.", env="TAILRACE_REGISTRY")
     ] = None
@@ -195,6 +201,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             "grpc_calls_max", "grpc_streams_max",
         ):  # fmt: skip
             _check_range(name, getattr(self, name), 1, 1 << 40)
+        _check_range("log_retention_s", self.log_retention_s, 60, 3_162_240_000)
+        _check_range("log_bytes_max", self.log_bytes_max, 1 << 20, 1 << 50)
         _check_range("accepted_max", self.accepted_max, 1, 1 << 32)
         _check_range("accepted_bytes_max", self.accepted_bytes_max, 1 << 20, 1 << 40)
         _check_range("accepted_retention_s", self.accepted_retention_s, 1, 31_622_400)

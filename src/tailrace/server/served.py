@@ -40,9 +40,11 @@ from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
+from tailrace.monitor.ring import RingWriter
 from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
+from tailrace.monitor.tap import Tap
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
@@ -78,8 +80,8 @@ class ServedPipelines:
 
     block: of its metrics. load: of the loop that they share. is_successor: whether a worker has served the release
     before; it must come back, whatever has become of the store's views. link: counts the requests of pipelines that
-    record them. samples: takes a sample of what is served. pin: what a process loads that checks requests after their
-    answers; without one nothing is checked then.
+    record them. samples: takes a sample of what is served. ring: tells the observer. pin: what a process loads that
+    checks requests after their answers; without one nothing is checked then.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ServedPipelines:
         link: EventLink | None = None,
         samples: SampleWriter | None = None,
         pin: Pin | None = None,
+        ring: RingWriter | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor
@@ -106,6 +109,8 @@ class ServedPipelines:
         self._clock = clock
         self._log = log
         self._samples = samples
+        self._ring = ring
+        self._taps: list[Tap] = []
         self._checking = None if pin is None else Checking(pin, log)
         self._stores: dict[str, OnlineStore] = {}
         self._served: list[Served] = []
@@ -158,6 +163,10 @@ class ServedPipelines:
             recorders.append(BranchRecorder(self._block, pipeline.name, branches))
         if self._samples is not None:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
+        if self._ring is not None:
+            loop, release_id = asyncio.get_running_loop(), self._release.id
+            self._taps.append(Tap(pipeline, release_id, self._ring, self._clock, loop, self._log))
+            recorders.append(self._taps[-1])
         if pipeline.coalesce is not None:
             recorders.append(CoalescedCounts(self._block, pipeline.name, own))
         if pipeline.validate_later and self._checking is not None:
@@ -188,7 +197,9 @@ class ServedPipelines:
             self._checking.look()
 
     def close(self) -> None:
-        """Let go of threads, stores and the sample."""
+        """Let go of threads, stores and the sample, and tell the observer what it is still to be told."""
+        for tap in self._taps:
+            tap.flush()
         for served in self._served:
             for counts in served.counts:
                 counts.look()

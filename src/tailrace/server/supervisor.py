@@ -26,7 +26,7 @@ from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
 from tailrace.server.callers import check_callers
 from tailrace.server.child import Child
-from tailrace.server.companions import open_companions
+from tailrace.server.companions import open_companions, open_rings
 from tailrace.server.console.console import Console
 from tailrace.server.console.page import console_pages
 from tailrace.server.control import ListenUnix
@@ -59,12 +59,13 @@ def serve(options: ServeOptions) -> int:
                 warn=lambda text: log.warning("releases are kept elsewhere", cause=text),
             )
         )  # fmt: skip
-        companions = open_companions(options, pinned)
+        rings = stack.enter_context(open_rings(options))
+        companions = open_companions(options, pinned, rings)
 
         def announce(addresses: Addresses) -> None:
             Thread(target=loading.close, daemon=True).start()  # the kernel may refuse it for a while
 
-        return Supervisor(options, pinned, companions=companions, announce=announce).run()
+        return Supervisor(options, pinned, companions=companions, rings=rings, announce=announce).run()
 
 
 class Addresses(NamedTuple):
@@ -81,7 +82,8 @@ class Supervisor:
 
     pin: what the workers load. worker_command: started once a slot, with the descriptor of its control channel as the
     last argument.
-    companions: the children beside the workers; their metrics are closed with the server.
+    companions: the children beside the workers; their metrics are closed with the server. rings: of each slot, by
+    which its workers tell the observer; none where there is none.
     announce: called once, when every child that the server waits for has been ready.
     """
 
@@ -92,12 +94,14 @@ class Supervisor:
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
         companions: Sequence[Child] = (),
+        rings: Sequence[int] = (),
         announce: Callable[[Addresses], None] | None = None,
     ) -> None:
         self.options = options
         self._pin = pin
         self._command = tuple(worker_command)
         self._companions = tuple(companions)
+        self._rings = tuple(rings)
         self._announce = announce
         self._children: tuple[Child, ...] = ()
         self._adoption = Adoption(())
@@ -125,7 +129,8 @@ class Supervisor:
         try:
             self._open_unix()
             self._open_grpc()
-            workers = open_workers(worker_role(self.options, self._command), self.options, slots, self._pin)
+            role = worker_role(self.options, self._command)
+            workers = open_workers(role, self.options, slots, self._pin, rings=self._rings)
             self._children = (*workers, *self._companions)
             uptime_s = await self._serve_from(slots)
         finally:

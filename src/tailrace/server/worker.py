@@ -32,6 +32,7 @@ from tailrace.monitor.accepted_counts import AcceptedCounts
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.monitor.recorder import WorkerRecorder
+from tailrace.monitor.ring import RingWriter
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
@@ -158,7 +159,7 @@ class Worker:
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
-            samples=self._samples(refuse=not was_served), pin=self._start.pin,
+            samples=self._samples(refuse=not was_served), pin=self._start.pin, ring=self._ring(),
         )  # fmt: skip
         for pipeline in declared:
             await self._served.add(pipeline)
@@ -229,6 +230,10 @@ class Worker:
         """Return what takes the sample of this worker's slot, if one is wanted."""
         path = self._options.sample_requests
         return None if path is None else SampleWriter(Path(f"{path}.{self._start.slot}"), self._log, refuse=refuse)
+
+    def _ring(self) -> RingWriter | None:
+        """Return what tells the observer, if there is one."""
+        return None if self._start.ring_fd < 0 else RingWriter(self._start.ring_fd, self._start.slot)
 
     async def _listen(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket. Its own makes the worker ready."""

@@ -37,17 +37,28 @@ def worker_role(options: ServeOptions, command: Sequence[str] = WORKER_COMMAND) 
 
 
 def open_workers(
-    role: ChildRole, options: ServeOptions, slots: Sequence[Slot], pin: Pin, *, admitted: bool = True
+    role: ChildRole,
+    options: ServeOptions,
+    slots: Sequence[Slot],
+    pin: Pin,
+    *,
+    admitted: bool = True,
+    rings: Sequence[int] = (),
 ) -> list[Child]:
-    """Return a worker of a release for each slot, with metrics of its own, and buckets that they share."""
+    """Return a worker of a release for each slot, with metrics of its own, and buckets that they share.
+
+    rings: of each slot, by which the observer is told; none where there is none.
+    """
     workers: list[Child] = []
     shared = (make_block_fd("limits"),) if len(slots) > 1 else ()
     for slot in slots:
         block = OwnedBlock(f"slot-{slot.index}")
+        ring = (rings[slot.index],) if rings else ()
         assignment = Assignment(
-            slot=slot.index, metrics_fd=block.fd, options=options, pin=pin, limits_fd=shared[0] if shared else -1
-        )
+            slot=slot.index, metrics_fd=block.fd, options=options, pin=pin,
+            limits_fd=shared[0] if shared else -1, ring_fd=ring[0] if ring else -1,
+        )  # fmt: skip
         owned = shared if not workers else ()
-        fds = (block.fd, *shared)
+        fds = (block.fd, *shared, *ring)
         workers.append(Child(role, assignment, fds=fds, owned=owned, slot=slot, block=block, admitted=admitted))
     return workers

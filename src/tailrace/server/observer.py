@@ -1,0 +1,192 @@
+"""The observer: one process that is told of what all workers have predicted, and keeps it in the prediction log.
+
+Started by the supervisor as `python -m tailrace.server.observer FD`, with FD its control channel. Each worker's slot
+has a ring in shared memory, which the observer drains: workers wait for nothing of it, and where it does not keep up,
+or is gone, the oldest frames are overwritten, which is counted. What was read is written once a second by a thread; a
+ring is told that frames are kept only then, so that they are read again where the observer dies before. A line may so
+be there twice, but none is lost for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections import deque
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from tailrace.core_share import give_way
+from tailrace.monitor.frames import FrameReader
+from tailrace.monitor.layout import observer_layout
+from tailrace.monitor.log.writer import LogWriter
+from tailrace.monitor.prediction_counts import PredictionCounts
+from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.ring import RingReader
+from tailrace.monitor.shared import MetricBlock
+from tailrace.server.companion_process import CompanionProcess, run_companion
+from tailrace.server.served import load_all
+
+NICE: Final = 5
+"""It comes after the workers, where cores are few, and before what refreshes views."""
+LOOK_S: Final = 0.05
+"""How often the rings are looked at."""
+WRITE_S: Final = 1.0
+"""How long what was read waits to be written: what is lost at most, where the machine fails."""
+PENDING_MAX: Final = 200_000
+"""Requests that wait for a slow disk; those that come then are lost, and counted."""
+FRAMES_A_TURN: Final = 8
+"""Frames of a ring that are read before the loop sees to other things."""
+LOG_S: Final = 60.0
+CLOSE_S: Final = 5.0
+
+
+class Observer:
+    """Drains the rings until it is to stop."""
+
+    def __init__(self, process: CompanionProcess) -> None:
+        self._process = process
+        self._pending: deque[Predictions] = deque()
+        self._pending_requests = 0
+        self._ending = asyncio.Event()
+        self._logged_s = -LOG_S
+
+    async def run(self) -> int:
+        """Observe; return the exit code."""
+        process = self._process
+        try:
+            self._prepare()
+        except Exception as error:  # of what a user's file does in a successor, say: the supervisor is to know of it
+            return process.fail("start", error)
+        gc.collect()
+        gc.freeze()
+        process.say_ready()
+        draining = asyncio.create_task(self._drain())
+        writing = asyncio.create_task(self._write_often())
+        beats = asyncio.create_task(process.beat())
+        obeying = asyncio.create_task(process.obey())
+        done, _ = await asyncio.wait({draining, writing, beats, obeying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if (fault := task.exception()) is not None:
+                return process.fail("go on", fault)
+        process.say_draining(self._pending_requests)
+        draining.cancel()
+        await self._close(writing)
+        beats.cancel()
+        return 0
+
+    def _prepare(self) -> None:
+        """Take over the rings, and open the log."""
+        task = self._process.task
+        options = task.options
+        layout = observer_layout([pipeline.name for pipeline in load_all(task.pin)])
+        self._counts = PredictionCounts(MetricBlock.create(layout, task.metrics_fd))
+        self._rings = [RingReader(fd) for fd in task.ring_fds]
+        self._frames = FrameReader()
+        assert options.log is not None, "it is started for the log"
+        self._log = LogWriter(Path(options.log), age_s_max=options.log_retention_s, bytes_max=options.log_bytes_max)
+        self._is_open = False
+        give_way(NICE)
+
+    async def _drain(self) -> None:
+        """Read what workers write, until cancelled."""
+        while True:
+            if not await self._read_all():
+                await asyncio.sleep(LOOK_S)
+
+    async def _read_all(self) -> bool:
+        """Read some frames of each ring; return whether there may be more."""
+        more = False
+        for ring in self._rings:
+            for data in islice(ring.read(), FRAMES_A_TURN):
+                self._take(data)
+            self._counts.lose("overwritten", ring.take_lost())
+            more |= bool(ring.waiting_bytes)
+            await asyncio.sleep(0)
+        return more
+
+    def _take(self, data: bytes) -> None:
+        """Take one frame in."""
+        try:
+            found = self._frames.read(data)
+        except ValueError as error:
+            self._counts.lose("unreadable", 1)
+            self._tell("a frame of a worker cannot be read", cause=str(error))
+            return
+        requests = len(found.requests)
+        if self._pending_requests + requests > PENDING_MAX:
+            self._counts.lose("unwritten", requests)
+            self._tell("predictions are not logged", cause="the disk does not keep up")
+            return
+        self._pending.append(found)
+        self._pending_requests += requests
+
+    async def _write_often(self) -> None:
+        """Write what was read, again and again, until the end."""
+        while not self._ending.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), WRITE_S)
+            await self._write()
+
+    async def _write(self) -> None:
+        """Have what was read written by a thread; what the disk does not take is kept for the next time."""
+        marks = [ring.mark for ring in self._rings]
+        writing, self._pending = self._pending, deque()
+        try:
+            await asyncio.to_thread(self._write_all, writing)
+        except Exception as error:  # of the disk, nearly always
+            self._tell("predictions wait for the disk", cause=str(error), requests=self._pending_requests)
+        else:
+            for ring, mark in zip(self._rings, marks, strict=True):
+                ring.keep(mark)
+        finally:
+            self._pending.extendleft(reversed(writing))
+        self._pending_requests = sum(len(each.requests) for each in self._pending)
+        self._counts.set_logged(self._log.logged)
+
+    def _write_all(self, pending: deque[Predictions]) -> None:
+        """Write predictions, and look after the files; on a thread."""
+        if not self._is_open:
+            self._log.open()
+            self._is_open = True
+        self._log.write(pending)
+        self._log.look()
+
+    async def _close(self, writing: asyncio.Task[None]) -> None:
+        """Read and write what is left; a disk that hangs is not waited for."""
+        while await self._read_all():
+            pass
+        self._ending.set()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await writing
+                await self._write()
+                await asyncio.to_thread(self._log.close)
+        except TimeoutError:
+            self._process.log.error("predictions are not logged", requests=self._pending_requests)
+
+    def _tell(self, event: str, **facts: object) -> None:
+        """Log a fault, at most once a minute."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._logged_s + LOG_S:
+            self._logged_s = now_s
+            self._process.log.warning(event, **facts)
+
+
+async def _work(process: CompanionProcess) -> int:
+    """Run an observer on the running loop."""
+    return await Observer(process).run()
+
+
+def main(arguments: list[str]) -> int:
+    """Run an observer on the control channel whose descriptor is the last argument."""
+    return run_companion("observer", arguments, _work)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    sys.stdout.flush()
+    os._exit(code)  # its thread may wait for a disk for ever

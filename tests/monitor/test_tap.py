@@ -1,0 +1,244 @@
+"""The way of a batch to the observer: what is read of the ring is what was served."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import tailrace as tr
+from tailrace.batch import Batch, Provenance
+from tailrace.compile.binding import reader_of
+from tailrace.compile.resolve import wire
+from tailrace.compile.samples import Samples
+from tailrace.deadline import Clock
+from tailrace.monitor.frames import Frame, FrameReader
+from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.redacting import Redacting, redacted_fields, schema_that_redacts
+from tailrace.monitor.ring import RingReader, RingWriter, make_ring_fd
+from tailrace.monitor.tap import HELD_BATCHES_MAX, Tap
+from tailrace.pipeline import Pipeline
+from tailrace.testing import ManualClock, TestClient
+
+
+class Timers:
+    """A loop whose timers are kept."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object:
+        """Keep a timer."""
+        self.due.append(callback)
+        return callback
+
+
+class Log:
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def warning(self, event: str, **facts: Any) -> None:
+        """Keep a line."""
+        self.events.append({"event": event, **facts})
+
+
+class Way:
+    """A ring with both its ends."""
+
+    def __init__(self, fd: int) -> None:
+        self.ring, self.reader, self.frames = RingWriter(fd, 3), RingReader(fd), FrameReader()
+        self.timers, self.log = Timers(), Log()
+
+    def tap(self, pipeline: Pipeline, clock: Clock) -> Tap:
+        """Return what writes to it."""
+        return Tap(pipeline, "r1", self.ring, clock, self.timers, self.log)  # type: ignore[arg-type]
+
+    def read(self) -> list[Predictions]:
+        """Return what was written."""
+        return [self.frames.read(data) for data in self.reader.read()]
+
+
+@pytest.fixture
+def way() -> Iterator[Way]:
+    """Yield a ring of 1 MiB."""
+    fd = make_ring_fd("test", 1 << 20)
+    yield Way(fd)
+    os.close(fd)
+
+
+def failures(batch: Batch) -> list[bool]:
+    """Return which rows of a batch have no score."""
+    return [False] * batch.rows if batch.failed is None else batch.failed.tolist()
+
+
+def bodies(client: TestClient, count: int) -> list[bytes]:
+    """Return requests that differ."""
+    return [Samples(client.plan).body(seed) for seed in range(count)]
+
+
+def test_what_is_read_is_what_was_served(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """Requests, features, provenance, scores, decisions and times of many batches, row by row."""
+    pipeline = pipeline_of("payment")
+    clock = ManualClock(wall_ns=1_750_000_000 * 10**9)
+    with TestClient(pipeline, clock=clock) as client:
+        tap = way.tap(pipeline, clock)
+        client.put(pipeline.views[0], 0, avg_amount=12.5)
+        parts = bodies(client, 9)
+        batches = [client.run(parts[:1]), client.run(parts[1:6]), client.run(parts[6:])]
+        for batch in batches:
+            tap.record(batch, batch.marks_ns[-1] + 1_000)
+        assert way.read() == []
+        tap.flush()
+    (found,) = way.read()
+    assert (found.pipeline, found.release, found.slot, found.rows) == ("payment", "r1", 3, 9)
+    for text, body in zip(found.requests, parts, strict=True):
+        assert json.loads(text).items() >= json.loads(body).items()
+    assert np.array_equal(found.scores, np.concatenate([batch.scores for batch in batches]))
+    amounts = np.concatenate([batch.request.amount for batch in batches])
+    assert np.array_equal(found.features["amount"], amounts)
+    for place, view in enumerate(pipeline.views):
+        expected = np.concatenate([batch.view_rows[place].provenance for batch in batches])
+        assert np.array_equal(found.provenance[view.__name__], expected)
+    column = found.features["CustomerProfile.avg_amount"]
+    assert np.array_equal(column, np.concatenate([batch.views[0].avg_amount for batch in batches]))
+    assert found.decisions is not None
+    assert np.array_equal(found.decisions, np.concatenate([batch.decisions for batch in batches]))
+    assert found.row_request is None
+    assert np.all(found.whole_ns >= found.waits_ns)
+    assert np.all(found.answered_ns >= 1_750_000_000 * 10**9)
+    assert found.layers_ns.shape == (9, 5)
+
+
+def test_request_of_many_rows_is_read_as_its_rows(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """Each row knows its request; values of the request's own entity are repeated."""
+    pipeline = pipeline_of("ranking")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        for items in ([1, 2, 3], [4]):
+            tap.record(client.run([json.dumps({"user_id": 1, "item_ids": items}).encode()]), 10**9)
+        tap.flush()
+    (found,) = way.read()
+    assert found.row_request is not None
+    assert found.row_request.tolist() == [0, 0, 0, 1]
+    assert len(found.requests) == 2
+    assert found.features["UserProfile.affinity"].tolist() == [0.5] * 4
+    assert found.provenance["UserProfile"].tolist() == [Provenance.DEFAULT] * 4
+    assert found.rows == 4
+
+
+@pytest.mark.parametrize("name", ["kinds", "pairs", "topics", "derived", "activity"])
+def test_pipelines_of_every_kind_are_read(pipeline_of: Callable[[str], Pipeline], way: Way, name: str) -> None:
+    """Texts, vectors, windows, keys of two parts, keys that another view gives: every feature, as the model had it."""
+    pipeline = pipeline_of(name)
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batches = [client.run(bodies(client, 3)), client.run(bodies(client, 2))]
+        for batch in batches:
+            tap.record(batch, 10**9)
+        tap.flush()
+    assert way.log.events == []
+    (found,) = way.read()
+    assert found.rows == sum(batch.rows for batch in batches)
+    for feature, read in wire(pipeline).features.items():
+        expected = np.concatenate([reader_of(read).read(batch) for batch in batches])
+        assert found.features[feature].tolist() == pytest.approx(expected.tolist(), nan_ok=True)
+        assert found.features[feature].dtype == expected.dtype
+    assert np.array_equal(found.scores, np.concatenate([batch.scores for batch in batches]), equal_nan=True)
+    assert found.failed.tolist() == [failed for batch in batches for failed in failures(batch)]
+
+
+def test_batches_are_written_after_a_while_or_when_they_are_many(
+    pipeline_of: Callable[[str], Pipeline], way: Way
+) -> None:
+    """One timer, from the first that is held; and none is held beyond a number of them."""
+    pipeline = pipeline_of("payment")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batch = client.run(bodies(client, 1))
+        for _ in range(HELD_BATCHES_MAX):
+            tap.record(batch, 10**9)
+        assert [found.rows for found in way.read()] == [HELD_BATCHES_MAX]
+        tap.record(batch, 10**9)
+        for timer in way.timers.due:
+            timer()
+    assert [found.rows for found in way.read()] == [1]
+
+
+def test_nothing_that_was_held_is_kept(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """Calls are made without the collector, so that what holds one past its time holds its connection for ever."""
+    pipeline = pipeline_of("payment")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batch = client.run(bodies(client, 1))
+        call = batch.calls[0]
+        before = sys.getrefcount(batch), sys.getrefcount(call), sys.getrefcount(batch.scores)
+        tap.record(batch, 10**9)
+        assert sys.getrefcount(batch) == before[0] + 1
+        tap.flush()
+        assert (sys.getrefcount(batch), sys.getrefcount(call), sys.getrefcount(batch.scores)) == before
+
+
+def test_what_cannot_be_written_is_counted_and_told_once(
+    pipeline_of: Callable[[str], Pipeline], way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the tap is no fault of the batch."""
+    pipeline = pipeline_of("payment")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock(10**12))
+        batch = client.run(bodies(client, 4))
+        batch.scores = object()  # type: ignore[assignment]
+        for _ in range(2):
+            tap.record(batch, 10**9)
+            tap.flush()
+    assert way.read() == []
+    assert way.reader.take_lost() == 8
+    assert [event["event"] for event in way.log.events] == ["predictions are not logged"]
+
+
+class Holder(msgspec.Struct):
+    """Whose a card is."""
+
+    name: Annotated[str, tr.REDACTED]
+    country: str
+
+
+class Card(tr.Request):
+    """A request with something to hide."""
+
+    number: Annotated[str, tr.REDACTED]
+    amount: float
+    holder: Holder
+
+
+class Plain(tr.Request):
+    """A request without."""
+
+    amount: float
+
+
+def test_redacted_fields_are_masked_in_what_is_kept() -> None:
+    """Nested ones too; a type that has none costs nothing."""
+    assert redacted_fields(Card) == {"number", "holder"}
+    assert (redacted_fields(Plain), schema_that_redacts(Plain)) == (frozenset(), None)
+    schema = schema_that_redacts(Card)
+    assert schema is not None
+    card = Card(number="4111", amount=3.5, holder=Holder("Ada", "GB"))
+    kept = Redacting(schema).mask(msgspec.json.encode(card))
+    assert json.loads(kept) == {"number": "xxxx", "amount": 3.5, "holder": {"name": "xxx", "country": "GB"}}
+
+
+def test_frames_of_another_kind_are_refused() -> None:
+    """Nothing is made of what is no frame, or of another version."""
+    with pytest.raises(ValueError, match="no frame"):
+        FrameReader().read(b"\xc1")
+    with pytest.raises(ValueError, match="no frame"):
+        FrameReader().read(msgspec.msgpack.encode([1, 2]))
+    assert Frame.__struct_config__.array_like
