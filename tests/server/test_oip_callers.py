@@ -13,6 +13,7 @@ from http_server import RawClient, RunningServer, ample, head_of, payment_of, po
 
 import tailrace as tr
 from tailrace.pipeline import Pipeline
+from tailrace.request.priority import Priority
 from tailrace.server.key_file import changing, make_key
 from tailrace.server.keys import Keys
 
@@ -79,3 +80,20 @@ def test_call_shares_the_answer_of_another_kind_of_call(pipeline_of: Callable[[s
         assert server.batches("log") == 1
     assert (answer["id"], answer["model_name"]) == ("7", "log")
     assert {each["name"]: each["data"] for each in answer["outputs"]} == {name: [told[name]] for name in told}
+
+
+def test_level_and_coding_go_together(serve: Callable[..., RunningServer]) -> None:
+    """Who sends compressed tensors keeps its level, whichever of the two is known first."""
+    (entrance,) = serve("log", priority_header=True).entrances
+    low = entrance.tensors.at_priority(Priority.LOW)
+    assert low.speaking(b"", b"", b"gzip") is entrance.tensors.speaking(b"", b"", b"gzip").at_priority(Priority.LOW)
+    assert low.speaking(b"", b"", b"gzip") is not low
+    assert low.speaking(b"", b"", b"identity") is low
+
+
+def test_unknown_coding_of_tensors_is_told_the_known_ones(serve: Callable[..., RunningServer]) -> None:
+    """A body in a coding that is not known is refused, with those that are: of tensors the same as of JSON."""
+    with serve("log").connect() as client:
+        told = client.ask(infer(1.0, "Content-Encoding: br")).json["error"]
+        problem = client.ask(post("{}", "Content-Encoding: br")).json
+    assert told == f"{problem['pointer']}: {problem['detail']}; {problem['next']}"

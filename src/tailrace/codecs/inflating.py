@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from tailrace.batch import Codec
-from tailrace.errors import BodyTooLargeError, MalformedBodyError, ServingError
+from tailrace.errors import BodyTooLargeError, MalformedBodyError, ServingError, UnsupportedCodingError
 
 GZIP_BITS: Final = 31
 """zlib's name of a gzip member with its header (RFC 1952); the largest window."""
@@ -98,3 +98,15 @@ def _codings() -> Mapping[bytes, Inflate]:
 
 CODINGS: Final = _codings()
 """What inflates a body, by the name of its coding."""
+_PLAIN: Final = (b"", b"identity")
+_TAKEN: Final = " or ".join(coding.decode() for coding in CODINGS if not coding.startswith(b"x-"))
+
+
+def inflate_of(coding: bytes) -> Inflate | None:
+    """Return what inflates a body of a coding, None where it comes as it is. Raises UnsupportedCodingError."""
+    coding = coding.strip().lower()
+    inflate = CODINGS.get(coding)
+    if inflate is None and coding not in _PLAIN:
+        what = f"the body comes in {coding.decode('latin-1')!r}"
+        raise UnsupportedCodingError(what, where="Content-Encoding", next=f"send it as it is, or in {_TAKEN}")
+    return inflate

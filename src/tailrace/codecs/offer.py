@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tailrace.batch import JSON, Codec
-from tailrace.codecs.inflating import CODINGS, Inflate, Inflating
+from tailrace.codecs.inflating import Inflate, Inflating, inflate_of
 from tailrace.codecs.json import JsonCodec
 from tailrace.codecs.msgpack import CONTENT_TYPES as MSGPACK
 from tailrace.codecs.msgpack import MsgpackCodec
-from tailrace.errors import UnsupportedCodingError, UnsupportedTypeError
+from tailrace.errors import UnsupportedTypeError
 from tailrace.request.schema import Request
 
-_PLAIN: Final = (b"", b"identity")
-_TAKEN: Final = " or ".join(coding.decode() for coding in CODINGS if not coding.startswith(b"x-"))
 _ON_REQUEST: Final = {
     b"application/x-protobuf": "run tailrace export proto, and keep its lock file beside the pipeline's",
     b"application/protobuf": "run tailrace export proto, and keep its lock file beside the pipeline's",
@@ -53,11 +51,7 @@ class Offer:
         coding: how its body is compressed. Raises UnsupportedCodingError for one that is not known, and
         UnsupportedTypeError for a type that this pipeline could be asked to speak, and is not.
         """
-        coding = coding.strip().lower()
-        inflate = CODINGS.get(coding)
-        if inflate is None and coding not in _PLAIN:
-            what = f"the body comes in {coding.decode('latin-1')!r}"
-            raise UnsupportedCodingError(what, where="Content-Encoding", next=f"send it as it is, or in {_TAKEN}")
+        inflate = inflate_of(coding)
         reads = self._codecs.get(media := _media_type(content_type))
         if reads is None:
             if media in _ON_REQUEST:

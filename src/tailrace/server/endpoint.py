@@ -17,6 +17,10 @@ RateLimits = list[tuple[str, str]]
 """Limits of a caller: what each is, and what is left of it, as RateLimit-Policy and RateLimit say it."""
 
 
+Accept = Callable[[Call, bytes, int], ServingError | None]
+"""Takes a call, its body and its budget; returns why it is refused, None where it is answered later."""
+
+
 class Gate(Protocol):
     """What a call must pass before its body is decoded."""
 
@@ -28,16 +32,14 @@ class Gate(Protocol):
 class CallEndpoint:
     """What takes calls. name: for the log. budget_ns: of a call that names none. scope: that a key must have for it.
 
-    accepting: takes those that are answered elsewhere, later; None where there is no such place.
-
-    accept: takes a call, its body and its budget; returns why it is refused, None where it is answered later.
+    accepting: takes those that are answered elsewhere, later; None where there is no such place. accept: see `Accept`.
     """
 
     name: str
     budget_ns: int
     scope: str = ""
     accepting: CallEndpoint | None = None
-    accept: Callable[[Call, bytes, int], ServingError | None]
+    accept: Accept
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
         """Return what takes calls of a caller whose body is of one type, and that accepts others.
@@ -68,8 +70,9 @@ class CallEndpoint:
 class Endpoint(CallEndpoint):
     """Takes the calls of one pipeline: gates, admission, decoding, and into the engine's inbox.
 
-    offer: the codecs that its callers may have. gates: in their order; none cost nothing. accept: see `_accept`.
-    codec: that of the callers whose calls this one takes, None for the usual one. priority: of their calls.
+    offer: the codecs that its callers may have. gates: in their order; none cost nothing. accept: see `_accept`; how
+    a call is admitted is chosen once, by `_way`. codec: that of the callers whose calls this one takes, None for the
+    usual one. priority: of their calls.
     """
 
     def __init__(
@@ -85,16 +88,14 @@ class Endpoint(CallEndpoint):
         self._load = engine.load
         self._admission = engine.admission
         self._now_ns = engine.clock.now_ns
-        self._gates = tuple(gates)
-        self._offer = offer
+        self.gates = tuple(gates)
+        self.offer = offer
         self._codec = codec
         self._priority = priority
         self._queue_weight = QUEUE_WEIGHTS[priority]
         self._others: dict[tuple[Codec | None, Priority], Endpoint] = {(codec, priority): self}
         self._decode = (codec or offer.usual).decode
-        self._admit = self._accept if priority is Priority.NORMAL else self._accept_by_priority
-        if self._coalescing is not None and type(self)._accept is Endpoint._accept:
-            self._admit = self._accept_shared
+        self._admit = self._way()
         self._take = self._admit if codec is None else self._accept_by_codec
         self.accept = self._take if not gates else self._accept_through_gates
         self._count_of = engine.plan.request.rows.count
@@ -102,7 +103,7 @@ class Endpoint(CallEndpoint):
 
     def speaking(self, content_type: bytes, accept: bytes, coding: bytes) -> CallEndpoint:
         """Return what takes calls of a caller of these types; see `CallEndpoint`."""
-        return self._other(self._offer.find(content_type, accept, coding) or self._codec, self._priority)
+        return self._other(self.offer.find(content_type, accept, coding) or self._codec, self._priority)
 
     def at_priority(self, priority: Priority) -> CallEndpoint:
         """Return what takes calls of a level; see `CallEndpoint`."""
@@ -116,10 +117,16 @@ class Endpoint(CallEndpoint):
         """Return what takes calls of a codec and a level; all of them share what was made."""
         found = self._others.get((codec, priority))
         if found is None:
-            found = Endpoint(self.engine, self._offer, self._gates, codec, priority)
+            found = Endpoint(self.engine, self.offer, self.gates, codec, priority)
             self._others[codec, priority] = found
             found._others = self._others
         return found
+
+    def _way(self) -> Accept:
+        """Return what admits and reads a call here."""
+        if self._coalescing is not None:
+            return self._accept_shared
+        return self._accept if self._priority is Priority.NORMAL else self._accept_by_priority
 
     def _accept(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call into the batch that the next tick runs, or return why it is refused.
@@ -137,27 +144,17 @@ class Endpoint(CallEndpoint):
             return self.engine.refuse(call)
         call.requests = requests = self._decode(body)
         if type(requests) is not self._one_row:
-            if (refusal := self._count_rows(call)) is not None:
-                return refusal
-            if call.rows > 1 and self.engine.refuses(call.deadline_ns - (now_ns := self._now_ns()), now_ns, call.rows):
-                return self.engine.refuse(call)
+            return self._accept_rows(call)
         self._submit(call)
         return None
 
     def _accept_by_priority(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call of a level of its own, by which what waits counts for more or less; see `_accept`."""
-        now_ns, weight = self._now_ns(), self._queue_weight
-        call.arrival_ns = self._load.unread_since_ns or now_ns
-        call.deadline_ns = call.arrival_ns + budget_ns
-        if self.engine.refuses(call.deadline_ns - now_ns, now_ns, 1, weight):
+        if self._has_no_time(call, budget_ns, self._queue_weight):
             return self.engine.refuse(call)
         call.requests = self._decode(body)
         if type(call.requests) is not self._one_row:
-            if (refusal := self._count_rows(call)) is not None:
-                return refusal
-            now_ns = self._now_ns()
-            if call.rows > 1 and self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows, weight):
-                return self.engine.refuse(call)
+            return self._accept_rows(call)
         self._submit(call)
         return None
 
@@ -190,11 +187,29 @@ class Endpoint(CallEndpoint):
 
     def _accept_through_gates(self, call: Call, body: bytes, budget_ns: int) -> ServingError | None:
         """Take a call that passes every gate; see `_accept`."""
-        for gate in self._gates:
+        for gate in self.gates:
             if (refusal := gate.refusal(call)) is not None:
                 self.engine.refusals.count_failure(refusal)
                 return refusal
         return self._take(call, body, budget_ns)
+
+    def _has_no_time(self, call: Call, budget_ns: int, weight: float) -> bool:
+        """Note when a call came, and until when it has time; say whether that is too little, and count it if so."""
+        now_ns = self._now_ns()
+        call.arrival_ns = self._load.unread_since_ns or now_ns
+        call.deadline_ns = call.arrival_ns + budget_ns
+        return self.engine.refuses(call.deadline_ns - now_ns, now_ns, 1, weight)
+
+    def _accept_rows(self, call: Call) -> ServingError | None:
+        """Take a call of which one row was admitted, or return why all that it has are refused."""
+        if (refusal := self._count_rows(call)) is not None:
+            return refusal
+        if call.rows > 1:
+            now_ns = self._now_ns()
+            if self.engine.refuses(call.deadline_ns - now_ns, now_ns, call.rows, self._queue_weight):
+                return self.engine.refuse(call)
+        self._submit(call)
+        return None
 
     def _count_rows(self, call: Call) -> ServingError | None:
         """Count the rows of a call that is not one row; return what is wrong with it, None where nothing is."""

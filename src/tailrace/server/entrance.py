@@ -13,7 +13,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import CallEndpoint, Endpoint
 from tailrace.server.limiting.limiter import Limiter
 from tailrace.server.oip.asked import OipModel
-from tailrace.server.oip.endpoint import rest_endpoint
+from tailrace.server.oip.endpoint import infer_endpoint
 from tailrace.server.options import ServeOptions
 
 
@@ -32,5 +32,5 @@ class Entrance(NamedTuple):
 
 def entrance_of(endpoint: Endpoint, options: ServeOptions, release: str) -> Entrance:
     """Return the entrance of a pipeline. endpoint: takes its requests. release: the model's only version."""
-    tensors = rest_endpoint(endpoint, release, options.array_max, options.body_bytes_max)
+    tensors = infer_endpoint(endpoint, release, options.array_max, options.body_bytes_max)
     return Entrance(endpoint.engine.plan.pipeline, endpoint, tensors, tensors.model)

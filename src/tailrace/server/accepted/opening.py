@@ -50,7 +50,7 @@ class Accepting:
         self.backlog = Backlog(self._thread, slot, options.workers, takers, load, clock, release, log)
         acceptance = Acceptance(self._thread, slot, self.backlog.wake, counts.count)
         for endpoint in takers.values():
-            endpoint.accepting = AcceptingEndpoint(endpoint, endpoint._offer, acceptance)
+            endpoint.accepting = AcceptingEndpoint(endpoint, endpoint.offer, acceptance)
 
     def start(self) -> asyncio.Task[None]:
         """Begin to score what waits; return the task of it."""
