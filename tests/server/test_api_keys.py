@@ -236,6 +236,33 @@ def test_key_expires_though_the_file_stays(door: Door, client: RawClient) -> Non
     assert detail == "the key has expired"
 
 
+def test_key_that_is_taken_out_stays_out_beside_one_that_expires_later(door: Door, client: RawClient) -> None:
+    """What looks for keys that have expired gives nobody back what the file has taken."""
+    brief, number = door.make()
+    secret, out = door.make()
+    door.change(number, lambda key: replace(key, expires=datetime.now(UTC) + timedelta(days=30)))
+    asked = [post(payment_of(), f"X-API-Key: {each}") for each in (secret, brief)]
+    assert [client.ask(each).status for each in asked] == [200, 200]
+    door.change(out, lambda key: None)
+    for _ in range(3):
+        assert [client.ask(each).status for each in asked] == [401, 200]
+        door.look()
+
+
+def test_key_that_expires_later_is_not_settled_at_each_look(
+    door: Door, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one whose time is over is, once: all of ten thousand took 40 ms of each second."""
+    secret, number = door.make()
+    assert client.ask(post(payment_of(), f"X-API-Key: {secret}")).status == 200
+    door.change(number, lambda key: replace(key, expires=datetime.now(UTC) + timedelta(days=30)))
+    settled: list[Key | None] = []
+    monkeypatch.setattr(Caller, "settle", lambda caller, key: settled.append(key))
+    for _ in range(3):
+        door.look()
+    assert settled == []
+
+
 def test_file_that_cannot_be_read_leaves_the_keys(door: Door, client: RawClient) -> None:
     """A file that is gone or cut short lets nobody in that was not, and nobody down; the next sound one counts."""
     secret, number = door.make()

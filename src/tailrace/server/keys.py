@@ -77,6 +77,7 @@ class Admitted(CallEndpoint):
 class Caller:
     """Who has shown a key. key: as the file has it now, or had it last. is_known: whether it has it.
 
+    is_over: whether it had expired when that was looked at last.
     count_failure: is called for each call that is refused after its head was read. limiter: holds it to its limits.
     """
 
@@ -87,6 +88,7 @@ class Caller:
         self.count_failure = count_failure
         self.limiter = limiter
         self.is_known = True
+        self.is_over = False
         self._admitted: dict[tuple[CallEndpoint, Priority | None], Admitted] = {}
 
     def admitted(self, endpoint: CallEndpoint, asked: Priority | None = None) -> Admitted:
@@ -113,6 +115,7 @@ class Caller:
         """Take in what the file says of the key now; None: nothing any more."""
         self.is_known = key is not None
         self.key = key or self.key
+        self.is_over = self.key.expires is not None and self.key.expires <= datetime.now(UTC)
         for admitted in self._admitted.values():
             admitted.settle()
 
@@ -216,8 +219,10 @@ class Keys:
         stamp = self._look_at_file()
         if stamp != self._stamp and self._read(stamp):
             return
-        if any(caller.key.expires is not None for caller in self._callers.values()):
-            for caller in self._callers.values():
+        now = datetime.now(UTC)
+        for caller in self._callers.values():
+            expires = caller.key.expires
+            if caller.is_known and expires is not None and (expires <= now) is not caller.is_over:
                 caller.settle(caller.key)
 
     def _read(self, stamp: tuple[int, int, int]) -> bool:
