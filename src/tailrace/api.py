@@ -1,5 +1,6 @@
 """What `import tailrace as tr` gives, in one place."""
 
+from tailrace.alerting import Alerts
 from tailrace.deadline import Budget
 from tailrace.features.aggregates import LIFETIME, count, distinct, first, last, mean, since_last, stddev
 from tailrace.features.aggregates import max_ as max  # noqa: A004 - `tr.max`, as SQL has it
@@ -33,6 +34,7 @@ __all__ = [
     "LIFETIME",
     "REDACTED",
     "SQL",
+    "Alerts",
     "BatchFeatureView",
     "Budget",
     "Cascade",

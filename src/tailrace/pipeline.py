@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MemberDescriptorType
 from typing import Any, get_type_hints
 
+from tailrace.alerting import DEFAULTS, Alerts
 from tailrace.deadline import Budget
 from tailrace.errors import CompileError, Problem
 from tailrace.features.hop_order import in_hop_order
@@ -51,7 +52,8 @@ class Pipeline:
     limit: what all callers together may have of it. limit_per_key: what each API key may have.
     coalesce: that identical requests share one computation; None computes each. validate_later: what is checked of
     requests once they are answered.
-    results: where the results of requests go that are accepted, whose callers do not wait.
+    results: where the results of requests go that are accepted, whose callers do not wait. alerts: when its operator is
+    told; None for never.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -74,6 +76,7 @@ class Pipeline:
     coalesce: Coalesce | None = None
     validate_later: Sequence[LateCheck] = ()
     results: Destination | None = None
+    alerts: Alerts | None = DEFAULTS
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
     """Where the file and what belongs to it was read: `base_dir`, or a release's copy of it."""
@@ -129,6 +132,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("limit_per_key", Limit, 'limit_per_key=tr.Limit(rate="100/s", concurrent=16)'),
         ("coalesce", Coalesce | None, 'coalesce=tr.Coalesce(), or tr.Coalesce(ttl="1s")'),
         ("results", Destination | None, "results=tr.Webhook(…), tr.RedisStream(…) or None"),
+        ("alerts", Alerts | None, "alerts=tr.Alerts(p99_over=3.0), or None"),
     ]
     for name, kind, example in kinds:
         value = getattr(pipeline, name)

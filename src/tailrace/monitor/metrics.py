@@ -127,6 +127,14 @@ _TABLE: Final = (
     Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),
     Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),
     Metric(
+        "tailrace_alert_firing", "gauge", "1 while an alert fires.", ("pipeline", "alert", "severity"),
+        owner="supervisor",
+    ),
+    Metric(
+        "tailrace_alert_notifications_total", "counter", "Alerts told, by whom and what became of it.",
+        ("sink", "outcome"), owner="supervisor",
+    ),
+    Metric(
         "tailrace_release_info", "gauge", "1; the labels tell which release workers serve.",
         ("release", "pipeline", "model", "version", "backend"), owner="supervisor",
     ),

@@ -1,4 +1,4 @@
-"""The admin port: /metrics, /status, the console and the probes. In the supervisor, apart from the traffic; bounded."""
+"""The admin port: /metrics, /status, /alerts, the console, probes. In the supervisor, apart from traffic; bounded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 from tailrace.batch import JSON, Call
 from tailrace.errors import ServingError, SetupError, UnauthorizedError, UnavailableError
 from tailrace.loop_load import LoopLoad
+from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.snapshot import PipelineSnapshot
 from tailrace.server.control import PipelineReady, ReleasedPipeline
 from tailrace.server.endpoint import Answer, Gate, Page
@@ -71,7 +72,8 @@ class ReleaseStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then.
 
-    signatures_required: whether a registry's version is served only if a trusted key has signed it.
+    signatures_required: whether a registry's version is served only if a trusted key has signed it. alerts: those that
+    fire, and those that will if they hold on.
     """
 
     version: str
@@ -87,6 +89,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     recent: tuple[PipelineSnapshot, ...]
     warm_up: tuple[PipelineReady, ...]
     signatures_required: bool
+    alerts: list[Alert]
 
 
 class AdminView(Protocol):
@@ -98,6 +101,10 @@ class AdminView(Protocol):
 
     def status(self) -> Status:
         """Return the answer of /status."""
+        ...
+
+    def alerts(self) -> list[Alert]:
+        """Return the answer of /alerts."""
         ...
 
     def is_ready(self) -> bool:
@@ -147,6 +154,7 @@ class AdminServer:
         pages = {
             b"/metrics": Page(self._metrics, self._gates),
             b"/status": Page(self._status, self._gates),
+            b"/alerts": Page(self._alerts, self._gates),
             b"/livez": Page(_alive),
             b"/readyz": Page(self._readiness),
             **self._more(self._gates),
@@ -185,6 +193,10 @@ class AdminServer:
     def _status(self) -> Answer:
         """Return the page of /status."""
         return Answer(200, JSON, msgspec.json.encode(self._view.status()), _NO_STORE)
+
+    def _alerts(self) -> Answer:
+        """Return the page of /alerts."""
+        return Answer(200, JSON, msgspec.json.encode(self._view.alerts()), _NO_STORE)
 
     def _readiness(self) -> Answer:
         """Return the page of /readyz."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tailrace.alerting import DEFAULTS, Alerts
 from tailrace.release.pinned import Pin
 from tailrace.server.options import ServeOptions
 
@@ -121,12 +122,13 @@ class ReleasedPipeline(msgspec.Struct, frozen=True):
 
 
 class PipelineReady(msgspec.Struct, frozen=True):
-    """What one pipeline that a worker serves costs."""
+    """What one pipeline that a worker serves costs. alerts: when its operator is told; None for never."""
 
     name: str
     budget_ns: int = 0
     buffer_ns: int = 0
     layers: tuple[LayerCost, ...] = ()
+    alerts: Alerts | None = DEFAULTS
 
 
 class WantsEvents(msgspec.Struct, frozen=True, tag=True):

@@ -131,6 +131,18 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None, said("Bearer token of the admin port; needed off loopback.", env="TAILRACE_ADMIN_TOKEN")
     ] = None
 
+    alert_webhook: Annotated[
+        str | None,
+        said(
+            "Tell alerts to a webhook as Slack has it: https://…", group="Alerts", metavar="URL",
+            env="TAILRACE_ALERT_WEBHOOK",
+        ),
+    ] = None  # fmt: skip
+    alertmanager: Annotated[
+        str | None,
+        said("Tell alerts to Alertmanager: http://HOST:9093", metavar="URL", env="TAILRACE_ALERTMANAGER"),
+    ] = None
+
     accepted: Annotated[
         str | None,
         said(
@@ -226,6 +238,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         self._check_limits()
         self._check_tokens()
         self._check_reach()
+        self._check_alerts()
 
     def _check_limits(self) -> None:
         """Raise SetupError for what is no Redis that limits can be shared by."""
@@ -264,6 +277,14 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.tls_client_ca is not None and self.tls is None:
             what = "without TLS no caller shows a certificate"
             raise SetupError(what, where="tls_client_ca", next="give --tls-cert and --tls-key too")
+
+    def _check_alerts(self) -> None:
+        """Raise SetupError for what is no address that alerts can be posted to."""
+        if self.alert_webhook is not None or self.alertmanager is not None:
+            from tailrace.monitor.alerts.sinks import check_address
+
+            check_address("alert_webhook", self.alert_webhook)
+            check_address("alertmanager", self.alertmanager)
 
     def _check_reach(self) -> None:
         """Raise SetupError for a port that others can reach, and ask nothing of them."""

@@ -7,14 +7,19 @@ import os
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from tailrace.alerting import Alerts
+from tailrace.monitor.alerts.sinks import Sink
+from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
+from tailrace.server.alerting import Alerting
 from tailrace.server.child import Child
 from tailrace.server.control import Ready
+from tailrace.server.logging import logger
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 from tailrace.version import VERSION
@@ -27,6 +32,7 @@ class Overview:
     """The admin port's view of the supervisor's children (an `AdminView`).
 
     url: where the server is reached. is_open: whether the server has been ready and is not asked to stop.
+    sinks: who is told of alerts, beside the log.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class Overview:
         url: str,
         is_open: Callable[[], bool],
         signatures_required: bool = False,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self._workers: list[tuple[Slot, Child]] = []
         self._companions: list[Child] = []
@@ -54,6 +61,7 @@ class Overview:
         self._signatures_required = signatures_required
         self._started_s = time.monotonic()
         self._samples: deque[MergedMetrics] = deque(maxlen=2)
+        self.alerting = Alerting(self.merge, self._declared, sinks, logger(pid=os.getpid()))
 
     @property
     def uptime_s(self) -> float:
@@ -82,7 +90,7 @@ class Overview:
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]
             values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
-        return expose(self.merge(), values)
+        return expose(self.merge(), values | self.alerting.values())
 
     def status(self) -> Status:
         """Return what runs, and how it has been doing."""
@@ -103,7 +111,12 @@ class Overview:
             recent=pipeline_snapshots(recent),
             warm_up=warm.pipelines if warm is not None else (),
             signatures_required=self._signatures_required,
+            alerts=self.alerts(),
         )
+
+    def alerts(self) -> list[Alert]:
+        """Return the alerts that fire, and those that will if they hold on."""
+        return self.alerting.active()
 
     async def sample(self) -> None:
         """Keep the counters of a while ago."""
@@ -128,6 +141,11 @@ class Overview:
     def companions(self) -> list[CompanionStatus]:
         """Return the status of each process beside the workers."""
         return [_companion_status(child, child.process) for child in self._companions if child.process]
+
+    def _declared(self) -> Mapping[str, Alerts | None]:
+        """Return the thresholds of each pipeline, as the workers that serve it know them."""
+        known = (process.ready.pipelines for process in self._started() if process.ready is not None)
+        return {pipeline.name: pipeline.alerts for pipelines in known for pipeline in pipelines}
 
     def _started(self) -> list[ChildProcess]:
         """Return the workers' processes, the last of each."""

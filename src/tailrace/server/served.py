@@ -318,4 +318,4 @@ def store_url(pipeline: Pipeline, override: str | None) -> str:
 def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:
     """Return a pipeline's budget table as the control channel carries it."""
     layers = tuple(LayerCost(each.layer, each.budget_ns, each.p99_ns) for each in times)
-    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers)
+    return PipelineReady(plan.name, plan.budget.total_ns, plan.budget.buffer_ns, layers, plan.pipeline.alerts)

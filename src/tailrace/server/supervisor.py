@@ -24,6 +24,7 @@ from tailrace.release.pin import pin
 from tailrace.release.pinned import Pin
 from tailrace.server.admin import AdminServer
 from tailrace.server.adoption import Adoption
+from tailrace.server.alerting import sinks_of
 from tailrace.server.callers import check_callers
 from tailrace.server.child import Child
 from tailrace.server.companions import open_companions, open_rings
@@ -156,7 +157,7 @@ class Supervisor:
         self._links = EventLinks(self._children)
         overview = Overview(
             self._children, self._adoption, url=self._url_of((host, port)), is_open=self._is_open,
-            signatures_required=bool(options.trusted_keys),
+            signatures_required=bool(options.trusted_keys), sinks=sinks_of(options),
         )  # fmt: skip
         console = Console(overview)
         admin = AdminServer(overview, options.admin_token, options.admin_tls, partial(console_pages, console))
@@ -169,7 +170,7 @@ class Supervisor:
             keepers = {child: asyncio.create_task(child.keep(self)) for child in self._children}
             watchers = [asyncio.create_task(child.watch()) for child in self._children]
             renewing = renew_holds(self._pin, options.registry_choice, self._log)
-            looks = map(asyncio.create_task, (overview.sample(), console.run(), renewing))
+            looks = map(asyncio.create_task, (overview.sample(), overview.alerting.keep(), console.run(), renewing))
             tasks = [*keepers.values(), *watchers, *looks]
             await self._wait_for_end(tasks)
             await self._pre_drain(tasks)

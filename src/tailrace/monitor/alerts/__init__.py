@@ -1,0 +1,1 @@
+"""Alerts: rules that look at what was counted once a second, and who is told. Constant memory, by a monotonic clock."""

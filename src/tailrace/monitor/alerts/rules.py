@@ -1,0 +1,200 @@
+"""The built-in rules: what each looks at, when it fires, when it is over, and the cause that it names.
+
+The windows of the burn rates are those of the SRE workbook (chapter 5, table 5-8): 14.4 over 1 h and 5 min, 6 over 6 h
+and 30 min, 1 over 3 d and 6 h. Both must hold; so one is over soon after its cause is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tailrace.deadline import format_duration
+from tailrace.monitor.alerts.sight import DAY_S, HOUR_S, LATENCY_SPAN_S, MINUTE_S, PARTS, Sight
+
+Severity = Literal["page", "ticket"]
+"""page: somebody must look now; ticket: within a day."""
+REQUESTS_MIN: Final = 100
+ERRORS_MIN: Final = 5
+ROWS_MIN: Final = 1_000
+SHARE_SPAN_S: Final = 5 * MINUTE_S
+CACHE_SPAN_S: Final = 30 * MINUTE_S
+RELIEF: Final = 0.9
+"""An alert is over once its value is under so much of its threshold: one that hovers there is told once."""
+PERIOD_S: Final = 30 * DAY_S
+"""Over which the share of the availability holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule found. is_over: beyond the threshold; is_clear: well within it. cause: a line with the numbers."""
+
+    value: float
+    threshold: float
+    is_over: bool
+    is_clear: bool
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One alert. look: returns None where it is switched off, or there is too little to tell by.
+
+    for_s: how long it must hold to be told; clear_s: how long it must be over to be called so. runbook: its page of
+    docs/runbooks.
+    """
+
+    name: str
+    severity: Severity
+    summary: str
+    runbook: str
+    for_s: float
+    clear_s: float
+    look: Callable[[Sight], Finding | None]
+
+
+@dataclass(frozen=True, slots=True)
+class BurnRate:
+    """How fast the share of errors that is allowed is used up: `rate` times as fast as the whole period would."""
+
+    rate: float
+    long_s: float
+    short_s: float
+
+    def look(self, sight: Sight) -> Finding | None:
+        """Return what both windows say; see `Rule`."""
+        target = sight.alerts.availability
+        if target is None or sight.age_s < self.short_s:
+            return None
+        counted = [sight.counts(span_s) for span_s in (self.long_s, self.short_s)]
+        if any(each["requests"] < REQUESTS_MIN for each in counted):
+            return None
+        long, short = (each["errors"] / each["requests"] / (1 - target) for each in counted)
+        value = min(long, short)
+        over = value > self.rate and counted[0]["errors"] >= ERRORS_MIN
+        gone = f": all of it in {span(PERIOD_S / long)}" if long else ""
+        return Finding(
+            value, self.rate, over, value < self.rate * RELIEF,
+            f"errors use up what {target:.4g} allows {long:.3g}× too fast over {span(self.long_s)}, "
+            f"{short:.3g}× over {span(self.short_s)} > {self.rate:g}×{gone}",
+        )  # fmt: skip
+
+
+def _latency(sight: Sight) -> Finding | None:
+    times, over = sight.times(), sight.alerts.p99_over
+    if over is None or "" not in times or times[""].count < REQUESTS_MIN:
+        return None
+    p99_ns, limit_ns = times[""].quantile(0.99), over * sight.budget_ns
+    parts: dict[str, float] = {
+        name: times[name].quantile(0.99) for name in PARTS if name in times and times[name].count
+    }
+    worst = max(parts, key=lambda name: parts[name], default="")
+    blamed = f": {worst} {format_duration(parts[worst])} of it" if worst else ""
+    sign = ">" if p99_ns > limit_ns else "≤"
+    cause = f"p99 {format_duration(p99_ns)} {sign} {over:g} × {format_duration(sight.budget_ns)}{blamed}"
+    return Finding(p99_ns / 1e9, limit_ns / 1e9, p99_ns > limit_ns, p99_ns < limit_ns * RELIEF, cause)
+
+
+def _errors(sight: Sight) -> Finding | None:
+    allowed, counts = sight.alerts.error_share, sight.counts(SHARE_SPAN_S)
+    requests, errors, shed = counts["requests"], counts["errors"], counts["shed"]
+    if allowed is None or requests < REQUESTS_MIN:
+        return None
+    share = errors / requests
+    blamed = f": {shed:,} of the {errors:,} were shed" if shed else ""
+    cause = f"{share:.2%} of {requests:,} answers of {span(SHARE_SPAN_S)} are a 5xx, {allowed:.4g} may be{blamed}"
+    over = share > allowed and errors >= ERRORS_MIN
+    return Finding(share, allowed, over, share < allowed * RELIEF, cause)
+
+
+def _cache(sight: Sight) -> Finding | None:
+    wanted, counts = sight.alerts.cache_hit_share, sight.counts(CACHE_SPAN_S)
+    rows = counts["cache_hits"] + counts["cache_misses"]
+    if wanted is None or rows < ROWS_MIN:
+        return None
+    share = counts["cache_hits"] / rows
+    cause = f"the cache held {share:.1%} of {rows:,} rows of {span(CACHE_SPAN_S)}, {wanted:.3g} are wanted"
+    return Finding(share, wanted, share < wanted, share > wanted + (1 - wanted) * (1 - RELIEF), cause)
+
+
+def _breaker(sight: Sight) -> Finding | None:
+    if not sight.alerts.breaker:
+        return None
+    if not sight.breakers:
+        return Finding(0.0, 0.0, is_over=False, is_clear=True, cause="no breaker is open")
+    told = [
+        f"{workers} worker{'s' if workers > 1 else ''} leave{'' if workers > 1 else 's'} "
+        f"{f'the remote model {model!r}' if model else 'the online store'} alone"
+        for model, workers in sight.breakers
+    ]
+    workers = float(sum(workers for _, workers in sight.breakers))
+    return Finding(workers, 0.0, is_over=True, is_clear=False, cause="; ".join(told))
+
+
+def _stale(sight: Sight) -> Finding | None:
+    allowed, counts = sight.alerts.stale_share, sight.counts(SHARE_SPAN_S)
+    rows = counts["values"]
+    if allowed is None or rows < REQUESTS_MIN:
+        return None
+    share = counts["stale"] / rows
+    blamed = f": {sight.stalest} most of them" if counts["stale"] else ""
+    cause = f"{share:.2%} of {rows:,} view rows of {span(SHARE_SPAN_S)} are stale, {allowed:.4g} may be{blamed}"
+    return Finding(share, allowed, share > allowed, share < allowed * RELIEF, cause)
+
+
+def _predictions(sight: Sight) -> Finding | None:
+    allowed = sight.alerts.prediction_sigma
+    found = [each for each in sight.findings if each.kind in ("score", "decision")]
+    if allowed is None or not found:
+        return None
+    worst = max(found, key=lambda each: abs(each.sigma))
+    value = abs(worst.sigma)
+    sign = ">" if value > allowed else "≤"
+    cause = f"{worst.series} is {value:.2g} standard deviations from its baseline {sign} {allowed:g}"
+    return Finding(value, allowed, value > allowed, value < allowed * RELIEF, cause)
+
+
+def _drift(sight: Sight) -> Finding | None:
+    if not sight.alerts.drift or not sight.findings:
+        return None
+    drifted = [each for each in sight.findings if each.is_alarm]
+    if not drifted:
+        return Finding(0.0, 0.0, is_over=False, is_clear=True, cause="nothing has drifted")
+    worst = max(drifted, key=lambda each: abs(each.value) / each.threshold if each.threshold else abs(each.value))
+    cause = (
+        f"{len(drifted)} of {len(sight.findings)} series have drifted: {worst.series} most, "
+        f"{worst.measure} {worst.value:.3g} > {worst.threshold:.3g}"
+    )
+    return Finding(float(len(drifted)), 0.0, is_over=True, is_clear=False, cause=cause)
+
+
+BURN_RATES: Final = {
+    "burn_fast": BurnRate(14.4, HOUR_S, 5 * MINUTE_S),
+    "burn_medium": BurnRate(6.0, 6 * HOUR_S, 30 * MINUTE_S),
+    "burn_slow": BurnRate(1.0, 3 * DAY_S, 6 * HOUR_S),
+}
+RULES: Final = (
+    Rule("latency", "page", "answers take too long", "latency.md", 30, 60, _latency),
+    Rule("errors", "page", "too many calls fail", "errors.md", 30, 60, _errors),
+    Rule("burn_fast", "page", "a month's errors are used up in two days", "burn-rate.md", 60, 120,
+         BURN_RATES["burn_fast"].look),
+    Rule("burn_medium", "page", "a month's errors are used up in five days", "burn-rate.md", 60, 300,
+         BURN_RATES["burn_medium"].look),
+    Rule("burn_slow", "ticket", "a month's errors are used up before the month is", "burn-rate.md", 300, 900,
+         BURN_RATES["burn_slow"].look),
+    Rule("breaker", "page", "a store or a remote model is left alone", "breaker.md", 5, 30, _breaker),
+    Rule("stale", "ticket", "features are older than they may be", "stale.md", 120, 300, _stale),
+    Rule("cache", "ticket", "the cache holds too little", "cache.md", 300, 300, _cache),
+    Rule("predictions", "ticket", "what is predicted has moved", "predictions.md", 0, 60, _predictions),
+    Rule("drift", "ticket", "what comes in is not what the model learned from", "drift.md", 0, 60, _drift),
+)  # fmt: skip
+"""Every built-in alert, the most urgent first."""
+
+
+def span(seconds: float) -> str:
+    """Return a span of time as a person says it: "5 min", "6 h", "3 d"."""
+    for unit, size_s in (("d", DAY_S), ("h", HOUR_S), ("min", LATENCY_SPAN_S)):
+        if seconds >= size_s:
+            return f"{seconds / size_s:.3g} {unit}"
+    return f"{seconds:.3g} s"
