@@ -25,7 +25,8 @@ from tailrace.errors import (
 from tailrace.server.accepted.journal import Known, Refused, Waiting, new_id
 from tailrace.server.accepted.journal_thread import JournalThread
 from tailrace.server.endpoint import CallEndpoint, Endpoint
-from tailrace.server.http.head import REQUEST_ID_BYTES_MAX, Head
+from tailrace.server.http.head import Head
+from tailrace.server.wishes import REQUEST_ID_BYTES_MAX
 
 ACCEPT_NS: Final = 5 * NS_PER_S
 """How long a caller waits for the disk, who names no budget."""

@@ -14,13 +14,12 @@ from tailrace.server.certified import Certified
 from tailrace.server.endpoint import CallEndpoint
 from tailrace.server.grpc.core import Rpc
 from tailrace.server.grpc.peer import peer_of
-from tailrace.server.http.head import read_priority
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.proxies import Proxies
-from tailrace.server.tracing import trace_of
+from tailrace.server.tracing import origin_of, trace_of
+from tailrace.server.wishes import REQUEST_ID_BYTES_MAX, read_priority
 
 REQUEST_ID: Final = "x-request-id"
-REQUEST_ID_CHARS_MAX: Final = 128
 TRACE: Final = "x-trace"
 PRIORITY: Final = "x-priority"
 READ: Final = frozenset({REQUEST_ID, TRACE, PRIORITY, "traceparent", "tracestate"})
@@ -129,7 +128,7 @@ class GrpcCall(Call, gc=False, eq=False):
     @property
     def request_id(self) -> str:
         """The caller's id of it, which is told back; empty for none, and for one that no metadata may have."""
-        text = "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_CHARS_MAX]
+        text = "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_BYTES_MAX]
         return text if text.isascii() and text.isprintable() else ""
 
     @property
@@ -147,13 +146,7 @@ class GrpcCall(Call, gc=False, eq=False):
 
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from; see `Call`."""
-        trace = self.trace
-        found = {
-            "request_id": self.request_id,
-            "trace": "" if trace is None else trace.id,
-            "client": self._client(),
-        }
-        return {name: text for name, text in found.items() if text}
+        return origin_of(self.request_id, self.trace, self._client())
 
     def _client(self) -> str:
         """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""

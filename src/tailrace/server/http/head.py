@@ -7,7 +7,6 @@ from typing import Final
 
 import msgspec
 
-from tailrace.deadline import NS_PER_MS
 from tailrace.errors import (
     ClientError,
     ExpectationFailedError,
@@ -15,14 +14,12 @@ from tailrace.errors import (
     NotFoundError,
     ServingError,
 )
-from tailrace.request.priority import PRIORITIES, Priority
 from tailrace.server.endpoint import CallEndpoint, Page, Routes
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.oip.errors import is_oip
 from tailrace.server.tracing import TRACEPARENT, TRACESTATE
+from tailrace.server.wishes import read_budget, read_priority
 
-BUDGET_MS_MAX: Final = 3_600_000.0
-REQUEST_ID_BYTES_MAX: Final = 128
 JSON_BYTES: Final = b"inference-header-content-length"
 JSON_DIGITS_MAX: Final = 12
 VERSIONS: Final = b"/versions/"
@@ -203,16 +200,6 @@ def _accepts_gzip(value: bytes) -> bool:
     return weights.get(b"gzip", weights.get(b"*", b"q=")) not in (b"q=", b"q=0.")
 
 
-def read_priority(value: bytes | None) -> Priority | None:
-    """Return the level of an X-Priority header; None where there is none."""
-    if value is None:
-        return None
-    name = value.strip().lower().decode("latin-1")
-    if name not in PRIORITIES:
-        raise ClientError(f"X-Priority is {name!r}", where="X-Priority", next="send high, normal or low")
-    return PRIORITIES[name]
-
-
 def _read_json_bytes(value: bytes | None) -> int:
     """Return how many bytes of a body are JSON, where tensors follow it; -1 where nobody says so."""
     if value is None:
@@ -221,17 +208,3 @@ def _read_json_bytes(value: bytes | None) -> int:
         what = f"{value[:40].decode('latin-1')!r} is no length"
         raise ClientError(what, where="Inference-Header-Content-Length", next="send the bytes of the JSON")
     return int(value)
-
-
-def read_budget(value: bytes | None) -> int:
-    """Return the nanoseconds of an X-Budget-Ms header; 0 where there is none."""
-    if value is None:
-        return 0
-    try:
-        budget_ms = float(value)
-    except ValueError:
-        budget_ms = -1.0
-    if not 0 < budget_ms <= BUDGET_MS_MAX:
-        what = f"X-Budget-Ms is {value.strip().decode('latin-1')!r}"
-        raise ClientError(what, where="X-Budget-Ms", next="send milliseconds, such as 25")
-    return max(int(budget_ms * NS_PER_MS), 1)

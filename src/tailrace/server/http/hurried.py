@@ -8,7 +8,8 @@ from typing import Any
 from tailrace.batch import Call
 from tailrace.errors import ServingError
 from tailrace.server.endpoint import CallEndpoint, RateLimits
-from tailrace.server.http.head import BUDGET, read_budget
+from tailrace.server.http.head import BUDGET
+from tailrace.server.wishes import read_budget
 
 
 class HurriedEndpoint(CallEndpoint):

@@ -12,11 +12,12 @@ from tailrace.server.endpoint import Feed, Page
 from tailrace.server.http.flow import Flow
 from tailrace.server.http.forms import HeadForm
 from tailrace.server.http.framing import CONTINUE
-from tailrace.server.http.head import REQUEST_ID, REQUEST_ID_BYTES_MAX, Head
+from tailrace.server.http.head import REQUEST_ID, Head
 from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
 from tailrace.server.proxies import peer_of
-from tailrace.server.tracing import TRACEPARENT, TRACESTATE, trace_of
+from tailrace.server.tracing import TRACEPARENT, TRACESTATE, origin_of, trace_of
+from tailrace.server.wishes import REQUEST_ID_BYTES_MAX
 
 
 class HttpCall(Call, gc=False, eq=False):
@@ -57,13 +58,8 @@ class HttpCall(Call, gc=False, eq=False):
 
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from; see `Call`."""
-        trace, client = self.trace, self.connection.client_of(self)
-        found = {
-            "request_id": self.request_id.decode("ascii", "backslashreplace"),
-            "trace": "" if trace is None else trace.id,
-            "client": client,
-        }
-        return {name: text for name, text in found.items() if text}
+        request_id = self.request_id.decode("ascii", "backslashreplace")
+        return origin_of(request_id, self.trace, self.connection.client_of(self))
 
 
 class Outgoing:

@@ -13,9 +13,9 @@ import msgspec
 from tailrace.batch import JSON
 from tailrace.codecs.tensor_fields import TensorField
 from tailrace.server.endpoint import Answer, CallEndpoint, Page, RouteTable
+from tailrace.server.http.key_gate import KeyGate
 from tailrace.server.oip.asked import OipModel
 from tailrace.server.oip.errors import ROOT
-from tailrace.server.openapi.page import KeyGate
 from tailrace.version import VERSION
 
 NAME: Final = "tailrace"

@@ -22,10 +22,10 @@ from tailrace.request.rows import ARRAY_MAX
 from tailrace.response.problem import CONTENT_TYPE as PROBLEM
 from tailrace.response.problem import ProblemDetails
 from tailrace.server.events import BUDGET_NS, Counted
-from tailrace.server.http.head import BUDGET_MS_MAX
 from tailrace.server.openapi.accepted import MODE, ONLY_ACCEPTED, accepted_answer, delivered_message
 from tailrace.server.openapi.examples import fault_examples, problem_example, request_example, response_example
 from tailrace.server.openapi.schemas import Schemas, expanded_lengths, one_or_many
+from tailrace.server.wishes import BUDGET_MS_MAX
 from tailrace.version import VERSION
 
 OPENAPI: Final = "3.1.0"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
-from tailrace.batch import Call
-from tailrace.errors import ServingError, UnauthorizedError
 from tailrace.pipeline import Pipeline
 from tailrace.server.endpoint import Answer, CallEndpoint, Page
-from tailrace.server.http.outgoing import HttpCall
+from tailrace.server.http.key_gate import KeyGate
 from tailrace.server.openapi.document import openapi_document
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
@@ -28,17 +26,6 @@ HEADERS: Final = (b"Cache-Control: no-cache", b"X-Content-Type-Options: nosniff"
 def document_bytes(document: dict[str, Any]) -> bytes:
     """Return the document as it is written: JSON with two blanks a level."""
     return msgspec.json.format(msgspec.json.encode(document)) + b"\n"
-
-
-class KeyGate:
-    """Lets those pass who have shown a key, whatever it opens, for as long as it is valid."""
-
-    def refusal(self, call: Call) -> ServingError | None:
-        """Return why a call may not pass."""
-        head = cast(HttpCall, call).head
-        if head is None or head.caller is None:
-            return UnauthorizedError("this needs a key", next="send one, as X-API-Key: KEY")
-        return head.caller.fault(None)
 
 
 def reference_page(document: dict[str, Any] | None) -> bytes:
