@@ -59,8 +59,8 @@ JAVA = $(shell apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo op
 java:
 	$(call need,java,$(JAVA))
 
-demo: $(STAMP) ## prepare the fraud example, serve it, replay transactions, print what it caught and its latency
-	@$(BIN)/python examples/fraud/demo.py
+demo: $(STAMP) ## prepare the fraud example, serve it, replay payments, print what it caught; KEEP=1: serve on, to look at it
+	@$(BIN)/python examples/fraud/demo.py$(if $(KEEP), --keep)
 
 # All but the slow ones run on several cores: tests/side_by_side.py has the order.
 test: $(STAMP) servers $(if $(SLOW),java) ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13

@@ -40,6 +40,7 @@ import hot_path
 import idle
 import load_curve
 import models
+import monitoring_console
 import monitoring_drift
 import open_loop
 import real_clients
@@ -80,6 +81,7 @@ PARTS: Final = {
         event_features,
         handbook,
         models,
+        monitoring_console,
         monitoring_drift,
     )
 }

@@ -39,6 +39,8 @@ DIFFERING_SHARE_MAX: Final = 0.01
 scored before the first has come."""
 TOUCHED_MAX: Final = 10
 """So many scores a payment may touch that was refused or lost as an event: its own, and its customer's next ones."""
+KEPT_S: Final = 60.0
+"""How long each round of `--keep` is."""
 LOG: Final = BUILD / "serve.log"
 
 
@@ -95,6 +97,14 @@ def send(served: Served, replay: Replay, rate: float, seconds: float) -> LoadRep
         return run_load(plan, tell)
 
 
+def keep_sending(served: Served, replay: Replay, rate: float, console: Console) -> None:
+    """Send the same payments over and over, until Ctrl-C: so that there is something to see on the console."""
+    console.print(f"Sending on at {rate:,.0f}/s until Ctrl-C. Watch it: {served.admin}/console", highlight=False)
+    plan = LoadPlan(url=f"{served.url}/v1/pipelines/fraud/predict", bodies=replay.bodies, rate=rate, duration_s=KEPT_S)
+    while True:
+        run_load(plan, lambda now: None)
+
+
 def check_answers(report: LoadReport) -> None:
     """Raise TailraceError where something failed, or nothing was answered. To be out of time is no failure."""
     if report.ok is None or report.errors or set(report.statuses) - {200, *OUT_OF_TIME}:
@@ -126,8 +136,16 @@ def run(options: argparse.Namespace, console: Console) -> None:
     replay = read_replay(BUILD)
     with serve() as served:
         console.print(f"[bold]Served[/] at {served.url}, ready {served.ready_s:.1f} s after its start", highlight=False)
+        console.print(f"[bold]Watch it[/] at {served.admin}/console", highlight=False)
         report = send(served, replay, options.rate, options.seconds)
         status = served.status()
+        show_all(console, replay, report, status)
+        if options.keep:
+            keep_sending(served, replay, options.rate, console)
+
+
+def show_all(console: Console, replay: Replay, report: LoadReport, status: Any) -> None:
+    """Show what was decided. Raises TailraceError when that says nothing."""
     show_answers(console, report)
     check_answers(report)
     if late := sum(report.statuses.get(status, 0) for status in OUT_OF_TIME):
@@ -150,6 +168,7 @@ def main(arguments: list[str]) -> int:
     """Run the demonstration; return 0 when it went well."""
     parser = argparse.ArgumentParser(description="Prepare, serve and replay the fraud example, and show its decisions.")
     parser.add_argument("--rate", type=float, default=1_000, help="payments a second; default: %(default)s")
+    parser.add_argument("--keep", action="store_true", help="send on until Ctrl-C, to look at the console")
     parser.add_argument("--seconds", type=float, default=20, help="how long to replay; default: %(default)s")
     add_options(parser)
     options = parser.parse_args(arguments)

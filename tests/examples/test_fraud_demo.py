@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import demo
 import numpy as np
 import pytest
 from decisions import Decided
 from demo import check_answers, check_scores, serve
+from rich.console import Console
 
 from tailrace.errors import TailraceError
 from tailrace.loadtest.plan import LoadPlan
@@ -69,6 +71,25 @@ def test_demo_with_a_payment_lost_still_checks_the_others() -> None:
     check_scores(decided[0], short=1)
     with pytest.raises(TailraceError, match="13 of 200 served scores differ"):
         check_scores(decided[1], short=1)
+
+
+def test_demo_that_is_kept_sends_on_and_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --keep the payments come round after round until Ctrl-C, and the console's address is told."""
+    plans: list[LoadPlan] = []
+
+    def load(plan: LoadPlan, tell: object) -> None:
+        plans.append(plan)
+        if len(plans) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_load", load)
+    served = demo.Served("http://127.0.0.1:1", "http://127.0.0.1:2", 0, 0.0)
+    replay = SimpleNamespace(bodies=[b"{}"])
+    terminal = Console(width=80)
+    with terminal.capture() as captured, pytest.raises(KeyboardInterrupt):
+        demo.keep_sending(served, replay, 5.0, terminal)  # type: ignore[arg-type]
+    assert "http://127.0.0.1:2/console" in captured.get()
+    assert [plan.rate for plan in plans] == [5.0, 5.0]
 
 
 def test_end_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import socket
@@ -169,6 +170,17 @@ def test_page_runs_only_what_stands_in_it() -> None:
     outside = page.replace(b"https://github.com/leeoniya/uPlot", b"")
     assert b"http://" not in outside
     assert b"https://" not in outside
+
+
+def test_pages_are_compressed_for_who_takes_that() -> None:
+    """The page and the state come in half of their bytes, or less, where gzip is accepted."""
+    counted = Counted()
+    with served(counted, filled(counted, 60)) as port:
+        for path in ("/console", "/console/state"):
+            plain = fetch(port, path)[1]
+            packed = fetch(port, path, headers={"Accept-Encoding": "gzip"})[1]
+            assert gzip.decompress(packed) == plain
+            assert len(packed) < len(plain) / 2
 
 
 def test_figures_ask_for_the_token_and_the_page_does_not() -> None:

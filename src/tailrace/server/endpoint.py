@@ -225,12 +225,16 @@ class Endpoint(CallEndpoint):
 
 
 class Answer(NamedTuple):
-    """An answer that needs no engine: status, content type, body, and headers beside the usual ones."""
+    """An answer that needs no engine: status, content type, body, and headers beside the usual ones.
+
+    compresses: whether the body is long and worth compressing for who takes that.
+    """
 
     status: int
     content_type: bytes
     body: bytes
     headers: tuple[bytes, ...] = ()
+    compresses: bool = False
 
 
 class Page:

@@ -22,7 +22,9 @@ def console_pages(console: Console, gates: Sequence[Gate]) -> dict[bytes, Page]:
     """Return the pages by path. gates: of what holds figures; the page itself holds none, and asks for the token."""
     return {
         b"/console": Page(_page_answer),
-        b"/console/state": Page(lambda: Answer(200, JSON, console.whole(), (NO_STORE, *HARMLESS)), gates),
+        b"/console/state": Page(
+            lambda: Answer(200, JSON, console.whole(), (NO_STORE, *HARMLESS), compresses=True), gates
+        ),
         b"/console/events": Feed(console.listeners.enter, gates),
     }
 
@@ -45,7 +47,9 @@ def page_bytes() -> tuple[bytes, bytes]:
 
 def _page_answer() -> Answer:
     page, policy = page_bytes()
-    return Answer(200, b"text/html; charset=utf-8", page, (b"Cache-Control: no-cache", *HARMLESS, policy))
+    return Answer(
+        200, b"text/html; charset=utf-8", page, (b"Cache-Control: no-cache", *HARMLESS, policy), compresses=True
+    )
 
 
 def _read(name: str) -> str:

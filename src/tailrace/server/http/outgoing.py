@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections import deque
 from typing import cast
 
@@ -101,7 +102,7 @@ class Outgoing:
                 raise refusal
             if isinstance(page, Feed) and self._hand_over(page):
                 return
-            status, content_type, body, headers = page.answer()
+            status, content_type, body, headers, compresses = page.answer()
         except ServingError as error:
             shared.count_failure(type(error))
             self._send_error(call, error.with_traceback(None))  # which would hold the head that the fault is in
@@ -113,6 +114,9 @@ class Outgoing:
             shared.log_failure("", fault, call)
             self._send_error(call, fault)
             return
+        if compresses and head.gzip:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            headers = (*headers, b"Content-Encoding: gzip", b"Vary: Accept-Encoding")
         close = shared.draining or not head.keep_alive
         if close:
             self.end()
