@@ -217,32 +217,33 @@ class Keys:
     def look(self) -> None:
         """Once a second: read the file again if it is another, and end what keys have expired or are revoked."""
         stamp = self._look_at_file()
-        if stamp != self._stamp and self._read(stamp):
-            return
+        if stamp != self._stamp:
+            self._read(stamp)
         now = datetime.now(UTC)
         for caller in self._callers.values():
             expires = caller.key.expires
             if caller.is_known and expires is not None and (expires <= now) is not caller.is_over:
                 caller.settle(caller.key)
 
-    def _read(self, stamp: tuple[int, int, int]) -> bool:
-        """Take in what the file says now; return whether it can be read. One that cannot be is told of once."""
+    def _read(self, stamp: tuple[int, int, int]) -> None:
+        """Take in what the file says now. One that cannot be read is told of once."""
         try:
             keys = {key.id: key for key in self._reader.read()}
         except SetupError as error:
             if stamp != self._failed:
                 self._failed = stamp
                 self._log.error("keys are as they were: the file cannot be read", error=str(error))
-            return False
+            return
         self._stamp = self._failed = stamp
         self._take(keys.values())
         for digest, caller in list(self._callers.items()):
             key = keys.get(caller.key.id)
+            if key is caller.key and caller.is_known:  # as it was
+                continue
             caller.settle(key if key is not None and key.sha256 == digest else None)
             if len(self._callers) > KEYS_MAX and not caller.is_known:
                 del self._callers[digest]  # else it is kept, for the heads that lead to it: the key may be given back
         self._log.info("keys were read again", keys=len(keys))
-        return True
 
     def of_certificate(self, names: Sequence[str]) -> Key | None:
         """Return what the file says of a certificate, by the first of its names that stands there."""
