@@ -10,7 +10,7 @@ Two branches that are handled differently:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 
 class Problem(NamedTuple):
@@ -39,6 +39,14 @@ class TailraceError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}\n    next: {self.next}" if self.next else text
+
+    def bare(self) -> Self:
+        """Return it without where it was raised, and in whose place: both hold frames, and a frame holds it in turn.
+
+        Such a circle stays, with the body that was refused, until garbage is collected.
+        """
+        self.__traceback__ = self.__context__ = None
+        return self
 
     def __reduce__(self) -> Any:
         """Let it be copied and pickled, whatever its class takes to be made."""

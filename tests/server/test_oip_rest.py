@@ -15,7 +15,9 @@ import pytest
 from http_server import RELEASE, Answer, RawClient, RunningServer, ample, head_of, payment_of, post
 
 from tailrace.codecs.inflating import CODINGS
+from tailrace.errors import InvalidTensorError
 from tailrace.pipeline import Pipeline
+from tailrace.server.http.outgoing import HttpCall
 
 NAMES = ("log", "kinds", "ranking", "payment")
 LOG = "/v2/models/log/infer"
@@ -258,6 +260,17 @@ def test_compressed_call_is_read_and_answered(oip: RawClient) -> None:
     assert (bomb.status, list(bomb.json)) == (413, ["error"])
     refused = oip.ask(post(text + data, "Content-Encoding: br", path=LOG))
     assert (refused.status, list(refused.json)) == (415, ["error"])
+
+
+@pytest.mark.parametrize("data", ["[[],[]]", "[1.0,2.0]", '["a"]'])
+def test_refusal_holds_nothing_of_its_call(server: RunningServer, data: str) -> None:
+    """Nor frames in which its body and tensors are: who keeps it would keep them, and some frames keep it."""
+    endpoint: Any = server.http.shared.routes[LOG.encode()][b"POST"]
+    body = b'{"inputs":[{"name":"amount","datatype":"FP64","shape":[1],"data":%b}]}' % data.encode()
+    call = HttpCall(None, None, None, 0, 0, 1, None, None, True)  # type: ignore[arg-type]
+    refusal = server.on_loop(lambda: endpoint.accept(call, body, 10**10))
+    assert isinstance(refusal, InvalidTensorError)
+    assert (refusal.__traceback__, refusal.__context__) == (None, None)
 
 
 def test_remembered_head_keeps_its_length(oip: RawClient) -> None:

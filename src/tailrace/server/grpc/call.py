@@ -93,7 +93,7 @@ class GrpcCall(Call, gc=False, eq=False):
             admitted = self.admitted(endpoint)
         except ServingError as fault:
             self.desk.count_failure(type(fault))
-            return fault.with_traceback(None)
+            return fault.bare()
         now_ns = self.desk.now_ns()
         waited_ns = max(now_ns - self.rpc.arrived_ns, 0)
         budget_ns = admitted.budget_ns - waited_ns

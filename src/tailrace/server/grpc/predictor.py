@@ -43,7 +43,7 @@ class Predictor:
             call.admitted(self._endpoint)
         except ServingError as fault:
             call.desk.count_failure(type(fault))
-            return fault.with_traceback(None)
+            return fault.bare()
         return b""
 
 

@@ -112,7 +112,7 @@ def read_head(
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
-        head.fault, head.endpoint = fault.with_traceback(None), None  # which would hold this frame, and that the head
+        head.fault, head.endpoint = fault.bare(), None  # which would hold this frame, and that the head
     head.is_plain = (
         keep_alive
         and version == "1.1"

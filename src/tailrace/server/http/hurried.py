@@ -37,5 +37,5 @@ class HurriedEndpoint(CallEndpoint):
             own_ns = read_budget(told.told(BUDGET))
         except ServingError as error:
             self._count_failure(type(error))
-            return error.with_traceback(None)
+            return error.bare()
         return self._endpoint.accept(call, body, min(own_ns or self.budget_ns, self.budget_ns))

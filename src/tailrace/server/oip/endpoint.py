@@ -69,7 +69,7 @@ class InferEndpoint(Endpoint):
             asked = self._read(call, body)
         except ServingError as error:
             engine.refusals.count_failure(error)
-            return error.with_traceback(None)  # which would hold the call, and that the error
+            return error.bare()  # which would hold the call, and that the error
         call.requests = asked.requests
         if (refusal := self._count_rows(call)) is not None:
             return _as_tensors(refusal)

@@ -55,7 +55,7 @@ class OipService:
             model, endpoint = self._model(call, message.model_name, message.model_version)
         except ServingError as error:
             call.desk.count_failure(type(error))
-            return error.with_traceback(None)
+            return error.bare()
         call.codec = GrpcAsked(self._readers[model.name], message, body)
         return call.accept(endpoint, b"")
 
@@ -102,7 +102,7 @@ class _Told:
             told = self._answer(call, _read(self._method, body))
         except ServingError as error:
             call.desk.count_failure(type(error))
-            return error.with_traceback(None)
+            return error.bare()
         return bytes(_RESPONSES[self._method](**told).SerializeToString())
 
 
