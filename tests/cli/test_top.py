@@ -22,9 +22,11 @@ from tailrace.errors import SetupError
 def test_top_shows_what_the_console_shows() -> None:
     """The verdict, the pipeline, its layers, its views and the worker are there; --json is the state itself."""
     counted = Counted()
+    counted.fire()
     with served(counted, filled(counted, 12)) as port:
         shown = CliRunner().invoke(app, ["top", f"http://127.0.0.1:{port}", "--once"]).output
         told = json.loads(CliRunner().invoke(app, ["top", f"http://127.0.0.1:{port}/", "--json"]).output)
+    assert "firing: latency of fraud" in shown
     for text in ("Within budget", "fraud", "204/s", "queue wait", "inference", "Profile", "100.0%", "worker 0"):
         assert text in shown
     assert told["verdict"]["level"] == "good"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tailrace.deadline import Budget
+from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
@@ -34,6 +35,7 @@ class Counted:
         self.ready = True
         self.restarts = 0
         self.at_ns = 0
+        self.firing: list[Alert] = []
         self.block = MetricBlock.create(worker_layout([PipelineShape(name, BUDGET, (view,))], 0, release))
 
     def count(self, metric: str, *labels: str, by: int = 1) -> None:
@@ -55,6 +57,15 @@ class Counted:
         """Count calls that were refused for lack of time."""
         self.count("tailrace_requests_total", "503", self.release, by=calls)
         self.count("tailrace_shed_total", "deadline", by=calls)
+
+    def fire(self, cause: str = "p99 is 130 ms") -> None:
+        """Have an alert fire."""
+        self.firing = [
+            Alert(
+                alert="latency", pipeline=self.name, severity="page", state="firing", since_s=3.0, value=130.0,
+                threshold=100.0, summary="too slow", cause=cause, runbook="https://example.org/latency",
+            )
+        ]  # fmt: skip
 
     def merge(self) -> MergedMetrics:
         """Return what was counted, a second after the last time."""
@@ -78,6 +89,10 @@ class Counted:
     def companions(self) -> list[CompanionStatus]:
         """Return that there is none."""
         return []
+
+    def alerts(self) -> list[Alert]:
+        """Return the alerts that the test has made."""
+        return self.firing
 
     def metrics_page(self) -> bytes:
         """Return no metrics."""

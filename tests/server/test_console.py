@@ -139,6 +139,10 @@ def test_timeline_tells_what_differs() -> None:
     counted.count("tailrace_store_breaker_open")
     looked(console)
     counted.count("tailrace_store_breaker_open", by=-1)
+    looked(console)
+    counted.fire()
+    assert looked(console)["alerts"][0]["alert"] == "latency"
+    counted.firing = []
     state = looked(console)
     happenings = state["happenings"]
     assert [(each["kind"], each["text"]) for each in happenings if each["kind"] != "verdict"] == [
@@ -146,6 +150,8 @@ def test_timeline_tells_what_differs() -> None:
         ("release", "release r2 is served"),
         ("breaker", "fraud: the breaker of the store has opened"),
         ("breaker", "fraud: the breaker of the store has closed"),
+        ("alert", "fraud: latency fires: p99 is 130 ms"),
+        ("alert", "fraud: latency is over"),
     ]
 
 

@@ -66,10 +66,12 @@ def test_page_follows_the_server(browser: Chromium) -> None:
 def test_hostile_names_are_shown_as_text(browser: Chromium, tmp_path: Path) -> None:
     """Script in the name of a pipeline, a view and a release is shown, and does not run, in what is kept neither."""
     counted = Counted(HOSTILE, HOSTILE, HOSTILE)
+    counted.fire(HOSTILE)
     with served(counted, filled(counted, 12)) as port:
         page = opened(browser, port)
         assert HOSTILE in page.value(TEXT.format("features"))
         assert HOSTILE in page.value(TEXT.format("versions"))
+        assert HOSTILE in page.value(TEXT.format("alerts"))
         kept = keep(page)
         assert page.value("window.hit") is None
         assert page.complaints == []

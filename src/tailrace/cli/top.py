@@ -90,6 +90,9 @@ def screen(state: dict[str, Any], rates: dict[str, deque[float]]) -> RenderableT
         parts += [_head(pipeline, rates.get(pipeline["name"], ())), _layers(pipeline)]
         if pipeline["views"]:
             parts.append(_views(pipeline))
+    for alert in state["alerts"]:
+        style = "red" if alert["state"] == "firing" else "yellow"
+        parts.append(Text(plain(f"{alert['state']}: {alert['alert']} of {alert['pipeline']}: {alert['cause']}"), style))
     parts.append(_processes(state))
     for happening in state["happenings"][-5:]:
         when = time.strftime("%H:%M:%S", time.localtime(happening["at_s"]))

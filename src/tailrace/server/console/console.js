@@ -86,6 +86,13 @@
     const rows = [...s.workers.map(w => ["worker " + w.slot, w]), ...s.companions.map(c => [c.name, c])].map(([name, it]) => [name, it.state, Math.round(it.rss_bytes / 1048576) + " MB", it.restarts]);
     $("processes").replaceChildren(table(["process", "state", "memory", "restarts"], rows, "None."));
   }
+  function alerts(list) {
+    $("alerts-card").hidden = !list.length;
+    $("alerts").replaceChildren(table(["state", "alert", "pipeline", "for", "cause", "what to do"], list.map(a => {
+      const page = /^https:\/\//.test(a.runbook) ? make("a", "runbook") : make("span", a.runbook);
+      if (page.tagName === "A") { page.href = a.runbook; page.rel = "noreferrer noopener"; page.target = "_blank"; }
+      return [make("span", a.state, "badge " + (a.state === "firing" ? "firing" : "")), a.alert + " (" + a.severity + ")", a.pipeline, ago(a.since_s), a.cause, page]; }), ""));
+  }
   function events(list) {
     Charts.marks = list;
     const items = list.slice(-100).reverse().map(e => { const li = make("li", null, e.kind), when = make("time", new Date(e.at_s * 1e3).toLocaleTimeString([], { hour12: false }));
@@ -112,7 +119,7 @@
     $("verdict").className = s.verdict.level;
     document.title = ({ bad: "● ", warn: "▲ " }[s.verdict.level] || "") + "Tailrace · " + (chosen || "console");
     $("about").textContent = `Tailrace ${s.version} · up ${ago(s.uptime_s)} · ${new Date(s.at_s * 1e3).toLocaleString()}`;
-    processes(s); events(s.happenings);
+    processes(s); alerts(s.alerts || []); events(s.happenings);
     const p = s.pipelines.find(each => each.name === chosen);
     if (!p) return;
     tiles(p); waterfall(p); features(p); versions(p, s);

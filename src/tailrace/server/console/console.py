@@ -10,11 +10,12 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.snapshot import MergedMetrics
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
 from tailrace.server.console.feed import Listeners
 from tailrace.server.console.figures import HEAT_OCTAVES, HEAT_ROWS_PER_OCTAVE, PipelineFigures, Point, figures_of
-from tailrace.server.console.happenings import Happening, Kind, Seen, Timeline
+from tailrace.server.console.happenings import Happening, Seen, Timeline
 from tailrace.server.console.history import History
 from tailrace.server.console.verdict import Verdict, verdict_of
 from tailrace.server.logging import logger
@@ -55,6 +56,10 @@ class Watched(Protocol):
         """Return the status of each process beside them."""
         ...
 
+    def alerts(self) -> list[Alert]:
+        """Return the alerts that fire, and those that will if they hold on."""
+        ...
+
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """What is told each second. at_s: since the epoch. span_s: of `pipelines`. points: the newest, by pipeline."""
@@ -72,6 +77,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: Sequence[PipelineFigures]
     points: dict[str, Point]
     happenings: Sequence[Happening]
+    alerts: Sequence[Alert]
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -114,19 +120,16 @@ class Console:
         workers, companions, releases = watched.workers(), watched.companions(), watched.releases()
         missing = sum(worker.state != "ready" for worker in workers)
         verdict = verdict_of(ready=watched.is_ready(), missing=missing, pipelines=figures)
-        self._timeline.look(Seen(releases, (*workers, *companions), metrics, verdict), at_s)
+        alerts = watched.alerts()
+        self._timeline.look(Seen(releases, (*workers, *companions), metrics, verdict, alerts), at_s)
         self._state = State(
             at_s=round(at_s, 1), version=VERSION, address=watched.url, uptime_s=round(watched.uptime_s, 1),
             ready=watched.is_ready(), verdict=verdict, workers=workers, companions=companions, releases=releases,
             span_s=round(recent.span_s, 1), pipelines=figures, points=points,
-            happenings=tuple(self._timeline.happenings),
+            happenings=tuple(self._timeline.happenings), alerts=alerts,
         )  # fmt: skip
         self._whole = None
         self.listeners.tell(msgspec.json.encode(self._state))
-
-    def tell(self, kind: Kind, text: str) -> None:
-        """Enter into the timeline what something else has noticed, an alert say."""
-        self._timeline.tell(kind, text, time.time())
 
     def whole(self) -> bytes:
         """Return, as JSON, what a page that opens needs; made once a second at most."""

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.snapshot import MergedMetrics
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
 from tailrace.server.console.verdict import Verdict
@@ -32,6 +33,7 @@ class Seen(msgspec.Struct, frozen=True):
     processes: Sequence[WorkerStatus | CompanionStatus]
     metrics: MergedMetrics
     verdict: Verdict
+    alerts: Sequence[Alert] = ()
 
 
 class Timeline:
@@ -42,7 +44,7 @@ class Timeline:
         self._last: Seen | None = None
 
     def tell(self, kind: Kind, text: str, at_s: float) -> None:
-        """Enter what something else has noticed, an alert say."""
+        """Enter one happening."""
         self.happenings.append(Happening(round(at_s, 1), kind, text))
 
     def look(self, seen: Seen, at_s: float) -> None:
@@ -58,6 +60,8 @@ class Timeline:
             self.tell("process", f"{name} {text}", at_s)
         for name, text in _breakers(last.metrics, seen.metrics):
             self.tell("breaker", f"{name}: {text}", at_s)
+        for text in _alerts(last.alerts, seen.alerts):
+            self.tell("alert", text, at_s)
         if seen.verdict.level != last.verdict.level:
             self.tell("verdict", " · ".join(filter(None, (seen.verdict.pipeline, seen.verdict.text))), at_s)
 
@@ -78,6 +82,15 @@ def _processes(last: Seen, seen: Seen) -> list[tuple[str, str]]:
         elif process.state != earlier.state:
             found.append((name, f"is {process.state}"))
     return found
+
+
+def _alerts(last: Sequence[Alert], seen: Sequence[Alert]) -> list[str]:
+    """Return which alerts have begun to fire, each with its cause, and which are over."""
+    before, now = (
+        {(alert.pipeline, alert.alert): alert for alert in alerts if alert.state == "firing"} for alerts in (last, seen)
+    )
+    fired = [f"{alert.pipeline}: {alert.alert} fires: {alert.cause}" for key, alert in now.items() if key not in before]
+    return fired + [f"{pipeline}: {name} is over" for pipeline, name in before if (pipeline, name) not in now]
 
 
 def _breakers(last: MergedMetrics, seen: MergedMetrics) -> list[tuple[str, str]]:
