@@ -328,6 +328,7 @@ def read_all(pieces: list[bytes]) -> tuple[list[tuple[bytes | None, bool, int]],
         found += [(each.body, each.head.fault is not None, each.head.body_bytes) for each in messages]
         if error is not None:
             assert isinstance(error, ClientError)
+            assert (error.__traceback__, error.__context__) == (None, None)  # else it holds what was read
             return found, type(error).__name__
         assert reader.bytes_held <= 400 + 100 + len(piece)
     return found, ""

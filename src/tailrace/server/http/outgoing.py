@@ -105,7 +105,7 @@ class Outgoing:
             status, content_type, body, headers, compresses = page.answer()
         except ServingError as error:
             shared.count_failure(type(error))
-            self._send_error(call, error.with_traceback(None))  # which would hold the head that the fault is in
+            self._send_error(call, error.bare())  # which would hold the head that the fault is in
             return
         except Exception as error:  # a page that fails takes no other one along
             fault = ServerError(f"{type(error).__name__} in answering this request", next="see the server's log")

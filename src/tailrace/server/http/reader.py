@@ -83,7 +83,7 @@ class RequestReader:
             except httptools.HttpParserError as fault:
                 error = ClientError(str(fault), next="send HTTP/1.1 as RFC 9112 has it")
             except ServingError as fault:
-                error = fault
+                error = fault.bare()  # which would hold this frame, and that the fault
             break
         else:
             error = ClientError("too many offers of another protocol", next="wait for the answer to the first")
@@ -203,6 +203,6 @@ class RequestReader:
 def _error_of(error: httptools.HttpParserCallbackError) -> ServingError:
     """Return what a callback of the parser raised; what is no serving error is a fault of ours."""
     if isinstance(error.__context__, ServingError):
-        return error.__context__.with_traceback(None)  # which would hold the head that the fault is in
+        return error.__context__.bare()  # which would hold the head that the fault is in
     structlog.get_logger().error("request failed", error=repr(error.__context__), exc_info=error)
     return ServerError("the request could not be read", next="see the server's log")
