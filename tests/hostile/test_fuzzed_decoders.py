@@ -334,6 +334,12 @@ def read_all(pieces: list[bytes]) -> tuple[list[tuple[bytes | None, bool, int]],
     return found, ""
 
 
+@pytest.mark.parametrize("data", [b"GET /p HTTP/1.1\r\nX: " + b"a" * 600, b"POST /p HTTP/1.1\r\nHost: a\r\nX: b\nc"])
+def test_head_that_is_refused_holds_nothing(data: bytes) -> None:
+    """Neither what was read, nor the frames that it was read in."""
+    assert read_all([data])[1]
+
+
 @given(
     data=st.lists(any_body(REQUESTS) | st.sampled_from(REQUESTS + PARTS), min_size=1, max_size=4).map(b"".join),
     size=st.integers(1, 40),
