@@ -15,6 +15,7 @@ from tailrace.features.streams import Stream, StreamFeatureView
 from tailrace.features.view_spec import Entity
 from tailrace.inference.composition.declarations import Cascade, ColdStart, Ensemble, Route, Split
 from tailrace.inference.declaration import Constant, Model
+from tailrace.inference.drift import Drift
 from tailrace.inference.python_model import PythonModel
 from tailrace.inference.remote.declaration import RemoteInput, RemoteModel
 from tailrace.inference.signature import TensorSpec
@@ -41,6 +42,7 @@ __all__ = [
     "Coalesce",
     "ColdStart",
     "Constant",
+    "Drift",
     "Embedding",
     "Ensemble",
     "Entity",

@@ -23,6 +23,7 @@ from tailrace.features.view_spec import Column
 from tailrace.features.views import FeatureView, view_of
 from tailrace.inference.composition.declarations import compositions_of
 from tailrace.inference.declaration import StageDeclaration
+from tailrace.inference.drift import DEFAULT_DRIFT, Drift
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
 from tailrace.request.coalesce import Coalesce
@@ -54,6 +55,7 @@ class Pipeline:
     requests once they are answered.
     results: where the results of requests go that are accepted, whose callers do not wait. alerts: when its operator is
     told; None for never.
+    drift: how what is predicted is watched for drift, where the server keeps a log; None for not at all.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -77,6 +79,7 @@ class Pipeline:
     validate_later: Sequence[LateCheck] = ()
     results: Destination | None = None
     alerts: Alerts | None = DEFAULTS
+    drift: Drift | None = DEFAULT_DRIFT
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
     """Where the file and what belongs to it was read: `base_dir`, or a release's copy of it."""
@@ -131,6 +134,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("limit", Limit, 'limit=tr.Limit(rate="1000/s")'),
         ("limit_per_key", Limit, 'limit_per_key=tr.Limit(rate="100/s", concurrent=16)'),
         ("coalesce", Coalesce | None, 'coalesce=tr.Coalesce(), or tr.Coalesce(ttl="1s")'),
+        ("drift", Drift | None, 'drift=tr.Drift("5m"), or None'),
         ("results", Destination | None, "results=tr.Webhook(…), tr.RedisStream(…) or None"),
         ("alerts", Alerts | None, "alerts=tr.Alerts(p99_over=3.0), or None"),
     ]

@@ -80,3 +80,6 @@ def _is_vote(alarm: object) -> bool:
     if not isinstance(alarm, tuple) or len(alarm) != 2 or not all(type(each) is int for each in alarm):
         return False
     return bool(1 <= alarm[0] <= alarm[1] <= VOTES_MAX)
+
+
+DEFAULT_DRIFT: Final = Drift()

@@ -16,6 +16,7 @@ from tailrace.monitor.metrics import (
     CONSUMER_FATES,
     DEGRADED_REASONS,
     DELIVERY_OUTCOMES,
+    DRIFT_KINDS,
     FATES,
     LATE_OUTCOMES,
     LIMIT_REASONS,
@@ -159,6 +160,9 @@ def observer_layout(pipelines: Sequence[str]) -> SeriesLayout:
     builder = _LayoutBuilder("")
     for pipeline in pipelines:
         builder.add("tailrace_predictions_logged_total", pipeline)
+        for kind in DRIFT_KINDS:
+            builder.add("tailrace_drift_alarms", pipeline, kind)
+            builder.add("tailrace_drift_deviating", pipeline, kind)
     for reason in LOST_REASONS:
         builder.add("tailrace_predictions_lost_total", reason)
     return SeriesLayout(tuple(builder.series))

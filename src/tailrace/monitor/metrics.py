@@ -20,8 +20,8 @@ Unit = Literal["", "ns"]
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker, the ingester, a consumer, the refresher or the courier in its shared block, or
-    the supervisor itself. Events are counted by the ingester, and by each consumer that brings some.
+    owner: who counts it, each worker, the ingester, a consumer, the refresher, the courier or the observer in its
+    shared block, or the supervisor itself. Events are counted by the ingester, and by each consumer that brings some.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "ingester", "consumer", "refresher", "courier", "supervisor"] = "worker"
+    owner: Literal["worker", "ingester", "consumer", "refresher", "courier", "observer", "supervisor"] = "worker"
 
 
 _TABLE: Final = (
@@ -120,6 +120,14 @@ _TABLE: Final = (
         "tailrace_predictions_lost_total", "counter", "Requests that did not come into the prediction log.",
         ("reason",), owner="observer",
     ),
+    Metric(
+        "tailrace_drift_alarms", "gauge", "Series with an alarm of drift in the last window.", ("pipeline", "kind"),
+        owner="observer",
+    ),
+    Metric(
+        "tailrace_drift_deviating", "gauge", "Series beyond two standard deviations of window means.",
+        ("pipeline", "kind"), owner="observer",
+    ),
     Metric("tailrace_limit_lease_failures_total", "counter", "Times that Redis lent no tokens.", ("worker",)),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
@@ -169,6 +177,8 @@ REFRESH_OUTCOMES: Final = ("done", "failed", "held")
 """What becomes of a refresh; held: another run writes the view."""
 LATE_OUTCOMES: Final = ("held", "broken", "failed", "dropped")
 """What a late check finds; failed: it raised, dropped: it was not made in time."""
+DRIFT_KINDS: Final = ("feature", "score", "confidence", "decision", "view")
+"""What is watched for drift; of a view the share of rows that are answered with its defaults."""
 LOST_REASONS: Final = ("overwritten", "unreadable", "unwritten")
 """Why a request is not logged: the observer came too late; its frame is none; the disk does not keep up."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)

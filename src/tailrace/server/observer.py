@@ -28,6 +28,7 @@ from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.ring import RingReader
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
+from tailrace.server.observed_drift import ObservedDrift
 from tailrace.server.served import load_all
 
 NICE: Final = 5
@@ -83,11 +84,13 @@ class Observer:
         task = self._process.task
         options = task.options
         layout = observer_layout([pipeline.name for pipeline in load_all(task.pin)])
-        self._counts = PredictionCounts(MetricBlock.create(layout, task.metrics_fd))
+        block = MetricBlock.create(layout, task.metrics_fd)
+        self._counts = PredictionCounts(block)
         self._rings = [RingReader(fd) for fd in task.ring_fds]
         self._frames = FrameReader()
         assert options.log is not None, "it is started for the log"
         self._log = LogWriter(Path(options.log), age_s_max=options.log_retention_s, bytes_max=options.log_bytes_max)
+        self._drift = ObservedDrift(task.pin, Path(options.log), block)
         self._is_open = False
         give_way(NICE)
 
@@ -116,6 +119,7 @@ class Observer:
             self._counts.lose("unreadable", 1)
             self._tell("a frame of a worker cannot be read", cause=str(error))
             return
+        self._drift.take(found)
         requests = len(found.requests)
         if self._pending_requests + requests > PENDING_MAX:
             self._counts.lose("unwritten", requests)
@@ -153,6 +157,7 @@ class Observer:
             self._log.open()
             self._is_open = True
         self._log.write(pending)
+        self._drift.write()
         self._log.look()
 
     async def _close(self, writing: asyncio.Task[None]) -> None:

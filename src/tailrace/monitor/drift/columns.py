@@ -10,8 +10,39 @@ from numpy.typing import NDArray
 from tailrace.batch import Provenance
 from tailrace.monitor.predictions import Predictions
 
+Columns = dict[str, NDArray[Any]]
+Flags = dict[str, NDArray[np.bool_]]
 
-def columns_of(predictions: Predictions) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.bool_]]]:
+
+class Gathered:
+    """Columns of several frames, until they are worth a look. since_ns: when the first came, or the last were taken."""
+
+    def __init__(self, since_ns: int = 0) -> None:
+        self.since_ns = since_ns
+        self.rows = 0
+        self._columns: list[Columns] = []
+        self._defaulted: list[Flags] = []
+
+    def add(self, columns: Columns, defaulted: Flags) -> None:
+        """Add a frame's, see `columns_of`."""
+        self.rows += max(map(len, columns.values()), default=0)
+        self._columns.append(columns)
+        self._defaulted.append(defaulted)
+
+    def take(self, now_ns: int) -> tuple[Columns, Flags]:
+        """Return all of them together, and begin anew."""
+        found = _joined(self._columns), _joined(self._defaulted)
+        self.since_ns, self.rows, self._columns, self._defaulted = now_ns, 0, [], []
+        return found
+
+
+def _joined(frames: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Return the columns of all frames, one behind the other."""
+    names = dict.fromkeys(name for frame in frames for name in frame)
+    return {name: np.concatenate([frame[name] for frame in frames if name in frame]) for name in names}
+
+
+def columns_of(predictions: Predictions) -> tuple[Columns, Flags]:
     """Return the values of each series by its name, and which rows were answered with a default by view.
 
     Of vectors they are the norms. Rows without a score have features and views alone. A feature that is called as a

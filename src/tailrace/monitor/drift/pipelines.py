@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
+from tailrace.deadline import NS_PER_S
 from tailrace.inference.declaration import Model, models_of
 from tailrace.inference.drift import Drift
 from tailrace.inference.manifest import MANIFEST_FILE, Profile, decode_manifest
-from tailrace.monitor.drift.columns import columns_of
+from tailrace.monitor.drift.columns import Gathered, columns_of
 from tailrace.monitor.drift.findings import Findings
 from tailrace.monitor.drift.kept import keep, recall
 from tailrace.monitor.drift.series import series_of
 from tailrace.monitor.drift.watch import DriftWatch
 from tailrace.monitor.predictions import Predictions
 from tailrace.pipeline import Pipeline
+
+ROWS_AT_ONCE: Final = 2_048
+"""Rows that are told of together, or those of a second: a call for each series costs more than a few rows do."""
 
 
 @dataclass(slots=True)
@@ -24,14 +29,15 @@ class _Watched:
     watch: DriftWatch | None = None
     kept: bytes | None = None
     release: str = ""
+    gathered: Gathered = field(default_factory=Gathered)
 
 
 class PipelineDrift:
-    """Watches some pipelines, one release of each. declared: how each is watched, by name; others are not."""
+    """Watches the pipelines that declare it, one release of each."""
 
-    def __init__(self, pipelines: Sequence[Pipeline], declared: Mapping[str, Drift]) -> None:
+    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._watched = {
-            each.name: _Watched(declared[each.name], profile_of(each)) for each in pipelines if each.name in declared
+            each.name: _Watched(each.drift, profile_of(each)) for each in pipelines if each.drift is not None
         }
         self.latest: dict[str, dict[str, Findings]] = {name: {} for name in self._watched}
         """The last window and the last cycle of each pipeline, by name and span."""
@@ -47,7 +53,11 @@ class PipelineDrift:
             if watched.kept is not None:
                 recall(watched.watch, watched.kept)
                 watched.kept = None
-        columns, defaulted = columns_of(predictions)
+            watched.gathered = Gathered(now_ns)
+        watched.gathered.add(*columns_of(predictions))
+        if watched.gathered.rows < ROWS_AT_ONCE and now_ns < watched.gathered.since_ns + NS_PER_S:
+            return ()
+        columns, defaulted = watched.gathered.take(now_ns)
         found = watched.watch.add(columns, now_ns, wall_s, defaulted)
         self.latest[predictions.pipeline] |= {each.span: each for each in found}
         return found
