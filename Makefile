@@ -50,6 +50,7 @@ servers:
 	$(call need,redis-server,redis-server)
 	$(call need,nginx,nginx-light)
 	$(call need,haproxy,haproxy)
+	$(call need,promtool,prometheus)
 	$(call need,wrk,wrk)
 	$(call need,initdb,postgresql)
 	$(if $(SLOW),$(call need,chromium,chromium))

@@ -18,6 +18,7 @@ from tailrace.cli.consistency import consistency
 from tailrace.cli.dataset import dataset
 from tailrace.cli.export import proto
 from tailrace.cli.export_gateways import COMMANDS as GATEWAYS
+from tailrace.cli.export_monitoring import COMMANDS as MONITORING
 from tailrace.cli.export_openapi import openapi
 from tailrace.cli.features import features
 from tailrace.cli.forget import forget
@@ -100,9 +101,12 @@ for command in (
 export = typer.Typer(name="export", no_args_is_help=True, rich_markup_mode="rich")
 export.command("proto", help=help_of(proto))(proto)
 export.command("openapi", help=help_of(openapi))(openapi)
-for name, command in GATEWAYS.items():
+for name, command in (GATEWAYS | MONITORING).items():
     export.command(name, help=help_of(command))(command)
-app.add_typer(export, help="Write what others need of a pipeline: messages, the HTTP API, what stands before servers.")
+app.add_typer(
+    export,
+    help="Write what others need of a pipeline: messages, the HTTP API, what stands before servers or watches them.",
+)
 
 models = typer.Typer(name="models", no_args_is_help=True, rich_markup_mode="rich")
 for name, command in MODELS.items():
