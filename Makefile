@@ -73,6 +73,7 @@ check: $(STAMP) ## lint and types
 	@$(BIN)/mypy
 
 bench: $(STAMP) servers ## measure, in half an hour; writes build/bench.json. ONLY=hot_path,idle: some parts. BASE=rev
+	$(call need,chromium,chromium)
 	@$(BIN)/python bench/run.py $(if $(ONLY),--only '$(ONLY)') $(if $(BASE),--base '$(BASE)') $(if $(QUICK),--quick)
 
 hotspots: $(STAMP) servers ## where each microsecond of a request goes; needs perf, which may want root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from statistics import median
 from typing import Final
@@ -31,7 +32,10 @@ def open_once(page: Chromium, url: str) -> tuple[float, float, float]:
 
 
 def measure(session: Session) -> Figures:
-    """Return the medians of the rounds."""
+    """Return the medians of the rounds; none where there is no Chromium."""
+    if shutil.which("chromium") is None:
+        session.notes.append("monitoring_console: chromium is missing: apt-get install chromium")
+        return {"monitoring": dict.fromkeys(("console_first_paint_ms", "console_charts_ms", "console_kb"))}
     session.tell("console: opened in Chromium")
     counted = Counted()
     with served(counted, filled(counted, session.pick(HISTORY_S, 60))) as port, chromium() as page:

@@ -78,7 +78,7 @@ def _processes(last: Seen, seen: Seen) -> list[tuple[str, str]]:
     for process in seen.processes:
         name, earlier = name_of(process), before.get(name_of(process))
         if earlier is None or process.restarts > earlier.restarts:
-            found.append((name, "has died and is started anew" if earlier is not None else "is new"))
+            found.append((name, "has died and is started anew" if earlier is not None else "is started"))
         elif process.state != earlier.state:
             found.append((name, f"is {process.state}"))
     return found
