@@ -42,6 +42,7 @@ import load_curve
 import models
 import monitoring_console
 import monitoring_drift
+import monitoring_log
 import open_loop
 import real_clients
 import start
@@ -83,6 +84,7 @@ PARTS: Final = {
         models,
         monitoring_console,
         monitoring_drift,
+        monitoring_log,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"

@@ -108,3 +108,52 @@ def test_what_is_answered_is_logged_and_observers_that_die_cost_nothing(file: Pa
         ask(server, 9, 1)
     assert set(ids(log)) == {f"r{number}" for number in range(10)}
     assert not list(log.rglob("*.arrows"))
+
+
+@pytest.mark.slow
+def test_disk_that_cannot_be_written_costs_no_request_and_is_made_up_for(file: Path, tmp_path: Path) -> None:
+    """Where there is a file in the directory's place all is served, and told; once it is gone all is logged."""
+    log = tmp_path / "log"
+    log.write_text("in the way")
+    with serving(tmp_path / "out", file, "--log", str(log)) as server:
+        ask(server, 0, 4)
+        wait_for(lambda: server.events("predictions wait for the disk"), LIMIT_S)
+        ask(server, 4, 4)
+        assert server.metric("tailrace_predictions_logged_total") == 0
+        log.unlink()
+        wait_for(lambda: server.metric("tailrace_predictions_logged_total") == 8, LIMIT_S)
+        assert server.metric("tailrace_predictions_lost_total") == 0
+        assert observer_of(server)
+    assert ids(log) == sorted(f"r{number}" for number in range(8))
+
+
+@pytest.mark.slow
+def test_worker_that_is_killed_leaves_a_ring_that_its_successor_goes_on_with(file: Path, tmp_path: Path) -> None:
+    """What it had told is logged, and so is what the next one tells."""
+    log = tmp_path / "log"
+    with serving(tmp_path / "out", file, "--log", str(log)) as server:
+        ask(server, 0, 2)
+        wait_for(lambda: ids(log) == ["r0", "r1"], LIMIT_S)
+        (worker,) = server.workers()
+        os.kill(worker["pid"], signal.SIGKILL)
+        wait_for(lambda: server.workers()[0]["restarts"] == 1 and server.workers()[0]["state"] == "ready", LIMIT_S)
+        ask(server, 2, 2)
+        wait_for(lambda: ids(log) == ["r0", "r1", "r2", "r3"], LIMIT_S)
+        assert server.metric("tailrace_predictions_lost_total") == 0
+
+
+@pytest.mark.slow
+def test_observer_that_is_stopped_for_long_is_replaced_and_what_the_ring_held_is_logged(
+    file: Path, tmp_path: Path
+) -> None:
+    """It is silent, so the supervisor kills it; calls are answered all the while."""
+    log = tmp_path / "log"
+    options = ("--log", str(log), "--frozen-s", "2", "--heartbeat-s", "0.5")
+    with serving(tmp_path / "out", file, *options) as server:
+        stopped = observer_of(server)
+        os.kill(stopped, signal.SIGSTOP)
+        ask(server, 0, 5)
+        wait_for(lambda: server.events("observer frozen"), LIMIT_S)
+        wait_for(lambda: set(ids(log)) == {f"r{number}" for number in range(5)}, LIMIT_S)
+        assert observer_of(server) != stopped
+        assert server.metric("tailrace_predictions_lost_total") == 0

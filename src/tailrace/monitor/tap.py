@@ -6,9 +6,9 @@ from a store, and its calls may outlive their connections for so long. Held toge
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import chain
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
+from operator import attrgetter, is_not
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.wiring import Origin
 from tailrace.deadline import NS_PER_S, Clock
+from tailrace.features.view_rows import ViewRows
 from tailrace.inference.composition.declarations import compositions_of
 from tailrace.loop_load import Loop
 from tailrace.monitor.frames import MARKS, Column, FeatureSchema, Frame, FrameSchema, ViewPart, schema_of_view
@@ -35,6 +36,11 @@ HELD_ROWS_MAX: Final = 1_024
 """Batches are held until they are so many, or have so many rows."""
 _LOG_NS: Final = 60 * NS_PER_S
 _arrival_of = attrgetter("arrival_ns")
+_PARTS: Final = (
+    "calls", "requests", "rows", "offsets", "row_bounds", "marks_ns", "view_rows", "scores", "decisions", "reasons",
+    "degraded", "failed", "errors", "branches",
+)  # fmt: skip
+_parts_of = attrgetter(*_PARTS)
 
 
 class Tap:
@@ -112,28 +118,29 @@ class Tap:
 
     def _frame(self, batches: list[Batch], finished_ns: list[int], requests: list[Any]) -> Frame:
         """Return the frame of some batches."""
-        calls = list(chain.from_iterable([batch.calls for batch in batches]))
-        scores = [batch.scores for batch in batches]
+        found = dict(zip(_PARTS, zip(*map(_parts_of, batches), strict=True), strict=True))
+        calls = list(chain.from_iterable(found["calls"]))
+        rows = found["rows"]
         return Frame(
             schema=self._schema_json or self._describe(batches[0]),
             epoch_ns=self._clock.wall_ns() - self._clock.now_ns(),
             requests=self._encode_json(requests),
-            batch_calls=[len(batch.calls) for batch in batches],
-            call_requests=_call_requests(batches),
-            request_rows=_request_rows(batches),
-            marks_ns=list(chain.from_iterable([batch.marks_ns for batch in batches])),
+            batch_calls=list(map(len, found["calls"])),
+            call_requests=_lengths(found["offsets"], found["calls"]),
+            request_rows=_lengths(found["row_bounds"], found["requests"]),
+            marks_ns=list(chain.from_iterable(found["marks_ns"])),
             finished_ns=finished_ns,
             arrivals_ns=list(map(_arrival_of, calls)),
             origins=[call.origin() for call in calls],
-            columns=[_column([read(batch) for batch in batches]) for read in self._reads],
-            views=[_view_part(batches, place) for place in range(len(self._views))],
-            scores=_column(scores),
-            decisions=_joined([batch.decisions for batch in batches]),
-            reasons=_reasons(batches),
-            degraded=_filled(batches, "degraded"),
-            failed=_filled(batches, "failed"),
-            errors=_errors(batches),
-            branches=_branches(batches),
+            columns=[_column(list(map(read, batches))) for read in self._reads],
+            views=[_view_part(parts) for parts in zip(*found["view_rows"], strict=True)],
+            scores=_column(found["scores"]),
+            decisions=_joined(found["decisions"]),
+            reasons=_reasons(found["reasons"], rows),
+            degraded=_filled(found["degraded"], rows),
+            failed=_filled(found["failed"], rows),
+            errors=_errors(batches) if any(found["errors"]) else {},
+            branches=_branches(batches) if _is_set(found["branches"]) else {},
         )
 
     def _describe(self, batch: Batch) -> bytes:
@@ -146,7 +153,12 @@ class Tap:
         return self._schema_json
 
 
-def _column(parts: list[NDArray[Any]]) -> Column:
+def _is_set(parts: Sequence[Any]) -> bool:
+    """Return whether any batch has a part."""
+    return any(map(is_not, parts, repeat(None)))
+
+
+def _column(parts: Sequence[NDArray[Any]]) -> Column:
     """Return the parts of a column as one."""
     if parts[0].dtype.kind == "O":
         return Column("", items=list(chain.from_iterable([part.tolist() for part in parts])))
@@ -154,59 +166,44 @@ def _column(parts: list[NDArray[Any]]) -> Column:
     return Column(whole.dtype.str, whole.shape[1:], whole.tobytes())
 
 
-def _view_part(batches: list[Batch], place: int) -> ViewPart:
+def _view_part(found: Sequence[ViewRows]) -> ViewPart:
     """Return the rows of one view."""
-    found = [batch.view_rows[place] for batch in batches]
     strings: dict[str, list[str]] = {}
     for name in found[0].strings:
         strings[name] = list(chain.from_iterable([rows.strings[name] for rows in found]))
     noted = None
-    if any(rows.noted is not None for rows in found):
+    if _is_set([rows.noted for rows in found]):
         noted = b"".join([rows.provenance.tobytes() for rows in found])
     return ViewPart(b"".join([rows.data.tobytes() for rows in found]), strings, noted)
 
 
-def _joined(parts: list[NDArray[Any] | None]) -> bytes | None:
+def _joined(parts: Sequence[NDArray[Any] | None]) -> bytes | None:
     found = [part for part in parts if part is not None]
     return np.concatenate(found).astype(np.int64).tobytes() if found else None
 
 
-def _filled(batches: list[Batch], name: str) -> bytes | None:
-    """Return a column of bytes; None where no batch has it."""
-    parts = [getattr(batch, name) for batch in batches]
-    if not any(part is not None for part in parts):
+def _filled(parts: Sequence[NDArray[Any] | None], rows: Sequence[int]) -> bytes | None:
+    """Return a column of bytes, zeros for a batch that has none; None where no batch has it."""
+    if not _is_set(parts):
         return None
-    return b"".join(
-        [bytes(batch.rows) if part is None else part.tobytes() for part, batch in zip(parts, batches, strict=True)]
-    )
+    return b"".join([bytes(count) if part is None else part.tobytes() for part, count in zip(parts, rows, strict=True)])
 
 
-def _call_requests(batches: list[Batch]) -> list[int] | None:
-    """Return how many requests each call has; None where each has one."""
-    if not any(batch.offsets is not None for batch in batches):
+def _lengths(bounds: Sequence[Any], items: Sequence[Sequence[Any]]) -> list[int] | None:
+    """Return how many each item has, from where its own begin; None where each has one."""
+    if not _is_set(bounds):
         return None
     found: list[int] = []
-    for batch in batches:
-        found += [1] * len(batch.calls) if batch.offsets is None else np.diff(batch.offsets).tolist()
+    for part, own in zip(bounds, items, strict=True):
+        found += [1] * len(own) if part is None else np.diff(part).tolist()
     return found
 
 
-def _request_rows(batches: list[Batch]) -> list[int] | None:
-    """Return how many rows each request has; None where each has one."""
-    if not any(batch.row_bounds is not None for batch in batches):
-        return None
-    found: list[int] = []
-    for batch in batches:
-        bounds = batch.row_bounds
-        found += [1] * len(batch.requests) if bounds is None else np.diff(bounds).tolist()
-    return found
-
-
-def _reasons(batches: list[Batch]) -> list[tuple[str, ...]] | None:
+def _reasons(parts: Sequence[list[tuple[str, ...]] | None], rows: Sequence[int]) -> list[tuple[str, ...]] | None:
     """Return the reasons of each row; None where no batch has any."""
-    if not any(batch.reasons is not None for batch in batches):
+    if not _is_set(parts):
         return None
-    return list(chain.from_iterable([batch.reasons or [()] * batch.rows for batch in batches]))
+    return list(chain.from_iterable([part or [()] * count for part, count in zip(parts, rows, strict=True)]))
 
 
 def _errors(batches: list[Batch]) -> dict[int, str]:
