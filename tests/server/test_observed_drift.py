@@ -57,13 +57,19 @@ def test_a_feature_that_shifts_is_an_alarm(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_drift_that_cannot_be_watched_leaves_the_log_alone(file: Path, tmp_path: Path) -> None:
-    """What was kept is no file of ours: it is learned anew, and requests are logged as ever."""
+    """What was kept is no file of ours, and what is found cannot be written: requests are logged as ever."""
     log = tmp_path / "log"
-    log.mkdir()
+    (log / "drift.json.part").mkdir(parents=True)
     (log / "drift.kept").write_bytes(b"\xc1 no")
     with serving(tmp_path / "out", file, "--log", str(log)) as server:
         ask(server, 0.5, 4)
         wait_for(lambda: server.metric("tailrace_predictions_logged_total") > 30, LIMIT_S)
+        assert wait_for(lambda: server.events("what drift has found is not written"), LIMIT_S)
+        logged = server.metric("tailrace_predictions_logged_total")
+        ask(server, 0.5, 2)
+        wait_for(lambda: server.metric("tailrace_predictions_logged_total") > logged, LIMIT_S)
+        (log / "drift.json.part").rmdir()  # and once it can, it is
+        ask(server, 0.5, 1)
         wait_for((log / "drift.json").is_file, LIMIT_S)
         assert server.metric("tailrace_predictions_lost_total") == 0
         assert not server.events("drift is not watched")

@@ -39,6 +39,7 @@ class ObservedDrift:
         self._is_broken = False
         self._has_found = False
         self._logged_s: dict[str, float] = {}
+        self._failed_s = -LOG_S
 
     def take(self, predictions: Predictions) -> None:
         """Tell of predictions. A fault ends the watch and is logged: the log goes on without it."""
@@ -59,12 +60,18 @@ class ObservedDrift:
             self._tell(predictions.pipeline, findings)
 
     def write(self) -> None:
-        """Write what was found and learned since the last time; on a thread. Raises OSError."""
+        """Write what was found and learned since the last time; on a thread. What the disk does not take waits."""
         if self._drift is None or not self._has_found:
             return
         self._has_found = False
-        _replace(self._folder / FOUND_FILE, msgspec.json.encode(self._drift.latest))
-        _replace(self._folder / KEPT_FILE, msgspec.msgpack.encode(self._drift.keep()))
+        try:
+            _replace(self._folder / FOUND_FILE, msgspec.json.encode(self._drift.latest))
+            _replace(self._folder / KEPT_FILE, msgspec.msgpack.encode(self._drift.keep()))
+        except OSError as error:  # the log is not to wait for it
+            self._has_found = True
+            if (now_s := time.monotonic()) >= self._failed_s + LOG_S:
+                self._failed_s = now_s
+                self._log.warning("what drift has found is not written", cause=str(error))
 
     def _begin(self) -> PipelineDrift:
         """Return the watch of the release that workers serve by now, with what a predecessor has learned."""
