@@ -30,6 +30,7 @@ from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.request.limit import NO_LIMIT, Limit
+from tailrace.server.declared import shape_of
 from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
@@ -39,7 +40,6 @@ from tailrace.server.limiting.bucket import Lender
 from tailrace.server.limiting.host_table import HostAccount, HostTable
 from tailrace.server.limiting.limiter import Declared, Limiter
 from tailrace.server.options import ServeOptions
-from tailrace.server.served import shape_of
 from tailrace.testing import TestClient, Turns
 
 ROUNDS: Final = 101

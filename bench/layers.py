@@ -23,7 +23,7 @@ from tailrace.engine import answer
 from tailrace.features.stores.opening import open_store
 from tailrace.plan import Plan
 from tailrace.request.rows import ARRAY_MAX
-from tailrace.server.served import store_url
+from tailrace.server.declared import store_url
 
 SIZES = (1, 8, 32, 64, 128)
 ROUNDS = 400

@@ -25,11 +25,11 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline, stream_views
+from tailrace.server.declared import shape_of
 from tailrace.server.endpoint import Endpoint, Page
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.server import HttpServer
 from tailrace.server.options import ServeOptions
-from tailrace.server.served import shape_of
 from tailrace.testing import TestClient, Turns
 
 CALLS_MAX = 64

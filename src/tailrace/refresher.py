@@ -40,7 +40,7 @@ from tailrace.offline.pipeline_views import batch_views, key_types
 from tailrace.offline.source_keys import key_type_of
 from tailrace.pipeline import Pipeline
 from tailrace.server.companion_process import CompanionProcess, run_companion
-from tailrace.server.served import load_all, store_url
+from tailrace.server.declared import load_all, store_url
 
 PAGE_ROWS: Final = 2_000
 REST_SHARE: Final = 3.0

@@ -23,7 +23,7 @@ from tailrace.release.pin import let_go, pin, pin_again
 from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
 from tailrace.release.shelf import MODELS, SERVERS, SOURCES
-from tailrace.server.served import load_all
+from tailrace.server.declared import load_all
 
 WEIGHTS = {"amount": 0.001}
 PIPELINE = """

@@ -16,7 +16,7 @@ from tailrace.release.pin import pin
 from tailrace.release.pinned import Release
 from tailrace.release.remotes import describe_remotes, with_pinned_remotes
 from tailrace.release.settle import settle
-from tailrace.server.served import load_all
+from tailrace.server.declared import load_all
 from tailrace.testing import TestClient
 
 

@@ -16,7 +16,7 @@ from tailrace.inference.manifest import MANIFEST_FILE, MODEL_FILE
 from tailrace.release.pin import pin
 from tailrace.release.settle import settle
 from tailrace.release.shelf import SOURCES
-from tailrace.server.served import load_all
+from tailrace.server.declared import load_all
 
 PIPELINE = """
 import tailrace as tr

@@ -27,6 +27,7 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
+from tailrace.server.declared import shape_of
 from tailrace.server.endpoint import Answer as PageAnswer
 from tailrace.server.endpoint import CallEndpoint, Endpoint, Page
 from tailrace.server.entrance import entrance_of
@@ -39,7 +40,7 @@ from tailrace.server.openapi.page import description_routes
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
 from tailrace.server.routing import model_routes, pipeline_routes
-from tailrace.server.served import offer_of, shape_of
+from tailrace.server.served import offer_of
 
 PATIENCE_S = 20.0
 """A bound for what must happen; nothing is expected to take so long."""

@@ -31,8 +31,8 @@ from tailrace.release.pinned import Pin
 from tailrace.server.checking.link import Checking, LateChecks
 from tailrace.server.checking.messages import PACKET_BYTES_MAX, Outcome, Outcomes, Requests, decode
 from tailrace.server.checking.process import Checks
+from tailrace.server.declared import shape_of
 from tailrace.server.logging import logger
-from tailrace.server.served import shape_of
 
 FILE = '''
 """A pipeline with checks that hold, do not, raise and have no end."""

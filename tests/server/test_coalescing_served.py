@@ -28,12 +28,13 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import MergedMetrics, merge_blocks, pipeline_snapshots
 from tailrace.release.pinned import Release
+from tailrace.server.declared import shape_of
 from tailrace.server.http.forms import HeadMemory
 from tailrace.server.key_file import changing, make_key
 from tailrace.server.keys import Keys
 from tailrace.server.logging import logger
 from tailrace.server.options import ServeOptions
-from tailrace.server.served import ServedPipelines, shape_of
+from tailrace.server.served import ServedPipelines
 
 
 class Job(tr.Request):

@@ -20,10 +20,11 @@ from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
 from tailrace.release.pinned import PinnedModel, Release
 from tailrace.release.remotes import describe_remotes
 from tailrace.server.control import ReleasedModel
+from tailrace.server.declared import shape_of
 from tailrace.server.logging import logger
 from tailrace.server.options import ServeOptions
 from tailrace.server.released import released_pipelines
-from tailrace.server.served import ServedPipelines, shape_of
+from tailrace.server.served import ServedPipelines
 
 
 class Job(tr.Request):

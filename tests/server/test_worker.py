@@ -26,9 +26,9 @@ from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.collection import BUSY_SWEEPS_MAX, COLLECTION_SWEEPS, Collection
+from tailrace.server.declared import shape_of
 from tailrace.server.fault_log import QUIET_S, FaultLog
 from tailrace.server.logging import logger
-from tailrace.server.served import shape_of
 from tailrace.testing import TestClient
 
 MARKS_NS = [0, 1, 2, 3, 4, 5]

@@ -24,7 +24,7 @@ from tailrace.monitor.layout import consumer_layout
 from tailrace.monitor.recorder import ConsumerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
-from tailrace.server.served import load_all, store_url
+from tailrace.server.declared import load_all, store_url
 
 
 class StreamFollower:

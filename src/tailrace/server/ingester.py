@@ -27,7 +27,7 @@ from tailrace.monitor.recorder import EventRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
 from tailrace.server.control import CompanionAssignment
-from tailrace.server.served import load_all, store_url
+from tailrace.server.declared import load_all, store_url
 
 UNSENT_BYTES_MAX: Final = 8 << 20
 """Of fates that a worker does not read; then its link is cut."""

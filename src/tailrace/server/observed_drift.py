@@ -17,7 +17,7 @@ from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
-from tailrace.server.served import load_all
+from tailrace.server.declared import load_all
 
 FOUND_FILE: Final = "drift.json"
 """The last findings of each pipeline, in the log's directory."""

@@ -28,8 +28,8 @@ from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.ring import RingReader
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
+from tailrace.server.declared import load_all
 from tailrace.server.observed_drift import ObservedDrift
-from tailrace.server.served import load_all
 
 NICE: Final = 5
 """It comes after the workers, where cores are few, and before what refreshes views."""

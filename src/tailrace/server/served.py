@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tailrace.batch import Codec
@@ -13,29 +12,22 @@ from tailrace.codecs.arrow import ArrowCodec
 from tailrace.codecs.offer import Offer
 from tailrace.codecs.protobuf import protobuf_codecs
 from tailrace.compile.compiler import compile_plan
-from tailrace.compile.loading import load_pipelines
 from tailrace.compile.materialised import check_views
-from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.compile.warm_up import LayerTimes, warm_up
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.engine import Engine, Recorder
-from tailrace.errors import ModelPackageError, SetupError
+from tailrace.errors import ModelPackageError
 from tailrace.features.cache import CacheLimits
 from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.stores.memory import MemoryStore
-from tailrace.features.stores.opening import open_store, resolve_url, store_identity
+from tailrace.features.stores.opening import open_store, store_identity
 from tailrace.features.stores.protocol import OnlineStore
-from tailrace.inference.composition.declarations import compositions_of
-from tailrace.inference.declaration import Model, walk_declared
 from tailrace.inference.model_stage import model_stages
-from tailrace.inference.python_model import PythonModel
-from tailrace.inference.remote.declaration import RemoteModel
 from tailrace.inference.remote.stage import remote_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.branch_recorder import BranchRecorder
 from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
-from tailrace.monitor.layout import Branches, PipelineShape
 from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
@@ -52,6 +44,7 @@ from tailrace.release.registry.child import RegistryChoice
 from tailrace.release.settle import chosen_backends, settle, with_pinned_models
 from tailrace.server.checking.link import Checking
 from tailrace.server.control import LayerCost, PipelineReady
+from tailrace.server.declared import branches_of, load_all, store_url
 from tailrace.server.eager_loop import EagerLoop
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.fault_log import FaultLog
@@ -263,56 +256,6 @@ def load_release(pin: Pin, choice: RegistryChoice) -> tuple[list[Pipeline], Rele
         for pipeline in declared:
             compile_plan(pipeline, MemoryStore({}))
         raise
-
-
-def load_all(pin: Pin) -> list[Pipeline]:
-    """Return the pipelines of all files, from their pinned sources.
-
-    Raises SetupError for two of one name, or a file that cannot be loaded.
-    """
-    found: dict[str, str] = {}
-    pipelines = []
-    for file in pin.files:
-        for pipeline in load_pipelines(Path(file), PinnedFolder(Path(file).parent, Path(pin.copy_of(file)))):
-            if pipeline.name in found:
-                what = f"two pipelines are called {pipeline.name!r}: in {found[pipeline.name]} and here"
-                raise SetupError(what, where=file, next="give each its own name, and each file once")
-            found[pipeline.name] = file
-            pipelines.append(pipeline)
-    return pipelines
-
-
-def shape_of(pipeline: Pipeline) -> PipelineShape:
-    """Return what the metrics of a pipeline need to know of it."""
-    views = tuple(view.__name__ for view in pipeline.views)
-    return PipelineShape(
-        pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline),
-        coalesces=pipeline.coalesce is not None, late_checks=tuple(check.name for check in pipeline.validate_later),
-        accepts=pipeline.results is not None,
-    )  # fmt: skip
-
-
-def remote_names(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return the remote models of a pipeline, by name."""
-    return tuple(dict.fromkeys(each.name for each in walk_declared(pipeline.model) if isinstance(each, RemoteModel)))
-
-
-def computed_names(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return the models of a pipeline that are computed here, and those that are fallen back to, by name."""
-    models = (each for each in walk_declared(pipeline.model) if isinstance(each, Model | PythonModel))
-    return tuple(dict.fromkeys(each.name for each in models))
-
-
-def branches_of(pipeline: Pipeline) -> Branches:
-    """Return the stages of a pipeline at which rows go several ways."""
-    return tuple((each.name, each.branches) for each in compositions_of(pipeline.model) if each.branches)
-
-
-def store_url(pipeline: Pipeline, override: str | None) -> str:
-    """Return the store of a pipeline, its relative path made one beside its file. Without views it needs none."""
-    if not pipeline.views:
-        return "memory:"
-    return override or resolve_url(pipeline.store, pipeline.base_dir)
 
 
 def ready_of(plan: Plan, times: tuple[LayerTimes, ...]) -> PipelineReady:

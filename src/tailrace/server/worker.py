@@ -56,6 +56,7 @@ from tailrace.server.control import (
     WorkerChannel,
     rss_bytes,
 )
+from tailrace.server.declared import shape_of
 from tailrace.server.doors import Doors
 from tailrace.server.entrance import entrance_of
 from tailrace.server.events import EventsEndpoint, stream_endpoints
@@ -70,7 +71,7 @@ from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
 from tailrace.server.routing import model_routes, pipeline_routes, probe_routes, stream_routes
-from tailrace.server.served import ServedPipelines, load_release, shape_of
+from tailrace.server.served import ServedPipelines, load_release
 from tailrace.server.tls.certificates import Certificates
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter, read_samples
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
-from tailrace.server.served import branches_of, shape_of
+from tailrace.server.declared import branches_of, shape_of
 from tailrace.testing import ManualClock, TestClient
 
 Members = Callable[..., tr.Model]

@@ -25,7 +25,7 @@ from tailrace.release.registry.notes import set_alias
 from tailrace.release.registry.registering import register
 from tailrace.release.registry.registry import Registry, open_registry
 from tailrace.release.settle import settle, with_pinned_models
-from tailrace.server.served import load_all
+from tailrace.server.declared import load_all
 
 PIPELINE = """
 import tailrace as tr

@@ -28,7 +28,7 @@ from tailrace.server.accepted.journal_thread import JournalThread
 from tailrace.server.accepted.opening import open_journal
 from tailrace.server.accepted.secrets import Secrets
 from tailrace.server.companion_process import CompanionProcess, run_companion
-from tailrace.server.served import load_all
+from tailrace.server.declared import load_all
 
 LOOK_S: Final = 0.05
 """How often the journal is looked into: a result waits for so long at most."""

@@ -24,8 +24,8 @@ from tailrace.release.pinned import Pin
 from tailrace.request.late_check import LateCheck
 from tailrace.request.schema import bounded_type
 from tailrace.server.checking.messages import LATE_S, Outcome, Outcomes, Requests, decode, encode
+from tailrace.server.declared import load_all
 from tailrace.server.logging import configure_logging, log_warnings
-from tailrace.server.served import load_all
 
 NICE: Final = 19
 PACKET_BYTES: Final = 1 << 20
