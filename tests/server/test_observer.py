@@ -13,7 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from serving import Server, serving, wait_for
 
+from tailrace.errors import SetupError
 from tailrace.monitor.log.files import read_draft
+from tailrace.server import companions
+from tailrace.server.companions import open_rings
+from tailrace.server.options import ServeOptions
 
 FILE = """
 import numpy as np
@@ -65,6 +69,15 @@ def lines(log: Path) -> list[dict[str, Any]]:
         with suppress(FileNotFoundError):
             found += [line for batch in read_draft(path) for line in batch.to_pylist()]
     return found
+
+
+def test_log_without_what_writes_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started, with what to install."""
+    monkeypatch.setattr(companions, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match="pyarrow"), open_rings(ServeOptions(files=("ask.py",), log="log")):
+        pass
+    with open_rings(ServeOptions(files=("ask.py",))) as rings:
+        assert rings == ()
 
 
 def ask(server: Server, first: int, count: int) -> None:

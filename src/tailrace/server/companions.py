@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Final
 
+from tailrace.errors import SetupError
 from tailrace.ingest.origin import StreamOrigin
 from tailrace.monitor.ring import make_ring_fd
 from tailrace.monitor.shared import OwnedBlock
@@ -34,7 +36,12 @@ MODULES: Final = {
 
 @contextmanager
 def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
-    """Give the rings by which workers tell the observer, one a slot; none where it is not asked for."""
+    """Give the rings by which workers tell the observer, one a slot; none where it is not asked for.
+
+    Raises SetupError where the observer lacks what it writes with.
+    """
+    if options.log is not None and find_spec("pyarrow") is None:
+        raise SetupError("the log needs pyarrow", where="--log", next="pip install 'tailrace[arrow]'")
     rings = tuple(make_ring_fd(f"ring-{slot}") for slot in range(options.workers)) if options.log is not None else ()
     try:
         yield rings

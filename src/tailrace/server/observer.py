@@ -115,7 +115,7 @@ class Observer:
         """Take one frame in."""
         try:
             found = self._frames.read(data)
-        except ValueError as error:
+        except Exception as error:  # a successor would come to the same frame, and die of it again
             self._counts.lose("unreadable", 1)
             self._tell("a frame of a worker cannot be read", cause=str(error))
             return
@@ -150,6 +150,10 @@ class Observer:
             self._pending.extendleft(reversed(writing))
         self._pending_requests = sum(len(each.requests) for each in self._pending)
         self._counts.set_logged(self._log.logged)
+        unfit, fault = self._log.take_unfit()
+        if unfit:
+            self._counts.lose("unreadable", unfit)
+            self._tell("predictions are not logged", cause=fault)
 
     def _write_all(self, pending: deque[Predictions]) -> None:
         """Write predictions, and look after the files; on a thread."""

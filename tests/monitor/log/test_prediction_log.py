@@ -192,6 +192,21 @@ def test_disk_that_is_full_for_a_while_costs_nothing_but_time(
     assert writer.logged == {"fraud": 9}
 
 
+def test_predictions_that_no_lines_can_be_made_of_keep_no_others_waiting(tmp_path: Path, now: Now) -> None:
+    """They are counted, and the reason is told."""
+    writer = LogWriter(tmp_path, age_s_max=1e9, bytes_max=1 << 30, now_s=now)
+    writer.open()
+    odd = predictions(1, 2, scores=np.array([object(), "text"], object))
+    pending = deque([predictions(0, 1), odd, predictions(3, 1)])
+    writer.write(pending)
+    assert not pending
+    unfit, fault = writer.take_unfit()
+    assert (unfit, fault.startswith("fraud: ")) == (2, True)
+    assert writer.take_unfit()[0] == 0
+    writer.close()
+    assert ids(tmp_path) == ["r0", "r3"]
+
+
 class Full:
     """A file on a disk that has room up to a limit: it takes what fits, and then nothing."""
 

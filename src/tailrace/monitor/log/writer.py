@@ -31,6 +31,8 @@ class LogWriter:
         self._swept_s = 0.0
         self.logged: Counter[str] = Counter()
         """The requests that are written, by pipeline."""
+        self.unfit = 0
+        self.fault = ""
 
     def open(self) -> None:
         """Make the directory, and seal what a writer before has left."""
@@ -40,12 +42,26 @@ class LogWriter:
                 self._of(folder.name).recover()
 
     def write(self, pending: deque[Predictions]) -> None:
-        """Append predictions, and take each away that is written; `logged` says how many requests that were."""
+        """Append predictions, and take each away that is written; `logged` says how many requests that were.
+
+        What cannot be made lines of is taken away too: it would keep all others from the disk for ever.
+        """
         while pending:
             found = pending[0]
-            self._of(found.pipeline).write([log_table(found)])
-            self.logged[found.pipeline] += len(found.requests)
+            try:
+                lines = log_table(found)
+            except Exception as error:  # of values that Arrow has no one type for, say
+                self.unfit += len(found.requests)
+                self.fault = f"{found.pipeline}: {error}"
+            else:
+                self._of(found.pipeline).write([lines])
+                self.logged[found.pipeline] += len(found.requests)
             pending.popleft()
+
+    def take_unfit(self) -> tuple[int, str]:
+        """Return how many requests no lines could be made of since this was last asked, and why."""
+        unfit, self.unfit = self.unfit, 0
+        return unfit, self.fault
 
     def look(self) -> None:
         """Seal what is due, and remove what is too old; often."""
