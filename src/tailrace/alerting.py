@@ -13,8 +13,8 @@ class Alerts:
     p99_over: how many times the budget the p99 may be. error_share: of the answers, that may be a 5xx, sheds included.
     availability: share of the answers that must be none over 30 days; how fast the rest is used up is watched.
     cache_hit_share: of the rows, that the cache of a network store must hold. stale_share: of the view rows, that may
-    be older than their `max_staleness`. prediction_sigma: how many standard deviations of its baseline a score or a
-    decision's share may move. breaker: whether a breaker that is open is told. drift: whether drift is.
+    be older than their `max_staleness`. breaker: whether a breaker that is open is told. predictions: whether scores or
+    a decision's share are that moved beyond two standard deviations of their baseline. drift: whether drift is.
     Raises ValueError for what none of these may be.
     """
 
@@ -23,14 +23,14 @@ class Alerts:
     availability: float | None = 0.999
     cache_hit_share: float | None = 0.8
     stale_share: float | None = 0.01
-    prediction_sigma: float | None = 2.0
     breaker: bool = True
+    predictions: bool = True
     drift: bool = True
 
     def __post_init__(self) -> None:
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
-            if name in ("breaker", "drift"):
+            if name in ("breaker", "predictions", "drift"):
                 if not isinstance(value, bool):
                     raise ValueError(f"Alerts: {name}={value!r} is neither True nor False")
                 continue

@@ -23,8 +23,6 @@ from tailrace.monitor.alerts.sinks import alertname
 from tailrace.monitor.metrics import METRICS
 from tailrace.pipeline import Pipeline
 
-SERVER_ALONE = {"predictions", "drift"}
-"""What no metric tells."""
 NAME = re.compile(r"\btailrace_[a-z0-9_]+")
 SELECTED = re.compile(r"(tailrace_[a-z0-9_]+)\{([^}]*)\}")
 
@@ -70,12 +68,9 @@ def check_names(expression: str) -> None:
 
 
 def test_rules_are_those_of_the_server(pipeline: Pipeline) -> None:
-    """Every built-in alert has its rule, with its times, severity and runbook; two are the server's alone."""
+    """Every built-in alert has its rule, with its times, severity and runbook."""
     rules = {rule["alert"]: rule for rule in rules_of(prometheus_rules([pipeline]))}
     for rule in RULES:
-        if rule.name in SERVER_ALONE:
-            assert alertname(rule.name) not in rules
-            continue
         written = rules[alertname(rule.name)]
         assert (written["for"], written["keep_firing_for"]) == (f"{rule.for_s:g}s", f"{rule.clear_s:g}s")
         assert written["labels"]["severity"] == rule.severity
@@ -86,7 +81,14 @@ def test_rules_are_those_of_the_server(pipeline: Pipeline) -> None:
 def test_rules_have_the_thresholds_of_the_pipeline(pipeline: Pipeline) -> None:
     """What is switched off has no rule, what is declared stands in it, and a pipeline without alerts has no group."""
     off = Alerts(
-        p99_over=3.0, error_share=None, availability=None, cache_hit_share=None, stale_share=None, breaker=False
+        p99_over=3.0,
+        error_share=None,
+        availability=None,
+        cache_hit_share=None,
+        stale_share=None,
+        breaker=False,
+        predictions=False,
+        drift=False,
     )
     [rule] = rules_of(prometheus_rules([replace(pipeline, alerts=off)]))
     assert rule["alert"] == "TailraceLatency"
@@ -97,7 +99,7 @@ def test_rules_have_the_thresholds_of_the_pipeline(pipeline: Pipeline) -> None:
 def test_promtool_takes_the_rules(pipeline: Pipeline, tmp_path: Path) -> None:
     """`promtool check rules` reads all of them."""
     (tmp_path / "rules.yml").write_text(prometheus_rules([pipeline]))
-    assert f"{len(RULES) - len(SERVER_ALONE)} rules found" in promtool(tmp_path, "check", "rules", "rules.yml")
+    assert f"{len(RULES)} rules found" in promtool(tmp_path, "check", "rules", "rules.yml")
 
 
 def test_rules_fire_when_they_should_and_not_before(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -121,6 +123,8 @@ def test_rules_fire_when_they_should_and_not_before(pipeline: Pipeline, tmp_path
             (f'tailrace_feature_values_total{{{own},view="A",provenance="stale"}}', "0+20x60"),
             (f'tailrace_feature_values_total{{{own},view="A",provenance="fresh"}}', "0+600x60"),
         ],
+        "predictions": [(f'tailrace_drift_deviating{{{own},kind="decision"}}', "1x60")],
+        "drift": [(f'tailrace_drift_alarms{{{own},kind="feature"}}', "2x60")],
         "cache": [
             (f"tailrace_cache_hits_total{{{own}}}", "0+700x60"),
             (f"tailrace_cache_misses_total{{{own}}}", "0+300x60"),

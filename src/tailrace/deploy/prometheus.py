@@ -16,6 +16,7 @@ from tailrace.monitor.alerts.rules import (
     BURN_RATES,
     CACHE_SPAN_S,
     ERRORS_MIN,
+    PREDICTED,
     REQUESTS_MIN,
     ROWS_MIN,
     RULES,
@@ -34,7 +35,7 @@ _HEADER: Final = """\
 
 
 def prometheus_rules(pipelines: Sequence[Pipeline]) -> str:
-    """Return the file. An alert that needs what no metric tells (drift, predictions) is the server's alone."""
+    """Return the file."""
     groups = [
         {"name": f"tailrace-{pipeline.name}", "interval": "15s", "rules": list(_rules(pipeline, pipeline.alerts))}
         for pipeline in pipelines
@@ -46,8 +47,7 @@ def prometheus_rules(pipelines: Sequence[Pipeline]) -> str:
 def _rules(pipeline: Pipeline, alerts: Alerts) -> list[dict[str, Any]]:
     found = []
     for rule in RULES:
-        write = _EXPRESSIONS.get(rule.name)
-        expression = write(pipeline, alerts) if write is not None else None
+        expression = _EXPRESSIONS[rule.name](pipeline, alerts)
         if expression is not None:
             found.append(_rule(rule, pipeline, expression))
     return found
@@ -132,6 +132,15 @@ def _cache(pipeline: Pipeline, alerts: Alerts) -> str | None:
     return f"{hits} / ({hits} + {misses}) < {alerts.cache_hit_share:g} and {hits} + {misses} >= {ROWS_MIN}"
 
 
+def _predictions(pipeline: Pipeline, alerts: Alerts) -> str | None:
+    kinds = f'kind=~"{"|".join(PREDICTED)}"'
+    return f"sum by (pipeline) (tailrace_drift_deviating{_of(pipeline, kinds)}) > 0" if alerts.predictions else None
+
+
+def _drift(pipeline: Pipeline, alerts: Alerts) -> str | None:
+    return f"sum by (pipeline) (tailrace_drift_alarms{_of(pipeline)}) > 0" if alerts.drift else None
+
+
 _EXPRESSIONS: Final[dict[str, Callable[[Pipeline, Alerts], str | None]]] = {
     "latency": _latency,
     "errors": _errors,
@@ -139,6 +148,8 @@ _EXPRESSIONS: Final[dict[str, Callable[[Pipeline, Alerts], str | None]]] = {
     "breaker": _breaker,
     "stale": _stale,
     "cache": _cache,
+    "predictions": _predictions,
+    "drift": _drift,
 }
 
 

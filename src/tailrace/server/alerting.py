@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tailrace.alerting import Alerts
-from tailrace.monitor.alerts.sight import DriftFinding
 from tailrace.monitor.alerts.sinks import OUTCOMES, AlertmanagerSink, Sink, WebhookSink
 from tailrace.monitor.alerts.watch import Alert, AlertWatch
 from tailrace.monitor.snapshot import Key, MergedMetrics
@@ -17,10 +16,7 @@ LOOK_S: Final = 1.0
 
 
 class Alerting:
-    """Looks once a second. read: merges what was counted; declared: the thresholds of each pipeline that is served.
-
-    findings: what the last windows say of drift.
-    """
+    """Looks once a second. read: merges what was counted; declared: the thresholds of each pipeline that is served."""
 
     def __init__(
         self,
@@ -28,12 +24,9 @@ class Alerting:
         declared: Callable[[], Mapping[str, Alerts | None]],
         sinks: Sequence[Sink],
         log: Any,
-        *,
-        findings: Callable[[], Sequence[DriftFinding]] = tuple,
     ) -> None:
         self._read = read
         self._declared = declared
-        self._findings = findings
         self._sinks = sinks
         self._log = log
         self._watch = AlertWatch()
@@ -56,7 +49,7 @@ class Alerting:
 
     def look(self) -> None:
         """Look once, and tell what changed."""
-        for alert in self._watch.look(self._read(), self._declared(), self._findings()):
+        for alert in self._watch.look(self._read(), self._declared()):
             told = self._log.warning if alert.state == "firing" else self._log.info
             told(
                 f"alert {alert.state}", alert=alert.alert, pipeline=alert.pipeline, severity=alert.severity,

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S, Budget
-from tailrace.monitor.alerts.sight import DriftFinding
 from tailrace.monitor.alerts.watch import Alert, AlertWatch
-from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.layout import PipelineShape, observer_layout, worker_layout
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.snapshot import merge_blocks
@@ -25,7 +24,7 @@ class Counted:
         self.recorder = BatchRecorder(self.block, "fraud")
         self.watch = AlertWatch()
         self.declared: dict[str, Alerts | None] = {} if alerts is None else {"fraud": alerts}
-        self.findings: list[DriftFinding] = []
+        self.drift = MetricBlock.create(observer_layout(["fraud"]))
         self.at_s = 1_000.0
         self.step_s = 1
         self.look()
@@ -44,11 +43,15 @@ class Counted:
         marks = [0, 0, MS, (spent_ms - 1) * MS, (spent_ms - 1) * MS, spent_ms * MS]
         self.recorder.count_batch(marks, spent_ms * MS, [0] * calls, calls)
 
+    def tell_drift(self, name: str, kind: str, count: int) -> None:
+        """Have the observer say how many series of a kind have drifted ("alarms"), or deviate ("deviating")."""
+        self.drift.cells[self.drift.find(f"tailrace_drift_{name}", "fraud", kind).offset] = count
+
     def look(self) -> list[Alert]:
         """Let time go by and look."""
         self.at_s += self.step_s
-        metrics = merge_blocks([self.block], at_ns=int(self.at_s * NS_PER_S))
-        return self.watch.look(metrics, self.declared, self.findings)
+        metrics = merge_blocks([self.block, self.drift], at_ns=int(self.at_s * NS_PER_S))
+        return self.watch.look(metrics, self.declared)
 
     def run(self, looks: int, good: int = 0, bad: int = 0) -> list[Alert]:
         """Look so many times, each after so many answers; return what changed."""

@@ -10,17 +10,9 @@ import pytest
 from monitor.alerts.counted_pipeline import Counted, names
 from tailrace.alerting import Alerts
 from tailrace.monitor.alerts.rules import BURN_RATES, RULES, span
-from tailrace.monitor.alerts.sight import SPANS_S, DriftFinding
+from tailrace.monitor.alerts.sight import SPANS_S
 
 RUNBOOKS = Path(__file__).parents[3] / "docs" / "runbooks"
-
-
-def finding(**changed: object) -> DriftFinding:
-    """Return what is said of a series that has not drifted."""
-    members = {
-        "pipeline": "fraud", "series": "amount", "kind": "feature", "measure": "psi", "value": 0.01, "threshold": 0.1,
-    }  # fmt: skip
-    return DriftFinding(**(members | changed))  # type: ignore[arg-type]
 
 
 def test_latency_names_the_layer_that_takes_the_time() -> None:
@@ -133,27 +125,28 @@ def test_stale_features_name_the_view() -> None:
     assert "are stale, 0.01 may be: Activity most of them" in told[0].cause
 
 
-def test_drift_and_predictions_name_the_series() -> None:
-    """What has drifted is told, the worst by name; scores that moved beyond two deviations too."""
+def test_drift_and_predictions_are_told_apart() -> None:
+    """What has drifted is told by kind; what is predicted, and deviates from its baseline, has an alert of its own."""
     counted = Counted()
-    counted.findings = [
-        finding(),
-        finding(series="hour", value=0.4, is_alarm=True),
-        finding(series="score", kind="score", sigma=-2.6),
-        finding(series="other", pipeline="else", is_alarm=True),
-    ]
+    counted.tell_drift("alarms", "feature", 2)
+    counted.tell_drift("alarms", "score", 1)
+    counted.tell_drift("deviating", "decision", 1)
+    counted.tell_drift("deviating", "feature", 7)
     assert {alert.alert: alert.cause for alert in counted.look()} == {
-        "predictions": "score is 2.6 standard deviations from its baseline > 2",
-        "drift": "1 of 3 series have drifted: hour most, psi 0.4 > 0.1",
+        "predictions": "1 decision is beyond two standard deviations of their baseline",
+        "drift": "2 features and 1 score are no more what the model was packaged on",
     }
-    counted.findings = [finding()]
+    for name, kind in (("alarms", "feature"), ("alarms", "score"), ("deviating", "decision")):
+        counted.tell_drift(name, kind, 0)
     assert dict(names(counted.run(70))) == {"predictions": "resolved", "drift": "resolved"}
 
 
 def test_thresholds_are_the_pipelines() -> None:
     """What a pipeline switches off is not told, and what it declares holds."""
-    off = Alerts(p99_over=None, error_share=None, availability=None, breaker=False)
+    off = Alerts(p99_over=None, error_share=None, availability=None, breaker=False, predictions=False, drift=False)
     counted = Counted(off)
+    counted.tell_drift("alarms", "feature", 1)
+    counted.tell_drift("deviating", "score", 1)
     counted.add("tailrace_store_breaker_open")
     counted.take(1_000, 500)
     assert not counted.run(100, good=10, bad=10)

@@ -22,6 +22,8 @@ SHARE_SPAN_S: Final = 5 * MINUTE_S
 CACHE_SPAN_S: Final = 30 * MINUTE_S
 RELIEF: Final = 0.9
 """An alert is over once its value is under so much of its threshold: one that hovers there is told once."""
+PREDICTED: Final = ("score", "decision")
+"""Kinds of series that are predictions."""
 PERIOD_S: Final = 30 * DAY_S
 """Over which the share of the availability holds."""
 
@@ -144,29 +146,24 @@ def _stale(sight: Sight) -> Finding | None:
 
 
 def _predictions(sight: Sight) -> Finding | None:
-    allowed = sight.alerts.prediction_sigma
-    found = [each for each in sight.findings if each.kind in ("score", "decision")]
-    if allowed is None or not found:
+    found = {kind: count for kind, count in sight.deviating.items() if kind in PREDICTED}
+    if not sight.alerts.predictions or not found:
         return None
-    worst = max(found, key=lambda each: abs(each.sigma))
-    value = abs(worst.sigma)
-    sign = ">" if value > allowed else "≤"
-    cause = f"{worst.series} is {value:.2g} standard deviations from its baseline {sign} {allowed:g}"
-    return Finding(value, allowed, value > allowed, value < allowed * RELIEF, cause)
+    return _of_kinds(found, "beyond two standard deviations of their baseline")
 
 
 def _drift(sight: Sight) -> Finding | None:
-    if not sight.alerts.drift or not sight.findings:
+    if not sight.alerts.drift or not sight.drifted:
         return None
-    drifted = [each for each in sight.findings if each.is_alarm]
-    if not drifted:
-        return Finding(0.0, 0.0, is_over=False, is_clear=True, cause="nothing has drifted")
-    worst = max(drifted, key=lambda each: abs(each.value) / each.threshold if each.threshold else abs(each.value))
-    cause = (
-        f"{len(drifted)} of {len(sight.findings)} series have drifted: {worst.series} most, "
-        f"{worst.measure} {worst.value:.3g} > {worst.threshold:.3g}"
-    )
-    return Finding(float(len(drifted)), 0.0, is_over=True, is_clear=False, cause=cause)
+    return _of_kinds(sight.drifted, "no more what the model was packaged on")
+
+
+def _of_kinds(found: dict[str, int], what: str) -> Finding:
+    """Return how many series of each kind are so."""
+    told = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in found.items() if count]
+    total = sum(found.values())
+    cause = f"{' and '.join(told) or 'nothing'} {'are' if total > 1 else 'is'} {what}"
+    return Finding(float(total), 0.0, is_over=total > 0, is_clear=total == 0, cause=cause)
 
 
 BURN_RATES: Final = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,26 +31,12 @@ _COUNTERS: Final = {
 }
 
 
-class DriftFinding(msgspec.Struct, frozen=True):
-    """What the last windows say of one series of a pipeline: a feature, the scores, a decision's share, the confidence.
-
-    series: its name; kind: "feature", "score", "decision" or "confidence". measure: what was compared ("psi", "mean",
-    …), its value and threshold. sigma: how far its mean is from its baseline, in standard deviations of the baseline's
-    windows. is_alarm: whether it has drifted.
-    """
-
-    pipeline: str
-    series: str
-    kind: str
-    measure: str
-    value: float
-    threshold: float
-    sigma: float = 0.0
-    is_alarm: bool = False
-
-
 class Sight:
-    """One pipeline's windows. It keeps what it needs and no more, however long it looks."""
+    """One pipeline's windows. It keeps what it needs and no more, however long it looks.
+
+    drifted, deviating: how many series of a kind (feature, score, decision …) have drifted, or are beyond two standard
+    deviations of their baseline; as the observer says, and empty where none does.
+    """
 
     def __init__(self, pipeline: str, at_ns: int) -> None:
         self.pipeline = pipeline
@@ -59,7 +44,8 @@ class Sight:
         self.at_ns = self._since_ns = at_ns
         self.budget_ns = 0
         self.breakers: tuple[tuple[str, int], ...] = ()
-        self.findings: Sequence[DriftFinding] = ()
+        self.drifted: dict[str, int] = {}
+        self.deviating: dict[str, int] = {}
         self._windows = {span_s: Window(span_s, len(COUNTS)) for span_s in SPANS_S}
         self._latency: Window | None = None
         self._shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -79,6 +65,7 @@ class Sight:
         self.at_ns = at_ns
         counts = np.zeros(len(COUNTS), np.int64)
         breakers, stale, times = [], {}, []
+        self.drifted, self.deviating = (_kinds(now, f"tailrace_drift_{name}") for name in ("alarms", "deviating"))
         for (name, labels), merged in now.items():
             if name in _TIMES:
                 times.append((merged, _counted(merged, earlier.series.get((name, labels)))))
@@ -144,6 +131,11 @@ def _counted(now: MergedSeries, earlier: MergedSeries | None) -> NDArray[np.int6
     if earlier is None or earlier.series.edges != now.series.edges:
         return np.zeros_like(now.cells)
     return np.asarray(np.maximum(now.cells - earlier.cells, 0))
+
+
+def _kinds(now: Mapping[Key, MergedSeries], metric: str) -> dict[str, int]:
+    """Return the values of a gauge of drift by kind."""
+    return {labels[1]: merged.value for (name, labels), merged in now.items() if name == metric}
 
 
 def _time_name(merged: MergedSeries) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from tailrace.alerting import DEFAULTS, Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.rules import RULES, Finding, Rule
-from tailrace.monitor.alerts.sight import DriftFinding, Sight
+from tailrace.monitor.alerts.sight import Sight
 from tailrace.monitor.snapshot import Key, MergedMetrics, MergedSeries
 
 State = Literal["pending", "firing", "resolved"]
@@ -43,9 +43,7 @@ class AlertWatch:
         self._states: dict[tuple[str, str], _State] = {}
         self._earlier = MergedMetrics({}, 0)
 
-    def look(
-        self, metrics: MergedMetrics, declared: Mapping[str, Alerts | None], findings: Sequence[DriftFinding] = ()
-    ) -> list[Alert]:
+    def look(self, metrics: MergedMetrics, declared: Mapping[str, Alerts | None]) -> list[Alert]:
         """Take in one second; return the alerts that fire now, or are over now.
 
         metrics: all that was counted, with the monotonic time. declared: the thresholds of each pipeline; None for one
@@ -62,7 +60,7 @@ class AlertWatch:
         for pipeline, series in own.items():
             alerts = declared.get(pipeline, DEFAULTS)
             if alerts is not None:
-                changed += self._look_at(pipeline, series, alerts, metrics.at_ns, findings)
+                changed += self._look_at(pipeline, series, alerts, metrics.at_ns)
         watched = {name for name in own if declared.get(name, DEFAULTS) is not None}
         changed += self._forget({name for name in self._sights if name not in watched}, metrics.at_ns)
         self._earlier = metrics
@@ -73,17 +71,9 @@ class AlertWatch:
         at_ns = self._earlier.at_ns
         return [state.told(at_ns) for state in self._states.values() if state.since_ns is not None]
 
-    def _look_at(
-        self,
-        pipeline: str,
-        series: Mapping[Key, MergedSeries],
-        alerts: Alerts,
-        at_ns: int,
-        findings: Sequence[DriftFinding],
-    ) -> list[Alert]:
+    def _look_at(self, pipeline: str, series: Mapping[Key, MergedSeries], alerts: Alerts, at_ns: int) -> list[Alert]:
         sight = self._sights.setdefault(pipeline, Sight(pipeline, at_ns))
         sight.alerts = alerts
-        sight.findings = [each for each in findings if each.pipeline == pipeline]
         sight.look(at_ns, series, self._earlier)
         changed = []
         for rule in self._rules:
