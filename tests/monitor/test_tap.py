@@ -155,6 +155,24 @@ def test_pipelines_of_every_kind_are_read(pipeline_of: Callable[[str], Pipeline]
     assert found.failed.tolist() == [failed for batch in batches for failed in failures(batch)]
 
 
+def test_arrays_and_errors_are_told_with_their_calls(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """Each request of an array has its call's times; one that is answered with an error has its kind."""
+    pipeline = pipeline_of("log")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        array = b'[{"amount": 1.0}, {"amount": 2.0}]'
+        batch = client.run([array, b'{"amount": 3.0}', b'{"amount": -1.0}'])
+        assert list(batch.errors) == [2]
+        tap.record(batch, 10**9)
+        tap.record(client.run([b'{"amount": 4.0}']), 10**9)
+        tap.flush()
+    (found,) = way.read()
+    assert [json.loads(text)["amount"] for text in found.requests] == [1.0, 2.0, 3.0, -1.0, 4.0]
+    assert found.features["amount"].tolist() == [1.0, 2.0, 3.0, -1.0, 4.0]
+    assert [bool(error) for error in found.errors] == [False, False, False, True, False]
+    assert found.failed.tolist() == [False, False, False, True, False]
+
+
 def test_batches_are_written_after_a_while_or_when_they_are_many(
     pipeline_of: Callable[[str], Pipeline], way: Way
 ) -> None:
