@@ -11,7 +11,7 @@ EXTRAS := offline,package,dynamodb,registry,bench,dev
 # Where Python may keep nothing that it compiled, each process that a test starts compiles all sources anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check bench hotspots soak fuzz wheel matrix lock image clean servers java
+.PHONY: help demo test check bench hotspots soak fuzz wheel matrix lock image clean servers java alertmanager
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -59,12 +59,14 @@ servers:
 JAVA = $(shell apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo openjdk-17 || echo default)-jre-headless
 java:
 	$(call need,java,$(JAVA))
+alertmanager:
+	$(call need,prometheus-alertmanager,prometheus-alertmanager)
 
 demo: $(STAMP) ## prepare the fraud example, serve it, replay payments, print what it caught; KEEP=1: serve on, to look at it
 	@$(BIN)/python examples/fraud/demo.py$(if $(KEEP), --keep)
 
 # All but the slow ones run on several cores: tests/side_by_side.py has the order.
-test: $(STAMP) servers $(if $(SLOW),java) ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13
+test: $(STAMP) servers $(if $(SLOW),java alertmanager) ## run the tests; TESTS=tests/cli: some. SLOW=1: slow ones too. PYTHON=3.13
 	@$(BIN)/pytest $(if $(SLOW),-m 'slow or not slow') $(if $(SLOW)$(TESTS),,-n auto --maxprocesses 4) $(TESTS)
 
 check: $(STAMP) ## lint and types
