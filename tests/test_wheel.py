@@ -40,6 +40,10 @@ ALONE = {
     "registry": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "lightgbm", "fastapi", "pytest"),
     "postgres": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "boto3", "pyspark", "pytest"),
     "spark": ("onnx", "sklearn", "lightgbm", "xgboost", "fastapi", "boto3", "psycopg", "pytest"),
+    "arrow": ("pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "grpc", "jwt", "pytest"),
+    "zstd": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "grpc", "jwt", "pytest"),
+    "grpc": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "jwt", "pytest"),
+    "jwt": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "grpc", "pytest"),
     "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),
 }
 """What each extra does not bring, so that its test proves something. "serve" is no extra at all."""

@@ -1,12 +1,14 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
 EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, sklearn, torch, dynamodb, registry, kafka,
-grpc, bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends with 0 where all
-went well. Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also Java.
+arrow, zstd, grpc, jwt, bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends
+with 0 where all went well. Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also
+Java.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -280,6 +282,35 @@ def try_dynamodb(folder: Path) -> None:
     asyncio.run(ask())
 
 
+def try_arrow(folder: Path) -> None:
+    """Read a data frame's rows as requests."""
+    import pyarrow as pa
+
+    from tailrace.compile.loading import load_pipelines
+    from tailrace.server.served import offer_of
+
+    (pipeline,) = load_pipelines(folder / "pipeline.py")
+    table = pa.table({"customer_id": [1, 2], "amount": [5.0, 7.5]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    codec = offer_of(pipeline, 1_000, 1 << 20, arrow=True).find(b"application/vnd.apache.arrow.stream", b"")
+    assert codec is not None
+    assert [each.amount for each in codec.decode(sink.getvalue().to_pybytes())] == [5.0, 7.5]
+
+
+def try_zstd(folder: Path) -> None:
+    """Read a body that comes in zstd."""
+    from tailrace.compile.loading import load_pipelines
+    from tailrace.server.served import offer_of
+
+    zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    (pipeline,) = load_pipelines(folder / "pipeline.py")
+    codec = offer_of(pipeline, 1_000, 1 << 20).find(b"application/json", b"", b"zstd")
+    assert codec is not None
+    assert codec.decode(zstd.compress(b'{"customer_id": 1, "amount": 5.0}')).amount == 5.0
+
+
 def try_jwt(folder: Path) -> None:
     """Sign a token, publish who signs, and tell its caller."""
     import jwt
@@ -439,6 +470,8 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "dynamodb": try_dynamodb,
     "registry": try_registry,
     "kafka": try_kafka,
+    "arrow": try_arrow,
+    "zstd": try_zstd,
     "grpc": try_grpc,
     "jwt": try_jwt,
     "bench": try_bench,

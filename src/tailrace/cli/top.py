@@ -15,6 +15,7 @@ from tailrace.errors import SetupError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 2.0
@@ -157,7 +158,7 @@ def _process(process: dict[str, Any]) -> tuple[str, str, str]:
     return process["state"], f"{process['rss_bytes'] / 2**20:,.0f} MB", str(process["restarts"])
 
 
-def _table(first: str, *others: str) -> Any:
+def _table(first: str, *others: str) -> Table:
     """Return a table of these columns; all but the first are numbers."""
     from rich.table import Table
 
