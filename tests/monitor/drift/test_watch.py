@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import SHARED_DATA
 from tailrace.batch import Provenance
 from tailrace.deadline import NS_PER_S
 from tailrace.inference.drift import Drift
@@ -244,10 +244,9 @@ def test_predictions_become_columns(profile: Profile) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the card transactions are not here")
-def test_real_payments_raise_fewer_than_one_alarm_in_a_thousand_windows() -> None:
+def test_real_payments_raise_fewer_than_one_alarm_in_a_thousand_windows(shared_data: Path) -> None:
     """Three weeks of card payments in windows of a quarter of an hour, with their rhythm of days; then fraud in one."""
-    table = pq.read_table(SHARED_DATA, columns=["TX_AMOUNT", "TX_TIME_SECONDS", "TX_TIME_DAYS"])
+    table = pq.read_table(shared_data, columns=["TX_AMOUNT", "TX_TIME_SECONDS", "TX_TIME_DAYS"])
     amount, second, day = (table.column(name).to_numpy() for name in table.column_names)
     first = int(day.min())
     hours = second / 3_600 % 24
