@@ -179,6 +179,7 @@ def test_watchers_leave_places_for_calls(pipeline_of: Callable[[str], Pipeline])
                     client.send(frame(DATA, END_STREAM, stream, message(b"")))
                 wait_for(lambda: len(core.lasting) == 12, "some are watched")
                 assert status_in(client.frames_to([HEADERS], 25)[-1:]) == 14
+                wait_for(lambda: len(core.calls) == 12, "the others are refused")
                 with server.channel() as channel:
                     assert channel.unary_unary(PREDICT)(BODY, timeout=10)
             wait_for(lambda: not core.lasting, "the watchers are gone")
