@@ -28,6 +28,7 @@ ALONE: Final[Sequence[str]] = (
     "tests/server/test_http_waits.py",
     "tests/server/test_overload.py",
     "tests/server/test_remote_model_served.py",
+    "tests/server/test_supervisor.py",
     "tests/test_engine.py",
 )
 """Patterns of the files that hold times or shares against what they do: nothing runs beside them."""
