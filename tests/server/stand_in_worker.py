@@ -13,6 +13,8 @@ import socket
 import sys
 from pathlib import Path
 
+import uvloop
+
 from tailrace.deadline import Budget
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
@@ -122,4 +124,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    # As a worker does: asyncio's own loop loses what it accepts in the turn in which a slot is handed back.
+    uvloop.run(main())
