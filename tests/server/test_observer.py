@@ -170,3 +170,15 @@ def test_observer_that_is_stopped_for_long_is_replaced_and_what_the_ring_held_is
         wait_for(lambda: set(ids(log)) == {f"r{number}" for number in range(5)}, LIMIT_S)
         assert observer_of(server) != stopped
         assert server.metric("tailrace_predictions_lost_total") == 0
+
+
+@pytest.mark.slow
+def test_predictions_are_observed_without_a_log(file: Path, tmp_path: Path) -> None:
+    """An observer is there and keeps nothing; what it is told of is lost by nobody."""
+    with serving(tmp_path / "out", file, "--observe") as server:
+        wait_for(lambda: observer_of(server), LIMIT_S)
+        ask(server, 0, 50)
+        assert server.metric("tailrace_predictions_lost_total") == 0
+        assert [each["restarts"] for each in server.companions() if each["name"] == "observer"] == [0]
+    assert not list(tmp_path.rglob("*.arrows"))
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -9,10 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+import msgspec
 import structlog
 import uvloop
 
 from tailrace.errors import TailraceError
+from tailrace.monitor.observed import OBSERVED_BYTES_MAX, Observed
 from tailrace.server.control import (
     ChildChannel,
     CompanionAssignment,
@@ -43,6 +45,13 @@ class CompanionProcess:
     def say_ready(self) -> None:
         """Say that it is at work."""
         self._channel.send(Ready(os.getpid(), time.monotonic() - self._began_s, rss_bytes()))
+
+    def say_observed(self, observed: Observed) -> bool:
+        """Say what there is to show; return False for more than may be said."""
+        is_short = len(msgspec.json.encode(observed)) <= OBSERVED_BYTES_MAX
+        if is_short:
+            self._channel.send(observed)
+        return is_short
 
     def say_draining(self, in_flight: int = 0) -> None:
         """Say that it takes nothing any more. in_flight: what is left to do."""

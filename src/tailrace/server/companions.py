@@ -42,7 +42,7 @@ def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
     """
     if options.log is not None and find_spec("pyarrow") is None:
         raise SetupError("the log needs pyarrow", where="--log", next="pip install 'tailrace[arrow]'")
-    rings = tuple(make_ring_fd(f"ring-{slot}") for slot in range(options.workers)) if options.log is not None else ()
+    rings = tuple(make_ring_fd(f"ring-{slot}") for slot in range(options.workers)) if options.is_observed else ()
     try:
         yield rings
     finally:

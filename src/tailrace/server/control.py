@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.alerting import DEFAULTS, Alerts
+from tailrace.monitor.observed import Observed
 from tailrace.release.pinned import Pin
 from tailrace.server.options import ServeOptions
 
@@ -173,7 +174,7 @@ class Draining(msgspec.Struct, frozen=True, tag=True):
 
 ToWorker = Assignment | PreDrain | Drain | Listen | ListenUnix | HandBack | Link
 ToCompanion = CompanionAssignment | Drain | Link
-FromChild = WantsEvents | Warm | Ready | Failed | Heartbeat | Draining
+FromChild = WantsEvents | Warm | Ready | Failed | Heartbeat | Draining | Observed
 
 _encode = msgspec.json.Encoder().encode
 
@@ -192,13 +193,13 @@ class Channel:
     def send(self, message: msgspec.Struct, descriptor: int | None = None) -> bool:
         """Send one message; return False where the other side is gone or does not read.
 
-        What does not fit into the socket goes out with the next message. Heartbeats are dropped then: the next one
-        says the same. descriptor: is copied to the other side, which takes it with `take_descriptor`; a message with
-        one is sent at once or not at all.
+        What does not fit into the socket goes out with the next message. What is said again and again is dropped then,
+        heartbeats and what is observed: the next one says the same, or more. descriptor: is copied to the other side,
+        which takes it with `take_descriptor`; a message with one is sent at once or not at all.
         """
         if descriptor is not None:
             return self._send_with(message, descriptor)
-        if not (self._outbox and isinstance(message, Heartbeat)):
+        if not (self._outbox and isinstance(message, Heartbeat | Observed)):
             self._outbox += _encode(message) + b"\n"
         if len(self._outbox) > _OUTBOX_BYTES_MAX:
             return False

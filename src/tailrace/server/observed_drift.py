@@ -13,6 +13,7 @@ import structlog
 from tailrace.monitor.drift.findings import Findings
 from tailrace.monitor.drift.pipelines import PipelineDrift
 from tailrace.monitor.metrics import DRIFT_KINDS
+from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.release.pinned import Pin
@@ -28,9 +29,9 @@ SERIES_TOLD_MAX: Final = 10
 
 
 class ObservedDrift:
-    """Watches the pipelines of a release for drift, as they declare it."""
+    """Watches the pipelines of a release for drift, as they declare it. folder: the log's, None where there is none."""
 
-    def __init__(self, pin: Pin, folder: Path, block: MetricBlock) -> None:
+    def __init__(self, pin: Pin, folder: Path | None, block: MetricBlock) -> None:
         self._pin, self._folder = pin, folder
         self._cells = block.cells
         self._places = {(series.name, *series.labels): series.offset for series in block.layout.series}
@@ -38,6 +39,7 @@ class ObservedDrift:
         self._drift: PipelineDrift | None = None
         self._is_broken = False
         self._has_found = False
+        self._latest: dict[str, Findings] = {}
         self._logged_s: dict[str, float] = {}
         self._failed_s = -LOG_S
 
@@ -56,12 +58,13 @@ class ObservedDrift:
         for findings in found:
             self._has_found = True
             if findings.span == "window":
+                self._latest[predictions.pipeline] = findings
                 self._count(predictions.pipeline, findings)
             self._tell(predictions.pipeline, findings)
 
     def write(self) -> None:
         """Write what was found and learned since the last time; on a thread. What the disk does not take waits."""
-        if self._drift is None or not self._has_found:
+        if self._drift is None or self._folder is None or not self._has_found:
             return
         self._has_found = False
         try:
@@ -73,11 +76,20 @@ class ObservedDrift:
                 self._failed_s = now_s
                 self._log.warning("what drift has found is not written", cause=str(error))
 
+    def tell(self, observed: Observed) -> None:
+        """Show the last window of each pipeline."""
+        observed.drift = dict(self._latest)
+
+    def close(self) -> None:
+        """Nothing: what was found is written whole each time."""
+
     def _begin(self) -> PipelineDrift:
         """Return the watch of the release that workers serve by now, with what a predecessor has learned."""
         declared = load_all(self._pin)
         release = settle(self._pin, declared)
         drift = PipelineDrift([with_pinned_models(each, release) for each in declared])
+        if self._folder is None:
+            return drift
         with suppress(OSError, msgspec.DecodeError):
             drift.recall(msgspec.msgpack.decode((self._folder / KEPT_FILE).read_bytes(), type=dict[str, bytes]))
         return drift

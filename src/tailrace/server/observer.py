@@ -1,10 +1,11 @@
-"""The observer: one process that is told of what all workers have predicted, and keeps it in the prediction log.
+"""The observer: one process that is told of what all workers have predicted, and keeps and watches it.
 
 Started by the supervisor as `python -m tailrace.server.observer FD`, with FD its control channel. Each worker's slot
 has a ring in shared memory, which the observer drains: workers wait for nothing of it, and where it does not keep up,
-or is gone, the oldest frames are overwritten, which is counted. What was read is written once a second by a thread; a
-ring is told that frames are kept only then, so that they are read again where the observer dies before. A line may so
-be there twice, but none is lost for that.
+or is gone, the oldest frames are overwritten, which is counted. Its watches (server/watches.py) are told of what was
+read: the prediction log, which is written once a second by a thread, drift, and others. A ring is told that frames are
+kept only when they are written, so that they are read again where the observer dies before. A line may so be there
+twice, but none is lost for that.
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ import asyncio
 import gc
 import os
 import sys
-from collections import deque
+import time
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from tailrace.core_share import give_way
 from tailrace.monitor.frames import FrameReader
 from tailrace.monitor.layout import observer_layout
-from tailrace.monitor.log.writer import LogWriter
+from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
-from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.ring import RingReader
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
 from tailrace.server.declared import load_all
-from tailrace.server.observed_drift import ObservedDrift
+from tailrace.server.watches import Watch, open_watches
 
 NICE: Final = 5
 """It comes after the workers, where cores are few, and before what refreshes views."""
@@ -37,8 +36,6 @@ LOOK_S: Final = 0.05
 """How often the rings are looked at."""
 WRITE_S: Final = 1.0
 """How long what was read waits to be written: what is lost at most, where the machine fails."""
-PENDING_MAX: Final = 200_000
-"""Requests that wait for a slow disk; those that come then are lost, and counted."""
 FRAMES_A_TURN: Final = 8
 """Frames of a ring that are read before the loop sees to other things."""
 LOG_S: Final = 60.0
@@ -50,8 +47,7 @@ class Observer:
 
     def __init__(self, process: CompanionProcess) -> None:
         self._process = process
-        self._pending: deque[Predictions] = deque()
-        self._pending_requests = 0
+        self._watches: tuple[Watch, ...] = ()
         self._ending = asyncio.Event()
         self._logged_s = -LOG_S
 
@@ -73,25 +69,20 @@ class Observer:
         for task in done:
             if (fault := task.exception()) is not None:
                 return process.fail("go on", fault)
-        process.say_draining(self._pending_requests)
+        process.say_draining()
         draining.cancel()
         await self._close(writing)
         beats.cancel()
         return 0
 
     def _prepare(self) -> None:
-        """Take over the rings, and open the log."""
+        """Take over the rings, and open the watches."""
         task = self._process.task
-        options = task.options
-        layout = observer_layout([pipeline.name for pipeline in load_all(task.pin)])
-        block = MetricBlock.create(layout, task.metrics_fd)
+        block = MetricBlock.create(observer_layout([each.name for each in load_all(task.pin)]), task.metrics_fd)
         self._counts = PredictionCounts(block)
         self._rings = [RingReader(fd) for fd in task.ring_fds]
         self._frames = FrameReader()
-        assert options.log is not None, "it is started for the log"
-        self._log = LogWriter(Path(options.log), age_s_max=options.log_retention_s, bytes_max=options.log_bytes_max)
-        self._drift = ObservedDrift(task.pin, Path(options.log), block)
-        self._is_open = False
+        self._watches = open_watches(task, block, self._counts)
         give_way(NICE)
 
     async def _drain(self) -> None:
@@ -119,14 +110,8 @@ class Observer:
             self._counts.lose("unreadable", 1)
             self._tell("a frame of a worker cannot be read", cause=str(error))
             return
-        self._drift.take(found)
-        requests = len(found.requests)
-        if self._pending_requests + requests > PENDING_MAX:
-            self._counts.lose("unwritten", requests)
-            self._tell("predictions are not logged", cause="the disk does not keep up")
-            return
-        self._pending.append(found)
-        self._pending_requests += requests
+        for watch in self._watches:
+            watch.take(found)
 
     async def _write_often(self) -> None:
         """Write what was read, again and again, until the end."""
@@ -136,33 +121,28 @@ class Observer:
             await self._write()
 
     async def _write(self) -> None:
-        """Have what was read written by a thread; what the disk does not take is kept for the next time."""
+        """Have what was read written by a thread, and say what there is to show."""
         marks = [ring.mark for ring in self._rings]
-        writing, self._pending = self._pending, deque()
-        try:
-            await asyncio.to_thread(self._write_all, writing)
-        except Exception as error:  # of the disk, nearly always
-            self._tell("predictions wait for the disk", cause=str(error), requests=self._pending_requests)
-        else:
+        if await asyncio.to_thread(self._write_all):
             for ring, mark in zip(self._rings, marks, strict=True):
                 ring.keep(mark)
-        finally:
-            self._pending.extendleft(reversed(writing))
-        self._pending_requests = sum(len(each.requests) for each in self._pending)
-        self._counts.set_logged(self._log.logged)
-        unfit, fault = self._log.take_unfit()
-        if unfit:
-            self._counts.lose("unreadable", unfit)
-            self._tell("predictions are not logged", cause=fault)
+        observed = Observed(at_s=time.time())
+        for watch in self._watches:
+            watch.tell(observed)
+        if not self._process.say_observed(observed):
+            self._tell("what is observed is too much to be shown")
 
-    def _write_all(self, pending: deque[Predictions]) -> None:
-        """Write predictions, and look after the files; on a thread."""
-        if not self._is_open:
-            self._log.open()
-            self._is_open = True
-        self._log.write(pending)
-        self._drift.write()
-        self._log.look()
+    def _write_all(self) -> bool:
+        """Have each watch write; on a thread. Return whether all have."""
+        is_whole = True
+        for watch in self._watches:
+            try:
+                watch.write()
+            except Exception as error:  # of the disk, nearly always; the next watch is not to wait for it
+                is_whole = False
+                if not isinstance(error, OSError):
+                    self._process.log.error("predictions cannot be written", error=repr(error), exc_info=error)
+        return is_whole
 
     async def _close(self, writing: asyncio.Task[None]) -> None:
         """Read and write what is left; a disk that hangs is not waited for."""
@@ -173,9 +153,10 @@ class Observer:
             async with asyncio.timeout(CLOSE_S):
                 await writing
                 await self._write()
-                await asyncio.to_thread(self._log.close)
+                for watch in self._watches:
+                    await asyncio.to_thread(watch.close)
         except TimeoutError:
-            self._process.log.error("predictions are not logged", requests=self._pending_requests)
+            self._process.log.error("predictions are not logged", cause="the disk takes nothing")
 
     def _tell(self, event: str, **facts: object) -> None:
         """Log a fault, at most once a minute."""

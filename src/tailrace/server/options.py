@@ -108,6 +108,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     sample_requests: Annotated[
         str | None, said("Append a sample of what is served to FILE.SLOT, as JSON lines.", metavar="FILE")
     ] = None
+    observe: Annotated[bool, said("Watch what is predicted for drift, and show slow requests; --log does so too.")] = (
+        False
+    )
     log: Annotated[
         str | None,
         said("Keep what is predicted, and of what, in Parquet files under DIR.", metavar="DIR", env="TAILRACE_LOG"),
@@ -194,6 +197,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         from tailrace.server.tls.certificates import TlsFiles
 
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether workers tell an observer of what they have predicted."""
+        return self.observe or self.log is not None
 
     @property
     def admin_tls(self) -> TlsFiles | None:

@@ -13,6 +13,7 @@ from typing import Final
 from tailrace.alerting import Alerts
 from tailrace.monitor.alerts.sinks import Sink
 from tailrace.monitor.alerts.watch import Alert
+from tailrace.monitor.observed import Observed
 from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
@@ -26,6 +27,8 @@ from tailrace.version import VERSION
 
 _SAMPLE_S: Final = 5.0
 """How often the counters are kept for /status's recent figures; they cover one to two of these."""
+OBSERVED_S: Final = 10.0
+"""What the observer has said is shown for so long."""
 
 
 class Overview:
@@ -117,6 +120,15 @@ class Overview:
     def alerts(self) -> list[Alert]:
         """Return the alerts that fire, and those that will if they hold on."""
         return self.alerting.active()
+
+    def observed(self) -> Observed | None:
+        """Return what the observer has said last; None where there is none, or it is silent."""
+        now_s = time.monotonic()
+        for child in self._companions:
+            if child.is_running and child.process is not None and child.process.observed is not None:
+                said_s, observed = child.process.observed
+                return observed if now_s - said_s <= OBSERVED_S else None
+        return None
 
     async def sample(self) -> None:
         """Keep the counters of a while ago."""

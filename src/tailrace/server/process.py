@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from tailrace.core_share import hold_back, let_go
+from tailrace.monitor.observed import Observed
 from tailrace.server.control import (
     Drain,
     Draining,
@@ -42,6 +43,8 @@ class ChildProcess:
         """Set once it takes nothing new any more."""
         self.wants_events = False
         """Whether it has streams, and waits for a link to the ingester."""
+        self.observed: tuple[float, Observed] | None = None
+        """The last of what it has to show, and when that came, monotonic."""
         self.silent_rounds = 0
         """How many of the supervisor's looks in a row found no word of it."""
         self.started_s = time.monotonic()
@@ -154,6 +157,8 @@ class ChildProcess:
                 self.failure = error
             case Heartbeat(rss_bytes=rss_bytes):
                 self.rss_bytes = rss_bytes or self.rss_bytes
+            case Observed():
+                self.observed = time.monotonic(), message
             case Draining():
                 self.state = "draining"
                 self.closed.set()

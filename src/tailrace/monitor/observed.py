@@ -1,0 +1,22 @@
+"""What the observer has to show: one bounded document a second, which the supervisor shows on its pages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from tailrace.monitor.drift.findings import Findings
+
+OBSERVED_BYTES_MAX: Final = 512 << 10
+"""Of a document as JSON; a longer one is not told."""
+
+
+class Observed(msgspec.Struct, tag=True, kw_only=True):
+    """Observer → supervisor. at_s: when it was made, since the epoch. drift: the last window of each pipeline.
+
+    Each watch fills its own field of a new document.
+    """
+
+    at_s: float
+    drift: dict[str, Findings] = {}

@@ -1,0 +1,45 @@
+"""What the observer has to show comes to the supervisor, a document a second, and no longer than one may be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+from tailrace.monitor.drift.findings import Findings
+from tailrace.monitor.observed import OBSERVED_BYTES_MAX, Observed
+from tailrace.server.companion_process import CompanionProcess
+from tailrace.server.control import ChildChannel, CompanionAssignment, SupervisorChannel, ToCompanion
+from tailrace.server.overview import OBSERVED_S, Overview
+
+
+def test_document_is_told_unless_it_is_too_long() -> None:
+    """A message that is longer than any may be would end the channel, and the observer with it."""
+    ours, theirs = socket.socketpair()
+    supervisor = SupervisorChannel(ours)
+    process = CompanionProcess(
+        "observer", cast(CompanionAssignment, None), ChildChannel(theirs.detach(), ToCompanion), 0
+    )
+    try:
+        found = Findings(span="window", started_s=0, ended_s=1, rows=1, learning=0, findings=())
+        assert not process.say_observed(Observed(at_s=1.0, drift={"x" * OBSERVED_BYTES_MAX: found}))
+        assert process.say_observed(Observed(at_s=2.0, drift={"fraud": found}))
+        told = asyncio.run(supervisor.receive())
+        assert told == Observed(at_s=2.0, drift={"fraud": found})
+    finally:
+        supervisor.close()
+        process._channel.close()
+
+
+def test_document_of_an_observer_that_is_silent_is_not_shown() -> None:
+    """Figures of ten seconds ago would be taken for those of now."""
+    now_s, observed = time.monotonic(), Observed(at_s=1.0)
+    child = SimpleNamespace(slot=None, block=None, is_running=True, process=SimpleNamespace(observed=None))
+    overview = Overview(cast(Any, [child]), cast(Any, None), url="", is_open=lambda: True)
+    assert overview.observed() is None
+    child.process.observed = (now_s, observed)
+    assert overview.observed() is observed
+    child.process.observed = (now_s - OBSERVED_S - 1, observed)
+    assert overview.observed() is None
