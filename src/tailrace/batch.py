@@ -118,6 +118,11 @@ class Call(msgspec.Struct, gc=False, eq=False):
         return None
 
     @property
+    def route(self) -> str:
+        """What it asks for: "POST /v1/pipelines/fraud/predict", or a gRPC method; empty where nobody waits for it."""
+        return ""
+
+    @property
     def callers(self) -> bytes:
         """The scope of its caller: those of another share no answers. Empty for one that need not say who it is."""
         return b""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tailrace as tr
-from tailrace.batch import Batch, Provenance
+from tailrace.batch import Batch, Call, Provenance, Trace
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.samples import Samples
@@ -57,9 +57,9 @@ class Way:
         self.ring, self.reader, self.frames = RingWriter(fd, 3), RingReader(fd), FrameReader()
         self.timers, self.log = Timers(), Log()
 
-    def tap(self, pipeline: Pipeline, clock: Clock) -> Tap:
+    def tap(self, pipeline: Pipeline, clock: Clock, *, traced: bool = False) -> Tap:
         """Return what writes to it."""
-        return Tap(pipeline, "r1", self.ring, clock, self.timers, self.log)  # type: ignore[arg-type]
+        return Tap(pipeline, "r1", self.ring, clock, self.timers, self.log, traced=traced)  # type: ignore[arg-type]
 
     def read(self) -> list[Predictions]:
         """Return what was written."""
@@ -115,6 +115,46 @@ def test_what_is_read_is_what_was_served(pipeline_of: Callable[[str], Pipeline],
     assert np.all(found.whole_ns >= found.waits_ns)
     assert np.all(found.answered_ns >= 1_750_000_000 * 10**9)
     assert found.layers_ns.shape == (9, 5)
+
+
+def test_call_is_told_with_its_route_and_trace_where_spans_are_made(
+    pipeline_of: Callable[[str], Pipeline], way: Way
+) -> None:
+    """What spans need of each call is in the frame, and not in that of a server that makes none."""
+    pipeline, clock = pipeline_of("payment"), ManualClock()
+    trace = Trace(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"a=1")
+    with TestClient(pipeline, clock=clock) as client:
+        first, second = bodies(client, 2)
+        for traced in (True, False):
+            tap = way.tap(pipeline, clock, traced=traced)
+            asked = client.run([first])
+            asked.calls = [Told(asked.calls[0].transport, None, None, 5, 0, 1, trace)]
+            for batch in (asked, client.run([second])):
+                tap.record(batch, batch.marks_ns[-1])
+            tap.flush()
+    found, without = way.read()
+    assert without.calls is None
+    assert found.calls is not None
+    assert found.calls.routes == ["POST /v1/pipelines/payment/predict", ""]
+    assert (found.calls.parents, found.calls.states) == ([trace.parent, b""], [trace.state, b""])
+    assert (found.calls.request_call.tolist(), found.calls.batch.tolist()) == ([0, 1], [0, 1])
+    assert found.calls.arrivals_ns[0] == 5
+
+
+class Told(Call, gc=False, eq=False):
+    """A call that tells its trace."""
+
+    told: Trace
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace."""
+        return self.told
+
+    @property
+    def route(self) -> str:
+        """The route."""
+        return "POST /v1/pipelines/payment/predict"
 
 
 def test_request_of_many_rows_is_read_as_its_rows(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:

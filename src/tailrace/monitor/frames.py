@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import LAYERS
-from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.predictions import CallFacts, Predictions
 from tailrace.monitor.redacting import Redacting
 
 VERSION: Final = 1
@@ -85,7 +85,8 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     """Some batches, one behind the other.
 
     epoch_ns: when the monotonic clock began. requests: a JSON array. batch_calls, call_requests, request_rows: how many
-    each has; None for one. errors: of calls, by their places.
+    each has; None for one. errors: of calls, by their places. told: of each call its route and the two headers of
+    its trace; None where no spans are made of it.
     """
 
     schema: bytes
@@ -107,6 +108,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     failed: bytes | None
     errors: dict[int, str]
     branches: dict[str, bytes]
+    told: list[tuple[str, bytes, bytes]] | None = None
 
 
 def schema_of_view(name: str, dtype: np.dtype[Any], *, repeats: bool) -> ViewSchema:
@@ -199,6 +201,7 @@ class _SchemaReader:
                 name: np.array([*schema.branches[name], None], object)[np.frombuffer(places, np.int64)].tolist()
                 for name, places in frame.branches.items()
             },
+            calls=None if frame.told is None else _facts_of(frame.told, of_call, of_batch, arrivals),
         )
 
     def _texts(self, requests: bytes) -> list[bytes]:
@@ -222,6 +225,23 @@ class _SchemaReader:
             repeats = self._schema.views[feature.view].repeats
             found[feature.name] = _spread(column, rows_of if repeats else None)
         return found
+
+
+def _facts_of(
+    told: list[tuple[str, bytes, bytes]],
+    of_call: NDArray[np.int64],
+    of_batch: NDArray[np.int64],
+    arrivals_ns: NDArray[np.int64],
+) -> CallFacts:
+    """Return what spans are made of."""
+    return CallFacts(
+        request_call=of_call,
+        batch=of_batch,
+        arrivals_ns=arrivals_ns,
+        routes=[route for route, _, _ in told],
+        parents=[parent for _, parent, _ in told],
+        states=[state for _, _, state in told],
+    )
 
 
 def _repeats(counts: list[int]) -> NDArray[np.int64]:

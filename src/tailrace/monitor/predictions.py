@@ -10,6 +10,23 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CallFacts:
+    """What spans are made of, beside what is known of requests.
+
+    request_call: the call of each request, int64 (requests,). Of each call. batch: which one it was in, int64 (calls,).
+    arrivals_ns: monotonic, int64 (calls,). routes: what it asked for; see `Call.route`. parents, states: the headers of
+    W3C Trace Context as they came, empty for none.
+    """
+
+    request_call: NDArray[np.int64]
+    batch: NDArray[np.int64]
+    arrivals_ns: NDArray[np.int64]
+    routes: list[str]
+    parents: list[bytes]
+    states: list[bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Predictions:
     """Some answered requests of one pipeline and release, the oldest first. Nobody may write to its arrays.
 
@@ -28,6 +45,8 @@ class Predictions:
     where the pipeline decides nothing. reasons: the rules that spoke; None where none did. degraded: a set of
     `Degraded`, uint8. failed: whether the row has no score, bool. branches: the way it went at each stage that has
     several, by name; None where it did not come there.
+
+    calls: None unless traces are exported.
     """
 
     pipeline: str
@@ -53,6 +72,7 @@ class Predictions:
     degraded: NDArray[np.uint8]
     failed: NDArray[np.bool_]
     branches: dict[str, list[str | None]] = field(default_factory=dict)
+    calls: CallFacts | None = None
 
     @property
     def rows(self) -> int:

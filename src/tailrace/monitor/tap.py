@@ -35,6 +35,7 @@ HELD_BATCHES_MAX: Final = 256
 HELD_ROWS_MAX: Final = 1_024
 """Batches are held until they are so many, or have so many rows."""
 _LOG_NS: Final = 60 * NS_PER_S
+_NO_TRACE: Final = (b"", b"")
 _arrival_of = attrgetter("arrival_ns")
 _PARTS: Final = (
     "calls", "requests", "rows", "offsets", "row_bounds", "marks_ns", "view_rows", "scores", "decisions", "reasons",
@@ -44,7 +45,7 @@ _parts_of = attrgetter(*_PARTS)
 
 
 class Tap:
-    """Tells the observer of one pipeline's batches; a recorder of its engine."""
+    """Tells the observer of one pipeline's batches; a recorder of its engine. traced: spans are made of them."""
 
     def __init__(
         self,
@@ -54,7 +55,10 @@ class Tap:
         clock: Clock,
         loop: Loop,
         log: Any,
+        *,
+        traced: bool = False,
     ) -> None:
+        self._is_traced = traced
         wiring = wire(pipeline)
         self._ring, self._clock, self._loop, self._log = ring, clock, loop, log
         secret = redacted_fields(pipeline.request)
@@ -141,6 +145,7 @@ class Tap:
             failed=_filled(found["failed"], rows),
             errors=_errors(batches) if any(found["errors"]) else {},
             branches=_branches(batches) if _is_set(found["branches"]) else {},
+            told=[(call.route, *(call.trace or _NO_TRACE)) for call in calls] if self._is_traced else None,
         )
 
     def _describe(self, batch: Batch) -> bytes:

@@ -69,6 +69,11 @@ class Flight(Call, gc=False, eq=False):
         """The trace of the one call that waits; of several it is nobody's."""
         return self.waiting[0].trace if len(self.waiting) == 1 else None
 
+    @property
+    def route(self) -> str:
+        """What its leader asks for."""
+        return self.waiting[0].route
+
     def origin(self) -> dict[str, str]:
         """Return what is known of where its leader comes from."""
         return self.waiting[0].origin()

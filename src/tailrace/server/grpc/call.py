@@ -144,6 +144,11 @@ class GrpcCall(Call, gc=False, eq=False):
         parent, state = (self.told.get(name, "").encode() for name in ("traceparent", "tracestate"))
         return trace_of(parent, state)
 
+    @property
+    def route(self) -> str:
+        """Its method, as "/tailrace.fraud.Fraud/Predict"."""
+        return self.rpc.method.decode("latin-1")
+
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from; see `Call`."""
         return origin_of(self.request_id, self.trace, self._client())

@@ -40,7 +40,7 @@ class Head(msgspec.Struct, gc=False):
     authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
     passed over. expects_continue: the client waits with its body for a word. caller: who has shown a key, where one
     is asked for. is_oip: errors are told as the Open Inference Protocol has it; json_bytes: of the body's beginning,
-    where tensors follow it, else -1.
+    where tensors follow it, else -1. route: the method and the path of an endpoint that there is.
     """
 
     endpoint: CallEndpoint | Page | None
@@ -60,6 +60,7 @@ class Head(msgspec.Struct, gc=False):
     is_oip: bool = False
     json_bytes: int = -1
     caller: Caller | None = None
+    route: str = ""
 
 
 def read_head(
@@ -99,6 +100,7 @@ def read_head(
             head.endpoint = _in_mode(head.endpoint, url)
         budget_ns = read_budget(fields.get(BUDGET))
         if isinstance(head.endpoint, CallEndpoint):
+            head.route = f"{method.decode('latin-1')} {path.decode('latin-1')}"
             head.budget_ns = min(budget_ns or head.endpoint.budget_ns, head.endpoint.budget_ns)
             types = fields.get(b"content-type", b""), fields.get(b"accept", b"")
             head.endpoint = head.endpoint.speaking(*types, fields.get(b"content-encoding", b""))

@@ -53,6 +53,11 @@ class HttpCall(Call, gc=False, eq=False):
         return trace_of(parent, self.told(TRACESTATE)) if parent else None
 
     @property
+    def route(self) -> str:
+        """The method and the path that it names, without the query; see `Call`."""
+        return "" if self.head is None else self.head.route
+
+    @property
     def callers(self) -> bytes:
         """The scope of its caller, by its key; see `Call`."""
         return b"" if self.head is None or self.head.caller is None else self.head.caller.scopes
