@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from tailrace.monitor.drift.findings import Findings
+from tailrace.monitor.slowest import SlowRequest
 
 OBSERVED_BYTES_MAX: Final = 512 << 10
 """Of a document as JSON; a longer one is not told."""
@@ -14,9 +15,11 @@ OBSERVED_BYTES_MAX: Final = 512 << 10
 
 class Observed(msgspec.Struct, tag=True, kw_only=True):
     """Observer → supervisor. at_s: when it was made, since the epoch. drift: the last window of each pipeline.
+    slow: of each pipeline the slowest requests of the last minute and of ten, the slowest first.
 
     Each watch fills its own field of a new document.
     """
 
     at_s: float
     drift: dict[str, Findings] = {}
+    slow: dict[str, tuple[SlowRequest, ...]] = {}

@@ -1,0 +1,39 @@
+"""The slowest requests in the observer: kept in memory alone, for whoever looks at the console."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from tailrace.monitor.observed import Observed
+from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.slowest import Slowest
+
+
+class ObservedSlow:
+    """Tells which requests took longest."""
+
+    def __init__(self) -> None:
+        self._slowest = Slowest()
+        self._is_broken = False
+
+    def take(self, predictions: Predictions) -> None:
+        """Hear of predictions. A fault ends the watch and is logged: what else is observed goes on without it."""
+        if self._is_broken:
+            return
+        try:
+            self._slowest.take(predictions, time.monotonic())
+        except Exception as error:
+            self._is_broken = True
+            structlog.get_logger().error("slow requests are not watched", error=repr(error), exc_info=error)
+
+    def write(self) -> None:
+        """Write nothing: a successor begins anew."""
+
+    def tell(self, observed: Observed) -> None:
+        """Tell of the slowest by now."""
+        observed.slow = self._slowest.find(time.monotonic())
+
+    def close(self) -> None:
+        """Let go of nothing."""
