@@ -32,7 +32,8 @@ DRAFT_BYTES_MAX: Final = 64 << 20
 GROUP_ROWS: Final = 65_536
 """Of a row group: what sealing holds in memory at once."""
 ZSTD_LEVEL: Final = 3
-_HOUR: Final = "%Y-%m-%dT%H"
+HOUR: Final = "%Y-%m-%dT%H"
+"""How the folder of an hour is named, in UTC."""
 
 
 class Draft:
@@ -84,7 +85,7 @@ class LogFiles:
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Append lines: when this returns, another process's reader finds them. A pipeline's columns may change."""
-        hour = datetime.fromtimestamp(self._now_s(), UTC).strftime(_HOUR)
+        hour = datetime.fromtimestamp(self._now_s(), UTC).strftime(HOUR)
         for schema, lines in _alike(batches):
             draft = self._draft
             if draft is not None and (
@@ -99,7 +100,7 @@ class LogFiles:
 
     def seal_if_due(self) -> None:
         """Seal the draft where its hour is over, though nothing comes."""
-        if self._draft is not None and datetime.fromtimestamp(self._now_s(), UTC).strftime(_HOUR) != self._hour:
+        if self._draft is not None and datetime.fromtimestamp(self._now_s(), UTC).strftime(HOUR) != self._hour:
             self.seal()
 
     def seal(self) -> None:

@@ -1,0 +1,146 @@
+"""Reads the prediction log of one pipeline: whole files and drafts, each line once, as columns of one schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tailrace.monitor.log.lines import FileLines, Span
+from tailrace.monitor.log.listing import LogFile, log_files
+from tailrace.monitor.log.repeats import repeats
+from tailrace.monitor.log.schemas import conformed, differing, united, why_not
+
+_NS_PER_US: Final = 1_000
+_TIME: Final = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file that is not read, and why."""
+
+    path: Path
+    why: str
+
+
+class LogReader:
+    """Reads what a log has now. since_ns, until_ns: of answers, since the epoch; the latter is not among them.
+
+    A file that is damaged, that goes while it is read, or whose columns do not go together with those of newer files,
+    is passed over: `passed_over` names it. Lines that an observer which was killed has left twice come once. What was
+    redacted is not there. Raises OSError for a directory that cannot be read.
+    """
+
+    def __init__(self, root: Path, pipeline: str, *, since_ns: int | None = None, until_ns: int | None = None) -> None:
+        self.pipeline = pipeline
+        self.passed_over: list[PassedOver] = []
+        self.since_us = None if since_ns is None else since_ns // _NS_PER_US
+        self.until_us = None if until_ns is None else until_ns // _NS_PER_US
+        opened = [
+            lines
+            for file in log_files(root, pipeline, since_ns=since_ns, until_ns=until_ns)
+            if (lines := self._open(file)) is not None
+        ]
+        self.schema, self.files = self._together(opened)
+
+    @cached_property
+    def twice(self) -> dict[LogFile, NDArray[np.int64]]:
+        """The places of lines that stand in an earlier file, too, by file; most logs have none."""
+        return repeats(self.files)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Give lines in the order in which they were written, some thousand at a time, and only those of the time.
+
+        columns: by name, for all of them None; those that no file has are left out.
+        """
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        schema = pa.schema([self.schema.field(name) for name in names])
+        for lines in self.files:
+            try:
+                for batch in self.lines_of(lines, [*names, *({"time"} - set(names))]):
+                    yield conformed(batch.select([name for name in names if name in batch.schema.names]), schema)
+            except FileNotFoundError:
+                self._pass_over(lines.file, "it went while it was read")
+            except (OSError, pa.ArrowException) as error:
+                self._pass_over(lines.file, _reason(error))
+
+    def lines_of(self, lines: FileLines, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Give the lines of one file as it has them, of the time, each once. columns: `time` among them."""
+        twice, first = self.twice.get(lines.file), 0
+        for batch in _as_it_is_now(lines).batches(columns):
+            keep = self._of_the_time(batch)
+            if twice is not None:
+                own = twice[(twice >= first) & (twice < first + batch.num_rows)] - first
+                keep[own] = False
+            first += batch.num_rows
+            if keep.all():
+                yield batch
+            elif keep.any():
+                yield batch.filter(pa.array(keep))
+
+    def _of_the_time(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
+        times = pc.cast(batch.column("time"), pa.int64()).to_numpy(zero_copy_only=False)
+        keep = np.ones(len(times), np.bool_)
+        if self.since_us is not None:
+            keep &= times >= self.since_us
+        if self.until_us is not None:
+            keep &= times < self.until_us
+        return keep
+
+    def _open(self, file: LogFile) -> FileLines | None:
+        """Return the lines of a file; None where it has none, or cannot be read, which is noted."""
+        try:
+            lines = _opened(file)
+            why = why_not(lines.schema) if lines.schema.names else ""
+            has_lines = not why and any(map(self._may_be_of_the_time, lines.spans))
+        except FileNotFoundError:  # it was swept a moment ago
+            return None
+        except (OSError, pa.ArrowException) as error:
+            why, has_lines = _reason(error), False
+        if why:
+            self._pass_over(file, why)
+        return lines if has_lines else None
+
+    def _may_be_of_the_time(self, span: Span) -> bool:
+        is_later = self.until_us is not None and span.begin_us >= self.until_us
+        return not is_later and (self.since_us is None or span.end_us >= self.since_us)
+
+    def _together(self, opened: list[FileLines]) -> tuple[pa.Schema, list[FileLines]]:
+        """Return the schema of files, and those that have it; the newest say what it is."""
+        newest = opened[::-1]
+        schema, apart = united(lines.schema for lines in newest)
+        for place in apart:
+            assert schema is not None
+            names = ", ".join(differing(schema, newest[place].schema)) or "columns"
+            self._pass_over(newest[place].file, f"newer files have values of another kind in {names}")
+        kept = [lines for place, lines in enumerate(newest) if place not in set(apart)]
+        return schema or pa.schema([("time", _TIME)]), kept[::-1]
+
+    def _pass_over(self, file: LogFile, why: str) -> None:
+        self.passed_over.append(PassedOver(file.path, why))
+
+
+def _opened(file: LogFile) -> FileLines:
+    """Open a file, or what it became meanwhile."""
+    if file.is_draft:
+        with suppress(FileNotFoundError):
+            return FileLines(file)
+        file = file.sealed()
+    return FileLines(file)
+
+
+def _as_it_is_now(lines: FileLines) -> FileLines:
+    """Return a file, or what it became since it was opened."""
+    return FileLines(lines.file.sealed()) if lines.file.is_draft and lines.file.is_gone else lines
+
+
+def _reason(error: Any) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
