@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 from collections import deque
@@ -242,6 +243,30 @@ def test_parquet_file_has_its_name_only_when_it_is_whole(
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".arrows"]
     assert LogFiles(tmp_path, now).recover() == 1
     assert ids(tmp_path) == numbered(0, 4)
+
+
+def test_request_is_found_without_reading_what_is_not_of_it(tmp_path: Path, now: Now) -> None:
+    """A row group has a filter of its ids, as large as they are many; without ids there is none."""
+    if "bloom_filter_options" not in inspect.signature(pq.ParquetWriter.__init__).parameters:
+        pytest.skip("this pyarrow writes no Bloom filters")
+    for pipeline, ids_sent in (("few", [f"r{n}" for n in range(100)]), ("many", None), ("none", [""] * 100)):
+        files = LogFiles(tmp_path / pipeline, now)
+        rows = 100 if ids_sent else 20_000
+        files.write([log_table(predictions(0, rows, **({"request_ids": ids_sent} if ids_sent else {})))])
+        files.seal()
+    sizes = {}
+    for path in tmp_path.rglob("*.parquet"):
+        column = pq.read_metadata(path).row_group(0).column(1)
+        assert column.path_in_schema == "request_id"
+        sizes[path.parts[-3]] = column.bloom_filter_length
+    assert 0 < sizes["few"] < 300
+    assert 20_000 < sizes["many"] < 70_000
+    assert sizes["none"] is None
+    duckdb = pytest.importorskip("duckdb")
+    (path,) = (tmp_path / "many").rglob("*.parquet")
+    probe = "SELECT bloom_filter_excludes FROM parquet_bloom_probe(?, 'request_id', ?)"
+    assert duckdb.execute(probe, [str(path), "r19999"]).fetchall() == [(False,)]
+    assert duckdb.execute(probe, [str(path), "another"]).fetchall() == [(True,)]
 
 
 def test_what_is_too_old_or_too_much_goes(tmp_path: Path, now: Now) -> None:
