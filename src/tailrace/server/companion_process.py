@@ -26,6 +26,7 @@ from tailrace.server.control import (
     ToCompanion,
     rss_bytes,
 )
+from tailrace.server.log_lines import LINES
 from tailrace.server.logging import configure_logging, log_warnings
 
 _ASSIGNMENT_S: Final = 30.0
@@ -92,6 +93,7 @@ def run_companion(name: str, arguments: list[str], work: Callable[[CompanionProc
     task: Any = channel.receive_blocking(_ASSIGNMENT_S)
     if not isinstance(task, CompanionAssignment):
         return 1
+    LINES.who = name
     configure_logging()
     log_warnings()
     return uvloop.run(work(CompanionProcess(name, task, channel, began_s)))

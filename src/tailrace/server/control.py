@@ -19,6 +19,7 @@ import msgspec
 from tailrace.alerting import DEFAULTS, Alerts
 from tailrace.monitor.observed import Observed
 from tailrace.release.pinned import Pin
+from tailrace.server.log_lines import LINES, LogLine
 from tailrace.server.options import ServeOptions
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
@@ -161,9 +162,10 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """Child → supervisor, every `heartbeat_s`: the loop runs."""
+    """Child → supervisor, every `heartbeat_s`: the loop runs. lines: what it has logged since, or the newest of that."""
 
     rss_bytes: int = 0
+    lines: tuple[LogLine, ...] = ()
 
 
 class Draining(msgspec.Struct, frozen=True, tag=True):
@@ -306,7 +308,7 @@ class ChildChannel(Channel):
     async def beat(self, period_s: float) -> None:
         """Send heartbeats until cancelled."""
         while True:
-            self.send(Heartbeat(rss_bytes()))
+            self.send(Heartbeat(rss_bytes(), () if self._outbox else LINES.take()))
             await asyncio.sleep(period_s)
 
 

@@ -14,6 +14,8 @@ from typing import Any, Final, TextIO
 import msgspec
 import structlog
 
+from tailrace.server.log_lines import LINES
+
 STDERR: Final = 2
 
 
@@ -27,6 +29,7 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=as_json),
             structlog.processors.format_exc_info,
+            LINES.keep,
             renderer,
         ],
         logger_factory=lambda *_: _LINES,

@@ -25,6 +25,7 @@ from tailrace.server.control import (
     WantsEvents,
     Warm,
 )
+from tailrace.server.log_lines import LINES
 
 _LAST_WORDS_S: Final = 1.0
 """How long an end of the channel may be unread after the exit, or a process live on after it has closed its end."""
@@ -155,8 +156,9 @@ class ChildProcess:
                 on_ready()
             case Failed(error=error):
                 self.failure = error
-            case Heartbeat(rss_bytes=rss_bytes):
+            case Heartbeat(rss_bytes=rss_bytes, lines=lines):
                 self.rss_bytes = rss_bytes or self.rss_bytes
+                LINES.hear(lines)
             case Observed():
                 self.observed = time.monotonic(), message
             case Draining():

@@ -65,6 +65,7 @@ from tailrace.server.http.secure import Secured
 from tailrace.server.http.server import HttpServer
 from tailrace.server.limiting.limiter import Limiter
 from tailrace.server.limiting.opening import open_limiter
+from tailrace.server.log_lines import LINES
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.proxies import Proxies
@@ -338,6 +339,7 @@ def main(arguments: list[str]) -> int:
     start: Any = channel.receive_blocking(30.0)
     if not isinstance(start, Assignment):
         return 1
+    LINES.who = f"worker {start.slot}"
     configure_logging()
     log_warnings()
     return uvloop.run(_work(start, channel, began_s))
