@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 from typing import Any, cast
 
-from tailrace.monitor.drift.findings import Findings
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.observed import OBSERVED_BYTES_MAX, Observed
 from tailrace.server.companion_process import CompanionProcess
 from tailrace.server.control import ChildChannel, CompanionAssignment, SupervisorChannel, ToCompanion
@@ -23,7 +23,7 @@ def test_document_is_told_unless_it_is_too_long() -> None:
         "observer", cast(CompanionAssignment, None), ChildChannel(theirs.detach(), ToCompanion), 0
     )
     try:
-        found = Findings(span="window", started_s=0, ended_s=1, rows=1, learning=0, findings=())
+        found = ShownDrift(started_s=0, ended_s=1, rows=1, learning=0, watched=0, alarmed=0, deviating=0, series=())
         assert not process.say_observed(Observed(at_s=1.0, drift={"x" * OBSERVED_BYTES_MAX: found}))
         assert process.say_observed(Observed(at_s=2.0, drift={"fraud": found}))
         told = asyncio.run(supervisor.receive())

@@ -7,10 +7,25 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 from serving import Server, serving, wait_for
+from structlog.testing import capture_logs
+
+from monitor.drift.predicted import predictions
+from tailrace.inference.drift import Drift
+from tailrace.monitor.drift.pipelines import PipelineDrift
+from tailrace.monitor.layout import observer_layout
+from tailrace.monitor.observed import Observed
+from tailrace.monitor.shared import MetricBlock
+from tailrace.pipeline import Pipeline
+from tailrace.release.pinned import Pin
+from tailrace.server.observed_drift import LOG_S, ObservedDrift
 
 LIMIT_S = 30.0
 
@@ -32,6 +47,37 @@ def ask(server: Server, amount: float, seconds: float) -> None:
         for place in range(20):
             assert server.ask("log", {"amount": amount + place * 1.5 / 19}).status == 200
         time.sleep(0.05)
+
+
+def test_a_fault_ends_nothing_but_the_watch_of_its_pipeline(
+    pipeline_of: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predictions that cannot be counted raise nothing and are logged once; all is watched on."""
+    seconds = iter(np.arange(1.0, 1e6, 1.1).tolist())
+    monkeypatch.setattr("time.monotonic_ns", lambda: int(next(seconds) * 1e9))
+    log, other = (replace(pipeline_of("log"), name=name, drift=Drift("1s", season=None)) for name in ("log", "other"))
+    block = MetricBlock.create(observer_layout(["log", "other"]))
+    watch, observed = ObservedDrift(cast(Pin, None), tmp_path, block), Observed(at_s=1.0)
+    watch._drift = PipelineDrift([log, other])  # what it makes of the pin
+    broken = predictions(log, "1", features={"amount": np.array([["no", "number"]], object)})
+    with capture_logs() as logged:
+        for _ in range(3):
+            watch.take(broken)
+            watch.take(predictions(log, "1", shift=1.0))
+            watch.take(predictions(other, "1", shift=1.0))
+            watch.take(predictions(other, "1", shift=1.0))
+    assert [each["event"] for each in logged] == ["drift is not watched", "drift"]
+    watch.tell(observed)
+    assert list(observed.drift) == ["other"]
+    assert observed.drift["other"].alarmed == 2
+    now_s = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now_s + LOG_S)
+    for _ in range(4):
+        watch.take(predictions(log, "1", shift=1.0))
+    watch.tell(observed)
+    assert set(observed.drift) == {"log", "other"}
+    watch.write()
+    assert set(json.loads((tmp_path / "drift.json").read_text())) == {"log", "other"}
 
 
 @pytest.mark.slow

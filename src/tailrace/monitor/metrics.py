@@ -121,8 +121,8 @@ _TABLE: Final = (
         ("reason",), owner="observer",
     ),
     Metric(
-        "tailrace_drift_alarms", "gauge", "Series with an alarm of drift in the last window.", ("pipeline", "kind"),
-        owner="observer",
+        "tailrace_drift_alarms", "gauge", "Series with an alarm of drift, in the last windows or over whole seasons.",
+        ("pipeline", "kind"), owner="observer",
     ),
     Metric(
         "tailrace_drift_deviating", "gauge", "Series beyond two standard deviations of window means.",

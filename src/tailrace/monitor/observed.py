@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from tailrace.monitor.drift.findings import Findings
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.slowest import SlowRequest
 
 OBSERVED_BYTES_MAX: Final = 512 << 10
@@ -21,5 +21,5 @@ class Observed(msgspec.Struct, tag=True, kw_only=True):
     """
 
     at_s: float
-    drift: dict[str, Findings] = {}
+    drift: dict[str, ShownDrift] = {}
     slow: dict[str, tuple[SlowRequest, ...]] = {}

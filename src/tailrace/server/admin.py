@@ -14,6 +14,7 @@ from tailrace.batch import JSON, Call
 from tailrace.errors import ServingError, SetupError, UnauthorizedError, UnavailableError
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.alerts.watch import Alert
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.snapshot import PipelineSnapshot
 from tailrace.server.control import PipelineReady, ReleasedPipeline
 from tailrace.server.endpoint import Answer, Gate, Page
@@ -73,7 +74,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then.
 
     signatures_required: whether a registry's version is served only if a trusted key has signed it. alerts: those that
-    fire, and those that will if they hold on.
+    fire, and those that will if they hold on. drift: the last window of each pipeline, empty without an observer.
     """
 
     version: str
@@ -90,6 +91,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warm_up: tuple[PipelineReady, ...]
     signatures_required: bool
     alerts: list[Alert]
+    drift: dict[str, ShownDrift]
 
 
 class AdminView(Protocol):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import msgspec
 import structlog
 
 from tailrace.monitor.drift.findings import Findings
-from tailrace.monitor.drift.pipelines import PipelineDrift
+from tailrace.monitor.drift.history import DriftHistory, shown_drift
+from tailrace.monitor.drift.pipelines import PipelineDrift, pack_all
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.metrics import DRIFT_KINDS
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
@@ -25,6 +28,7 @@ FOUND_FILE: Final = "drift.json"
 KEPT_FILE: Final = "drift.kept"
 """What was learned, for a successor."""
 LOG_S: Final = 300.0
+"""How often a pipeline's alarms, or its faults, are logged; and how long one is not watched after a fault."""
 SERIES_TOLD_MAX: Final = 10
 
 
@@ -37,39 +41,37 @@ class ObservedDrift:
         self._places = {(series.name, *series.labels): series.offset for series in block.layout.series}
         self._log = structlog.get_logger()
         self._drift: PipelineDrift | None = None
-        self._is_broken = False
         self._has_found = False
-        self._latest: dict[str, Findings] = {}
+        self._histories: dict[str, DriftHistory] = {}
+        self._shown: dict[str, ShownDrift] = {}
+        self._paused_s: dict[str, float] = {}
         self._logged_s: dict[str, float] = {}
         self._failed_s = -LOG_S
+        self._keeping = Lock()
 
     def take(self, predictions: Predictions) -> None:
-        """Tell of predictions. A fault ends the watch and is logged: the log goes on without it."""
-        if self._is_broken:
+        """Tell of predictions. After a fault their pipeline is not watched for a while; all else goes on."""
+        pipeline = predictions.pipeline
+        if time.monotonic() < self._paused_s.get(pipeline, 0.0):
             return
         try:
-            if self._drift is None:
-                self._drift = self._begin()
-            found = self._drift.take(predictions, time.monotonic_ns(), time.time())
-        except Exception as error:  # of a model's file, or of ours
-            self._is_broken = True
-            self._log.error("drift is not watched", error=repr(error), exc_info=error)
-            return
-        for findings in found:
-            self._has_found = True
-            if findings.span == "window":
-                self._latest[predictions.pipeline] = findings
-                self._count(predictions.pipeline, findings)
-            self._tell(predictions.pipeline, findings)
+            self._take(predictions)
+        except Exception as error:  # of a model's file, or of ours; the log is told after this
+            self._paused_s[pipeline] = time.monotonic() + LOG_S
+            if self._drift is not None:
+                self._drift.give_up(pipeline)
+            self._log.error("drift is not watched", pipeline=pipeline, for_s=LOG_S, error=repr(error), exc_info=error)
 
     def write(self) -> None:
         """Write what was found and learned since the last time; on a thread. What the disk does not take waits."""
         if self._drift is None or self._folder is None or not self._has_found:
             return
         self._has_found = False
+        with self._keeping:
+            found, copied = dict(self._drift.latest), self._drift.copy()
         try:
-            _replace(self._folder / FOUND_FILE, msgspec.json.encode(self._drift.latest))
-            _replace(self._folder / KEPT_FILE, msgspec.msgpack.encode(self._drift.keep()))
+            _replace(self._folder / FOUND_FILE, msgspec.json.encode(found))
+            _replace(self._folder / KEPT_FILE, msgspec.msgpack.encode(pack_all(copied)))
         except OSError as error:  # the log is not to wait for it
             self._has_found = True
             if (now_s := time.monotonic()) >= self._failed_s + LOG_S:
@@ -78,10 +80,26 @@ class ObservedDrift:
 
     def tell(self, observed: Observed) -> None:
         """Show the last window of each pipeline."""
-        observed.drift = dict(self._latest)
+        observed.drift = self._shown
 
     def close(self) -> None:
         """Nothing: what was found is written whole each time."""
+
+    def _take(self, predictions: Predictions) -> None:
+        if self._drift is None:
+            self._drift = self._begin()
+        with self._keeping:
+            found = self._drift.take(predictions, time.monotonic_ns(), time.time())
+        if not found:
+            return
+        self._has_found = True
+        pipeline = predictions.pipeline
+        history = self._histories.setdefault(pipeline, DriftHistory())
+        for findings in found:
+            history.add(findings)
+            self._tell(pipeline, findings)
+        self._count(pipeline, history)
+        self._shown = shown_drift(self._histories)
 
     def _begin(self) -> PipelineDrift:
         """Return the watch of the release that workers serve by now, with what a predecessor has learned."""
@@ -94,12 +112,13 @@ class ObservedDrift:
             drift.recall(msgspec.msgpack.decode((self._folder / KEPT_FILE).read_bytes(), type=dict[str, bytes]))
         return drift
 
-    def _count(self, pipeline: str, findings: Findings) -> None:
+    def _count(self, pipeline: str, history: DriftHistory) -> None:
         """Set the gauges of a pipeline."""
+        findings = () if history.last is None else history.last.findings
         for kind in DRIFT_KINDS:
-            told = [each for each in findings.findings if each.kind == kind]
+            told = [each for each in findings if each.kind == kind]
             for name, count in (
-                ("tailrace_drift_alarms", sum(bool(each.alarms) for each in told)),
+                ("tailrace_drift_alarms", sum(bool(history.alarms_of(each)) for each in told)),
                 ("tailrace_drift_deviating", sum(each.is_deviating for each in told)),
             ):
                 place = self._places.get((name, pipeline, kind))

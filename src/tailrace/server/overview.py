@@ -107,6 +107,7 @@ class Overview:
             ready=self.is_ready(),
             address=self.url,
             releases=self.releases(),
+        observed = self.observed()
             workers=self.workers(),
             companions=self.companions(),
             pipelines=pipeline_snapshots(metrics),
@@ -122,6 +123,7 @@ class Overview:
         return self.alerting.active()
 
     def observed(self) -> Observed | None:
+            drift=observed.drift if observed is not None else {},
         """Return what the observer has said last; None where there is none, or it is silent."""
         now_s = time.monotonic()
         for child in self._companions:

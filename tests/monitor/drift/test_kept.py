@@ -11,14 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailrace.batch import Provenance
+from monitor.drift.predicted import predictions
 from tailrace.inference.drift import Drift
 from tailrace.inference.manifest import Profile
 from tailrace.monitor.drift.kept import keep, recall
 from tailrace.monitor.drift.pipelines import PipelineDrift, profile_of
 from tailrace.monitor.drift.series import series_of
 from tailrace.monitor.drift.watch import DriftWatch
-from tailrace.monitor.predictions import Predictions
 from tailrace.pipeline import Pipeline
 from tailrace.release.profile import profile_numbers
 
@@ -49,6 +48,32 @@ def test_a_successor_knows_what_was_learned() -> None:
     assert after.baselines[0].windows[0] == 20
 
 
+def test_a_successor_knows_how_its_predecessor_voted() -> None:
+    """Two windows that spoke before it died, and one after it, are the three that make an alarm."""
+    before, after, rng = learned(), watch(), np.random.default_rng(2)
+    for second in (21, 22):
+        (told,) = before.add({"x": rng.normal(1.0, size=ROWS)}, second * 10**9, float(second))
+        assert not told.alarms
+    assert recall(after, keep(before))
+    (told,) = after.add({"x": rng.normal(1.0, size=ROWS)}, 10**9, 23.0)
+    assert [each.series for each in told.alarms] == ["x"]
+
+
+def test_a_cycle_goes_on_over_a_restart() -> None:
+    """Of a day, twenty hours before a restart and four after it are whole: what creeps is found all the same."""
+    reference = series_of(Profile(5_000, {"x": profile_numbers(np.random.default_rng(0).normal(0, 1, 5_000))}, ()))
+    declared, rng, told = Drift("1h", season="day"), np.random.default_rng(1), []
+    watches = [DriftWatch(reference, declared, 0, 0.0) for _ in range(4)]
+    for number, each in enumerate(watches):
+        if number:
+            assert recall(each, keep(watches[number - 1]))
+        for hour in range(1, 16):  # its monotonic clock begins anew
+            found = each.add({"x": rng.normal(1.0, size=ROWS)}, hour * 3_600 * 10**9, (15 * number + hour) * 3_600.0)
+            told += [window for window in found if window.span == "cycle"]
+    assert [(each.ended_s / 3_600, bool(each.alarms)) for each in told] == [(24, False), (48, True)]
+    assert told[0].rows == 24 * ROWS
+
+
 def test_what_is_broken_or_another_ones_is_learned_anew() -> None:
     """Cut short, with a bit turned, of another reference, or of no kind at all: nothing is taken, nothing raised."""
     data = keep(learned())
@@ -68,19 +93,6 @@ def test_a_bomb_is_not_unpacked() -> None:
     kept: list[Any] = msgspec.msgpack.decode(keep(watch()))
     kept[4] = zlib.compress(bytes(20 << 20), 1)
     assert not recall(watch(), msgspec.msgpack.encode(kept))
-
-
-def predictions(pipeline: Pipeline, release: str, shift: float = 0.0, rows: int = ROWS) -> Predictions:
-    """Return predictions of a pipeline of one feature."""
-    values = np.random.default_rng(3).uniform(0.5 + shift, 2 + shift, rows)
-    zeros = np.zeros(rows, np.int64)
-    return Predictions(
-        pipeline=pipeline.name, release=release, slot=0, requests=[b"{}"] * rows, request_ids=[""] * rows,
-        traces=[""] * rows, clients=[""] * rows, errors=[""] * rows, answered_ns=zeros, waits_ns=zeros, whole_ns=zeros,
-        layers_ns=np.zeros((rows, 5), np.int64), row_request=None, features={"amount": values},
-        provenance={"Profiles": np.full(rows, Provenance.FRESH, np.uint8)}, event_ns={}, scores=np.log(values),
-        decisions=None, labels=(), reasons=None, degraded=np.zeros(rows, np.uint8), failed=np.zeros(rows, np.bool_),
-    )  # fmt: skip
 
 
 def test_pipelines_are_watched_by_the_profile_of_their_model(pipeline_of: Callable[[str], Pipeline]) -> None:

@@ -147,6 +147,21 @@ def test_two_deviations_of_window_means_are_told(profile: Profile) -> None:
     assert not found.alarms  # it is less than what matters
 
 
+def test_two_deviations_of_a_decision_are_told(profile: Profile) -> None:
+    """The plain rule of decisions is one of their shares: half as many again are blocked as in earlier windows."""
+    watched = Watched(profile)
+    for _ in range(40):
+        told = watched.window(decision=lambda values: (watched.rng.uniform(size=len(values)) < 0.15) * 2)
+        assert not finding(told, "decision").is_deviating
+    for _ in range(4):
+        told = watched.window(decision=lambda values: (watched.rng.uniform(size=len(values)) < 0.22) * 2)
+    found = finding(told, "decision")
+    assert found.is_deviating
+    assert found.deviations is not None
+    assert abs(found.deviations) > 2
+    assert not found.alarms  # it is less than what matters
+
+
 def test_window_with_few_rows_goes_on(profile: Profile) -> None:
     """Fewer rows than are needed make no finding, and are not lost."""
     watched = Watched(profile)

@@ -67,6 +67,12 @@ class Baseline:
         return np.asarray(np.sqrt(_variance(self.means, self.mean_squares, self.windows)))
 
     @property
+    def shares_known(self) -> tuple[Floats, Floats]:
+        """The mean of the windows' shares of each cell, and their standard deviation."""
+        windows = self.windows[:, np.newaxis]
+        return self.shares / np.maximum(windows, 1.0), np.sqrt(_variance(self.shares, self.share_squares, windows))
+
+    @property
     def design_effect(self) -> Floats:
         """How many rows are worth one independent row, 1 or more: a customer's payments are alike, hours are not.
 

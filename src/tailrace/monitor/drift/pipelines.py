@@ -12,7 +12,7 @@ from tailrace.inference.drift import Drift
 from tailrace.inference.manifest import MANIFEST_FILE, Profile, decode_manifest
 from tailrace.monitor.drift.columns import Gathered, columns_of
 from tailrace.monitor.drift.findings import Findings
-from tailrace.monitor.drift.kept import keep, recall
+from tailrace.monitor.drift.kept import Copied, copy, pack, recall
 from tailrace.monitor.drift.series import series_of
 from tailrace.monitor.drift.watch import DriftWatch
 from tailrace.monitor.predictions import Predictions
@@ -62,16 +62,30 @@ class PipelineDrift:
         self.latest[predictions.pipeline] |= {each.span: each for each in found}
         return found
 
-    def keep(self) -> dict[str, bytes]:
-        """Return what has been learned, by pipeline; of those that have not been told of anything, what was kept."""
-        found = {name: keep(each.watch) if each.watch else each.kept for name, each in self._watched.items()}
+    def give_up(self, pipeline: str) -> None:
+        """Let go of all that a pipeline has gathered; it begins anew with its next predictions."""
+        watched = self._watched[pipeline]
+        watched.watch, watched.gathered = None, Gathered()
+
+    def copy(self) -> dict[str, Copied | bytes]:
+        """Copy what is to be kept, by pipeline; of those that have not been told of anything, what was kept."""
+        found = {name: copy(each.watch) if each.watch else each.kept for name, each in self._watched.items()}
         return {name: data for name, data in found.items() if data is not None}
+
+    def keep(self) -> dict[str, bytes]:
+        """Return what is to be kept, by pipeline."""
+        return pack_all(self.copy())
 
     def recall(self, kept: Mapping[str, bytes]) -> None:
         """Take what a predecessor has kept; each pipeline has it with its first predictions, where it still fits."""
         for name, data in kept.items():
             if name in self._watched:
                 self._watched[name].kept = data
+
+
+def pack_all(copied: Mapping[str, Copied | bytes]) -> dict[str, bytes]:
+    """Return as bytes what was copied of each pipeline; it takes long, and no watch has to wait for it."""
+    return {name: each if isinstance(each, bytes) else pack(each) for name, each in copied.items()}
 
 
 def profile_of(pipeline: Pipeline) -> Profile:

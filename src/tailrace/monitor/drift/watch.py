@@ -17,11 +17,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.deadline import NS_PER_S
 from tailrace.inference.drift import Drift
 from tailrace.monitor.drift.baseline import Baseline
 from tailrace.monitor.drift.comparison import STATISTICS, Comparer, Comparison
 from tailrace.monitor.drift.findings import Finding, Findings
-from tailrace.monitor.drift.series import Series
+from tailrace.monitor.drift.series import CELLS_MAX, Series
 from tailrace.monitor.drift.statistics import Floats
 from tailrace.monitor.drift.window import DriftWindow, Tally, reference_tally
 
@@ -43,7 +44,7 @@ class DriftWatch:
     """
 
     def __init__(self, series: Sequence[Series], declared: Drift, now_ns: int, wall_s: float) -> None:
-        self.series, self._declared = tuple(series), declared
+        self.series, self.declared = tuple(series), declared
         self._labels = [each.labels for each in self.series]
         self._reference = reference_tally(self.series)
         self._has_reference = self._reference.rows > 0
@@ -51,14 +52,23 @@ class DriftWatch:
         self._comparer = Comparer(self.series, declared.false_discoveries)
         shape = (len(self.series), len(STATISTICS))
         self._votes, self._cycle_votes = _Votes(declared.alarm, shape), _Votes(CYCLE_ALARM, shape)
-        self._sides = (_Votes(declared.alarm, shape[:1]), _Votes(declared.alarm, shape[:1]))
-        self._cycle, self._cycle_started, self._cycle_ns = Tally.empty(shape[0]), (now_ns, wall_s), 0
+        self._is_decision = np.array([each.kind == "decision" for each in self.series], np.bool_)
+        sides = (len(self.series), CELLS_MAX)
+        self._sides = _Votes(declared.alarm, sides), _Votes(declared.alarm, sides)
+        self._cycle, self._cycle_span_s = Tally.empty(shape[0]), np.zeros(1)
         self._open(now_ns, wall_s)
 
     @property
     def baselines(self) -> Sequence[Baseline]:
-        """What has been learned, an hour of the season each; what is kept over a restart."""
+        """What has been learned, an hour of the season each."""
         return self._baselines
+
+    @property
+    def kept(self) -> Sequence[NDArray[Any]]:
+        """What is kept over a restart: what has been learned, the last windows' votes, and the cycle so far."""
+        learned = [each for baseline in self._baselines for each in baseline.arrays]
+        votes = [each.last for each in (self._votes, self._cycle_votes, *self._sides)]
+        return *learned, *votes, *self._cycle.arrays, self._cycle_span_s
 
     def add(
         self,
@@ -69,7 +79,7 @@ class DriftWatch:
     ) -> tuple[Findings, ...]:
         """Add a batch, see `DriftWindow.add`; return what has ended by it: mostly nothing."""
         self._window.add(columns, defaulted)
-        if now_ns < self._ends_ns or self._window.rows < self._declared.rows_min:
+        if now_ns < self._ends_ns or self._window.rows < self.declared.rows_min:
             return ()
         return self.close(now_ns, wall_s)
 
@@ -80,36 +90,53 @@ class DriftWatch:
         effect, deviation = _spread(baseline, learned)
         compared = self._comparer.compare(window.tally, base, effect, deviation, shape)
         alarms = self._votes.cast(compared.signals)
-        off = np.full(len(self.series), np.nan)
-        np.divide(window.tally.means - baseline.mean, baseline.deviation, out=off,
-                  where=learned & (baseline.deviation > 0) & (window.tally.rows > 0))  # fmt: skip
-        deviating = self._sides[0].cast(off > DEVIATIONS_MAX) | self._sides[1].cast(off < -DEVIATIONS_MAX)
+        off = self._deviations(window.tally, baseline, learned)
+        above, below = self._sides
+        beyond = above.cast(off > DEVIATIONS_MAX) | below.cast(off < -DEVIATIONS_MAX)
+        deviating = np.asarray(beyond.any(axis=1))
         quiet = np.asarray(~(compared.signals.any(axis=1) | alarms.any(axis=1) | deviating), np.bool_)
-        baseline.learn(window.tally, quiet, KEPT * self._declared.windows_to_learn)
-        told = self._tell(compared, window.tally, base, alarms, off, deviating)
+        baseline.learn(window.tally, quiet, KEPT * self.declared.windows_to_learn)
+        told = self._tell(compared, window.tally, base, alarms, _farthest(off, beyond), deviating)
         waits = int(np.count_nonzero(~shape))
         found = [Findings(span="window", started_s=self._started_s, ended_s=wall_s, rows=window.rows, learning=waits,
                           findings=told)]  # fmt: skip
-        if self._declared.season is not None:
-            found += self._close_cycle(window.tally, now_ns, wall_s)
+        if self.declared.season is not None:
+            self._cycle_span_s += (now_ns - self._started_ns) / NS_PER_S
+            found += self._close_cycle(window.tally, wall_s)
         self._open(now_ns, wall_s)
         return tuple(found)
 
     def _base(self, baseline: Baseline) -> tuple[Tally, NDArray[np.bool_], NDArray[np.bool_]]:
         """Return what is compared with, of which series its distribution is known, and which have learned it."""
-        learned = baseline.windows >= self._declared.windows_to_learn
-        own = learned if self._declared.season is not None else learned & ~self._has_reference
+        learned = baseline.windows >= self.declared.windows_to_learn
+        own = learned if self.declared.season is not None else learned & ~self._has_reference
         base = baseline.tally.take(own, self._reference)
         sourced = (baseline.windows > 0) & learned  # no profile tells how often a default was answered
         base.defaulted, base.sourced = (each * sourced for each in (baseline.tally.defaulted, baseline.tally.sourced))
-        known = own if self._declared.season is not None else own | self._has_reference
+        known = own if self.declared.season is not None else own | self._has_reference
         return base, known, learned
 
-    def _close_cycle(self, window: Tally, now_ns: int, wall_s: float) -> list[Findings]:
+    def _deviations(self, window: Tally, baseline: Baseline, learned: NDArray[np.bool_]) -> Floats:
+        """Return how many standard deviations of earlier windows this one is off, (series, cells); NaN where unknown.
+
+        Of a decision the share of each; of numbers the mean, told in the first cell.
+        """
+        off = np.full((len(self.series), CELLS_MAX), np.nan)
+        known = learned & (window.rows > 0)
+        deviation = baseline.deviation
+        np.divide(window.means - baseline.mean, deviation, out=off[:, 0],
+                  where=known & (deviation > 0) & ~self._is_decision)  # fmt: skip
+        usual, spread = baseline.shares_known
+        shares = window.counts / np.maximum(window.rows, 1.0)[:, np.newaxis]
+        np.divide(shares - usual, spread, out=off,
+                  where=(known & self._is_decision)[:, np.newaxis] & (spread > 0))  # fmt: skip
+        return off
+
+    def _close_cycle(self, window: Tally, wall_s: float) -> list[Findings]:
         """Add a window to the cycle; where it is whole, hold it against the reference."""
         self._cycle.merge(window)
-        started_ns, started_s = self._cycle_started
-        if now_ns - started_ns < self._declared.slots * HOUR_S * 1_000_000_000:
+        span_s = float(self._cycle_span_s[0])
+        if span_s < self.declared.slots * HOUR_S:
             return []
         count = len(self.series)
         compared = self._comparer.compare(
@@ -117,15 +144,19 @@ class DriftWatch:
         )
         told = self._tell(compared, self._cycle, self._reference, self._cycle_votes.cast(compared.signals))
         rows = int(self._cycle.rows.max(initial=0))
-        self._cycle, self._cycle_started = Tally.empty(count), (now_ns, wall_s)
+        self._cycle_span_s[0] = 0.0
+        for each in self._cycle.arrays:
+            each[...] = 0.0
         waits = int(np.count_nonzero(~self._has_reference))
-        return [Findings(span="cycle", started_s=started_s, ended_s=wall_s, rows=rows, learning=waits, findings=told)]
+        return [
+            Findings(span="cycle", started_s=wall_s - span_s, ended_s=wall_s, rows=rows, learning=waits, findings=told)
+        ]
 
     def _open(self, now_ns: int, wall_s: float) -> None:
         """Begin a window. Its hour is the one in which it begins."""
         self._window = DriftWindow(self.series)
-        self._started_s, self._ends_ns = wall_s, now_ns + self._declared.window_ns
-        self._slot = int(wall_s // HOUR_S) % self._declared.slots
+        self._started_s, self._started_ns, self._ends_ns = wall_s, now_ns, now_ns + self.declared.window_ns
+        self._slot = int(wall_s // HOUR_S) % self.declared.slots
 
     def _tell(
         self,
@@ -162,17 +193,17 @@ class DriftWatch:
 
 
 class _Votes:
-    """Of the last `of` windows, where at least `needed` have spoken."""
+    """Of the last `of` windows, where at least `needed` have spoken. last: their votes, the newest last."""
 
     def __init__(self, alarm: tuple[int, int], shape: tuple[int, ...]) -> None:
         self._needed, of = alarm
-        self._last, self._next = np.zeros((of, *shape), np.bool_), 0
+        self.last = np.zeros((of, *shape), np.bool_)
 
     def cast(self, signals: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Take a window's votes, and return where there is an alarm."""
-        self._last[self._next] = signals
-        self._next = (self._next + 1) % len(self._last)
-        return np.asarray(self._last.sum(axis=0) >= self._needed)
+        self.last[:-1] = self.last[1:]
+        self.last[-1] = signals
+        return np.asarray(self.last.sum(axis=0) >= self._needed)
 
 
 def _spread(baseline: Baseline, learned: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -183,3 +214,9 @@ def _spread(baseline: Baseline, learned: NDArray[np.bool_]) -> tuple[Floats, Flo
 
 def _named(flags: NDArray[np.bool_]) -> tuple[str, ...]:
     return tuple(STATISTICS[place] for place in np.flatnonzero(flags))
+
+
+def _farthest(off: Floats, beyond: NDArray[np.bool_]) -> Floats:
+    """Return of each series the deviation of its cell that is farthest off, first of those that are in alarm."""
+    size = np.where(np.isnan(off), -1.0, np.abs(off)) + np.where(beyond, 1e9, 0.0)
+    return np.asarray(np.take_along_axis(off, size.argmax(axis=1)[:, np.newaxis], axis=1)[:, 0])
