@@ -43,6 +43,7 @@ import models
 import monitoring_console
 import monitoring_drift
 import monitoring_log
+import monitoring_metrics
 import open_loop
 import real_clients
 import start
@@ -85,6 +86,7 @@ PARTS: Final = {
         monitoring_console,
         monitoring_drift,
         monitoring_log,
+        monitoring_metrics,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"

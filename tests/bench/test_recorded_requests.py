@@ -29,10 +29,10 @@ from tailrace.loadtest.record import make_record
 from tailrace.loadtest.report import LoadReport, build_report
 from tailrace.monitor.exposition import expose
 from tailrace.monitor.layout import PipelineShape, ingester_layout, worker_layout
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import FATES
 from tailrace.monitor.recorder import EventRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import merge_blocks
 
 
 def test_payments_are_new_and_none_is_from_the_future(tmp_path: Path) -> None:

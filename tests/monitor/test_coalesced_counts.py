@@ -13,9 +13,10 @@ from tailrace.deadline import Budget
 from tailrace.errors import InferenceError
 from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
 from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import merge_blocks, pipeline_snapshots
+from tailrace.monitor.snapshot import pipeline_snapshots
 from tailrace.request.coalescing import Coalescing
 from tailrace.request.request_key import RequestKey
 from tailrace.request.shared_answers import CoalescePlan

@@ -12,10 +12,10 @@ from tailrace.deadline import Budget
 from tailrace.errors import MalformedBodyError
 from tailrace.monitor.exposition import expose
 from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import METRICS
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import merge_blocks
 
 BUDGET = Budget("50ms", features="15ms", inference="20ms")
 

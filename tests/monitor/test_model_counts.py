@@ -3,10 +3,10 @@ from __future__ import annotations
 from tailrace.deadline import Budget
 from tailrace.inference.batching import Formed, Reason
 from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import BATCH_REASONS
 from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import merge_blocks
 
 
 def test_batches_of_a_heavy_model_count_by_reason_rows_and_wait() -> None:

@@ -20,10 +20,12 @@ from tailrace.errors import (
 from tailrace.features.view_rows import ViewRows
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import METRICS, error_kinds, slug
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import MergedMetrics, PipelineSnapshot, merge_blocks, pipeline_snapshots
+from tailrace.monitor.snapshot import PipelineSnapshot, pipeline_snapshots
 from tailrace.refusals import RefusalRecorder
 
 BUDGET = Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms")

@@ -6,9 +6,10 @@ import pytest
 
 from tailrace.deadline import NS_PER_S, Budget
 from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import BlockReader, MetricBlock, make_block_fd
-from tailrace.monitor.snapshot import merge_blocks, pipeline_snapshots
+from tailrace.monitor.snapshot import pipeline_snapshots
 
 
 def make_block(slot: int = 0, budget: str = "50ms", pipelines: tuple[str, ...] = ("fraud",)) -> MetricBlock:

@@ -12,8 +12,9 @@ from functools import partial
 from tailrace.deadline import Budget
 from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
 from tailrace.server.admin import AdminServer, CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.console.console import Console
 from tailrace.server.console.page import console_pages

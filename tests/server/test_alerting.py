@@ -21,7 +21,8 @@ from monitor.alerts.counted_pipeline import Counted
 from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError
-from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.merging import merge_blocks
 from tailrace.server.alerting import Alerting, sinks_of
 from tailrace.server.control import PipelineReady, Ready, SupervisorChannel
 from tailrace.server.options import ServeOptions

@@ -25,8 +25,10 @@ from tailrace.deadline import MonotonicClock
 from tailrace.errors import ServingError
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import MergedMetrics, merge_blocks, pipeline_snapshots
+from tailrace.monitor.snapshot import pipeline_snapshots
 from tailrace.release.pinned import Release
 from tailrace.server.declared import shape_of
 from tailrace.server.http.forms import HeadMemory

@@ -15,8 +15,9 @@ from tailrace.deadline import NS_PER_S, MonotonicClock
 from tailrace.engine import answer
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.layout import worker_layout
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
 from tailrace.release.pinned import PinnedModel, Release
 from tailrace.release.remotes import describe_remotes
 from tailrace.server.control import ReleasedModel

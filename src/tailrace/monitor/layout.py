@@ -39,19 +39,28 @@ class Series(msgspec.Struct, frozen=True):
     """One metric with one set of label values, in the order of the metric's labels.
 
     offset, length: its cells. A histogram has a cell for each edge, one for what is above, and one for the sum.
-    budget_ns: what a histogram of times is held to; 0 for none. scale_ns: the edge its edges were made from, that
-    budget or the whole call's; it is exported always.
+    budget_ns: what a histogram of times is held to; 0 for none. scale_ns: the edge its edges are made from, that
+    budget or the whole call's; it is exported always. bounds: the edges of another histogram, of rows say.
     """
 
     name: str
     labels: tuple[str, ...]
     offset: int
     length: int = 1
-    edges: tuple[int, ...] = ()
+    bounds: tuple[int, ...] = ()
     budget_ns: int = 0
     scale_ns: int = 0
 
     @property
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """The edges of a histogram, ascending; none where it is none."""
+        return edges_ns(self.scale_ns) if self.scale_ns else self.bounds
+
+    def moves_to(self, other: Series) -> bool:
+        """Return whether the other one, of the same metric, has other edges."""
+        return (self.scale_ns, self.bounds) != (other.scale_ns, other.bounds)
+
     def is_gauge(self) -> bool:
         """Whether it says what is now, and so begins at 0 with a new writer."""
         return METRICS[self.name].kind == "gauge"
@@ -181,11 +190,11 @@ class _LayoutBuilder:
         self.add(name, *labels, edges=edges_ns(scale_ns), budget_ns=budget_ns, scale_ns=scale_ns)
 
     def add(self, name: str, *labels: str, edges: tuple[int, ...] = (), budget_ns: int = 0, scale_ns: int = 0) -> None:
-        """Add one series behind the last."""
+        """Add one series behind the last. scale_ns: what the edges are made from; they are not kept then."""
         if len(labels) != len(METRICS[name].labels):
             raise ValueError(f"{name} has the labels {METRICS[name].labels}, not {labels}")
-        length = len(edges) + 2 if edges else 1
-        self.series.append(Series(name, labels, self._offset, length, edges, budget_ns, scale_ns))
+        length, bounds = len(edges) + 2 if edges else 1, () if scale_ns else edges
+        self.series.append(Series(name, labels, self._offset, length, bounds, budget_ns, scale_ns))
         self._offset += length
 
     def add_failures(self, pipeline: str) -> None:

@@ -34,6 +34,10 @@ class Metric:
 
 _TABLE: Final = (
     Metric("tailrace_layer_seconds", "histogram", "Time a call spent in one layer.", ("pipeline", "layer"), "ns"),
+    Metric(
+        "tailrace_inference_seconds", "histogram", "That of the inference layer, by release.", ("pipeline", "release"),
+        "ns",
+    ),
     Metric("tailrace_request_seconds", "histogram", "A call's earliest arrival to its answer.", ("pipeline",), "ns"),
     Metric("tailrace_queue_wait_seconds", "histogram", "A call's wait, in its socket too.", ("pipeline",), "ns"),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),

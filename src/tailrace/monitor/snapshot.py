@@ -2,84 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
-
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from tailrace.deadline import LAYERS, NS_PER_S
-from tailrace.monitor.histogram import Histogram
-from tailrace.monitor.layout import Series, SeriesLayout
-
-Key = tuple[str, tuple[str, ...]]
-"""A metric's name and its label values."""
-
-
-class ReadableBlock(Protocol):
-    """A `BlockReader`, or a `MetricBlock` of this process."""
-
-    def read(self) -> tuple[SeriesLayout, NDArray[np.uint64]] | None:
-        """Return the layout and a copy of the cells; None while there is nothing whole."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class MergedSeries:
-    """One series, summed over the blocks. cells: shape (length,), as in the block."""
-
-    series: Series
-    cells: NDArray[np.int64]
-
-    @property
-    def value(self) -> int:
-        """The value of a counter or gauge."""
-        return int(self.cells[0])
-
-    def histogram(self) -> Histogram:
-        """Return a histogram of these cells."""
-        return Histogram(self.series.edges, self.cells.tolist())
-
-    def plus(self, other: MergedSeries) -> MergedSeries:
-        """Return the sum; the other is moved to this one's edges where they differ."""
-        cells = other.cells
-        if other.series.edges != self.series.edges:
-            cells = np.array(other.histogram().rebin(self.series.edges).cells, dtype=np.int64)
-        return MergedSeries(self.series, self.cells + cells)
-
-    def minus(self, earlier: MergedSeries) -> MergedSeries:
-        """Return what was counted after `earlier`; all of it where a worker began again in between."""
-        same = earlier.series.edges == self.series.edges and bool((self.cells >= earlier.cells).all())
-        return MergedSeries(self.series, self.cells - earlier.cells) if same else self
-
-
-@dataclass(frozen=True, slots=True)
-class MergedMetrics:
-    """All series of all blocks at one time. span_s: the time they cover; 0 for since the beginning."""
-
-    series: dict[Key, MergedSeries]
-    at_ns: int
-    span_s: float = 0.0
-
-    def since(self, earlier: MergedMetrics) -> MergedMetrics:
-        """Return what was counted after `earlier`. Gauges stay as they are."""
-        moved = {
-            key: merged if merged.series.is_gauge or key not in earlier.series else merged.minus(earlier.series[key])
-            for key, merged in self.series.items()
-        }
-        return MergedMetrics(moved, self.at_ns, (self.at_ns - earlier.at_ns) / NS_PER_S)
-
-    def value(self, name: str, *labels: str) -> int:
-        """Return one counter or gauge; 0 where it is not there."""
-        merged = self.series.get((name, labels))
-        return merged.value if merged else 0
-
-    def histogram(self, name: str, *labels: str) -> Histogram:
-        """Return one histogram. Raises KeyError where it is not there."""
-        return self.series[name, labels].histogram()
+from tailrace.deadline import LAYERS
+from tailrace.monitor.merged import MergedMetrics, MergedSeries
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -114,22 +40,6 @@ class PipelineSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     coalesced_share: float | None
 
 
-def merge_blocks(blocks: Iterable[ReadableBlock], at_ns: int | None = None) -> MergedMetrics:
-    """Read every block and sum them by series. Blocks that are not whole yet are left out."""
-    found: dict[Key, MergedSeries] = {}
-    for block in blocks:
-        read = block.read()
-        if read is None:
-            continue
-        layout, cells = read
-        signed = cells.astype(np.int64)
-        for series in layout.series:
-            merged = MergedSeries(series, signed[series.offset : series.offset + series.length])
-            key = (series.name, series.labels)
-            found[key] = found[key].plus(merged) if key in found else merged
-    return MergedMetrics(found, time.monotonic_ns() if at_ns is None else at_ns)
-
-
 def pipeline_snapshots(metrics: MergedMetrics) -> tuple[PipelineSnapshot, ...]:
     """Return each pipeline's figures, in the order of the layout; rates only over a span (`metrics.since(…)`)."""
     counted: dict[str, dict[str, dict[tuple[str, ...], int]]] = {}
@@ -153,9 +63,9 @@ def _pipeline_snapshot(
 
     codes = by_label("tailrace_requests_total")
     requests, rows = sum(codes.values()), metrics.value("tailrace_rows_total", name)
-    batches = metrics.histogram("tailrace_batch_rows", name).count
+    batches = metrics.series["tailrace_batch_rows", (name,)].count
     whole = metrics.series["tailrace_request_seconds", (name,)]
-    answered = whole.histogram()
+    answered, budget_ns = whole.count, whole.series.budget_ns
     coalesced = by_label("tailrace_coalesced_total")
     features: dict[str, dict[str, int]] = {}
     for (view, provenance), values in counted.get("tailrace_feature_values_total", {}).items():
@@ -169,7 +79,7 @@ def _pipeline_snapshot(
         whole=_timing(whole),
         wait=_timing(metrics.series["tailrace_queue_wait_seconds", (name,)]),
         layers={layer: _timing(metrics.series["tailrace_layer_seconds", (name, layer)]) for layer in LAYERS},
-        within_budget=answered.count_up_to(whole.series.budget_ns) / answered.count if answered.count else None,
+        within_budget=whole.count_up_to(budget_ns) / answered if answered else None,
         codes=codes,
         degraded=by_label("tailrace_degraded_total"),
         shed=by_label("tailrace_shed_total"),
@@ -183,8 +93,8 @@ def _pipeline_snapshot(
 
 def _timing(merged: MergedSeries) -> Timing:
     """Return the figures of a histogram of times."""
-    histogram, budget_ns = merged.histogram(), merged.series.budget_ns
-    count = histogram.count
+    budget_ns, count = merged.series.budget_ns, merged.count
     if not count:
         return Timing(budget_ns, 0)
-    return Timing(budget_ns, count, histogram.quantile(0.5), histogram.quantile(0.99), histogram.sum / count)
+    p50_ns, p99_ns = merged.quantiles(0.5, 0.99)
+    return Timing(budget_ns, count, p50_ns, p99_ns, int(merged.cells[-1]) / count)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tailrace.alerting import Alerts
 from tailrace.monitor.alerts.sinks import OUTCOMES, AlertmanagerSink, Sink, WebhookSink
 from tailrace.monitor.alerts.watch import Alert, AlertWatch
-from tailrace.monitor.snapshot import Key, MergedMetrics
+from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.server.options import ServeOptions
 
 LOOK_S: Final = 1.0

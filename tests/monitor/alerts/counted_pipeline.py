@@ -8,9 +8,9 @@ from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S, Budget
 from tailrace.monitor.alerts.watch import Alert, AlertWatch
 from tailrace.monitor.layout import PipelineShape, observer_layout, worker_layout
+from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
-from tailrace.monitor.snapshot import merge_blocks
 
 MS = 1_000_000
 

@@ -13,7 +13,8 @@ from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.watch import AlertWatch
 from tailrace.monitor.alerts.window import Window
-from tailrace.monitor.snapshot import MergedMetrics, merge_blocks
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.merging import merge_blocks
 
 
 def test_what_was_counted_before_the_first_look_is_no_news() -> None:
@@ -89,8 +90,8 @@ def test_alert_is_pending_before_it_fires() -> None:
 def test_watch_takes_the_same_memory_after_days() -> None:
     """Its windows have their slots from the first day; a look takes a small part of a second."""
     counted = Counted()
-    counted.run(200, good=10)
     tracemalloc.start()
+    counted.run(200, good=10)
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(100):
         counted.at_s += 1_000

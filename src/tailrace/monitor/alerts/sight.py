@@ -12,7 +12,7 @@ from tailrace.alerting import Alerts
 from tailrace.deadline import LAYERS, NS_PER_S
 from tailrace.monitor.alerts.window import Window
 from tailrace.monitor.histogram import Histogram
-from tailrace.monitor.snapshot import Key, MergedMetrics, MergedSeries
+from tailrace.monitor.merged import Key, MergedMetrics, MergedSeries
 
 MINUTE_S: Final = 60.0
 HOUR_S: Final = 3_600.0
@@ -128,7 +128,7 @@ def _columns(name: str, labels: tuple[str, ...]) -> tuple[int, ...]:
 
 def _counted(now: MergedSeries, earlier: MergedSeries | None) -> NDArray[np.int64]:
     """Return what was counted since; zeros where that cannot be known."""
-    if earlier is None or earlier.series.edges != now.series.edges:
+    if earlier is None or earlier.series.moves_to(now.series):
         return np.zeros_like(now.cells)
     return np.asarray(np.maximum(now.cells - earlier.cells, 0))
 

@@ -11,7 +11,7 @@ from tailrace.alerting import DEFAULTS, Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.rules import RULES, Finding, Rule
 from tailrace.monitor.alerts.sight import Sight
-from tailrace.monitor.snapshot import Key, MergedMetrics, MergedSeries
+from tailrace.monitor.merged import Key, MergedMetrics, MergedSeries
 
 State = Literal["pending", "firing", "resolved"]
 

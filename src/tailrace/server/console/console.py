@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from tailrace.monitor.alerts.watch import Alert
-from tailrace.monitor.snapshot import MergedMetrics
+from tailrace.monitor.merged import MergedMetrics
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
 from tailrace.server.console.feed import Listeners
 from tailrace.server.console.figures import HEAT_OCTAVES, HEAT_ROWS_PER_OCTAVE, PipelineFigures, Point, figures_of

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import LAYERS, NS_PER_MS
-from tailrace.monitor.snapshot import MergedMetrics, PipelineSnapshot, Timing, pipeline_snapshots
+from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.snapshot import PipelineSnapshot, Timing, pipeline_snapshots
 
 HEAT_OCTAVES: Final = (-9, 2)
 """The heatmap's rows reach from this many octaves under the budget to so many above it, ..."""

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from tailrace.monitor.alerts.watch import Alert
-from tailrace.monitor.snapshot import MergedMetrics
+from tailrace.monitor.merged import MergedMetrics
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
 from tailrace.server.console.verdict import Verdict
 

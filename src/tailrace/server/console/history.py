@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.deadline import NS_PER_S
-from tailrace.monitor.snapshot import MergedMetrics
+from tailrace.monitor.merged import MergedMetrics
 from tailrace.server.console.figures import Point, points_of
 
 FINE_STEPS_MAX: Final = 600
