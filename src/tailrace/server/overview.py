@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from tailrace.alerting import Alerts
+from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.sinks import Sink
 from tailrace.monitor.alerts.watch import Alert
+from tailrace.monitor.merged import Key, MergedMetrics
+from tailrace.monitor.merging import Merger
 from tailrace.monitor.observed import Observed
-from tailrace.monitor.snapshot import Key, MergedMetrics, merge_blocks, pipeline_snapshots
+from tailrace.monitor.snapshot import pipeline_snapshots
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
 from tailrace.server.alerting import Alerting
@@ -27,6 +30,8 @@ from tailrace.version import VERSION
 
 _SAMPLE_S: Final = 5.0
 """How often the counters are kept for /status's recent figures; they cover one to two of these."""
+_SHARED_S: Final = 0.9
+"""Who looks once a second looks at what another has merged, if it is no older."""
 OBSERVED_S: Final = 10.0
 """What the observer has said is shown for so long."""
 
@@ -50,14 +55,16 @@ class Overview:
     ) -> None:
         self._workers: list[tuple[Slot, Child]] = []
         self._companions: list[Child] = []
-        self._blocks = []
+        blocks = []
         for child in children:
             if child.slot is not None:
                 self._workers.append((child.slot, child))
             else:
                 self._companions.append(child)
             if child.block is not None:
-                self._blocks.append(child.block)
+                blocks.append(child.block)
+        self._merger = Merger(blocks)
+        self._merged: MergedMetrics | None = None
         self._adoption = adoption
         self.url = url
         self._is_open = is_open
@@ -93,14 +100,13 @@ class Overview:
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]
             values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
-        return expose(self.merge(), values | self.alerting.values())
+        return expose(self._merge_now(), values | self.alerting.values())
 
     def status(self) -> Status:
         """Return what runs, and how it has been doing."""
-        metrics = self.merge()
+        metrics = self._merge_now()
         recent = metrics.since(self._samples[0]) if self._samples else metrics
         warm = next((process.ready for process in self._started() if process.ready is not None), None)
-        observed = self.observed()
         return Status(
             version=VERSION,
             pid=os.getpid(),
@@ -108,6 +114,7 @@ class Overview:
             ready=self.is_ready(),
             address=self.url,
             releases=self.releases(),
+        observed = self.observed()
             workers=self.workers(),
             companions=self.companions(),
             pipelines=pipeline_snapshots(metrics),
@@ -116,7 +123,6 @@ class Overview:
             warm_up=warm.pipelines if warm is not None else (),
             signatures_required=self._signatures_required,
             alerts=self.alerts(),
-            drift=observed.drift if observed is not None else {},
         )
 
     def alerts(self) -> list[Alert]:
@@ -124,6 +130,7 @@ class Overview:
         return self.alerting.active()
 
     def observed(self) -> Observed | None:
+            drift=observed.drift if observed is not None else {},
         """Return what the observer has said last; None where there is none, or it is silent."""
         now_s = time.monotonic()
         for child in self._companions:
@@ -166,8 +173,15 @@ class Overview:
         return [worker.process for _, worker in self._workers if worker.process is not None]
 
     def merge(self) -> MergedMetrics:
+        """Return what all children have counted, for those who look once a second: merged once for them all."""
+        if self._merged is None or time.monotonic_ns() - self._merged.at_ns >= _SHARED_S * NS_PER_S:
+            return self._merge_now()
+        return self._merged
+
+    def _merge_now(self) -> MergedMetrics:
         """Merge what all children have counted."""
-        return merge_blocks(self._blocks)
+        self._merged = self._merger.merge()
+        return self._merged
 
     def _worker_status(self, slot: Slot, worker: Child) -> WorkerStatus:
         """Return the status of one worker."""
