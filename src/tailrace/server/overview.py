@@ -107,6 +107,7 @@ class Overview:
         metrics = self._merge_now()
         recent = metrics.since(self._samples[0]) if self._samples else metrics
         warm = next((process.ready for process in self._started() if process.ready is not None), None)
+        observed = self.observed()
         return Status(
             version=VERSION,
             pid=os.getpid(),
@@ -114,7 +115,6 @@ class Overview:
             ready=self.is_ready(),
             address=self.url,
             releases=self.releases(),
-        observed = self.observed()
             workers=self.workers(),
             companions=self.companions(),
             pipelines=pipeline_snapshots(metrics),
@@ -123,6 +123,7 @@ class Overview:
             warm_up=warm.pipelines if warm is not None else (),
             signatures_required=self._signatures_required,
             alerts=self.alerts(),
+            drift=observed.drift if observed is not None else {},
         )
 
     def alerts(self) -> list[Alert]:
@@ -130,7 +131,6 @@ class Overview:
         return self.alerting.active()
 
     def observed(self) -> Observed | None:
-            drift=observed.drift if observed is not None else {},
         """Return what the observer has said last; None where there is none, or it is silent."""
         now_s = time.monotonic()
         for child in self._companions:
