@@ -52,7 +52,6 @@ class Series(msgspec.Struct, frozen=True):
     scale_ns: int = 0
 
     @property
-    @property
     def edges(self) -> tuple[int, ...]:
         """The edges of a histogram, ascending; none where it is none."""
         return edges_ns(self.scale_ns) if self.scale_ns else self.bounds
@@ -61,6 +60,7 @@ class Series(msgspec.Struct, frozen=True):
         """Return whether the other one, of the same metric, has other edges."""
         return (self.scale_ns, self.bounds) != (other.scale_ns, other.bounds)
 
+    @property
     def is_gauge(self) -> bool:
         """Whether it says what is now, and so begins at 0 with a new writer."""
         return METRICS[self.name].kind == "gauge"
