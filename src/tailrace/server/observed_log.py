@@ -16,7 +16,7 @@ from tailrace.monitor.predictions import Predictions
 from tailrace.server.options import ServeOptions
 
 PENDING_MAX: Final = 200_000
-"""Requests that wait for a slow disk; those that come then are lost, and counted."""
+"""Rows that wait for a slow disk; requests that come then are lost, and counted."""
 LOG_S: Final = 60.0
 
 
@@ -27,41 +27,40 @@ class ObservedLog:
         self._log = LogWriter(folder, age_s_max=options.log_retention_s, bytes_max=options.log_bytes_max)
         self._counts = counts
         self._pending: deque[Predictions] = deque()
-        self._requests = 0
-        self._is_open = False
+        self._rows = 0
         self._logger = structlog.get_logger()
-        self._logged_s = -LOG_S
+        self._warned_s: dict[str, float] = {}
 
     def take(self, predictions: Predictions) -> None:
         """Have predictions wait for the disk."""
-        requests = len(predictions.requests)
-        if self._requests + requests > PENDING_MAX:
-            self._counts.lose("unwritten", requests)
+        rows = _rows(predictions)
+        if self._rows + rows > PENDING_MAX:
+            self._counts.lose("unwritten", len(predictions.requests))
             self._warn("predictions are not logged", "the disk does not keep up")
             return
         self._pending.append(predictions)
-        self._requests += requests
+        self._rows += rows
 
     def write(self) -> None:
         """Write what waits; what the disk does not take waits for the next time. Raises OSError."""
         waiting = self._pending.copy()
         found = len(waiting)
         try:
-            if not self._is_open:
-                self._log.open()
-                self._is_open = True
             self._log.write(waiting)
-            self._log.look()
         except OSError as error:
             self._warn("predictions wait for the disk", str(error))
             raise
         finally:
             for _ in range(found - len(waiting)):
                 self._pending.popleft()
+        try:
+            self._log.look()
+        except OSError as error:  # what was written is written
+            self._warn("the log's files wait for the disk", str(error))
 
     def tell(self, observed: Observed) -> None:
         """Count what was written."""
-        self._requests = sum(len(each.requests) for each in self._pending)
+        self._rows = sum(map(_rows, self._pending))
         self._counts.set_logged(self._log.logged)
         unfit, fault = self._log.take_unfit()
         if unfit:
@@ -73,8 +72,13 @@ class ObservedLog:
         self._log.close()
 
     def _warn(self, event: str, cause: str) -> None:
-        """Log a fault, at most once a minute."""
+        """Log a fault, each at most once a minute."""
         now_s = time.monotonic()
-        if now_s >= self._logged_s + LOG_S:
-            self._logged_s = now_s
-            self._logger.warning(event, cause=cause, requests=self._requests)
+        if now_s >= self._warned_s.get(event, -LOG_S) + LOG_S:
+            self._warned_s[event] = now_s
+            self._logger.warning(event, cause=cause, rows=self._rows)
+
+
+def _rows(predictions: Predictions) -> int:
+    """Return what predictions take of the room: a row each, and a request without one as much."""
+    return max(predictions.rows, len(predictions.requests))

@@ -172,7 +172,6 @@ def test_disk_that_is_full_for_a_while_costs_nothing_but_time(
 ) -> None:
     """What does not fit waits, and is there once, behind what was there before."""
     writer = LogWriter(tmp_path, age_s_max=1e9, bytes_max=1 << 30, now_s=now)
-    writer.open()
     pending = deque([predictions(0, 3)])
     writer.write(pending)
     (draft,) = tmp_path.rglob("*.arrows")
@@ -196,7 +195,6 @@ def test_disk_that_is_full_for_a_while_costs_nothing_but_time(
 def test_predictions_that_no_lines_can_be_made_of_keep_no_others_waiting(tmp_path: Path, now: Now) -> None:
     """They are counted, and the reason is told."""
     writer = LogWriter(tmp_path, age_s_max=1e9, bytes_max=1 << 30, now_s=now)
-    writer.open()
     odd = predictions(1, 2, scores=np.array([object(), "text"], object))
     pending = deque([predictions(0, 1), odd, predictions(3, 1)])
     writer.write(pending)

@@ -20,13 +20,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
+
+from tailrace.monitor.log.draft import Draft
 
 DRAFT: Final = ".arrows"
 SEALED: Final = ".parquet"
+DAMAGED: Final = ".damaged"
+"""A draft of which not all could be made a file."""
 _UNNAMED: Final = ".part"
 DRAFT_BYTES_MAX: Final = 64 << 20
 """A draft is sealed at this size, whatever the hour."""
@@ -40,43 +45,6 @@ HOUR: Final = "%Y-%m-%dT%H"
 """How the folder of an hour is named, in UTC."""
 
 
-class Draft:
-    """One draft, and its writer's lock. Raises OSError where it cannot be made."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = path
-        self.schema = schema
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = os.fdopen(descriptor, "wb", buffering=0)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self.bytes = self.rows = 0
-        self._append(schema.serialize())
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append lines. Raises OSError; then the file ends where it ended before."""
-        self._append(batch.serialize())
-        self.rows += batch.num_rows
-
-    def _append(self, message: pa.Buffer) -> None:
-        """Append a message of the stream, or nothing."""
-        before, data = self.bytes, memoryview(message)
-        while data:
-            try:
-                written = self._file.write(data) or 0
-            except OSError:
-                self.bytes = before
-                self._file.truncate(before)
-                self._file.seek(before)
-                raise
-            self.bytes += written
-            data = data[written:]
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._file.close()
-
-
 class LogFiles:
     """The log of one pipeline under a directory. Every method may raise OSError, and all may be called again then."""
 
@@ -86,10 +54,12 @@ class LogFiles:
         self._draft: Draft | None = None
         self._hour = ""
         self._numbers = count()
+        self._logger = structlog.get_logger()
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Append lines: when this returns, another process's reader finds them. A pipeline's columns may change."""
         hour = datetime.fromtimestamp(self._now_s(), UTC).strftime(HOUR)
+        self._look_at_draft()
         for schema, lines in _alike(batches):
             draft = self._draft
             if draft is not None and (
@@ -102,56 +72,101 @@ class LogFiles:
             for batch in lines:
                 self._draft.write(batch)
 
+    def flush(self) -> None:
+        """Have what was appended on the disk."""
+        if self._draft is not None:
+            self._draft.flush()
+
     def seal_if_due(self) -> None:
         """Seal the draft where its hour is over, though nothing comes."""
         if self._draft is not None and datetime.fromtimestamp(self._now_s(), UTC).strftime(HOUR) != self._hour:
             self.seal()
 
     def seal(self) -> None:
-        """Make the draft a Parquet file."""
+        """Make the draft a Parquet file. Where that fails it stays, and `recover` does it."""
         if self._draft is not None:
             draft, self._draft = self._draft, None
             try:
-                seal_draft(draft.path)
+                seal_draft(draft.path, is_ours=True)
             finally:
                 draft.close()
 
     def recover(self) -> int:
-        """Seal the drafts of writers that are gone, and remove what they have begun; return how many."""
+        """Seal the drafts that nobody writes any more; return how many. One that fails does not keep the others."""
         found = 0
+        fault: OSError | None = None
         for path in sorted(self._folder.glob(f"*/*{DRAFT}")):
             if self._draft is not None and path == self._draft.path:
                 continue
-            with path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                seal_draft(path)
-                found += 1
+            try:
+                found += self._recover(path)
+            except FileNotFoundError:  # another server was first
+                continue
+            except OSError as error:
+                fault = error
+        if fault is not None:
+            raise fault
         return found
 
+    def _recover(self, path: Path) -> bool:
+        """Seal a draft unless its writer lives. What no file can be made of is put aside."""
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return False
+            try:
+                is_whole, cause = seal_draft(path), "it cannot be read to its end"
+            except OSError:
+                raise
+            except Exception as error:  # it would come again at each start
+                path.rename(path.with_suffix(DAMAGED))
+                is_whole, cause = False, str(error)
+            if not is_whole:
+                self._logger.error("a draft of the log is damaged", path=str(path), cause=cause)
+            return True
 
-def seal_draft(path: Path) -> None:
-    """Make a Parquet file of a draft, and remove the draft. One without a whole line is only removed."""
+    def _look_at_draft(self) -> None:
+        """Begin another draft where this one was removed, moved, cut or spoilt: lines behind a gap cannot be read."""
+        if self._draft is not None and not self._draft.is_intact:
+            draft, self._draft = self._draft, None
+            self._logger.warning("a draft of the log was changed by others", path=str(draft.path), lines=draft.rows)
+            draft.close()
+
+
+def seal_draft(path: Path, *, is_ours: bool = False) -> bool:
+    """Make a Parquet file of a draft, and remove the draft; return whether it could be read to its end.
+
+    One without a whole line is only removed. What is damaged, and not only cut short, is put aside. is_ours: who calls
+    has written it, so that its values need not be looked through.
+    """
     part = path.with_suffix(_UNNAMED)
-    rows = 0
+    writer: Any = None
     try:
-        writer: Any = None
-        for table in _groups(path):
-            if writer is None:
-                writer = sealed_writer(part, table.schema, table.num_rows - table.column("request_id").null_count)
-            writer.write_table(table, row_group_size=GROUP_ROWS)
-            rows += table.num_rows
+        with path.open("rb") as file:
+            lines = _Lines(file, is_checked=not is_ours)
+            for table in _groups(lines):
+                if writer is None:
+                    writer = sealed_writer(part, table.schema, table.num_rows - table.column("request_id").null_count)
+                writer.write_table(table, row_group_size=GROUP_ROWS)
         if writer is not None:
             writer.close()
             _flush(part)
             part.rename(path.with_suffix(SEALED))
             _flush(path.parent)
     finally:
+        if writer is not None and writer.is_open:
+            with suppress(OSError):
+                writer.close()
         with suppress(FileNotFoundError):
             part.unlink()
-    path.unlink()
+    if lines.is_whole:
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(DAMAGED))
+    return lines.is_whole
 
 
 def sealed_writer(path: Path, schema: pa.Schema, ids: int) -> Any:
@@ -179,20 +194,53 @@ def _flush(path: Path) -> None:
 
 
 def read_draft(path: Path) -> Iterator[pa.RecordBatch]:
-    """Give the lines of a draft up to where it is cut, or damaged."""
+    """Give the lines of a draft up to where it is cut, or damaged. Raises OSError where the disk cannot be read."""
     with path.open("rb") as file:
+        yield from _Lines(file)
+
+
+class _Lines:
+    """The lines of a stream. is_checked: unless their values are known to be what they were written as.
+
+    is_whole: whether they were all given. What its end is cut in the midst of, or damaged, is taken for one that was
+    written in part, and no line yet.
+    """
+
+    def __init__(self, file: BinaryIO, *, is_checked: bool = True) -> None:
+        self._file = file
+        self._is_checked = is_checked
+        self.is_whole = True
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            with pa.ipc.open_stream(file) as reader:
-                yield from reader
-        except (pa.ArrowInvalid, EOFError, OSError):
-            return
+            with pa.ipc.open_stream(self._file) as reader:
+                for batch in reader:
+                    if self._is_checked and not _is_valid(batch):
+                        self.is_whole = False
+                        return
+                    yield batch
+        except OSError as error:
+            if error.errno is not None:  # else Arrow tells so that a file ends too soon
+                raise
+        except (pa.ArrowException, EOFError):
+            pass
+        self.is_whole = self._file.tell() == os.fstat(self._file.fileno()).st_size
 
 
-def _groups(path: Path) -> Iterator[pa.Table]:
-    """Give the lines of a draft as tables of a row group each."""
+def _is_valid(batch: pa.RecordBatch) -> bool:
+    """Return whether all values can be read: lengths that are damaged would end the process that follows them."""
+    try:
+        batch.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _groups(lines: _Lines) -> Iterator[pa.Table]:
+    """Give lines as tables of a row group each."""
     held: list[pa.RecordBatch] = []
     rows = 0
-    for batch in read_draft(path):
+    for batch in lines:
         held.append(batch)
         rows += batch.num_rows
         if rows >= GROUP_ROWS:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from tailrace.monitor.log.files import SEALED
+from tailrace.monitor.log.files import DAMAGED, SEALED
+
+_HOUR_FOLDER: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
+_FILE: Final = re.compile(rf"\d+-\d+-\d+({re.escape(SEALED)}|{re.escape(DAMAGED)})")
 
 
 def sweep_log(root: Path, *, age_s_max: float, bytes_max: int, now_s: Callable[[], float] = time.time) -> int:
     """Remove the whole files that are too old, and the oldest until the rest takes no more bytes; return how many.
 
-    What is being written is left, and folders go that are empty. Raises OSError.
+    What is being written is left, and so is what is not of the log; folders go that are empty. Raises OSError.
     """
     found = []
-    for path in root.glob(f"*/*/*{SEALED}"):
+    for path in _log_files(root):
         with suppress(FileNotFoundError):  # a second server may sweep the same log
             about = path.stat()
             found.append((about.st_mtime, path, about.st_size))
@@ -32,3 +37,10 @@ def sweep_log(root: Path, *, age_s_max: float, bytes_max: int, now_s: Callable[[
         with suppress(OSError):  # others are in it
             path.parent.rmdir()
     return removed
+
+
+def _log_files(root: Path) -> Iterator[Path]:
+    """Give the files that nothing is added to. A user's own may lie beside them."""
+    for path in root.glob("*/*/*"):
+        if _FILE.fullmatch(path.name) and _HOUR_FOLDER.fullmatch(path.parent.name):
+            yield path

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,11 @@ from tailrace.monitor.log.files import LogFiles
 from tailrace.monitor.log.sweep import sweep_log
 from tailrace.monitor.predictions import Predictions
 
-SWEEP_S: Final = 60.0
+LOOK_S: Final = 60.0
+"""How often files are looked for that are too old, or that nobody has sealed."""
+JUMP_S: Final = 60.0
+DOUBT_S: Final = 3_600.0
+"""How long a clock that has jumped makes no file old."""
 
 
 class LogWriter:
@@ -23,23 +28,26 @@ class LogWriter:
     Used by one thread at a time. Its methods may raise OSError, and all may be called again then.
     """
 
-    def __init__(self, root: Path, *, age_s_max: float, bytes_max: int, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        age_s_max: float,
+        bytes_max: int,
+        now_s: Callable[[], float] = time.time,
+        elapsed_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._root = root
         self._age_s_max, self._bytes_max = age_s_max, bytes_max
-        self._now_s = now_s
+        self._now_s, self._elapsed_s = now_s, elapsed_s
         self._files: dict[str, LogFiles] = {}
-        self._swept_s = 0.0
+        self._looked_s = -math.inf
+        self._offset_s = now_s() - elapsed_s()
+        self._jumped_s = -math.inf
         self.logged: Counter[str] = Counter()
         """The requests that are written, by pipeline."""
         self.unfit = 0
         self.fault = ""
-
-    def open(self) -> None:
-        """Make the directory, and seal what a writer before has left."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in sorted(self._root.iterdir()):
-            if folder.is_dir():
-                self._of(folder.name).recover()
 
     def write(self, pending: deque[Predictions]) -> None:
         """Append predictions, and take each away that is written; `logged` says how many requests that were.
@@ -57,6 +65,8 @@ class LogWriter:
                 self._of(found.pipeline).write([lines])
                 self.logged[found.pipeline] += len(found.requests)
             pending.popleft()
+        for files in self._files.values():
+            files.flush()
 
     def take_unfit(self) -> tuple[int, str]:
         """Return how many requests no lines could be made of since this was last asked, and why."""
@@ -64,12 +74,24 @@ class LogWriter:
         return unfit, self.fault
 
     def look(self) -> None:
-        """Seal what is due, and remove what is too old; often."""
+        """Seal what is due, and now and then what others have left; remove what is too old. Often."""
         for files in self._files.values():
             files.seal_if_due()
-        if (now_s := self._now_s()) >= self._swept_s + SWEEP_S:
-            self._swept_s = now_s
-            sweep_log(self._root, age_s_max=self._age_s_max, bytes_max=self._bytes_max, now_s=self._now_s)
+        if self._elapsed_s() >= self._looked_s + LOOK_S:
+            self._looked_s = self._elapsed_s()
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folders = [each for each in sorted(self._root.iterdir()) if each.is_dir()]
+            _do_all([self._sweep, *(self._of(folder.name).recover for folder in folders)])
+
+    def _sweep(self) -> None:
+        sweep_log(self._root, age_s_max=self._age_max(), bytes_max=self._bytes_max, now_s=self._now_s)
+
+    def _age_max(self) -> float:
+        """Return how old a file may be; of any age for an hour where the clock has jumped, perhaps to jump back."""
+        offset_s = self._now_s() - self._elapsed_s()
+        if abs(offset_s - self._offset_s) > JUMP_S:
+            self._offset_s, self._jumped_s = offset_s, self._elapsed_s()
+        return self._age_s_max if self._elapsed_s() >= self._jumped_s + DOUBT_S else math.inf
 
     def close(self) -> None:
         """Seal everything; what cannot be stays a draft, which the next writer seals."""
@@ -81,3 +103,15 @@ class LogWriter:
         if pipeline not in self._files:
             self._files[pipeline] = LogFiles(self._root / pipeline, self._now_s)
         return self._files[pipeline]
+
+
+def _do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Do each step, also where one before it fails. Raises the first one's OSError then."""
+    faults = []
+    for step in steps:
+        try:
+            step()
+        except OSError as error:
+            faults.append(error)
+    if faults:
+        raise faults[0]
