@@ -93,7 +93,7 @@ def test_quantile_lies_in_the_bucket_of_its_rank(values: list[int], q: float) ->
     assert low <= histogram_of(values).quantile(q) <= high
 
 
-@given(st.lists(st.integers(LOWEST_NS, 8 * BUDGET_NS), min_size=1, max_size=200), st.floats(0, 1))
+@given(st.lists(st.integers(LOWEST_NS + 1, 8 * BUDGET_NS), min_size=1, max_size=200), st.floats(0, 1))
 def test_quantile_is_within_a_percent_of_the_value(values: list[int], q: float) -> None:
     """Whatever the values are, up to eight budgets."""
     true_value = sorted(values)[max(math.ceil(q * len(values)), 1) - 1]
