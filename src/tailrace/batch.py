@@ -96,6 +96,13 @@ class Trace(NamedTuple):
         return self.parent[3:35].decode("ascii")
 
 
+Source = tuple[bytes, bytes, bytes]
+"""Where a call comes from, each empty where it is not known: its id, which its caller or the server has given it; the
+traceparent of W3C Trace Context, as it came; and its caller's address."""
+UNKNOWN: Final[Source] = (b"", b"", b"")
+"""Of a call that tells nothing."""
+
+
 class Call(msgspec.Struct, gc=False, eq=False):
     """One call in flight. A transport makes it, of a class of its own that knows where the answer goes.
 
@@ -127,12 +134,19 @@ class Call(msgspec.Struct, gc=False, eq=False):
         """The scope of its caller: those of another share no answers. Empty for one that need not say who it is."""
         return b""
 
+    def source(self) -> Source:
+        """Return where it comes from; asked once its answer is there."""
+        trace = self.trace
+        return UNKNOWN if trace is None else (b"", trace.parent, b"")
+
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from, for a sample or a line of the log; empty for nothing.
 
-        request_id, trace: as the caller tells them. client: its address.
+        request_id: as the caller tells it. trace: its id. client: its caller's address.
         """
-        return {}
+        request_id, parent, client = self.source()
+        found = {"request_id": request_id, "trace": parent[3:35], "client": client}
+        return {name: text.decode("ascii", "backslashreplace") for name, text in found.items() if text}
 
 
 _NO_SCORES: Final[NDArray[Any]] = np.empty(0)

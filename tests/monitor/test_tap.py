@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -17,8 +18,11 @@ from tailrace.batch import Batch, Call, Provenance, Trace
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.samples import Samples
+from tailrace.compile.wiring import Origin
 from tailrace.deadline import Clock
+from tailrace.errors import ServerError
 from tailrace.monitor.frames import Frame, FrameReader
+from tailrace.monitor.log.columns import log_table
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.redacting import Redacting, redacted_fields, schema_that_redacts
 from tailrace.monitor.ring import RingReader, RingWriter, make_ring_fd
@@ -213,6 +217,68 @@ def test_arrays_and_errors_are_told_with_their_calls(pipeline_of: Callable[[str]
     assert found.failed.tolist() == [False, False, False, True, False]
 
 
+def test_calls_that_broke_off_and_calls_that_others_answered_are_told_without_rows(
+    pipeline_of: Callable[[str], Pipeline], way: Way
+) -> None:
+    """Beside others and alone: the request, its error, or what it was answered; its batch has no columns."""
+    pipeline = pipeline_of("log")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        whole = client.run([b'{"amount": 1.0}'])
+        asked = client.run([b'[{"amount": 2.0}, {"amount": 3.0}]', b'{"amount": 4.0}'])
+        broken = Batch(asked.calls, 5, 9, marks_ns=[5, 6], errors=dict.fromkeys((0, 1), ServerError("it raised")))
+        kept = Batch(whole.calls, 7, 9, coalesced="kept", responses=whole.responses, requests=whole.requests)
+        for alone in (False, True):
+            tap.record_coalesced(kept, 10)
+            tap.record(broken, 10)
+            if not alone:
+                tap.record(whole, 10)
+            tap.flush()
+    beside, alone_ = way.read()
+    assert [json.loads(text)["amount"] for text in beside.requests] == [1.0, 2.0, 3.0, 4.0, 1.0]
+    assert beside.errors == ["", "internal-error", "internal-error", "internal-error", ""]
+    assert (beside.coalesced, beside.rows, beside.places.tolist()) == (["", "", "", "", "kept"], 1, [0])
+    assert beside.answers is not None
+    assert beside.answers[:4] == [b""] * 4
+    assert json.loads(beside.answers[4]) == msgspec.to_builtins(whole.responses[0])
+    assert beside.layers_ns[1].tolist() == [1, 0, 0, 0, 0]
+    assert (alone_.rows, alone_.errors) == (0, beside.errors[1:])
+    assert log_table(alone_).schema.equals(log_table(beside).schema)
+
+
+def test_answers_of_requests_with_secrets_are_not_told(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """An answer may repeat what the request hides."""
+    pipeline = replace(pipeline_of("log"), request=Secret, features=[Secret.amount])
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batch = client.run([b'{"amount": 1.0, "card": "4111"}'])
+        tap.record_coalesced(
+            Batch(batch.calls, 7, 9, coalesced="kept", responses=batch.responses, requests=batch.requests), 10
+        )
+        tap.flush()
+    (found,) = way.read()
+    assert json.loads(found.requests[0])["card"] == "xxxx"
+    assert found.answers == [b""]
+
+
+def test_columns_of_a_function_that_gives_now_one_kind_of_number_now_another_are_told(
+    pipeline_of: Callable[[str], Pipeline], way: Way
+) -> None:
+    """Whole numbers, others, and one value for all rows, which has no memory of its own."""
+    pipeline = pipeline_of("payment")
+    name = next(name for name, read in wire(pipeline).features.items() if read.origin is Origin.ON_DEMAND)
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        columns = [np.array([1, 2]), np.array([0.5, 1.5]), np.broadcast_to(np.array(7), (2,))]
+        for column in columns:
+            batch = client.run(bodies(client, 2))
+            batch.on_demand[name] = column
+            tap.record(batch, 10)
+        tap.flush()
+    (found,) = way.read()
+    assert found.features[name].tolist() == [1.0, 2.0, 0.5, 1.5, 7.0, 7.0]
+
+
 def test_batches_are_written_after_a_while_or_when_they_are_many(
     pipeline_of: Callable[[str], Pipeline], way: Way
 ) -> None:
@@ -274,6 +340,14 @@ class Card(tr.Request):
     number: Annotated[str, tr.REDACTED]
     amount: float
     holder: Holder
+
+
+class Secret(tr.Request):
+    """A request with something to hide beside its amount."""
+
+    amount: float
+    card: Annotated[str, tr.REDACTED]
+    label: str = ""
 
 
 class Plain(tr.Request):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from tailrace.batch import Batch, Call
+from tailrace.batch import Batch, Call, Source
 from tailrace.codecs.offer import Offer
 from tailrace.compile.compiler import compile_plan
 from tailrace.engine import Engine
@@ -34,9 +34,9 @@ class Asked(Call, gc=False, eq=False):
         """The scope of its caller."""
         return self.scope
 
-    def origin(self) -> dict[str, str]:
+    def source(self) -> Source:
         """Where it comes from: its scope, where it has one."""
-        return {"request_id": self.scope.decode()} if self.scope else {}
+        return self.scope, b"", b""
 
     @property
     def json(self) -> Any:

@@ -6,7 +6,7 @@ releases may write side by side. Arrays are bytes in the machine's own order: no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ from tailrace.deadline import LAYERS
 from tailrace.monitor.predictions import CallFacts, Predictions
 from tailrace.monitor.redacting import Redacting
 
-VERSION: Final = 1
+VERSION: Final = 2
 MARKS: Final = len(LAYERS) + 1
 _SCHEMAS_MAX: Final = 64
 EVENT: Final = "$event"
@@ -82,11 +82,13 @@ class ViewPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """Some batches, one behind the other.
+    """Some batches, one behind the other; last those whose requests have no rows.
 
-    epoch_ns: when the monotonic clock began. requests: a JSON array. batch_calls, call_requests, request_rows: how many
-    each has; None for one. errors: of calls, by their places. told: of each call its route and the two headers of
-    its trace; None where no spans are made of it.
+    Texts have a line each. epoch_ns: when the monotonic clock began. requests: a JSON array.
+    batch_calls, call_requests, request_rows: how many each has; None for one. request_ids, parents, clients: of each
+    call; see `Source`. parents: empty where no call has one. errors: of calls, by their places. coalesced: of the last
+    calls, how they came to another's answer, and answers: the JSON array of what their requests were answered; both
+    None where there are none. routes, states: of each call, where spans are made of it; else None.
     """
 
     schema: bytes
@@ -95,10 +97,12 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     batch_calls: list[int]
     call_requests: list[int] | None
     request_rows: list[int] | None
-    marks_ns: list[int]
+    marks_ns: list[list[int]]
     finished_ns: list[int]
     arrivals_ns: list[int]
-    origins: list[dict[str, str]]
+    request_ids: bytes
+    parents: bytes
+    clients: bytes
     columns: list[Column]
     views: list[ViewPart]
     scores: Column
@@ -108,7 +112,10 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     failed: bytes | None
     errors: dict[int, str]
     branches: dict[str, bytes]
-    told: list[tuple[str, bytes, bytes]] | None = None
+    coalesced: list[str] | None = None
+    answers: bytes | None = None
+    routes: bytes | None = None
+    states: bytes | None = None
 
 
 def schema_of_view(name: str, dtype: np.dtype[Any], *, repeats: bool) -> ViewSchema:
@@ -158,13 +165,14 @@ class _SchemaReader:
         """Return what a frame holds."""
         schema, of_batch = self._schema, _repeats(frame.batch_calls)
         calls = len(frame.arrivals_ns)
-        marks = np.array(frame.marks_ns, np.int64).reshape(-1, MARKS)
+        marks = np.array(frame.marks_ns, np.int64)
         finished, arrivals = np.array(frame.finished_ns, np.int64), np.array(frame.arrivals_ns, np.int64)
         of_call = np.arange(calls) if frame.call_requests is None else _repeats(frame.call_requests)
         batch_of, call_of = of_batch[of_call], of_call
         rows_of = None if frame.request_rows is None else _repeats(frame.request_rows)
         rows = len(call_of) if rows_of is None else len(rows_of)
-        origins = [frame.origins[place] for place in of_call.tolist()]
+        parents = _lines(frame.parents, calls)
+        of_request = _spreading(None if frame.call_requests is None else of_call)
         views = [np.frombuffer(part.data, dtype) for part, dtype in zip(frame.views, self._dtypes, strict=True)]
         own = [_array(column) for column in frame.columns]
         return Predictions(
@@ -172,10 +180,10 @@ class _SchemaReader:
             release=schema.release,
             slot=schema.slot,
             requests=self._texts(frame.requests),
-            request_ids=[each.get("request_id", "") for each in origins],
-            traces=[each.get("trace", "") for each in origins],
-            clients=[each.get("client", "") for each in origins],
-            errors=[frame.errors.get(place, "") for place in of_call.tolist()],
+            request_ids=of_request(_lines(frame.request_ids, calls)),
+            traces=of_request([parent[3:35] for parent in parents] if frame.parents else parents),
+            clients=of_request(_lines(frame.clients, calls)),
+            errors=of_request(_errors(frame.errors, calls)),
             answered_ns=(finished + frame.epoch_ns)[batch_of],
             waits_ns=np.maximum(marks[batch_of, 0] - arrivals[call_of], 0),
             whole_ns=np.maximum(finished[batch_of] - arrivals[call_of], 0),
@@ -201,13 +209,24 @@ class _SchemaReader:
                 name: np.array([*schema.branches[name], None], object)[np.frombuffer(places, np.int64)].tolist()
                 for name, places in frame.branches.items()
             },
-            calls=None if frame.told is None else _facts_of(frame.told, of_call, of_batch, arrivals),
+            calls=None if frame.routes is None else _facts_of(frame, parents, of_call, of_batch, arrivals),
+            **self._shared(frame, len(of_call)),
         )
 
     def _texts(self, requests: bytes) -> list[bytes]:
         """Return the JSON of each request, as it may be kept."""
-        texts = [bytes(each) for each in self._requests(requests)]
+        texts = list(map(bytes, self._requests(requests)))
         return texts if self._redacting is None else [self._redacting.mask(text) for text in texts]
+
+    def _shared(self, frame: Frame, requests: int) -> dict[str, Any]:
+        """Return what is told of requests that were answered by other calls' computations, which are the last ones."""
+        if frame.coalesced is None or frame.answers is None:
+            return {}
+        answers = list(map(bytes, self._requests(frame.answers)))
+        before = requests - len(answers)
+        if self._redacting is not None:  # an answer may repeat what the request is not to tell
+            answers = [b""] * len(answers)
+        return {"coalesced": [""] * before + frame.coalesced, "answers": [b""] * before + answers}
 
     def _features(
         self, frame: Frame, own: list[NDArray[Any]], views: list[NDArray[Any]], rows_of: NDArray[np.int64] | None
@@ -228,7 +247,8 @@ class _SchemaReader:
 
 
 def _facts_of(
-    told: list[tuple[str, bytes, bytes]],
+    frame: Frame,
+    parents: list[str],
     of_call: NDArray[np.int64],
     of_batch: NDArray[np.int64],
     arrivals_ns: NDArray[np.int64],
@@ -238,10 +258,31 @@ def _facts_of(
         request_call=of_call,
         batch=of_batch,
         arrivals_ns=arrivals_ns,
-        routes=[route for route, _, _ in told],
-        parents=[parent for _, parent, _ in told],
-        states=[state for _, _, state in told],
+        routes=_lines(frame.routes or b"", len(parents)),
+        parents=[parent.encode() for parent in parents],
+        states=[state.encode() for state in _lines(frame.states or b"", len(parents))],
     )
+
+
+def _lines(data: bytes, count: int) -> list[str]:
+    """Return texts, of which there are so many: as they came, what is not ASCII as its escapes; none is as empty."""
+    found = data.decode("ascii", "backslashreplace").split("\n") if data else [""] * count
+    if len(found) != count:
+        raise ValueError(f"it has {len(found)} texts for {count} calls")
+    return found
+
+
+def _errors(errors: dict[int, str], count: int) -> list[str]:
+    """Return the error of each call; empty for none."""
+    return [errors.get(place, "") for place in range(count)] if errors else [""] * count
+
+
+def _spreading(whose: NDArray[np.int64] | None) -> Callable[[list[str]], list[str]]:
+    """Return what gives to each item what belongs to whose it is; all as they are for None."""
+    if whose is None:
+        return lambda texts: texts
+    places = whose.tolist()
+    return lambda texts: [texts[place] for place in places]
 
 
 def _repeats(counts: list[int]) -> NDArray[np.int64]:

@@ -28,10 +28,11 @@ class CallFacts:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Predictions:
-    """Some answered requests of one pipeline and release, the oldest first. Nobody may write to its arrays.
+    """Some answered requests of one pipeline and release, about in their order. Nobody may write to its arrays.
 
     A request makes a row, or, with a list-valued entity key, many: `row_request` says whose each row is, int64 (rows,),
-    and is None where a request is a row.
+    and is None where a request is a row. It makes none where a fault broke its batch off, or where another call's
+    computation has answered it: such requests are the last ones.
 
     Of each request. requests: its JSON as it was decoded, without what is redacted. request_ids, traces, clients: ""
     where not known. errors: the kind of error that it was answered with, "" for none. answered_ns: since the epoch,
@@ -45,6 +46,9 @@ class Predictions:
     where the pipeline decides nothing. reasons: the rules that spoke; None where none did. degraded: a set of
     `Degraded`, uint8. failed: whether the row has no score, bool. branches: the way it went at each stage that has
     several, by name; None where it did not come there.
+
+    Of each request, where another's computation has answered one; else None. coalesced: how it came to it, "in_flight"
+    or "kept", empty for others. answers: the JSON that it was answered.
 
     calls: None unless traces are exported.
     """
@@ -72,6 +76,8 @@ class Predictions:
     degraded: NDArray[np.uint8]
     failed: NDArray[np.bool_]
     branches: dict[str, list[str | None]] = field(default_factory=dict)
+    coalesced: list[str] | None = None
+    answers: list[bytes] | None = None
     calls: CallFacts | None = None
 
     @property

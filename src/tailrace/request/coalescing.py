@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
-from tailrace.batch import Batch, Call, Degraded, Trace
+from tailrace.batch import Batch, Call, Degraded, Source, Trace
 from tailrace.deadline import NS_PER_S
 from tailrace.delivery import deliver_places
 from tailrace.errors import OutOfTimeError, ServingError
@@ -74,9 +74,9 @@ class Flight(Call, gc=False, eq=False):
         """What its leader asks for."""
         return self.waiting[0].route
 
-    def origin(self) -> dict[str, str]:
-        """Return what is known of where its leader comes from."""
-        return self.waiting[0].origin()
+    def source(self) -> Source:
+        """Return where its leader comes from."""
+        return self.waiting[0].source()
 
 
 class Coalescing:

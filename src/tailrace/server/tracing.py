@@ -30,9 +30,3 @@ def trace_of(parent: bytes, state: bytes) -> Trace | None:
         return None
     is_kept = len(state) <= STATE_BYTES_MAX and _STATE.fullmatch(state) is not None
     return Trace(parent, state if is_kept else b"")
-
-
-def origin_of(request_id: str, trace: Trace | None, client: str) -> dict[str, str]:
-    """Return what is known of where a call comes from, as `Call.origin` has it; what is empty is left out."""
-    found = {"request_id": request_id, "trace": "" if trace is None else trace.id, "client": client}
-    return {name: text for name, text in found.items() if text}

@@ -89,8 +89,9 @@ def test_line_says_all_there_is_to_know(tmp_path: Path, now: Now) -> None:
     (line,) = pq.read_table(path).to_pylist()
     assert line == {
         "time": datetime(2025, 6, 16, 12, tzinfo=UTC), "request_id": "r7", "trace": None, "client": "10.0.0.1",
-        "release": "r1", "slot": 0, "row": 0, "request": '{"n": 7}', "error": None, "failed": False,
-        "score": 0.7, "decision": "allow", "reasons": [], "degraded": ["stale_features", "store_timeout"],
+        "release": "r1", "slot": 0, "row": 0, "request": '{"n": 7}', "error": None, "coalesced": None, "answer": None,
+        "failed": False, "score": 0.7, "decision": "allow", "reasons": [],
+        "degraded": ["stale_features", "store_timeout"],
         "features": {"amount": 7.0, "Profile.kind": "a", "v": [1.0, 1.0, 1.0]},
         "provenance": {"Profile": "default"}, "event_time": {"Profile": None},
         "wait_us": 5, "request_us": 0, "features_us": 1, "inference_us": 2, "postprocess_us": 3, "response_us": 4,
@@ -112,6 +113,23 @@ def test_rows_of_a_request_say_their_places(tmp_path: Path, now: Now) -> None:
     assert [line["request_id"] for line in lines] == ["r0", "r0", "r0", "r1"]
     assert [line["score"] for line in lines] == [1.0, None, 1.0, 1.0]
     assert "decision" not in lines[0]
+
+
+def test_request_without_rows_has_a_line_of_the_same_columns(tmp_path: Path, now: Now) -> None:
+    """One that a fault has ended, and one that another's computation has answered: what is known of it is told."""
+    found = predictions(
+        0, 3, requests=[b"0", b"1", b"2", b"3", b"4"], request_ids=["r0", "r1", "r2", "r3", "r4"],
+        traces=[""] * 5, clients=[""] * 5, errors=["", "", "", "server", ""], row_request=np.array([0, 1, 2]),
+        answered_ns=np.full(5, int(NOON_S * NS_PER_S)), waits_ns=np.full(5, 5_000), whole_ns=np.full(5, 9_000),
+        layers_ns=np.zeros((5, 5), np.int64), coalesced=["", "", "", "", "kept"], answers=[b"", b"", b"", b"", b"{}"],
+    )  # fmt: skip
+    table = log_table(found)
+    assert table.schema.equals(log_table(predictions(7, 1)).schema)
+    *scored, failed, kept = table.to_pylist()
+    assert [line["score"] for line in scored] == [0.0, 0.1, 0.2]
+    assert (failed["request_id"], failed["request"], failed["error"], failed["row"]) == ("r3", "3", "server", 0)
+    assert (failed["score"], failed["features"], failed["failed"], failed["whole_us"]) == (None, None, None, 9)
+    assert (kept["error"], kept["coalesced"], kept["answer"], kept["decision"]) == (None, "kept", "{}", None)
 
 
 def test_each_hour_has_its_own_files(tmp_path: Path, now: Now) -> None:

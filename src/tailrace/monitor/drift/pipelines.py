@@ -45,7 +45,7 @@ class PipelineDrift:
     def take(self, predictions: Predictions, now_ns: int, wall_s: float) -> tuple[Findings, ...]:
         """Tell of predictions; return what has ended with them. A release other than before is watched anew."""
         watched = self._watched.get(predictions.pipeline)
-        if watched is None:
+        if watched is None or not predictions.rows:
             return ()
         if watched.watch is None or watched.release != predictions.release:
             series = series_of(watched.profile, predictions.labels, tuple(predictions.provenance))

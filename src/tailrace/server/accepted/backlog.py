@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from tailrace.batch import JSON, Batch, Call, Degraded
+from tailrace.batch import JSON, Batch, Call, Degraded, Source
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.errors import (
     DeadlineExceededError,
@@ -69,9 +69,9 @@ class AcceptedCall(Call, gc=False, eq=False):
         """The scope of its caller."""
         return self.entry.callers
 
-    def origin(self) -> dict[str, str]:
+    def source(self) -> Source:
         """Return its caller's id; where its caller is, is not kept."""
-        return {"request_id": self.entry.request_id} if self.entry.request_id else {}
+        return self.entry.request_id.encode(), b"", b""
 
 
 class Backlog:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from tailrace.batch import Call, Trace
+from tailrace.batch import Call, Source, Trace
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import ServingError
 from tailrace.request.priority import Priority
@@ -16,7 +16,7 @@ from tailrace.server.grpc.core import Rpc
 from tailrace.server.grpc.peer import peer_of
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.proxies import Proxies
-from tailrace.server.tracing import origin_of, trace_of
+from tailrace.server.tracing import trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX, read_priority
 
 REQUEST_ID: Final = "x-request-id"
@@ -76,12 +76,17 @@ class Desk:
 
 
 class GrpcCall(Call, gc=False, eq=False):
-    """A call over gRPC. told: what its metadata says of `READ`, None for nothing. caller: who has shown a key."""
+    """A call over gRPC.
+
+    told: what its metadata says of `READ`, None for nothing. caller: who has shown a key. given_id: what the server
+    has named it, where its caller has not.
+    """
 
     desk: Desk
     rpc: Rpc
     told: dict[str, str] | None
     caller: Caller | None = None
+    given_id: str = ""
 
     def accept(self, endpoint: CallEndpoint, body: bytes) -> ServingError | None:
         """Have an endpoint take this call; return why it is refused, None where it is answered later.
@@ -127,9 +132,12 @@ class GrpcCall(Call, gc=False, eq=False):
 
     @property
     def request_id(self) -> str:
-        """The caller's id of it, which is told back; empty for none, and for one that no metadata may have."""
+        """The id that is told back: the caller's, or one that the server has given it.
+
+        Empty for none, and for one that no metadata may have.
+        """
         text = "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_BYTES_MAX]
-        return text if text.isascii() and text.isprintable() else ""
+        return (text if text.isascii() and text.isprintable() else "") or self.given_id
 
     @property
     def is_traced(self) -> bool:
@@ -149,9 +157,10 @@ class GrpcCall(Call, gc=False, eq=False):
         """Its method, as "/tailrace.fraud.Fraud/Predict"."""
         return self.rpc.method.decode("latin-1")
 
-    def origin(self) -> dict[str, str]:
-        """Return what is known of where it comes from; see `Call`."""
-        return origin_of(self.request_id, self.trace, self._client())
+    def source(self) -> Source:
+        """Return where it comes from; see `Call`."""
+        parent = b"" if (trace := self.trace) is None else trace.parent
+        return self.request_id.encode(), parent, self._client().encode()
 
     def _client(self) -> str:
         """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""

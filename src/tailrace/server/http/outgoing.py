@@ -7,7 +7,7 @@ import gzip
 from collections import deque
 from typing import cast
 
-from tailrace.batch import Call, Trace
+from tailrace.batch import Call, Source, Trace
 from tailrace.errors import ServerError, ServingError, UnavailableError
 from tailrace.server.endpoint import Feed, Page
 from tailrace.server.http.flow import Flow
@@ -17,7 +17,7 @@ from tailrace.server.http.head import REQUEST_ID, Head
 from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
 from tailrace.server.proxies import peer_of
-from tailrace.server.tracing import TRACEPARENT, TRACESTATE, origin_of, trace_of
+from tailrace.server.tracing import TRACEPARENT, TRACESTATE, trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX
 
 
@@ -25,7 +25,7 @@ class HttpCall(Call, gc=False, eq=False):
     """A call over HTTP: the connection and the head that it came with, and its answer's bytes, once they are there.
 
     is_plain: whether the answer is a body in the usual frame. form, raw: which its head fits, and the head's bytes,
-    where headers of `TOLD` are in it that vary.
+    where headers of `TOLD` are in it that vary. given_id: what the server has named it, where its caller has not.
     """
 
     connection: Outgoing
@@ -34,6 +34,7 @@ class HttpCall(Call, gc=False, eq=False):
     answer: bytes | None = None
     form: HeadForm | None = None
     raw: bytes = b""
+    given_id: bytes = b""
 
     def told(self, name: bytes) -> bytes:
         """Return a header of `TOLD` as it came with this call, not with the one whose head was read; empty for none."""
@@ -43,8 +44,8 @@ class HttpCall(Call, gc=False, eq=False):
 
     @property
     def request_id(self) -> bytes:
-        """The caller's id of it, which is told back; empty for none."""
-        return self.told(REQUEST_ID)[:REQUEST_ID_BYTES_MAX]
+        """The id that is told back: the caller's, or one that the server has given it; empty for none."""
+        return self.told(REQUEST_ID)[:REQUEST_ID_BYTES_MAX] or self.given_id
 
     @property
     def trace(self) -> Trace | None:
@@ -62,22 +63,25 @@ class HttpCall(Call, gc=False, eq=False):
         """The scope of its caller, by its key; see `Call`."""
         return b"" if self.head is None or self.head.caller is None else self.head.caller.scopes
 
-    def origin(self) -> dict[str, str]:
-        """Return what is known of where it comes from; see `Call`."""
-        request_id = self.request_id.decode("ascii", "backslashreplace")
-        return origin_of(request_id, self.trace, self.connection.client_of(self))
+    def source(self) -> Source:
+        """Return where it comes from; see `Call`."""
+        client = self.connection.client or self.connection.client_of(self)
+        if self.head is None or self.head.told is None:  # as of nearly all
+            return self.given_id, b"", client
+        return self.request_id, b"" if (trace := self.trace) is None else trace.parent, client
 
 
 class Outgoing:
     """The answering side of a connection. calls: those whose answers are owed. closing: whether the last one is read.
 
+    client: the address of who calls, once it was asked for, where that is the same for all calls.
     is_refused: whether the client may be sending still what is not read any more. form: of the last head; the next
     request is expected in it, unless something else is under way.
     """
 
     __slots__ = (
-        "_awaited", "_expected", "_flow", "_intake", "_seen_s", "_shared", "_transport", "calls", "closing", "form",
-        "is_refused",
+        "_awaited", "_expected", "_flow", "_intake", "_seen_s", "_shared", "_transport", "calls", "client", "closing",
+        "form", "is_refused",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -91,11 +95,15 @@ class Outgoing:
         self._intake: Intake | None = None
         self._flow: Flow | None = None
         self._seen_s = shared.now_s
+        self.client = b""
 
-    def client_of(self, call: HttpCall) -> str:
+    def client_of(self, call: HttpCall) -> bytes:
         """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""
         peer, proxies = peer_of(self._transport), self._shared.proxies
-        return peer if proxies is None else proxies.client(peer, call.told(proxies.header))
+        if proxies is not None:
+            return proxies.client(peer, call.told(proxies.header)).encode()
+        client = self.client = peer.encode()
+        return client
 
     def _answer_page(self, call: HttpCall, page: Page | None) -> None:
         """Answer what needs no engine: a health check, a page, or a request with a fault in its head."""
