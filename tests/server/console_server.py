@@ -11,14 +11,17 @@ from functools import partial
 
 from tailrace.deadline import Budget
 from tailrace.monitor.alerts.watch import Alert
+from tailrace.monitor.drift.shown import ShownDrift, ShownSeries
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.merged import MergedMetrics
 from tailrace.monitor.merging import merge_blocks
+from tailrace.monitor.observed import Observed
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.admin import AdminServer, CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.console.console import Console
 from tailrace.server.console.page import console_pages
 from tailrace.server.control import ReleasedModel, ReleasedPipeline
+from tailrace.server.log_lines import LogLines
 from tailrace.server.tls.certificates import TlsFiles
 
 BUDGET = Budget("50ms", request="2ms", features="15ms", inference="20ms", postprocess="3ms", response="2ms")
@@ -37,6 +40,8 @@ class Counted:
         self.restarts = 0
         self.at_ns = 0
         self.firing: list[Alert] = []
+        self.said: Observed | None = None
+        self.observes = False
         self.block = MetricBlock.create(worker_layout([PipelineShape(name, BUDGET, (view,))], 0, release))
 
     def count(self, metric: str, *labels: str, by: int = 1) -> None:
@@ -88,12 +93,16 @@ class Counted:
         return [WorkerStatus(0, 1, state, self.restarts, 1 << 27, 0.5, self.release, None)]
 
     def companions(self) -> list[CompanionStatus]:
-        """Return that there is none."""
-        return []
+        """Return the observer, where it is asked for."""
+        return [CompanionStatus("observer", 1, "starting", 1, 0)] if self.observes else []
 
     def alerts(self) -> list[Alert]:
         """Return the alerts that the test has made."""
         return self.firing
+
+    def observed(self) -> Observed | None:
+        """Return what the test has had the observer say."""
+        return self.said
 
     def metrics_page(self) -> bytes:
         """Return no metrics."""
@@ -104,9 +113,25 @@ class Counted:
         raise NotImplementedError
 
 
-def filled(counted: Counted, seconds: int) -> Console:
+def drifted(name: str = "amount", ended_s: float = 900.0, alarms: tuple[str, ...] = ("psi",)) -> ShownDrift:
+    """Return a window of drift in which one series has moved, and another has not."""
+
+    def series(name: str, kind: str, psi: float, alarms: tuple[str, ...]) -> ShownSeries:
+        return ShownSeries(
+            series=name, kind=kind, rows=5_000, severity=psi / 0.1, statistics={"psi": psi, "mean": psi * 2},
+            psi_threshold=0.1, alarms=alarms, deviations=None, is_deviating=False, labels=("<10", "10–50", ">50"),
+            shares=(0.2, 0.3, 0.5), baseline=(0.5, 0.3, 0.2), psi=(0.01, None, 0.02, 0.04, psi), mean=(0.0,) * 5,
+        )  # fmt: skip
+
+    return ShownDrift(
+        started_s=ended_s - 900, ended_s=ended_s, rows=5_000, learning=0, watched=30, alarmed=len(alarms) and 1,
+        deviating=0, series=(series(name, "feature", 0.34, alarms), series("score", "score", 0.01, ())),
+    )  # fmt: skip
+
+
+def filled(counted: Counted, seconds: int, lines: LogLines | None = None, *, explains: bool = False) -> Console:
     """Return a console that has looked at some seconds of steady traffic, the last one just now."""
-    console, now_s = Console(counted), time.time()
+    console, now_s = Console(counted, lines, explains=explains), time.time()
     for second in range(seconds):
         counted.answer(200, 3 + second % 7)
         counted.answer(4, 20 + second % 11)

@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from console_server import Counted, filled, served
+from console_server import Counted, drifted, filled, served
 from stand_in_supervisor import fetch, poll
 from tls_files import Authority
 
+from tailrace.monitor.observed import Observed
+from tailrace.monitor.slowest import SlowRequest
+from tailrace.server.admin import CompanionStatus
 from tailrace.server.console.console import Console
 from tailrace.server.console.feed import LISTENERS_MAX, STUCK_MESSAGES_MAX, Listeners
 from tailrace.server.console.figures import HEAT_OCTAVES, HEAT_ROWS_PER_OCTAVE, points_of
-from tailrace.server.console.happenings import HAPPENINGS_MAX, Timeline
+from tailrace.server.console.happenings import HAPPENINGS_MAX, VERDICTS_MAX, Timeline
 from tailrace.server.console.history import COARSE_S, COARSE_STEPS_MAX, FINE_STEPS_MAX, History
+from tailrace.server.console.observation import Observing
 from tailrace.server.console.page import page_bytes
+from tailrace.server.console.wall import Wall
+from tailrace.server.log_lines import LogLine, LogLines
 from tailrace.server.tls.certificates import TlsFiles
 
 PAGE_BYTES_MAX = 120_000
@@ -49,6 +55,13 @@ def looked(console: Console, at_s: float = 0.0) -> dict[str, Any]:
     console.look(at_s)
     state: dict[str, Any] = json.loads(console.whole())["state"]
     return state
+
+
+def looked_message(console: Console) -> dict[str, Any]:
+    """Look once more; return what is told to who listens."""
+    console.look(0.0)
+    message: dict[str, Any] = json.loads(console.listeners._last.removeprefix(b"data: "))
+    return message
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
@@ -164,6 +177,92 @@ def test_timeline_is_bounded() -> None:
     assert timeline.happenings[0].text == "5"
 
 
+def test_verdicts_that_come_and_go_push_no_release_out() -> None:
+    """A server at its limit changes its verdict every few seconds, for hours; what was released is told still."""
+    timeline = Timeline()
+    timeline.tell("release", "r2", 0.0)
+    for number in range(10 * HAPPENINGS_MAX):
+        timeline.tell("verdict", str(number), float(number))
+    assert len(timeline.happenings) == VERDICTS_MAX + 1
+    assert [timeline.happenings[0].text, timeline.happenings[-1].text] == ["r2", str(10 * HAPPENINGS_MAX - 1)]
+
+
+# -- a clock that is set -----------------------------------------------------------------------------------------------
+
+
+def test_clock_that_is_set_is_told_from_one_that_goes_on() -> None:
+    """A suspended machine's clock was not set, nor is one that is slewed; one that jumps was, by so much."""
+    wall_s, steady_s = [1_000.0], [5.0]
+    wall = Wall(lambda: wall_s[0], lambda: steady_s[0])
+    wall_s[0], steady_s[0] = 1_001.2, 6.0
+    assert wall.look() == (1_001.2, 0.0)
+    wall_s[0], steady_s[0] = 9_001.2, 8_006.0
+    assert wall.look() == (9_001.2, 0.0)
+    wall_s[0], steady_s[0] = 5_402.2, 8_007.0
+    assert wall.look()[1] == pytest.approx(-3_600)
+    assert wall.look() == (5_402.2, 0.0)
+
+
+def test_clock_that_is_set_leaves_what_is_remembered_in_order() -> None:
+    """Points and happenings go along: a chart of times that go back could not be drawn, and would show nothing new."""
+    counted = Counted()
+    console = Console(counted)
+    for second in range(5):
+        counted.answer(10)
+        console.look(10_000.0 + second)
+    console.move(-3_600.0, 6_405.0)
+    counted.answer(10)
+    console.look(6_405.0)
+    whole = json.loads(console.whole())
+    assert whole["history"]["fraud"]["fine"]["at_s"] == [6_401, 6_402, 6_403, 6_404, 6_405]
+    told = [(each["kind"], each["at_s"]) for each in whole["state"]["happenings"]]
+    assert told == [("verdict", 6_401), ("clock", 6_405)]
+
+
+# -- what the observer says, and the log -------------------------------------------------------------------------------
+
+
+def test_observation_says_whether_there_is_an_observer() -> None:
+    """No figure of an observer that is silent is shown as one of now; none is made up where nobody observes."""
+    request = SlowRequest(id="a", at_s=1, whole=2, wait=0, layers=(), release="r")
+    slow: dict[str, tuple[SlowRequest, ...]] = {"fraud": (request,)}
+    observing = Observing()
+    companions = [CompanionStatus("observer", 1, "ready", 0, 0)]
+    assert observing.look(None, []).observer == "off"
+    assert observing.look(Observed(at_s=1, slow=slow), companions).slow == slow
+    silent = observing.look(None, companions)
+    assert (silent.observer, silent.slow, observing.whole.drift) == ("silent", {}, {})
+
+
+def test_drift_is_told_when_it_changes_and_to_who_opens_a_page() -> None:
+    """Its windows are long to tell: a message has them once, the whole state always."""
+    counted = Counted()
+    console = Console(counted)
+    assert looked(console)["observed"]["drift"] == {}
+    counted.said = Observed(at_s=1, drift={"fraud": drifted(ended_s=900.0)})
+    messages = [looked_message(console) for _ in range(3)]
+    counted.said = Observed(at_s=2, drift={"fraud": drifted(ended_s=1_800.0)})
+    messages.append(looked_message(console))
+    observed = [message["observed"] for message in messages]
+    assert [each["drift"] is not None for each in observed] == [True, False, False, True]
+    assert [each["drift_at_s"] for each in observed] == [900, 900, 900, 1_800]
+    assert looked(console)["observed"]["drift"]["fraud"]["ended_s"] == 1_800
+
+
+def test_lines_of_the_log_are_told_once_and_kept_for_who_opens_a_page() -> None:
+    """A message has those that are new; the whole state those of ten minutes."""
+    lines = LogLines()
+    console = Console(Counted(), lines)
+    lines.hear([LogLine(1.0, "info", "worker 0", "first")])
+    assert [each["text"] for each in looked_message(console)["lines"]] == ["first"]
+    lines.hear([LogLine(2.0, "error", "", "second")])
+    assert [each["text"] for each in looked_message(console)["lines"]] == ["second"]
+    assert looked_message(console)["lines"] == []
+    whole = json.loads(console.whole())
+    assert [each["text"] for each in whole["lines"]] == ["first", "second"]
+    assert whole["state"]["lines"] == []
+
+
 # -- the pages --------------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +314,7 @@ def test_feed_tells_each_second_what_the_state_is() -> None:
 
 
 def test_thousand_consoles_leave_the_port_open() -> None:
-    """So many may listen; all further ones are refused, and the probes and the state are answered as before."""
+    """So many may listen; all others are refused and counted; probes, scrapes, the state are answered as before."""
     counted = Counted()
     console = filled(counted, 3)
     with served(counted, console) as port:
@@ -228,7 +327,8 @@ def test_thousand_consoles_leave_the_port_open() -> None:
                 statuses.append(int(connection.recv(12)[9:12]))
             assert statuses.count(200) == LISTENERS_MAX == len(console.listeners)
             assert statuses.count(503) == 1_000 - LISTENERS_MAX
-            assert fetch(port, "/livez")[0] == 200
+            assert console.listeners.refused == 1_000 - LISTENERS_MAX
+            assert [fetch(port, path)[0] for path in ("/livez", "/metrics", "/console/state")] == [200, 200, 200]
         finally:
             for connection in open_ones:
                 connection.close()

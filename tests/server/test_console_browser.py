@@ -11,11 +11,49 @@ import pytest
 pytest.importorskip("websockets")
 
 from chromium import Chromium, chromium
-from console_server import Counted, filled, served
+from console_server import Counted, drifted, filled, served
+
+from tailrace.monitor.observed import Observed
+from tailrace.monitor.slowest import SlowRequest
+from tailrace.server.log_lines import LogLine, LogLines
 
 pytestmark = pytest.mark.slow
 HOSTILE = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>"
+POLICY = "document.querySelector('meta[http-equiv]').content"
 TEXT = "document.getElementById('{}').textContent"
+
+
+CONTROLS = "a, button, select, input, [tabindex]"
+FOCUSED = """(() => { const e = document.activeElement, labelled = e.getAttribute('aria-labelledby');
+    const name = e.ariaLabel || (labelled && document.getElementById(labelled).textContent) || e.textContent;
+    const ring = getComputedStyle(e).outlineStyle !== 'none';
+    return [[...document.querySelectorAll('*')].indexOf(e), name.trim(), ring]; })()"""
+
+
+def observed(pipeline: str, name: str) -> Observed:
+    """Return what an observer says of a slow request just now and one of minutes ago, and of drift."""
+    layers = (1.0, 30.0, 2.0, 0.5, 0.5)
+    now_s = time.time()
+    return Observed(
+        at_s=now_s,
+        slow={
+            pipeline: (
+                SlowRequest(id="o", at_s=now_s - 300, whole=80, wait=4, layers=layers, release="r1", error="internal"),
+                SlowRequest(
+                    id=name, at_s=now_s - 5, whole=41, wait=4, layers=layers, release="r1", decision=name, score=0.9,
+                    degraded=("store_timeout",),
+                ),
+            )
+        },
+        drift={pipeline: drifted(name)},
+    )  # fmt: skip
+
+
+def logged(text: str) -> LogLines:
+    """Return a log of one line, of just now."""
+    lines = LogLines()
+    lines.hear([LogLine(time.time(), "warning", text, text)])
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +102,16 @@ def test_page_follows_the_server(browser: Chromium) -> None:
 
 
 def test_hostile_names_are_shown_as_text(browser: Chromium, tmp_path: Path) -> None:
-    """Script in the name of a pipeline, a view and a release is shown, and does not run, in what is kept neither."""
+    """Script in a name, an id of a request, a category, a line of the log is shown and not run, nor in what is kept."""
     counted = Counted(HOSTILE, HOSTILE, HOSTILE)
     counted.fire(HOSTILE)
-    with served(counted, filled(counted, 12)) as port:
+    counted.said = observed(HOSTILE, HOSTILE)
+    with served(counted, filled(counted, 12, lines=logged(HOSTILE), explains=True)) as port:
         page = opened(browser, port)
+        for panel in ("slow", "drift", "lines"):
+            assert HOSTILE in page.value(TEXT.format(panel))
+        address = page.value("document.querySelector('#slow a').getAttribute('href')")
+        assert address.startswith("/console/explain?id=%3C%2Fscript%3E")
         assert HOSTILE in page.value(TEXT.format("features"))
         assert HOSTILE in page.value(TEXT.format("versions"))
         assert HOSTILE in page.value(TEXT.format("alerts"))
@@ -76,22 +119,174 @@ def test_hostile_names_are_shown_as_text(browser: Chromium, tmp_path: Path) -> N
         assert page.value("window.hit") is None
         assert page.complaints == []
     reopened(page, kept, tmp_path)
-    assert HOSTILE in page.value(TEXT.format("features"))
+    for panel in ("features", "slow", "drift", "lines"):
+        assert HOSTILE in page.value(TEXT.format(panel))
     assert page.value("window.hit") is None
 
 
 def test_kept_moment_opens_without_the_server(browser: Chromium, tmp_path: Path) -> None:
     """The one file that is saved shows the same figures when the server is gone, and asks nobody."""
     counted = Counted()
-    with served(counted, filled(counted, 30)) as port:
+    counted.said = observed("fraud", "pay-7")
+    with served(counted, filled(counted, 30, lines=logged("worker ready"), explains=True)) as port:
         page = opened(browser, port)
-        shown = page.value(TEXT.format("tiles"))
-        kept = keep(page)
+        panels = ("tiles", "slow", "drift", "lines", "events", "features", "versions")
+        shown = [page.value(TEXT.format(panel)) for panel in panels]
+    kept = keep(page)  # the server is gone: that is when one wants to keep what was seen
     reopened(page, kept, tmp_path)
-    assert page.value(TEXT.format("tiles")) == shown
+    assert [page.value(TEXT.format(panel)) for panel in panels] == shown
+    assert "worker ready" in shown[3]
+    assert page.value("document.querySelectorAll('#slow a').length") == 0
+    assert page.value(POLICY).startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in page.value(POLICY)
     assert page.value(TEXT.format("link")).startswith("kept at")
     assert not [url for url in page.requests if url.startswith("http")]
     assert page.complaints == []
+
+
+def test_slow_requests_and_drift_are_shown_with_their_parts(browser: Chromium) -> None:
+    """The slowest first, each with its time in the queue and in each layer; drift with its shares and its past."""
+    counted = Counted()
+    counted.said = observed("fraud", "pay-7")
+    with served(counted, filled(counted, 30, explains=True)) as port:
+        page = opened(browser, port)
+        parts = "[...document.querySelectorAll('#slow .layers')].map(each => each.getAttribute('aria-label'))"
+        assert page.value(parts)[0].startswith("queue wait 4 ms, request 1 ms, features 30 ms, inference 2 ms")
+        widths = "[...document.querySelector('#slow .layers').children].map(each => each.getBoundingClientRect().width)"
+        assert page.value(f"{widths}.reduce((sum, each) => sum + each, 0)") == pytest.approx(
+            page.value("document.querySelector('#slow .layers').getBoundingClientRect().width"), rel=0.01
+        )
+        rows = "document.querySelectorAll('#slow tbody tr').length"
+        assert page.value(rows) == 1
+        page.value("document.getElementById('slow-ten').click()")
+        assert page.value(rows) == 2
+        assert "1 with an alarm" in page.value(TEXT.format("drift-said"))
+        assert "0.34 of 0.1" in page.value(TEXT.format("drift"))
+        assert page.value("document.querySelector('#drift .badge').textContent") == "index (PSI)"
+        assert page.value("document.querySelectorAll('#drift rect').length") == 12
+        gap = "document.querySelector('#drift .line').getAttribute('d').match(/M/g).length"
+        assert page.value(gap) == 2  # a window with too few rows is no point of the line
+
+
+def test_page_says_when_nobody_observes(browser: Chromium) -> None:
+    """An observer that is gone leaves no figures that look like those of now, and is told of; one not asked for too."""
+    counted = Counted()
+    counted.said = observed("fraud", "pay-7")
+    console = filled(counted, 10)
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        assert "pay-7" in page.value(TEXT.format("slow"))
+        counted.said, counted.observes = None, True
+        console.look(time.time())
+        page.wait(f"{TEXT.format('slow')}.startsWith('The observer does not answer')")
+        assert page.value(TEXT.format("drift")).startswith("The observer does not answer")
+        counted.observes = False
+        console.look(time.time())
+        page.wait(f"{TEXT.format('slow')}.includes('--observe')")
+
+
+def test_verdict_is_not_said_aloud_each_second(browser: Chromium) -> None:
+    """A screen reader hears what changes, not the figures of every second; what is bad it hears at once."""
+    counted = Counted()
+    console = filled(counted, 10)
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        page.value(
+            "window.said = []; new MutationObserver(() => said.push(document.getElementById('verdict').textContent))"
+            ".observe(document.getElementById('verdict'), { childList: true, characterData: true, subtree: true }); 1"
+        )
+        for time_ms in (10, 20, 30, 40):
+            counted.answer(5_000, time_ms=time_ms)
+            console.look(time.time())
+            page.wait(rf"/p99 {time_ms // 10}\d?\.?\d* ms/.test({TEXT.format('verdict-text')})")
+        assert page.value("said") == []
+        counted.shed(900)
+        console.look(time.time())
+        page.wait("said.length === 1 && said[0].startsWith('Shedding')")
+
+
+def test_page_comes_back_by_itself(browser: Chromium) -> None:
+    """A feed that ends is said to be lost, and is taken up again; nothing needs to be pressed."""
+    counted = Counted()
+    console = filled(counted, 10)
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        page.value("window.stays = 1")
+        console.listeners.close()
+        page.wait(f"{TEXT.format('link')}.startsWith('not connected')")
+        assert page.value("document.getElementById('banner').className") == "idle"
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        counted.shed(500)
+        console.look(time.time())
+        page.wait(f"{TEXT.format('verdict-text')}.startsWith('Shedding')")
+        assert page.value("window.stays") == 1
+
+
+def test_silent_server_is_not_shown_as_live(browser: Chromium) -> None:
+    """A connection over which nothing comes any more, of a machine that is gone say, is noticed."""
+    counted = Counted()
+    console = filled(counted, 10)
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        page.wait(f"{TEXT.format('link')}.includes('the server is silent')")
+
+
+def test_clock_that_is_set_back_stops_no_chart(browser: Chromium) -> None:
+    """The page asks for all anew, and goes on: it would else wait an hour for the time to come again."""
+    counted = Counted()
+    console = filled(counted, 20)
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        console.move(-3_600, time.time() - 3_600)
+        counted.answer(777)
+        console.look(time.time() - 3_600)
+        page.wait(f"{TEXT.format('traffic-legend')}.includes('777')")
+        assert "the clock was set by -3600 s" in page.value(TEXT.format("events"))
+
+
+def test_every_control_is_reached_by_keyboard(browser: Chromium) -> None:
+    """Tab comes to each button, chart and list in turn, each has a name and a ring that shows where one is."""
+    counted = Counted()
+    counted.fire()
+    counted.said = observed("fraud", "pay-7")
+    with served(counted, filled(counted, 20, lines=logged("line"), explains=True)) as port:
+        page = opened(browser, port)
+        wanted = page.value(
+            f"[...document.querySelectorAll('{CONTROLS}')].filter(e => e.getClientRects().length).length"
+        )
+        page.value("document.body.focus()")
+        reached = []
+        for _ in range(wanted):
+            for kind in ("keyDown", "keyUp"):
+                page.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+            reached.append(page.value(FOCUSED))
+        assert len({number for number, _, _ in reached}) == wanted
+        assert all(name for _, name, _ in reached)
+        assert all(ring for _, _, ring in reached)
+
+
+def test_page_has_landmarks_and_heads_in_order(browser: Chromium) -> None:
+    """One head of the page, its parts below it each with a name, and what is spoken in regions of its own."""
+    counted = Counted()
+    with served(counted, filled(counted, 10)) as port:
+        page = opened(browser, port)
+        assert (
+            page.value("['header', 'nav', 'main', 'footer'].map(e => document.querySelectorAll(e).length)") == [1] * 4
+        )
+        tags = ["header", "nav", "main", "footer", "h1"]
+        assert page.value(f"{tags}.map(e => document.querySelectorAll(e).length)") == [1] * len(tags)
+        sections = "[...document.querySelectorAll('main section')]"
+        named = f"{sections}.every(e => e.ariaLabel || e.querySelector('h2').textContent)"
+        assert page.value(named)
+        assert page.value("[...document.querySelectorAll('[aria-live]')].map(e => e.id)") == ["verdict", "spoken"]
+        page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+        still = "[...document.querySelectorAll('*')].every(e => getComputedStyle(e).transitionDuration === '0s')"
+        assert page.value(still)
 
 
 def test_keyboard_moves_the_cursor_of_every_chart(browser: Chromium) -> None:

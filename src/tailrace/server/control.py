@@ -162,7 +162,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """Child → supervisor, every `heartbeat_s`: the loop runs. lines: what it has logged since, or the newest of that."""
+    """Child → supervisor, every `heartbeat_s`: the loop runs. lines: that it has logged since, the newest."""
 
     rss_bytes: int = 0
     lines: tuple[LogLine, ...] = ()

@@ -35,6 +35,7 @@ from tailrace.server.draining import drain
 from tailrace.server.event_links import EventLinks
 from tailrace.server.grpc.port import GrpcPort
 from tailrace.server.holds import renew_holds
+from tailrace.server.log_lines import LINES
 from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
@@ -159,7 +160,7 @@ class Supervisor:
             self._children, self._adoption, url=self._url_of((host, port)), is_open=self._is_open,
             signatures_required=bool(options.trusted_keys), sinks=sinks_of(options),
         )  # fmt: skip
-        console = Console(overview)
+        console = Console(overview, LINES, explains=options.log is not None)
         admin = AdminServer(overview, options.admin_token, options.admin_tls, partial(console_pages, console))
         try:
             await admin.open(options.admin_host, options.admin_port)

@@ -3,7 +3,7 @@
 const Charts = (() => {
   const SYNC = "console", all = [], colour = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   let marks = [], onCursor = () => {};
-  const MARK = { release: "good", process: "warn", breaker: "bad", alert: "bad", verdict: "water" };
+  const MARK = { release: "good", process: "warn", breaker: "bad", alert: "bad", verdict: "water", clock: "violet" };
   const short = v => v == null ? "–" : v >= 1e6 ? +(v / 1e6).toPrecision(3) + "M" : v >= 1e4 ? +(v / 1e3).toPrecision(3) + "k" : v === 0 ? "0" : String(+v.toPrecision(v < 1 ? 2 : 3));
 
   function drawMarks(u) {
@@ -86,8 +86,8 @@ const Charts = (() => {
       event.preventDefault();
       const last = u.data[0].length - 1, from = u.cursor.idx == null ? last + 1 : u.cursor.idx, to = Math.min(Math.max(from + by, 0), last);
       all.forEach(other => other.point(u.data[0][to]));
-      document.getElementById("spoken").textContent = new Date(u.data[0][to] * 1e3).toLocaleTimeString() + ": " + (u._said || "");
-      onCursor(u.data[0][to], u._step);
+      const near = onCursor(u.data[0][to], u._step);
+      document.getElementById("spoken").textContent = new Date(u.data[0][to] * 1e3).toLocaleTimeString() + ": " + (u._said || "") + (near ? "; " + near : "");
     });
     const chart = {
       show(columns, span, heat) {
@@ -115,5 +115,5 @@ const Charts = (() => {
   }
   let due = 0;
   addEventListener("resize", () => { cancelAnimationFrame(due); due = requestAnimationFrame(() => all.forEach(chart => chart.size())); });
-  return { make, short, set marks(found) { marks = found; }, set onCursor(call) { onCursor = call; }, redraw() { all.forEach(chart => chart.redraw()); } };
+  return { make, short, set marks(found) { marks = found; }, set onCursor(call) { onCursor = call; }, point(at) { all.forEach(chart => chart.point(at)); }, redraw() { all.forEach(chart => chart.redraw()); } };
 })();

@@ -12,12 +12,16 @@ import msgspec
 
 from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.merged import MergedMetrics
+from tailrace.monitor.observed import Observed
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
 from tailrace.server.console.feed import Listeners
 from tailrace.server.console.figures import HEAT_OCTAVES, HEAT_ROWS_PER_OCTAVE, PipelineFigures, Point, figures_of
 from tailrace.server.console.happenings import Happening, Seen, Timeline
 from tailrace.server.console.history import History
+from tailrace.server.console.observation import Observation, Observing
 from tailrace.server.console.verdict import Verdict, verdict_of
+from tailrace.server.console.wall import Wall
+from tailrace.server.log_lines import LogLine, LogLines
 from tailrace.server.logging import logger
 from tailrace.version import VERSION
 
@@ -60,9 +64,17 @@ class Watched(Protocol):
         """Return the alerts that fire, and those that will if they hold on."""
         ...
 
+    def observed(self) -> Observed | None:
+        """Return what the observer has said last; None where there is none, or it is silent."""
+        ...
+
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told each second. at_s: since the epoch. span_s: of `pipelines`. points: the newest, by pipeline."""
+    """What is told each second. at_s: since the epoch. span_s: of `pipelines`. points: the newest, by pipeline.
+
+    lines: of the log, those that are new. explains: whether a request can be explained. consoles: how many listen,
+    refused: how many were turned away since the start.
+    """
 
     at_s: float
     version: str
@@ -78,6 +90,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     points: dict[str, Point]
     happenings: Sequence[Happening]
     alerts: Sequence[Alert]
+    observed: Observation
+    lines: Sequence[LogLine] = ()
+    explains: bool = False
+    consoles: int = 0
+    refused: int = 0
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -85,15 +102,23 @@ class Whole(msgspec.Struct, frozen=True):
 
     state: State
     history: dict[str, dict[str, dict[str, list[Any]]]]
+    lines: Sequence[LogLine]
     heat_rows: tuple[int, int] = (HEAT_OCTAVES[0], HEAT_ROWS_PER_OCTAVE)
 
 
 class Console:
-    """Looks at the server once a second. One document is made, however many listen."""
+    """Looks at the server once a second. One document is made, however many listen.
 
-    def __init__(self, watched: Watched) -> None:
+    lines: of the log. explains: whether there is a log in which a request is found.
+    """
+
+    def __init__(self, watched: Watched, lines: LogLines | None = None, *, explains: bool = False) -> None:
         self.listeners = Listeners()
         self._watched = watched
+        self._lines = LogLines() if lines is None else lines
+        self._lines_told = 0
+        self._explains = explains
+        self._observing = Observing()
         self._history = History()
         self._timeline = Timeline()
         self._recent: deque[MergedMetrics] = deque(maxlen=SPAN_STEPS + 1)
@@ -102,12 +127,22 @@ class Console:
 
     async def run(self) -> None:
         """Look once a second, until cancelled."""
+        wall = Wall()
         while True:
             try:
-                self.look(time.time())
+                at_s, moved_s = wall.look()
+                if moved_s:
+                    self.move(moved_s, at_s)
+                self.look(at_s)
             except Exception:  # a figure that cannot be shown ends no server
                 logger().error("the console cannot be told", exc_info=True)
             await asyncio.sleep(STEP_S)
+
+    def move(self, by_s: float, at_s: float) -> None:
+        """Move what is remembered: the clock was set. What came before a step is so still before what comes after."""
+        self._history.move(by_s)
+        self._timeline.move(by_s)
+        self._timeline.tell("clock", f"the clock was set by {by_s:+.0f} s", at_s)
 
     def look(self, at_s: float) -> None:
         """Look once, remember, and tell who listens. at_s: now, since the epoch."""
@@ -120,13 +155,16 @@ class Console:
         workers, companions, releases = watched.workers(), watched.companions(), watched.releases()
         missing = sum(worker.state != "ready" for worker in workers)
         verdict = verdict_of(ready=watched.is_ready(), missing=missing, pipelines=figures)
-        alerts = watched.alerts()
+        alerts, lines = watched.alerts(), self._lines.since(self._lines_told)
+        self._lines_told = self._lines.heard
         self._timeline.look(Seen(releases, (*workers, *companions), metrics, verdict, alerts), at_s)
         self._state = State(
             at_s=round(at_s, 1), version=VERSION, address=watched.url, uptime_s=round(watched.uptime_s, 1),
             ready=watched.is_ready(), verdict=verdict, workers=workers, companions=companions, releases=releases,
             span_s=round(recent.span_s, 1), pipelines=figures, points=points,
             happenings=tuple(self._timeline.happenings), alerts=alerts,
+            observed=self._observing.look(watched.observed(), companions), lines=lines, explains=self._explains,
+            consoles=len(self.listeners), refused=self.listeners.refused,
         )  # fmt: skip
         self._whole = None
         self.listeners.tell(msgspec.json.encode(self._state))
@@ -137,5 +175,6 @@ class Console:
             self.look(time.time())
         if self._whole is None:
             assert self._state is not None
-            self._whole = msgspec.json.encode(Whole(self._state, self._history.columns()))
+            state = msgspec.structs.replace(self._state, observed=self._observing.whole, lines=())
+            self._whole = msgspec.json.encode(Whole(state, self._history.columns(), self._lines.since(0)))
         return self._whole

@@ -29,6 +29,8 @@ class Listeners:
     def __init__(self) -> None:
         self._open: dict[Listener, None] = {}
         self._last = b""
+        self.refused = 0
+        """How many were turned away since the start."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -42,6 +44,7 @@ class Listeners:
     def enter(self, transport: asyncio.Transport) -> Listener:
         """Take a connection: write the head and the last message. Raises UnavailableError where there are too many."""
         if len(self._open) >= LISTENERS_MAX:
+            self.refused += 1
             raise UnavailableError(
                 "too many consoles are open", where="/console/events", next="close one, or ask later"
             )

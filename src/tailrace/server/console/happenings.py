@@ -14,8 +14,10 @@ from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
 from tailrace.server.console.verdict import Verdict
 
 HAPPENINGS_MAX: Final = 200
+VERDICTS_MAX: Final = 100
+"""Of these: a verdict that comes and goes every few seconds is not to push a release out."""
 BREAKERS: Final = ("tailrace_store_breaker_open", "tailrace_remote_breaker_open")
-Kind = Literal["release", "process", "breaker", "verdict", "alert"]
+Kind = Literal["release", "process", "breaker", "verdict", "alert", "clock"]
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Timeline:
-    """The last happenings, the oldest first, at most `HAPPENINGS_MAX`."""
+    """The last happenings, the oldest first, at most `HAPPENINGS_MAX`, of them `VERDICTS_MAX` verdicts."""
 
     def __init__(self) -> None:
         self.happenings: deque[Happening] = deque(maxlen=HAPPENINGS_MAX)
@@ -46,6 +48,16 @@ class Timeline:
     def tell(self, kind: Kind, text: str, at_s: float) -> None:
         """Enter one happening."""
         self.happenings.append(Happening(round(at_s, 1), kind, text))
+        if kind == "verdict":
+            verdicts = [each for each in self.happenings if each.kind == kind]
+            if len(verdicts) > VERDICTS_MAX:
+                self.happenings.remove(verdicts[0])
+
+    def move(self, by_s: float) -> None:
+        """Move all happenings: the clock was set by so many seconds."""
+        moved = [msgspec.structs.replace(each, at_s=round(each.at_s + by_s, 1)) for each in self.happenings]
+        self.happenings.clear()
+        self.happenings.extend(moved)
 
     def look(self, seen: Seen, at_s: float) -> None:
         """Enter what differs from the last look."""

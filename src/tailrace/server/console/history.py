@@ -43,6 +43,13 @@ class History:
             self._step_began = metrics
         return points
 
+    def move(self, by_s: float) -> None:
+        """Move all points: the clock was set by so many seconds."""
+        for kept in (*self._fine.values(), *self._coarse.values()):
+            moved = [msgspec.structs.replace(point, at_s=round(point.at_s + by_s, 1)) for point in kept]
+            kept.clear()
+            kept.extend(moved)
+
     def columns(self) -> dict[str, dict[str, dict[str, list[Any]]]]:
         """Return what is remembered: by pipeline, fine and coarse, and the fields of `Point`, a list each."""
         return {

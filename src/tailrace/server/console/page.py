@@ -33,16 +33,21 @@ def console_pages(console: Console, gates: Sequence[Gate]) -> dict[bytes, Page]:
 def page_bytes() -> tuple[bytes, bytes]:
     """Return the page, and the policy that lets it run what stands in it and nothing else."""
     style = _read("uplot/uPlot.min.css") + _read("console.css")
-    scripts = (_read("uplot/uPlot.iife.min.js"), *(_read(name) for name in ("charts.js", "console.js")))
+    scripts = (
+        _read("uplot/uPlot.iife.min.js"),
+        _read("charts.js"),
+        "".join(_read(name) for name in ("parts.js", "panels.js", "console.js")),
+    )
     page = _read("page.html").replace("/*style*/", style)
     for number, script in enumerate(scripts):
         page = page.replace(f"/*script {number}*/", script)
     hashes = b" ".join(map(_hash, scripts))
     policy = (
-        b"Content-Security-Policy: default-src 'none'; script-src " + hashes + b"; style-src " + _hash(style) + b"; "
-        b"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        b"default-src 'none'; script-src " + hashes + b"; style-src " + _hash(style) + b"; "
+        b"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    return page.encode(), policy
+    page = page.replace("/*policy*/", policy.decode())  # a moment that is kept comes without the head of an answer
+    return page.encode(), b"Content-Security-Policy: " + policy + b"; frame-ancestors 'none'"
 
 
 def _page_answer() -> Answer:

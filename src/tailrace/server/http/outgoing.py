@@ -118,7 +118,8 @@ class Outgoing:
             status, content_type, body, headers, compresses = page.answer()
         except ServingError as error:
             shared.count_failure(type(error))
-            self._send_error(call, error.bare())  # which would hold the head that the fault is in
+            is_feed = isinstance(page, Feed)  # who gets none is not to hold a place until it is idle for too long
+            self._send_error(call, error.bare(), close=is_feed)  # bare: it would hold the head that the fault is in
             return
         except Exception as error:  # a page that fails takes no other one along
             fault = ServerError(f"{type(error).__name__} in answering this request", next="see the server's log")

@@ -1,0 +1,96 @@
+"use strict";
+// What the panels are made of: elements whose text is set as text, figures as they are said, small drawings.
+const Parts = (() => {
+  const short = Charts.short, SVG = document.querySelector("svg").namespaceURI;
+
+  function make(tag, text, kind) {
+    const it = document.createElement(tag);
+    if (text != null) it.textContent = text;
+    if (kind) it.className = kind;
+    return it;
+  }
+  const ms = v => v == null ? "–" : short(v) + " ms";
+  const percent = v => v == null ? "–" : v === 0 ? "0%" : v < .0001 ? "<0.01%" : +(100 * v).toPrecision(3) + "%";
+  function ago(s) {
+    if (s == null) return "–";
+    for (const [most, of, unit] of [[90, 1, "s"], [5400, 60, "min"], [129600, 3600, "h"]]) if (s < most) return Math.round(s / of) + " " + unit;
+    return Math.round(s / 86400) + " d";
+  }
+  const clock = at => new Date(at * 1e3).toLocaleTimeString([], { hour12: false });
+  function time(at) {
+    const it = make("time", clock(at));
+    it.dateTime = new Date(at * 1e3).toISOString();
+    return it;
+  }
+
+  function table(heads, rows, none) {
+    if (!rows.length) return make("p", none, "empty");
+    const it = make("table"), head = make("tr"), top = make("thead"), body = make("tbody");
+    heads.forEach(text => { const th = make("th", text); th.scope = "col"; head.append(th); });
+    top.append(head);
+    rows.forEach(cells => {
+      const tr = make("tr");
+      cells.forEach((cell, at) => {
+        const td = make(at ? "td" : "th");
+        if (!at) td.scope = "row";
+        td.append(cell instanceof Node ? cell : String(cell)); tr.append(td);
+      });
+      body.append(tr);
+    });
+    it.append(top, body);
+    return it;
+  }
+
+  // A bar of several parts, [class, width] each, of a whole. said: what it shows, for who does not see it.
+  function bar(parts, whole, said, kind = "bar") {
+    const it = make("div", null, kind);
+    for (const [name, width] of parts) if (width > 0) {
+      const part = make("div", null, name);
+      part.style.width = 100 * width / whole + "%";
+      it.append(part);
+    }
+    it.title = said; it.setAttribute("role", "img"); it.setAttribute("aria-label", said || "none");
+    return it;
+  }
+  function legend(items) {
+    const it = make("p", null, "legend");
+    for (const [kind, text] of items) { const item = make("span"); if (kind) item.append(make("span", null, "key " + kind)); item.append(text); it.append(item); }
+    return it;
+  }
+
+  function drawing(width, height, said) {
+    const it = document.createElementNS(SVG, "svg");
+    for (const [name, value] of Object.entries({ viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": said })) it.setAttribute(name, value);
+    return it;
+  }
+  function shape(parent, tag, values) {
+    const it = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(values)) it.setAttribute(name, value);
+    parent.append(it);
+  }
+  // The last values as a line, and what they are held against as a dashed one.
+  function sparkline(values, limit, said) {
+    const width = 96, height = 26, it = drawing(width, height, said), known = values.filter(v => v != null);
+    const most = Math.max(...known, limit || 0) * 1.1 || 1, x = at => 2 + (width - 4) * (values.length > 1 ? at / (values.length - 1) : 1), y = v => height - 2 - (height - 4) * v / most;
+    if (limit) shape(it, "line", { x1: 0, x2: width, y1: y(limit), y2: y(limit), class: "limit" });
+    let path = "", drawn = false;
+    values.forEach((v, at) => { if (v == null) drawn = false; else { path += `${drawn ? "L" : "M"}${x(at).toFixed(1)} ${y(v).toFixed(1)}`; drawn = true; } });
+    if (path) shape(it, "path", { d: path, class: "line" });
+    if (known.length && values[values.length - 1] != null) shape(it, "circle", { cx: x(values.length - 1), cy: y(values[values.length - 1]), r: 2.2, class: limit && values[values.length - 1] > limit ? "dot over" : "dot" });
+    return it;
+  }
+  // Shares now, filled, against those of the reference, outlined.
+  function shares(labels, now, reference) {
+    const width = 132, height = 30, step = width / Math.max(now.length, 1), most = Math.max(...now, ...reference, 1e-9), y = v => height * (1 - v / most);
+    const apart = labels.map((label, at) => [label, now[at], reference[at] || 0]).sort((a, b) => Math.abs(b[1] - b[2]) - Math.abs(a[1] - a[2]));
+    const said = apart.slice(0, 3).map(([label, a, b]) => `${label}: ${percent(a)} now, ${percent(b)} before`).join("; ");
+    const it = drawing(width, height, said), title = document.createElementNS(SVG, "title");
+    title.textContent = said; it.append(title);
+    now.forEach((v, at) => {
+      shape(it, "rect", { x: at * step + 1, width: Math.max(step - 2, 1), y: y(reference[at] || 0), height: height - y(reference[at] || 0), class: "before" });
+      shape(it, "rect", { x: at * step + step * .28, width: Math.max(step * .44, 1), y: y(v), height: height - y(v), class: "now" });
+    });
+    return it;
+  }
+  return { make, ms, percent, ago, clock, time, table, bar, legend, sparkline, shares, short };
+})();
