@@ -25,6 +25,7 @@ from tailrace.cli.forget import forget
 from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
 from tailrace.cli.keys import COMMANDS as KEYS
+from tailrace.cli.logs import logs
 from tailrace.cli.materialize import materialize
 from tailrace.cli.models.commands import COMMANDS as MODELS
 from tailrace.cli.models.options import plain
@@ -88,6 +89,7 @@ for command in (
     forget,
     serve,
     top,
+    logs,
     accepted,
     score,
     consistency,

@@ -99,6 +99,11 @@ def message_of(error: BaseException) -> str:
     return (text.splitlines() or [type(error).__name__])[0]
 
 
+def quoted_name(name: str) -> str:
+    """Return the name of a column as SQL has it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _details(error: BaseException) -> dict[str, Any]:
     """Return the JSON in an error's text; nothing where there is none."""
     text = str(error)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_prediction_log import NOON_S, Now, numbered, predictions
 
-from tailrace.deadline import NS_PER_S
+from log_writers import HOUR_S, NOON_S, Now, Write, at, ns, numbered, writers
 from tailrace.errors import SetupError
-from tailrace.monitor.log.columns import VERSION_KEY, log_table
-from tailrace.monitor.log.files import LogFiles, seal_draft
+from tailrace.monitor.log.columns import VERSION_KEY
+from tailrace.monitor.log.files import seal_draft
 from tailrace.monitor.log.listing import chosen_log
 from tailrace.monitor.log.reader import LogReader
-
-HOUR_S = 3_600
 
 
 @pytest.fixture
@@ -30,38 +26,16 @@ def now() -> Now:
     return Now()
 
 
-Write = Callable[..., LogFiles]
-
-
 @pytest.fixture
 def write(tmp_path: Path, now: Now) -> Iterator[Write]:
-    """Return what makes a writer of a pipeline's log; when the test ends, their files are closed as they are."""
-    made = []
-
-    def make(pipeline: str = "fraud") -> LogFiles:
-        made.append(LogFiles(tmp_path / pipeline, now))
-        return made[-1]
-
-    yield make
-    for files in made:
-        if files._draft is not None:
-            files._draft.close()
-
-
-def at(second: float, first: int, count: int, **changed: Any) -> pa.RecordBatch:
-    """Return lines of requests that were answered so many seconds past noon."""
-    answered = np.full(count, int((NOON_S + second) * NS_PER_S))
-    return log_table(predictions(first, count, answered_ns=answered, **changed))
+    """Return what makes a writer of a pipeline's log."""
+    with writers(tmp_path, now) as write:
+        yield write
 
 
 def ids(reader: LogReader) -> list[str]:
     """Return the ids of all lines."""
     return [text for batch in reader.batches(["request_id"]) for text in batch.column(0).to_pylist()]
-
-
-def ns(second: float) -> int:
-    """Return a time past noon."""
-    return int((NOON_S + second) * NS_PER_S)
 
 
 def test_whole_files_and_drafts_are_one_log(tmp_path: Path, now: Now, write: Write) -> None:

@@ -215,7 +215,7 @@ class _Lines:
         try:
             with pa.ipc.open_stream(self._file) as reader:
                 for batch in reader:
-                    if self._is_checked and not _is_valid(batch):
+                    if self._is_checked and not is_valid(batch):
                         self.is_whole = False
                         return
                     yield batch
@@ -227,7 +227,7 @@ class _Lines:
         self.is_whole = self._file.tell() == os.fstat(self._file.fileno()).st_size
 
 
-def _is_valid(batch: pa.RecordBatch) -> bool:
+def is_valid(batch: pa.RecordBatch) -> bool:
     """Return whether all values can be read: lengths that are damaged would end the process that follows them."""
     try:
         batch.validate(full=True)

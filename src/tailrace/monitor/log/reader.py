@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +55,12 @@ class LogReader:
         """The places of lines that stand in an earlier file, too, by file; most logs have none."""
         return repeats(self.files)
 
+    def leave_out(self, damaged: Sequence[PassedOver]) -> None:
+        """Pass over files that were found to be damaged before."""
+        paths = {each.path for each in damaged}
+        self.files = [lines for lines in self.files if lines.file.path not in paths]
+        self.passed_over += damaged
+
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Give lines in the order in which they were written, some thousand at a time, and only those of the time.
 
@@ -75,7 +80,7 @@ class LogReader:
     def lines_of(self, lines: FileLines, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Give the lines of one file as it has them, of the time, each once. columns: `time` among them."""
         twice, first = self.twice.get(lines.file), 0
-        for batch in _as_it_is_now(lines).batches(columns):
+        for batch in lines.batches(columns):
             keep = self._of_the_time(batch)
             if twice is not None:
                 own = twice[(twice >= first) & (twice < first + batch.num_rows)] - first
@@ -98,11 +103,11 @@ class LogReader:
     def _open(self, file: LogFile) -> FileLines | None:
         """Return the lines of a file; None where it has none, or cannot be read, which is noted."""
         try:
-            lines = _opened(file)
+            lines = FileLines(file)
             why = why_not(lines.schema) if lines.schema.names else ""
             has_lines = not why and any(map(self._may_be_of_the_time, lines.spans))
-        except FileNotFoundError:  # it was swept a moment ago
-            return None
+        except FileNotFoundError:
+            return self._open(file.sealed()) if file.is_draft else None  # it was swept a moment ago
         except (OSError, pa.ArrowException) as error:
             why, has_lines = _reason(error), False
         if why:
@@ -126,20 +131,6 @@ class LogReader:
 
     def _pass_over(self, file: LogFile, why: str) -> None:
         self.passed_over.append(PassedOver(file.path, why))
-
-
-def _opened(file: LogFile) -> FileLines:
-    """Open a file, or what it became meanwhile."""
-    if file.is_draft:
-        with suppress(FileNotFoundError):
-            return FileLines(file)
-        file = file.sealed()
-    return FileLines(file)
-
-
-def _as_it_is_now(lines: FileLines) -> FileLines:
-    """Return a file, or what it became since it was opened."""
-    return FileLines(lines.file.sealed()) if lines.file.is_draft and lines.file.is_gone else lines
 
 
 def _reason(error: Any) -> str:

@@ -7,6 +7,7 @@ begun, and stand in files that another has begun before. Only these are compared
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -63,23 +64,23 @@ def _in_both(
     lines: FileLines, head: Sequence[Span], earlier: Sequence[tuple[FileLines, list[Span]]], times_us: tuple[int, int]
 ) -> list[int]:
     """Return the places of lines, among those of a time, that stand in other files."""
-    known = {
-        identity
-        for other, spans in earlier
-        for batch in other.batches(IDENTITY, spans)
-        for _, identity in _identities(batch, times_us)
-    }
+    known: set[int] = set()
+    for other, spans in earlier:
+        with suppress(OSError, pa.ArrowException):  # it went, or is damaged: then its lines are not given either
+            for batch in other.batches(IDENTITY, spans):
+                known |= {identity for _, identity in identities(batch, times_us)}
     places = []
-    for span in head:
-        first = span.first
-        for batch in lines.batches(IDENTITY, [span]):
-            places += [first + place for place, identity in _identities(batch, times_us) if identity in known]
-            first += batch.num_rows
+    with suppress(OSError, pa.ArrowException):
+        for span in head:
+            first = span.first
+            for batch in lines.batches(IDENTITY, [span]):
+                places += [first + place for place, identity in identities(batch, times_us) if identity in known]
+                first += batch.num_rows
     return places
 
 
-def _identities(batch: pa.RecordBatch, times_us: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Give the place of each line that is of a time, and what tells it from all others."""
+def identities(batch: pa.RecordBatch, times_us: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Give the place of each line that is of a time, both ends among it, and what tells the line from all others."""
     times = batch.column("time").cast(pa.int64()).to_numpy(zero_copy_only=False)
     places = np.flatnonzero((times >= times_us[0]) & (times <= times_us[1]))
     near = batch.take(pa.array(places))

@@ -1,0 +1,111 @@
+"""Lines of the prediction log as a person reads them: columns as wide as the first ones need, and more lines below."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tailrace.cli.models.options import plain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHORT: Final = ("time", "request_id", "score", "decision", "degraded", "whole_us", "error", "row")
+"""The columns that are shown where none are asked for; the last two within others."""
+_NAMES: Final = {"request_id": "id", "whole_us": "ms"}
+_WIDTH_MAX: Final = 48
+_US_PER_MS: Final = 1_000
+_NONE: Final = "–"
+
+
+class LogLines:
+    """Prints lines. is_short: of the columns `SHORT`, which are shown as a person thinks of them."""
+
+    def __init__(self, *, is_short: bool) -> None:
+        from rich.console import Console
+
+        self._is_short = is_short
+        self._console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._widths: dict[str, int] = {}
+        self._is_right: set[str] = set()
+
+    def show(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Print lines, the first ones with what their columns are called."""
+        from rich.text import Text
+
+        rows = batch.to_pylist()
+        cells = [{name: self._cell(name, value, row) for name, value in row.items()} for row in rows]
+        names = [name for name in batch.schema.names if not (self._is_short and name in {"error", "row"})]
+        if not self._widths:
+            self._begin(batch.schema, names, cells)
+        for row, shown in zip(rows, cells, strict=True):
+            line = Text()
+            for name in names:
+                text = shown.get(name, _NONE)
+                width = self._widths.get(name, len(text))
+                line.append(text.rjust(width) if name in self._is_right else text.ljust(width), self._style(name, row))
+                line.append("  ")
+            line.rstrip()
+            self._console.print(line)
+        sys.stdout.flush()
+
+    def _begin(self, schema: pa.Schema, names: list[str], cells: list[dict[str, str]]) -> None:
+        import pyarrow as pa
+        from rich.text import Text
+
+        for name in names:
+            kind = schema.field(name).type
+            if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+                self._is_right.add(name)
+            widest = max((len(each[name]) for each in cells), default=0)
+            self._widths[name] = max(len(_NAMES.get(name, name) if self._is_short else name), widest)
+        header = Text()
+        for name in names:
+            text = _NAMES.get(name, name) if self._is_short else name
+            width = self._widths[name]
+            header.append((text.rjust(width) if name in self._is_right else text.ljust(width)) + "  ", "bold")
+        header.rstrip()
+        self._console.print(header)
+
+    def _cell(self, name: str, value: Any, row: dict[str, Any]) -> str:
+        if not self._is_short:
+            return _text(value)
+        if name == "whole_us":
+            return _NONE if value is None else f"{value / _US_PER_MS:.2f}"
+        if name == "degraded":
+            return _text(value) if value else ""
+        if name == "score" and value is None and row.get("error"):
+            return _text(row["error"])
+        if name == "request_id" and row.get("row"):
+            return f"{_text(value)} #{row['row']}"
+        return _text(value)
+
+    def _style(self, name: str, row: dict[str, Any]) -> str:
+        if not self._is_short:
+            return ""
+        if name == "time":
+            return "dim"
+        if row.get("error"):
+            return "red"
+        return "yellow" if name == "degraded" else ""
+
+
+def _text(value: Any) -> str:
+    """Return a value on one line, without what a terminal would obey."""
+    match value:
+        case None:
+            return _NONE
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        case float():
+            return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.6g}"
+        case list():
+            text = ", ".join(map(_text, value))
+        case dict():
+            text = msgspec.json.encode(value, enc_hook=str).decode()
+        case _:
+            text = plain(value)
+    return text if len(text) <= _WIDTH_MAX else text[: _WIDTH_MAX - 1] + "…"

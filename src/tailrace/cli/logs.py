@@ -1,0 +1,196 @@
+"""`tailrace logs`: what the prediction log has: its last lines, those to come, or what a query in SQL finds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from tailrace.cli.durations import duration_ns
+from tailrace.cli.log_lines import SHORT, LogLines
+from tailrace.cli.models.options import plain
+from tailrace.cli.progress import progress_bar
+from tailrace.errors import SetupError
+from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
+from tailrace.offline.log_output import csv_header, csv_lines, json_lines, write_parquet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tailrace.monitor.log.listing import LogFile
+    from tailrace.monitor.log.reader import PassedOver
+    from tailrace.offline.log_query import Answer, LogQuery
+
+LINES: Final = 20
+TABLE_LINES_MAX: Final = 1_000
+"""Of what a query finds, in a terminal."""
+POLL_S: Final = 0.25
+TOLD_MAX: Final = 5
+
+
+def logs(  # noqa: PLR0917 - typer reads each option from a parameter
+    log: Annotated[Path, typer.Argument(metavar="DIR", help="What `serve --log` was given.", show_default=False)],
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="PIPELINE", help="Which pipeline, where the log has several.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Only lines of which this is true, as in 'score > 0.9'.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Only these, in this order; those of a struct are STRUCT.NAME."),
+    ] = None,
+    sql: Annotated[
+        str | None, typer.Option("--sql", metavar="SELECT", help="A query of DuckDB's SQL, over a view named `log`.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only what was answered since: 10m ago, or an ISO time.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only what was answered before.")] = None,
+    lines: Annotated[
+        int | None,
+        typer.Option("--lines", "-n", min=0, help="Only the newest; 0 for all. 20 in a table, else all."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each line as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print lines as CSV, with a header.")] = False,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write lines to a Parquet file.")] = None,
+    memory_mb: Annotated[
+        int, typer.Option(help="Memory that the query may take, in MiB; beyond it DuckDB spills to disk.")
+    ] = MEMORY_MB,
+    threads: Annotated[int, typer.Option(help="Threads that read the log.")] = THREADS,
+) -> None:
+    """Show the prediction log: its last lines, those to come, or what a query in SQL finds.
+
+    Reads what is written now as well. Files that are damaged are named on stderr, and passed over. A query may read
+    the log, and nothing else of the machine.
+
+    For example:
+
+        tailrace logs log --where "score > 0.9 AND degraded IS NOT NULL" --since 10m
+    """
+    from tailrace.monitor.log.listing import chosen_log
+    from tailrace.monitor.log.reader import LogReader
+    from tailrace.offline.log_query import LogQuery, asked, require_duckdb
+
+    ways = [name for name, value in (("--json", as_json), ("--csv", as_csv), ("--parquet", parquet)) if value]
+    _check(ways, follow=follow, sql=sql, besides={"--where": where, "--columns": columns}, until=until)
+    require_duckdb()
+    limits = DatabaseLimits(memory_mb, threads)
+    begin_ns, end_ns = _time_ns(since, "--since"), _time_ns(until, "--until")
+    chosen = chosen_log(log, pipeline)
+    names = tuple(each.strip() for each in (columns or "").split(",") if each.strip())
+    is_short = not (ways or names or sql)
+    query = LogQuery(
+        columns=SHORT if is_short else names, known_only=is_short, where=where or "", sql=sql or "",
+        lines=(0 if ways and not follow else LINES) if lines is None else lines,
+    )  # fmt: skip
+    with ExitStack() as opening:
+        with progress_bar("reading") as show:
+            make_reader = partial(LogReader, log, chosen, since_ns=begin_ns, until_ns=end_ns)
+            answer = opening.enter_context(asked(make_reader, query, limits, show))
+            if parquet is not None:
+                rows = write_parquet(answer.batches, parquet, lambda rows: show("writing", rows, 0))
+        if parquet is not None:
+            print(f"{parquet}: {rows:,} lines")
+        else:
+            printer = _Printer(ways, answer.schema, is_short=is_short)
+            printer.show_all(answer.batches, TABLE_LINES_MAX if sql and not ways else None)
+        _tell_of(answer.passed_over)
+    if follow:
+        _follow(log, chosen, answer, query, printer)
+
+
+class _Printer:
+    """Prints lines in one of three ways."""
+
+    def __init__(self, ways: list[str], schema: pa.Schema, *, is_short: bool) -> None:
+        self._table: LogLines | None = None
+        self._encode: Callable[[pa.RecordBatch], bytes] | None = None
+        if not ways:
+            self._table = LogLines(is_short=is_short)
+        elif ways == ["--json"]:
+            self._encode = json_lines
+        else:
+            self._encode = csv_lines
+            self._write(csv_header(schema))
+
+    def show_all(self, batches: Iterable[pa.RecordBatch], lines_max: int | None = None) -> None:
+        """Print lines as they are found; of so many say that there are more."""
+        left = lines_max
+        for batch in batches:
+            self.show(batch if left is None else batch.slice(0, left))
+            if left is not None and (left := left - batch.num_rows) < 0:
+                print(f"only {lines_max:,} lines are shown: --json, --csv and --parquet give all", file=sys.stderr)
+                return
+
+    def show(self, lines: pa.RecordBatch) -> None:
+        """Print lines."""
+        if self._table is not None:
+            self._table.show(lines)
+        elif self._encode is not None:
+            self._write(self._encode(lines))
+
+    def _write(self, data: bytes) -> None:
+        sys.stdout.write(data.decode())
+        sys.stdout.flush()
+
+
+def _follow(log: Path, pipeline: str, answer: Answer, query: LogQuery, printer: _Printer) -> None:
+    """Print new lines, until Ctrl-C."""
+    from tailrace.monitor.log.tail import LogTail
+    from tailrace.offline.log_query import asked_of, together
+
+    read: dict[LogFile, int | None] = {file: answer.read.get(file) for file in answer.files}
+    query = replace(query, lines=0)
+    with suppress(KeyboardInterrupt), closing(LogTail(log, pipeline, read)) as tail:
+        while True:
+            for lines in together(tail.lines(), answer.log_schema):
+                for batch in asked_of(lines, query).to_batches():
+                    printer.show(batch)
+            time.sleep(POLL_S)
+
+
+def _check(
+    ways: list[str], *, follow: bool, sql: str | None, besides: Mapping[str, str | None], until: str | None
+) -> None:
+    """Raise SetupError for options that do not go together."""
+    asked = [name for name, value in besides.items() if value]
+    for first, second in (
+        (ways, ways[1:]), (["--sql"] if sql else [], asked), (["--follow"] if follow else [], ["--sql"] if sql else []),
+        (["--follow"] if follow else [], [each for each in ways if each == "--parquet"]),
+        (["--follow"] if follow else [], ["--until"] if until else []),
+    ):  # fmt: skip
+        if first and second:
+            raise SetupError(f"{first[0]} and {second[0]} do not go together", where="the command line",
+                             next="give one of them")  # fmt: skip
+
+
+def _time_ns(text: str | None, flag: str) -> int | None:
+    """Return the time that a flag names, since the epoch. Raises SetupError."""
+    if text is None:
+        return None
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6) * 1_000
+    try:
+        return time.time_ns() - duration_ns(text, flag)
+    except SetupError:
+        raise SetupError(f"{text!r} is no time", where=flag,
+                         next="write 10m, for ten minutes ago, or 2026-11-28T09:30, in UTC") from None  # fmt: skip
+
+
+def _tell_of(passed_over: Sequence[PassedOver]) -> None:
+    """Name the files that were not read, on stderr."""
+    for each in passed_over[:TOLD_MAX]:
+        print(f"passed over: {plain(each.path)}: {plain(each.why)}", file=sys.stderr)
+    if len(passed_over) > TOLD_MAX:
+        print(f"passed over: {len(passed_over) - TOLD_MAX:,} more files", file=sys.stderr)
