@@ -36,6 +36,7 @@ from tailrace.inference import manifest
 from tailrace.inference.declaration import models_of
 from tailrace.loadtest.processes import free_ports, start, wait_ready
 from tailrace.monitor.metrics import DEGRADED_REASONS, METRICS, PROVENANCES, SHED_REASONS, error_kinds, slug
+from tailrace.monitor.recent import Latencies, Quantiles
 from tailrace.monitor.snapshot import PipelineSnapshot, Timing
 from tailrace.response.problem import ProblemDetails
 from tailrace.server.admin import Status
@@ -141,6 +142,7 @@ def test_public_name_is_documented(public: str) -> None:
 @pytest.mark.parametrize(
     ("page", "struct"),
     [("http.md", ProblemDetails), ("http.md", Status), ("http.md", PipelineSnapshot), ("http.md", Timing),
+     ("http.md", Latencies), ("http.md", Quantiles),
      ("model-directory.md", manifest.Manifest), ("model-directory.md", manifest.ModelSource),
      ("model-directory.md", manifest.NumberProfile), ("model-directory.md", manifest.TextProfile),
      ("packed-row.md", catalogue.ViewRecord), ("packed-row.md", catalogue.SchemaRecord)],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from tailrace.deadline import LAYERS, Budget
 from tailrace.monitor.histogram import edges_ns
@@ -40,7 +41,8 @@ class Series(msgspec.Struct, frozen=True):
 
     offset, length: its cells. A histogram has a cell for each edge, one for what is above, and one for the sum.
     budget_ns: what a histogram of times is held to; 0 for none. scale_ns: the edge its edges are made from, that
-    budget or the whole call's; it is exported always. bounds: the edges of another histogram, of rows say.
+    budget or the whole call's; it is exported always. bounds: the edges of another histogram, of rows say. is_shared:
+    whether its cells are another series': what is counted of that is counted of it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Series(msgspec.Struct, frozen=True):
     bounds: tuple[int, ...] = ()
     budget_ns: int = 0
     scale_ns: int = 0
+    is_shared: bool = False
 
     @property
     def edges(self) -> tuple[int, ...]:
@@ -75,7 +78,7 @@ class SeriesLayout(msgspec.Struct, frozen=True):
     @property
     def cells(self) -> int:
         """How many cells they take."""
-        return sum(series.length for series in self.series)
+        return sum(series.length for series in self.series if not series.is_shared)
 
     def find(self, name: str, *labels: str) -> Series:
         """Return one series. Raises KeyError where there is none."""
@@ -94,7 +97,8 @@ class PipelineShape(msgspec.Struct, frozen=True):
 
     remote, models: the names of those that another server computes, and of those that are computed here. coalesces:
     whether requests share answers. late_checks: what is checked after the answer, by name. accepts: whether it declares
-    where results go of requests that are accepted.
+    where results go of requests that are accepted. hops: of each view the one that it is read in; all in the first
+    where none are given.
     """
 
     name: str
@@ -106,6 +110,7 @@ class PipelineShape(msgspec.Struct, frozen=True):
     coalesces: bool = False
     late_checks: tuple[str, ...] = ()
     accepts: bool = False
+    hops: tuple[int, ...] = ()
 
 
 def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: str = "") -> SeriesLayout:
@@ -197,6 +202,21 @@ class _LayoutBuilder:
         self.series.append(Series(name, labels, self._offset, length, bounds, budget_ns, scale_ns))
         self._offset += length
 
+    def add_fetches(self, pipeline: PipelineShape, scale_ns: int) -> None:
+        """Add the times of a pipeline's fetches, all of them and those of each view: one fetch reads those of a hop."""
+        name = pipeline.name
+        self.add_times("tailrace_store_seconds", name, scale_ns=scale_ns)
+        whole = self.series[-1]
+        hops = dict(zip(pipeline.views, pipeline.hops or [0] * len(pipeline.views), strict=True))
+        of_hop = {} if max(hops.values(), default=0) else {0: whole}
+        for view, hop in hops.items():
+            if hop not in of_hop:
+                self.add_times("tailrace_view_seconds", name, view, scale_ns=scale_ns)
+                of_hop[hop] = self.series[-1]
+                continue
+            shared = structs.replace(of_hop[hop], name="tailrace_view_seconds", labels=(name, view), is_shared=True)
+            self.series.append(shared)
+
     def add_failures(self, pipeline: str) -> None:
         """Add the counters of answers and errors; the empty name is for calls of no pipeline."""
         kinds = error_kinds()
@@ -247,7 +267,7 @@ class _LayoutBuilder:
         self.add_times("tailrace_request_seconds", name, scale_ns=total_ns, budget_ns=total_ns)
         self.add_times("tailrace_queue_wait_seconds", name, scale_ns=total_ns)
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
-        self.add_times("tailrace_store_seconds", name, scale_ns=budget.features_ns or total_ns)
+        self.add_fetches(pipeline, budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)
         for metric in RETRIEVAL_METRICS:
             self.add(metric, name)

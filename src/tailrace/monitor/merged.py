@@ -110,7 +110,10 @@ class MergedMetrics:
             key: merged if merged.series.is_gauge or key not in earlier.series else merged.minus(earlier.series[key])
             for key, merged in self.series.items()
         }
-        return MergedMetrics(moved, self.at_ns, (self.at_ns - earlier.at_ns) / NS_PER_S)
+        span_s = (self.at_ns - earlier.at_ns) / NS_PER_S
+        if self.index is None or not moved:
+            return MergedMetrics(moved, self.at_ns, span_s)
+        return MergedMetrics.of(self.index, np.concatenate([one.cells for one in moved.values()]), self.at_ns, span_s)
 
     def value(self, name: str, *labels: str) -> int:
         """Return one counter or gauge; 0 where it is not there."""

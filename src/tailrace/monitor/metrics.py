@@ -61,6 +61,9 @@ _TABLE: Final = (
     Metric("tailrace_remote_breaker_openings_total", "counter", "Times it has opened.", ("pipeline", "model")),
     Metric("tailrace_remote_connections", "gauge", "Connections to its server, all workers.", ("pipeline", "model")),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took.", ("pipeline",), "ns"),
+    Metric(
+        "tailrace_view_seconds", "histogram", "That of the fetches which read a view.", ("pipeline", "view"), "ns"
+    ),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
     Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
     Metric("tailrace_store_breaker_openings_total", "counter", "Times a breaker has opened.", ("pipeline",)),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tailrace.batch import Batch, Degraded
 from tailrace.deadline import LAYERS
 from tailrace.errors import ServingError, ShedError
+from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.metrics import (
     CONSUMER_FATES,
     DEGRADED_REASONS,
@@ -98,6 +99,7 @@ class BatchRecorder(FailureRecorder):
             and series.labels[2] == PROVENANCES[0]
         ]
         self._cells = cells
+        self._block, self._pipeline = block, pipeline
         self._calls_most = 0
 
     def record(self, batch: Batch, finished_ns: int) -> None:
@@ -171,6 +173,10 @@ class BatchRecorder(FailureRecorder):
         self._store.observe(took_ns)
         self._cells[self._store_late] += is_late
 
+    def hop_of(self, view: str) -> HopRecorder:
+        """Return what counts the fetches of one hop of several, of which this is a view."""
+        return HopRecorder(self, self._block.histogram("tailrace_view_seconds", self._pipeline, view))
+
     def degraded_rows(self) -> dict[str, int]:
         """Return how many rows were answered degraded so far, by reason."""
         return {DEGRADED_REASONS[Degraded(int(flag))]: self._cells[cell] for flag, cell in self._degraded}
@@ -180,6 +186,19 @@ class BatchRecorder(FailureRecorder):
         cells = self._cells
         for provenance, rows in enumerate(np.bincount(provenances, minlength=len(PROVENANCES)).tolist()):
             cells[first + provenance] += rows
+
+
+class HopRecorder:
+    """Counts the fetches of one hop of a pipeline that has several."""
+
+    def __init__(self, whole: BatchRecorder, times: Histogram) -> None:
+        self._whole = whole
+        self._times = times
+
+    def count_fetch(self, took_ns: int, is_late: bool) -> None:
+        """Count one fetch: see `BatchRecorder.count_fetch`."""
+        self._times.observe(took_ns)
+        self._whole.count_fetch(took_ns, is_late)
 
 
 class WorkerRecorder(FailureRecorder):

@@ -15,6 +15,7 @@ from tailrace.errors import ServingError, SetupError, UnauthorizedError, Unavail
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.drift.shown import ShownDrift
+from tailrace.monitor.recent import Latencies
 from tailrace.monitor.snapshot import PipelineSnapshot
 from tailrace.server.control import PipelineReady, ReleasedPipeline
 from tailrace.server.endpoint import Answer, Gate, Page
@@ -73,6 +74,7 @@ class ReleaseStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then.
 
+    latencies: over a minute and over ten, by span and pipeline.
     signatures_required: whether a registry's version is served only if a trusted key has signed it. alerts: those that
     fire, and those that will if they hold on. drift: the last window of each pipeline, empty without an observer.
     """
@@ -88,6 +90,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: tuple[PipelineSnapshot, ...]
     recent_s: float
     recent: tuple[PipelineSnapshot, ...]
+    latencies: dict[str, dict[str, Latencies]]
     warm_up: tuple[PipelineReady, ...]
     signatures_required: bool
     alerts: list[Alert]

@@ -10,6 +10,7 @@ from pathlib import Path
 from tailrace.compile.loading import load_pipelines
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.errors import SetupError
+from tailrace.features.hop_order import hop_of
 from tailrace.features.stores.opening import resolve_url
 from tailrace.inference.composition.declarations import compositions_of
 from tailrace.inference.declaration import Model, walk_declared
@@ -43,7 +44,7 @@ def shape_of(pipeline: Pipeline) -> PipelineShape:
     return PipelineShape(
         pipeline.name, pipeline.budget, views, branches_of(pipeline), remote_names(pipeline), computed_names(pipeline),
         coalesces=pipeline.coalesce is not None, late_checks=tuple(check.name for check in pipeline.validate_later),
-        accepts=pipeline.results is not None,
+        accepts=pipeline.results is not None, hops=tuple(map(hop_of, pipeline.views)),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.monitor.merging import Merger
 from tailrace.monitor.observed import Observed
+from tailrace.monitor.recent import Recent
 from tailrace.monitor.snapshot import pipeline_snapshots
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
@@ -28,7 +29,7 @@ from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 from tailrace.version import VERSION
 
-_SAMPLE_S: Final = 5.0
+_SAMPLE_S: Final = 5
 """How often the counters are kept for /status's recent figures; they cover one to two of these."""
 _SHARED_S: Final = 0.9
 """Who looks once a second looks at what another has merged, if it is no older."""
@@ -70,6 +71,7 @@ class Overview:
         self._is_open = is_open
         self._signatures_required = signatures_required
         self._started_s = time.monotonic()
+        self._recent = Recent()
         self._samples: deque[MergedMetrics] = deque(maxlen=2)
         self.alerting = Alerting(self.merge, self._declared, sinks, logger(pid=os.getpid()))
 
@@ -120,6 +122,7 @@ class Overview:
             pipelines=pipeline_snapshots(metrics),
             recent_s=round(recent.span_s, 3),
             recent=pipeline_snapshots(recent),
+            latencies=self._recent.latencies(),
             warm_up=warm.pipelines if warm is not None else (),
             signatures_required=self._signatures_required,
             alerts=self.alerts(),
@@ -140,10 +143,12 @@ class Overview:
         return None
 
     async def sample(self) -> None:
-        """Keep the counters of a while ago."""
+        """Keep the counters of a while ago, and what is counted of late."""
         while True:
             self._samples.append(self.merge())
-            await asyncio.sleep(_SAMPLE_S)
+            for _ in range(_SAMPLE_S):
+                self._recent.add(self.merge())
+                await asyncio.sleep(1.0)
 
     def releases(self) -> list[ReleaseStatus]:
         """Return the releases that workers serve now, each with the slots of these."""

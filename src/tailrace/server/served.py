@@ -127,8 +127,7 @@ class ServedPipelines:
         if self._options.cache_bytes_max:  # only now, so that what a plan is said to cost has the store in it
             plan.features.keep_rows(_cache_limits(self._options))
         recorder = BatchRecorder(self._block, pipeline.name)
-        for retrieval in plan.features.retrievals:
-            retrieval.observe_fetch = recorder.count_fetch
+        _observe_fetches(plan, recorder)
         for stage in model_stages(plan.inference.stage):
             stage.tell_batches(ModelCounts(self._block, pipeline.name, stage.name).count)
         recorders = self._recorders(pipeline, recorder)
@@ -221,6 +220,15 @@ def offer_of(pipeline: Pipeline, array_max: int, body_bytes_max: int, *, arrow: 
     if arrow:
         more.append(ArrowCodec(*types, array_max=array_max, body_bytes_max=body_bytes_max))
     return Offer(pipeline.request, array_max=array_max, body_bytes_max=body_bytes_max, more=more)
+
+
+def _observe_fetches(plan: Plan, recorder: BatchRecorder) -> None:
+    """Have the fetches of a plan counted: of several hops each by the views that it reads, too."""
+    retrievals = plan.features.retrievals
+    for retrieval in retrievals:
+        is_alone = len(retrievals) == 1
+        counting = recorder if is_alone else recorder.hop_of(retrieval.codecs[0].spec.name)
+        retrieval.observe_fetch = counting.count_fetch
 
 
 def _cache_limits(options: ServeOptions) -> CacheLimits:

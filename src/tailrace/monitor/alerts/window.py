@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,12 @@ class Window:
         """Return the sums, shape (columns,)."""
         self._turn(at_ns)
         return np.asarray(self._cells.sum(axis=0))
+
+    def take_over(self, earlier: Window, columns: Iterable[tuple[slice, slice]]) -> None:
+        """Go on with what another, of the same span and slots, has counted. columns: its columns, and those here."""
+        for theirs, own in columns:
+            self._cells[:, own] = earlier._cells[:, theirs]
+        self._newest = earlier._newest
 
     def _turn(self, at_ns: int) -> int:
         """Empty the slots that time has come round to; return the newest one's place."""
