@@ -44,6 +44,7 @@ ALONE = {
     "zstd": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "grpc", "jwt", "pytest"),
     "grpc": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "jwt", "pytest"),
     "jwt": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "grpc", "pytest"),
+    "tracing": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "fastapi", "boto3", "jwt", "pytest"),
     "bench": ("pyarrow", "pandas", "ibis", "duckdb", "onnx", "sklearn", "pytest", "boto3"),
 }
 """What each extra does not bring, so that its test proves something. "serve" is no extra at all."""

@@ -39,7 +39,7 @@ VERSIONS: Final = ("lowest", "newest")
 SUITE: Final = "suite"
 SMOKES: Final = (
     "serve", "offline", "postgres", "spark", "package", "catboost", "lightgbm", "xgboost", "sklearn", "torch",
-    "dynamodb", "registry", "kafka", "arrow", "zstd", "grpc", "jwt", "bench", "dev",
+    "dynamodb", "registry", "kafka", "arrow", "zstd", "grpc", "jwt", "tracing", "bench", "dev",
 )  # fmt: skip
 EXTRAS: Final = {
     "serve": (),

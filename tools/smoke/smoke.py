@@ -1,9 +1,9 @@
 """Tries one extra, alone: `python smoke.py EXTRA FOLDER`, in a venv without another.
 
 EXTRA: serve, offline, postgres, spark, package, catboost, lightgbm, xgboost, sklearn, torch, dynamodb, registry, kafka,
-arrow, zstd, grpc, jwt, bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote. It ends
-with 0 where all went well. Needs nothing but tailrace and that extra itself; postgres also Debian's server, spark also
-Java.
+arrow, zstd, grpc, jwt, tracing, bench, dev; "serve" is no extra at all. The folder is a copy of what prepare.py wrote.
+It ends with 0 where all went well. Needs nothing but tailrace and that extra itself; postgres also Debian's server,
+spark also Java.
 """
 
 from __future__ import annotations
@@ -328,6 +328,40 @@ def try_jwt(folder: Path) -> None:
     assert tokens.caller_of(token.encode()).key.scopes == ("pipelines/fraud",)
 
 
+def try_tracing(folder: Path) -> None:
+    """Send a span to what takes them, and read it there."""
+    import gzip
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    from tailrace.monitor.tracing.endpoint import TraceEndpoint
+    from tailrace.monitor.tracing.exporter import CallSpans, SpanExporter
+    from tailrace.monitor.tracing.spans import SERVER, Span
+
+    bodies: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        exporter = SpanExporter(TraceEndpoint.of(f"http://127.0.0.1:{server.server_port}"))
+        span = Span(
+            name="smoke", kind=SERVER, trace_id=b"t" * 16, span_id=b"s" * 8, parent_id=b"", start_ns=1, end_ns=2
+        )
+        exporter.put(CallSpans({"service.name": "smoke"}, [span]))
+        exporter.close(READY_S_MAX)
+        server.shutdown()
+    assert exporter.outcomes["exported"] == 1
+    (group,) = ExportTraceServiceRequest.FromString(gzip.decompress(bodies[0])).resource_spans
+    assert group.scope_spans[0].spans[0].name == "smoke"
+
+
 def try_grpc(folder: Path) -> None:
     """Serve a method and health over gRPC, and call both by grpcio's own client."""
     import asyncio
@@ -474,6 +508,7 @@ SMOKES: Final[dict[str, Callable[[Path], None]]] = {
     "zstd": try_zstd,
     "grpc": try_grpc,
     "jwt": try_jwt,
+    "tracing": try_tracing,
     "bench": try_bench,
     "dev": try_dev,
 }

@@ -28,6 +28,7 @@ from tailrace.monitor.metrics import (
     REMOTE_FAULTS,
     RETRIEVAL_METRICS,
     SHED_REASONS,
+    SPAN_OUTCOMES,
     error_kinds,
     slug,
 )
@@ -179,6 +180,8 @@ def observer_layout(pipelines: Sequence[str]) -> SeriesLayout:
             builder.add("tailrace_drift_deviating", pipeline, kind)
     for reason in LOST_REASONS:
         builder.add("tailrace_predictions_lost_total", reason)
+    for outcome in SPAN_OUTCOMES:
+        builder.add("tailrace_spans_total", outcome)
     return SeriesLayout(tuple(builder.series))
 
 

@@ -135,6 +135,10 @@ _TABLE: Final = (
         "tailrace_drift_deviating", "gauge", "Series beyond two standard deviations of window means.",
         ("pipeline", "kind"), owner="observer",
     ),
+    Metric(
+        "tailrace_spans_total", "counter", "Spans of traced requests, by what became of them.", ("outcome",),
+        owner="observer",
+    ),
     Metric("tailrace_limit_lease_failures_total", "counter", "Times that Redis lent no tokens.", ("worker",)),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
@@ -188,6 +192,10 @@ DRIFT_KINDS: Final = ("feature", "score", "confidence", "decision", "view")
 """What is watched for drift; of a view the share of rows that are answered with its defaults."""
 LOST_REASONS: Final = ("overwritten", "unreadable", "unwritten")
 """Why a request is not logged: the observer came too late; its frame is none; the disk does not keep up."""
+SPAN_OUTCOMES: Final = ("exported", "rejected", "failed", "dropped", "limited")
+"""What becomes of a span: taken; refused by who else took what was sent with it; given up after its tries, or where
+the endpoint refuses all; dropped, since too many waited; not made, since so many calls a second are traced at most, one
+a call."""
 FATES: Final = tuple(fate.name.lower() for fate in Fate)
 CONSUMER_FATES: Final = (*FATES, "poison")
 """What becomes of an event that a consumer brings; poison: it cannot be read, for which HTTP has a 422."""

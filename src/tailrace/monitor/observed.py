@@ -8,6 +8,7 @@ import msgspec
 
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.slowest import SlowRequest
+from tailrace.monitor.tracing.outcomes import TraceState
 
 OBSERVED_BYTES_MAX: Final = 512 << 10
 """Of a document as JSON; a longer one is not told."""
@@ -16,6 +17,7 @@ OBSERVED_BYTES_MAX: Final = 512 << 10
 class Observed(msgspec.Struct, tag=True, kw_only=True):
     """Observer → supervisor. at_s: when it was made, since the epoch. drift: the last window of each pipeline.
     slow: of each pipeline the slowest requests of the last minute and of ten, the slowest first.
+    traces: how their export is doing; None unless they are exported.
 
     Each watch fills its own field of a new document.
     """
@@ -23,3 +25,4 @@ class Observed(msgspec.Struct, tag=True, kw_only=True):
     at_s: float
     drift: dict[str, ShownDrift] = {}
     slow: dict[str, tuple[SlowRequest, ...]] = {}
+    traces: TraceState | None = None

@@ -42,12 +42,25 @@ def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
     """
     if options.log is not None and find_spec("pyarrow") is None:
         raise SetupError("the log needs pyarrow", where="--log", next="pip install 'tailrace[arrow]'")
+    if options.traces is not None and not _has_otlp():
+        raise SetupError(
+            "traces need opentelemetry-proto", where="--traces, or OTEL_EXPORTER_OTLP_ENDPOINT",
+            next="pip install 'tailrace[tracing]'",
+        )  # fmt: skip
     rings = tuple(make_ring_fd(f"ring-{slot}") for slot in range(options.workers)) if options.is_observed else ()
     try:
         yield rings
     finally:
         for ring in rings:
             os.close(ring)
+
+
+def _has_otlp() -> bool:
+    """Return whether the messages that traces are sent in are there."""
+    try:
+        return find_spec("opentelemetry.proto") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def open_companions(options: ServeOptions, pin: Pin, rings: tuple[int, ...] = ()) -> list[Child]:

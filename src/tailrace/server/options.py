@@ -117,6 +117,20 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     log_retention_s: Annotated[float, said("Seconds for which the files of --log are kept.")] = 2_592_000.0
     log_bytes_max: Annotated[int, said("Bytes that they may take; the oldest go first.")] = 10 << 30
+    traces: Annotated[
+        str | None,
+        said(
+            "Send traces to a collector that takes OTLP over HTTP: http://HOST:4318", metavar="URL",
+            env="OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+    ] = None  # fmt: skip
+    traces_headers: Annotated[
+        str | None,
+        said("Headers sent with them, a token say.", metavar="NAME=VALUE,…", env="OTEL_EXPORTER_OTLP_HEADERS"),
+    ] = None
+    trace_sample: Annotated[
+        float, said("Share of requests traced, beside those that callers trace, and that are slow, degraded or fail.")
+    ] = 0.01
     registry: Annotated[
         str | None, said("Registry of models that are a version and name no registry.", env="TAILRACE_REGISTRY")
     ] = None
@@ -201,7 +215,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_observed(self) -> bool:
         """Whether workers tell an observer of what they have predicted."""
-        return self.observe or self.log is not None
+        return self.observe or self.log is not None or self.traces is not None
 
     @property
     def admin_tls(self) -> TlsFiles | None:
@@ -247,6 +261,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         self._check_tokens()
         self._check_reach()
         self._check_alerts()
+        self._check_traces()
 
     def _check_limits(self) -> None:
         """Raise SetupError for what is no Redis that limits can be shared by."""
@@ -293,6 +308,14 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
             check_address("alert_webhook", self.alert_webhook)
             check_address("alertmanager", self.alertmanager)
+
+    def _check_traces(self) -> None:
+        """Raise SetupError for what is no address that traces can be sent to, and headers that are none."""
+        _check_range("trace_sample", self.trace_sample, 0, 1)
+        if self.traces is not None:
+            from tailrace.monitor.tracing.endpoint import TraceEndpoint
+
+            TraceEndpoint.of(self.traces, self.traces_headers or "")
 
     def _check_reach(self) -> None:
         """Raise SetupError for a port that others can reach, and ask nothing of them."""

@@ -37,6 +37,7 @@ from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.tap import Tap
+from tailrace.monitor.tracing.onward import OnwardTrace
 from tailrace.pipeline import Pipeline
 from tailrace.plan import Plan
 from tailrace.release.pinned import Pin, Release
@@ -130,6 +131,10 @@ class ServedPipelines:
         _observe_fetches(plan, recorder)
         for stage in model_stages(plan.inference.stage):
             stage.tell_batches(ModelCounts(self._block, pipeline.name, stage.name).count)
+        if self._options.traces is not None:
+            onward = OnwardTrace(self._options.trace_sample)
+            for remote in remote_stages(plan.inference.stage):
+                remote.trace_lines = onward.lines
         recorders = self._recorders(pipeline, recorder)
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
@@ -157,7 +162,8 @@ class ServedPipelines:
             recorders.append(Sampler(pipeline, self._release.id, self._samples, self._clock))
         if self._ring is not None:
             loop, release_id = asyncio.get_running_loop(), self._release.id
-            self._taps.append(Tap(pipeline, release_id, self._ring, self._clock, loop, self._log))
+            traced = self._options.traces is not None
+            self._taps.append(Tap(pipeline, release_id, self._ring, self._clock, loop, self._log, traced=traced))
             recorders.append(self._taps[-1])
         if pipeline.coalesce is not None:
             recorders.append(CoalescedCounts(self._block, pipeline.name, own))

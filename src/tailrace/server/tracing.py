@@ -1,7 +1,7 @@
 """The trace that a call is part of, as its caller tells it: W3C Trace Context, level 1.
 
-The server begins no span of its own, so it hands on what it was given unchanged, as the standard has it for who only
-passes a trace on; and puts its id into samples and log lines.
+A worker begins no span of its own: it hands on what it was given unchanged, as the standard has it for who only passes
+a trace on, unless the observer makes spans of it (monitor/tracing/); and puts its id into samples and log lines.
 """
 
 from __future__ import annotations

@@ -42,6 +42,10 @@ def open_watches(task: CompanionAssignment, block: MetricBlock, counts: Predicti
     options = task.options
     folder = None if options.log is None else Path(options.log)
     watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow()]
+    if options.traces is not None:
+        from tailrace.server.observed_traces import ObservedTraces
+
+        watches.append(ObservedTraces(task, block))
     if folder is not None:
         from tailrace.server.observed_log import ObservedLog
 

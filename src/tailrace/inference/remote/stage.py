@@ -7,7 +7,7 @@ One row that the server refuses does not cost its neighbours their scores: the r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ class RemoteStage:
 
     name: of its scores. assemblers: fill its inputs. budget: of the pipeline. fallback: what scores a row that the
     server does not. rows_max: of one call. notice: what is to be known of how it started; empty where there is nothing.
-    learns: whether it learns yet what calls cost.
+    learns: whether it learns yet what calls cost. trace_lines: gives the header lines that hand on a batch's trace.
     """
 
     members: Final = ()
@@ -85,6 +85,7 @@ class RemoteStage:
         self.notice = notice
         self.url = client.url
         self.learns = False
+        self.trace_lines: Callable[[Batch], bytes] = trace_lines
         self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
         self._fallback = fallback
         self._rows_max = rows_max
@@ -123,7 +124,7 @@ class RemoteStage:
         rows = batch.rows if picked is None else len(picked)
         now_ns = self._now_ns()
         calls = _Calls(
-            now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows), trace_lines(batch)
+            now_ns + self._granted_ns(rows, deadline_ns - now_ns), self._fair_ns(batch, rows), self.trace_lines(batch)
         )
         scores, late = await self._ask(feeds, rows, calls)
         found = has_scores(scores)

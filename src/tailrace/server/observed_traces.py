@@ -1,0 +1,139 @@
+"""Traces in the observer: the calls that are to be traced are chosen, and their spans handed to what sends them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import structlog
+
+from tailrace.monitor.observed import Observed
+from tailrace.monitor.predictions import CallFacts, Predictions
+from tailrace.monitor.shared import MetricBlock
+from tailrace.monitor.tracing.endpoint import TraceEndpoint
+from tailrace.monitor.tracing.exporter import CallSpans, SpanExporter
+from tailrace.monitor.tracing.outcomes import SpanCounts, TraceState
+from tailrace.monitor.tracing.sampling import Kept, TailSampler
+from tailrace.monitor.tracing.spans import CARRIER_CALLS_MAX, Ids, carrier_of, ids_of, spans_of
+from tailrace.server.control import CompanionAssignment
+from tailrace.server.declared import load_all
+
+CLOSE_S: Final = 2.0
+"""How long a stopping server sends spans still."""
+LOG_S: Final = 60.0
+RESOURCES_MAX: Final = 256
+"""Releases and workers that are told apart at once."""
+
+
+class ObservedTraces:
+    """Makes spans of what workers tell."""
+
+    def __init__(self, task: CompanionAssignment, block: MetricBlock) -> None:
+        options = task.options
+        assert options.traces is not None, "it is made for them"
+        self._endpoint = TraceEndpoint.of(options.traces, options.traces_headers or "")
+        budgets_ns = {each.name: each.budget.total_ns for each in load_all(task.pin)}
+        self._sampler = TailSampler(options.trace_sample, budgets_ns)
+        self._counts = SpanCounts(block)
+        self._resources = Resources()
+        self._exporter = SpanExporter(self._endpoint)
+        self._log = structlog.get_logger()
+        self._logged_s = -LOG_S
+        self._lost = 0
+
+    def take(self, predictions: Predictions) -> None:
+        """Make spans of the calls that are to be traced. A fault costs these spans alone."""
+        calls = predictions.calls
+        if calls is None:  # a frame of a worker from before traces were asked for
+            return
+        try:
+            kept, beyond = self._sampler.choose(predictions, calls)
+            self._exporter.count_limited(beyond)
+            resource = self._resources.of(predictions.release, predictions.slot) if kept else {}
+            carriers: dict[int, Ids | None] = {}
+            for each in kept:
+                batch = int(calls.batch[each.call])
+                if batch not in carriers:
+                    carriers[batch] = self._carrier(predictions, calls, batch, kept)
+                ids = _ids(predictions, calls, each.call, each.request)
+                self._exporter.put(CallSpans(resource, spans_of(predictions, calls, each, ids, carriers[batch])))
+        except Exception as error:  # of ours: the watches beside this one are to go on
+            self._warn("spans are not made", repr(error))
+
+    def write(self) -> None:
+        """Nothing: a thread of its own sends what there is."""
+
+    def tell(self, observed: Observed) -> None:
+        """Tell what has become of spans, and log what was lost."""
+        spans = dict(self._exporter.outcomes)
+        self._counts.set(spans)
+        fault = self._exporter.fault
+        to = f"{self._endpoint.host}:{self._endpoint.port}"
+        observed.traces = TraceState(to=to, spans=spans, waiting=self._exporter.waiting, fault=fault)
+        lost = spans["rejected"] + spans["failed"] + spans["dropped"]
+        if lost > self._lost and self._warn("spans are lost", fault, spans=lost - self._lost, to=to):
+            self._lost = lost
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._exporter.close(CLOSE_S)
+
+    def _carrier(self, found: Predictions, calls: CallFacts, batch: int, kept: list[Kept]) -> Ids | None:
+        """Return the ids of the call that a batch's remote calls are part of; None where it is not traced."""
+        places = (calls.batch == batch).nonzero()[0][:CARRIER_CALLS_MAX].tolist()
+        first = dict(zip(reversed(calls.request_call.tolist()), range(len(found.requests) - 1, -1, -1), strict=True))
+        told = [(found.request_ids[first[place]] if place in first else "", calls.parents[place]) for place in places]
+        chosen = carrier_of(told, self._sampler.share)
+        if chosen < 0 or not any(each.call == places[chosen] for each in kept):
+            return None
+        return _ids(found, calls, places[chosen], first[places[chosen]])
+
+    def _warn(self, event: str, cause: str, **facts: Any) -> bool:
+        """Log a fault, at most once a minute; return whether it was logged."""
+        now_s = time.monotonic()
+        if now_s < self._logged_s + LOG_S:
+            return False
+        self._logged_s = now_s
+        self._log.warning(event, cause=cause, **facts)
+        return True
+
+
+class Resources:
+    """What tells the spans of one release and worker from others'. A roll-out shows as two versions side by side."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._common = read_attributes(environment.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+        self._common |= {
+            "service.name": environment.get("OTEL_SERVICE_NAME") or self._common.get("service.name", "tailrace")
+        }
+        here = f"{socket.gethostname()}/{os.getppid()}"
+        self._instance = self._common.get("service.instance.id", here)
+        self._known: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def of(self, release: str, slot: int) -> Mapping[str, Any]:
+        """Return the attributes of a worker that serves a release; the same object each time."""
+        found = self._known.get((release, slot))
+        if found is None:
+            if len(self._known) >= RESOURCES_MAX:
+                self._known.clear()
+            found = self._known[release, slot] = self._common | {
+                "service.version": release,
+                "service.instance.id": f"{self._instance}/{slot}",
+                "tailrace.worker": slot,
+            }
+        return found
+
+
+def read_attributes(text: str) -> dict[str, str]:
+    """Return attributes as `OTEL_RESOURCE_ATTRIBUTES` has them, name=value,…; what is not well formed is left out."""
+    pairs = (part.partition("=") for part in text.split(","))
+    return {name.strip(): unquote(value.strip()) for name, sign, value in pairs if sign and name.strip()}
+
+
+def _ids(found: Predictions, calls: CallFacts, call: int, request: int) -> Ids:
+    """Return the ids of a call's spans."""
+    return ids_of(found.request_ids[request], calls.parents[call], int(calls.arrivals_ns[call]))
