@@ -1,6 +1,7 @@
 """A ring of frames in shared memory, from one worker to the observer: it is written without waiting for its reader.
 
-An anonymous file (memfd) that the supervisor makes, and the worker of a slot and the observer inherit:
+An anonymous file (memfd) that the supervisor makes, and the workers of a slot and the observer inherit. It has one
+writer at a time (claimed_ring.py):
 
     8 header cells | the frames, each: 3 cells, its length, how many items were told before it and how many it holds,
     and its bytes, up to the next multiple of 8

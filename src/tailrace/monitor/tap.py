@@ -6,7 +6,7 @@ from a store, and its calls may outlive their connections for so long. Held toge
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -14,7 +14,6 @@ from tailrace.batch import Batch
 from tailrace.deadline import NS_PER_S, Clock
 from tailrace.loop_load import Loop
 from tailrace.monitor.frame_writer import FrameWriter, is_whole
-from tailrace.monitor.ring import RingWriter
 from tailrace.pipeline import Pipeline
 
 HELD_S: Final = 0.05
@@ -25,6 +24,20 @@ HELD_ROWS_MAX: Final = 512
 _LOG_NS: Final = 60 * NS_PER_S
 
 
+class Ring(Protocol):
+    """What frames are written to. slot: of the worker."""
+
+    slot: int
+
+    def write(self, frame: bytes, items: int) -> bool:
+        """Write a frame; False for one that is too long."""
+        ...
+
+    def lose(self, items: int) -> None:
+        """Count items that come into no frame."""
+        ...
+
+
 class Tap:
     """Tells the observer of one pipeline's batches; a recorder of its engine. traced: spans are made of them."""
 
@@ -32,7 +45,7 @@ class Tap:
         self,
         pipeline: Pipeline,
         release: str,
-        ring: RingWriter,
+        ring: Ring,
         clock: Clock,
         loop: Loop,
         log: Any,

@@ -11,6 +11,7 @@ from typing import Final
 
 from tailrace.errors import SetupError
 from tailrace.ingest.origin import StreamOrigin
+from tailrace.monitor.claimed_ring import RINGS_A_SLOT
 from tailrace.monitor.ring import make_ring_fd
 from tailrace.monitor.shared import OwnedBlock
 from tailrace.release.pinned import Pin
@@ -36,7 +37,7 @@ MODULES: Final = {
 
 @contextmanager
 def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
-    """Give the rings by which workers tell the observer, one a slot; none where it is not asked for.
+    """Give the rings by which workers tell the observer, as many of each slot; none where it is not asked for.
 
     Raises SetupError where the observer lacks what it writes with.
     """
@@ -47,7 +48,8 @@ def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
             "traces need opentelemetry-proto", where="--traces, or OTEL_EXPORTER_OTLP_ENDPOINT",
             next="pip install 'tailrace[tracing]'",
         )  # fmt: skip
-    rings = tuple(make_ring_fd(f"ring-{slot}") for slot in range(options.workers)) if options.is_observed else ()
+    count = RINGS_A_SLOT * options.workers if options.is_observed else 0
+    rings = tuple(make_ring_fd(f"ring-{number}") for number in range(count))
     try:
         yield rings
     finally:

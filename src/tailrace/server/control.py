@@ -33,8 +33,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → worker, first of all: what to serve. It prepares, says `Warm`, and waits for its socket.
 
     metrics_fd: an inherited descriptor of its metric block. limits_fd: of the buckets that workers share, -1 for one
-    that has no siblings. ring_fd: of the ring that it tells the observer by, -1 where there is none. pin: what it
-    loads, and nothing else.
+    that has no siblings. ring_fds: of the rings by one of which it tells the observer; none where there is no such.
+    pin: what it loads, and nothing else.
     """
 
     slot: int
@@ -42,13 +42,13 @@ class Assignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     options: ServeOptions
     pin: Pin
     limits_fd: int = -1
-    ring_fd: int = -1
+    ring_fds: tuple[int, ...] = ()
 
 
 class CompanionAssignment(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Supervisor → process beside the workers, first of all: what is served. Members mean what they do in `Assignment`.
 
-    origin: of the events of a consumer, as `ServeOptions.ingest` has it. ring_fds: the observer's, one a slot.
+    origin: of the events of a consumer, as `ServeOptions.ingest` has it. ring_fds: the observer's, of all slots.
     """
 
     metrics_fd: int

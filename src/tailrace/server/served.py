@@ -27,12 +27,12 @@ from tailrace.inference.remote.stage import remote_stages
 from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.branch_recorder import BranchRecorder
+from tailrace.monitor.claimed_ring import ClaimedRing
 from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
 from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
-from tailrace.monitor.ring import RingWriter
 from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
@@ -91,7 +91,7 @@ class ServedPipelines:
         link: EventLink | None = None,
         samples: SampleWriter | None = None,
         pin: Pin | None = None,
-        ring: RingWriter | None = None,
+        ring: ClaimedRing | None = None,
     ) -> None:
         self._release = release
         self._is_successor = is_successor

@@ -84,8 +84,8 @@ class Supervisor:
 
     pin: what the workers load. worker_command: started once a slot, with the descriptor of its control channel as the
     last argument.
-    companions: the children beside the workers; their metrics are closed with the server. rings: of each slot, by
-    which its workers tell the observer; none where there is none.
+    companions: the children beside the workers; their metrics are closed with the server. rings: by which
+    workers tell the observer, as many of each slot; none where there is none.
     announce: called once, when every child that the server waits for has been ready.
     """
 

@@ -29,10 +29,10 @@ from tailrace.ingest.origin import StreamOrigin, check_origins
 from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.accepted_counts import AcceptedCounts
+from tailrace.monitor.claimed_ring import ClaimedRing
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.monitor.recorder import WorkerRecorder
-from tailrace.monitor.ring import RingWriter
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
@@ -233,9 +233,9 @@ class Worker:
         path = self._options.sample_requests
         return None if path is None else SampleWriter(Path(f"{path}.{self._start.slot}"), self._log, refuse=refuse)
 
-    def _ring(self) -> RingWriter | None:
+    def _ring(self) -> ClaimedRing | None:
         """Return what tells the observer, if there is one."""
-        return None if self._start.ring_fd < 0 else RingWriter(self._start.ring_fd, self._start.slot)
+        return ClaimedRing(self._start.ring_fds, self._start.slot) if self._start.ring_fds else None
 
     async def _listen(self, slot: int, descriptor: int) -> None:
         """Accept on a slot's socket. Its own makes the worker ready."""

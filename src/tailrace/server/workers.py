@@ -47,18 +47,18 @@ def open_workers(
 ) -> list[Child]:
     """Return a worker of a release for each slot, with metrics of its own, and buckets that they share.
 
-    rings: of each slot, by which the observer is told; none where there is none.
+    rings: by which the observer is told, as many of each slot; none where there is no observer.
     """
     workers: list[Child] = []
     shared = (make_block_fd("limits"),) if len(slots) > 1 else ()
     for slot in slots:
         block = OwnedBlock(f"slot-{slot.index}")
-        ring = (rings[slot.index],) if rings else ()
+        own = tuple(rings[slot.index :: len(slots)])
         assignment = Assignment(
             slot=slot.index, metrics_fd=block.fd, options=options, pin=pin,
-            limits_fd=shared[0] if shared else -1, ring_fd=ring[0] if ring else -1,
+            limits_fd=shared[0] if shared else -1, ring_fds=own,
         )  # fmt: skip
         owned = shared if not workers else ()
-        fds = (block.fd, *shared, *ring)
+        fds = (block.fd, *shared, *own)
         workers.append(Child(role, assignment, fds=fds, owned=owned, slot=slot, block=block, admitted=admitted))
     return workers
