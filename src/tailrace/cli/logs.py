@@ -10,10 +10,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
-import typer
-
+from tailrace.cli import log_options as given
 from tailrace.cli.durations import duration_ns
 from tailrace.cli.log_lines import SHORT, LogLines
 from tailrace.cli.models.options import plain
@@ -36,37 +35,21 @@ POLL_S: Final = 0.25
 TOLD_MAX: Final = 5
 
 
-def logs(  # noqa: PLR0917 - typer reads each option from a parameter
-    log: Annotated[Path, typer.Argument(metavar="DIR", help="What `serve --log` was given.", show_default=False)],
-    pipeline: Annotated[
-        str | None, typer.Argument(metavar="PIPELINE", help="Which pipeline, where the log has several.")
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Only lines of which this is true, as in 'score > 0.9'.")
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="Only these, in this order; those of a struct are STRUCT.NAME."),
-    ] = None,
-    sql: Annotated[
-        str | None, typer.Option("--sql", metavar="SELECT", help="A query of DuckDB's SQL, over a view named `log`.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only what was answered since: 10m ago, or an ISO time.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only what was answered before.")] = None,
-    lines: Annotated[
-        int | None,
-        typer.Option("--lines", "-n", min=0, help="Only the newest; 0 for all. 20 in a table, else all."),
-    ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each line as JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print lines as CSV, with a header.")] = False,
-    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write lines to a Parquet file.")] = None,
-    memory_mb: Annotated[
-        int, typer.Option(help="Memory that the query may take, in MiB; beyond it DuckDB spills to disk.")
-    ] = MEMORY_MB,
-    threads: Annotated[int, typer.Option(help="Threads that read the log.")] = THREADS,
+def logs(  # noqa: PLR0917 - one parameter an option
+    log: given.Log,
+    pipeline: given.PipelineName = None,
+    where: given.Where = None,
+    columns: given.Columns = None,
+    sql: given.Sql = None,
+    since: given.Since = None,
+    until: given.Until = None,
+    lines: given.LinesMax = None,
+    follow: given.Follow = False,
+    as_json: given.AsJson = False,
+    as_csv: given.AsCsv = False,
+    parquet: given.ParquetFile = None,
+    memory_mb: given.MemoryMb = MEMORY_MB,
+    threads: given.Threads = THREADS,
 ) -> None:
     """Show the prediction log: its last lines, those to come, or what a query in SQL finds.
 
@@ -75,7 +58,7 @@ def logs(  # noqa: PLR0917 - typer reads each option from a parameter
 
     For example:
 
-        tailrace logs log --where "score > 0.9 AND degraded IS NOT NULL" --since 10m
+        tailrace logs log --where "score > 0.9 AND degraded IS NOT NULL" -n 5
     """
     from tailrace.monitor.log.listing import chosen_log
     from tailrace.monitor.log.reader import LogReader
