@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import deque
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
-from console_server import Counted, filled, served
+from console_server import Counted, drifted, filled, served
 
 from tailrace.cli.main import app
-from tailrace.cli.top import screen
+from tailrace.cli.top import _or_last, screen
 from tailrace.errors import SetupError
+from tailrace.monitor.observed import Observed
+from tailrace.monitor.slowest import SlowRequest
 
 
 def test_top_shows_what_the_console_shows() -> None:
@@ -43,6 +46,45 @@ def test_top_says_where_nobody_answers_and_what_it_lacks() -> None:
     gone = CliRunner().invoke(app, ["top", f"http://127.0.0.1:{port}"])
     assert isinstance(gone.exception, SetupError)
     assert "nobody answers" in str(gone.exception)
+
+
+def test_top_shows_what_is_observed() -> None:
+    """The slowest requests of the last minute with their layers, what has drifted, what was lost; or that none are."""
+    counted, now_s = Counted(), time.time()
+    layers = (1.0, 30.5, 2.0, 0.5, 0.5)
+    request = SlowRequest(
+        id="pay-7", at_s=now_s - 5, whole=41, wait=4, layers=layers, release="r1", decision="block", score=0.91,
+        degraded=("store_timeout",),
+    )  # fmt: skip
+    old = SlowRequest(id="old", at_s=now_s - 300, whole=80, wait=4, layers=layers, release="r1")
+    counted.said = Observed(at_s=now_s, slow={"fraud": (old, request)}, drift={"fraud": drifted("amount")})
+    counted.lose(12, "overwritten")
+    with served(counted, filled(counted, 12)) as port:
+        shown = CliRunner().invoke(app, ["top", f"http://127.0.0.1:{port}", "--once"], env={"COLUMNS": "160"}).output
+    for text in (
+        "pay-7",
+        "41 ms",
+        "30.5 ms",
+        "block 0.91",
+        "store_timeout",
+        "amount",
+        "psi",
+        "0.34",
+        "12 requests",
+    ):
+        assert text in shown
+    assert "old" not in shown
+    counted.said = None
+    with served(counted, filled(counted, 3)) as port:
+        shown = CliRunner().invoke(app, ["top", f"http://127.0.0.1:{port}", "--once"]).output
+    assert "serve with --observe" in shown
+
+
+def test_top_follows_drift_that_is_told_once() -> None:
+    """A message has the windows only when they are new: those of the last one are shown until then."""
+    assert _or_last(None, {"fraud": 1}) == {"fraud": 1}
+    assert _or_last({}, {"fraud": 1}) == {}
+    assert _or_last(None, None) == {}
 
 
 def test_names_do_nothing_to_the_terminal() -> None:

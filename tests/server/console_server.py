@@ -12,7 +12,7 @@ from functools import partial
 from tailrace.deadline import Budget
 from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.drift.shown import ShownDrift, ShownSeries
-from tailrace.monitor.layout import PipelineShape, worker_layout
+from tailrace.monitor.layout import PipelineShape, observer_layout, worker_layout
 from tailrace.monitor.merged import MergedMetrics
 from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.observed import Observed
@@ -42,11 +42,16 @@ class Counted:
         self.firing: list[Alert] = []
         self.said: Observed | None = None
         self.observes = False
+        self.observer = MetricBlock.create(observer_layout([name]))
         self.block = MetricBlock.create(worker_layout([PipelineShape(name, BUDGET, (view,))], 0, release))
 
     def count(self, metric: str, *labels: str, by: int = 1) -> None:
         """Count in a counter or gauge of the pipeline."""
         self.block.cells[self.block.find(metric, self.name, *labels).offset] += by
+
+    def lose(self, requests: int, reason: str) -> None:
+        """Count requests that the observer was not told of."""
+        self.observer.cells[self.observer.find("tailrace_predictions_lost_total", reason).offset] += requests
 
     def answer(self, calls: int, time_ms: float = 5.0, wait_ms: float = 0.5) -> None:
         """Count calls that were answered well, in batches of two."""
@@ -76,7 +81,7 @@ class Counted:
     def merge(self) -> MergedMetrics:
         """Return what was counted, a second after the last time."""
         self.at_ns += 1_000_000_000
-        return merge_blocks([self.block], self.at_ns)
+        return merge_blocks([self.block, self.observer], self.at_ns)
 
     def is_ready(self) -> bool:
         """Return whether it is said to be."""

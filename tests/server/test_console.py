@@ -103,6 +103,20 @@ def test_history_is_bounded_and_its_coarse_steps_are_exact() -> None:
     assert COARSE_STEPS_MAX * COARSE_S == 24 * 3_600
 
 
+def test_row_that_is_degraded_twice_is_one_row() -> None:
+    """A row may be degraded for several reasons: no more than all rows are; the reason that is named has its share."""
+    counted = Counted()
+    console = Console(counted)
+    looked(console)
+    counted.answer(100)
+    counted.count("tailrace_degraded_total", "stale_features", by=100)
+    counted.count("tailrace_degraded_total", "event_lost", by=90)
+    state = looked(console)
+    assert state["pipelines"][0]["degraded"] == 1
+    assert state["points"]["fraud"]["degraded"] == 100
+    assert state["verdict"]["text"] == "Degraded 100%: stale features"
+
+
 def test_point_of_no_traffic_says_nothing() -> None:
     """A second without calls has no quantiles, which is not a latency of 0."""
     counted = Counted()
@@ -177,6 +191,18 @@ def test_timeline_is_bounded() -> None:
     assert timeline.happenings[0].text == "5"
 
 
+def test_versions_stand_side_by_side() -> None:
+    """Each release that answers has its rate, its share, its failures, and its model's time."""
+    counted = Counted()
+    console = Console(counted)
+    looked(console)
+    counted.answer(300, time_ms=10)
+    (pipeline,) = looked(console)["pipelines"]
+    (version,) = pipeline["versions"]
+    assert (version["release"], version["rate"], version["share"], version["failed"]) == ("r1", 300, 1, 0)
+    assert version["p50"] == pytest.approx(4, rel=0.05)
+
+
 def test_verdicts_that_come_and_go_push_no_release_out() -> None:
     """A server at its limit changes its verdict every few seconds, for hours; what was released is told still."""
     timeline = Timeline()
@@ -228,10 +254,14 @@ def test_observation_says_whether_there_is_an_observer() -> None:
     slow: dict[str, tuple[SlowRequest, ...]] = {"fraud": (request,)}
     observing = Observing()
     companions = [CompanionStatus("observer", 1, "ready", 0, 0)]
-    assert observing.look(None, []).observer == "off"
-    assert observing.look(Observed(at_s=1, slow=slow), companions).slow == slow
-    silent = observing.look(None, companions)
+    counted = Counted()
+    counted.lose(3, "unwritten")
+    metrics = counted.merge()
+    assert observing.look(None, [], metrics).observer == "off"
+    assert observing.look(Observed(at_s=1, slow=slow), companions, metrics).slow == slow
+    silent = observing.look(None, companions, metrics)
     assert (silent.observer, silent.slow, observing.whole.drift) == ("silent", {}, {})
+    assert silent.lost == {"unwritten": 3}
 
 
 def test_drift_is_told_when_it_changes_and_to_who_opens_a_page() -> None:

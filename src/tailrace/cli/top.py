@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tailrace.cli.models.options import AsJson, print_json
+from tailrace.deadline import LAYERS
 from tailrace.errors import SetupError
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ POINTS_MAX: Final = 60
 STYLES: Final = {"good": "green", "warn": "yellow", "bad": "red", "idle": "dim"}
 BARS: Final = " ▁▂▃▄▅▆▇█"
 TRACK: Final = 24
+SLOW_MAX: Final = 5
+SERIES_MAX: Final = 5
+NOT_OBSERVED: Final = {
+    "off": "slow requests and drift: serve with --observe or --log DIR",
+    "silent": "slow requests and drift: the observer does not answer; it is started anew",
+}
 
 
 def top(
@@ -58,12 +65,13 @@ def _follow(url: str, token: str | None, console: Any) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    _state(url, token)  # an address or a token that is wrong ends the command
+    drift = _state(url, token)["observed"]["drift"]  # an address or a token that is wrong ends the command
     rates: dict[str, deque[float]] = {}
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             try:
                 for state in _states(url, token):
+                    drift = state["observed"]["drift"] = _or_last(state["observed"]["drift"], drift)
                     for name, point in state["points"].items():
                         rates.setdefault(name, deque(maxlen=POINTS_MAX)).append(point["offered"])
                     live.update(screen(state, rates), refresh=True)
@@ -91,6 +99,9 @@ def screen(state: dict[str, Any], rates: dict[str, deque[float]]) -> RenderableT
         parts += [_head(pipeline, rates.get(pipeline["name"], ())), _layers(pipeline)]
         if pipeline["views"]:
             parts.append(_views(pipeline))
+        parts += _observed(state, pipeline["name"])
+    if (observer := state["observed"]["observer"]) in NOT_OBSERVED:
+        parts.append(Text(NOT_OBSERVED[observer], "yellow" if observer == "silent" else "dim"))
     for alert in state["alerts"]:
         style = "red" if alert["state"] == "firing" else "yellow"
         parts.append(Text(plain(f"{alert['state']}: {alert['alert']} of {alert['pipeline']}: {alert['cause']}"), style))
@@ -144,6 +155,48 @@ def _views(pipeline: dict[str, Any]) -> RenderableType:
     return table
 
 
+def _or_last(told: dict[str, Any] | None, last: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the windows of drift: a message has them only when they are new."""
+    return told if told is not None else last or {}
+
+
+def _observed(state: dict[str, Any], pipeline: str) -> list[RenderableType]:
+    """Return the slowest requests of the last minute, and the series that have drifted farthest."""
+    observed, parts = state["observed"], list[Any]()
+    slow = [each for each in observed["slow"].get(pipeline, ()) if each["at_s"] >= state["at_s"] - 60]
+    if slow:
+        table = _table("slow request", "took", "wait", "most of it", "answer", "degraded")
+        for each in slow[:SLOW_MAX]:
+            answer = each.get("error") or f"{each.get('decision', '')} {_figure(each.get('score'))}".strip()
+            degraded = ", ".join(each.get("degraded", ())) or "–"
+            longest, layer = max(zip(each["layers"], LAYERS, strict=False))
+            times = _ms(each["whole"]), _ms(each["wait"]), f"{layer} {_ms(longest)}"
+            table.add_row(plain(each["id"] or "–")[:40], *times, plain(answer), plain(degraded))
+        parts.append(table)
+    drift = (observed["drift"] or {}).get(pipeline)
+    if drift is not None:
+        table = _table("drift", "found", "PSI", "of", "mean", "before")
+        for each in drift["series"][:SERIES_MAX]:
+            found, statistics = [*each["alarms"], *(["moved"] if each["is_deviating"] else [])], each["statistics"]
+            past = "".join(_step(value, each["psi_threshold"]) for value in each["psi"])
+            figures = (_figure(statistics.get("psi")), _figure(each["psi_threshold"]), _figure(statistics.get("mean")))
+            style = "red" if found else "default"
+            table.add_row(plain(each["series"])[:40], ", ".join(found) or "–", *figures, past, style=style)
+        parts.append(table)
+    return parts
+
+
+def _step(value: float | None, threshold: float) -> str:
+    """Return one window of the past as a bar: half as high as it may be at the threshold."""
+    if value is None:
+        return " "
+    return BARS[max(min(round(value / (2 * threshold or 1) * (len(BARS) - 1)), len(BARS) - 1), 1)]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
 def _processes(state: dict[str, Any]) -> RenderableType:
     """Return the state of each process."""
     table = _table("process", "state", "memory", "restarts", "release")
@@ -151,6 +204,8 @@ def _processes(state: dict[str, Any]) -> RenderableType:
         table.add_row(f"worker {worker['slot']}", *_process(worker), plain(worker["release"] or "–"))
     for companion in state["companions"]:
         table.add_row(plain(companion["name"]), *_process(companion), "–")
+    for reason, count in state["observed"]["lost"].items():
+        table.add_row(f"{count:,} requests not observed: {reason}", style="yellow")
     return table
 
 

@@ -163,7 +163,8 @@ class Console:
             ready=watched.is_ready(), verdict=verdict, workers=workers, companions=companions, releases=releases,
             span_s=round(recent.span_s, 1), pipelines=figures, points=points,
             happenings=tuple(self._timeline.happenings), alerts=alerts,
-            observed=self._observing.look(watched.observed(), companions), lines=lines, explains=self._explains,
+            observed=self._observing.look(watched.observed(), companions, metrics),
+            lines=lines, explains=self._explains,
             consoles=len(self.listeners), refused=self.listeners.refused,
         )  # fmt: skip
         self._whole = None

@@ -24,8 +24,9 @@ HEAT_ROWS: Final = (HEAT_OCTAVES[1] - HEAT_OCTAVES[0]) * HEAT_ROWS_PER_OCTAVE + 
 class Point(msgspec.Struct, frozen=True):
     """One pipeline over one step of the history. at_s: its end, since the epoch. Rates are a second, times in ms.
 
-    None where nothing was counted. failed: answers of 5xx that are no sheds. batch: rows, the mean. heat: the answers
-    by latency, from the row `heat[0]` on; empty for none.
+    None where nothing was counted. degraded: rows, for the reason that most are; one may have several. failed: answers
+    of 5xx that are no sheds. batch: rows, the mean. heat: the answers by latency, from the row `heat[0]` on; empty for
+    none.
     """
 
     at_s: float
@@ -59,12 +60,17 @@ class ViewFigures(msgspec.Struct, frozen=True):
 
 
 class VersionFigures(msgspec.Struct, frozen=True):
-    """One release of a pipeline: the share of its calls, their rate, and the share that failed with 5xx."""
+    """One release of a pipeline: the share of its calls, their rate, and the share that failed with 5xx.
+
+    p50, p99: of a call's time in the model, ms.
+    """
 
     release: str
     rate: float
     share: float
     failed: float
+    p50: float | None
+    p99: float | None
 
 
 class PipelineFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +114,7 @@ def _point(metrics: MergedMetrics, snapshot: PipelineSnapshot, at_s: float) -> P
         offered=_rate(snapshot.requests, span_s),
         served=_rate(snapshot.codes.get("200", 0), span_s),
         shed=_rate(sum(snapshot.shed.values()), span_s),
-        degraded=_rate(sum(snapshot.degraded.values()), span_s),
+        degraded=_rate(max(snapshot.degraded.values(), default=0), span_s),
         failed=_rate(_failed(snapshot.codes, sum(snapshot.shed.values())), span_s),
         p50=_ms(snapshot.whole.p50_ns),
         p99=_ms(snapshot.whole.p99_ns),
@@ -131,7 +137,7 @@ def _figures(metrics: MergedMetrics, snapshot: PipelineSnapshot, at_s: float) ->
         within=snapshot.within_budget,
         offered=_rate(calls, span_s),
         shed=_share(shed, calls),
-        degraded=_share(sum(snapshot.degraded.values()), snapshot.rows),
+        degraded=_share(max(snapshot.degraded.values(), default=0), snapshot.rows),
         failed=_share(_failed(snapshot.codes, shed), calls),
         shed_by={reason: _share(count, calls) for reason, count in snapshot.shed.items()},
         degraded_by={reason: _share(count, snapshot.rows) for reason, count in snapshot.degraded.items()},
@@ -165,11 +171,15 @@ def _versions(metrics: MergedMetrics, pipeline: str, span_s: float) -> list[Vers
         if name == "tailrace_requests_total" and labels[0] == pipeline and merged.value:
             codes.setdefault(labels[2], {})[labels[1]] = merged.value
     total = sum(sum(counts.values()) for counts in codes.values())
-    return [
-        VersionFigures(release, _rate(calls := sum(counts.values()), span_s), _share(calls, total),
-                       _share(_failed(counts, 0), calls))
-        for release, counts in codes.items()
-    ]  # fmt: skip
+    found = []
+    for release, counts in codes.items():
+        calls, timed = sum(counts.values()), metrics.series.get(("tailrace_inference_seconds", (pipeline, release)))
+        p50_ns, p99_ns = timed.quantiles(0.5, 0.99) if timed is not None and timed.count else (None, None)
+        failed = _share(_failed(counts, 0), calls)
+        found.append(
+            VersionFigures(release, _rate(calls, span_s), _share(calls, total), failed, _ms(p50_ns), _ms(p99_ns))
+        )
+    return found
 
 
 def _remote_breakers(metrics: MergedMetrics, pipeline: str) -> int:

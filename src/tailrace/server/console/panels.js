@@ -64,14 +64,16 @@ const Panels = (() => {
       const found = s.releases.find(r => r.id === v.release), own = found && found.pipelines.find(each => each.name === p.name);
       const models = own ? own.models.map(m => m.name + " " + m.version).join(", ") : "", name = make("span", v.release || "(none)");
       if (models) name.append(make("br"), make("small", models));
-      return [name, short(v.rate), percent(v.share), percent(v.failed), found ? found.workers.length : 0];
+      return [name, short(v.rate), percent(v.share), percent(v.failed), v.p99 == null ? "–" : `${short(v.p50)} · ${short(v.p99)}`, found ? found.workers.length : 0];
     });
-    $("versions").replaceChildren(table(["release", "req/s", "share", "5xx", "workers"], rows, "No calls in the last seconds."));
+    $("versions").replaceChildren(table(["release", "req/s", "share", "5xx", "model ms", "workers"], rows, "No calls in the last seconds."));
   }
 
   function processes(s) {
     const named = [...s.workers.map(w => ["worker " + w.slot, w]), ...s.companions.map(c => [c.name, c])];
-    $("processes").replaceChildren(table(["process", "state", "memory", "restarts"], named.map(([name, it]) => [name, it.state, Math.round(it.rss_bytes / 1048576) + " MB", it.restarts]), "None."));
+    const rows = named.map(([name, it]) => [name, it.state, Math.round(it.rss_bytes / 1048576) + " MB", it.restarts]);
+    const lost = Object.entries(s.observed.lost).map(([reason, count]) => `${count.toLocaleString()} ${reason}`).join(", ");
+    $("processes").replaceChildren(table(["process", "state", "memory", "restarts"], rows, "None."), ...(lost ? [make("p", "Requests that were not observed: " + lost, "lost")] : []));
   }
 
   // A runbook is a page of this server or of another: whatever else it says is text.
