@@ -139,6 +139,24 @@ _TABLE: Final = (
         "tailrace_spans_total", "counter", "Spans of traced requests, by what became of them.", ("outcome",),
         owner="observer",
     ),
+    Metric(
+        "tailrace_outcome_rows", "gauge", "Predictions of the log whose outcome is known.", ("pipeline",),
+        owner="supervisor",
+    ),
+    Metric(
+        "tailrace_outcome_precision", "gauge", "Of those with a decision, the share that came true.",
+        ("pipeline", "decision"), owner="supervisor",
+    ),
+    Metric(
+        "tailrace_outcome_recall", "gauge", "Of those that came true, the share with a decision.",
+        ("pipeline", "decision"), owner="supervisor",
+    ),
+    Metric("tailrace_outcome_auc", "gauge", "Their area under the ROC curve.", ("pipeline",), owner="supervisor"),
+    Metric(
+        "tailrace_outcome_calibration_error", "gauge", "How far their scores are from what came true, in the mean.",
+        ("pipeline",), owner="supervisor",
+    ),
+    Metric("tailrace_outcome_brier", "gauge", "Their Brier score.", ("pipeline",), owner="supervisor"),
     Metric("tailrace_limit_lease_failures_total", "counter", "Times that Redis lent no tokens.", ("worker",)),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),

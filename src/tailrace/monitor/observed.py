@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from tailrace.monitor.drift.outcomes import LiveOutcomes
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.slowest import SlowRequest
 from tailrace.monitor.tracing.outcomes import TraceState
@@ -15,14 +16,15 @@ OBSERVED_BYTES_MAX: Final = 512 << 10
 
 
 class Observed(msgspec.Struct, tag=True, kw_only=True):
-    """Observer → supervisor. at_s: when it was made, since the epoch. drift: the last window of each pipeline.
-    slow: of each pipeline the slowest requests of the last minute and of ten, the slowest first.
-    traces: how their export is doing; None unless they are exported.
+    """Observer → supervisor; each watch fills its own field of a new document. at_s: when it was made, since the epoch.
 
-    Each watch fills its own field of a new document.
+    drift: the last window of each pipeline. outcomes: how good the predictions of each were, where labels have come.
+    slow: of each pipeline the slowest requests of the last minute and of ten, the slowest first. traces: how their
+    export is doing; None unless they are exported.
     """
 
     at_s: float
     drift: dict[str, ShownDrift] = {}
+    outcomes: dict[str, LiveOutcomes] = {}
     slow: dict[str, tuple[SlowRequest, ...]] = {}
     traces: TraceState | None = None

@@ -14,6 +14,7 @@ from tailrace.batch import JSON, Call
 from tailrace.errors import ServingError, SetupError, UnauthorizedError, UnavailableError
 from tailrace.loop_load import LoopLoad
 from tailrace.monitor.alerts.watch import Alert
+from tailrace.monitor.drift.outcomes import LiveOutcomes
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.recent import Latencies
 from tailrace.monitor.snapshot import PipelineSnapshot
@@ -77,6 +78,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     latencies: over a minute and over ten, by span and pipeline.
     signatures_required: whether a registry's version is served only if a trusted key has signed it. alerts: those that
     fire, and those that will if they hold on. drift: the last window of each pipeline, empty without an observer.
+    outcomes: how good the predictions of 30 days were, of the pipelines whose labels have come.
     """
 
     version: str
@@ -95,6 +97,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     signatures_required: bool
     alerts: list[Alert]
     drift: dict[str, ShownDrift]
+    outcomes: dict[str, LiveOutcomes]
 
 
 class AdminView(Protocol):

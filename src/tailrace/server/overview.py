@@ -14,6 +14,7 @@ from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.sinks import Sink
 from tailrace.monitor.alerts.watch import Alert
+from tailrace.monitor.drift.outcome_values import outcome_values
 from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.monitor.merging import Merger
 from tailrace.monitor.observed import Observed
@@ -102,7 +103,8 @@ class Overview:
         for name in restarts:
             values["tailrace_worker_restarts_total", (name,)] = restarts[name]
             values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
-        return expose(self._merge_now(), values | self.alerting.values())
+        outcomes = {} if (observed := self.observed()) is None else outcome_values(observed.outcomes)
+        return expose(self._merge_now(), values | self.alerting.values() | outcomes)
 
     def status(self) -> Status:
         """Return what runs, and how it has been doing."""
@@ -127,6 +129,7 @@ class Overview:
             signatures_required=self._signatures_required,
             alerts=self.alerts(),
             drift=observed.drift if observed is not None else {},
+            outcomes=observed.outcomes if observed is not None else {},
         )
 
     def alerts(self) -> list[Alert]:

@@ -48,6 +48,8 @@ def open_watches(task: CompanionAssignment, block: MetricBlock, counts: Predicti
         watches.append(ObservedTraces(task, block))
     if folder is not None:
         from tailrace.server.observed_log import ObservedLog
+        from tailrace.server.observed_outcomes import ObservedOutcomes
 
+        watches.append(ObservedOutcomes(task.pin, folder))
         watches.append(ObservedLog(folder, options, counts))
     return tuple(watches)

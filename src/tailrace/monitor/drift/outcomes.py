@@ -62,6 +62,36 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: tuple[AtThreshold, ...]
 
 
+class DecisionOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision as it was made, rules and all; None of nothing by nothing.
+
+    precision: of its rows, the share that came true. recall: of all that came true, the share that is among its rows.
+    """
+
+    decision: str
+    rows: int
+    precision: float | None
+    recall: float | None
+
+
+class LiveOutcomes(msgspec.Struct, frozen=True, kw_only=True):
+    """How good the predictions of the last while were, by labels that came later. ended_s: since the epoch.
+
+    lines: of the log, in that time. labels: one a request. left_out: older ones, of too many. unknown_ids: that no line
+    has; several_rows: requests whose label says not which row it is of.
+    """
+
+    ended_s: float
+    span_s: float
+    lines: int
+    labels: int
+    left_out: int
+    unknown_ids: int
+    several_rows: int
+    scorecard: Scorecard
+    decisions: tuple[DecisionOutcome, ...]
+
+
 class Outcomes:
     """Gathers labelled scores of a model of two classes. thresholds: of its bands, 20 at most."""
 

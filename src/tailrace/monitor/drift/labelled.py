@@ -1,0 +1,213 @@
+"""Labels that come later, joined by request id with the lines of the prediction log. Its memory is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tailrace.monitor.drift.outcomes import DecisionOutcome, LiveOutcomes, Outcomes
+from tailrace.monitor.log.reader import LogReader
+
+LABELS_MAX: Final = 500_000
+"""Labels that are joined, the newest; some 100 MB while it lasts."""
+FILES_MAX: Final = 10_000
+TOGETHER_ROWS: Final = 262_144
+"""Lines that are looked for among the labels at once: each look makes a table of all of these."""
+GROUP_ROWS_MAX: Final = 2_000_000
+"""Of a file of labels, since a row group is read whole."""
+_TIME: Final = pa.timestamp("us", "UTC")
+_LABEL_COLUMNS: Final = ("request_id", "label", "time")
+_COLUMNS: Final = ("request_id", "row", "score", "decision")
+
+
+class LabelFile(NamedTuple):
+    """A file of labels as it is now: one that is written anew is another one."""
+
+    path: Path
+    bytes: int
+    changed_ns: int
+
+
+class Labels(NamedTuple):
+    """What came true, of each request once. came_true: 0 or 1, NaN for what is neither. left_out: the oldest ones."""
+
+    ids: pa.StringArray
+    came_true: NDArray[np.float64]
+    left_out: int
+
+
+def label_files(root: Path, pipeline: str) -> list[LabelFile]:
+    """Return the files of labels of a log, the newest first: those of all pipelines, and the pipeline's own."""
+    found = []
+    for folder in (root / "labels", root / pipeline / "labels"):
+        for path in sorted(folder.glob("*.parquet"))[-FILES_MAX:]:
+            try:
+                status = path.stat()
+            except OSError:  # swept a moment ago
+                continue
+            found.append(LabelFile(path, status.st_size, status.st_mtime_ns))
+    return sorted(found, key=lambda file: (file.changed_ns, file.path), reverse=True)
+
+
+def read_labels(files: Iterable[LabelFile]) -> tuple[Labels, list[Path]]:
+    """Return the labels of files, the newest first, and the files that cannot be read.
+
+    A file has `request_id`, `label` and, if it likes, `time`, by which a later label of a request is told; among equals
+    it is that of the newer file.
+    """
+    tables, unread, rows, left_out = [], [], 0, 0
+    for file in files:
+        try:
+            table, older = _newest(file.path, LABELS_MAX - rows)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            if not isinstance(error, FileNotFoundError):
+                unread.append(file.path)
+            continue
+        rows, left_out = rows + len(table), left_out + older
+        tables.append(table)
+    if not rows:
+        return Labels(pa.array([], pa.string()), np.empty(0), left_out), unread
+    whole = pa.concat_tables(tables[::-1])  # the oldest first, and the sort leaves equals as they are
+    times = pc.fill_null(whole.column("time").cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
+    whole = whole.take(pa.array(np.argsort(times, kind="stable")))
+    whole = whole.append_column("place", pa.array(np.arange(len(whole))))
+    last = whole.select(["request_id", "place"]).group_by("request_id").aggregate([("place", "max")])
+    whole = whole.take(last.column("place_max"))
+    ids, labels = whole.column("request_id").combine_chunks(), whole.column("label")
+    return Labels(ids, labels.to_numpy().astype(np.float64), left_out), unread
+
+
+def join_outcomes(
+    root: Path, pipeline: str, labels: Labels, thresholds: Sequence[float], *, since_ns: int, until_ns: int
+) -> LiveOutcomes:
+    """Return how good the predictions of a time were, by those whose outcome is known.
+
+    A request of several rows is not joined: its label does not say which of them it is of. Of one that was sent twice
+    the last prediction counts.
+    """
+    count = len(labels.ids)
+    scores, decisions = np.full(count, np.nan), np.full(count, -1, np.int64)
+    is_found, has_several = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    names: dict[str, int] = {}
+    lines = 0
+    reader = LogReader(root, pipeline, since_ns=since_ns, until_ns=until_ns)
+    for table in _together(reader.batches(_COLUMNS)):
+        lines += len(table)
+        places = pc.fill_null(pc.index_in(table.column("request_id"), value_set=labels.ids), -1)
+        places = np.asarray(places.to_numpy(), np.int64)
+        known = np.flatnonzero(places >= 0)
+        if not len(known):
+            continue
+        found, places = table.take(pa.array(known)), places[known]
+        is_found[places] = True
+        has_several[places[_integers(found.column("row")) > 0]] = True
+        scores[places] = _numbers(found, "score")
+        decisions[places] = _places(found, names)
+    used = is_found & ~has_several
+    outcomes = Outcomes(thresholds)
+    outcomes.add(scores[used], labels.came_true[used])
+    return LiveOutcomes(
+        ended_s=until_ns / 1e9,
+        span_s=(until_ns - since_ns) / 1e9,
+        lines=lines,
+        labels=count,
+        left_out=labels.left_out,
+        unknown_ids=int(np.count_nonzero(~is_found)),
+        several_rows=int(np.count_nonzero(has_several)),
+        scorecard=outcomes.scorecard(),
+        decisions=_of_decisions(names, decisions[used], labels.came_true[used]),
+    )
+
+
+def _newest(path: Path, rows_max: int) -> tuple[pa.Table, int]:
+    """Return the last labels of a file, see `_told`, and how many there are before them. Raises KeyError."""
+    with pq.ParquetFile(path) as opened:
+        groups, rows = [], 0
+        for group in range(opened.num_row_groups - 1, -1, -1):
+            if rows >= rows_max:
+                break
+            groups.append(group)
+            rows += opened.metadata.row_group(group).num_rows
+        if rows > rows_max + GROUP_ROWS_MAX:
+            raise pa.ArrowInvalid(f"{rows:,} labels lie together; write row groups of {GROUP_ROWS_MAX:,} at most")
+        names = [name for name in _LABEL_COLUMNS if name in opened.schema_arrow.names]
+        table = opened.read_row_groups(groups[::-1], columns=names)
+        table = table.slice(max(len(table) - rows_max, 0))
+        return _told(table), opened.metadata.num_rows - len(table)
+
+
+def _told(table: pa.Table) -> pa.Table:
+    """Return labels in one form, without those of no request. Raises KeyError where a column is missing."""
+    label, ids = table.column("label"), table.column("request_id").cast(pa.string())
+    if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
+        known = pc.is_in(label.cast(pa.string()), pa.array(["0", "1"]))
+        label = pc.if_else(known, label, pa.scalar(None, label.type))
+    times = table.column("time") if "time" in table.schema.names else pa.nulls(len(table), _TIME)
+    told = {"request_id": ids, "label": pc.fill_null(label.cast(pa.float64()), float("nan")), "time": times.cast(_TIME)}
+    return pa.table(told).filter(pc.is_valid(ids))
+
+
+def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Give some hundred thousand lines at a time."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        if rows >= TOGETHER_ROWS:
+            yield pa.Table.from_batches(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[Any]:
+    """Return a column of numbers; NaN for those that are none, or are not there."""
+    if name not in table.schema.names or not pa.types.is_floating(table.schema.field(name).type):
+        return np.full(len(table), np.nan)
+    return np.asarray(pc.fill_null(table.column(name).cast(pa.float64()), float("nan")).to_numpy())
+
+
+def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(column, 0).to_numpy(), np.int64)
+
+
+def _places(table: pa.Table, names: dict[str, int]) -> NDArray[np.int64]:
+    """Return the place of each decision among the names, which grow by those that are new; -1 for none."""
+    if "decision" not in table.schema.names:
+        return np.full(len(table), -1, np.int64)
+    encoded = table.column("decision").combine_chunks().dictionary_encode()
+    own = [names.setdefault(name, len(names)) for name in encoded.dictionary.to_pylist()]
+    return np.array([*own, -1], np.int64)[_integers_or(encoded.indices, -1)]
+
+
+def _integers_or(column: pa.Array, missing: int) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(column, missing).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _of_decisions(
+    names: dict[str, int], decisions: NDArray[np.int64], came_true: NDArray[np.float64]
+) -> tuple[DecisionOutcome, ...]:
+    """Return how good each decision was."""
+    known = ~np.isnan(came_true)
+    positives = float(np.count_nonzero(came_true[known] == 1))
+    found = []
+    for name, place in names.items():
+        own = known & (decisions == place)
+        rows, true = int(np.count_nonzero(own)), int(np.count_nonzero(came_true[own] == 1))
+        found.append(
+            DecisionOutcome(
+                decision=name,
+                rows=rows,
+                precision=true / rows if rows else None,
+                recall=true / positives if positives else None,
+            )
+        )
+    return tuple(found)
