@@ -25,6 +25,7 @@ from tailrace.cli.forget import forget
 from tailrace.cli.import_feast import import_feast
 from tailrace.cli.ingest import ingest
 from tailrace.cli.keys import COMMANDS as KEYS
+from tailrace.cli.labels import labels
 from tailrace.cli.logs import logs
 from tailrace.cli.materialize import materialize
 from tailrace.cli.models.commands import COMMANDS as MODELS
@@ -90,6 +91,7 @@ for command in (
     serve,
     top,
     logs,
+    labels,
     accepted,
     score,
     consistency,

@@ -39,7 +39,7 @@ def cast_field(column: pa.ChunkedArray, name: str, spec: FieldSpec, where: str) 
         column, kind = column.cast(kind.value_type), kind.value_type
     try:
         if spec.dtype.kind == "M" and pa.types.is_timestamp(wanted):
-            return _cast_times(column, wanted)
+            return cast_times(column, wanted)
         if spec.dtype.kind != "O":
             return column.cast(wanted)
         if pa.types.is_floating(kind):  # pandas makes floats of whole numbers with nulls
@@ -101,7 +101,7 @@ def times_ns(column: Any) -> NDArray[np.int64]:
     return bounded * 1_000
 
 
-def _cast_times(column: Any, wanted: Any) -> Any:
+def cast_times(column: Any, wanted: Any) -> Any:
     """Return times, or texts of them, as a type of times. Raises ArrowInvalid for numbers, which say not of what."""
     import pyarrow as pa
 

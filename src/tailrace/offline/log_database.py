@@ -70,6 +70,14 @@ class Lines:
         found: pa.RecordBatchReader = arrow(BATCH_ROWS)
         return found
 
+    def add(self, name: str, lines: pa.Table) -> None:
+        """Let queries name a table that is in memory."""
+        self._connection.register(name, lines)
+
+    def make(self, name: str, query: str) -> None:
+        """Let queries name what a query finds now. May raise as `ask` does."""
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
+
     def _make_view(self, folder: Path) -> None:
         assert self._lines is not None
         self._close_off(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.monitor.log.files import DAMAGED, SEALED
+from tailrace.monitor.log.labels import LABELS, LABELS_NAME
 
 _HOUR_FOLDER: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 _FILE: Final = re.compile(rf"\d+-\d+-\d+({re.escape(SEALED)}|{re.escape(DAMAGED)})")
@@ -18,8 +19,10 @@ _FILE: Final = re.compile(rf"\d+-\d+-\d+({re.escape(SEALED)}|{re.escape(DAMAGED)
 def sweep_log(root: Path, *, age_s_max: float, bytes_max: int, now_s: Callable[[], float] = time.time) -> int:
     """Remove the whole files that are too old, and the oldest until the rest takes no more bytes; return how many.
 
-    What is being written is left, and so is what is not of the log; folders go that are empty. Raises OSError.
+    Labels go by their age alone. What is being written is left, and so is what is not of the log; folders go that are
+    empty. Raises OSError.
     """
+    _sweep_labels(root, now_s() - age_s_max)
     found = []
     for path in _log_files(root):
         with suppress(FileNotFoundError):  # a second server may sweep the same log
@@ -44,3 +47,11 @@ def _log_files(root: Path) -> Iterator[Path]:
     for path in root.glob("*/*/*"):
         if _FILE.fullmatch(path.name) and _HOUR_FOLDER.fullmatch(path.parent.name):
             yield path
+
+
+def _sweep_labels(root: Path, oldest_s: float) -> None:
+    """Remove the labels that came before a time: their lines are as old, or older."""
+    for path in root.glob(f"*/{LABELS}/*{SEALED}"):
+        with suppress(FileNotFoundError):
+            if LABELS_NAME.fullmatch(path.name) and path.stat().st_mtime < oldest_s:
+                path.unlink()
