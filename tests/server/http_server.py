@@ -39,6 +39,7 @@ from tailrace.server.logging import logger
 from tailrace.server.openapi.page import description_routes
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
+from tailrace.server.request_ids import RequestIds
 from tailrace.server.routing import model_routes, pipeline_routes
 from tailrace.server.served import offer_of
 
@@ -62,6 +63,7 @@ class RunningServer:
         self,
         pipelines: Sequence[Pipeline],
         connection_type: Callable[[Shared], Connection] = Connection,
+        ids: RequestIds | None = None,
         **options: Any,
     ) -> None:
         self.options = ServeOptions(files=(), **options)
@@ -69,6 +71,7 @@ class RunningServer:
         self.tasks_made = 0
         self._pipelines = pipelines
         self._connection_type = connection_type
+        self._ids = ids
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: uvloop.run(self._serve()), name="http server", daemon=True)
 
@@ -89,7 +92,8 @@ class RunningServer:
         }
         self.recorder = WorkerRecorder(self.block, 0)
         self.load = LoopLoad(self.loop)
-        self.http = HttpServer(routes, HttpLimits.of(self.options), self.load, self.recorder.record_failure)
+        count = self.recorder.record_failure
+        self.http = HttpServer(routes, HttpLimits.of(self.options), self.load, count, ids=self._ids)
         plans, self.engines, self.endpoints = [], {}, []
         for pipeline in self._pipelines:
             plan = compile_plan(pipeline, MemoryStore(), clock=clock)

@@ -20,6 +20,7 @@ from tailrace.request.priority import Priority  # noqa: E402
 from tailrace.server.grpc import port  # noqa: E402
 from tailrace.server.key_file import changing, make_key  # noqa: E402
 from tailrace.server.keys import Keys  # noqa: E402
+from tailrace.server.request_ids import RequestIds  # noqa: E402
 
 BODY = b"\x09" + b"\0" * 6 + b"\xf8\x3f"
 
@@ -138,6 +139,20 @@ def test_trace_and_id_come_back_behind_the_answer(running: Running) -> None:
     assert answer.HasField("score")
     fault = fault_of(lambda: caller.predict(caller.messages.Amount(), metadata=asked[1:], timeout=10))
     assert told_by(fault) == {"x-request-id": "r-7"}
+
+
+def test_call_without_an_id_is_named_where_that_is_wanted(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with another id, behind its answer or its error; the caller's own stays."""
+    server, caller, _ = running
+    monkeypatch.setattr(server.server.desk, "ids", RequestIds())
+    requests = [caller.messages.Amount(amount=amount) for amount in (1.5, 2.5)]
+    named = [
+        dict(caller.predict.with_call(each, timeout=10)[1].trailing_metadata())["x-request-id"] for each in requests
+    ]
+    fault = fault_of(lambda: caller.predict(caller.messages.Amount(amount=-1.0), timeout=10))
+    assert len({*named, told_by(fault)["x-request-id"]}) == 3
+    _, call = caller.predict.with_call(requests[0], metadata=(("x-request-id", "r-7"),), timeout=10)
+    assert dict(call.trailing_metadata()) == {"x-request-id": "r-7"}
 
 
 def test_trace_context_goes_with_the_call(running: Running) -> None:

@@ -71,6 +71,7 @@ from tailrace.server.openapi.page import description_routes
 from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
+from tailrace.server.request_ids import RequestIds
 from tailrace.server.routing import model_routes, pipeline_routes, probe_routes, stream_routes
 from tailrace.server.served import ServedPipelines, load_release
 from tailrace.server.tls.certificates import Certificates
@@ -193,7 +194,8 @@ class Worker:
             | description_routes(declared, options.array_max, self._log, with_keys=with_keys, with_arrow=options.arrow)
         )
         count_failure = self._recorder.record_failure
-        self._http = HttpServer(routes, HttpLimits.of(options), self._load, count_failure, release.encode())
+        ids = RequestIds() if self._start.ring_fds else None  # what is logged can be asked for
+        self._http = HttpServer(routes, HttpLimits.of(options), self._load, count_failure, release.encode(), ids)
         asked = callers_of(options, count_failure, limiter)
         self._http.shared.keys = asked.callers
         self._looks += asked.looks
@@ -203,7 +205,7 @@ class Worker:
         if options.grpc_port is not None:
             from tailrace.server.grpc.door import GrpcDoor
 
-            self._grpc = GrpcDoor(entrances, options, self._http.shared, clock, release, self._readiness)
+            self._grpc = GrpcDoor(entrances, options, self._http.shared, clock, release, self._readiness, ids)
 
     def _secret(self, certified: Certified | None) -> Secured | None:
         """Return what makes secret connections, if they are to be secret. certified: tells callers by certificates."""

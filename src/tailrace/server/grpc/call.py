@@ -16,6 +16,7 @@ from tailrace.server.grpc.core import Rpc
 from tailrace.server.grpc.peer import peer_of
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.proxies import Proxies
+from tailrace.server.request_ids import RequestIds, id_in_body
 from tailrace.server.tracing import trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX, read_priority
 
@@ -31,7 +32,7 @@ class Desk:
 
     keys: one of which a call of an endpoint must show; None asks for none. count_failure: is called for a call that
     reaches no pipeline. now_ns: the clock of deadlines. proxies: that are believed who calls, where there are some.
-    with_priority: whether a caller may say one.
+    with_priority: whether a caller may say one. ids: names the calls whose callers do not, where that is wanted.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Desk:
         now_ns: Callable[[], int],
         keys: Callers | None = None,
         proxies: Proxies | None = None,
+        ids: RequestIds | None = None,
         *,
         with_priority: bool = False,
     ) -> None:
         self.with_priority = with_priority
+        self.ids = ids
         self.count_failure = count_failure
         self.now_ns = now_ns
         self.keys = keys
@@ -138,6 +141,11 @@ class GrpcCall(Call, gc=False, eq=False):
         """
         text = "" if self.told is None else self.told.get(REQUEST_ID, "")[:REQUEST_ID_BYTES_MAX]
         return (text if text.isascii() and text.isprintable() else "") or self.given_id
+
+    def take_id(self, ids: RequestIds) -> None:
+        """Have an id: the caller's, also of the Open Inference Protocol's message; else one of the server's."""
+        if not self.request_id:
+            self.given_id = id_in_body(self.codec) or ids.take().decode()
 
     @property
     def is_traced(self) -> bool:

@@ -17,18 +17,19 @@ from tailrace.server.http.shared import Shared
 from tailrace.server.oip.grpc_service import OipService
 from tailrace.server.options import ServeOptions
 from tailrace.server.readiness import Readiness
+from tailrace.server.request_ids import RequestIds
 from tailrace.server.slots import resolve
 
 
 class GrpcDoor:
     """Takes the same calls as the HTTP server does, by the same entrances and with its keys.
 
-    http: what the connections of that one share.
+    http: what the connections of that one share. ids: see `Desk`.
     """
 
     def __init__(
         self, entrances: Sequence[Entrance], options: ServeOptions, http: Shared, clock: Clock, release: str,
-        readiness: Readiness,
+        readiness: Readiness, ids: RequestIds | None = None,
     ) -> None:  # fmt: skip
         self._options = options
         services, without = predictors(entrances)
@@ -40,7 +41,7 @@ class GrpcDoor:
             {each.pipeline.name: (each.model, each.tensors) for each in entrances}, lambda: readiness.is_ready
         )
         desk = Desk(
-            http.count_failure, clock.now_ns, http.keys, http.proxies, with_priority=options.priority_header
+            http.count_failure, clock.now_ns, http.keys, http.proxies, ids, with_priority=options.priority_header
         )  # fmt: skip
         self.server = GrpcServer([*services, models.service()], GrpcLimits.of(options), desk, release)
         readiness.listeners.append(lambda is_ready: self.server.health.set(is_ready=is_ready))

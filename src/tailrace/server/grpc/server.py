@@ -132,12 +132,15 @@ class GrpcServer:
         """Send the answers of some calls of a batch; see `Transport`."""
         calls: Sequence[Any] = batch.calls
         bodies, errors, waiting, answer = batch.bodies, batch.errors, self._waiting, self.core.answer
+        ids = self.desk.ids
         for place in places:
             call = calls[place]
             waiting.pop(call, None)
+            if ids is not None:
+                call.take_id(ids)
             if place in errors:
                 self._fail(call.rpc, errors[place], self._trailing(call, batch, place))
-            elif call.told is None:
+            elif call.told is None and ids is None:
                 answer(call.rpc, bodies[place])
             else:
                 answer(call.rpc, bodies[place], self._trailing(call, batch, place))
@@ -153,7 +156,7 @@ class GrpcServer:
 
     def _trailing(self, call: GrpcCall, batch: Batch | None = None, place: int = 0) -> Metadata:
         """Return what is told behind an answer: the request's id and, where that is asked for, how it was answered."""
-        if call.told is None:
+        if call.told is None and not call.given_id:
             return ()
         told: Metadata = ((REQUEST_ID, call.request_id),) if call.request_id else ()
         if call.is_traced and batch is not None:

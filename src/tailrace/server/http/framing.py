@@ -30,19 +30,20 @@ _PLAIN: Final = Head(endpoint=None, body_bytes=0, is_plain=True, keep_alive=True
 
 
 class _Begins(dict[bytes, bytes]):
-    """By content type, how the usual answer of one second begins; made when first asked for."""
+    """By content type, how the usual answer of one second begins, up to a header's value; made when first asked for."""
 
-    __slots__ = ("_date",)
+    __slots__ = ("_date", "_header")
 
-    def __init__(self, date: bytes) -> None:
+    def __init__(self, date: bytes, header: bytes = b"Content-Length") -> None:
         super().__init__()
-        self._date = date
+        self._date, self._header = date, header
 
     def __missing__(self, content_type: bytes) -> bytes:
         """Return how it begins, and keep it."""
-        self[content_type] = begin = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nDate: %b\r\nContent-Length: " % (
+        self[content_type] = begin = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nDate: %b\r\n%b: " % (
             content_type,
             self._date,
+            self._header,
         )
         return begin
 
@@ -53,7 +54,7 @@ class Framing:
     def __init__(self, release: bytes = b"") -> None:
         self._release = b"X-Release: " + release
         self._date = b""
-        self._ok = _Begins(b"")
+        self._ok = self._named = _Begins(b"")
         self.shed = b""
         """The whole answer to a call that is shed: under overload it is given more often than any other."""
         self.renew_date()
@@ -61,13 +62,21 @@ class Framing:
     def renew_date(self) -> None:
         """Take the current second into the Date header (RFC 9110 §6.6.1)."""
         self._date = formatdate(time.time(), usegmt=True).encode()
-        self._ok = _Begins(self._date)
+        self._ok, self._named = _Begins(self._date), _Begins(self._date, b"X-Request-Id")
         self.shed = self.full(_PLAIN, SHED.status, CONTENT_TYPE, problem_body(SHED), [b"Retry-After: " + RETRY_AFTER_S])
 
     def ok(self, bodies: list[bytes], content_type: bytes) -> list[bytes]:
         """Return the usual answer around each body: 200, keep-alive, nothing else asked for."""
         ok, lengths, known = self._ok[content_type], _LENGTHS, len(_LENGTHS)
         return [ok + (lengths[size] if (size := len(body)) < known else b"%d\r\n\r\n" % size) + body for body in bodies]
+
+    def named(self, bodies: list[bytes], content_type: bytes, ids: list[bytes]) -> list[bytes]:
+        """Return the usual answer around each body, with an id each; see `ok`."""
+        begin = self._named[content_type]
+        return [
+            b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (begin, name, len(body), body)
+            for name, body in zip(ids, bodies, strict=True)
+        ]
 
     def rich(
         self, head: Head, request_id: bytes, batch: Batch, place: int, *, compress: bool, close: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 from tailrace.batch import Batch, Call
@@ -16,12 +17,16 @@ from tailrace.server.http.framing import GZIP_BYTES_MIN
 from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.http.shared import Shared
+from tailrace.server.request_ids import RequestIds, id_in_body
+
+_is_plain = attrgetter("is_plain")
 
 
 class HttpServer:
     """A transport over HTTP/1.1. Called, it makes the protocol of a new connection. release: that it serves.
 
-    deliver: see `_deliver`, and `_deliver_last` once the server drains.
+    ids: names the calls whose callers do not, where that is wanted. deliver: see `_deliver`, or `_deliver_named` where
+    calls are named, and `_deliver_last` once the server drains.
     """
 
     def __init__(
@@ -31,9 +36,11 @@ class HttpServer:
         load: LoopLoad,
         count_failure: Callable[[type[ServingError]], None],
         release: bytes = b"",
+        ids: RequestIds | None = None,
     ) -> None:
         self.shared = Shared(self, routes, limits, load, count_failure, release)
-        self.deliver: Callable[[Batch, Sequence[int]], None] = self._deliver
+        self._ids = ids
+        self.deliver: Callable[[Batch, Sequence[int]], None] = self._deliver if ids is None else self._deliver_named
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -67,8 +74,44 @@ class HttpServer:
         if waiting:
             _flush(waiting)
 
+    def _deliver_named(self, batch: Batch, places: Sequence[int]) -> None:
+        """Deliver a batch as `_deliver` does, each answer with the id of its call."""
+        assert self._ids is not None
+        calls: Sequence[Any] = batch.calls
+        bodies = batch.bodies
+        if len(places) < len(calls):
+            calls, bodies = [calls[place] for place in places], [bodies[place] for place in places]
+        compress = max(map(len, bodies)) > GZIP_BYTES_MIN
+        if batch.errors or compress or not batch.content_type or not all(map(_is_plain, calls)):
+            self._name(batch, calls)
+            self._deliver_with_care(batch, places, compress=compress)
+            return
+        ids, waiting = self._ids.take_many(len(calls)), []
+        answers = self.shared.framing.named(bodies, batch.content_type, ids)
+        for call, name, answer in zip(calls, ids, answers, strict=True):
+            call.given_id = name
+            connection = call.connection
+            if len(connection.calls) == 1:
+                connection.answer_only(answer)
+            else:  # it pipelines, or is gone
+                call.answer = answer
+                waiting.append(call)
+        _flush(waiting)
+
+    def _name(self, batch: Batch, calls: Sequence[HttpCall]) -> None:
+        """Name the calls whose callers have not; over the Open Inference Protocol some have, in the body.
+
+        What is only accepted has an id of its own.
+        """
+        if self._ids is None or batch.status != 200:
+            return
+        for call in calls:
+            if not call.request_id:
+                call.given_id = id_in_body(call.codec).encode() or self._ids.take()
+
     def _deliver_last(self, batch: Batch, places: Sequence[int]) -> None:
         """Send the bodies of a batch of a server that drains: each answer may end its connection."""
+        self._name(batch, [cast(HttpCall, batch.calls[place]) for place in places])
         compress = any(len(batch.bodies[place]) > GZIP_BYTES_MIN for place in places)
         self._deliver_with_care(batch, places, compress=compress)
 
@@ -103,6 +146,8 @@ class HttpServer:
         if shared.reserve is not None:
             shared.reserve.now_s = shared.now_s
         shared.framing.renew_date()
+        if self._ids is not None:
+            self._ids.renew()
         now_ns = time.monotonic_ns()
         for connection in self.connections:
             connection.check_age(shared.now_s, now_ns)
