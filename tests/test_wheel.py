@@ -80,6 +80,7 @@ def test_wheel_holds_types_and_license_and_no_tests(wheel: Path) -> None:
     assert not [name for name in names if "test_" in name or "__pycache__" in name]
     in_tree = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "tailrace").rglob("*.py")}
     assert in_tree <= set(names)
+    assert {f"tailrace/runbooks/{path.name}" for path in (ROOT / "docs" / "runbooks").iterdir()} <= set(names)
 
 
 def test_installed_wheel_is_what_is_imported(installed: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ from monitor.alerts.counted_pipeline import Counted
 from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError
+from tailrace.monitor.alerts.rules import RULES
 from tailrace.monitor.merged import MergedMetrics
 from tailrace.monitor.merging import merge_blocks
 from tailrace.server.alerting import Alerting, sinks_of
 from tailrace.server.control import PipelineReady, Ready, SupervisorChannel
 from tailrace.server.options import ServeOptions
+from tailrace.server.runbooks import runbooks_url
+
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 
 
 class KeptSink:
@@ -98,8 +103,6 @@ def test_look_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_thresholds_come_with_a_worker_that_is_ready() -> None:
     """What a pipeline declares crosses the control channel as it is, None too."""
-    import socket
-
     ours, theirs = socket.socketpair()
     channel = SupervisorChannel(ours)
     declared = [Alerts(p99_over=3.0, drift=False), None]
@@ -122,10 +125,26 @@ def test_admin_port_lists_alerts(tmp_path: Path) -> None:
         status = process.status()
         assert status["alerts"] == []
         assert status["warm_up"][0]["alerts"]["p99_over"] == 2.0
+        for rule in RULES:
+            shown = ask_admin(process.admin_port, f"/runbooks/{rule.runbook}")
+            assert shown == (200, (RUNBOOKS / rule.runbook).read_bytes())
+        assert ask_admin(process.admin_port, "/runbooks/../pyproject.toml")[0] == 404
         page = ask_admin(process.admin_port, "/metrics")[1].decode()
         assert 'tailrace_alert_notifications_total{outcome="sent",sink="alertmanager"} 0.0' in page
     finally:
         process.end()
+
+
+def test_runbooks_are_where_a_reader_can_open_them() -> None:
+    """At the admin port, by a name that others know where it listens on all addresses; or where the options say."""
+    options = ServeOptions(files=("a.py",))
+    assert runbooks_url(options, ("127.0.0.1", 8081)) == "http://127.0.0.1:8081/runbooks"
+    assert runbooks_url(options, ("::1", 8081)) == "http://[::1]:8081/runbooks"
+    assert runbooks_url(options, ("0.0.0.0", 8081)) == f"http://{socket.gethostname()}:8081/runbooks"
+    own = ServeOptions(files=("a.py",), runbooks="https://wiki/books/")
+    assert runbooks_url(own, ("127.0.0.1", 8081)) == "https://wiki/books"
+    with pytest.raises(SetupError, match="no address of pages"):
+        ServeOptions(files=("a.py",), runbooks="docs/runbooks")
 
 
 def test_sinks_are_those_of_the_options() -> None:
@@ -162,7 +181,8 @@ def test_store_that_is_gone_is_told_and_so_is_its_return(tmp_path: Path, pipelin
             assert "leaves the online store alone" in receiver.taken[0][1]["text"]
             assert receiver.taken[1][1]["text"].startswith("RESOLVED faulted")
             [event] = server.events("alert firing")
-            assert event["runbook"] == "docs/runbooks/breaker.md"
+            assert event["runbook"] == f"{server.admin}/runbooks/breaker.md"
+            assert "## What it means" in fetch(event["runbook"])[2].decode()
     finally:
         redis.kill()
         receiver.close()

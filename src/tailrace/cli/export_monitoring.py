@@ -17,7 +17,12 @@ Files = Annotated[
 ]
 
 
-def prometheus(files: Files) -> None:
+Runbooks = Annotated[
+    str, typer.Option(metavar="URL", help="Where the runbooks are, which alerts name: a server's admin port has them.")
+]
+
+
+def prometheus(files: Files, runbooks: Runbooks = "http://127.0.0.1:8081/runbooks") -> None:
     """Print the built-in alerts of these pipelines as rules of Prometheus, which sees all servers together.
 
     For example:
@@ -26,7 +31,7 @@ def prometheus(files: Files) -> None:
     """
     from tailrace.deploy.prometheus import prometheus_rules
 
-    sys.stdout.write(prometheus_rules(_pipelines(files)))
+    sys.stdout.write(prometheus_rules(_pipelines(files), runbooks.rstrip("/")))
 
 
 def grafana(files: Files) -> None:

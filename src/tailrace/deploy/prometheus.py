@@ -34,26 +34,30 @@ _HEADER: Final = """\
 """
 
 
-def prometheus_rules(pipelines: Sequence[Pipeline]) -> str:
-    """Return the file."""
+def prometheus_rules(pipelines: Sequence[Pipeline], runbooks: str = "/runbooks") -> str:
+    """Return the file. runbooks: where they are, a URL."""
     groups = [
-        {"name": f"tailrace-{pipeline.name}", "interval": "15s", "rules": list(_rules(pipeline, pipeline.alerts))}
+        {
+            "name": f"tailrace-{pipeline.name}",
+            "interval": "15s",
+            "rules": list(_rules(pipeline, pipeline.alerts, runbooks)),
+        }
         for pipeline in pipelines
         if pipeline.alerts is not None
     ]
     return _HEADER + msgspec.json.format(msgspec.json.encode({"groups": groups})).decode() + "\n"
 
 
-def _rules(pipeline: Pipeline, alerts: Alerts) -> list[dict[str, Any]]:
+def _rules(pipeline: Pipeline, alerts: Alerts, runbooks: str) -> list[dict[str, Any]]:
     found = []
     for rule in RULES:
         expression = _EXPRESSIONS[rule.name](pipeline, alerts)
         if expression is not None:
-            found.append(_rule(rule, pipeline, expression))
+            found.append(_rule(rule, pipeline, expression, runbooks))
     return found
 
 
-def _rule(rule: Rule, pipeline: Pipeline, expression: str) -> dict[str, Any]:
+def _rule(rule: Rule, pipeline: Pipeline, expression: str, runbooks: str) -> dict[str, Any]:
     return {
         "alert": alertname(rule.name),
         "expr": expression,
@@ -63,7 +67,7 @@ def _rule(rule: Rule, pipeline: Pipeline, expression: str) -> dict[str, Any]:
         "annotations": {
             "summary": rule.summary,
             "description": "{{ $labels.pipeline }}: {{ $value | humanize }}",
-            "runbook": f"docs/runbooks/{rule.runbook}",
+            "runbook": f"{runbooks}/{rule.runbook}",
         },
     }
 

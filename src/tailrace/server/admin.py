@@ -1,4 +1,4 @@
-"""The admin port: /metrics, /status, /alerts, the console, probes. In the supervisor, apart from traffic; bounded."""
+"""The admin port: /metrics, /status, /alerts, runbooks, the console, probes. In the supervisor; bounded."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tailrace.server.http.outgoing import HttpCall
 from tailrace.server.http.secure import Secured
 from tailrace.server.http.server import HttpServer
 from tailrace.server.logging import logger
+from tailrace.server.runbooks import runbook_pages
 from tailrace.server.tls.certificates import Certificates, TlsFiles
 
 CONNECTIONS_MAX: Final = 64
@@ -165,6 +166,7 @@ class AdminServer:
             b"/alerts": Page(self._alerts, self._gates),
             b"/livez": Page(_alive),
             b"/readyz": Page(self._readiness),
+            **runbook_pages(),
             **self._more(self._gates),
         }
         routes = {path: {b"GET": page} for path, page in pages.items()}

@@ -31,6 +31,10 @@ class Alerting:
         self._log = log
         self._watch = AlertWatch()
 
+    def send_to(self, runbooks: str) -> None:
+        """Have alerts name the runbooks there: a URL."""
+        self._watch.runbooks = runbooks
+
     def active(self) -> list[Alert]:
         """Return the alerts that fire, and those that will if they hold on."""
         return self._watch.active()

@@ -159,6 +159,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         said("Tell alerts to Alertmanager: http://HOST:9093", metavar="URL", env="TAILRACE_ALERTMANAGER"),
     ] = None
+    runbooks: Annotated[
+        str | None,
+        said("Where alerts send a reader, in place of the admin port: https://…", metavar="URL"),
+    ] = None
 
     accepted: Annotated[
         str | None,
@@ -302,12 +306,13 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(what, where="tls_client_ca", next="give --tls-cert and --tls-key too")
 
     def _check_alerts(self) -> None:
-        """Raise SetupError for what is no address that alerts can be posted to."""
-        if self.alert_webhook is not None or self.alertmanager is not None:
+        """Raise SetupError for what is no address that alerts can be posted to, or send a reader to."""
+        if self.alert_webhook is not None or self.alertmanager is not None or self.runbooks is not None:
             from tailrace.monitor.alerts.sinks import check_address
 
             check_address("alert_webhook", self.alert_webhook)
             check_address("alertmanager", self.alertmanager)
+            check_address("runbooks", self.runbooks, "address of pages")
 
     def _check_traces(self) -> None:
         """Raise SetupError for what is no address that traces can be sent to, and headers that are none."""

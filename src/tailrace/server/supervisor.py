@@ -40,6 +40,7 @@ from tailrace.server.logging import configure_logging, logger, tell
 from tailrace.server.open_files import fit_open_files
 from tailrace.server.options import ServeOptions
 from tailrace.server.overview import Overview
+from tailrace.server.runbooks import runbooks_url
 from tailrace.server.slots import Slot, open_slots, url_of
 from tailrace.server.unix_socket import UnixSocket
 from tailrace.server.workers import WORKER_COMMAND, open_workers, worker_role
@@ -165,6 +166,7 @@ class Supervisor:
         try:
             await admin.open(options.admin_host, options.admin_port)
             self._addresses = Addresses(host, port, *admin.address)
+            overview.alerting.send_to(runbooks_url(options, admin.address))
             self._handle_signals()
             self._log.info("starting", workers=options.workers, files=list(options.files), releases=self._pin.root,
                            signatures="required" if options.trusted_keys else "not required")  # fmt: skip

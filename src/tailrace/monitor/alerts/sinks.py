@@ -191,7 +191,7 @@ def slack_message(alert: Alert) -> dict[str, Any]:
                 "fallback": title,
                 "fields": [
                     {"title": "alert", "value": alert.alert, "short": True},
-                    {"title": "runbook", "value": alert.runbook, "short": True},
+                    {"title": "runbook", "value": _escaped(alert.runbook), "short": True},
                 ],
             }
         ],
@@ -241,8 +241,8 @@ def post(url: str, body: bytes, timeout_s: float) -> bool | None:
     return True
 
 
-def check_address(name: str, url: str | None) -> None:
-    """Raise SetupError for what is no address to post to. It is not shown: it may hold a secret."""
+def check_address(name: str, url: str | None, what: str = "address to post to") -> None:
+    """Raise SetupError for what is no address to post to, say. It is not shown: it may hold a secret."""
     from urllib.parse import urlsplit
 
     if url is None:
@@ -253,7 +253,7 @@ def check_address(name: str, url: str | None) -> None:
     except ValueError:
         known = False
     if not known or any(not "!" <= letter <= "~" for letter in url):
-        raise SetupError("this is no address to post to", where=name, next="write https://host/path")
+        raise SetupError(f"this is no {what}", where=name, next="write https://host/path")
 
 
 def _escaped(text: str) -> str:

@@ -19,7 +19,8 @@ State = Literal["pending", "firing", "resolved"]
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert of one pipeline. state: "pending" while it must yet hold on to be told. since_s: for how long it is so.
 
-    value, threshold: of what its rule looks at. cause: a line with the numbers. runbook: the page that says what to do.
+    value, threshold: of what its rule looks at. cause: a line with the numbers. runbook: the URL of the page that says
+    what to do.
     """
 
     alert: str
@@ -35,9 +36,13 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertWatch:
-    """Holds the pipelines' figures against the rules. Its memory is that of its pipelines' windows, and no more."""
+    """Holds the pipelines' figures against the rules. Its memory is that of its pipelines' windows, and no more.
+
+    runbooks: where they are; a path of the admin port, or a URL.
+    """
 
     def __init__(self, rules: Sequence[Rule] = RULES) -> None:
+        self.runbooks = "/runbooks"
         self._rules = rules
         self._sights: dict[str, Sight] = {}
         self._states: dict[tuple[str, str], _State] = {}
@@ -69,7 +74,7 @@ class AlertWatch:
     def active(self) -> list[Alert]:
         """Return the alerts that fire, and those that will if they hold on."""
         at_ns = self._earlier.at_ns
-        return [state.told(at_ns) for state in self._states.values() if state.since_ns is not None]
+        return [state.told(at_ns, self.runbooks) for state in self._states.values() if state.since_ns is not None]
 
     def _look_at(self, pipeline: str, series: Mapping[Key, MergedSeries], alerts: Alerts, at_ns: int) -> list[Alert]:
         sight = self._sights.setdefault(pipeline, Sight(pipeline, at_ns))
@@ -79,7 +84,7 @@ class AlertWatch:
         for rule in self._rules:
             state = self._states.setdefault((rule.name, pipeline), _State(rule, pipeline))
             if state.look(rule.look(sight), at_ns):
-                changed.append(state.told(at_ns))
+                changed.append(state.told(at_ns, self.runbooks))
         return changed
 
     def _forget(self, pipelines: set[str], at_ns: int) -> list[Alert]:
@@ -91,7 +96,7 @@ class AlertWatch:
                 state = self._states.pop((rule.name, name), None)
                 if state is not None and state.is_firing:
                     state.is_firing, state.since_ns = False, None
-                    over.append(state.told(at_ns))
+                    over.append(state.told(at_ns, self.runbooks))
         return over
 
 
@@ -132,7 +137,7 @@ class _State:
         self.is_firing, self.since_ns = False, None
         return True
 
-    def told(self, at_ns: int) -> Alert:
+    def told(self, at_ns: int, runbooks: str) -> Alert:
         """Return it as it is told; one that is over with the seconds since it fired."""
         rule, last = self._rule, self._last
         began_ns = self._fired_ns if self.since_ns is None else self.since_ns
@@ -146,5 +151,5 @@ class _State:
             threshold=last.threshold,
             summary=rule.summary,
             cause=last.cause,
-            runbook=f"docs/runbooks/{rule.runbook}",
+            runbook=f"{runbooks}/{rule.runbook}",
         )
