@@ -109,7 +109,7 @@ class Counted:
         """Return what the test has had the observer say."""
         return self.said
 
-    def metrics_page(self) -> bytes:
+    def metrics_page(self, *, is_open: bool = False) -> bytes:
         """Return no metrics."""
         return b""
 

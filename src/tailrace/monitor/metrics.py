@@ -164,6 +164,13 @@ _TABLE: Final = (
     Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),
     Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),
     Metric(
+        "tailrace_process_cpu_seconds_total", "counter", "Time that a process was at work on a core.", ("process",),
+        owner="supervisor",
+    ),
+    Metric(
+        "tailrace_process_rss_bytes", "gauge", "Resident memory of a process.", ("process",), owner="supervisor"
+    ),
+    Metric(
         "tailrace_alert_firing", "gauge", "1 while an alert fires.", ("pipeline", "alert", "severity"),
         owner="supervisor",
     ),

@@ -8,6 +8,7 @@ import msgspec
 
 from tailrace.monitor.drift.outcomes import LiveOutcomes
 from tailrace.monitor.drift.shown import ShownDrift
+from tailrace.monitor.exemplars import Exemplar
 from tailrace.monitor.slowest import SlowRequest
 from tailrace.monitor.tracing.outcomes import TraceState
 
@@ -20,7 +21,7 @@ class Observed(msgspec.Struct, tag=True, kw_only=True):
 
     drift: the last window of each pipeline. outcomes: how good the predictions of each were, where labels have come.
     slow: of each pipeline the slowest requests of the last minute and of ten, the slowest first. traces: how their
-    export is doing; None unless they are exported.
+    export is doing; None unless they are exported. exemplars: of each bucket of a pipeline's times the last trace.
     """
 
     at_s: float
@@ -28,3 +29,4 @@ class Observed(msgspec.Struct, tag=True, kw_only=True):
     outcomes: dict[str, LiveOutcomes] = {}
     slow: dict[str, tuple[SlowRequest, ...]] = {}
     traces: TraceState | None = None
+    exemplars: dict[str, tuple[Exemplar, ...]] = {}

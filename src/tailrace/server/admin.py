@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol, cast
 
 import msgspec
@@ -38,6 +39,7 @@ LIMITS: Final = HttpLimits(
     request_s=5.0,
 )
 SWEEP_S: Final = 1.0
+OPEN_METRICS: Final = "application/openmetrics-text"
 _NO_STORE: Final = (b"Cache-Control: no-store",)
 
 
@@ -104,8 +106,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class AdminView(Protocol):
     """What the admin port shows."""
 
-    def metrics_page(self) -> bytes:
-        """Return the page of /metrics."""
+    def metrics_page(self, *, is_open: bool = False) -> bytes:
+        """Return the page of /metrics, in OpenMetrics' form where it is to be open."""
         ...
 
     def status(self) -> Status:
@@ -161,7 +163,11 @@ class AdminServer:
         """Listen. Raises SetupError where the address cannot be had."""
         loop = asyncio.get_running_loop()
         pages = {
-            b"/metrics": Page(self._metrics, self._gates),
+            b"/metrics": Page(
+                partial(self._metrics, is_open=False),
+                self._gates,
+                forms={OPEN_METRICS: Page(partial(self._metrics, is_open=True), self._gates)},
+            ),
             b"/status": Page(self._status, self._gates),
             b"/alerts": Page(self._alerts, self._gates),
             b"/livez": Page(_alive),
@@ -194,11 +200,12 @@ class AdminServer:
         if self._server is not None:
             self._server.close()
 
-    def _metrics(self) -> Answer:
-        """Return the page of /metrics."""
-        from tailrace.monitor.exposition import CONTENT_TYPE  # takes 50 ms that no start should wait for
+    def _metrics(self, *, is_open: bool) -> Answer:
+        """Return the page of /metrics, as OpenMetrics or as plain text."""
+        from tailrace.monitor.exposition import CONTENT_TYPE, OPEN_CONTENT_TYPE  # no start should wait 50 ms for it
 
-        return Answer(200, CONTENT_TYPE.encode(), self._view.metrics_page(), _NO_STORE)
+        content_type = OPEN_CONTENT_TYPE if is_open else CONTENT_TYPE
+        return Answer(200, content_type.encode(), self._view.metrics_page(is_open=is_open), _NO_STORE)
 
     def _status(self) -> Answer:
         """Return the page of /status."""

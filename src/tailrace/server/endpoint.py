@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, cast
 
 from tailrace.batch import Call, Codec
@@ -240,13 +241,33 @@ class Answer(NamedTuple):
 class Page:
     """Answers a route by itself: a probe, a page of the admin port. A `ServingError` that it raises is its answer.
 
-    is_open: whether no key is asked for it, where calls need one.
+    is_open: whether no key is asked for it, where calls need one. forms: the same in other media types.
     """
 
-    def __init__(self, answer: Callable[[], Answer], gates: Sequence[Gate] = (), *, is_open: bool = True) -> None:
+    def __init__(
+        self,
+        answer: Callable[[], Answer],
+        gates: Sequence[Gate] = (),
+        *,
+        is_open: bool = True,
+        forms: Mapping[str, Page] = MappingProxyType({}),
+    ) -> None:
         self.answer = answer
         self.is_open = is_open
         self._gates = tuple(gates)
+        self._forms = dict(forms)
+
+    def speaking(self, accept: bytes) -> Page:
+        """Return the form that a client wants most, by its `Accept`; this one where it says nothing of any other."""
+        if not self._forms:
+            return self
+        best, form = 0.0, self
+        for wanted in accept.decode("latin-1").lower().split(","):
+            media_type, *parameters = (part.strip() for part in wanted.split(";"))
+            weight = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+            if weight > best and (media_type in self._forms or media_type == "text/plain"):
+                best, form = weight, self._forms.get(media_type, self)
+        return form
 
     def refusal(self, call: Call) -> ServingError | None:
         """Return why a call may not pass its gates, None for one that may."""
@@ -254,6 +275,14 @@ class Page:
             if (refusal := gate.refusal(call)) is not None:
                 return refusal
         return None
+
+
+def _weight(text: str) -> float:
+    """Return a weight of `Accept`; 0 for one that cannot be read."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 class Feed(Page):

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import structlog
 
+from tailrace.monitor.exemplars import Exemplars
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import CallFacts, Predictions
 from tailrace.monitor.shared import MetricBlock
@@ -30,15 +31,16 @@ RESOURCES_MAX: Final = 256
 
 
 class ObservedTraces:
-    """Makes spans of what workers tell."""
+    """Makes spans of what workers tell. exemplars: keeps some of those that are sent."""
 
-    def __init__(self, task: CompanionAssignment, block: MetricBlock) -> None:
+    def __init__(self, task: CompanionAssignment, block: MetricBlock, exemplars: Exemplars) -> None:
         options = task.options
         assert options.traces is not None, "it is made for them"
         self._endpoint = TraceEndpoint.of(options.traces, options.traces_headers or "")
         budgets_ns = {each.name: each.budget.total_ns for each in load_all(task.pin)}
         self._sampler = TailSampler(options.trace_sample, budgets_ns)
         self._counts = SpanCounts(block)
+        self._exemplars = exemplars
         self._resources = Resources()
         self._exporter = SpanExporter(self._endpoint)
         self._log = structlog.get_logger()
@@ -60,6 +62,8 @@ class ObservedTraces:
                 if batch not in carriers:
                     carriers[batch] = self._carrier(predictions, calls, batch, kept)
                 ids = _ids(predictions, calls, each.call, each.request)
+                whole_ns, answered_ns = predictions.whole_ns[each.request], predictions.answered_ns[each.request]
+                self._exemplars.note(predictions.pipeline, ids.trace.hex(), int(whole_ns), int(answered_ns))
                 self._exporter.put(CallSpans(resource, spans_of(predictions, calls, each, ids, carriers[batch])))
         except Exception as error:  # of ours: the watches beside this one are to go on
             self._warn("spans are not made", repr(error))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -26,6 +25,7 @@ from tailrace.server.alerting import Alerting
 from tailrace.server.child import Child
 from tailrace.server.control import Ready
 from tailrace.server.logging import logger
+from tailrace.server.metrics_page import MetricsPage, own_values
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 from tailrace.version import VERSION
@@ -73,6 +73,7 @@ class Overview:
         self._signatures_required = signatures_required
         self._started_s = time.monotonic()
         self._recent = Recent()
+        self._page = MetricsPage(self._merge_now, self._own_values)
         self._samples: deque[MergedMetrics] = deque(maxlen=2)
         self.alerting = Alerting(self.merge, self._declared, sinks, logger(pid=os.getpid()))
 
@@ -85,26 +86,15 @@ class Overview:
         """Return whether the server is open and at least one worker is ready now."""
         return self._is_open() and any(worker.is_ready for _, worker in self._workers)
 
-    def metrics_page(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        from tailrace.monitor.exposition import expose
+    def metrics_page(self, *, is_open: bool = False) -> bytes:
+        """Return all metrics in Prometheus' text format, or in OpenMetrics', with exemplars of the times."""
+        return self._page.make(self.observed(), is_open=is_open)
 
-        restarts: Counter[str] = Counter()
-        rss_bytes: Counter[str] = Counter()
-        for slot, worker in self._workers:  # two in one slot count as one
-            restarts[str(slot.index)] += worker.restarts
-            rss_bytes[str(slot.index)] += worker.process.rss_bytes if worker.process and worker.is_ready else 0
-        values: dict[Key, float] = {("tailrace_build_info", (VERSION, platform.python_version())): 1}
-        for release in self.releases():
-            for pipeline in release.pipelines:
-                for model in pipeline.models:
-                    labels = (release.id, pipeline.name, model.name, model.version, model.backend)
-                    values["tailrace_release_info", labels] = 1
-        for name in restarts:
-            values["tailrace_worker_restarts_total", (name,)] = restarts[name]
-            values["tailrace_worker_rss_bytes", (name,)] = rss_bytes[name]
-        outcomes = {} if (observed := self.observed()) is None else outcome_values(observed.outcomes)
-        return expose(self._merge_now(), values | self.alerting.values() | outcomes)
+    def _own_values(self) -> dict[Key, float]:
+        """Return the values of the metrics that nobody counts in a block."""
+        values = own_values(self.releases(), self.workers(), self.companions(), os.getpid())
+        observed = self.observed()
+        return values | self.alerting.values() | ({} if observed is None else outcome_values(observed.outcomes))
 
     def status(self) -> Status:
         """Return what runs, and how it has been doing."""

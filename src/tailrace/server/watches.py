@@ -11,6 +11,7 @@ from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.control import CompanionAssignment
 from tailrace.server.observed_drift import ObservedDrift
+from tailrace.server.observed_exemplars import ObservedExemplars
 from tailrace.server.observed_slow import ObservedSlow
 
 
@@ -41,11 +42,12 @@ def open_watches(task: CompanionAssignment, block: MetricBlock, counts: Predicti
     """Return the watches that a server's options ask for. What writes most comes last."""
     options = task.options
     folder = None if options.log is None else Path(options.log)
-    watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow()]
+    exemplars = ObservedExemplars(task)
+    watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow(), exemplars]
     if options.traces is not None:
         from tailrace.server.observed_traces import ObservedTraces
 
-        watches.append(ObservedTraces(task, block))
+        watches.append(ObservedTraces(task, block, exemplars.kept))
     if folder is not None:
         from tailrace.server.observed_log import ObservedLog
         from tailrace.server.observed_outcomes import ObservedOutcomes

@@ -111,6 +111,8 @@ def read_head(
                 head.endpoint = head.caller.admitted(head.endpoint, asked)
             elif asked is not None:
                 head.endpoint = head.endpoint.at_priority(asked)
+        else:
+            head.endpoint = head.endpoint.speaking(fields.get(b"accept", b""))
         if expect is not None and expect.lower() != b"100-continue":
             raise ExpectationFailedError(f"cannot meet Expect: {expect.decode('latin-1')!r}", where="Expect")
     except ServingError as fault:
