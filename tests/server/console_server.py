@@ -41,6 +41,7 @@ class Counted:
         self.at_ns = 0
         self.firing: list[Alert] = []
         self.said: Observed | None = None
+        self.successor: Counted | None = None
         self.observes = False
         self.observer = MetricBlock.create(observer_layout([name]))
         self.block = MetricBlock.create(worker_layout([PipelineShape(name, BUDGET, (view,))], 0, release))
@@ -48,6 +49,11 @@ class Counted:
     def count(self, metric: str, *labels: str, by: int = 1) -> None:
         """Count in a counter or gauge of the pipeline."""
         self.block.cells[self.block.find(metric, self.name, *labels).offset] += by
+
+    def roll_out(self, release: str) -> Counted:
+        """Have a second worker serve another release; return what counts for it."""
+        self.successor = Counted(self.name, self.view, release)
+        return self.successor
 
     def lose(self, requests: int, reason: str) -> None:
         """Count requests that the observer was not told of."""
@@ -81,16 +87,18 @@ class Counted:
     def merge(self) -> MergedMetrics:
         """Return what was counted, a second after the last time."""
         self.at_ns += 1_000_000_000
-        return merge_blocks([self.block, self.observer], self.at_ns)
+        others = [] if self.successor is None else [self.successor.block]
+        return merge_blocks([self.block, self.observer, *others], self.at_ns)
 
     def is_ready(self) -> bool:
         """Return whether it is said to be."""
         return self.ready
 
     def releases(self) -> list[ReleaseStatus]:
-        """Return the one release."""
+        """Return the one release, or both while another is rolled out."""
         model = ReleasedModel(self.name, "v1", "onnx")
-        return [ReleaseStatus(self.release, (0,), (ReleasedPipeline(self.name, "0", (model,)),))]
+        own = ReleaseStatus(self.release, (0,), (ReleasedPipeline(self.name, "0", (model,)),))
+        return [own] if self.successor is None else [own, *self.successor.releases()]
 
     def workers(self) -> list[WorkerStatus]:
         """Return the one worker."""
@@ -145,14 +153,16 @@ def filled(counted: Counted, seconds: int, lines: LogLines | None = None, *, exp
 
 
 @contextmanager
-def served(counted: Counted, console: Console, token: str | None = None, tls: TlsFiles | None = None) -> Iterator[int]:
-    """Serve a console; yield the port."""
+def served(
+    counted: Counted, console: Console, token: str | None = None, tls: TlsFiles | None = None, port: int = 0
+) -> Iterator[int]:
+    """Serve a console; yield the port. port: 0 for a free one."""
     loop = asyncio.new_event_loop()
     admin = AdminServer(counted, token, tls, partial(console_pages, console))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(admin.open("127.0.0.1", 0), loop).result(10)
+        asyncio.run_coroutine_threadsafe(admin.open("127.0.0.1", port), loop).result(10)
         yield admin.address[1]
     finally:
         asyncio.run_coroutine_threadsafe(_close(admin, console), loop).result(10)

@@ -192,15 +192,20 @@ def test_timeline_is_bounded() -> None:
 
 
 def test_versions_stand_side_by_side() -> None:
-    """Each release that answers has its rate, its share, its failures, and its model's time."""
+    """While a release is rolled out each has its rate, its share, its failures, and its own model's time."""
     counted = Counted()
     console = Console(counted)
+    successor = counted.roll_out("r2")
     looked(console)
     counted.answer(300, time_ms=10)
-    (pipeline,) = looked(console)["pipelines"]
-    (version,) = pipeline["versions"]
-    assert (version["release"], version["rate"], version["share"], version["failed"]) == ("r1", 300, 1, 0)
-    assert version["p50"] == pytest.approx(4, rel=0.05)
+    successor.answer(80, time_ms=100)
+    successor.shed(20)
+    state = looked(console)
+    (pipeline,) = state["pipelines"]
+    told = [(each["release"], each["rate"], each["share"], each["failed"]) for each in pipeline["versions"]]
+    assert told == [("r1", 300, 0.75, 0), ("r2", 100, 0.25, 0.2)]
+    assert [each["p50"] for each in pipeline["versions"]] == [pytest.approx(4, rel=0.05), pytest.approx(40, rel=0.05)]
+    assert [each["id"] for each in state["releases"]] == ["r1", "r2"]
 
 
 def test_verdicts_that_come_and_go_push_no_release_out() -> None:

@@ -225,6 +225,37 @@ def test_page_comes_back_by_itself(browser: Chromium) -> None:
         assert page.value("window.stays") == 1
 
 
+def test_page_takes_up_a_server_that_was_started_anew(browser: Chromium) -> None:
+    """Of another process on the same port: what the first one has said is gone, as what it has counted is."""
+    counted = Counted()
+    with served(counted, filled(counted, 30)) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        page.value("window.stays = 1")
+    page.wait(f"{TEXT.format('link')}.startsWith('not connected')")
+    successor = Counted(release="r9")
+    with served(successor, filled(successor, 4), port=port):
+        page.wait(f"{TEXT.format('link')} === 'live' && {TEXT.format('versions')}.includes('r9')")
+        assert page.value("window.stays") == 1
+
+
+def test_roll_out_is_shown_side_by_side_and_marked_in_every_chart(browser: Chromium) -> None:
+    """Both releases stand in the table while both answer; the timeline has the new one, pointing at it the charts."""
+    counted = Counted()
+    console = filled(counted, 30)
+    successor = counted.roll_out("r2")
+    successor.answer(100)
+    console.look(time.time())
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        heads = "[...document.querySelectorAll('#versions tbody th span')].map(each => each.firstChild.textContent)"
+        assert page.value(heads) == ["r1", "r2"]
+        assert "release r2 is served" in page.value(TEXT.format("events"))
+        page.value("document.querySelector('#events li.release').dispatchEvent(new MouseEvent('mouseenter'))")
+        for chart, figures in (("heat", 2), ("traffic", 5), ("batch", 1), ("wait", 1)):
+            assert page.value(f"document.getElementById('{chart}-legend').children.length") == figures + 1
+
+
 def test_silent_server_is_not_shown_as_live(browser: Chromium) -> None:
     """A connection over which nothing comes any more, of a machine that is gone say, is noticed."""
     counted = Counted()

@@ -55,7 +55,7 @@ const Charts = (() => {
     const axis = { stroke: () => colour("quiet"), grid: { stroke: () => colour("grid"), width: 1 }, ticks: { show: false }, font: "11.5px " + colour("font") };
     const u = new uPlot({
       width: holder.clientWidth || 300, height: holder.clientHeight, legend: { show: false }, pxAlign: 1,
-      padding: [8, 18, 0, 0],
+      padding: [8, 26, 0, 0],
       cursor: { sync: { key: SYNC }, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { time: true }, y: options.heat ? { distr: 3, log: 2 } : options.strip ? { range: [0, 1] } : { range: (u, low, high) => [0, (high || 1) * 1.12] } },
       axes: [{ ...axis, space: 70, size: 28, show: true, values: (u, at) => at.map(s => { const d = new Date(s * 1e3), p = v => String(v).padStart(2, "0"); return p(d.getHours()) + ":" + p(d.getMinutes()) + (u._step < 10 && d.getSeconds() ? ":" + p(d.getSeconds()) : ""); }) },
