@@ -36,6 +36,7 @@ from tailrace.cli.record import record
 from tailrace.cli.replay import replay
 from tailrace.cli.score import score
 from tailrace.cli.serve import serve
+from tailrace.cli.status import status
 from tailrace.cli.top import top
 from tailrace.errors import TailraceError
 from tailrace.version import VERSION
@@ -89,6 +90,7 @@ for command in (
     features,
     forget,
     serve,
+    status,
     top,
     logs,
     labels,

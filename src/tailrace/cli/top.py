@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from tailrace.cli.admin_port import Token, Url, opened, read_page
 from tailrace.cli.models.options import AsJson, print_json
 from tailrace.deadline import LAYERS
 from tailrace.errors import SetupError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 2.0
 POINTS_MAX: Final = 60
 STYLES: Final = {"good": "green", "warn": "yellow", "bad": "red", "idle": "dim"}
@@ -33,10 +33,8 @@ NOT_OBSERVED: Final = {
 
 
 def top(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The server's admin port, as http://127.0.0.1:8081.")],
-    token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", envvar="TAILRACE_ADMIN_TOKEN", help="Bearer token of the admin port.")
-    ] = None,
+    url: Url,
+    token: Token = None,
     once: Annotated[bool, typer.Option("--once", help="Show the state once, and leave.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -230,34 +228,13 @@ def _ms(time_ms: float | None) -> str:
 
 def _state(url: str, token: str | None) -> dict[str, Any]:
     """Return the state now. Raises SetupError where there is none to be had."""
-    with _opened(url, "/console/state", token) as answer:
-        found: dict[str, Any] = json.loads(answer.read())["state"]
-        return found
+    found: dict[str, Any] = read_page(url, "/console/state", token)["state"]
+    return found
 
 
 def _states(url: str, token: str | None) -> Iterator[dict[str, Any]]:
     """Yield each state as the server tells it, until it closes."""
-    with _opened(url, "/console/events", token) as answer:
+    with opened(url, "/console/events", token) as answer:
         for line in answer:
             if line.startswith(b"data: "):
                 yield json.loads(line[6:])
-
-
-def _opened(url: str, path: str, token: str | None) -> Any:
-    """Ask the admin port. Raises SetupError where it does not answer, or not this."""
-    import urllib.error
-    import urllib.request
-
-    where = url.rstrip("/") + path
-    try:
-        request = urllib.request.Request(where, headers={"Authorization": f"Bearer {token}"} if token else {})
-        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        with error:
-            next_step = "give --token" if error.code == 401 else "name the admin port, which the server's log tells"
-            raise SetupError(f"it answers {error.code}", where=where, next=next_step) from None
-    except (OSError, ValueError) as error:
-        raise SetupError(
-            f"nobody answers: {getattr(error, 'reason', error)}", where=where,
-            next="name the admin port, which the server's log tells as `admin`",
-        ) from None  # fmt: skip

@@ -19,6 +19,7 @@ from tailrace.monitor.drift.outcomes import LiveOutcomes
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.recent import Latencies
 from tailrace.monitor.snapshot import PipelineSnapshot
+from tailrace.monitor.tracing.outcomes import TraceState
 from tailrace.server.control import PipelineReady, ReleasedPipeline
 from tailrace.server.endpoint import Answer, Gate, Page
 from tailrace.server.http.limits import HttpLimits
@@ -75,12 +76,20 @@ class ReleaseStatus(msgspec.Struct, frozen=True):
     pipelines: tuple[ReleasedPipeline, ...]
 
 
+class PredictionStatus(msgspec.Struct, frozen=True):
+    """What has become of predictions since the start: requests that the log has, and that were lost, by the reason."""
+
+    logged: int
+    lost: dict[str, int]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of /status. pipelines: since the start; recent: over the last `recent_s`; warm_up: measured then.
 
     latencies: over a minute and over ten, by span and pipeline.
     signatures_required: whether a registry's version is served only if a trusted key has signed it. alerts: those that
     fire, and those that will if they hold on. drift: the last window of each pipeline, empty without an observer.
+    traces: how their export is doing; None where none are made, and while the observer says nothing.
     outcomes: how good the predictions of 30 days were, of the pipelines whose labels have come.
     """
 
@@ -100,6 +109,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     signatures_required: bool
     alerts: list[Alert]
     drift: dict[str, ShownDrift]
+    predictions: PredictionStatus
+    traces: TraceState | None
     outcomes: dict[str, LiveOutcomes]
 
 

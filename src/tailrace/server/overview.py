@@ -19,7 +19,7 @@ from tailrace.monitor.merging import Merger
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.recent import Recent
 from tailrace.monitor.snapshot import pipeline_snapshots
-from tailrace.server.admin import CompanionStatus, ReleaseStatus, Status, WorkerStatus
+from tailrace.server.admin import CompanionStatus, PredictionStatus, ReleaseStatus, Status, WorkerStatus
 from tailrace.server.adoption import Adoption
 from tailrace.server.alerting import Alerting
 from tailrace.server.child import Child
@@ -30,6 +30,7 @@ from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 from tailrace.version import VERSION
 
+PREDICTION_METRICS: Final = ("tailrace_predictions_logged_total", "tailrace_predictions_lost_total")
 _SAMPLE_S: Final = 5
 """How often the counters are kept for /status's recent figures; they cover one to two of these."""
 _SHARED_S: Final = 0.9
@@ -119,6 +120,8 @@ class Overview:
             signatures_required=self._signatures_required,
             alerts=self.alerts(),
             drift=observed.drift if observed is not None else {},
+            predictions=_predictions(metrics),
+            traces=observed.traces if observed is not None else None,
             outcomes=observed.outcomes if observed is not None else {},
         )
 
@@ -194,6 +197,13 @@ class Overview:
             release=process.ready.release if process is not None and process.ready is not None else None,
             adopted_by=self._adoption.adopter_of(slot.index),
         )
+
+
+def _predictions(metrics: MergedMetrics) -> PredictionStatus:
+    """Return what has become of predictions; nothing where there is no observer."""
+    found = {key: merged.value for key, merged in metrics.series.items() if key[0] in PREDICTION_METRICS}
+    lost = {labels[0]: value for (name, labels), value in found.items() if name == PREDICTION_METRICS[1]}
+    return PredictionStatus(sum(found.values()) - sum(lost.values()), lost)
 
 
 def _companion_status(child: Child, process: ChildProcess) -> CompanionStatus:
