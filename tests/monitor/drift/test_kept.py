@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import tailrace as tr
 from monitor.drift.predicted import predictions
 from tailrace.inference.drift import Drift
 from tailrace.inference.manifest import Profile
@@ -112,6 +113,24 @@ def test_pipelines_are_watched_by_the_profile_of_their_model(pipeline_of: Callab
     assert successor.keep() == kept
     successor.take(predictions(log, "2"), 0, 0.0)
     assert successor.keep()["log"] == kept["log"]
+
+
+def test_scores_of_several_models_are_learned(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """A score that no profile knows is held against the first twelve windows; a feature against its model's profile."""
+    log = pipeline_of("log")
+    both = replace(
+        log,
+        drift=DECLARED,
+        model=tr.Ensemble("both", [log.model, tr.Model("second", path=log.model.path or "models/log")]),
+    )
+    drift, told = PipelineDrift([both]), []
+    for second in range(1, 21):
+        shift = 0.0 if second <= 15 else 0.3
+        told += drift.take(predictions(both, "1", shift=shift), second * 2 * 10**9, second * 2.0)
+    series = {each.series: each for each in told[-1].findings}
+    assert set(series) == {"amount", "score", "Profiles"}
+    assert [bool(findings.alarms) for findings in told[:15]] == [False] * 15
+    assert "mean" in series["score"].alarms
 
 
 @pytest.mark.parametrize("name", ["log_with_fallback", "heavy_with_second"])

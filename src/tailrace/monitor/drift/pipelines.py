@@ -48,7 +48,8 @@ class PipelineDrift:
         if watched is None or not predictions.rows:
             return ()
         if watched.watch is None or watched.release != predictions.release:
-            series = series_of(watched.profile, predictions.labels, tuple(predictions.provenance))
+            outputs = predictions.scores.shape[1] if predictions.scores.ndim > 1 else 1
+            series = series_of(watched.profile, predictions.labels, tuple(predictions.provenance), outputs)
             watched.watch, watched.release = DriftWatch(series, watched.declared, now_ns, wall_s), predictions.release
             if watched.kept is not None:
                 recall(watched.watch, watched.kept)
@@ -92,7 +93,8 @@ def profile_of(pipeline: Pipeline) -> Profile:
     """Return the reference of a pipeline: the profile of its model.
 
     Of a stage of several models it is that of all their features, the first model's where two have one, and none of
-    the scores, which are of no single model. Remote models and those in Python have none.
+    the scores, which are of no single model: what they are like is learned. Remote models and those in Python have no
+    profile.
     """
     models = models_of(pipeline.model)
     profiles = [decode_manifest(model.directory(pipeline.base_dir) / MANIFEST_FILE).profile for model in models]

@@ -20,6 +20,36 @@ REACH: Final = 10.0
 thousands is no drift."""
 _CLOSED: Final = 1e-9
 """By how much the first bin begins before its edge, which belongs to it."""
+OUTPUTS_MAX: Final = 10
+"""Scores that are each a series where no profile knows them; of more their length is one."""
+_SCORES: Final = np.array(
+    [
+        -1e6,
+        -1e3,
+        -10,
+        -1,
+        0,
+        0.001,
+        0.003,
+        0.01,
+        0.03,
+        0.1,
+        0.2,
+        0.35,
+        0.5,
+        0.65,
+        0.8,
+        0.9,
+        0.97,
+        1,
+        3,
+        10,
+        100,
+        1e3,
+        1e6,
+    ]
+)
+"""Cells of scores that no profile knows: fine for probabilities, and coarse for any number."""
 _CONFIDENCES: Final = np.linspace(0.0, 1.0, 11)
 
 
@@ -107,13 +137,19 @@ class TextSeries:
 Series = NumberSeries | TextSeries
 
 
-def series_of(profile: Profile, decisions: Sequence[str] = (), views: Sequence[str] = ()) -> tuple[Series, ...]:
+def series_of(
+    profile: Profile, decisions: Sequence[str] = (), views: Sequence[str] = (), outputs: int = 0
+) -> tuple[Series, ...]:
     """Return the series of a model: features, scores, the confidence of probabilities, the decision, views.
 
     decisions: that the pipeline can make; none without a decision. views: by name, of which the share of rows answered
-    with a default is watched. What the profile does not have is learned.
+    with a default is watched. outputs: how many scores a row has, where the profile has none. What the profile does not
+    have is learned.
     """
     found: list[Series] = [_of_profile(name, "feature", each) for name, each in profile.features.items()]
+    if outputs and not profile.scores:
+        names = [f"score[{place}]" for place in range(outputs)] if 1 < outputs <= OUTPUTS_MAX else ["score"]
+        found += [NumberSeries(name, "score", _SCORES, 0.0, 1.0) for name in names]
     many = len(profile.scores) > 1
     for place, score in enumerate(profile.scores):
         found.append(_of_profile(f"score[{place}]" if many else "score", "score", score))
