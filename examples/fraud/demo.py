@@ -8,6 +8,7 @@ it ends.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from decisions import Decided, Replay, read_replay
@@ -39,8 +41,11 @@ DIFFERING_SHARE_MAX: Final = 0.01
 scored before the first has come."""
 TOUCHED_MAX: Final = 10
 """So many scores a payment may touch that was refused or lost as an event: its own, and its customer's next ones."""
-KEPT_S: Final = 60.0
-"""How long each round of `--keep` is."""
+KEPT_RATE: Final = 50.0
+"""Payments a second of `--keep`, at most: a day of them takes minutes, for which profiles are fresh."""
+PREDICTIONS: Final = BUILD / "predictions"
+"""The prediction log of `--keep`."""
+PREDICTIONS_BYTES_MAX: Final = 1 << 30
 LOG: Final = BUILD / "serve.log"
 
 
@@ -60,11 +65,11 @@ class Served:
 
 
 @contextmanager
-def serve() -> Iterator[Served]:
-    """Serve the pipeline on free ports, and end the server when the block ends."""
+def serve(*more: str) -> Iterator[Served]:
+    """Serve the pipeline on free ports, and end the server when the block ends. more: of its options."""
     port, admin_port = free_ports(2)
     command = [TAILRACE, "serve", str(HERE / "pipeline.py"), "--port", str(port),
-               "--admin-port", str(admin_port)]  # fmt: skip
+               "--admin-port", str(admin_port), *more]  # fmt: skip
     with ExitStack() as stack:
         server = start(stack, "the server", command, LOG, end_s_max=END_S_MAX)
         ready_s = wait_ready(server, f"http://127.0.0.1:{port}/readyz")
@@ -98,11 +103,21 @@ def send(served: Served, replay: Replay, rate: float, seconds: float) -> LoadRep
 
 
 def keep_sending(served: Served, replay: Replay, rate: float, console: Console) -> None:
-    """Send the same payments over and over, until Ctrl-C: so that there is something to see on the console."""
+    """Send the payments again, each round a day later, until Ctrl-C: there is something to see on the console."""
     console.print(f"Sending on at {rate:,.0f}/s until Ctrl-C. Watch it: {served.admin}/console", highlight=False)
-    plan = LoadPlan(url=f"{served.url}/v1/pipelines/fraud/predict", bodies=replay.bodies, rate=rate, duration_s=KEPT_S)
-    while True:
-        run_load(plan, lambda now: None)
+    console.print("Each round is a day later. After two the profiles are stale, since nobody refreshes them here.")
+    url, count = f"{served.url}/v1/pipelines/fraud/predict", len(replay.bodies)
+    for days in itertools.count(1):
+        bodies = [later(body, days) for body in replay.bodies]
+        run_load(LoadPlan(url=url, bodies=bodies, rate=rate, duration_s=max(count / rate, 1.0)), lambda now: None)
+
+
+def later(body: bytes, days: int) -> bytes:
+    """Return a payment as it would be made so many days later: another one, for whoever counts it."""
+    payment = json.loads(body)
+    payment["transaction_id"] = f"{payment['transaction_id']}+{days}d"
+    payment["time"] = f"{datetime.fromisoformat(payment['time']) + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}"
+    return json.dumps(payment).encode()
 
 
 def check_answers(report: LoadReport) -> None:
@@ -134,14 +149,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
     stamp, is_new = prepare_once(options.data, world_of(options), force=options.force)
     show(stamp, is_new=is_new, is_simulated=options.data is None)
     replay = read_replay(BUILD)
-    with serve() as served:
+    kept = ("--log", str(PREDICTIONS), "--log-bytes-max", str(PREDICTIONS_BYTES_MAX)) if options.keep else ()
+    with serve(*kept) as served:
         console.print(f"[bold]Served[/] at {served.url}, ready {served.ready_s:.1f} s after its start", highlight=False)
         console.print(f"[bold]Watch it[/] at {served.admin}/console", highlight=False)
         report = send(served, replay, options.rate, options.seconds)
         status = served.status()
         show_all(console, replay, report, status)
         if options.keep:
-            keep_sending(served, replay, options.rate, console)
+            keep_sending(served, replay, min(options.rate, KEPT_RATE), console)
 
 
 def show_all(console: Console, replay: Replay, report: LoadReport, status: Any) -> None:

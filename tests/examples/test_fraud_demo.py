@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_demo_with_a_payment_lost_still_checks_the_others() -> None:
 
 
 def test_demo_that_is_kept_sends_on_and_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --keep the payments come round after round until Ctrl-C, and the console's address is told."""
+    """With --keep the payments come round after round until Ctrl-C, each a day later, and the address is told."""
     plans: list[LoadPlan] = []
 
     def load(plan: LoadPlan, tell: object) -> None:
@@ -84,12 +85,16 @@ def test_demo_that_is_kept_sends_on_and_says_where_to_look(monkeypatch: pytest.M
 
     monkeypatch.setattr(demo, "run_load", load)
     served = demo.Served("http://127.0.0.1:1", "http://127.0.0.1:2", 0, 0.0)
-    replay = SimpleNamespace(bodies=[b"{}"])
+    replay = SimpleNamespace(bodies=[b'{"transaction_id":"7","amount":2.5,"time":"2026-11-30T00:01:00Z"}'])
     terminal = Console(width=80)
     with terminal.capture() as captured, pytest.raises(KeyboardInterrupt):
         demo.keep_sending(served, replay, 5.0, terminal)  # type: ignore[arg-type]
     assert "http://127.0.0.1:2/console" in captured.get()
     assert [plan.rate for plan in plans] == [5.0, 5.0]
+    payments = [json.loads(plan.bodies[0]) for plan in plans]
+    assert [each["time"] for each in payments] == ["2026-12-01T00:01:00Z", "2026-12-02T00:01:00Z"]
+    assert len({each["transaction_id"] for each in payments}) == 2
+    assert payments[0]["amount"] == 2.5
 
 
 def test_end_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
