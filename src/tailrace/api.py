@@ -23,6 +23,7 @@ from tailrace.offline.dataset import dataset
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import bands, labels
 from tailrace.postprocess.rules import Rule
+from tailrace.prediction_log import Log
 from tailrace.request.coalesce import Coalesce
 from tailrace.request.late_check import LateCheck
 from tailrace.request.limit import Limit
@@ -50,6 +51,7 @@ __all__ = [
     "Field",
     "LateCheck",
     "Limit",
+    "Log",
     "Model",
     "Parquet",
     "Pipeline",

@@ -26,6 +26,7 @@ from tailrace.inference.declaration import StageDeclaration
 from tailrace.inference.drift import DEFAULT_DRIFT, Drift
 from tailrace.postprocess.bands import Bands, Labels
 from tailrace.postprocess.rules import Rule
+from tailrace.prediction_log import EVERYTHING, Log
 from tailrace.request.coalesce import Coalesce
 from tailrace.request.late_check import LateCheck
 from tailrace.request.limit import NO_LIMIT, Limit
@@ -55,7 +56,8 @@ class Pipeline:
     requests once they are answered.
     results: where the results of requests go that are accepted, whose callers do not wait. alerts: when its operator is
     told; None for never.
-    drift: how what is predicted is watched for drift, where the server keeps a log; None for not at all.
+    drift: how what is predicted is watched for drift, where the server has an observer; None for not at all.
+    log: what of its requests is kept, where the server keeps a log.
     Raises CompileError for arguments of another kind, all of them together.
     """
 
@@ -80,6 +82,7 @@ class Pipeline:
     results: Destination | None = None
     alerts: Alerts | None = DEFAULTS
     drift: Drift | None = DEFAULT_DRIFT
+    log: Log = EVERYTHING
     base_dir: Path = field(default=Path(), compare=False)
     sources_dir: Path = field(default=Path(), compare=False)
     """Where the file and what belongs to it was read: `base_dir`, or a release's copy of it."""
@@ -134,6 +137,7 @@ def _wrong_kinds(pipeline: Pipeline) -> Iterator[Problem]:
         ("limit", Limit, 'limit=tr.Limit(rate="1000/s")'),
         ("limit_per_key", Limit, 'limit_per_key=tr.Limit(rate="100/s", concurrent=16)'),
         ("coalesce", Coalesce | None, 'coalesce=tr.Coalesce(), or tr.Coalesce(ttl="1s")'),
+        ("log", Log, 'log=tr.Log(sample=0.1, keep=("failed",))'),
         ("drift", Drift | None, 'drift=tr.Drift("5m"), or None'),
         ("results", Destination | None, "results=tr.Webhook(…), tr.RedisStream(…) or None"),
         ("alerts", Alerts | None, "alerts=tr.Alerts(p99_over=3.0), or None"),

@@ -23,7 +23,7 @@ from tailrace.deadline import Clock
 from tailrace.errors import ServerError
 from tailrace.monitor.frames import Frame, FrameReader
 from tailrace.monitor.log.columns import log_table
-from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.predictions import LogChoice, Predictions
 from tailrace.monitor.redacting import Redacting, redacted_fields, schema_that_redacts
 from tailrace.monitor.ring import RingReader, RingWriter, make_ring_fd
 from tailrace.monitor.tap import HELD_BATCHES_MAX, Tap
@@ -244,6 +244,17 @@ def test_calls_that_broke_off_and_calls_that_others_answered_are_told_without_ro
     assert beside.layers_ns[1].tolist() == [1, 0, 0, 0, 0]
     assert (alone_.rows, alone_.errors) == (0, beside.errors[1:])
     assert log_table(alone_).schema.equals(log_table(beside).schema)
+
+
+def test_what_is_to_be_logged_is_told_with_the_frame(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """The observer knows no pipeline: the share, what is kept always, and after how long a request is slow."""
+    pipeline = replace(pipeline_of("log"), log=tr.Log(0.25, keep=("slow",)))
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        tap.record(client.run([b'{"amount": 1.0}']), 10)
+        tap.flush()
+    (found,) = way.read()
+    assert found.choice == LogChoice(0.25, ("slow",), pipeline.budget.total_ns)
 
 
 def test_answers_of_requests_with_secrets_are_not_told(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:

@@ -22,6 +22,7 @@ from tailrace.features.view_rows import ViewRows
 from tailrace.inference.composition.declarations import compositions_of
 from tailrace.monitor.frames import MARKS, Column, FeatureSchema, Frame, FrameSchema, ViewPart, schema_of_view
 from tailrace.monitor.metrics import slug
+from tailrace.monitor.predictions import LogChoice
 from tailrace.monitor.redacting import redacted_fields, schema_that_redacts
 from tailrace.pipeline import Pipeline
 
@@ -62,7 +63,7 @@ class FrameWriter:
         self._schema = FrameSchema(
             pipeline=pipeline.name, release=release, slot=slot, features=[], views=[], labels=wiring.labels,
             branches={each.name: list(each.branches) for each in compositions_of(pipeline.model)},
-            redacts=schema_that_redacts(pipeline.request),
+            redacts=schema_that_redacts(pipeline.request), choice=_choice_of(pipeline),
         )  # fmt: skip
         self._encode_json = msgspec.json.Encoder().encode
         self._schema_json = self._encode_json(self._schema)
@@ -132,6 +133,12 @@ class FrameWriter:
         ]
         schema = msgspec.structs.replace(self._schema, features=self._features, views=views)
         self._schema_json = self._encode_json(schema)
+
+
+def _choice_of(pipeline: Pipeline) -> LogChoice | None:
+    """Return what of a pipeline's requests is logged; None for all."""
+    log = pipeline.log
+    return None if log.sample >= 1 else LogChoice(log.sample, log.keep, pipeline.budget.total_ns)
 
 
 def _bared(batch: Batch) -> Batch:

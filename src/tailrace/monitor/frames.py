@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import LAYERS
-from tailrace.monitor.predictions import CallFacts, Predictions
+from tailrace.monitor.predictions import CallFacts, LogChoice, Predictions
 from tailrace.monitor.redacting import Redacting
 
 VERSION: Final = 2
@@ -60,7 +60,10 @@ class ViewSchema(msgspec.Struct, frozen=True):
 
 
 class FrameSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """What all frames of one pipeline and worker have in common. redacts: the JSON schema of a request that does."""
+    """What all frames of one pipeline and worker have in common.
+
+    redacts: the JSON schema of a request that does. choice: what is logged; None for all.
+    """
 
     version: int = VERSION
     pipeline: str
@@ -71,6 +74,7 @@ class FrameSchema(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     branches: dict[str, list[str | None]]
     redacts: dict[str, Any] | None = None
+    choice: LogChoice | None = None
 
 
 class ViewPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -209,6 +213,7 @@ class _SchemaReader:
                 name: np.array([*schema.branches[name], None], object)[np.frombuffer(places, np.int64)].tolist()
                 for name, places in frame.branches.items()
             },
+            choice=schema.choice,
             calls=None if frame.routes is None else _facts_of(frame, parents, of_call, of_batch, arrivals),
             **self._shared(frame, len(of_call)),
         )

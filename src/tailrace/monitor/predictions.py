@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,14 @@ class CallFacts:
     routes: list[str]
     parents: list[bytes]
     states: list[bytes]
+
+
+class LogChoice(msgspec.Struct, frozen=True):
+    """What of a pipeline's requests is logged; see `tr.Log`. slow_ns: what takes longer is slow."""
+
+    sample: float
+    keep: tuple[str, ...]
+    slow_ns: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -50,7 +60,8 @@ class Predictions:
     Of each request, where another's computation has answered one; else None. coalesced: how it came to it, "in_flight"
     or "kept", empty for others. answers: the JSON that it was answered.
 
-    calls: None unless traces are exported.
+    choice: what of these is logged; None for all. shares: of what is logged, the share that each request stands for,
+    float32 (requests,); None where all are logged. calls: None unless traces are exported.
     """
 
     pipeline: str
@@ -78,6 +89,8 @@ class Predictions:
     branches: dict[str, list[str | None]] = field(default_factory=dict)
     coalesced: list[str] | None = None
     answers: list[bytes] | None = None
+    choice: LogChoice | None = None
+    shares: NDArray[np.float32] | None = None
     calls: CallFacts | None = None
 
     @property
@@ -89,3 +102,30 @@ class Predictions:
     def places(self) -> NDArray[np.int64]:
         """The request of each row, int64 (rows,)."""
         return np.arange(self.rows, dtype=np.int64) if self.row_request is None else self.row_request
+
+    def where(self, chosen: NDArray[np.bool_]) -> Predictions:
+        """Return some of the requests, with their rows. chosen: bool (requests,). `calls` are left out."""
+        rows, numbers = chosen[self.places], np.cumsum(chosen) - 1
+        flags, row_flags = chosen.tolist(), rows.tolist()
+        found: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _TIMES}
+        for name in _TEXTS:
+            if getattr(self, name) is not None:
+                found[name] = list(compress(getattr(self, name), flags))
+        for name in ("features", "provenance", "event_ns"):
+            found[name] = {key: column[rows] for key, column in getattr(self, name).items()}
+        return replace(
+            self,
+            **found,
+            row_request=None if self.row_request is None else numbers[self.row_request[rows]],
+            scores=self.scores[rows],
+            decisions=None if self.decisions is None else self.decisions[rows],
+            reasons=None if self.reasons is None else list(compress(self.reasons, row_flags)),
+            degraded=self.degraded[rows],
+            failed=self.failed[rows],
+            branches={name: list(compress(labels, row_flags)) for name, labels in self.branches.items()},
+            calls=None,
+        )
+
+
+_TEXTS = ("requests", "request_ids", "traces", "clients", "errors", "coalesced", "answers")
+_TIMES = ("answered_ns", "waits_ns", "whole_ns", "layers_ns")

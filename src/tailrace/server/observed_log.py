@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from tailrace.monitor.log.sampling import logged_part
 from tailrace.monitor.log.writer import LogWriter
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
@@ -32,8 +33,10 @@ class ObservedLog:
         self._warned_s: dict[str, float] = {}
 
     def take(self, predictions: Predictions) -> None:
-        """Have predictions wait for the disk."""
-        rows = _rows(predictions)
+        """Have those predictions wait for the disk that are logged."""
+        if (found := logged_part(predictions)) is None:
+            return
+        predictions, rows = found, _rows(found)
         if self._rows + rows > PENDING_MAX:
             self._counts.lose("unwritten", len(predictions.requests))
             self._warn("predictions are not logged", "the disk does not keep up")

@@ -90,7 +90,7 @@ def test_line_says_all_there_is_to_know(tmp_path: Path, now: Now) -> None:
     assert line == {
         "time": datetime(2025, 6, 16, 12, tzinfo=UTC), "request_id": "r7", "trace": None, "client": "10.0.0.1",
         "release": "r1", "slot": 0, "row": 0, "request": '{"n": 7}', "error": None, "coalesced": None, "answer": None,
-        "failed": False, "score": 0.7, "decision": "allow", "reasons": [],
+        "share": 1.0, "failed": False, "score": 0.7, "decision": "allow", "reasons": [],
         "degraded": ["stale_features", "store_timeout"],
         "features": {"amount": 7.0, "Profile.kind": "a", "v": [1.0, 1.0, 1.0]},
         "provenance": {"Profile": "default"}, "event_time": {"Profile": None},

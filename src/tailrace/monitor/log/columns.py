@@ -1,7 +1,7 @@
 """The columns of the prediction log: predictions as an Arrow table, a line a row.
 
-    time, request_id, trace, client, release, slot, row, request, error, coalesced, answer, failed, score, decision,
-    reasons, degraded,
+    time, request_id, trace, client, release, slot, row, request, error, coalesced, answer, share, failed, score,
+    decision, reasons, degraded,
     features: {NAME: value}, provenance: {VIEW: "fresh"}, event_time: {VIEW: time}, branches: {STAGE: name},
     wait_us, request_us, features_us, inference_us, postprocess_us, response_us, whole_us
 
@@ -67,6 +67,7 @@ def _of_requests(found: Predictions, places: NDArray[np.int64], bare: NDArray[np
         "error": _texts(found.errors, listed),
         "coalesced": nothing if found.coalesced is None else _texts(found.coalesced, listed),
         "answer": nothing if found.answers is None else _texts(found.answers, listed),
+        "share": pa.array(np.ones(len(places), np.float32) if found.shares is None else found.shares[places]),
     }
 
 
