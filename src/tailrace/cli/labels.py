@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from tailrace.cli.log_lines import tell_of
 from tailrace.cli.models.options import AsJson, plain
 from tailrace.cli.progress import progress_bar
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
@@ -78,5 +78,4 @@ def _print(report: LabelsReport) -> None:
     for name, told in _TOLD.items():
         if count := getattr(report, name):
             print(f"  {count:,} {told}, as {', '.join(map(plain, report.examples[name]))}")
-    for each in report.passed_over:
-        print(f"passed over: {plain(each.path)}: {plain(each.why)}", file=sys.stderr)
+    tell_of(report.passed_over)

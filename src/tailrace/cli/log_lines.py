@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +14,16 @@ from tailrace.cli.models.options import plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tailrace.monitor.log.reader import PassedOver
+
 SHORT: Final = ("time", "request_id", "score", "decision", "degraded", "whole_us", "error", "row")
 """The columns that are shown where none are asked for; the last two within others."""
 _NAMES: Final = {"request_id": "id", "whole_us": "ms"}
 _WIDTH_MAX: Final = 48
 _US_PER_MS: Final = 1_000
 _NONE: Final = "–"
+TOLD_MAX: Final = 5
+"""Files that are named."""
 
 
 class LogLines:
@@ -109,3 +114,11 @@ def _text(value: Any) -> str:
         case _:
             text = plain(value)
     return text if len(text) <= _WIDTH_MAX else text[: _WIDTH_MAX - 1] + "…"
+
+
+def tell_of(passed_over: Sequence[PassedOver]) -> None:
+    """Name the files that were not read, on stderr."""
+    for each in passed_over[:TOLD_MAX]:
+        print(f"passed over: {plain(each.path)}: {plain(each.why)}", file=sys.stderr)
+    if len(passed_over) > TOLD_MAX:
+        print(f"passed over: {len(passed_over) - TOLD_MAX:,} more files", file=sys.stderr)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tailrace.cli import log_options as given
-from tailrace.cli.durations import duration_ns
-from tailrace.cli.log_lines import SHORT, LogLines
-from tailrace.cli.models.options import plain
+from tailrace.cli.durations import time_ns_of
+from tailrace.cli.log_lines import SHORT, LogLines, tell_of
 from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
@@ -25,14 +23,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tailrace.monitor.log.listing import LogFile
-    from tailrace.monitor.log.reader import PassedOver
     from tailrace.offline.log_query import Answer, LogQuery
 
 LINES: Final = 20
 TABLE_LINES_MAX: Final = 1_000
 """Of what a query finds, in a terminal."""
 POLL_S: Final = 0.25
-TOLD_MAX: Final = 5
 
 
 def logs(  # noqa: PLR0917 - one parameter an option
@@ -68,7 +64,7 @@ def logs(  # noqa: PLR0917 - one parameter an option
     _check(ways, follow=follow, sql=sql, besides={"--where": where, "--columns": columns}, until=until)
     require_duckdb()
     limits = DatabaseLimits(memory_mb, threads)
-    begin_ns, end_ns = _time_ns(since, "--since"), _time_ns(until, "--until")
+    begin_ns, end_ns = time_ns_of(since, "--since"), time_ns_of(until, "--until")
     chosen = chosen_log(log, pipeline)
     names = tuple(each.strip() for each in (columns or "").split(",") if each.strip())
     is_short = not (ways or names or sql)
@@ -87,7 +83,7 @@ def logs(  # noqa: PLR0917 - one parameter an option
         else:
             printer = _Printer(ways, answer.schema, is_short=is_short)
             printer.show_all(answer.batches, TABLE_LINES_MAX if sql and not ways else None)
-        _tell_of(answer.passed_over)
+        tell_of(answer.passed_over)
     if follow:
         _follow(log, chosen, answer, query, printer)
 
@@ -155,25 +151,3 @@ def _check(
         if first and second:
             raise SetupError(f"{first[0]} and {second[0]} do not go together", where="the command line",
                              next="give one of them")  # fmt: skip
-
-
-def _time_ns(text: str | None, flag: str) -> int | None:
-    """Return the time that a flag names, since the epoch. Raises SetupError."""
-    if text is None:
-        return None
-    with suppress(ValueError):
-        moment = datetime.fromisoformat(text)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6) * 1_000
-    try:
-        return time.time_ns() - duration_ns(text, flag)
-    except SetupError:
-        raise SetupError(f"{text!r} is no time", where=flag,
-                         next="write 10m, for ten minutes ago, or 2026-11-28T09:30, in UTC") from None  # fmt: skip
-
-
-def _tell_of(passed_over: Sequence[PassedOver]) -> None:
-    """Name the files that were not read, on stderr."""
-    for each in passed_over[:TOLD_MAX]:
-        print(f"passed over: {plain(each.path)}: {plain(each.why)}", file=sys.stderr)
-    if len(passed_over) > TOLD_MAX:
-        print(f"passed over: {len(passed_over) - TOLD_MAX:,} more files", file=sys.stderr)

@@ -65,7 +65,7 @@ class TrainingSet:
             OnDemandFeature(name, feature.function, list(map(reader_of, wires)))
             for name, (feature, wires) in self.wiring.on_demand.items()
         ]
-        self._used = _views_used(self.wiring)
+        self._used = views_used(self.wiring)
         self._key_columns = {column for place in self._used for column in self.wiring.entities[place].columns}
         limits = limits or DatabaseLimits()
         half_mb = limits.memory_mb // 2  # one half sorts, the other keeps what is sorted
@@ -150,7 +150,7 @@ def _time_of(pipeline: Pipeline) -> str:
     return pipeline.time
 
 
-def _views_used(wiring: Wiring) -> list[int]:
+def views_used(wiring: Wiring) -> list[int]:
     """Return the views that features read, with those that give their keys; rules may read more."""
     wires: list[Wire] = [*wiring.features.values()]
     for _, taken in wiring.on_demand.values():

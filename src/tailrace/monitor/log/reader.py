@@ -69,16 +69,23 @@ class LogReader:
         names = [name for name in self.schema.names if columns is None or name in columns]
         schema = pa.schema([self.schema.field(name) for name in names])
         for lines in self.files:
-            try:
-                for batch in self.lines_of(lines, [*names, *({"time"} - set(names))]):
-                    yield conformed(batch.select([name for name in names if name in batch.schema.names]), schema)
-            except FileNotFoundError:
-                self._pass_over(lines.file, "it went while it was read")
-            except (OSError, pa.ArrowException) as error:
-                self._pass_over(lines.file, _reason(error))
+            for batch in self.batches_of(lines, [*names, *({"time"} - set(names))]):
+                yield conformed(batch.select([name for name in names if name in batch.schema.names]), schema)
+
+    def batches_of(self, lines: FileLines, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Give the lines of one file as it has them; what cannot be read is passed over. columns: `time` among them."""
+        try:
+            yield from self.lines_of(lines, columns)
+        except FileNotFoundError:
+            self._pass_over(lines.file, "it went while it was read")
+        except (OSError, pa.ArrowException) as error:
+            self._pass_over(lines.file, _reason(error))
 
     def lines_of(self, lines: FileLines, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Give the lines of one file as it has them, of the time, each once. columns: `time` among them."""
+        """Give the lines of one file as it has them, of the time, each once. columns: `time` among them.
+
+        Raises OSError and ArrowException for what cannot be read.
+        """
         twice, first = self.twice.get(lines.file), 0
         for batch in lines.batches(columns):
             keep = self._of_the_time(batch)
