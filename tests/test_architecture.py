@@ -11,7 +11,8 @@ SRC = Path(__file__).parents[1] / "src" / "tailrace"
 
 # A room may import rooms of a lower floor, and itself. Rooms of the same floor are siblings and stay apart.
 FLOORS = (
-    {"errors", "deadline", "batch", "readers", "delivery", "breaker", "version", "core_share", "signature", "alerting"},
+    {"errors", "deadline", "batch", "readers", "delivery", "breaker", "version", "core_share", "signature", "alerting",
+     "prediction_log"},
     {"request", "features", "inference", "postprocess", "response"},
     {"codecs", "pipeline", "loop_load"},
     {"plan", "refusals"},
@@ -21,7 +22,7 @@ FLOORS = (
     {"server", "offline", "loadtest", "recording"},
     {"deploy", "testing", "refresher", "api"},
     {"cli"},
-)
+)  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = FLOORS[0]  # the ground floor is one room: its files may use each other
 STANDALONE = {"client"}  # may import the ground floor only
