@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("websockets")
@@ -142,6 +143,23 @@ def test_kept_moment_opens_without_the_server(browser: Chromium, tmp_path: Path)
     assert page.value(TEXT.format("link")).startswith("kept at")
     assert not [url for url in page.requests if url.startswith("http")]
     assert page.complaints == []
+
+
+def test_policy_lets_nothing_else_run_or_be_asked(browser: Chromium) -> None:
+    """Were a script, a style or an address to come onto the page after all: the browser refuses it."""
+    counted = Counted()
+    with served(counted, filled(counted, 5)) as port:
+        page = opened(browser, port)
+        page.value(
+            "const s = document.createElement('script'); s.textContent = 'window.hit = 1'; document.head.append(s)"
+        )
+        page.value("const d = document.createElement('div'); d.innerHTML = '<b onclick=\"window.hit = 1\">'; "
+                   "document.body.append(d); d.firstChild.click()")  # fmt: skip
+        assert page.value("fetch('http://127.0.0.1:9/').then(() => 'asked', () => 'refused')") == "refused"
+        assert page.value("window.hit") is None
+        refused = [each for each in page.complaints if "Content Security Policy" in each]
+        assert len(refused) >= 3
+        page.complaints.clear()
 
 
 def test_slow_requests_and_drift_are_shown_with_their_parts(browser: Chromium) -> None:
@@ -301,6 +319,29 @@ def test_every_control_is_reached_by_keyboard(browser: Chromium) -> None:
         assert all(ring for _, _, ring in reached)
 
 
+def test_link_that_has_the_focus_keeps_it(browser: Chromium) -> None:
+    """The page is told anew each second: who has come to a request by keyboard is still there if another is slower."""
+    counted = Counted()
+    counted.said = observed("fraud", "pay-7")
+    console = filled(counted, 10, explains=True)
+    with served(counted, console) as port:
+        page = opened(browser, port)
+        page.wait(f"{TEXT.format('link')} === 'live'")
+        page.value("document.querySelector('#slow a').focus()")
+        said = observed("fraud", "pay-7")
+        slower = msgspec.structs.replace(said.slow["fraud"][1], id="slower", whole=99.0)
+        counted.said = Observed(at_s=said.at_s, slow={"fraud": (slower, *counted.said.slow["fraud"])})
+        console.look(time.time())
+        page.wait(f"{TEXT.format('slow')}.includes('slower')")
+        assert page.value("document.activeElement.textContent") == "pay-7"
+        page.value("getSelection().selectAllChildren(document.querySelector('#slow tbody th')); 1")
+        counted.said = Observed(at_s=said.at_s)
+        counted.shed(9)
+        console.look(time.time())
+        page.wait(f"{TEXT.format('verdict-text')}.startsWith('Shedding')")
+        assert page.value("getSelection().toString()").strip() == "slower"
+
+
 def test_page_has_landmarks_and_heads_in_order(browser: Chromium) -> None:
     """One head of the page, its parts below it each with a name, and what is spoken in regions of its own."""
     counted = Counted()
@@ -336,7 +377,10 @@ def test_keyboard_moves_the_cursor_of_every_chart(browser: Chromium) -> None:
 def test_page_fits_its_window(browser: Chromium, width: int, theme: str) -> None:
     """From a phone to a wide screen nothing is wider than the window, and text stands out from what is behind it."""
     counted = Counted()
-    with served(counted, filled(counted, 30)) as port:
+    counted.fire()
+    counted.said = observed("fraud", "pay-7")
+    counted.lose(3, "overwritten")
+    with served(counted, filled(counted, 30, lines=logged("a line"), explains=True)) as port:
         page = opened(browser, port, width=width, theme=theme)
         assert page.value("document.documentElement.scrollWidth <= innerWidth")
         contrast = """(() => {

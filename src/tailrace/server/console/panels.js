@@ -1,7 +1,7 @@
 "use strict";
 // The panels beside the charts: each takes a part of the state, and fills its own place on the page.
 const Panels = (() => {
-  const { make, ms, percent, ago, time, table, bar, legend, sparkline, shares, short } = Parts;
+  const { make, fill, ms, percent, ago, time, table, bar, legend, sparkline, shares, short } = Parts;
   const $ = id => document.getElementById(id), LAYERS = ["request", "features", "inference", "postprocess", "response"];
 
   function tile(label, value, unit, level) {
@@ -85,11 +85,12 @@ const Panels = (() => {
   }
   function alerts(list) {
     $("alerts-card").hidden = !list.length;
-    $("alerts").replaceChildren(...list.map(a => {
+    fill($("alerts"), list.map(a => [a.state, a.alert, a.pipeline, a.severity, a.cause, a.runbook]), () => list.map(a => {
       const it = make("li");
-      it.append(make("span", a.state, "badge " + (a.state === "firing" ? "firing" : "")), make("b", `${a.pipeline}: ${a.alert}`), make("span", `${a.severity}, for ${ago(a.since_s)}`, "quiet"), make("span", a.cause, "cause"), runbook(a.runbook));
+      it.append(make("span", a.state, "badge " + (a.state === "firing" ? "firing" : "")), make("b", `${a.pipeline}: ${a.alert}`), make("span", "", "quiet for"), make("span", a.cause, "cause"), runbook(a.runbook));
       return it;
     }));
+    if (list.length) $("alerts").querySelectorAll(".for").forEach((it, at) => { if (list[at]) it.textContent = `${list[at].severity}, for ${ago(list[at].since_s)}`; });
   }
 
   function layerBar(r, longest) {
@@ -105,14 +106,15 @@ const Panels = (() => {
   function slow(list, s, minute, links) {
     const since = minute ? s.at_s - 60 : 0, found = list.filter(r => r.at_s >= since).slice(0, 20), longest = found.length ? found[0].whole : 1;
     const several = new Set(found.map(r => r.release)).size > 1;
-    const rows = found.map(r => {
+    const rows = () => found.map(r => {
       let id = make("span", r.id || "(no id)", "id");
       if (links && r.id) { id = make("a", r.id, "id"); id.href = "/console/explain?id=" + encodeURIComponent(r.id); id.title = "Explain this decision"; }
       return [id, time(r.at_s), make("b", ms(r.whole)), layerBar(r, longest), answered(r), (r.degraded || []).map(each => each.replaceAll("_", " ")).join(", ") || "–", ...(several ? [r.release] : [])];
     });
     const none = { off: "Nobody is told of requests: serve with --observe or --log DIR.", silent: "The observer does not answer: it is started anew, and remembers nothing of before." }[s.observed.observer];
-    $("slow").replaceChildren(table(["request", "at", "took", "queue wait and layers", "answer", "degraded", ...(several ? ["release"] : [])], rows, none || "No request in this span."));
-    $("slow-legend").replaceChildren(...(rows.length ? legend([["wait", "queue wait"], ...LAYERS.map(name => [name, name]), ["rest", "between and after"]]).childNodes : []));
+    const heads = ["request", "at", "took", "queue wait and layers", "answer", "degraded", ...(several ? ["release"] : [])];
+    fill($("slow"), [found, none, links], () => [table(heads, rows(), none || "No request in this span.")]);
+    $("slow-legend").replaceChildren(...(found.length ? legend([["wait", "queue wait"], ...LAYERS.map(name => [name, name]), ["rest", "between and after"]]).childNodes : []));
   }
 
   const STATISTICS = { psi: "index (PSI)", distance: "distance", mean: "mean", default: "defaults", missing: "missing", unseen: "unseen" };
@@ -124,34 +126,32 @@ const Panels = (() => {
   function drift(found, observer) {
     const none = { off: "Nobody watches: serve with --observe or --log DIR.", silent: "The observer does not answer: it is started anew." }[observer];
     $("drift-said").textContent = found ? `${Parts.clock(found.started_s)} to ${Parts.clock(found.ended_s)}, ${found.rows.toLocaleString()} rows; ${found.watched} series, ${found.alarmed} with an alarm` + (found.learning ? `, ${found.learning} still learned` : "") : "what comes in, against what the model was trained on";
-    const rows = (found ? found.series : []).map(one => {
+    const rows = () => (found ? found.series : []).map(one => {
       const psi = one.statistics.psi, mean = one.statistics.mean, name = make("span", one.series); name.append(" ", make("small", one.kind));
       return [name, speaks(one), psi == null ? "–" : `${short(psi)} of ${short(one.psi_threshold)}`, mean == null ? "–" : (mean > 0 ? "+" : "") + short(Math.abs(mean) < .005 ? 0 : mean) + " σ",
         sparkline(one.psi, one.psi_threshold, `index of the last ${one.psi.length} windows, now ${short(psi)}`), one.labels.length ? shares(one.labels, one.shares, one.baseline) : "–"];
     });
-    $("drift").replaceChildren(table(["series", "finding", "PSI", "mean", "PSI so far", "now against before"], rows, none || "No window has ended yet: a window needs its time, and enough rows."));
+    const heads = ["series", "finding", "PSI", "mean", "PSI so far", "now against before"];
+    fill($("drift"), [found, none], () => [table(heads, rows(), none || "No window has ended yet: a window needs its time, and enough rows.")]);
   }
 
-  function filled(id, items, none) {
-    const shown = items.map(li => li.textContent).join("\n");
-    if ($(id).dataset.shown === shown) return;
-    $(id).dataset.shown = shown;
-    $(id).replaceChildren(...(items.length ? items : [make("li", none, "empty")]));
+  function filled(id, list, item, none) {
+    fill($(id), list, () => list.length ? list.map(item).reverse() : [make("li", none, "empty")]);
   }
   function events(list, onPoint) {
-    filled("events", list.slice(-100).reverse().map(e => {
+    filled("events", list.slice(-100), e => {
       const li = make("li", null, e.kind);
       li.dataset.at = e.at_s; li.append(time(e.at_s), make("span", e.text));
       li.addEventListener("mouseenter", () => onPoint(e.at_s));
       return li;
-    }), "Nothing has happened since the start.");
+    }, "Nothing has happened since the start.");
   }
   function lines(list) {
-    filled("lines", list.slice(-200).reverse().map(each => {
+    filled("lines", list.slice(-200), each => {
       const li = make("li", null, each.level);
       li.append(time(each.at_s), make("span", each.who || "supervisor", "quiet"), make("span", each.text));
       return li;
-    }), "No line in the last ten minutes.");
+    }, "No line in the last ten minutes.");
   }
   return { tiles, waterfall, features, versions, processes, alerts, slow, drift, events, lines };
 })();

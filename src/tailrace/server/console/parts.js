@@ -9,6 +9,17 @@ const Parts = (() => {
     if (kind) it.className = kind;
     return it;
   }
+  // Fills a holder anew where what it shows has changed. Who is at a link in it stays there; a text that is marked stays.
+  function fill(holder, shown, nodes) {
+    const key = JSON.stringify(shown), marked = getSelection(), at = document.activeElement;
+    if (holder.shownKey === key || (marked.rangeCount && !marked.isCollapsed && marked.containsNode(holder, true))) return;
+    const link = holder.contains(at) && at.getAttribute("href");
+    holder.shownKey = key;
+    holder.replaceChildren(...nodes());
+    const again = link && [...holder.querySelectorAll("a")].find(each => each.getAttribute("href") === link);
+    if (again) again.focus({ preventScroll: true });
+    else if (link && holder.tabIndex === 0) holder.focus({ preventScroll: true });
+  }
   const ms = v => v == null ? "–" : short(v) + " ms";
   const percent = v => v == null ? "–" : v === 0 ? "0%" : v < .0001 ? "<0.01%" : +(100 * v).toPrecision(3) + "%";
   function ago(s) {
@@ -92,5 +103,5 @@ const Parts = (() => {
     });
     return it;
   }
-  return { make, ms, percent, ago, clock, time, table, bar, legend, sparkline, shares, short };
+  return { make, fill, ms, percent, ago, clock, time, table, bar, legend, sparkline, shares, short };
 })();
