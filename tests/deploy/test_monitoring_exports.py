@@ -153,6 +153,75 @@ def test_rules_fire_when_they_should_and_not_before(pipeline: Pipeline, tmp_path
     promtool(tmp_path, "test", "rules", "tests.yml")
 
 
+@pytest.mark.slow
+def test_rules_are_over_when_their_cause_is(pipeline: Pipeline, tmp_path: Path) -> None:
+    """`promtool test rules`: a fault of twenty minutes fires each rule, which is over once its windows have gone by."""
+    (tmp_path / "rules.yml").write_text(prometheus_rules([pipeline]))
+    own = f'pipeline="{pipeline.name}"'
+    bound_s = f"{2 * pipeline.budget.total_ns / 1e9:g}"
+
+    def counted(name: str, labels: str, a_step: int, *, ends: bool = True) -> tuple[str, str]:
+        after = f"{a_step * 40}+0xN" if ends else f"{a_step * 41}+{a_step}xN"
+        return f"tailrace_{name}{{{own}{labels}}}", f"0+{a_step}x40 {after}"
+
+    def gauge(name: str, labels: str = "") -> tuple[str, str]:
+        return f"tailrace_{name}{{{own}{labels}}}", "1x40 0xN"
+
+    errors = [counted("requests_total", ',code="503"', 15)]
+    slow = [
+        ("request_seconds_bucket", ',le="30"'),
+        ("request_seconds_bucket", ',le="+Inf"'),
+        ("request_seconds_count", ""),
+    ]
+    faults = {
+        "latency": (
+            24,
+            [
+                counted("request_seconds_bucket", f',le="{bound_s}"', 0),
+                *(counted(name, labels, 600) for name, labels in slow),
+            ],
+        ),
+        "errors": (28, errors),
+        "burn_fast": (30, errors),
+        "burn_medium": (52, errors),
+        "burn_slow": (410, errors),
+        "breaker": (22, [gauge("store_breaker_open")]),
+        "stale": (
+            33,
+            [
+                counted("feature_values_total", ',view="A",provenance="stale"', 20),
+                counted("feature_values_total", ',view="A",provenance="fresh"', 600, ends=False),
+            ],
+        ),
+        "cache": (44, [counted("cache_hits_total", "", 700, ends=False), counted("cache_misses_total", "", 300)]),
+        "predictions": (23, [gauge("drift_deviating", ',kind="decision"')]),
+        "drift": (23, [gauge("drift_alarms", ',kind="feature"')]),
+    }
+    assert set(faults) == {rule.name for rule in RULES}
+    healthy = counted("requests_total", ',code="200"', 600, ends=False)
+    tests = [
+        {
+            "interval": "30s",
+            "input_series": [
+                {"series": each, "values": values.replace("N", str(2 * (over - 20)))}
+                for each, values in [healthy, *series]
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{alertname(name)}",alertstate="firing"}})',
+                    "eval_time": f"{minute}m",
+                    "exp_samples": [{"labels": "{}", "value": 1}] if minute < over else [],
+                }
+                for minute in (20, over)
+            ],
+        }
+        for name, (over, series) in faults.items()
+    ]
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": tests}
+    (tmp_path / "tests.yml").write_text(json.dumps(document))
+    promtool(tmp_path, "test", "rules", "tests.yml")
+
+
 def test_dashboard_names_what_there_is(pipeline: Pipeline) -> None:
     """Every query names a metric of the table and labels that it has."""
     dashboard = json.loads(grafana_dashboard([pipeline.name]))

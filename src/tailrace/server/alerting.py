@@ -9,6 +9,7 @@ from typing import Any, Final
 from tailrace.alerting import Alerts
 from tailrace.monitor.alerts.sinks import OUTCOMES, AlertmanagerSink, Sink, WebhookSink
 from tailrace.monitor.alerts.watch import Alert, AlertWatch
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.server.options import ServeOptions
 
@@ -16,7 +17,10 @@ LOOK_S: Final = 1.0
 
 
 class Alerting:
-    """Looks once a second. read: merges what was counted; declared: the thresholds of each pipeline that is served."""
+    """Looks once a second. read: merges what was counted; declared: the thresholds of each pipeline that is served.
+
+    drift: what the observer has found of each.
+    """
 
     def __init__(
         self,
@@ -24,9 +28,11 @@ class Alerting:
         declared: Callable[[], Mapping[str, Alerts | None]],
         sinks: Sequence[Sink],
         log: Any,
+        drift: Callable[[], Mapping[str, ShownDrift]] = dict,
     ) -> None:
         self._read = read
         self._declared = declared
+        self._drift = drift
         self._sinks = sinks
         self._log = log
         self._watch = AlertWatch()
@@ -53,7 +59,7 @@ class Alerting:
 
     def look(self) -> None:
         """Look once, and tell what changed."""
-        for alert in self._watch.look(self._read(), self._declared()):
+        for alert in self._watch.look(self._read(), self._declared(), self._drift()):
             told = self._log.warning if alert.state == "firing" else self._log.info
             told(
                 f"alert {alert.state}", alert=alert.alert, pipeline=alert.pipeline, severity=alert.severity,

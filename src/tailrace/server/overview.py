@@ -14,6 +14,7 @@ from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.sinks import Sink
 from tailrace.monitor.alerts.watch import Alert
 from tailrace.monitor.drift.outcome_values import outcome_values
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.monitor.merging import Merger
 from tailrace.monitor.observed import Observed
@@ -76,7 +77,7 @@ class Overview:
         self._recent = Recent()
         self._page = MetricsPage(self._merge_now, self._own_values)
         self._samples: deque[MergedMetrics] = deque(maxlen=2)
-        self.alerting = Alerting(self.merge, self._declared, sinks, logger(pid=os.getpid()))
+        self.alerting = Alerting(self.merge, self._declared, sinks, logger(pid=os.getpid()), self.drift)
 
     @property
     def uptime_s(self) -> float:
@@ -119,7 +120,7 @@ class Overview:
             warm_up=warm.pipelines if warm is not None else (),
             signatures_required=self._signatures_required,
             alerts=self.alerts(),
-            drift=observed.drift if observed is not None else {},
+            drift=self.drift(),
             predictions=_predictions(metrics),
             traces=observed.traces if observed is not None else None,
             outcomes=observed.outcomes if observed is not None else {},
@@ -137,6 +138,10 @@ class Overview:
                 said_s, observed = child.process.observed
                 return observed if now_s - said_s <= OBSERVED_S else None
         return None
+
+    def drift(self) -> dict[str, ShownDrift]:
+        """Return the last window of each pipeline, as the observer says."""
+        return {} if (observed := self.observed()) is None else observed.drift
 
     async def sample(self) -> None:
         """Keep the counters of a while ago, and what is counted of late."""

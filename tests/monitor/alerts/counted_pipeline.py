@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S, Budget
 from tailrace.monitor.alerts.watch import Alert, AlertWatch
+from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.layout import PipelineShape, observer_layout, worker_layout
 from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.recorder import BatchRecorder
@@ -47,11 +49,11 @@ class Counted:
         """Have the observer say how many series of a kind have drifted ("alarms"), or deviate ("deviating")."""
         self.drift.cells[self.drift.find(f"tailrace_drift_{name}", "fraud", kind).offset] = count
 
-    def look(self) -> list[Alert]:
+    def look(self, drift: Mapping[str, ShownDrift] = MappingProxyType({})) -> list[Alert]:
         """Let time go by and look."""
         self.at_s += self.step_s
         metrics = merge_blocks([self.block, self.drift], at_ns=int(self.at_s * NS_PER_S))
-        return self.watch.look(metrics, self.declared)
+        return self.watch.look(metrics, self.declared, drift)
 
     def run(self, looks: int, good: int = 0, bad: int = 0) -> list[Alert]:
         """Look so many times, each after so many answers; return what changed."""

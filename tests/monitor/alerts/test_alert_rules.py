@@ -11,6 +11,8 @@ from monitor.alerts.counted_pipeline import Counted, names
 from tailrace.alerting import Alerts
 from tailrace.monitor.alerts.rules import BURN_RATES, RULES, span
 from tailrace.monitor.alerts.sight import SPANS_S
+from tailrace.monitor.drift.findings import Finding, Findings
+from tailrace.monitor.drift.history import DriftHistory, shown_drift
 
 RUNBOOKS = Path(__file__).parents[3] / "docs" / "runbooks"
 
@@ -139,6 +141,31 @@ def test_drift_and_predictions_are_told_apart() -> None:
     for name, kind in (("alarms", "feature"), ("alarms", "score"), ("deviating", "decision")):
         counted.tell_drift(name, kind, 0)
     assert dict(names(counted.run(70))) == {"predictions": "resolved", "drift": "resolved"}
+
+
+def test_cause_of_drift_names_the_worst_series() -> None:
+    """With its statistics that have an alarm; of what is predicted, how many deviations it is off."""
+    history = DriftHistory()
+    told = {"kind": "feature", "rows": 600, "psi_threshold": 0.2}
+    off = told | {"kind": "score", "deviations": -3.25, "is_deviating": True}
+    history.add(
+        Findings(
+            span="window", started_s=0.0, ended_s=300.0, rows=600, learning=0,
+            findings=(
+                Finding(series="age", statistics={"mean": 0.3, "psi": 0.1}, alarms=("mean",), **told),
+                Finding(series="amount", statistics={"mean": 0.62, "psi": 0.4}, alarms=("psi", "mean"), **told),
+                Finding(series="score", statistics={"mean": 0.1}, **off),
+            ),
+        )
+    )  # fmt: skip
+    counted = Counted()
+    counted.tell_drift("alarms", "feature", 2)
+    counted.tell_drift("deviating", "score", 1)
+    changed = counted.look(shown_drift({"fraud": history}))
+    assert {alert.alert: alert.cause for alert in changed} == {
+        "predictions": "1 score is beyond two standard deviations of their baseline: score -3.2",
+        "drift": "2 features are no more what the model was packaged on: amount most, psi 0.4, mean +0.62",
+    }
 
 
 def test_thresholds_are_the_pipelines() -> None:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from tailrace.deadline import format_duration
 from tailrace.monitor.alerts.sight import DAY_S, HOUR_S, LATENCY_SPAN_S, MINUTE_S, PARTS, Sight
+from tailrace.monitor.drift.shown import ShownSeries
 
 Severity = Literal["page", "ticket"]
 """page: somebody must look now; ticket: within a day."""
@@ -22,6 +23,8 @@ SHARE_SPAN_S: Final = 5 * MINUTE_S
 CACHE_SPAN_S: Final = 30 * MINUTE_S
 RELIEF: Final = 0.9
 """An alert is over once its value is under so much of its threshold: one that hovers there is told once."""
+SIGNED: Final = ("mean", "missing", "default", "unseen")
+"""Statistics of drift that say in which direction."""
 PREDICTED: Final = ("score", "decision")
 """Kinds of series that are predictions."""
 PERIOD_S: Final = 30 * DAY_S
@@ -149,13 +152,32 @@ def _predictions(sight: Sight) -> Finding | None:
     found = {kind: count for kind, count in sight.deviating.items() if kind in PREDICTED}
     if not sight.alerts.predictions or not found:
         return None
-    return _of_kinds(found, "beyond two standard deviations of their baseline")
+    cause = "beyond two standard deviations of their baseline"
+    worst = _worst(sight, lambda each: each.is_deviating and each.kind in PREDICTED)
+    told = f": {worst.series} {worst.deviations:+.1f}" if worst is not None and worst.deviations is not None else ""
+    return _of_kinds(found, cause + told)
 
 
 def _drift(sight: Sight) -> Finding | None:
     if not sight.alerts.drift or not sight.drifted:
         return None
-    return _of_kinds(sight.drifted, "no more what the model was packaged on")
+    worst = _worst(sight, lambda each: bool(each.alarms))
+    told = f": {worst.series} most, {_statistics(worst)}" if worst is not None else ""
+    return _of_kinds(sight.drifted, f"no more what the model was packaged on{told}")
+
+
+def _worst(sight: Sight, is_meant: Callable[[ShownSeries], bool]) -> ShownSeries | None:
+    """Return the worst series of those that are shown and meant; None where none is."""
+    return next(filter(is_meant, sight.shown), None)
+
+
+def _statistics(series: ShownSeries) -> str:
+    """Return the statistics of a series that have an alarm, as "mean +0.62, psi 0.31"."""
+    return ", ".join(
+        f"{name} {series.statistics[name]:{'+' if name in SIGNED else ''}.2g}"
+        for name in series.alarms
+        if name in series.statistics
+    )
 
 
 def _of_kinds(found: dict[str, int], what: str) -> Finding:

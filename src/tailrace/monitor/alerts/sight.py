@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tailrace.alerting import Alerts
 from tailrace.deadline import LAYERS, NS_PER_S
 from tailrace.monitor.alerts.window import Window
+from tailrace.monitor.drift.shown import ShownSeries
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.merged import Key, MergedMetrics, MergedSeries
 
@@ -35,7 +36,7 @@ class Sight:
     """One pipeline's windows. It keeps what it needs and no more, however long it looks.
 
     drifted, deviating: how many series of a kind (feature, score, decision …) have drifted, or are beyond two standard
-    deviations of their baseline; as the observer says, and empty where none does.
+    deviations of their baseline; shown: the worst series; as the observer says, and empty where none does.
     """
 
     def __init__(self, pipeline: str, at_ns: int) -> None:
@@ -46,6 +47,7 @@ class Sight:
         self.breakers: tuple[tuple[str, int], ...] = ()
         self.drifted: dict[str, int] = {}
         self.deviating: dict[str, int] = {}
+        self.shown: tuple[ShownSeries, ...] = ()
         self._windows = {span_s: Window(span_s, len(COUNTS)) for span_s in SPANS_S}
         self._latency: Window | None = None
         self._shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()

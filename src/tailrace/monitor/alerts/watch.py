@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from tailrace.alerting import DEFAULTS, Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.rules import RULES, Finding, Rule
 from tailrace.monitor.alerts.sight import Sight
+from tailrace.monitor.drift.shown import ShownDrift, ShownSeries
 from tailrace.monitor.merged import Key, MergedMetrics, MergedSeries
 
 State = Literal["pending", "firing", "resolved"]
@@ -48,11 +50,17 @@ class AlertWatch:
         self._states: dict[tuple[str, str], _State] = {}
         self._earlier = MergedMetrics({}, 0)
 
-    def look(self, metrics: MergedMetrics, declared: Mapping[str, Alerts | None]) -> list[Alert]:
+    def look(
+        self,
+        metrics: MergedMetrics,
+        declared: Mapping[str, Alerts | None],
+        drift: Mapping[str, ShownDrift] = MappingProxyType({}),
+    ) -> list[Alert]:
         """Take in one second; return the alerts that fire now, or are over now.
 
         metrics: all that was counted, with the monotonic time. declared: the thresholds of each pipeline; None for one
-        that wants no alerts. The defaults hold for one that is not named.
+        that wants no alerts. The defaults hold for one that is not named. drift: what the observer has found, of which
+        the worst is named.
         """
         own: dict[str, dict[Key, MergedSeries]] = {}
         for key in metrics.series:
@@ -65,7 +73,8 @@ class AlertWatch:
         for pipeline, series in own.items():
             alerts = declared.get(pipeline, DEFAULTS)
             if alerts is not None:
-                changed += self._look_at(pipeline, series, alerts, metrics.at_ns)
+                shown = drift[pipeline].series if pipeline in drift else ()
+                changed += self._look_at(pipeline, series, alerts, shown, metrics.at_ns)
         watched = {name for name in own if declared.get(name, DEFAULTS) is not None}
         changed += self._forget({name for name in self._sights if name not in watched}, metrics.at_ns)
         self._earlier = metrics
@@ -76,9 +85,16 @@ class AlertWatch:
         at_ns = self._earlier.at_ns
         return [state.told(at_ns, self.runbooks) for state in self._states.values() if state.since_ns is not None]
 
-    def _look_at(self, pipeline: str, series: Mapping[Key, MergedSeries], alerts: Alerts, at_ns: int) -> list[Alert]:
+    def _look_at(
+        self,
+        pipeline: str,
+        series: Mapping[Key, MergedSeries],
+        alerts: Alerts,
+        shown: tuple[ShownSeries, ...],
+        at_ns: int,
+    ) -> list[Alert]:
         sight = self._sights.setdefault(pipeline, Sight(pipeline, at_ns))
-        sight.alerts = alerts
+        sight.alerts, sight.shown = alerts, shown
         sight.look(at_ns, series, self._earlier)
         changed = []
         for rule in self._rules:
