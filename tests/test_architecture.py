@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[1] / "src" / "tailrace"
 # A room may import rooms of a lower floor, and itself. Rooms of the same floor are siblings and stay apart.
 FLOORS = (
     {"errors", "deadline", "batch", "readers", "delivery", "breaker", "version", "core_share", "signature", "alerting",
-     "prediction_log"},
+     "prediction_log", "traffic"},
     {"request", "features", "inference", "postprocess", "response"},
     {"codecs", "pipeline", "loop_load"},
     {"plan", "refusals"},

@@ -27,6 +27,7 @@ from tailrace.features.stores.redis_address import RedisAddress
 from tailrace.features.stores.redis_link import OUTSTANDING_MAX, FixedPlace, RedisLink
 from tailrace.features.stores.redis_writer import RedisWriter
 from tailrace.loadtest.processes import free_port
+from tailrace.traffic import STORES
 
 IDS = list(range(40, 60))
 RECOVERED_S_MAX = 1.0
@@ -267,6 +268,21 @@ def test_redis_reply_after_the_deadline_is_nobodys(redis_server: RedisServer, ru
                 await cancelled
 
     runner.run(scenario())
+
+
+def test_redis_bytes_are_counted_both_ways(redis_server: RedisServer, runner: asyncio.Runner) -> None:
+    """A fetch counts the bytes of its command, and those of the values that come."""
+
+    async def run() -> tuple[int, int]:
+        async with opened(redis_server.url) as store:
+            before = (STORES.sent, STORES.received)
+            assert await store.fetch([b"counted", b"absent"], after_ms(1_000)) == [b"v" * 5_000, None]
+            return STORES.sent - before[0], STORES.received - before[1]
+
+    fill(redis_server.url, {b"counted": b"v" * 5_000})
+    sent, received = runner.run(run())
+    assert len(b"counted" + b"absent") < sent < 100
+    assert 5_000 < received < 5_100
 
 
 def test_redis_fetch_without_time_left_asks_nothing(redis_server: RedisServer, runner: asyncio.Runner) -> None:

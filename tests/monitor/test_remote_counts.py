@@ -51,4 +51,7 @@ def test_counts_follow_a_remote_model() -> None:
     assert value("failures_total", "late") == 0
     assert value("breaker_openings_total") == value("breaker_open") == 1
     assert value("connections") == 0
+    stage.client.pool.traffic.sent += 300
+    counts.look()
+    assert (value("bytes_total", "sent"), value("bytes_total", "received")) == (300, 0)
     assert merge_blocks([block]).histogram("tailrace_remote_seconds", "fraud", "far").count == 1

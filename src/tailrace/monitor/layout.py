@@ -32,6 +32,7 @@ from tailrace.monitor.metrics import (
     error_kinds,
     slug,
 )
+from tailrace.traffic import DIRECTIONS
 
 ROWS_EDGES: Final = tuple(2**power for power in range(13))
 """Edges of the batch size: 1 to 4,096 rows."""
@@ -94,7 +95,7 @@ Branches = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class PipelineShape(msgspec.Struct, frozen=True):
-    """What decides a pipeline's series: name, budget, batch views (in the plan's order), branches.
+    """What decides a pipeline's series: name, budget, views (in the plan's order), branches.
 
     remote, models: the names of those that another server computes, and of those that are computed here. coalesces:
     whether requests share answers. late_checks: what is checked after the answer, by name. accepts: whether it declares
@@ -119,8 +120,11 @@ def worker_layout(pipelines: Sequence[PipelineShape], slot: int = 0, release: st
     builder = _LayoutBuilder(release)
     for name in (
         "tailrace_in_flight", "tailrace_connections", "tailrace_ready", "tailrace_limit_lease_failures_total",
+        "tailrace_gc_pauses_total", "tailrace_gc_pause_seconds_total",
     ):  # fmt: skip
         builder.add(name, str(slot))
+    for direction in DIRECTIONS:
+        builder.add("tailrace_store_bytes_total", str(slot), direction)
     builder.add_failures("")
     for pipeline in pipelines:
         builder.add_pipeline(pipeline)
@@ -244,6 +248,8 @@ class _LayoutBuilder:
         self.add_times("tailrace_remote_seconds", pipeline, model, scale_ns=scale_ns)
         for fault in REMOTE_FAULTS:
             self.add("tailrace_remote_failures_total", pipeline, model, fault)
+        for direction in DIRECTIONS:
+            self.add("tailrace_remote_bytes_total", pipeline, model, direction)
         for metric in ("breaker_open", "breaker_openings_total", "connections"):
             self.add(f"tailrace_remote_{metric}", pipeline, model)
 
@@ -269,6 +275,8 @@ class _LayoutBuilder:
         total_ns = budget.total_ns
         self.add_times("tailrace_request_seconds", name, scale_ns=total_ns, budget_ns=total_ns)
         self.add_times("tailrace_queue_wait_seconds", name, scale_ns=total_ns)
+        self.add("tailrace_queue_rows", name)
+        self.add("tailrace_capacity_rows_per_second", name)
         self.add("tailrace_batch_rows", name, edges=ROWS_EDGES)
         self.add_fetches(pipeline, budget.features_ns or total_ns)
         self.add("tailrace_store_late_total", name)

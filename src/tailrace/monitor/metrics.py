@@ -40,6 +40,11 @@ _TABLE: Final = (
     ),
     Metric("tailrace_request_seconds", "histogram", "A call's earliest arrival to its answer.", ("pipeline",), "ns"),
     Metric("tailrace_queue_wait_seconds", "histogram", "A call's wait, in its socket too.", ("pipeline",), "ns"),
+    Metric("tailrace_queue_rows", "gauge", "Rows taken and not yet answered, all workers.", ("pipeline",)),
+    Metric(
+        "tailrace_capacity_rows_per_second", "gauge", "Rows that all workers could answer, as they have learned.",
+        ("pipeline",),
+    ),
     Metric("tailrace_batch_rows", "histogram", "Rows a batch scored.", ("pipeline",)),
     Metric(
         "tailrace_model_batches_total", "counter", "Batches of a heavy model, by reason.",
@@ -60,11 +65,15 @@ _TABLE: Final = (
     ),
     Metric("tailrace_remote_breaker_openings_total", "counter", "Times it has opened.", ("pipeline", "model")),
     Metric("tailrace_remote_connections", "gauge", "Connections to its server, all workers.", ("pipeline", "model")),
+    Metric(
+        "tailrace_remote_bytes_total", "counter", "Bytes to and from its server.", ("pipeline", "model", "direction")
+    ),
     Metric("tailrace_store_seconds", "histogram", "Time one fetch from the store took.", ("pipeline",), "ns"),
     Metric(
         "tailrace_view_seconds", "histogram", "That of the fetches which read a view.", ("pipeline", "view"), "ns"
     ),
     Metric("tailrace_store_late_total", "counter", "Fetches that were not done by their deadline.", ("pipeline",)),
+    Metric("tailrace_store_bytes_total", "counter", "Bytes to and from Redis.", ("worker", "direction")),
     Metric("tailrace_store_breaker_open", "gauge", "Workers whose breaker leaves the store alone.", ("pipeline",)),
     Metric("tailrace_store_breaker_openings_total", "counter", "Times a breaker has opened.", ("pipeline",)),
     Metric("tailrace_cache_hits_total", "counter", "View rows that the cache held.", ("pipeline",)),
@@ -160,6 +169,8 @@ _TABLE: Final = (
     Metric("tailrace_limit_lease_failures_total", "counter", "Times that Redis lent no tokens.", ("worker",)),
     Metric("tailrace_in_flight", "gauge", "Most calls in flight at once, last second.", ("worker",)),
     Metric("tailrace_connections", "gauge", "Open connections.", ("worker",)),
+    Metric("tailrace_gc_pauses_total", "counter", "Collections of garbage.", ("worker",)),
+    Metric("tailrace_gc_pause_seconds_total", "counter", "Time that they took.", ("worker",), "ns"),
     Metric("tailrace_ready", "gauge", "1 while the worker is ready, as /readyz says.", ("worker",)),
     Metric("tailrace_worker_restarts_total", "counter", "Workers replaced.", ("worker",), owner="supervisor"),
     Metric("tailrace_worker_rss_bytes", "gauge", "Resident memory of a worker.", ("worker",), owner="supervisor"),

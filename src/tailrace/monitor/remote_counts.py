@@ -7,6 +7,7 @@ from typing import Final
 from tailrace.inference.remote.failure import RemoteFault
 from tailrace.inference.remote.stage import RemoteStage
 from tailrace.monitor.shared import MetricBlock
+from tailrace.traffic import DIRECTIONS
 
 _OPENINGS: Final = "tailrace_remote_breaker_openings_total"
 
@@ -21,6 +22,7 @@ class RemoteCounts:
         self._faults = [
             (fault, block.find("tailrace_remote_failures_total", *labels, str(fault)).offset) for fault in RemoteFault
         ]
+        self._bytes = [block.find("tailrace_remote_bytes_total", *labels, direction).offset for direction in DIRECTIONS]
         self._openings = block.find(_OPENINGS, *labels).offset
         self._open = block.find("tailrace_remote_breaker_open", *labels).offset
         self._connections = block.find("tailrace_remote_connections", *labels).offset
@@ -30,7 +32,7 @@ class RemoteCounts:
     def look(self) -> None:
         """Add what has come since the last look; say what is now."""
         cells, now = self._cells, self._now()
-        places = [*(place for _, place in self._faults), self._openings]
+        places = [*(place for _, place in self._faults), self._openings, *self._bytes]
         for place, value, counted in zip(places, now, self._counted, strict=True):
             cells[place] += value - counted
         self._counted = now
@@ -39,4 +41,6 @@ class RemoteCounts:
 
     def _now(self) -> list[int]:
         """Return all that has been counted by the client so far."""
-        return [*(self._client.failures[fault] for fault, _ in self._faults), self._client.breaker.openings]
+        client, traffic = self._client, self._client.pool.traffic
+        failures = (client.failures[fault] for fault, _ in self._faults)
+        return [*failures, client.breaker.openings, traffic.sent, traffic.received]

@@ -30,6 +30,7 @@ from tailrace.monitor.branch_recorder import BranchRecorder
 from tailrace.monitor.claimed_ring import ClaimedRing
 from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
 from tailrace.monitor.model_counts import ModelCounts
+from tailrace.monitor.queue_counts import QueueCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
@@ -51,6 +52,9 @@ from tailrace.server.endpoint import Endpoint
 from tailrace.server.fault_log import FaultLog
 from tailrace.server.options import ServeOptions
 
+Counts = RetrievalCounts | RemoteCounts | KeptCounts | QueueCounts
+"""What is looked at once a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -60,7 +64,7 @@ class Served:
     engine: Engine
     recorder: BatchRecorder
     faults: FaultLog
-    counts: list[RetrievalCounts | RemoteCounts | KeptCounts]
+    counts: list[Counts]
     ready: PipelineReady
 
     def endpoint(self, options: ServeOptions) -> Endpoint:
@@ -138,8 +142,9 @@ class ServedPipelines:
         recorders = self._recorders(pipeline, recorder)
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
-        counts: list[RetrievalCounts | RemoteCounts | KeptCounts] = [  # all hops share what the first one counts
+        counts: list[Counts] = [  # all hops share what the first one counts
             RetrievalCounts(self._block, pipeline.name, plan.features.retrieval),
+            QueueCounts(self._block, pipeline.name, engine.admission),
             *(RemoteCounts(self._block, pipeline.name, stage) for stage in remote_stages(plan.inference.stage)),
         ]
         if engine.coalescing is not None:

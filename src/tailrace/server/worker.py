@@ -32,6 +32,7 @@ from tailrace.monitor.accepted_counts import AcceptedCounts
 from tailrace.monitor.claimed_ring import ClaimedRing
 from tailrace.monitor.layout import worker_layout
 from tailrace.monitor.limit_counts import LimitCounts
+from tailrace.monitor.loop_counts import LoopCounts
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock
@@ -75,6 +76,7 @@ from tailrace.server.request_ids import RequestIds
 from tailrace.server.routing import model_routes, pipeline_routes, probe_routes, stream_routes
 from tailrace.server.served import ServedPipelines, load_release
 from tailrace.server.tls.certificates import Certificates
+from tailrace.traffic import STORES
 
 if TYPE_CHECKING:
     from tailrace.server.grpc.door import GrpcDoor
@@ -159,6 +161,7 @@ class Worker:
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
         self._readiness.listeners.append(self._recorder.set_ready)
+        self._looks.append(LoopCounts(block, self._start.slot, STORES).look)
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,

@@ -17,6 +17,7 @@ import hiredis
 from tailrace.deadline import NS_PER_MS, Clock
 from tailrace.errors import StoreError
 from tailrace.features.stores.redis_address import NEXT, RedisAddress
+from tailrace.traffic import STORES
 
 CONNECT_S_MAX: Final = 0.25
 RETRY_S_MIN: Final = 0.01
@@ -94,6 +95,7 @@ class RedisConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Give each whole reply to what waits for it."""
         reader, waiting = self._reader, self.waiting
+        STORES.received += len(data)
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
@@ -114,12 +116,16 @@ class RedisConnection(asyncio.Protocol):
 
     def send(self, command: tuple[Any, ...], waiter: Waiter, now_ns: int) -> None:
         """Put a command in line; its reply becomes the waiter's result."""
-        self._transport.write(hiredis.pack_command(command))
+        packed = hiredis.pack_command(command)
+        STORES.sent += len(packed)
+        self._transport.write(packed)
         self.waiting.append((waiter, now_ns))
 
     def send_packed(self, commands: Iterable[bytes], waiters: Iterable[Waiter], now_ns: int) -> None:
         """Put some packed commands in line, in one write, each with what waits for its reply."""
-        self._transport.write(b"".join(commands))
+        packed = b"".join(commands)
+        STORES.sent += len(packed)
+        self._transport.write(packed)
         self.waiting.extend(zip(waiters, repeat(now_ns), strict=False))
 
     def is_lost(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 import httptools
 
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
+from tailrace.traffic import Traffic
 
 HEAD_BYTES_MAX: Final = 64 << 10
 """Of an answer, beside its body."""
@@ -31,9 +32,10 @@ class ClosedIdleError(RemoteError):
 
 
 class RemoteConnection(asyncio.Protocol):
-    """A connection. lost: is called when it is gone. body_bytes_max: of one answer."""
+    """A connection. lost: is called when it is gone. body_bytes_max: of one answer. traffic: counts its bytes."""
 
-    def __init__(self, body_bytes_max: int, lost: Callable[[RemoteConnection], None]) -> None:
+    def __init__(self, body_bytes_max: int, lost: Callable[[RemoteConnection], None], traffic: Traffic) -> None:
+        self._traffic = traffic
         self._body_bytes_max = body_bytes_max
         self._lost = lost
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -55,6 +57,7 @@ class RemoteConnection(asyncio.Protocol):
         assert self._transport is not None
         self._waiter = waiter
         self._bytes = 0
+        self._traffic.sent += len(request)
         self._transport.write(request)
 
     def abort(self) -> None:
@@ -72,6 +75,7 @@ class RemoteConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on in the answer."""
+        self._traffic.received += len(data)
         if self._waiter is None:  # nobody asked
             self.abort()
             return

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from tailrace.inference.remote.address import RemoteAddress
 from tailrace.inference.remote.connection import ClosedIdleError, RemoteConnection, Reply
 from tailrace.inference.remote.failure import RemoteError, RemoteFault
+from tailrace.traffic import Traffic
 
 CONNECT_S_MAX: Final = 1.0
 IDLE_S_MAX: Final = 4.0
@@ -37,6 +38,7 @@ class RemotePool:
         self._connections_max = connections_max
         self._waiting_max = max(WAITING_MAX, connections_max)
         self._body_bytes_max = body_bytes_max
+        self.traffic = Traffic()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._connections: set[RemoteConnection] = set()
@@ -168,7 +170,7 @@ class RemotePool:
             self._dial_for_waiting()
 
     def _make_connection(self) -> RemoteConnection:
-        return RemoteConnection(self._body_bytes_max, self._forget)
+        return RemoteConnection(self._body_bytes_max, self._forget, self.traffic)
 
     def _fail_first(self, why: str) -> None:
         """Tell who waits longest that there is no connection."""

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from tailrace.deadline import NS_PER_S, parse_duration
@@ -15,6 +16,7 @@ from tailrace.inference.remote.connection import ClosedIdleError, RemoteConnecti
 from tailrace.inference.remote.failure import RemoteError
 from tailrace.response.destinations import Webhook
 from tailrace.server.accepted.sending import SendError
+from tailrace.traffic import Traffic
 
 ANSWER_BYTES_MAX: Final = 64 << 10
 """Of a receiver's answer, of which only the status counts; one that is longer is a failure."""
@@ -89,7 +91,10 @@ class WebhookSender:
         address, loop = self._address, asyncio.get_running_loop()
         options: dict[str, Any] = {"ssl": self._tls, "server_hostname": address.host} if self._tls else {}
         _, connection = await loop.create_connection(
-            lambda: RemoteConnection(ANSWER_BYTES_MAX, self._all.discard), address.host, address.port, **options
+            partial(RemoteConnection, ANSWER_BYTES_MAX, self._all.discard, Traffic()),
+            address.host,
+            address.port,
+            **options,
         )
         self._all.add(connection)
         return connection
