@@ -16,6 +16,7 @@ from tailrace.cli.bench import bench
 from tailrace.cli.check import check
 from tailrace.cli.consistency import consistency
 from tailrace.cli.dataset import dataset
+from tailrace.cli.explain import explain
 from tailrace.cli.export import proto
 from tailrace.cli.export_gateways import COMMANDS as GATEWAYS
 from tailrace.cli.export_monitoring import COMMANDS as MONITORING
@@ -95,6 +96,7 @@ for command in (
     logs,
     labels,
     accepted,
+    explain,
     score,
     consistency,
     bench,

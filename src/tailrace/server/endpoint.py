@@ -296,6 +296,27 @@ class Feed(Page):
         super().__init__(_refuse_feed, gates)
         self.enter = enter
 
+    def begin(self, transport: asyncio.Transport, query: bytes) -> asyncio.Protocol:
+        """Take a connection. query: of the target that was asked for."""
+        return self.enter(transport)
+
+
+class Inquiry(Feed):
+    """A page that is asked something, and answers when it can: it is handed the connection, which ends with the answer.
+
+    take: as `enter` of a feed, with the query.
+    """
+
+    def __init__(
+        self, take: Callable[[asyncio.Transport, bytes], asyncio.Protocol], gates: Sequence[Gate] = ()
+    ) -> None:
+        super().__init__(lambda transport: take(transport, b""), gates)
+        self._take = take
+
+    def begin(self, transport: asyncio.Transport, query: bytes) -> asyncio.Protocol:
+        """Take a connection, and what is asked."""
+        return self._take(transport, query)
+
 
 def _refuse_feed() -> Answer:
     raise UnavailableError("too many connections", next="try again later")

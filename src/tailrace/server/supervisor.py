@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from threading import Thread
 from typing import NamedTuple
 
@@ -29,9 +28,12 @@ from tailrace.server.callers import check_callers
 from tailrace.server.child import Child
 from tailrace.server.companions import open_companions, open_rings
 from tailrace.server.console.console import Console
+from tailrace.server.console.explain_page import explain_pages
+from tailrace.server.console.explaining import Explaining
 from tailrace.server.console.page import console_pages
 from tailrace.server.control import ListenUnix
 from tailrace.server.draining import drain
+from tailrace.server.endpoint import Gate, Page
 from tailrace.server.event_links import EventLinks
 from tailrace.server.grpc.port import GrpcPort
 from tailrace.server.holds import renew_holds
@@ -162,7 +164,12 @@ class Supervisor:
             signatures_required=bool(options.trusted_keys), sinks=sinks_of(options),
         )  # fmt: skip
         console = Console(overview, LINES, explains=options.log is not None)
-        admin = AdminServer(overview, options.admin_token, options.admin_tls, partial(console_pages, console))
+        explaining = Explaining(options, self._pin.root)
+
+        def pages(gates: Sequence[Gate]) -> dict[bytes, Page]:
+            return console_pages(console, gates) | explain_pages(explaining, gates)
+
+        admin = AdminServer(overview, options.admin_token, options.admin_tls, pages)
         try:
             await admin.open(options.admin_host, options.admin_port)
             self._addresses = Addresses(host, port, *admin.address)
@@ -186,6 +193,7 @@ class Supervisor:
             self._blame(tasks)
         finally:
             console.listeners.close()
+            explaining.close()
             admin.close()
         return overview.uptime_s
 

@@ -32,18 +32,18 @@ def console_pages(console: Console, gates: Sequence[Gate]) -> dict[bytes, Page]:
 @lru_cache(maxsize=1)
 def page_bytes() -> tuple[bytes, bytes]:
     """Return the page, and the policy that lets it run what stands in it and nothing else."""
-    style = _read("uplot/uPlot.min.css") + _read("console.css")
+    style = read_part("uplot/uPlot.min.css") + read_part("console.css")
     scripts = (
-        _read("uplot/uPlot.iife.min.js"),
-        _read("charts.js"),
-        "".join(_read(name) for name in ("parts.js", "panels.js", "console.js")),
+        read_part("uplot/uPlot.iife.min.js"),
+        read_part("charts.js"),
+        "".join(read_part(name) for name in ("parts.js", "panels.js", "console.js")),
     )
-    page = _read("page.html").replace("/*style*/", style)
+    page = read_part("page.html").replace("/*style*/", style)
     for number, script in enumerate(scripts):
         page = page.replace(f"/*script {number}*/", script)
-    hashes = b" ".join(map(_hash, scripts))
+    hashes = b" ".join(map(hash_of, scripts))
     policy = (
-        b"default-src 'none'; script-src " + hashes + b"; style-src " + _hash(style) + b"; "
+        b"default-src 'none'; script-src " + hashes + b"; style-src " + hash_of(style) + b"; "
         b"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     page = page.replace("/*policy*/", policy.decode())  # a moment that is kept comes without the head of an answer
@@ -57,10 +57,11 @@ def _page_answer() -> Answer:
     )
 
 
-def _read(name: str) -> str:
+def read_part(name: str) -> str:
+    """Return a file that stands beside this one."""
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> bytes:
+def hash_of(text: str) -> bytes:
     """Return a text as a policy names it."""
     return b"'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()) + b"'"

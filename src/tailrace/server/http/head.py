@@ -40,7 +40,8 @@ class Head(msgspec.Struct, gc=False):
     authorization: as it was sent. fault: why nothing serves the request, answered once its body has been
     passed over. expects_continue: the client waits with its body for a word. caller: who has shown a key, where one
     is asked for. is_oip: errors are told as the Open Inference Protocol has it; json_bytes: of the body's beginning,
-    where tensors follow it, else -1. route: the method and the path of an endpoint that there is.
+    where tensors follow it, else -1. route: the method and the path of an endpoint that there is. query: of
+    the target, where a page serves it.
     """
 
     endpoint: CallEndpoint | Page | None
@@ -61,6 +62,7 @@ class Head(msgspec.Struct, gc=False):
     json_bytes: int = -1
     caller: Caller | None = None
     route: str = ""
+    query: bytes = b""
 
 
 def read_head(
@@ -96,8 +98,8 @@ def read_head(
         if head.endpoint is None:
             allow = head.allow.decode()
             raise MethodNotAllowedError(f"{method.decode('latin-1')} is not allowed here", next=f"use {allow}")
-        if b"?" in url and isinstance(head.endpoint, CallEndpoint):
-            head.endpoint = _in_mode(head.endpoint, url)
+        if b"?" in url:
+            _read_query(head, url)
         budget_ns = read_budget(fields.get(BUDGET))
         if isinstance(head.endpoint, CallEndpoint):
             head.route = f"{method.decode('latin-1')} {path.decode('latin-1')}"
@@ -165,6 +167,14 @@ def _path_of(url: bytes) -> bytes:
 def _is_open(methods: Mapping[bytes, CallEndpoint | Page] | None) -> bool:
     """Say whether what serves a path asks nobody for a key."""
     return methods is not None and all(isinstance(route, Page) and route.is_open for route in methods.values())
+
+
+def _read_query(head: Head, url: bytes) -> None:
+    """Take what a target's query says: to calls in which mode they are taken, to a page all of it."""
+    if isinstance(head.endpoint, CallEndpoint):
+        head.endpoint = _in_mode(head.endpoint, url)
+    else:
+        head.query = url.partition(b"?")[2].partition(b"#")[0]
 
 
 def _in_mode(endpoint: CallEndpoint, url: bytes) -> CallEndpoint:

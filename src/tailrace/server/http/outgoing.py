@@ -113,7 +113,7 @@ class Outgoing:
                 raise head.fault or UnavailableError("nothing serves this path")
             if (refusal := page.refusal(call)) is not None:
                 raise refusal
-            if isinstance(page, Feed) and self._hand_over(page):
+            if isinstance(page, Feed) and self._hand_over(page, head.query):
                 return
             status, content_type, body, headers, compresses = page.answer()
         except ServingError as error:
@@ -136,11 +136,11 @@ class Outgoing:
             self.end()
         self._send(call, shared.framing.full(head, status, content_type, body, headers, call.request_id, close=close))
 
-    def _hand_over(self, feed: Feed) -> bool:
+    def _hand_over(self, feed: Feed, query: bytes) -> bool:
         """Give the connection to a feed; return False for one that is owed answers or is the server's last."""
         if self.calls or self._shared.draining:
             return False
-        listener = feed.enter(self._transport)
+        listener = feed.begin(self._transport, query)
         self._shared.connections.pop(self, None)
         self.end()
         self._transport.set_protocol(listener)

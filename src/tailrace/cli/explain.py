@@ -1,0 +1,84 @@
+"""`tailrace explain`: one decision whole, from the prediction log and the release that made it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tailrace.cli.models.options import AsJson, print_json
+
+
+def explain(  # noqa: PLR0917 - one parameter an option
+    request_id: Annotated[
+        str, typer.Argument(metavar="REQUEST_ID", help="As the caller sent it, in X-Request-Id.", show_default=False)
+    ],
+    log: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="TAILRACE_LOG", help="What the server has as --log.", show_default=False),
+    ],
+    pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Search this pipeline's log alone.")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it was answered, to an hour, as 2026-11-28T09:30: faster.")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="REQUEST_ID is the id of a W3C trace.")] = False,
+    releases: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="TAILRACE_RELEASES",
+            help="Where the server keeps its releases; default: .tailrace/releases here. May be repeated.",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Online store that --replay reads, in place of the declared.")
+    ] = None,
+    no_contributions: Annotated[
+        bool, typer.Option("--no-contributions", help="Leave out what each feature adds to the score: faster.")
+    ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Score it again by its release, and show both beside each other.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a decision: what was sent, each feature with its source and age, the release, the rules, the times.
+
+    What each feature adds to the score is computed anew by the release, from the features that were served. With
+    --replay the request is scored again: from these, which must give the same score to the bit, and from the store as
+    it is now. Both run the release's code; nothing is written. A server may write the log meanwhile.
+
+    Exit code 1 where the request is not in the log; with --replay also where it could not be scored again, or the score
+    is another one.
+
+    For example:
+
+        tailrace explain order-4711 --log /var/lib/tailrace/log --replay
+    """
+    from tailrace.monitor.log.lookup import REQUEST_ID, TRACE
+    from tailrace.offline.explanation.explain import DEFAULT_RELEASES, Asking, explain_request, is_well
+
+    asking = Asking(
+        log=log, by=TRACE if trace else REQUEST_ID, pipeline=pipeline, at=None if at is None else _time(at),
+        releases=releases or [Path(DEFAULT_RELEASES)], store=store, contributions=not no_contributions, replay=replay,
+    )  # fmt: skip
+    found = explain_request(request_id, asking)
+    if as_json:
+        print_json(found)
+    else:
+        from tailrace.cli.explanation_text import print_explanation
+
+        print_explanation(found)
+    raise typer.Exit(0 if is_well(found) else 1)
+
+
+def _time(text: str) -> datetime:
+    """Return a time; one without a zone is UTC. Raises SetupError for a text that is none."""
+    from tailrace.errors import SetupError
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise SetupError(f"{text!r} is no time", where="--at", next="write it as 2026-11-28T09:30") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -1,0 +1,12 @@
+"""What the files of the prediction log are called, and what their metadata says: known without what reads them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DRAFT: Final = ".arrows"
+SEALED: Final = ".parquet"
+HOUR: Final = "%Y-%m-%dT%H"
+"""Of a folder: UTC, when its files were begun."""
+SCHEMA_VERSION: Final = 1
+VERSION_KEY: Final = b"tailrace.log.version"
