@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from payment_history import FEATURES, Payments
+from served_log import log_of, serve_logged
 from typer.testing import CliRunner
 
 from pipelines.model_graphs import linear
 from tailrace.cli.dataset import dataset
 from tailrace.compile.loading import load_pipelines
-from tailrace.deadline import MonotonicClock
 from tailrace.errors import SetupError, SourceError
-from tailrace.monitor.frames import FrameReader
-from tailrace.monitor.log.columns import log_table
-from tailrace.monitor.log.files import LogFiles
-from tailrace.monitor.predictions import Predictions
-from tailrace.monitor.ring import RingReader, RingWriter, make_ring_fd
-from tailrace.monitor.tap import Tap
 from tailrace.offline.dataset import METADATA, DatasetInfo, write_dataset
 from tailrace.offline.log_dataset import LogChoice, write_log_dataset
 from tailrace.offline.log_labels import keep_labels
 from tailrace.pipeline import Pipeline
-from tailrace.testing import TestClient
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -47,63 +38,12 @@ app = typer.Typer()
 app.command()(dataset)
 
 
-class Tapped:
-    """What an observer is told of a client's batches. Use it as a context manager."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._fd = make_ring_fd("test", 1 << 22)
-        self._reader = RingReader(self._fd)
-        self.tap = Tap(pipeline, "r1", RingWriter(self._fd, 0), MonotonicClock(), self, None)  # type: ignore[arg-type]
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> object:
-        """Never: the test flushes."""
-        return callback
-
-    def told(self) -> list[Predictions]:
-        """Return what was told since this was last asked."""
-        self.tap.flush()
-        frames = FrameReader()
-        return [frames.read(data) for data in self._reader.read()]
-
-    def __enter__(self) -> Tapped:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        os.close(self._fd)
-
-
 @pytest.fixture(scope="module")
 def payments(tmp_path_factory: pytest.TempPathFactory) -> Payments:
     """Return payments that were served, every one of them logged with its id. Read only."""
     payments = Payments(tmp_path_factory.mktemp("served"), rows=ROWS)
-    serve(payments)
+    serve_logged(payments)
     return payments
-
-
-def serve(payments: Payments) -> None:
-    """Serve payments in order, with the first profile of each customer, and log them."""
-    first = pc.equal(payments.profiles["as_of"], payments.profiles["as_of"][0])
-    payments.profiles = payments.profiles.filter(first)
-    payments.write()
-    files = LogFiles(payments.folder / "log" / "scores")
-    with TestClient.of_file(payments.file) as client, Tapped(client.plan.pipeline) as tapped:
-        views: dict[str, Any] = {view.__name__: view for view in client.plan.pipeline.views}
-        for row in payments.profiles.to_pylist():
-            client.put(views["Profile"], row["customer_id"], **{name: row[name] for name in ("age", "city", "tier")})
-        for payment, label in zip(payments.payments.to_pylist(), payments.labels.to_pylist(), strict=True):
-            batch = client.run([msgspec.json.encode(payment)])
-            tapped.tap.record(batch, 0)
-            client.push(views["Frauds"].spec.stream, label)
-        lines = [log_table(replace(found, request_ids=ids_of(found))) for found in tapped.told()]
-        files.write(lines[:1])
-        files.seal()
-        files.write(lines[1:])
-        files.seal()
-
-
-def ids_of(found: Predictions) -> list[str]:
-    """Return ids of requests by those of their payments."""
-    return [f"order-{msgspec.json.decode(request)['transaction_id']}" for request in found.requests]
 
 
 def made(payments: Payments, out: Path, **choice: Any) -> pa.Table:
@@ -164,7 +104,7 @@ def test_of_real_payments_it_is_what_dataset_makes(shared_data: Path, tmp_path: 
     payments.labels = pa.table({
         "transaction_id": ids, "terminal_id": terminals, "is_fraud": table["TX_FRAUD"].cast(pa.int64()), "time": time,
     })  # fmt: skip
-    serve(payments)
+    serve_logged(payments)
     assert_as_usual(payments, tmp_path)
 
 
@@ -236,15 +176,6 @@ def test_command_says_what_was_made(payments: Payments, tmp_path: Path) -> None:
     for arguments in ([], [*log, "--requests", "x.parquet"], ["--requests", "x.parquet", "--fresh"]):
         result = CliRunner().invoke(app, [str(payments.file), *arguments, "--out", str(out)])
         assert isinstance(result.exception, SetupError), arguments
-
-
-def log_of(pipeline: Pipeline, bodies: list[dict[str, Any]], root: Path) -> None:
-    """Serve requests at once, and log them."""
-    files = LogFiles(root / pipeline.name)
-    with TestClient(pipeline) as client, Tapped(pipeline) as tapped:
-        tapped.tap.record(client.run([msgspec.json.encode(body) for body in bodies]), 0)
-        files.write([log_table(found) for found in tapped.told()])
-        files.seal()
 
 
 def test_request_of_many_rows_has_an_item_in_each(pipeline_of: Callable[[str], Pipeline], tmp_path: Path) -> None:

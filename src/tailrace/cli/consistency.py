@@ -10,23 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailrace.cli.chosen import chosen_pipeline
+from tailrace.cli.dataset_options import AsJson, MemoryMb, PipelineFile, PipelineName, Since, Threads, Until
+from tailrace.cli.durations import time_ns_of
+from tailrace.cli.log_lines import tell_of
 from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
 if TYPE_CHECKING:
     from tailrace.features.sources import Source
-    from tailrace.offline.consistency import ConsistencyReport
+    from tailrace.offline.consistency import ConsistencyReport, Logged
 
 
-def consistency(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The Python file that declares the pipeline.", show_default=False)
-    ],
+def consistency(  # noqa: PLR0917 - typer reads each option from a parameter
+    file: PipelineFile,
     samples: Annotated[
-        Path,
-        typer.Option(help="What `serve --sample-requests` was given: FILE, or FILE.0, FILE.1, ….", show_default=False),
-    ],
+        Path | None, typer.Option(help="What `serve --sample-requests` was given: FILE, or FILE.0, FILE.1, ….")
+    ] = None,
+    from_log: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="In place of --samples: the prediction log, which `serve --log` was given."),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
     history: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,19 +40,15 @@ def consistency(
             help="Events of a stream, Parquet or CSV, in place of its declared source; may be repeated.",
         ),
     ] = None,
-    pipeline: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which pipeline, where the file declares several.")
-    ] = None,
+    pipeline: PipelineName = None,
     tolerance: Annotated[
         float, typer.Option(help="Share of a feature's values that may differ, from 0 to 1, before the exit code is 1.")
     ] = 0.0,
-    memory_mb: Annotated[
-        int, typer.Option(help="Memory that reading the sources may take, in MiB; beyond it DuckDB spills to disk.")
-    ] = MEMORY_MB,
-    threads: Annotated[int, typer.Option(help="Threads that read a source.")] = THREADS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    memory_mb: MemoryMb = MEMORY_MB,
+    threads: Threads = THREADS,
+    as_json: AsJson = False,
 ) -> None:
-    """Compute sampled requests again from history, and compare every feature with what was served.
+    """Compute sampled or logged requests again from history, and compare every feature with what was served.
 
     Prints for each feature how many values are equal, how many differ, by how much and why: the value served was stale
     or a default, or an event came after the request. Exit code 1 where more of a feature's values differ than
@@ -58,20 +60,36 @@ def consistency(
     """
     from tailrace.offline.consistency import compare_samples
 
+    if (samples is None) == (from_log is None):
+        raise SetupError("what was served is told by one of --samples and --from-log", where="the command line",
+                         next="give one of them")  # fmt: skip
     if not 0 <= tolerance <= 1:
         raise SetupError(f"{tolerance} is no share", where="--tolerance", next="give 0 to 1, as in 0.001")
     chosen = chosen_pipeline(file, pipeline)
     sources = dict(_source(text) for text in history or ())
     _check_streams(chosen, sources)
+    served = samples or _logged(from_log, chosen, since, until)
+    limits = DatabaseLimits(memory_mb, threads)
     with progress_bar("reading") as show:
-        report = compare_samples(
-            chosen, samples, sources=sources, limits=DatabaseLimits(memory_mb, threads), on_progress=show
-        )
+        report = compare_samples(chosen, served, sources=sources, limits=limits, on_progress=show)
     if as_json:
         sys.stdout.write(_to_json(report, tolerance) + "\n")
     else:
         _print(report)
     raise typer.Exit(0 if report.share_max <= tolerance else 1)
+
+
+def _logged(root: Path | None, pipeline: Any, since: str | None, until: str | None) -> Logged:
+    """Return the lines of the log that are compared. Raises SetupError where the pipeline has none."""
+    from tailrace.offline.consistency import Logged
+    from tailrace.offline.log_query import require_duckdb
+
+    require_duckdb()
+    from tailrace.monitor.log.listing import chosen_log
+
+    assert root is not None
+    chosen_log(root, pipeline.name)
+    return Logged(root, time_ns_of(since, "--since"), time_ns_of(until, "--until"))
 
 
 def _source(text: str) -> tuple[str, Source]:
@@ -136,3 +154,4 @@ def _print(report: ConsistencyReport) -> None:
     if report.unread or report.others:
         console.print(f"{report.unread:,} lines are no sample, {report.others:,} samples are of another pipeline or "
                       "release", highlight=False)  # fmt: skip
+    tell_of(report.passed_over)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -21,12 +21,16 @@ from tailrace.errors import SetupError
 from tailrace.features.events import event_times
 from tailrace.features.sources import Source
 from tailrace.features.streams import StreamFeatureView
+from tailrace.monitor.redacting import redacted_fields
 from tailrace.monitor.samples import StoredSample, read_samples, sample_files
 from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.request_pages import RequestPage
 from tailrace.offline.training_set import NO_SOURCES, TrainingSet
 from tailrace.pipeline import Pipeline
 from tailrace.request.columns import columns_type
+
+if TYPE_CHECKING:
+    from tailrace.monitor.log.reader import PassedOver
 
 SAMPLES_TOGETHER: Final = 32_768
 EXAMPLES_MAX: Final = 3
@@ -78,7 +82,7 @@ class ConsistencyReport:
     """What a sample came to.
 
     rows: that were compared. unread: lines that are no sample. others: samples of another pipeline, or of a release
-    that had other features or requests.
+    that had other features or requests. passed_over: files of a log that were not read.
     """
 
     pipeline: str
@@ -86,6 +90,7 @@ class ConsistencyReport:
     unread: int = 0
     others: int = 0
     features: dict[str, FeatureComparison] = field(default_factory=dict)
+    passed_over: list[PassedOver] = field(default_factory=list)
 
     @property
     def share_max(self) -> float:
@@ -93,9 +98,18 @@ class ConsistencyReport:
         return max((each.share for each in self.features.values()), default=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """The lines of a prediction log, in the place of a sample. since_ns, until_ns: of answers, since the epoch."""
+
+    root: Path
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+
 def compare_samples(
     pipeline: Pipeline,
-    samples: Path,
+    samples: Path | Logged,
     *,
     sources: Mapping[str, Source] = NO_SOURCES,
     limits: DatabaseLimits | None = None,
@@ -103,26 +117,53 @@ def compare_samples(
 ) -> ConsistencyReport:
     """Compute sampled requests again, and compare every feature with what was served.
 
-    samples: as `--sample-requests` wrote it. sources: of streams, by name, in place of the declared ones.
+    samples: as `--sample-requests` wrote it, or what is logged: a request without a score is then no sample. sources:
+    of streams, by name, in place of the declared ones.
     Raises what `TrainingSet` raises, and SetupError where there is no sample of the pipeline.
     """
-    files = sample_files(samples)
     report = ConsistencyReport(pipeline=pipeline.name)
     training_set = TrainingSet(
         pipeline, sources=sources, limits=limits, on_view=lambda view: on_progress(f"sorting {view}", 0, 0)
     )
     report.features = {name: FeatureComparison() for name in training_set.names}
+    found = _samples(training_set, samples, report)
     with training_set:
         comparing = _Comparing(training_set, report)
-        own = comparing.own(read_samples(files))
+        own = comparing.own(found)
         while page := list(islice(own, SAMPLES_TOGETHER)):
             comparing.compare(page)
             on_progress("comparing", report.rows, 0)
     if not report.rows:
         what = f"no sample is of pipeline {pipeline.name!r} as it is declared"
+        where = str(samples.root if isinstance(samples, Logged) else samples)
         raise SetupError(f"{what}: {report.others:,} are others, {report.unread:,} lines are none",
-                         where=str(samples), next="serve it with --sample-requests FILE, and compare that")  # fmt: skip
+                         where=where, next="serve it with --sample-requests FILE, and compare that")  # fmt: skip
     return report
+
+
+def _samples(
+    training_set: TrainingSet, samples: Path | Logged, report: ConsistencyReport
+) -> Iterator[StoredSample | None]:
+    """Return what was served. Raises SetupError for a log without a field that features are made of."""
+    if isinstance(samples, Path):
+        return read_samples(sample_files(samples))
+    from tailrace.monitor.log.reader import LogReader
+    from tailrace.offline.log_samples import log_samples
+
+    pipeline, wiring = training_set.pipeline, training_set.wiring
+    if lacking := sorted(redacted_fields(pipeline.request) & _fields_used(wiring)):
+        raise SetupError(f"{lacking[0]!r} is redacted, and features are made of it: the log does not have it",
+                         where=str(samples.root), next="compare a sample: serve --sample-requests FILE")  # fmt: skip
+    reader = LogReader(samples.root, pipeline.name, since_ns=samples.since_ns, until_ns=samples.until_ns)
+    report.passed_over = reader.passed_over
+    return log_samples(reader, expands=wiring.expanded is not None)
+
+
+def _fields_used(wiring: Wiring) -> set[str]:
+    """Return the fields of requests that features are made of by name, and those of keys."""
+    wires = [*wiring.features.values(), *(each for _, taken in wiring.on_demand.values() for each in taken)]
+    keys = {part for entity in wiring.entities for part in entity.parts if isinstance(part, str)}
+    return keys | {each.name for each in wires if each.origin is Origin.REQUEST}
 
 
 class _Comparing:
