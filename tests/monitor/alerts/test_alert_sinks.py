@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,35 @@ def test_webhook_that_hangs_is_not_waited_for(receiver: Receiver, sinks: list[An
     assert sink.outcomes["dropped"] == 1_000
     receiver.hold.set()
     wait_for(lambda: sink.outcomes["sent"] == QUEUE_MAX + 1)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n"])
+def test_webhook_that_answers_a_byte_at_a_time_is_given_up(receiver: Receiver, sinks: list[Any], head: bytes) -> None:
+    """One that never ends its answer holds up the next alert for some seconds, not for hours."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        drops = threading.Event()
+
+        def drip() -> None:
+            while not drops.is_set():
+                connection, _ = server.accept()
+                with connection, suppress(OSError):
+                    connection.sendall(head)
+                    while not drops.wait(0.01):
+                        connection.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        sinks.append(
+            sink := WebhookSink(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.03, back_off_s=0.001)
+        )
+        try:
+            sink.put(FIRING)
+            wait_for(lambda: sum(sink.outcomes.values()) == 1, 5)
+        finally:
+            drops.set()
+            with suppress(OSError):
+                socket.create_connection(server.getsockname()).close()
+            thread.join()
 
 
 def test_alertmanager_is_told_after_it_was_away(receiver: Receiver, sinks: list[Any]) -> None:

@@ -28,7 +28,6 @@ LASTS_S: Final = 4 * RESEND_S
 """After which it takes an alert for over that it is told no more of: this server has ended."""
 OUTCOMES: Final = ("sent", "failed", "dropped")
 """What becomes of a notification; failed: given up after its tries, or refused; dropped: too many waited."""
-_ANSWER_BYTES_MAX: Final = 4_096
 _COLOURS: Final = {"page": "#d92d20", "ticket": "#f79009", "resolved": "#12b76a"}
 
 
@@ -116,7 +115,7 @@ class WebhookSink(_ThreadSink):
 
     def _deliver(self, body: bytes) -> None:
         for tries in range(1, TRIES_MAX + 1):
-            outcome = post(self._url, body, self._timeout_s)
+            outcome = _post(self._url, body, self._timeout_s)
             if outcome is not None:
                 self.outcomes["sent" if outcome else "failed"] += 1
                 return
@@ -151,7 +150,7 @@ class AlertmanagerSink(_ThreadSink):
             with self._changed:
                 self._has_news = False
                 batch = dict(self._known)
-            outcome = post(self._url, self._body(batch), self._timeout_s) if batch else True
+            outcome = _post(self._url, self._body(batch), self._timeout_s) if batch else True
             if outcome is None:
                 tries += 1
                 self.outcomes["failed"] += tries % TRIES_MAX == 0
@@ -223,22 +222,10 @@ def alertname(name: str) -> str:
     return "Tailrace" + "".join(word.capitalize() for word in name.split("_"))
 
 
-def post(url: str, body: bytes, timeout_s: float) -> bool | None:
-    """Post JSON; return whether it was taken, or None where it is worth another try."""
-    from http.client import HTTPException  # a server that tells nobody imports none of it
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+def _post(url: str, body: bytes, timeout_s: float) -> bool | None:
+    from tailrace.monitor.alerts.posting import post  # a server that tells nobody imports none of it
 
-    request = Request(url, body, {"Content-Type": "application/json", "User-Agent": "tailrace"}, method="POST")
-    try:
-        with urlopen(request, timeout=timeout_s) as response:
-            response.read(_ANSWER_BYTES_MAX)
-    except HTTPError as error:
-        error.close()
-        return None if error.code >= 500 or error.code in (408, 429) else False
-    except (OSError, HTTPException, ValueError):
-        return None
-    return True
+    return post(url, body, timeout_s)
 
 
 def check_address(name: str, url: str | None, what: str = "address to post to") -> None:
