@@ -139,6 +139,10 @@ class Call(msgspec.Struct, gc=False, eq=False):
         trace = self.trace
         return UNKNOWN if trace is None else (b"", trace.parent, b"")
 
+    def identify(self) -> str:
+        """Return its id, given to it now where it would have one only with its answer; empty where it never has."""
+        return self.origin().get("request_id", "")
+
     def origin(self) -> dict[str, str]:
         """Return what is known of where it comes from, for a sample or a line of the log; empty for nothing.
 

@@ -152,16 +152,19 @@ def test_endpoint_that_is_gone_is_told_of_and_answers_go_on(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_model_of_another_server_is_part_of_the_trace(tmp_path: Path) -> None:
-    """Two servers, the one asked by the other: the second's span is below the first's inference, which is exported."""
+    """The second's span is below the first's inference, which is exported; also where nobody gave the call an id."""
     with receiving() as receiver:
-        options = ("--traces", receiver.url, "--trace-sample", "1")
-        with serving(tmp_path / "far", file_of(tmp_path / "b"), *options) as far:
+        options = ("--traces", receiver.url, "--trace-sample")
+        with serving(tmp_path / "far", file_of(tmp_path / "b"), *options, "0") as far:
             remote = f'tr.RemoteModel("far", url="{far.url}/v2/models/ask", output="score")'
-            with serving(tmp_path / "near", file_of(tmp_path / "a", remote), *options) as near:
-                for headers in (ASKED | {"X-Request-Id": "told"}, {"X-Request-Id": "own"}):
-                    assert near.ask("ask", {"amount": 50}, headers).body["score"] == 0.5
-                wait_for(lambda: len(far_spans(receiver)) == 2 and asked(receiver, "own"), LIMIT_S)
-                for request_id, trace in (("told", TRACE), ("own", trace_id_of("own").hex())):
+            with serving(tmp_path / "near", file_of(tmp_path / "a", remote), *options, "1") as near:
+                given = ""
+                for headers in (ASKED | {"X-Request-Id": "told"}, {"X-Request-Id": "own"}, {}):
+                    answer = near.ask("ask", {"amount": 50}, headers)
+                    assert answer.body["score"] == 0.5
+                    given = answer.headers["x-request-id"]
+                wait_for(lambda: len(far_spans(receiver)) == 3 and asked(receiver, given), LIMIT_S)
+                for request_id, trace in [("told", TRACE), *((own, trace_id_of(own).hex()) for own in ("own", given))]:
                     inference = next(each for each in asked(receiver, request_id) if each["name"] == "inference")
                     (found,) = (each for each in far_spans(receiver) if each["trace"] == trace)
                     assert found["parent"] == inference["span"]

@@ -69,6 +69,10 @@ class Flight(Call, gc=False, eq=False):
         """The trace of the one call that waits; of several it is nobody's."""
         return self.waiting[0].trace if len(self.waiting) == 1 else None
 
+    def identify(self) -> str:
+        """Return its leader's id."""
+        return self.waiting[0].identify()
+
     @property
     def route(self) -> str:
         """What its leader asks for."""

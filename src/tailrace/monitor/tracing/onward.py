@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tailrace.batch import Batch, Call
 from tailrace.monitor.tracing.ids import is_sampled
-from tailrace.monitor.tracing.spans import CARRIER_CALLS_MAX, carrier_of, ids_of
+from tailrace.monitor.tracing.spans import carrier_of, ids_of
 
 
 class OnwardTrace:
@@ -19,20 +19,20 @@ class OnwardTrace:
 
     def lines(self, batch: Batch) -> bytes:
         """Return the header lines that hand on a batch's trace; none where no call of it has one."""
-        calls = batch.calls[:CARRIER_CALLS_MAX]
-        told = [(_request_id(call), call.trace) for call in calls]
-        parents = [(request_id, trace.parent if trace is not None else b"") for request_id, trace in told]
-        place = carrier_of(parents, self._share)
+        place = carrier_of(map(_told, batch.calls), self._share)
         if place < 0:
             return b""
-        request_id, parent = parents[place]
-        ids = ids_of(request_id, parent, calls[place].arrival_ns)
-        told_state = told[place][1]
-        state = b"tracestate: %b\r\n" % told_state.state if told_state is not None and told_state.state else b""
+        call = batch.calls[place]
+        request_id, parent = _told(call)
+        ids = ids_of(request_id, parent, call.arrival_ns)
         flags = is_sampled(request_id, parent, self._share)
         line = f"traceparent: 00-{ids.trace.hex()}-{ids.inference.hex()}-{flags:02x}\r\n"
+        trace = call.trace
+        state = b"tracestate: %b\r\n" % trace.state if trace is not None and trace.state else b""
         return line.encode("ascii") + state
 
 
-def _request_id(call: Call) -> str:
-    return call.origin().get("request_id", "")
+def _told(call: Call) -> tuple[str, bytes]:
+    """Return a call's id, and the span of its caller."""
+    trace = call.trace
+    return call.identify(), b"" if trace is None else trace.parent

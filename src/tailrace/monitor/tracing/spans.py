@@ -6,8 +6,9 @@ What is not measured has no span: nothing here is estimated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,7 @@ SERVER: Final = 2
 """Kinds of spans, as OTLP numbers them."""
 TOLD_MAX: Final = 10
 """Decisions that are told of one call: an array may have a thousand."""
-CARRIER_CALLS_MAX: Final = 64
+CARRIER_CALLS_MAX: Final = 16
 """Calls of a batch among which the one is looked for that its remote call is part of."""
 _STATUSES: Final = {slug(kind): kind.status for kind in error_kinds()}
 
@@ -67,13 +68,13 @@ def ids_of(request_id: str, parent: bytes, arrival_ns: int) -> Ids:
     return Ids(trace, span_id_of(trace, parent, request_id, arrival_ns))
 
 
-def carrier_of(told: Sequence[tuple[str, bytes]], share: float) -> int:
+def carrier_of(told: Iterable[tuple[str, bytes]], share: float) -> int:
     """Return the place of the call, among those of a batch, that what is asked for all is part of: the first sampled.
 
     told: of each call its request id and its parent. Of none that is sampled the first that has either; -1 for none.
     """
     first = -1
-    for place, (request_id, parent) in enumerate(told[:CARRIER_CALLS_MAX]):
+    for place, (request_id, parent) in enumerate(islice(told, CARRIER_CALLS_MAX)):
         if is_sampled(request_id, parent, share):
             return place
         if first < 0 and (request_id or parent):

@@ -147,6 +147,12 @@ class GrpcCall(Call, gc=False, eq=False):
         if not self.request_id:
             self.given_id = id_in_body(self.codec) or ids.take().decode()
 
+    def identify(self) -> str:
+        """Return its id, given now where the server gives one; see `Call`."""
+        if self.desk.ids is not None:
+            self.take_id(self.desk.ids)
+        return self.request_id
+
     @property
     def is_traced(self) -> bool:
         """Whether its caller wants to know how long each layer took."""

@@ -17,6 +17,7 @@ from tailrace.server.http.head import REQUEST_ID, Head
 from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
 from tailrace.server.proxies import peer_of
+from tailrace.server.request_ids import id_in_body
 from tailrace.server.tracing import TRACEPARENT, TRACESTATE, trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX
 
@@ -63,6 +64,11 @@ class HttpCall(Call, gc=False, eq=False):
         """The scope of its caller, by its key; see `Call`."""
         return b"" if self.head is None or self.head.caller is None else self.head.caller.scopes
 
+    def identify(self) -> str:
+        """Return its id, given now where the server gives one; see `Call`."""
+        self.connection.identify(self)
+        return self.request_id.decode("ascii", "backslashreplace")
+
     def source(self) -> Source:
         """Return where it comes from; see `Call`."""
         client = self.connection.client or self.connection.client_of(self)
@@ -96,6 +102,13 @@ class Outgoing:
         self._flow: Flow | None = None
         self._seen_s = shared.now_s
         self.client = b""
+
+    def identify(self, call: HttpCall) -> None:
+        """Give a call an id before its answer has one, where its caller has not."""
+        ids = self._shared.ids
+        if ids is not None and not call.request_id:
+            call.given_id = id_in_body(call.codec).encode() or ids.take()
+            call.is_plain = False
 
     def client_of(self, call: HttpCall) -> bytes:
         """Return the address of who calls: the connection's, or where that is a proxy of ours what it tells."""

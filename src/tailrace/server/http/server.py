@@ -39,7 +39,7 @@ class HttpServer:
         ids: RequestIds | None = None,
     ) -> None:
         self.shared = Shared(self, routes, limits, load, count_failure, release)
-        self._ids = ids
+        self._ids = self.shared.ids = ids
         self.deliver: Callable[[Batch, Sequence[int]], None] = self._deliver if ids is None else self._deliver_named
 
     def __call__(self) -> Connection:

@@ -18,6 +18,7 @@ from tailrace.server.http.limits import HttpLimits
 from tailrace.server.http.strangers import Strangers
 from tailrace.server.keys import Callers
 from tailrace.server.proxies import Proxies
+from tailrace.server.request_ids import RequestIds
 
 RESERVE_MAX: Final = 32
 """Connections over the limit that are held open at most, until each has been answered once."""
@@ -30,7 +31,7 @@ class Shared:
     is its connection's last. count_failure: is called for a call that reaches no pipeline. reserve: what connections
     over the limit share, once there was one. keys: one of which a call must show; None asks for none.
     strangers: how often those are read who have shown none. proxies: that are believed, where there are some; told: the
-    headers that are read anew with each call.
+    headers that are read anew with each call. ids: of calls whose callers give none, where they are to have one.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Shared:
         self.strangers = Strangers()
         self.proxies: Proxies | None = None
         self.told = TOLD
+        self.ids: RequestIds | None = None
         self.now_s = 0
         self._failures: dict[str, int] = {}
         self._logged_s = -1
