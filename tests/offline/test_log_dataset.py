@@ -193,6 +193,19 @@ def test_request_of_many_rows_has_an_item_in_each(pipeline_of: Callable[[str], P
                                       "price_fit"]  # fmt: skip
 
 
+def test_line_of_a_share_weighs_more(payments: Payments, tmp_path: Path) -> None:
+    """As many requests as it stands for; where all are logged there is no such column."""
+    (path, *_) = sorted((payments.folder / "log").rglob("*.parquet"))
+    table = pq.read_table(path)
+    sampled = tmp_path / "log" / "scores" / path.parent.name / path.name
+    sampled.parent.mkdir(parents=True)
+    shares = pa.array(np.where(np.arange(table.num_rows) % 2, 0.25, 1.0).astype(np.float32))
+    pq.write_table(table.set_column(table.column_names.index("share"), "share", shares), sampled)
+    out = tmp_path / "out.parquet"
+    write_log_dataset(payments.pipeline, tmp_path / "log", out, LogChoice(), lambda *told: None)
+    assert pq.read_table(out)["weight"].to_pylist() == np.where(np.arange(table.num_rows) % 2, 4.0, 1.0).tolist()
+
+
 CARD = """
 from typing import Annotated
 import tailrace as tr

@@ -38,10 +38,12 @@ from tailrace.pipeline import Pipeline
 from tailrace.release.settle import schema_of
 
 PAGE_ROWS: Final = 65_536
-_LINES: Final = ("time", "request_id", "release", "row", "request", "failed", "features", "provenance", "weight")
-_CARRIED: Final = {"request_id": "request_id", "time": "answered", "release": "release", "weight": "weight"}
+_LINES: Final = ("time", "request_id", "release", "row", "request", "failed", "share", "features", "provenance")
+_CARRIED: Final = {"request_id": "request_id", "time": "answered", "release": "release"}
 """What goes along of a line, and what its column is called: `log_…` where the request has such a field."""
 _LABEL: Final = "label"
+_WEIGHT: Final = "weight"
+"""How many requests a line stands for, where a share of them is logged."""
 _FRESH: Final = Provenance.FRESH.name.lower()
 OTHER_FEATURES: Final = "of a release that has other features"
 NO_FEATURES: Final = "without features or a score"
@@ -126,6 +128,8 @@ class _Making:
         self._check_features(redacted)
         self._labels = self._read_labels(pipeline.name)
         self._reader = LogReader(root, pipeline.name, since_ns=choice.since_ns, until_ns=choice.until_ns)
+        shares = (batch.column(0) for batch in self._reader.batches(["share"]) if batch.num_columns)
+        self._weighs = any((least := pc.min(each).as_py()) is not None and least < 1 for each in shares)
         self.left_out: Counter[str] = Counter()
         info = DatasetInfo(pipeline=pipeline.name, schema=schema_of(pipeline), features=self._names)
         self._metadata = {METADATA: msgspec.json.encode(info)}
@@ -173,6 +177,8 @@ class _Making:
         if requests is not None:
             columns |= requests.columns
         columns |= {name: page[own] for own, name in self._carried.items() if own in page.column_names}
+        if self._weighs:
+            columns[self._free(_WEIGHT)] = _weights(page)
         if labels is not None:
             columns[self._free(_LABEL)] = labels
         table = pa.table(columns).filter(pa.array(keep))
@@ -255,6 +261,13 @@ def _flags(column: Any) -> NDArray[np.bool_]:
     return np.asarray(
         column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy(), bool
     )
+
+
+def _weights(page: pa.Table) -> Any:
+    """Return how many requests each line stands for; one of an older log stands for itself."""
+    if "share" not in page.column_names:
+        return pa.array(np.ones(page.num_rows))
+    return pc.divide(1.0, pc.fill_null(page["share"].cast(pa.float64()), 1.0))
 
 
 def _cast(column: Any, kind: pa.DataType | None) -> Any:
