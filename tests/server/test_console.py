@@ -117,6 +117,20 @@ def test_row_that_is_degraded_twice_is_one_row() -> None:
     assert state["verdict"]["text"] == "Degraded 100%: stale features"
 
 
+def test_queue_and_capacity_are_told_of_all_workers() -> None:
+    """How many rows are taken now, and how many could be answered, of both workers together."""
+    counted = Counted()
+    console = Console(counted)
+    successor = counted.roll_out("r2")
+    looked(console)
+    for worker, rows in ((counted, 3), (successor, 4)):
+        worker.answer(10)
+        worker.count("tailrace_queue_rows", by=rows)
+        worker.count("tailrace_capacity_rows_per_second", by=2_500)
+    (pipeline,) = looked(console)["pipelines"]
+    assert (pipeline["waiting"], pipeline["capacity"]) == (7, 5_000)
+
+
 def test_point_of_no_traffic_says_nothing() -> None:
     """A second without calls has no quantiles, which is not a latency of 0."""
     counted = Counted()

@@ -125,6 +125,8 @@ def _head(pipeline: dict[str, Any], rates: Any) -> RenderableType:
     for name, style in (("shed", "red"), ("degraded", "yellow"), ("failed", "red")):
         line.append(f"  {name} {pipeline[name]:.2%}", style if pipeline[name] else "dim")
     most = max(rates, default=0) or 1
+    if pipeline["capacity"]:
+        line.append(f"  room for {pipeline['capacity']:,} rows/s", "dim")
     line.append("  " + "".join(BARS[round(rate / most * (len(BARS) - 1))] for rate in rates), "cyan")
     return line
 

@@ -52,7 +52,7 @@
     Panels.processes(s); Panels.alerts(s.alerts); Panels.events(s.happenings, at => Charts.point(at)); Panels.lines(whole.lines);
     const p = s.pipelines.find(each => each.name === chosen);
     if (!p) return;
-    Panels.tiles(p); Panels.waterfall(p, s.span_s); Panels.features(p); Panels.versions(p, s);
+    Panels.tiles(p); Panels.queue(p); Panels.waterfall(p, s.span_s); Panels.features(p); Panels.versions(p, s);
     Panels.slow(s.observed.slow[chosen] || [], s, minute, s.explains && !moment);
     Panels.drift((s.observed.drift || {})[chosen], s.observed.observer);
     draw(p, s);

@@ -74,7 +74,11 @@ class VersionFigures(msgspec.Struct, frozen=True):
 
 
 class PipelineFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One pipeline over the last seconds. Rates are a second, shares of the calls, times in ms."""
+    """One pipeline over the last seconds. Rates are a second, shares of the calls, times in ms.
+
+    waiting: rows taken and not yet answered, now; capacity: rows that all workers could answer a second, 0 where they
+    have learned nothing yet.
+    """
 
     name: str
     budget: float
@@ -88,6 +92,8 @@ class PipelineFigures(msgspec.Struct, frozen=True, kw_only=True):
     shed_by: dict[str, float]
     degraded_by: dict[str, float]
     errors_by: dict[str, float]
+    waiting: int
+    capacity: int
     wait: LayerFigures
     layers: list[LayerFigures]
     views: list[ViewFigures]
@@ -142,6 +148,8 @@ def _figures(metrics: MergedMetrics, snapshot: PipelineSnapshot, at_s: float) ->
         shed_by={reason: _share(count, calls) for reason, count in snapshot.shed.items()},
         degraded_by={reason: _share(count, snapshot.rows) for reason, count in snapshot.degraded.items()},
         errors_by={reason: _rate(count, span_s) for reason, count in snapshot.errors.items()},
+        waiting=metrics.value("tailrace_queue_rows", name),
+        capacity=metrics.value("tailrace_capacity_rows_per_second", name),
         wait=_layer("queue wait", snapshot.wait),
         layers=[_layer(layer, snapshot.layers[layer]) for layer in LAYERS],
         views=_views(metrics, name, span_s, at_s),

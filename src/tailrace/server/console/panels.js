@@ -38,6 +38,9 @@ const Panels = (() => {
     row.append(title, track, said);
     return row;
   }
+  function queue(p) {
+    $("wait-said").textContent = `p99; ${short(p.waiting)} ${p.waiting === 1 ? "row is" : "rows are"} taken now` + (p.capacity ? `; room for ${short(p.capacity)} a second` : "");
+  }
   function waterfall(p, span) {
     const rows = [line(p.wait.name, 0, 0, p.wait, p.budget)];
     let start = 0;
@@ -153,5 +156,5 @@ const Panels = (() => {
       return li;
     }, "No line in the last ten minutes.");
   }
-  return { tiles, waterfall, features, versions, processes, alerts, slow, drift, events, lines };
+  return { tiles, queue, waterfall, features, versions, processes, alerts, slow, drift, events, lines };
 })();
