@@ -19,7 +19,7 @@ Other = Annotated[
 Requests = Annotated[
     Path,
     typer.Option(
-        help="Requests, JSON lines or Parquet; or what `serve --sample-requests` wrote (FILE, or FILE.0, FILE.1, …).",
+        help="Requests, JSON lines or Parquet; or what `serve` wrote with --sample-requests FILE, or --log DIR.",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Requests to be replayed: as callers send them, JSON lines or Parquet, or as `serve --sample-requests` wrote them."""
+"""Requests to be replayed: as callers send them, JSON lines or Parquet, or as they were served: a sample, or a log."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tailrace.codecs.json import JsonCodec
 from tailrace.errors import ServingError, SetupError, SourceError
 from tailrace.monitor.samples import StoredSample, sample_files
 from tailrace.offline.parquet_requests import ParquetRequests
+from tailrace.offline.whatif.logged import LoggedLines
 from tailrace.offline.whatif.outcomes import outcome_text
 from tailrace.pipeline import Pipeline
 from tailrace.request.rows import RowCount
@@ -54,12 +55,13 @@ class Asked(NamedTuple):
 
 
 class RequestLines:
-    """Reads the requests of a file, JSON lines or Parquet, or of a server's sample files.
+    """Reads the requests of a file, JSON lines or Parquet, of a server's sample files, or of its prediction log.
 
     pipelines: of both sides. rows: counts those of a request. features: what a sample must have recorded. label: the
     name in a line that has its outcome.
-    bytes_done, bytes_total: how far it is; of Parquet, rows. unread: lines that are no request; others: samples of
-    other pipelines, or of other features. Raises SourceError where there is no such file, or one cannot be read.
+    bytes_done, bytes_total: how far it is; of Parquet and of a log, rows. unread: lines that are no request; others:
+    samples of other pipelines, or of other features. Raises SourceError where there is no such file, or one cannot be
+    read, and SetupError for a log of neither pipeline.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class RequestLines:
         label: str | None,
     ) -> None:
         types = list(dict.fromkeys(pipeline.request for pipeline in pipelines))
-        self.files = _files(path)
-        self._table = ParquetRequests(path, types) if _is_parquet(self.files[0]) else None
+        self._log = LoggedLines(path, pipelines) if path.is_dir() else None
+        self.files = [] if self._log else _files(path)
+        self._table = ParquetRequests(path, types) if self.files and _is_parquet(self.files[0]) else None
         self.bytes_done, self.bytes_total = 0, sum(each.stat().st_size for each in self.files)
-        if self._table is not None:
-            self.bytes_total = self._table.rows
+        if (rows_total := self._table or self._log) is not None:
+            self.bytes_total = rows_total.rows
         self.unread, self.others = LeftOut(), LeftOut()
         self._names = {pipeline.name for pipeline in pipelines}
         self._features = features
@@ -84,7 +87,7 @@ class RequestLines:
         self._decoders = [JsonCodec(each, array_max=1).decode for each in types]
         self._sample = msgspec.json.Decoder(StoredSample).decode
         self._labelled = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-        self.are_samples = self._table is None and self._begins_with_sample()
+        self.are_samples = self._log is not None or (self._table is None and self._begins_with_sample())
 
     def _begins_with_sample(self) -> bool:
         """Return whether the first line that is JSON is a sample."""
@@ -101,6 +104,11 @@ class RequestLines:
         """Give the lines that are not empty, each with its place."""
         if self._table is not None:
             yield from self._rows(self._table)
+            return
+        if self._log is not None:
+            for done, where, line in self._log.lines():
+                self.bytes_done = done
+                yield where, line
             return
         for path in self.files:
             try:
