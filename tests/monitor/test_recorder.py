@@ -199,7 +199,10 @@ def test_pipelines_counters_hear_of_refusals(block: MetricBlock) -> None:
     assert isinstance(BatchRecorder(block, "fraud"), RefusalRecorder)
 
 
-KEPT_IN_SECONDS = {"tailrace_view_refreshed_timestamp_seconds", "tailrace_process_cpu_seconds_total"}
+KEPT_IN_SECONDS = {
+    "tailrace_view_refreshed_timestamp_seconds", "tailrace_process_cpu_seconds_total",
+    "tailrace_feature_age_seconds", "tailrace_feature_age_max_seconds",
+}  # fmt: skip
 
 
 def test_metric_names_follow_their_kind() -> None:

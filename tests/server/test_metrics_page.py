@@ -6,10 +6,12 @@ import os
 
 import pytest
 
+from tailrace.monitor.ages import ViewAge
 from tailrace.monitor.merging import merge_blocks
+from tailrace.monitor.observed import Observed
 from tailrace.server.admin import OPEN_METRICS, CompanionStatus, WorkerStatus
 from tailrace.server.endpoint import Answer, Page
-from tailrace.server.metrics_page import BURST_S, KEPT_S_MAX, SHARE, MetricsPage, own_values
+from tailrace.server.metrics_page import BURST_S, KEPT_S_MAX, SHARE, MetricsPage, observed_values, own_values
 from tailrace.server.process_use import cpu_s, rss_bytes
 
 
@@ -105,3 +107,13 @@ def test_supervisor_tells_what_its_processes_use() -> None:
 def test_process_that_is_gone_uses_nothing() -> None:
     """It may end between the look and the question."""
     assert (cpu_s(1 << 30), rss_bytes(1 << 30)) == (0.0, 0)
+
+
+def test_observer_that_is_silent_has_no_values() -> None:
+    """What it has said of rows' ages is told; without an observer nothing is made up."""
+    assert observed_values(None) == {}
+    observed = Observed(at_s=1.0, ages={"fraud": {"Profile": ViewAge(60.0, 3_600.0, 9)}})
+    assert observed_values(observed) == {
+        ("tailrace_feature_age_seconds", ("fraud", "Profile")): 60.0,
+        ("tailrace_feature_age_max_seconds", ("fraud", "Profile")): 3_600.0,
+    }

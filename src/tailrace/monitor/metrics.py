@@ -145,6 +145,18 @@ _TABLE: Final = (
         ("pipeline", "kind"), owner="observer",
     ),
     Metric(
+        "tailrace_drift_severity", "gauge", "How far the series drift that do so most; above 1 it matters.",
+        ("pipeline", "kind", "series"), owner="supervisor",
+    ),
+    Metric(
+        "tailrace_feature_age_seconds", "gauge", "Age of the rows served last, the median.", ("pipeline", "view"),
+        owner="supervisor",
+    ),
+    Metric(
+        "tailrace_feature_age_max_seconds", "gauge", "Age of the oldest of them.", ("pipeline", "view"),
+        owner="supervisor",
+    ),
+    Metric(
         "tailrace_spans_total", "counter", "Spans of traced requests, by what became of them.", ("outcome",),
         owner="observer",
     ),
@@ -181,6 +193,9 @@ _TABLE: Final = (
     Metric(
         "tailrace_process_rss_bytes", "gauge", "Resident memory of a process.", ("process",), owner="supervisor"
     ),
+    Metric("tailrace_gpu_busy_ratio", "gauge", "Share of the time a GPU is at work.", ("gpu",), owner="supervisor"),
+    Metric("tailrace_gpu_memory_bytes", "gauge", "Memory of a GPU.", ("gpu",), owner="supervisor"),
+    Metric("tailrace_gpu_memory_used_bytes", "gauge", "What of it is taken.", ("gpu",), owner="supervisor"),
     Metric(
         "tailrace_alert_firing", "gauge", "1 while an alert fires.", ("pipeline", "alert", "severity"),
         owner="supervisor",

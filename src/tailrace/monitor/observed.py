@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from tailrace.monitor.ages import ViewAge
 from tailrace.monitor.drift.outcomes import LiveOutcomes
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.exemplars import Exemplar
@@ -22,6 +23,7 @@ class Observed(msgspec.Struct, tag=True, kw_only=True):
     drift: the last window of each pipeline. outcomes: how good the predictions of each were, where labels have come.
     slow: of each pipeline the slowest requests of the last minute and of ten, the slowest first. traces: how their
     export is doing; None unless they are exported. exemplars: of each bucket of a pipeline's times the last trace.
+    ages: of the rows that were served last, by pipeline and view.
     """
 
     at_s: float
@@ -30,3 +32,4 @@ class Observed(msgspec.Struct, tag=True, kw_only=True):
     slow: dict[str, tuple[SlowRequest, ...]] = {}
     traces: TraceState | None = None
     exemplars: dict[str, tuple[Exemplar, ...]] = {}
+    ages: dict[str, dict[str, ViewAge]] = {}

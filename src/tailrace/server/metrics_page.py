@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from tailrace.monitor.drift.outcome_values import outcome_values
 from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.monitor.observed import Observed
 from tailrace.server.admin import CompanionStatus, ReleaseStatus, WorkerStatus
@@ -80,6 +81,21 @@ def own_values(
     pids = [(f"worker-{worker.slot}", worker.pid) for worker in workers]
     pids += [(companion.name, companion.pid) for companion in companions]
     return values | _use([*pids, (SUPERVISOR, pid)])
+
+
+def observed_values(observed: Observed | None) -> dict[Key, float]:
+    """Return what the observer has made of predictions; nothing where it says nothing."""
+    if observed is None:
+        return {}
+    values: dict[Key, float] = {}
+    for pipeline, drift in observed.drift.items():
+        for each in drift.series:  # the worst of them, and no more than are shown
+            values["tailrace_drift_severity", (pipeline, each.kind, each.series)] = each.severity
+    for pipeline, ages in observed.ages.items():
+        for view, age in ages.items():
+            values["tailrace_feature_age_seconds", (pipeline, view)] = age.median_s
+            values["tailrace_feature_age_max_seconds", (pipeline, view)] = age.max_s
+    return values | outcome_values(observed.outcomes)
 
 
 def _use(pids: Iterable[tuple[str, int]]) -> dict[Key, float]:

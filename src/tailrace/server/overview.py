@@ -13,7 +13,6 @@ from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.sinks import Sink
 from tailrace.monitor.alerts.watch import Alert
-from tailrace.monitor.drift.outcome_values import outcome_values
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.monitor.merging import Merger
@@ -25,8 +24,9 @@ from tailrace.server.adoption import Adoption
 from tailrace.server.alerting import Alerting
 from tailrace.server.child import Child
 from tailrace.server.control import Ready
+from tailrace.server.gpus import open_gpus
 from tailrace.server.logging import logger
-from tailrace.server.metrics_page import MetricsPage, own_values
+from tailrace.server.metrics_page import MetricsPage, observed_values, own_values
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot
 from tailrace.version import VERSION
@@ -75,6 +75,7 @@ class Overview:
         self._signatures_required = signatures_required
         self._started_s = time.monotonic()
         self._recent = Recent()
+        self._gpus = open_gpus()
         self._page = MetricsPage(self._merge_now, self._own_values)
         self._samples: deque[MergedMetrics] = deque(maxlen=2)
         self.alerting = Alerting(self.merge, self._declared, sinks, logger(pid=os.getpid()), self.drift)
@@ -95,8 +96,8 @@ class Overview:
     def _own_values(self) -> dict[Key, float]:
         """Return the values of the metrics that nobody counts in a block."""
         values = own_values(self.releases(), self.workers(), self.companions(), os.getpid())
-        observed = self.observed()
-        return values | self.alerting.values() | ({} if observed is None else outcome_values(observed.outcomes))
+        values |= self.alerting.values() | observed_values(self.observed())
+        return values if self._gpus is None else values | self._gpus.values()
 
     def status(self) -> Status:
         """Return what runs, and how it has been doing."""

@@ -10,6 +10,7 @@ from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.control import CompanionAssignment
+from tailrace.server.observed_ages import ObservedAges
 from tailrace.server.observed_drift import ObservedDrift
 from tailrace.server.observed_exemplars import ObservedExemplars
 from tailrace.server.observed_slow import ObservedSlow
@@ -43,7 +44,7 @@ def open_watches(task: CompanionAssignment, block: MetricBlock, counts: Predicti
     options = task.options
     folder = None if options.log is None else Path(options.log)
     exemplars = ObservedExemplars(task)
-    watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow(), exemplars]
+    watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow(), ObservedAges(), exemplars]
     if options.traces is not None:
         from tailrace.server.observed_traces import ObservedTraces
 
