@@ -19,6 +19,7 @@ from tailrace.monitor.layout import (
     PipelineShape,
     consumer_layout,
     courier_layout,
+    forwarder_layout,
     ingester_layout,
     observer_layout,
     refresher_layout,
@@ -124,6 +125,7 @@ WHOLE_SHAPE = PipelineShape(
 LAYOUTS = [
     worker_layout([WHOLE_SHAPE], 0, "r1"), ingester_layout(["payments"]), consumer_layout("payments"),
     refresher_layout([("fraud", "Profile")]), courier_layout(["fraud"]), observer_layout(["fraud"]),
+    forwarder_layout("redis://127.0.0.1:6379/0?stream=log"),
 ]  # fmt: skip
 
 

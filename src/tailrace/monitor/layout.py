@@ -189,6 +189,14 @@ def observer_layout(pipelines: Sequence[str]) -> SeriesLayout:
     return SeriesLayout(tuple(builder.series))
 
 
+def forwarder_layout(sink: str) -> SeriesLayout:
+    """Return the layout of a forwarder. sink: where it sends the prediction log."""
+    builder = _LayoutBuilder("")
+    for name in ("sent_total", "unsent_total", "waiting_bytes", "waiting_seconds"):
+        builder.add(f"tailrace_log_{name}", sink)
+    return SeriesLayout(tuple(builder.series))
+
+
 class _LayoutBuilder:
     """Lays series one behind the other."""
 

@@ -14,14 +14,16 @@ from tailrace.inference.remote.failure import RemoteFault
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "ns"]
+Owner = Literal["worker", "ingester", "consumer", "refresher", "courier", "observer", "forwarder", "supervisor"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric: how it is exported. Times are kept in nanoseconds and exported in seconds (`unit` ns).
 
-    owner: who counts it, each worker, the ingester, a consumer, the refresher, the courier or the observer in its
-    shared block, or the supervisor itself. Events are counted by the ingester, and by each consumer that brings some.
+    owner: who counts it, each worker, the ingester, a consumer, the refresher, the courier, the observer or a
+    forwarder in its shared block, or the supervisor itself. Events are counted by the ingester, and by each consumer
+    that brings some.
     """
 
     name: str
@@ -29,7 +31,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     unit: Unit = ""
-    owner: Literal["worker", "ingester", "consumer", "refresher", "courier", "observer", "supervisor"] = "worker"
+    owner: Owner = "worker"
 
 
 _TABLE: Final = (
@@ -135,6 +137,21 @@ _TABLE: Final = (
     Metric(
         "tailrace_predictions_lost_total", "counter", "Requests that did not come into the prediction log.",
         ("reason",), owner="observer",
+    ),
+    Metric(
+        "tailrace_log_sent_total", "counter", "Lines of the prediction log that a sink has.", ("sink",),
+        owner="forwarder",
+    ),
+    Metric(
+        "tailrace_log_unsent_total", "counter", "Lines that went from the disk before a sink had them.", ("sink",),
+        owner="forwarder",
+    ),
+    Metric(
+        "tailrace_log_waiting_bytes", "gauge", "Of the log, what a sink does not have yet.", ("sink",),
+        owner="forwarder",
+    ),
+    Metric(
+        "tailrace_log_waiting_seconds", "gauge", "Since a sink had all there was.", ("sink",), "ns", "forwarder",
     ),
     Metric(
         "tailrace_drift_alarms", "gauge", "Series with an alarm of drift, in the last windows or over whole seasons.",

@@ -17,6 +17,7 @@ from tailrace.monitor.shared import OwnedBlock
 from tailrace.release.pinned import Pin
 from tailrace.server.child import Child
 from tailrace.server.control import CompanionAssignment
+from tailrace.server.forwarding.address import SinkAddress
 from tailrace.server.options import ServeOptions
 from tailrace.server.role import ChildRole
 from tailrace.server.workers import WORKERS_DRAIN
@@ -26,12 +27,14 @@ REFRESHER: Final = "refresher"
 CONSUMER: Final = "consumer"
 COURIER: Final = "courier"
 OBSERVER: Final = "observer"
+FORWARDER: Final = "forwarder"
 MODULES: Final = {
     INGESTER: "tailrace.server.ingester",
     REFRESHER: "tailrace.refresher",
     CONSUMER: "tailrace.server.consumer",
     COURIER: "tailrace.server.accepted.courier",
     OBSERVER: "tailrace.server.observer",
+    FORWARDER: "tailrace.server.forwarding.forwarder",
 }
 
 
@@ -72,7 +75,8 @@ def open_companions(options: ServeOptions, pin: Pin, rings: tuple[int, ...] = ()
     ends the server. A view that is not refreshed is stale at worst. A broker that is gone keeps its events, so that a
     consumer can wait for it. It is asleep until the ingester has made known to the stores what views there are. A
     courier without a secret to sign with can deliver nothing: a start of it that fails ends the server. Without the
-    observer all is served, and nothing logged. rings: what it reads.
+    observer all is served, and nothing logged. rings: what it reads. A forwarder is drained when the observer is gone,
+    whose last lines it sends.
     """
     children = [_companion(INGESTER, options, pin, ends_server=True, asleep=True)]
     if options.refresh:
@@ -81,9 +85,20 @@ def open_companions(options: ServeOptions, pin: Pin, rings: tuple[int, ...] = ()
         children.append(_companion(COURIER, options, pin, ends_server=True, asleep=False))
     if rings:
         children.append(_companion(OBSERVER, options, pin, ends_server=False, asleep=False, rings=rings))
+    for sink in options.log_to:
+        shown = SinkAddress.parse(sink).shown
+        children.append(
+            _companion(FORWARDER, options, pin, ends_server=False, asleep=False, origin=sink, shown=shown, order=2)
+        )
     return children + [
-        _companion(CONSUMER, options, pin, ends_server=False, asleep=True, origin=origin) for origin in options.ingest
+        _companion(CONSUMER, options, pin, ends_server=False, asleep=True, origin=origin, shown=_shown(origin))
+        for origin in options.ingest
     ]
+
+
+def _shown(origin: str) -> str:
+    """Return what may be told of where events come from."""
+    return StreamOrigin.parse(origin).shown
 
 
 def _companion(
@@ -94,7 +109,9 @@ def _companion(
     ends_server: bool,
     asleep: bool,
     origin: str = "",
+    shown: str = "",
     rings: tuple[int, ...] = (),
+    order: int = 1,
 ) -> Child:
     role = ChildRole(
         name=name,
@@ -105,9 +122,8 @@ def _companion(
         heartbeat_s=options.heartbeat_s,
         frozen_s=options.frozen_s,
         drain_s=options.drain_s,
-        drain_order=WORKERS_DRAIN + 1,
+        drain_order=WORKERS_DRAIN + order,
     )
     block = OwnedBlock(name)
     assignment = CompanionAssignment(metrics_fd=block.fd, options=options, pin=pin, origin=origin, ring_fds=rings)
-    shown = StreamOrigin.parse(origin).shown if origin else ""
     return Child(role, assignment, fds=(block.fd, *rings), block=block, asleep=asleep, origin=shown)

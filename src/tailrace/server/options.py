@@ -115,6 +115,13 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         said("Keep what is predicted, and of what, in Parquet files under DIR.", metavar="DIR", env="TAILRACE_LOG"),
     ] = None
+    log_to: Annotated[
+        tuple[str, ...],
+        said(
+            "Send the log on: s3://…, kafka://HOST:PORT/TOPIC, redis://…?stream=KEY; may be repeated.",
+            metavar="URL", env="TAILRACE_LOG_TO",
+        ),
+    ] = ()  # fmt: skip
     log_retention_s: Annotated[float, said("Seconds for which the files of --log are kept.")] = 2_592_000.0
     log_bytes_max: Annotated[int, said("Bytes that they may take; the oldest go first.")] = 10 << 30
     traces: Annotated[
@@ -239,8 +246,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
             "grpc_calls_max", "grpc_streams_max",
         ):  # fmt: skip
             _check_range(name, getattr(self, name), 1, 1 << 40)
-        _check_range("log_retention_s", self.log_retention_s, 60, 3_162_240_000)
-        _check_range("log_bytes_max", self.log_bytes_max, 1 << 20, 1 << 50)
+        self._check_log()
         _check_range("accepted_max", self.accepted_max, 1, 1 << 32)
         _check_range("accepted_bytes_max", self.accepted_bytes_max, 1 << 20, 1 << 40)
         _check_range("accepted_retention_s", self.accepted_retention_s, 1, 31_622_400)
@@ -281,6 +287,16 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         _check_range("ingest", len(self.ingest), 0, ORIGINS_MAX)
         for origin in self.ingest:
             StreamOrigin.parse(origin)
+
+    def _check_log(self) -> None:
+        """Raise SetupError for bounds of the log, or for what it cannot be sent on to."""
+        _check_range("log_retention_s", self.log_retention_s, 60, 3_162_240_000)
+        _check_range("log_bytes_max", self.log_bytes_max, 1 << 20, 1 << 50)
+        if self.log_to:
+            from tailrace.server.forwarding.address import SINKS_MAX, check_sinks
+
+            _check_range("log_to", len(self.log_to), 0, SINKS_MAX)
+            check_sinks(self.log_to, self.log)
 
     @property
     def asks_callers(self) -> bool:
