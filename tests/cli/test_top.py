@@ -8,6 +8,7 @@ import time
 from collections import deque
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -85,6 +86,16 @@ def test_top_follows_drift_that_is_told_once() -> None:
     assert _or_last(None, {"fraud": 1}) == {"fraud": 1}
     assert _or_last({}, {"fraud": 1}) == {}
     assert _or_last(None, None) == {}
+
+
+def test_top_of_another_version_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose console tells less is an error with what to do, not a traceback."""
+    state = json.loads(filled(Counted(), 3).whole())["state"]
+    del state["observed"]
+    monkeypatch.setattr("tailrace.cli.top._state", lambda url, token: state)
+    found = CliRunner().invoke(app, ["top", "http://127.0.0.1:1", "--once"])
+    assert isinstance(found.exception, SetupError)
+    assert "the version that the server has" in str(found.exception)
 
 
 def test_names_do_nothing_to_the_terminal() -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from serving import Server, connect, fetch, load, serving, wait_for
+from visits import fill
 
+from features.redis_server import RedisServer
 from tailrace.server.console.feed import LISTENERS_MAX, STUCK_MESSAGES_MAX
 
 pytestmark = pytest.mark.slow
@@ -130,6 +132,30 @@ def test_killed_worker_is_on_the_timeline(file: Path, tmp_path: Path) -> None:
         wait_for(lambda: "worker 1 has died and is started anew" in texts(server, "happenings"), LIMIT_S)
         wait_for(lambda: "worker 1 is ready" in texts(server, "happenings"), LIMIT_S)
         assert "cause=signal SIGKILL" in texts(server, "lines")
+
+
+def test_breaker_that_opens_is_on_the_timeline_and_in_the_verdict(tmp_path: Path, pipelines_dir: Path) -> None:
+    """Of a Redis that is stopped under a server, and that comes back."""
+    file, redis = pipelines_dir / "faulted.py", RedisServer(tmp_path)
+    redis.start()
+    try:
+        fill(redis.url, file)
+        with serving(tmp_path / "out", file, "--store", redis.url) as server:
+
+            def told(text: str) -> bool:
+                server.ask("faulted", {"customer_id": 7, "shop_id": "shop-7"})
+                return text in texts(server, "happenings")
+
+            redis.pause()
+            try:
+                wait_for(lambda: told("faulted: the breaker of the store has opened"), LIMIT_S)
+                wait_for(lambda: told("Breakers open: 1") or told("Degraded"), LIMIT_S)
+            finally:
+                redis.resume()
+            wait_for(lambda: told("faulted: the breaker of the store has closed"), LIMIT_S)
+            assert "answers degraded" in texts(server, "lines")
+    finally:
+        redis.kill()
 
 
 def test_thousand_consoles_leave_serving_untouched(file: Path, tmp_path: Path) -> None:

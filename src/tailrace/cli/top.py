@@ -53,7 +53,10 @@ def top(
 
     console = Console()
     if once or not console.is_terminal:
-        console.print(screen(_state(url, token), {}))
+        try:
+            console.print(screen(_state(url, token), {}))
+        except KeyError as error:
+            raise _is_another(url, error) from error
         return
     _follow(url, token, console)
 
@@ -75,12 +78,21 @@ def _follow(url: str, token: str | None, console: Any) -> None:
                     live.update(screen(state, rates), refresh=True)
             except KeyboardInterrupt:
                 return
+            except KeyError as error:
+                raise _is_another(url, error) from error
             except (OSError, ValueError, SetupError) as error:
                 live.update(Text(f"{url}: {error}; trying again", style="red"), refresh=True)
             try:
                 time.sleep(RETRY_S)
             except KeyboardInterrupt:
                 return
+
+
+def _is_another(url: str, error: KeyError) -> SetupError:
+    """Return the error for a server whose console tells other things."""
+    return SetupError(
+        f"its console does not tell {error}", where=url, next="use the tailrace of the version that the server has"
+    )
 
 
 def screen(state: dict[str, Any], rates: dict[str, deque[float]]) -> RenderableType:
