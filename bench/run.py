@@ -42,6 +42,7 @@ import load_curve
 import models
 import monitoring_console
 import monitoring_drift
+import monitoring_explain
 import monitoring_log
 import monitoring_metrics
 import open_loop
@@ -85,6 +86,7 @@ PARTS: Final = {
         models,
         monitoring_console,
         monitoring_drift,
+        monitoring_explain,
         monitoring_log,
         monitoring_metrics,
     )

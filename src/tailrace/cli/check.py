@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import tempfile
 from dataclasses import asdict
@@ -73,6 +72,8 @@ def _check(
     pipeline: Pipeline, store: str | None, choice: RegistryChoice, folder: Path, *, as_json: bool
 ) -> dict[str, Any]:
     """Check a pipeline, print what came of it unless JSON is wanted, and return its report."""
+    import asyncio
+
     from tailrace.compile.checking import check_pipeline
     from tailrace.deadline import MonotonicClock
     from tailrace.errors import CompileError

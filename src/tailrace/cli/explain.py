@@ -35,8 +35,8 @@ def explain(  # noqa: PLR0917 - one parameter an option
     store: Annotated[
         str | None, typer.Option(help="Online store that --replay reads, in place of the declared.")
     ] = None,
-    no_contributions: Annotated[
-        bool, typer.Option("--no-contributions", help="Leave out what each feature adds to the score: faster.")
+    log_only: Annotated[
+        bool, typer.Option("--log-only", help="Leave out what its release knows: faster, and no code of it runs.")
     ] = False,
     replay: Annotated[
         bool, typer.Option("--replay", help="Score it again by its release, and show both beside each other.")
@@ -56,12 +56,16 @@ def explain(  # noqa: PLR0917 - one parameter an option
 
         tailrace explain order-4711 --log /var/lib/tailrace/log --replay
     """
+    from tailrace.errors import SetupError
     from tailrace.monitor.log.lookup import REQUEST_ID, TRACE
     from tailrace.offline.explanation.explain import DEFAULT_RELEASES, Asking, explain_request, is_well
 
+    if log_only and replay:
+        raise SetupError("the release scores a request again, and is not to be asked", where="--replay",
+                         next="leave --log-only out")  # fmt: skip
     asking = Asking(
         log=log, by=TRACE if trace else REQUEST_ID, pipeline=pipeline, at=None if at is None else _time(at),
-        releases=releases or [Path(DEFAULT_RELEASES)], store=store, contributions=not no_contributions, replay=replay,
+        releases=releases or [Path(DEFAULT_RELEASES)], store=store, by_release=not log_only, replay=replay,
     )  # fmt: skip
     found = explain_request(request_id, asking)
     if as_json:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
+import msgspec
 import typer
 
-from tailrace.request.rows import ARRAY_MAX
+from tailrace.server.options import ServeOptions
+
+ARRAY_MAX: Final[int] = {each.name: each.default for each in msgspec.structs.fields(ServeOptions)}["array_max"]
 
 
 def openapi(

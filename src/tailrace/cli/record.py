@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +47,8 @@ def record(  # noqa: PLR0917 - typer reads each option from a parameter
 
         tailrace record http://127.0.0.1:8080 --pipeline fraud --where 'status>=400' --out failing.trr
     """
+    import asyncio
+
     from tailrace.recording.condition import Condition, Wanted
     from tailrace.recording.file import write_recording
     from tailrace.recording.session import Limits, record, redaction_of

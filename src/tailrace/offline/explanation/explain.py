@@ -27,7 +27,7 @@ class Asking:
     """What is asked of a log.
 
     by: the column that has the id. pipeline, at: what is searched, see `find_lines`. releases: directories of releases.
-    store: in place of the declared one. contributions, replay: whether these are told.
+    store: in place of the declared. by_release: whether the release tells what it knows; replay: and scores it again.
     """
 
     log: Path
@@ -36,7 +36,7 @@ class Asking:
     at: datetime | None = None
     releases: Sequence[Path] = ()
     store: str | None = None
-    contributions: bool = True
+    by_release: bool = True
     replay: bool = False
 
 
@@ -44,7 +44,7 @@ def explain_request(wanted: str, asking: Asking) -> Explanation:
     """Return all that is known of a request. Raises SetupError where there is no log."""
     lookup = find_lines(asking.log, wanted, by=asking.by, pipeline=asking.pipeline, at=asking.at)
     answered = answers_of(lookup.lines)[-ANSWERED_MAX:]
-    if answered:
+    if answered and asking.by_release:
         _tell_releases(answered, asking)
     return Explanation(request_id=wanted, searched=_searched(asking.log, lookup), answered=answered)
 
@@ -64,7 +64,7 @@ def _tell_releases(answered: Sequence[Answered], asking: Asking) -> None:
     told = ReleaseTold(newest.release, asking.releases, asking.store)
     for each in answered:
         if each.release == newest.release:
-            told.tell(each, contributions=asking.contributions, replay=asking.replay)
+            told.tell(each, replay=asking.replay)
         else:
             each.release_note = ANOTHER
 

@@ -38,7 +38,7 @@ class ReleaseTold:
         self._store = store
         self._rescorings: dict[str, Rescoring] = {}
 
-    def tell(self, answered: Answered, *, contributions: bool, replay: bool) -> None:
+    def tell(self, answered: Answered, *, replay: bool) -> None:
         """Add to a request what its release knows of it, or why it tells nothing."""
         opened = self._opened
         pipeline = opened if isinstance(opened, str) else pipeline_of(opened, answered.pipeline)
@@ -48,8 +48,6 @@ class ReleaseTold:
                 answered.replay = Replay(logged=Rescored(fault=str(pipeline)), now=Rescored(fault=str(pipeline)))
             return
         _tell_declared(answered, pipeline, opened)
-        if not contributions and not replay:
-            return
         try:
             rescoring = self._rescoring(opened, pipeline)
         except TailraceError as error:
