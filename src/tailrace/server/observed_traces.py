@@ -13,13 +13,13 @@ import structlog
 
 from tailrace.monitor.exemplars import Exemplars
 from tailrace.monitor.observed import Observed
-from tailrace.monitor.predictions import CallFacts, Predictions
+from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.tracing.endpoint import TraceEndpoint
 from tailrace.monitor.tracing.exporter import CallSpans, SpanExporter
 from tailrace.monitor.tracing.outcomes import SpanCounts, TraceState
-from tailrace.monitor.tracing.sampling import Kept, TailSampler
-from tailrace.monitor.tracing.spans import CARRIER_CALLS_MAX, Ids, carrier_of, ids_of, spans_of
+from tailrace.monitor.tracing.sampling import TailSampler
+from tailrace.monitor.tracing.traced import traced
 from tailrace.server.control import CompanionAssignment
 from tailrace.server.declared import load_all
 
@@ -55,16 +55,13 @@ class ObservedTraces:
         try:
             kept, beyond = self._sampler.choose(predictions, calls)
             self._exporter.count_limited(beyond)
-            resource = self._resources.of(predictions.release, predictions.slot) if kept else {}
-            carriers: dict[int, Ids | None] = {}
-            for each in kept:
-                batch = int(calls.batch[each.call])
-                if batch not in carriers:
-                    carriers[batch] = self._carrier(predictions, calls, batch, kept)
-                ids = _ids(predictions, calls, each.call, each.request)
-                whole_ns, answered_ns = predictions.whole_ns[each.request], predictions.answered_ns[each.request]
-                self._exemplars.note(predictions.pipeline, ids.trace.hex(), int(whole_ns), int(answered_ns))
-                self._exporter.put(CallSpans(resource, spans_of(predictions, calls, each, ids, carriers[batch])))
+            if kept:
+                resource = self._resources.of(predictions.release, predictions.slot)
+                for spans in traced(predictions, calls, kept, self._sampler.share):
+                    own = spans[0]
+                    whole_ns = own.end_ns - own.start_ns
+                    self._exemplars.note(predictions.pipeline, own.trace_id.hex(), whole_ns, own.end_ns)
+                    self._exporter.put(CallSpans(resource, spans))
         except Exception as error:  # of ours: the watches beside this one are to go on
             self._warn("spans are not made", repr(error))
 
@@ -85,16 +82,6 @@ class ObservedTraces:
     def close(self) -> None:
         """Send what is left."""
         self._exporter.close(CLOSE_S)
-
-    def _carrier(self, found: Predictions, calls: CallFacts, batch: int, kept: list[Kept]) -> Ids | None:
-        """Return the ids of the call that a batch's remote calls are part of; None where it is not traced."""
-        places = (calls.batch == batch).nonzero()[0][:CARRIER_CALLS_MAX].tolist()
-        first = dict(zip(reversed(calls.request_call.tolist()), range(len(found.requests) - 1, -1, -1), strict=True))
-        told = [(found.request_ids[first[place]] if place in first else "", calls.parents[place]) for place in places]
-        chosen = carrier_of(told, self._sampler.share)
-        if chosen < 0 or not any(each.call == places[chosen] for each in kept):
-            return None
-        return _ids(found, calls, places[chosen], first[places[chosen]])
 
     def _warn(self, event: str, cause: str, **facts: Any) -> bool:
         """Log a fault, at most once a minute; return whether it was logged."""
@@ -136,8 +123,3 @@ def read_attributes(text: str) -> dict[str, str]:
     """Return attributes as `OTEL_RESOURCE_ATTRIBUTES` has them, name=value,…; what is not well formed is left out."""
     pairs = (part.partition("=") for part in text.split(","))
     return {name.strip(): unquote(value.strip()) for name, sign, value in pairs if sign and name.strip()}
-
-
-def _ids(found: Predictions, calls: CallFacts, call: int, request: int) -> Ids:
-    """Return the ids of a call's spans."""
-    return ids_of(found.request_ids[request], calls.parents[call], int(calls.arrivals_ns[call]))

@@ -19,6 +19,7 @@ from tailrace.monitor.tracing.sampling import (
     TailSampler,
 )
 from tailrace.monitor.tracing.spans import INTERNAL, SERVER, Span, carrier_of, ids_of, spans_of
+from tailrace.monitor.tracing.traced import traced
 from tailrace.testing import ManualClock
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -227,3 +228,15 @@ def test_remote_calls_of_a_batch_are_part_of_its_first_sampled_call() -> None:
     assert links == {"inference": ((carrier.trace, child_id_of(carrier.span, "inference")),)}
     own = spans_of(found, facts, Kept(1, 1, ("rate",)), carrier, carrier)
     assert not any(span.links for span in own)
+
+
+def test_calls_of_a_batch_link_to_the_one_that_its_remote_calls_are_part_of() -> None:
+    """The first that is sampled, where it is traced; each batch has its own."""
+    found, facts = served(calls=4, parents={0: UNASKED, 1: ASKED, 2: ASKED, 3: ASKED})
+    facts.batch[3] = 1
+    kept, _ = sampler().choose(found, facts)
+    linked = [spans[4].links for spans in traced(found, facts, kept, 0.0)]
+    carrier = ids_of("id-1", ASKED, 1)
+    assert linked == [(), ((carrier.trace, carrier.inference),), ()]
+    (lone,) = traced(found, facts, [kept[1]], 0.0)
+    assert not any(span.links for span in lone)

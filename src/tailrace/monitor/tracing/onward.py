@@ -33,6 +33,5 @@ class OnwardTrace:
 
 
 def _told(call: Call) -> tuple[str, bytes]:
-    """Return a call's id, and the span of its caller."""
-    trace = call.trace
-    return call.identify(), b"" if trace is None else trace.parent
+    """Return a call's id, and its caller's span, as the observer is told them."""
+    return call.identify(), call.source()[1]

@@ -160,6 +160,8 @@ def _facts(found: Predictions, calls: CallFacts, kept: Kept) -> dict[str, Any]:
     }
     if found.request_ids[request]:
         told["tailrace.request_id"] = found.request_ids[request]
+    if found.coalesced is not None and found.coalesced[request]:
+        told["tailrace.coalesced"] = found.coalesced[request]
     if found.clients[request]:
         told["client.address"] = found.clients[request]
     if found.errors[request]:
