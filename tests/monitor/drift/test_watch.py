@@ -162,6 +162,23 @@ def test_two_deviations_of_a_decision_are_told(profile: Profile) -> None:
     assert not found.alarms  # it is less than what matters
 
 
+def test_rare_decision_deviates_by_some_rows_not_by_one(profile: Profile) -> None:
+    """Of a decision that hardly ever is, three rows more are chance; ten are not, nor where it never was before."""
+    watched = Watched(profile)
+
+    def blocked(count: int) -> Any:
+        return lambda values: np.where(np.arange(len(values)) < count, 2, np.arange(len(values)) % 2)
+
+    for number in range(30):
+        told = watched.window(decision=blocked(number % 7 == 0))
+    for _ in range(5):
+        told = watched.window(decision=blocked(3))
+        assert not finding(told, "decision").is_deviating
+    for _ in range(5):
+        told = watched.window(decision=blocked(10))
+    assert finding(told, "decision").is_deviating
+
+
 def test_window_with_few_rows_goes_on(profile: Profile) -> None:
     """Fewer rows than are needed make no finding, and are not lost."""
     watched = Watched(profile)

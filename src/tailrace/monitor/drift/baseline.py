@@ -67,6 +67,15 @@ class Baseline:
         return np.asarray(np.sqrt(_variance(self.means, self.mean_squares, self.windows)))
 
     @property
+    def widening(self) -> Floats:
+        """How much wider two deviations are for who knows them by so few windows: Student's t, of one window more.
+
+        By the first term of its expansion (Fisher 1925): t is z (1 + (z² + 1) / 4f) with f degrees of freedom.
+        """
+        windows = np.maximum(self.windows, 2.0)
+        return np.asarray((1.0 + 5.0 / (4.0 * (windows - 1.0))) * np.sqrt(1.0 + 1.0 / windows))
+
+    @property
     def shares_known(self) -> tuple[Floats, Floats]:
         """The mean of the windows' shares of each cell, and their standard deviation."""
         windows = self.windows[:, np.newaxis]

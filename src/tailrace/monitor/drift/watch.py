@@ -23,7 +23,7 @@ from tailrace.monitor.drift.baseline import Baseline
 from tailrace.monitor.drift.comparison import STATISTICS, Comparer, Comparison
 from tailrace.monitor.drift.findings import Finding, Findings
 from tailrace.monitor.drift.series import CELLS_MAX, Series
-from tailrace.monitor.drift.statistics import Floats
+from tailrace.monitor.drift.statistics import EXPECTED_MIN, Floats
 from tailrace.monitor.drift.window import DriftWindow, Tally, reference_tally
 
 HOUR_S: Final = 3_600
@@ -119,17 +119,19 @@ class DriftWatch:
     def _deviations(self, window: Tally, baseline: Baseline, learned: NDArray[np.bool_]) -> Floats:
         """Return how many standard deviations of earlier windows this one is off, (series, cells); NaN where unknown.
 
-        Of a decision the share of each; of numbers the mean, told in the first cell.
+        Of a decision the share of each, whose deviation is that of five rows at least: that of one row of a thousand is
+        not known by some windows. Of numbers the mean, told in the first cell.
         """
         off = np.full((len(self.series), CELLS_MAX), np.nan)
         known = learned & (window.rows > 0)
-        deviation = baseline.deviation
+        widened = baseline.widening
+        deviation = baseline.deviation * widened
         np.divide(window.means - baseline.mean, deviation, out=off[:, 0],
                   where=known & (deviation > 0) & ~self._is_decision)  # fmt: skip
         usual, spread = baseline.shares_known
-        shares = window.counts / np.maximum(window.rows, 1.0)[:, np.newaxis]
-        np.divide(shares - usual, spread, out=off,
-                  where=(known & self._is_decision)[:, np.newaxis] & (spread > 0))  # fmt: skip
+        rows = np.maximum(window.rows, 1.0)[:, np.newaxis]
+        spread = np.maximum(spread, np.sqrt(EXPECTED_MIN) / rows) * widened[:, np.newaxis]
+        np.divide(window.counts / rows - usual, spread, out=off, where=(known & self._is_decision)[:, np.newaxis])
         return off
 
     def _close_cycle(self, window: Tally, wall_s: float) -> list[Findings]:
