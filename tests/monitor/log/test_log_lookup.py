@@ -75,9 +75,20 @@ def test_what_was_searched_is_told_where_nothing_is_found(tmp_path: Path) -> Non
         found = find_lines(tmp_path, wanted)
         assert (found.lines, found.files, found.rows, found.drafts) == ([], 2, 20, 1)
         assert (found.first_hour, found.last_hour) == ("2025-06-16T12", "2025-06-16T15")
-    assert find_lines(tmp_path / "fraud", "r7").files == 0
+    assert find_lines(tmp_path / "fraud", "r7").files == 0  # it has no pipelines
     with pytest.raises(SetupError, match="there is no log"):
         find_lines(tmp_path / "none", "r7")
+
+
+def test_labels_that_are_kept_beside_the_log_are_no_part_of_it(tmp_path: Path) -> None:
+    """They have request ids too."""
+    path = write(tmp_path, 0, 10)
+    labels = tmp_path / "fraud" / "labels"
+    labels.mkdir()
+    pq.write_table(pa.table({"request_id": ["r7", "r99"], "label": [1, 0]}), labels / path.name)
+    assert ids(find_lines(tmp_path, "r7")) == ["r7"]
+    found = find_lines(tmp_path, "r99")
+    assert (found.lines, found.files, found.last_hour) == ([], 1, "2025-06-16T12")
 
 
 def test_time_narrows_the_search(tmp_path: Path) -> None:

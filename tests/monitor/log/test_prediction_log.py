@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tailrace.deadline import NS_PER_S
-from tailrace.monitor.log.columns import PIPELINE_KEY, SCHEMA_VERSION, VERSION_KEY, log_table
+from tailrace.monitor.log.columns import PIPELINE_KEY, log_table
 from tailrace.monitor.log.files import LogFiles, read_draft
+from tailrace.monitor.log.names import SCHEMA_VERSION, VERSION_KEY
 from tailrace.monitor.log.sweep import sweep_log
 from tailrace.monitor.log.writer import LogWriter
 from tailrace.monitor.predictions import Predictions

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from tailrace.batch import Degraded, Provenance
 from tailrace.deadline import LAYERS
+from tailrace.monitor.log.names import SCHEMA_VERSION, VERSION_KEY
 from tailrace.monitor.predictions import Predictions
 
-SCHEMA_VERSION: Final = 1
-VERSION_KEY: Final = b"tailrace.log.version"
 PIPELINE_KEY: Final = b"tailrace.pipeline"
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _PROVENANCES: Final = pa.array([each.name.lower() for each in Provenance])

@@ -27,9 +27,8 @@ import pyarrow.parquet as pq
 import structlog
 
 from tailrace.monitor.log.draft import Draft
+from tailrace.monitor.log.names import DRAFT, HOUR, SEALED
 
-DRAFT: Final = ".arrows"
-SEALED: Final = ".parquet"
 DAMAGED: Final = ".damaged"
 """A draft of which not all could be made a file."""
 _UNNAMED: Final = ".part"
@@ -41,8 +40,6 @@ ZSTD_LEVEL: Final = 3
 BLOOM_FALSE_SHARE: Final = 0.01
 """Of the row groups without a request id that a reader looks into; it costs two bytes a line."""
 _HAS_BLOOM_FILTERS: Final = "bloom_filter_options" in inspect.signature(pq.ParquetWriter.__init__).parameters
-HOUR: Final = "%Y-%m-%dT%H"
-"""How the folder of an hour is named, in UTC."""
 
 
 class LogFiles:

@@ -18,7 +18,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tailrace.monitor.log.files import SEALED, ZSTD_LEVEL
+from tailrace.monitor.log.files import ZSTD_LEVEL
+from tailrace.monitor.log.names import SEALED
 
 LABELS: Final = "labels"
 """The folder of a pipeline's labels."""

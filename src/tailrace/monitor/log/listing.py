@@ -11,7 +11,7 @@ from typing import Final
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError
-from tailrace.monitor.log.files import DRAFT, HOUR, SEALED
+from tailrace.monitor.log.names import DRAFT, HOUR, SEALED
 
 _NAME: Final = re.compile(r"(\d+)-(\d+)-(\d+)")
 _HOUR_NS: Final = 3_600 * NS_PER_S

@@ -10,12 +10,14 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError
-from tailrace.monitor.log.names import DRAFT, HOUR, SCHEMA_VERSION, SEALED, VERSION_KEY
+from tailrace.monitor.log.listing import log_files, log_pipelines
+from tailrace.monitor.log.names import DRAFT, SCHEMA_VERSION, SEALED, VERSION_KEY
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 REQUEST_ID: Final = "request_id"
 TRACE: Final = "trace"
+HOUR_NS: Final = 3_600 * NS_PER_S
+"""Beside a time that is given, files are searched that were written so long before it and after it."""
 LINES_MAX: Final = 10_000
 """Of one id that are read: what every request has is no id."""
 _MAGIC: Final = b"PAR1"
@@ -73,7 +77,7 @@ def find_lines(
     """
     if not root.is_dir():
         raise SetupError("there is no log", where=str(root), next="name the directory of tailrace serve --log")
-    paths = list(_files(root, pipeline, at))
+    paths = _files(root, pipeline, at)
     hours = sorted({path.parent.name for path in paths})
     search = _Search(root, wanted, by)
     search.drafts([path for path in paths if path.suffix == DRAFT])
@@ -85,16 +89,15 @@ def find_lines(
     return found
 
 
-def _files(root: Path, pipeline: str | None, at: datetime | None) -> Iterator[Path]:
-    """Give the files to be searched, in the order of their hours."""
-    hours = None
+def _files(root: Path, pipeline: str | None, at: datetime | None) -> list[Path]:
+    """Return the files to be searched, in the order of their hours."""
+    since_ns = until_ns = None
     if at is not None:
-        hours = {(at.astimezone(UTC) + timedelta(hours=each)).strftime(HOUR) for each in (-1, 0, 1)}
-    found = {path for path in root.glob(f"{pipeline or '*'}/*/*") if path.suffix in {SEALED, DRAFT}}
-    for path in sorted(found):
-        is_sealed = path.suffix == DRAFT and path.with_suffix(SEALED) in found  # a moment before the draft goes
-        if not is_sealed and (hours is None or path.parent.name in hours):
-            yield path
+        at_ns = int(at.timestamp()) * NS_PER_S
+        since_ns, until_ns = at_ns - HOUR_NS, at_ns + HOUR_NS
+    names = log_pipelines(root) if pipeline is None else [pipeline]
+    found = [file for name in names for file in log_files(root, name, since_ns=since_ns, until_ns=until_ns)]
+    return [file.path for file in sorted(found, key=lambda file: (file.hour_ns, file.path))]
 
 
 class _Search:

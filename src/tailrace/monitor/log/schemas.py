@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tailrace.monitor.log.columns import SCHEMA_VERSION, VERSION_KEY
+from tailrace.monitor.log.names import SCHEMA_VERSION, VERSION_KEY
 
 
 def version_of(schema: pa.Schema) -> int:

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tailrace.monitor.log.files import DAMAGED, SEALED
+from tailrace.monitor.log.files import DAMAGED
 from tailrace.monitor.log.labels import LABELS, LABELS_NAME
+from tailrace.monitor.log.names import SEALED
 
 _HOUR_FOLDER: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 _FILE: Final = re.compile(rf"\d+-\d+-\d+({re.escape(SEALED)}|{re.escape(DAMAGED)})")
