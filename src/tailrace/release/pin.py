@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from tailrace.errors import SetupError
+from tailrace.release.logged import is_logged
 from tailrace.release.modules import find_modules
 from tailrace.release.pinned import PIN, Pin, Release, write_whole
 from tailrace.release.shelf import HELD, NAME_ANOTHER, SERVERS, SOURCES, Shelf, copy_files, folder_digest, hold
@@ -48,7 +49,7 @@ def pin(
                 folders=_copy_sources(shelf, modules),
             )  # fmt: skip
             write_whole(pinned.pin_file, pinned)
-            shelf.sweep(_holds_of)
+            shelf.sweep(_holds_of, is_logged)
         yield pinned
     finally:
         if descriptor >= 0:
@@ -77,7 +78,7 @@ def let_go(pinned: Pin) -> None:
     with shelf_of(pinned) as shelf, shelf.locked():
         pinned.release_file.unlink(missing_ok=True)
         write_whole(pinned.pin_file, msgspec.structs.replace(pinned, folders=()))
-        shelf.sweep(_holds_of)
+        shelf.sweep(_holds_of, is_logged)
 
 
 @contextmanager

@@ -106,15 +106,16 @@ class Shelf:
         folder.mkdir()
         return folder
 
-    def sweep(self, holds_of: Callable[[Path], Iterable[Path]]) -> int:
+    def sweep(self, holds_of: Callable[[Path], Iterable[Path]], is_logged: Callable[[Path], bool]) -> int:
         """Remove the copies that no living server holds, and what is left of servers that are gone; return how many.
 
         holds_of: says of a server's folder which copies it holds; nothing is removed where it raises ValueError. The
         server may know this directory by another name (of a container, say): only the last two parts of a path count.
+        is_logged: whether a folder is none of a server, but holds what a log needs.
         """
         held: set[tuple[str, ...]] = set()
         for server in (self.root / SERVERS).iterdir():
-            if _is_held(server / HELD):
+            if _is_held(server / HELD) or is_logged(server):
                 try:
                     held.update(copy.parts[-2:] for copy in holds_of(server))
                 except ValueError:

@@ -9,11 +9,14 @@ from typing import Final
 
 import structlog
 
+from tailrace.errors import SetupError
 from tailrace.monitor.log.sampling import logged_part
 from tailrace.monitor.log.writer import LogWriter
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
+from tailrace.release.pinned import Pin
+from tailrace.server.logged_releases import LoggedReleases
 from tailrace.server.options import ServeOptions
 
 PENDING_MAX: Final = 200_000
@@ -22,9 +25,10 @@ LOG_S: Final = 60.0
 
 
 class ObservedLog:
-    """Keeps predictions in the log under a folder."""
+    """Keeps predictions in the log under a folder, and has the releases kept that it names. pinned: by the server."""
 
-    def __init__(self, folder: Path, options: ServeOptions, counts: PredictionCounts) -> None:
+    def __init__(self, folder: Path, options: ServeOptions, pinned: Pin, counts: PredictionCounts) -> None:
+        self._releases = LoggedReleases(folder, pinned)
         self._log = LogWriter(folder, age_s_max=options.log_retention_s, bytes_max=options.log_bytes_max)
         self._counts = counts
         self._pending: deque[Predictions] = deque()
@@ -54,8 +58,11 @@ class ObservedLog:
             self._warn("predictions wait for the disk", str(error))
             raise
         finally:
-            for _ in range(found - len(waiting)):
-                self._pending.popleft()
+            written = {self._pending.popleft().release for _ in range(found - len(waiting))}
+        try:
+            self._releases.name(written)
+        except (OSError, SetupError) as error:
+            self._warn("releases of the log are not kept", str(error))
         try:
             self._log.look()
         except OSError as error:  # what was written is written

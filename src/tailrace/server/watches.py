@@ -54,5 +54,5 @@ def open_watches(task: CompanionAssignment, block: MetricBlock, counts: Predicti
         from tailrace.server.observed_outcomes import ObservedOutcomes
 
         watches.append(ObservedOutcomes(task.pin, folder))
-        watches.append(ObservedLog(folder, options, counts))
+        watches.append(ObservedLog(folder, options, task.pin, counts))
     return tuple(watches)

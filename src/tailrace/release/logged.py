@@ -1,0 +1,74 @@
+"""Releases that a prediction log names: kept as long as it does, so that what they have decided can be computed again.
+
+LOG/.releases/ID           its time says when lines of that release were written last
+SHELF/servers/logged-ID/   its pin and what was settled, as a server's folder has them, and `logs`, which names logs
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tailrace.release.pinned import PIN, RELEASE, Pin, Release, write_whole
+from tailrace.release.shelf import SERVERS, Shelf
+
+NAMED: Final = ".releases"
+_LOGGED: Final = "logged-"
+_LOGS: Final = "logs"
+
+
+class _Logs(msgspec.Struct, frozen=True):
+    """Which logs name a release, by their paths."""
+
+    paths: tuple[str, ...]
+
+
+def name_release(log: Path, release: str) -> None:
+    """Note that a log has lines of a release, now. Raises OSError."""
+    (log / NAMED).mkdir(mode=0o700, parents=True, exist_ok=True)
+    (log / NAMED / release).touch()
+
+
+def forget_releases(log: Path, oldest_s: float) -> None:
+    """Drop the releases that a log had its last lines of before its oldest file was begun. Raises OSError."""
+    with suppress(FileNotFoundError):
+        for path in (log / NAMED).iterdir():
+            if path.stat().st_mtime < oldest_s:
+                path.unlink()
+
+
+def keep_logged(shelf: Shelf, pinned: Pin, release: str, log: Path) -> None:
+    """Have a release of a server kept for a log, also when the server has ended, or serves another.
+
+    One that the server does not know is left. Raises SetupError where the shelf cannot be written.
+    """
+    with shelf.locked():
+        for file in Path(pinned.folder).glob(f"{RELEASE}*.json"):
+            settled = msgspec.json.decode(file.read_bytes(), type=Release)
+            if settled.id != release:
+                continue
+            pin_file = file.with_name(f"{PIN}{file.stem.removeprefix(RELEASE)}.json")
+            folder = shelf.root / SERVERS / f"{_LOGGED}{release}"
+            folder.mkdir(exist_ok=True)
+            logs = {*_logs_of(folder), os.path.realpath(log)}
+            write_whole(folder / _LOGS, _Logs(tuple(sorted(logs))))
+            write_whole(folder / f"{PIN}1.json", msgspec.json.decode(pin_file.read_bytes(), type=Pin))
+            write_whole(folder / f"{RELEASE}1.json", settled)
+            return
+
+
+def is_logged(server: Path) -> bool:
+    """Say whether a folder of a shelf is a release that a log still names. A log that is not there names none."""
+    release = server.name.removeprefix(_LOGGED)
+    return any((Path(log) / NAMED / release).exists() for log in _logs_of(server))
+
+
+def _logs_of(folder: Path) -> tuple[str, ...]:
+    try:
+        return msgspec.json.decode((folder / _LOGS).read_bytes(), type=_Logs).paths
+    except (OSError, msgspec.DecodeError):
+        return ()
