@@ -134,6 +134,12 @@ class Call(msgspec.Struct, gc=False, eq=False):
         """The scope of its caller: those of another share no answers. Empty for one that need not say who it is."""
         return b""
 
+    @property
+    def trace_state(self) -> bytes:
+        """What vendors add to its trace, as `Trace.state`; empty for none."""
+        trace = self.trace
+        return b"" if trace is None else trace.state
+
     def source(self) -> Source:
         """Return where it comes from; asked once its answer is there."""
         trace = self.trace

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Call, Trace
+from tailrace.batch import Batch, Call
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.wiring import Origin
@@ -26,7 +26,6 @@ from tailrace.monitor.predictions import LogChoice
 from tailrace.monitor.redacting import redacted_fields, schema_that_redacts
 from tailrace.pipeline import Pipeline
 
-_NO_TRACE: Final = Trace(b"", b"")
 _arrival_of, _data_of, _noted_of, _dtype_of = map(attrgetter, ("arrival_ns", "data", "noted", "dtype"))
 _bytes_of, _source_of = map(methodcaller, ("tobytes", "source"))
 _told_of = attrgetter("calls", "requests", "offsets", "row_bounds", "marks_ns", "errors")
@@ -101,7 +100,7 @@ class FrameWriter:
             coalesced=_ways(shared) if shared else None,
             answers=self._encode_json(_answers(shared)) if shared else None,
             routes=b"\n".join([call.route.encode() for call in calls]) if self._is_traced else None,
-            states=b"\n".join([(call.trace or _NO_TRACE).state for call in calls]) if self._is_traced else None,
+            states=b"\n".join([call.trace_state for call in calls]) if self._is_traced and any(parents) else None,
             **columns,
         )
 

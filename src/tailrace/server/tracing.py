@@ -28,5 +28,9 @@ def trace_of(parent: bytes, state: bytes) -> Trace | None:
     """
     if _PARENT.fullmatch(parent) is None or (parent[:2] == b"00" and len(parent) != 55):
         return None
-    is_kept = len(state) <= STATE_BYTES_MAX and _STATE.fullmatch(state) is not None
-    return Trace(parent, state if is_kept else b"")
+    return Trace(parent, state_of(state))
+
+
+def state_of(header: bytes) -> bytes:
+    """Return a state as it is handed on; empty where it is not well formed, or too long."""
+    return header if len(header) <= STATE_BYTES_MAX and _STATE.fullmatch(header) is not None else b""

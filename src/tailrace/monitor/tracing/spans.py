@@ -93,7 +93,7 @@ def spans_of(found: Predictions, calls: CallFacts, kept: Kept, ids: Ids, carrier
     own = Span(
         name=name, kind=SERVER if calls.routes[call] else INTERNAL, trace_id=ids.trace, span_id=ids.span,
         parent_id=parent_span_of(parent), is_remote=bool(parent), start_ns=start_ns, end_ns=end_ns,
-        state=calls.states[call].decode("latin-1"), flags=int(parent[53:55], 16) if parent else 1,
+        state=calls.states[call].decode("latin-1") if parent else "", flags=int(parent[53:55], 16) if parent else 1,
         attributes=told | _facts(found, calls, kept), error=found.errors[request] if status >= 500 else "",
     )  # fmt: skip
     spans = [own]

@@ -18,7 +18,7 @@ from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
 from tailrace.server.proxies import peer_of
 from tailrace.server.request_ids import id_in_body
-from tailrace.server.tracing import TRACEPARENT, TRACESTATE, trace_of
+from tailrace.server.tracing import TRACEPARENT, TRACESTATE, state_of, trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX
 
 
@@ -53,6 +53,12 @@ class HttpCall(Call, gc=False, eq=False):
         """The trace that it is part of, if its caller tells one."""
         parent = self.told(TRACEPARENT)
         return trace_of(parent, self.told(TRACESTATE)) if parent else None
+
+    @property
+    def trace_state(self) -> bytes:
+        """That of its trace, without a look at the trace; see `Call`."""
+        state = self.told(TRACESTATE)
+        return state_of(state) if state else b""
 
     @property
     def route(self) -> str:
