@@ -112,11 +112,18 @@ def lines(figures: Figures) -> list[Line]:
     """Return the lines of the table."""
     found = figures["monitoring"]
     return [
-        Line("Error of p50, p95, p99 of 8 workers, the largest", found["histogram_error"], 0.01, 0.005),
-        *(Line(f"  {name}", found[f"histogram_error_{name}"]) for name in ("lognormal", "bimodal", "heavy", "real")),
+        Line("Error of p50, p95, p99 of 8 workers, the largest", _percent(found["histogram_error"]), 1, 0.5, " %"),
+        *(
+            Line(f"  {name}", _percent(found[f"histogram_error_{name}"]), unit=" %")
+            for name in ("lognormal", "bimodal", "heavy", "real")
+        ),
         Line("Merge of 8 workers", found["merge_ms"], 2, unit=" ms"),
         Line("Page of /metrics", found["metrics_page_ms"], unit=" ms"),
     ]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 3)
 
 
 PART: Final = Part(
