@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class Followed:
         for line in self._process.stdout:
             self.ids.append(json.loads(line)["request_id"])
 
+    def has(self, count: int) -> bool:
+        """Say whether it has shown lines of so many requests."""
+        return len(set(self.ids)) == count
+
     def stop(self) -> int:
         """End it as Ctrl-C does; return its exit code."""
         self._process.send_signal(signal.SIGINT)
@@ -74,7 +79,7 @@ def test_lines_are_shown_once_while_observers_die(tmp_path: Path) -> None:
         assert len(tailrace("logs", str(log), "ask", "--json").splitlines()) == count
         followed = Followed(log)
         try:
-            wait_for(lambda: len(followed.ids) == 5, LIMIT_S)
+            wait_for(partial(followed.has, count), LIMIT_S)
             for _ in range(3):
                 observer = observer_of(server)
                 os.kill(observer, signal.SIGSTOP)
@@ -83,7 +88,7 @@ def test_lines_are_shown_once_while_observers_die(tmp_path: Path) -> None:
                 count += 30
                 assert server.ask("other", {"amount": 1}, {"X-Request-Id": "other"}).status == 200
                 os.kill(observer, signal.SIGCONT)
-                wait_for(lambda wanted=count: len(set(followed.ids)) == wanted, LIMIT_S)
+                wait_for(partial(followed.has, count), LIMIT_S)
                 os.kill(observer, signal.SIGKILL)
                 (log / "other").unlink()
                 wait_for((log / "other").is_dir, LIMIT_S)
