@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,25 @@ def test_endpoint_that_is_gone_is_told_of_and_answers_go_on(tmp_path: Path) -> N
         (line,) = server.events("spans are lost")
         assert "refused" in line["cause"]
         assert server.ask("ask", {"amount": 1}).status == 200
+
+
+@pytest.mark.slow
+def test_endpoint_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
+    """Neither answers, nor what else is observed, nor the end of the server."""
+    log = tmp_path / "log"
+    with receiving() as receiver:
+        receiver.delay_s = 60.0
+        options = ("--traces", receiver.url, "--trace-sample", "1", "--log", str(log))
+        with serving(tmp_path / "out", file_of(tmp_path / "a"), *options) as server:
+            assert server.ask("ask", {"amount": 1}, {"X-Request-Id": "r0"}).status == 200
+            wait_for(lambda: receiver.paths, LIMIT_S)
+            for place in range(50):
+                assert server.ask("ask", {"amount": 1}, {"X-Request-Id": f"r{place}"}).status == 200
+            wait_for(lambda: server.metric("tailrace_predictions_logged_total") == 51, LIMIT_S)
+            assert server.metric("tailrace_spans_total") == 0
+            began_s = time.monotonic()
+            assert server.end() == 0
+            assert time.monotonic() - began_s < LIMIT_S / 2
 
 
 @pytest.mark.slow
