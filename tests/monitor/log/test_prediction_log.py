@@ -275,6 +275,7 @@ def test_request_is_found_without_reading_what_is_not_of_it(tmp_path: Path, now:
     for path in tmp_path.rglob("*.parquet"):
         column = pq.read_metadata(path).row_group(0).column(1)
         assert column.path_in_schema == "request_id"
+        assert "RLE_DICTIONARY" not in column.encodings
         sizes[path.parts[-3]] = column.bloom_filter_length
     assert 0 < sizes["few"] < 300
     assert 20_000 < sizes["many"] < 70_000
