@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +18,15 @@ from tailrace.monitor.shared import MetricBlock, OwnedBlock
 from tailrace.monitor.snapshot import pipeline_snapshots
 
 MS = 1_000_000
+KILLED_WHILE_LAYING_OUT = """
+import mmap, os, signal, sys
+
+block = mmap.mmap(int(sys.argv[1]), 0)
+header = memoryview(block)[:64].cast("Q")
+header[2], header[3] = 0, header[3] + 1  # it is being written, another generation
+block[64:4_096] = b"x" * 4_032
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def written(owned: OwnedBlock, release: str, slot: int = 0, budget: str = "50ms", name: str = "fraud") -> MetricBlock:
@@ -93,6 +106,24 @@ def test_gauges_of_a_writer_that_is_gone_are_not_kept(slots: list[OwnedBlock]) -
     assert merger.merge().value("tailrace_connections", "0") == 9
     WorkerRecorder(written(slots[0], "r2")).set_connections(4)
     assert merger.merge().value("tailrace_connections", "0") == 4
+
+
+def test_worker_that_is_killed_while_it_begins_anew_takes_nothing_along(slots: list[OwnedBlock]) -> None:
+    """Its half-written block is told of as it last was; with its successor, counters go on from there."""
+    answer(written(slots[0], "r1"), 100)
+    merger = Merger(slots)
+    before = merger.merge(at_ns=0)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_LAYING_OUT, str(slots[0].fd)], pass_fds=(slots[0].fd,), check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert slots[0].read() is None
+    now = merger.merge(at_ns=NS_PER_S)
+    assert now.value("tailrace_rows_total", "fraud") == 100
+    answer(written(slots[0], "r2"), 7)
+    after = merger.merge(at_ns=2 * NS_PER_S)
+    assert after.value("tailrace_rows_total", "fraud") == 107
+    assert after.since(before).value("tailrace_rows_total", "fraud") == 7
 
 
 def test_block_that_is_being_laid_out_is_told_of_as_it_was(slots: list[OwnedBlock]) -> None:
