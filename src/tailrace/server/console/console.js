@@ -10,14 +10,17 @@
 
   const charts = {
     heat: Charts.make("heat", [["p50", "p50", "deep", " ms"], ["p99", "p99", "warn", " ms"]], { heat: true, unit: " ms" }),
-    traffic: Charts.make("traffic", [["offered", "offered", "water", "", true], ["served", "served", "good"], ["degraded", "degraded", "warn"], ["shed", "shed", "bad"], ["failed", "failed", "violet"]]),
+    traffic: Charts.make("traffic", [["offered", "offered", "water", "", true], ["served", "served", "good"],
+      ["degraded", "degraded", "warn"], ["shed", "shed", "bad"], ["failed", "failed", "violet"]]),
     batch: Charts.make("batch", [["batch", "rows a batch", "water", "", true]]),
     wait: Charts.make("wait", [["wait", "p99", "violet", " ms", true]], { unit: " ms" }),
     strip: Charts.make("strip", [], { strip: true }),
   };
   Charts.onCursor = (at, step) => {
     let near = null;
-    document.querySelectorAll("#events li[data-at]").forEach(li => { if (li.classList.toggle("near", Math.abs(li.dataset.at - at) <= Math.max(step, 2))) near = near || li; });
+    document.querySelectorAll("#events li[data-at]").forEach(li => {
+      if (li.classList.toggle("near", Math.abs(li.dataset.at - at) <= Math.max(step, 2))) near = near || li;
+    });
     return near && near.textContent;
   };
 
@@ -49,18 +52,20 @@
     const watching = s.consoles > 1 ? ` · ${s.consoles} consoles open` + (s.refused ? `, ${s.refused} turned away` : "") : "";
     $("about").textContent = `Tailrace ${s.version} · up ${ago(s.uptime_s)} · ${new Date(s.at_s * 1e3).toLocaleString()}${watching}`;
     Charts.marks = s.happenings;
-    Panels.processes(s); Panels.alerts(s.alerts); Panels.events(s.happenings, at => Charts.point(at)); Panels.lines(whole.lines);
+    Panels.processes(s); Panels.alerts(s.alerts); Panels.lines(whole.lines);
+    Panels.events(s.happenings, at => Charts.point(at));
     const p = s.pipelines.find(each => each.name === chosen);
     if (!p) return;
     Panels.tiles(p); Panels.queue(p); Panels.waterfall(p, s.span_s); Panels.features(p); Panels.versions(p, s);
-    Panels.slow(s.observed.slow[chosen] || [], s, minute, s.explains && !moment);
-    Panels.drift((s.observed.drift || {})[chosen], s.observed.observer);
+    Observed.slow(s.observed.slow[chosen] || [], s, minute, s.explains && !moment);
+    Observed.drift((s.observed.drift || {})[chosen], s.observed.observer);
     draw(p, s);
   }
   function draw(p, s) {
     const history = whole.history[chosen], columns = history && (fine ? history.fine : history.coarse);
     if (!columns) return;
-    const span = fine ? { seconds: 600, step: 1, end: s.at_s } : { seconds: 86400, step: 120, end: s.at_s }, kept = columns.at_s.length;
+    const kept = columns.at_s.length, span = fine ? { seconds: 600, step: 1 } : { seconds: 86400, step: 120 };
+    span.end = s.at_s;
     if (fine && kept && kept < 300) span.seconds = Math.max(120, s.at_s - columns.at_s[0] + 5);
     charts.heat.show(columns, span, { budget: p.budget, lowest: whole.heat_rows[0], perOctave: whole.heat_rows[1] });
     for (const name of ["traffic", "batch", "wait", "strip"]) charts[name].show(columns, span);
@@ -80,7 +85,10 @@
       const columns = () => Object.fromEntries(Object.keys(point).map(key => [key, []]));
       const times = (whole.history[name] || (whole.history[name] = { fine: columns(), coarse: columns() })).fine;
       if (times.at_s.length && times.at_s[times.at_s.length - 1] >= point.at_s) continue;
-      for (const [key, value] of Object.entries(point)) { times[key].push(value); if (times[key].length > FINE_MAX) times[key].shift(); }
+      for (const [key, value] of Object.entries(point)) {
+        times[key].push(value);
+        if (times[key].length > FINE_MAX) times[key].shift();
+      }
     }
     return true;
   }
@@ -88,7 +96,10 @@
   const asked = signal => ({ signal, ...(token ? { headers: { Authorization: "Bearer " + token } } : {}) });
   async function load() {
     const answer = await fetch("/console/state", asked(AbortSignal.timeout(SILENT_MS)));
-    if (answer.status === 401) { $("ask").hidden = false; $("verdict-text").textContent = "The admin token is needed"; $("token").focus(); throw new Error("token"); }
+    if (answer.status === 401) {
+      $("ask").hidden = false; $("verdict-text").textContent = "The admin token is needed"; $("token").focus();
+      throw new Error("token");
+    }
     if (!answer.ok) throw new Error("the server answers " + answer.status);
     whole = await answer.json(); lastAt = whole.state.at_s; $("ask").hidden = true;
     show();
@@ -108,7 +119,10 @@
         clearTimeout(timer); timer = setTimeout(silent, SILENT_MS);
         $("link").textContent = "live";
         const parts = (held + value).split("\n\n"); held = parts.pop();
-        for (const part of parts) { const at = part.indexOf("data: "); if (at >= 0 && !follow(JSON.parse(part.slice(at + 6)))) await load(); }
+        for (const part of parts) {
+          const at = part.indexOf("data: ");
+          if (at >= 0 && !follow(JSON.parse(part.slice(at + 6)))) await load();
+        }
         if (!document.hidden) show();
       }
     } finally { clearTimeout(timer); }
@@ -125,14 +139,21 @@
     }
   }
 
-  function pressed(on, off, set) { for (const [id, other, to] of [[on, off, true], [off, on, false]]) $(id).addEventListener("click", () => { set(to); $(id).setAttribute("aria-pressed", "true"); $(other).setAttribute("aria-pressed", "false"); if (whole) show(); }); }
+  function pressed(on, off, set) {
+    for (const [id, other, to] of [[on, off, true], [off, on, false]]) $(id).addEventListener("click", () => {
+      set(to);
+      $(id).setAttribute("aria-pressed", "true"); $(other).setAttribute("aria-pressed", "false");
+      if (whole) show();
+    });
+  }
   pressed("fine", "coarse", to => fine = to);
   pressed("slow-minute", "slow-ten", to => minute = to);
   $("ask").addEventListener("submit", event => { event.preventDefault(); token = $("token").value; run(); });
   $("pipeline").addEventListener("change", event => { chosen = event.target.value; show(); });
   $("theme").addEventListener("click", () => {
-    const root = document.documentElement, dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark"; Charts.redraw();
+    const root = document.documentElement, system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+    root.dataset.theme = (root.dataset.theme || system) === "dark" ? "light" : "dark";
+    Charts.redraw();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Charts.redraw());
   document.addEventListener("visibilitychange", () => { if (!document.hidden && whole) show(); });
@@ -147,6 +168,9 @@
     $("spoken").textContent = "Saved as " + link.download;
   }
   $("keep").addEventListener("click", () => { if (whole) keep(); });
-  if (moment) { whole = moment; $("keep").hidden = true; $("link").textContent = "kept at " + new Date(moment.state.at_s * 1e3).toLocaleString(); show(); }
-  else run();
+  if (moment) {
+    whole = moment; $("keep").hidden = true;
+    $("link").textContent = "kept at " + new Date(moment.state.at_s * 1e3).toLocaleString();
+    show();
+  } else run();
 })();

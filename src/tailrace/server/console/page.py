@@ -36,7 +36,7 @@ def page_bytes() -> tuple[bytes, bytes]:
     scripts = (
         read_part("uplot/uPlot.iife.min.js"),
         read_part("charts.js"),
-        "".join(read_part(name) for name in ("parts.js", "panels.js", "console.js")),
+        "".join(read_part(name) for name in ("parts.js", "panels.js", "observed.js", "console.js")),
     )
     page = read_part("page.html").replace("/*style*/", style)
     for number, script in enumerate(scripts):

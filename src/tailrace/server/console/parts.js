@@ -9,10 +9,11 @@ const Parts = (() => {
     if (kind) it.className = kind;
     return it;
   }
-  // Fills a holder anew where what it shows has changed. Who is at a link in it stays there; a text that is marked stays.
+  // Fills a holder anew where what it shows has changed. Who is at a link in it stays there, a text that is marked too.
   function fill(holder, shown, nodes) {
     const key = JSON.stringify(shown), marked = getSelection(), at = document.activeElement;
-    if (holder.shownKey === key || (marked.rangeCount && !marked.isCollapsed && marked.containsNode(holder, true))) return;
+    if (holder.shownKey === key) return;
+    if (marked.rangeCount && !marked.isCollapsed && marked.containsNode(holder, true)) return;
     const link = holder.contains(at) && at.getAttribute("href");
     holder.shownKey = key;
     holder.replaceChildren(...nodes());
@@ -24,7 +25,9 @@ const Parts = (() => {
   const percent = v => v == null ? "–" : v === 0 ? "0%" : v < .0001 ? "<0.01%" : +(100 * v).toPrecision(3) + "%";
   function ago(s) {
     if (s == null) return "–";
-    for (const [most, of, unit] of [[90, 1, "s"], [5400, 60, "min"], [129600, 3600, "h"]]) if (s < most) return Math.round(s / of) + " " + unit;
+    for (const [most, of, unit] of [[90, 1, "s"], [5400, 60, "min"], [129600, 3600, "h"]]) {
+      if (s < most) return Math.round(s / of) + " " + unit;
+    }
     return Math.round(s / 86400) + " d";
   }
   const clock = at => new Date(at * 1e3).toLocaleTimeString([], { hour12: false });
@@ -65,41 +68,54 @@ const Parts = (() => {
   }
   function legend(items) {
     const it = make("p", null, "legend");
-    for (const [kind, text] of items) { const item = make("span"); if (kind) item.append(make("span", null, "key " + kind)); item.append(text); it.append(item); }
+    for (const [kind, text] of items) {
+      const item = make("span");
+      if (kind) item.append(make("span", null, "key " + kind));
+      item.append(text); it.append(item);
+    }
     return it;
   }
 
-  function drawing(width, height, said) {
-    const it = document.createElementNS(SVG, "svg");
-    for (const [name, value] of Object.entries({ viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": said })) it.setAttribute(name, value);
-    return it;
-  }
-  function shape(parent, tag, values) {
+  function shape(tag, values, parent) {
     const it = document.createElementNS(SVG, tag);
     for (const [name, value] of Object.entries(values)) it.setAttribute(name, value);
-    parent.append(it);
-  }
-  // The last values as a line, and what they are held against as a dashed one.
-  function sparkline(values, limit, said) {
-    const width = 96, height = 26, it = drawing(width, height, said), known = values.filter(v => v != null);
-    const most = Math.max(...known, limit || 0) * 1.1 || 1, x = at => 2 + (width - 4) * (values.length > 1 ? at / (values.length - 1) : 1), y = v => height - 2 - (height - 4) * v / most;
-    if (limit) shape(it, "line", { x1: 0, x2: width, y1: y(limit), y2: y(limit), class: "limit" });
-    let path = "", drawn = false;
-    values.forEach((v, at) => { if (v == null) drawn = false; else { path += `${drawn ? "L" : "M"}${x(at).toFixed(1)} ${y(v).toFixed(1)}`; drawn = true; } });
-    if (path) shape(it, "path", { d: path, class: "line" });
-    if (known.length && values[values.length - 1] != null) shape(it, "circle", { cx: x(values.length - 1), cy: y(values[values.length - 1]), r: 2.2, class: limit && values[values.length - 1] > limit ? "dot over" : "dot" });
+    if (parent) parent.append(it);
     return it;
   }
-  // Shares now, filled, against those of the reference, outlined.
+  function drawing(width, height, said) {
+    const it = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": said });
+    shape("title", {}, it).textContent = said;
+    return it;
+  }
+  // The last values as a line, and what they are held against as a dashed one. A value that is not there is a gap.
+  function sparkline(values, limit, said) {
+    const width = 96, height = 26, it = drawing(width, height, said), last = values.length - 1, now = values[last];
+    const most = 1.1 * Math.max(...values.map(v => v || 0), limit || 0) || 1;
+    const x = at => 2 + (width - 4) * (last ? at / last : 1), y = v => height - 2 - (height - 4) * v / most;
+    if (limit) shape("line", { x1: 0, x2: width, y1: y(limit), y2: y(limit), class: "limit" }, it);
+    let path = "", drawn = false;
+    values.forEach((v, at) => {
+      if (v != null) path += `${drawn ? "L" : "M"}${x(at).toFixed(1)} ${y(v).toFixed(1)}`;
+      drawn = v != null;
+    });
+    if (path) shape("path", { d: path, class: "line" }, it);
+    if (now != null) shape("circle", { cx: x(last), cy: y(now), r: 2.2, class: limit && now > limit ? "dot over" : "dot" }, it);
+    return it;
+  }
+  // Shares now, filled, against those of the reference, wider and behind them.
   function shares(labels, now, reference) {
-    const width = 132, height = 30, step = width / Math.max(now.length, 1), most = Math.max(...now, ...reference, 1e-9), y = v => height * (1 - v / most);
-    const apart = labels.map((label, at) => [label, now[at], reference[at] || 0]).sort((a, b) => Math.abs(b[1] - b[2]) - Math.abs(a[1] - a[2]));
-    const said = apart.slice(0, 3).map(([label, a, b]) => `${label}: ${percent(a)} now, ${percent(b)} before`).join("; ");
-    const it = drawing(width, height, said), title = document.createElementNS(SVG, "title");
-    title.textContent = said; it.append(title);
-    now.forEach((v, at) => {
-      shape(it, "rect", { x: at * step + 1, width: Math.max(step - 2, 1), y: y(reference[at] || 0), height: height - y(reference[at] || 0), class: "before" });
-      shape(it, "rect", { x: at * step + step * .28, width: Math.max(step * .44, 1), y: y(v), height: height - y(v), class: "now" });
+    const width = 132, height = 30, step = width / Math.max(now.length, 1), most = Math.max(...now, ...reference, 1e-9);
+    const apart = at => Math.abs(now[at] - (reference[at] || 0));
+    const farthest = labels.map((_, at) => at).sort((a, b) => apart(b) - apart(a)).slice(0, 3);
+    const told = at => `${labels[at]}: ${percent(now[at])} now, ${percent(reference[at] || 0)} before`;
+    const it = drawing(width, height, farthest.map(told).join("; "));
+    const column = (left, wide, share, kind) => {
+      const tall = height * share / most;
+      shape("rect", { x: left, width: Math.max(wide, 1), y: height - tall, height: tall, class: kind }, it);
+    };
+    now.forEach((share, at) => {
+      column(at * step + 1, step - 2, reference[at] || 0, "before");
+      column(at * step + step * .28, step * .44, share, "now");
     });
     return it;
   }
