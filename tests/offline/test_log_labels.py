@@ -128,6 +128,17 @@ def test_labels_go_with_the_log(log: Path, tmp_path: Path) -> None:
     assert own.exists()
 
 
+def test_labels_that_others_put_beside_the_log_count(log: Path, tmp_path: Path) -> None:
+    """Of all pipelines, or of one; the newer file replaces the older where neither says a time."""
+    for folder, labels, second in ((log / "labels", [1, 1], 10), (log / "fraud" / "labels", [0, 1], 20)):
+        folder.mkdir()
+        path = folder / "own.parquet"
+        pq.write_table(pa.table({"request_id": ["r1", f"r{second}"], "label": labels}), path)
+        os.utime(path, (NOON_S + second, NOON_S + second))
+    assert known(log) == {"r1": 0.0, "r10": 1.0, "r20": 1.0}
+    assert keep_labels(log, "fraud", file_of(tmp_path, request_id=["r10"], label=[1])).same == 1
+
+
 def test_command_says_what_came_of_a_file(log: Path, tmp_path: Path) -> None:
     """Exit code 1 where no label is of a request that the log has."""
     path = file_of(tmp_path, request_id=["r1", "x\x1b"], label=[1, 0])

@@ -85,19 +85,20 @@ def keep_labels(
 
 
 def kept_labels(root: Path, pipeline: str) -> pa.Table:
-    """Return all labels that are kept beside a log, in the order in which they were written.
+    """Return all labels that are beside a log, in the order in which they were written.
 
-    Raises SourceError for a file that cannot be read.
+    What has no time is of when its file was written. Raises SourceError for a file that cannot be read.
     """
     tables = []
     for path in label_paths(root, pipeline):
         try:
-            tables.append(pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA))
+            tables.append(read_label_file(path, path.stat().st_mtime_ns).drop(["place"]))
         except FileNotFoundError:  # swept a moment ago
             continue
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise SourceError(f"labels cannot be read: {_reason(error)}", where=str(path),
-                              next="move the file away, and give its labels again") from None  # fmt: skip
+        except SourceError as error:
+            raise SourceError(
+                error.what, where=str(path), next="move the file away, and give its labels again"
+            ) from None
     return _placed(pa.concat_tables(tables) if tables else SCHEMA.empty_table())
 
 

@@ -31,9 +31,16 @@ _GROUP_ROWS: Final = 65_536
 
 
 def label_paths(root: Path, pipeline: str) -> list[Path]:
-    """Return the files of a pipeline's labels, those written first in front."""
-    folder = root / pipeline / LABELS
-    return sorted(path for path in folder.glob(f"*{SEALED}") if LABELS_NAME.fullmatch(path.name))
+    """Return the files of a pipeline's labels, those written first in front; a user's own are among them.
+
+    Those in `labels` of the log's directory are of all pipelines.
+    """
+    found = [*(root / LABELS).glob(f"*{SEALED}"), *(root / pipeline / LABELS).glob(f"*{SEALED}")]
+    written = []
+    for path in found:
+        with suppress(FileNotFoundError):  # swept a moment ago
+            written.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(written)]
 
 
 def write_labels(root: Path, pipeline: str, batches: Iterable[pa.RecordBatch], now_ns: int | None = None) -> Path:
