@@ -130,10 +130,10 @@ def test_labels_go_with_the_log(log: Path, tmp_path: Path) -> None:
 
 def test_labels_that_others_put_beside_the_log_count(log: Path, tmp_path: Path) -> None:
     """Of all pipelines, or of one; the newer file replaces the older where neither says a time."""
-    for folder, labels, second in ((log / "labels", [1, 1], 10), (log / "fraud" / "labels", [0, 1], 20)):
+    for folder, values, second in ((log / "labels", [1, 1], 10), (log / "fraud" / "labels", [0, 1], 20)):
         folder.mkdir()
         path = folder / "own.parquet"
-        pq.write_table(pa.table({"request_id": ["r1", f"r{second}"], "label": labels}), path)
+        pq.write_table(pa.table({"request_id": ["r1", f"r{second}"], "label": values}), path)
         os.utime(path, (NOON_S + second, NOON_S + second))
     assert known(log) == {"r1": 0.0, "r10": 1.0, "r20": 1.0}
     assert keep_labels(log, "fraud", file_of(tmp_path, request_id=["r10"], label=[1])).same == 1
