@@ -121,6 +121,39 @@ def test_what_is_read_is_what_was_served(pipeline_of: Callable[[str], Pipeline],
     assert found.layers_ns.shape == (9, 5)
 
 
+def test_decisions_that_are_classes_of_the_model_have_their_names(way: Way) -> None:
+    """Where the declaration names none, they are known once the model is loaded; a line can be made of them."""
+    pipeline = tr.Pipeline(
+        name="sorted", request=Sorted, response=Sort, features=[Sorted.amount], decision=tr.labels(),
+        model=tr.PythonModel("three", Three, classes=("low", "middle", "high")), budget=tr.Budget("1s"),
+    )  # fmt: skip
+    clock = ManualClock()
+    with TestClient(pipeline, clock=clock) as client:
+        tap = Tap(pipeline, "r1", way.ring, clock, way.timers, way.log, labels=client.plan.postprocess.labels)  # type: ignore[arg-type]
+        batch = client.run([b'{"amount": 1}', b'{"amount": 2}'])
+        tap.record(batch, batch.marks_ns[-1])
+        tap.flush()
+    (found,) = way.read()
+    assert found.labels == ("low", "middle", "high")
+    assert log_table(found).column("decision").to_pylist() == ["middle", "high"]
+
+
+class Sorted(tr.Request):
+    amount: int
+
+
+class Sort(tr.Response):
+    decision: str
+
+
+class Three:
+    """Gives the class of the amount."""
+
+    def predict(self, feeds: dict[str, Any]) -> Any:
+        """Return a row of three scores each."""
+        return np.eye(3)[feeds["features"][:, 0].astype(int) % 3]
+
+
 def test_call_is_told_with_its_route_and_trace_where_spans_are_made(
     pipeline_of: Callable[[str], Pipeline], way: Way
 ) -> None:

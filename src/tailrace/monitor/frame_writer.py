@@ -39,10 +39,16 @@ def is_whole(batch: Batch) -> bool:
 
 
 class FrameWriter:
-    """Makes the frames of one pipeline. slot: of the worker. traced: whether spans are made of its calls."""
+    """Makes the frames of one pipeline. slot: of the worker. traced: whether spans are made of its calls.
 
-    def __init__(self, pipeline: Pipeline, release: str, slot: int, *, traced: bool) -> None:
+    labels: of decisions that the declaration does not name.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, release: str, slot: int, *, traced: bool, labels: Sequence[str] = ()
+    ) -> None:
         wiring = wire(pipeline)
+        named = wiring.labels or tuple(labels)
         self._is_traced = traced
         secret = redacted_fields(pipeline.request)
         own = [each for each in wiring.features.items() if each[1].origin is not Origin.VIEW]
@@ -60,7 +66,7 @@ class FrameWriter:
             for place, view in enumerate(wiring.views)
         ]
         self._schema = FrameSchema(
-            pipeline=pipeline.name, release=release, slot=slot, features=[], views=[], labels=wiring.labels,
+            pipeline=pipeline.name, release=release, slot=slot, features=[], views=[], labels=named,
             branches={each.name: list(each.branches) for each in compositions_of(pipeline.model)},
             redacts=schema_that_redacts(pipeline.request), choice=_choice_of(pipeline),
         )  # fmt: skip
@@ -68,7 +74,7 @@ class FrameWriter:
         self._schema_json = self._encode_json(self._schema)
         self._is_described = False
         self._no_rows: dict[str, Any] = {
-            "columns": [], "views": [], "scores": Column("<f4"), "decisions": b"" if wiring.labels else None,
+            "columns": [], "views": [], "scores": Column("<f4"), "decisions": b"" if named else None,
             "reasons": None, "degraded": None, "failed": None, "branches": {},
         }  # fmt: skip
 

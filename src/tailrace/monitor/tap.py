@@ -6,6 +6,7 @@ from a store, and its calls may outlive their connections for so long. Held toge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -39,7 +40,10 @@ class Ring(Protocol):
 
 
 class Tap:
-    """Tells the observer of one pipeline's batches; a recorder of its engine. traced: spans are made of them."""
+    """Tells the observer of one pipeline's batches; a recorder of its engine. traced: spans are made of them.
+
+    labels: of decisions, as they are known once the models are loaded: they may be the classes of one.
+    """
 
     def __init__(
         self,
@@ -51,9 +55,10 @@ class Tap:
         log: Any,
         *,
         traced: bool = False,
+        labels: Sequence[str] = (),
     ) -> None:
         self._name = pipeline.name
-        self._frames = FrameWriter(pipeline, release, ring.slot, traced=traced)
+        self._frames = FrameWriter(pipeline, release, ring.slot, traced=traced, labels=labels)
         self._ring, self._clock, self._loop, self._log = ring, clock, loop, log
         self._held: list[Batch] = []
         self._bare: list[Batch] = []

@@ -43,6 +43,7 @@ class PostprocessStep:
         rules: Sequence[tuple[Rule, Sequence[Reader]]],
     ) -> None:
         self._decides = decision is not None
+        self.labels = tuple(labels)
         self._edges = np.array(decision.edges[1:] if isinstance(decision, Bands) else (), dtype=np.float64)
         self._classes = isinstance(decision, Labels)
         # Applied from the weakest to the strongest, so that the strongest is written last.

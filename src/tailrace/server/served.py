@@ -139,7 +139,7 @@ class ServedPipelines:
             onward = OnwardTrace(self._options.trace_sample)
             for remote in remote_stages(plan.inference.stage):
                 remote.trace_lines = onward.lines
-        recorders = self._recorders(pipeline, recorder)
+        recorders = self._recorders(plan, recorder)
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)
         counts: list[Counts] = [  # all hops share what the first one counts
@@ -158,8 +158,9 @@ class ServedPipelines:
         """Those that are added, in order."""
         return self._served
 
-    def _recorders(self, pipeline: Pipeline, own: BatchRecorder) -> list[Recorder]:
+    def _recorders(self, plan: Plan, own: BatchRecorder) -> list[Recorder]:
         """Return what is told of each batch of a pipeline."""
+        pipeline = plan.pipeline
         recorders: list[Recorder] = [own]
         if branches := branches_of(pipeline):
             recorders.append(BranchRecorder(self._block, pipeline.name, branches))
@@ -168,7 +169,11 @@ class ServedPipelines:
         if self._ring is not None:
             loop, release_id = asyncio.get_running_loop(), self._release.id
             traced = self._options.traces is not None
-            self._taps.append(Tap(pipeline, release_id, self._ring, self._clock, loop, self._log, traced=traced))
+            tap = Tap(
+                pipeline, release_id, self._ring, self._clock, loop, self._log, traced=traced,
+                labels=plan.postprocess.labels,
+            )  # fmt: skip
+            self._taps.append(tap)
             recorders.append(self._taps[-1])
         if pipeline.coalesce is not None:
             recorders.append(CoalescedCounts(self._block, pipeline.name, own))

@@ -73,6 +73,7 @@ class Rescoring:
         url = store or resolve_url(pipeline.store, pipeline.base_dir)
         self._url = url.partition("|")[2] if url.startswith("tier:") else url  # whose hot store would be filled
         self.wiring: Wiring = wire(pipeline)
+        self._labels: tuple[str, ...] = self.wiring.labels
         self._secret = redacted_fields(pipeline.request)
 
     @property
@@ -130,6 +131,7 @@ class Rescoring:
             await store.open()
             plan = compile_plan(self._pipeline, store, clock=_CLOCK, backends=self._backends)
             held.callback(plan.inference.close)
+            self._labels = plan.postprocess.labels
             if explains:
                 plan = self._explaining(plan)
             now_ns = _CLOCK.now_ns()
@@ -183,7 +185,7 @@ class Rescoring:
         """Return what was scored, beside what was."""
         if batch.rows != len(answered.rows):
             raise UnableError(f"it makes {batch.rows} rows now, the log has {len(answered.rows)}")
-        labels = self.wiring.labels
+        labels = self._labels
         scores, rows = _listed(batch.scores), []
         for place, then in enumerate(answered.rows):
             decision = None
