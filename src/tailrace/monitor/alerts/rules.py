@@ -184,7 +184,8 @@ def _of_kinds(found: dict[str, int], what: str) -> Finding:
     """Return how many series of each kind are so."""
     told = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in found.items() if count]
     total = sum(found.values())
-    cause = f"{' and '.join(told) or 'nothing'} {'are' if total > 1 else 'is'} {what}"
+    listed = " and ".join([", ".join(told[:-1])] * (len(told) > 1) + told[-1:])
+    cause = f"{listed or 'nothing'} {'are' if total > 1 else 'is'} {what}"
     return Finding(float(total), 0.0, is_over=total > 0, is_clear=total == 0, cause=cause)
 
 
