@@ -16,8 +16,6 @@ from statistics import median, quantiles
 from tempfile import mkdtemp
 from typing import Final
 
-import pyarrow.parquet as pq
-
 from figures import Figures
 from front_door_tls import cpu_ns
 from machine import LOAD_CORE, SERVER_CORE, BenchError
@@ -62,15 +60,12 @@ def _measure(session: Session, stack: ExitStack, folder: Path) -> Figures:
         time.sleep(2.0)
         requests, lost = written(logged)
         observer_s = (cpu_ns(observer) - began_ns) / 1e9
-    rows = sum(pq.read_metadata(path).num_rows for path in folder.rglob("*.parquet"))
-    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     return {
         "worker_us": round(median(added_us), 2),
         "p99_added_ms": round(quantiles(added_ms, n=20)[-1], 3) if len(added_ms) > 2 else None,
         "p99_added_median_ms": round(median(added_ms), 3),
         "dropped": lost,
         "observer_per_cpu_s": round((requests - began) / observer_s),
-        "log_bytes_per_prediction": round(size / rows),
     }
 
 
@@ -101,7 +96,6 @@ def lines(figures: Figures) -> list[Line]:
         Line("  rows dropped", found["dropped"], 0, 0),
         Line("  predictions a second of the observer's CPU", found["observer_per_cpu_s"], 20_000, 60_000,
              more_is_better=True),
-        Line("  bytes of the log a prediction", found["log_bytes_per_prediction"], 200, 100),
     ]  # fmt: skip
 
 
@@ -110,7 +104,7 @@ PART: Final = Part(
     about="the prediction log: what it costs the worker, the observer and the disk",
     caveats=(
         f"monitoring_log: {PAIRS} pairs of {SECONDS} s, without the log and with it; servers, observer and load share "
-        "two cores. The same payments come again and again, so that they take less of the disk than others would.",
+        "two cores.",
     ),
     steps=lambda session: session.pick(PAIRS, 3),
     measure=measure,

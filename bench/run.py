@@ -41,6 +41,7 @@ import idle
 import load_curve
 import models
 import monitoring_console
+import monitoring_disk
 import monitoring_drift
 import monitoring_explain
 import monitoring_log
@@ -85,6 +86,7 @@ PARTS: Final = {
         handbook,
         models,
         monitoring_console,
+        monitoring_disk,
         monitoring_drift,
         monitoring_explain,
         monitoring_log,
