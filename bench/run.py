@@ -46,6 +46,7 @@ import monitoring_drift
 import monitoring_explain
 import monitoring_log
 import monitoring_metrics
+import monitoring_tracing
 import open_loop
 import real_clients
 import start
@@ -91,6 +92,7 @@ PARTS: Final = {
         monitoring_explain,
         monitoring_log,
         monitoring_metrics,
+        monitoring_tracing,
     )
 }
 FIGURES: Final = ROOT / "build" / "bench.json"
