@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -213,6 +214,41 @@ def test_escapes_of_a_caller_do_not_reach_the_terminal(tmp_path: Path, write: Wr
     write().write([at(0, 0, 1, request_ids=["\x1b[31mred\x07"])])
     assert "?[31mred?" in shown(str(tmp_path / "log"))
     assert "\x1b" not in shown(str(tmp_path / "log"), "--columns", "request_id,time")
+
+
+def test_log_of_which_nothing_can_be_read_is_no_success(tmp_path: Path, write: Write) -> None:
+    """Though the files are told of."""
+    files = write()
+    files.write([at(0, 0, 1)])
+    files.seal()
+    (path,) = tmp_path.rglob("*.parquet")
+    os.truncate(path, 20)
+    result = CliRunner().invoke(app, [str(tmp_path / "log")])
+    assert (result.exit_code, str(path) in result.stderr) == (1, True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
+def test_log_of_another_user_is_told(log: str) -> None:
+    """With whom to read it as."""
+    folder = next((Path(log) / "fraud").iterdir())
+    folder.chmod(0)
+    try:
+        with pytest.raises(SetupError, match=r"Permission denied(.|\n)*as the user that the server runs as"):
+            shown(log)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_call_that_was_answered_by_another_is_shared(tmp_path: Path, write: Write) -> None:
+    """It has no score of its own; one that failed says how."""
+    lines = at(0, 0, 2)
+    nothing = pa.nulls(2, pa.float64())
+    lines = lines.set_column(lines.schema.get_field_index("score"), "score", nothing)
+    lines = lines.set_column(lines.schema.get_field_index("coalesced"), "coalesced", pa.array(["kept", None]))
+    lines = lines.set_column(lines.schema.get_field_index("error"), "error", pa.array([None, "OutOfTimeError"]))
+    write().write([lines])
+    told = shown(str(tmp_path / "log"))
+    assert [line.split()[3] for line in told.splitlines()[1:]] == ["shared", "OutOfTimeError"]
 
 
 def test_empty_log_is_told(tmp_path: Path) -> None:

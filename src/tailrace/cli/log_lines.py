@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from tailrace.monitor.log.reader import PassedOver
 
-SHORT: Final = ("time", "request_id", "score", "decision", "degraded", "whole_us", "error", "row")
-"""The columns that are shown where none are asked for; the last two within others."""
+HIDDEN: Final = ("error", "coalesced", "row")
+"""Columns that are shown within others."""
+SHORT: Final = ("time", "request_id", "score", "decision", "degraded", "whole_us", *HIDDEN)
+"""The columns that are shown where none are asked for."""
+_WIDTHS: Final = {"request_id": 12, "decision": 8, "degraded": 14}
+"""Of short lines at least: others follow the first ones."""
 _NAMES: Final = {"request_id": "id", "whole_us": "ms"}
 _WIDTH_MAX: Final = 48
 _US_PER_MS: Final = 1_000
@@ -43,7 +47,7 @@ class LogLines:
 
         rows = batch.to_pylist()
         cells = [{name: self._cell(name, value, row) for name, value in row.items()} for row in rows]
-        names = [name for name in batch.schema.names if not (self._is_short and name in {"error", "row"})]
+        names = [name for name in batch.schema.names if not (self._is_short and name in HIDDEN)]
         if not self._widths:
             self._begin(batch.schema, names, cells)
         for row, shown in zip(rows, cells, strict=True):
@@ -66,7 +70,8 @@ class LogLines:
             if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
                 self._is_right.add(name)
             widest = max((len(each[name]) for each in cells), default=0)
-            self._widths[name] = max(len(_NAMES.get(name, name) if self._is_short else name), widest)
+            least = _WIDTHS.get(name, 0) if self._is_short else 0
+            self._widths[name] = max(len(_NAMES.get(name, name) if self._is_short else name), widest, least)
         header = Text()
         for name in names:
             text = _NAMES.get(name, name) if self._is_short else name
@@ -82,8 +87,8 @@ class LogLines:
             return _NONE if value is None else f"{value / _US_PER_MS:.2f}"
         if name == "degraded":
             return _text(value) if value else ""
-        if name == "score" and value is None and row.get("error"):
-            return _text(row["error"])
+        if name == "score" and value is None:
+            return _text(row.get("error") or ("shared" if row.get("coalesced") else None))
         if name == "request_id" and row.get("row"):
             return f"{_text(value)} #{row['row']}"
         return _text(value)

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import typer
+
 from tailrace.cli import log_options as given
 from tailrace.cli.durations import time_ns_of
 from tailrace.cli.log_lines import SHORT, LogLines, tell_of
@@ -49,8 +51,8 @@ def logs(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Show the prediction log: its last lines, those to come, or what a query in SQL finds.
 
-    Reads what is written now as well. Files that are damaged are named on stderr, and passed over. A query may read
-    the log, and nothing else of the machine.
+    Reads what is written now as well. Files that are damaged are named on stderr, and passed over; exit code 1 where
+    none can be read. A query may read the log, and nothing else of the machine.
 
     For example:
 
@@ -84,6 +86,8 @@ def logs(  # noqa: PLR0917 - one parameter an option
             printer = _Printer(ways, answer.schema, is_short=is_short)
             printer.show_all(answer.batches, TABLE_LINES_MAX if sql and not ways else None)
         tell_of(answer.passed_over)
+        if answer.passed_over and not answer.files:
+            raise typer.Exit(1)
     if follow:
         _follow(log, chosen, answer, query, printer)
 

@@ -53,10 +53,9 @@ def log_pipelines(root: Path) -> list[str]:
     """Return the pipelines that a log has lines of, by name. Raises SetupError where there is no such directory."""
     try:
         folders = sorted(each for each in root.iterdir() if each.is_dir())
+        return [folder.name for folder in folders if any(True for _ in _hours(folder))]
     except OSError as error:
-        raise SetupError(f"the log cannot be read: {error.strerror}", where=str(root),
-                         next="give the directory that `tailrace serve --log` was given") from None  # fmt: skip
-    return [folder.name for folder in folders if any(True for _ in _hours(folder))]
+        raise _unreadable(error, root) from None
 
 
 def chosen_log(root: Path, pipeline: str | None) -> str:
@@ -65,12 +64,22 @@ def chosen_log(root: Path, pipeline: str | None) -> str:
     if not known:
         raise SetupError("the log has no lines", where=str(root),
                          next="serve with --log DIR, and send a request; lines come within a second")  # fmt: skip
-    if pipeline is None and len(known) == 1:
-        return known[0]
+    pipeline = known[0] if pipeline is None and len(known) == 1 else pipeline
     if pipeline not in known:
         what = "the log has several pipelines" if pipeline is None else f"the log has no pipeline {pipeline!r}"
         raise SetupError(what, where=str(root), next=f"name one of {', '.join(known)}")
+    try:
+        log_files(root, pipeline)
+    except OSError as error:
+        raise _unreadable(error, root) from None
     return pipeline
+
+
+def _unreadable(error: OSError, root: Path) -> SetupError:
+    what = f"the log cannot be read: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        return SetupError(what, where=error.filename or str(root), next="read it as the user that the server runs as")
+    return SetupError(what, where=str(root), next="give the directory that `tailrace serve --log` was given")
 
 
 def log_files(root: Path, pipeline: str, *, since_ns: int | None = None, until_ns: int | None = None) -> list[LogFile]:

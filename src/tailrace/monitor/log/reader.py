@@ -141,4 +141,5 @@ class LogReader:
 
 
 def _reason(error: Any) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    told = getattr(error, "strerror", None) or str(error)
+    return (told.splitlines() or [type(error).__name__])[0]
