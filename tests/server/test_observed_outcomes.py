@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +29,12 @@ def label(root: Path, name: str, labels: dict[str, int]) -> None:
     pq.write_table(pa.table({"request_id": list(labels), "label": list(labels.values())}), root / "labels" / name)
 
 
+def pin_of(folder: Path) -> Pin:
+    """Return a pin of a pipeline's file as it is."""
+    path = str(folder)
+    return Pin(root=path, folder=path, number=0, files=(f"{path}/log.py",), folders=((path, path),))
+
+
 def joined(watch: ObservedOutcomes) -> Observed:
     """Have a watch look, and return what it shows when it has."""
     watch._next_s = 0.0
@@ -43,10 +48,8 @@ def joined(watch: ObservedOutcomes) -> Observed:
 
 def test_labels_are_joined_when_they_come(tmp_path: Path, pipelines_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without labels no thread is begun; a file of them is joined, and one more; a broken one is told once."""
-    folder = str(pipelines_dir)
-    pin = Pin(root=folder, folder=folder, number=0, files=(f"{folder}/log.py",), folders=((folder, folder),))
     monkeypatch.setattr(time, "time_ns", lambda: int((NOON_S + 60) * 1e9))
-    watch = ObservedOutcomes(pin, tmp_path)
+    watch = ObservedOutcomes(pin_of(pipelines_dir), tmp_path)
     with writers(tmp_path, Now()) as write:
         write("log").write([at(0, 0, 9, pipeline="log")])  # scores of a tenth of their number
     assert joined(watch).outcomes == {}
@@ -66,15 +69,22 @@ def test_labels_are_joined_when_they_come(tmp_path: Path, pipelines_dir: Path, m
     assert joined(watch).outcomes == {}
 
 
-def test_log_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path) -> None:
+def test_fault_is_told_and_tried_again(tmp_path: Path, pipelines_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the join is logged, ends nothing, and is not tried again at once."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr("tailrace.monitor.drift.labelled.join_outcomes", fail)
     label(tmp_path, "a.parquet", {"r0": 0})
-    watch = ObservedOutcomes(cast(Pin, None), tmp_path)  # whose pipelines cannot be had
+    watch = ObservedOutcomes(pin_of(pipelines_dir), tmp_path)
     with capture_logs() as logged:
         assert joined(watch).outcomes == {}
         assert watch._next_s > time.monotonic() + observed_outcomes.LOOK_S
         assert joined(watch).outcomes == {}
     assert [each["event"] for each in logged] == ["outcomes are not known"]
+    monkeypatch.undo()
+    assert "log" in joined(watch).outcomes
 
 
 def test_thresholds_are_where_bands_begin(pipelines_dir: Path) -> None:

@@ -37,13 +37,13 @@ class ObservedOutcomes:
     """Judges what was predicted by what came true. folder: the log's."""
 
     def __init__(self, pin: Pin, folder: Path) -> None:
-        self._pin, self._folder = pin, folder
+        self._pipelines = load_all(pin)  # here, since a thread that loads files would meet who loads them elsewhere
+        self._folder = folder
         self._found: dict[str, LiveOutcomes] = {}
         self._thread: threading.Thread | None = None
         self._next_s = 0.0
         self._joined_s = -AGAIN_S
         self._known: object = None
-        self._pipelines: list[Pipeline] | None = None
         self._log = structlog.get_logger()
         self._logged_s = -LOG_S
 
@@ -92,8 +92,6 @@ class ObservedOutcomes:
         """Join labels with the log; return whether there was anything to join."""
         from tailrace.monitor.drift.labelled import join_outcomes, label_files, read_labels
 
-        if self._pipelines is None:
-            self._pipelines = load_all(self._pin)
         files = {each.name: label_files(self._folder, each.name) for each in self._pipelines}
         if files == self._known and began_s < self._joined_s + AGAIN_S:
             return False
