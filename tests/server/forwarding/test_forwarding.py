@@ -59,12 +59,13 @@ class Kept:
         self.lines: list[Any] = []
         self.left = left
 
-    def send(self, lines: Sequence[Line]) -> None:
+    def send(self, lines: Sequence[Line]) -> int:
         """Keep lines."""
         self.lines += [json.loads(line.value) for line in lines]
         self.left -= 1
         if self.left == 0:
             raise SinkError("gone")
+        return 0
 
     def close(self) -> None:
         """Keep them."""
@@ -189,6 +190,29 @@ def test_file_that_cannot_be_read_holds_up_no_other(tmp_path: Path, files: LogFi
     assert sender.sink.ids == numbered(2, 2)
 
 
+def test_file_that_is_damaged_within_holds_up_no_other(tmp_path: Path, files: LogFiles) -> None:
+    """What cannot be read of it is counted, and told once."""
+    write(files, 0, 2_000)
+    files.seal()
+    (path,) = (tmp_path / "log").rglob("*.parquet")
+    content = bytearray(path.read_bytes())
+    content[200:2_000] = bytes(1_800)
+    path.write_bytes(content)
+    write(files, 2_000, 2)
+    sender = Sender(tmp_path / "log", Kept())
+    sender.send()
+    sender.send()
+    assert sender.sink.ids == numbered(2_000, 2)
+    assert sender.counted("unsent_total") == 2_000
+
+
+def test_large_lines_are_sent_in_parts() -> None:
+    """So many bytes at once, and never none."""
+    lines = [Line(b"", bytes(size)) for size in (10, forwarder.PART_BYTES, 5, 5)]
+    assert [len(part) for part in forwarder.parts(lines)] == [2, 2]
+    assert list(forwarder.parts([])) == []
+
+
 def test_two_servers_that_share_a_log_send_it_once(tmp_path: Path, files: LogFiles) -> None:
     """The second waits until the first is gone."""
     write(files, 0, 2)
@@ -278,6 +302,9 @@ def test_kafka_gets_a_message_a_line_and_a_gone_broker_is_told(tmp_path: Path, f
     confluent_kafka = pytest.importorskip("confluent_kafka")
     write(files, 0, 1_500)
     with kafka("log") as (_, brokers):
+        large = KafkaSink(SinkAddress.parse(f"kafka://{brokers}/log"))
+        assert large.send([Line(b"", bytes(2_000_000))]) == 1
+        large.close()
         with forwarding(tmp_path / "log", f"kafka://{brokers}/log") as sender:
             wait_until(lambda: sender.counted("sent_total") == 1_500, "not all is sent", LIMIT_S)
         consumer = confluent_kafka.Consumer(

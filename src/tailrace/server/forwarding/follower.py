@@ -64,10 +64,9 @@ class LogFollower:
             position = self._positions[name]
             if position.is_done:
                 continue
-            with suppress(FileNotFoundError):  # it became whole, or went: the next look sees to it
-                for batch in self._read(name, file, position.sent):
-                    for first in range(0, batch.num_rows, LINES_MAX):
-                        yield Lines(pipeline, position, batch.slice(first, LINES_MAX))
+            for batch in self._whole(name, file, position):
+                for first in range(0, batch.num_rows, LINES_MAX):
+                    yield Lines(pipeline, position, batch.slice(first, LINES_MAX))
 
     def files(self) -> Iterator[tuple[Path, FilePosition]]:
         """Give whole files that are not sent."""
@@ -93,6 +92,19 @@ class LogFollower:
         """Read again what was read, and not sent."""
         self._tails.clear()
 
+    def _whole(self, name: str, file: LogFile, position: FilePosition) -> Iterator[pa.RecordBatch]:
+        """Give the lines of a file that are not sent, up to where it is damaged: what is behind that is lost."""
+        try:
+            yield from self._read(name, file, position.sent)
+        except FileNotFoundError:  # it became whole, or went: the next look sees to it
+            return
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            self._tell(file, error)
+            self.lost += max(position.total - position.sent, 0)
+            position.total = position.sent
+
     def _read(self, name: str, file: LogFile, sent: int) -> Iterator[pa.RecordBatch]:
         if file.is_draft:
             tail = self._tails.setdefault(name, DraftTail(file.path))
@@ -117,9 +129,11 @@ class LogFollower:
         except FileNotFoundError:
             return -1
         except (OSError, pa.ArrowException) as error:
-            fault: Any = error
-            self._logger.error("a file of the log cannot be sent on", path=str(file.path), cause=str(fault))
+            self._tell(file, error)
             return position.sent
+
+    def _tell(self, file: LogFile, fault: Any) -> None:
+        self._logger.error("a file of the log cannot be sent on", path=str(file.path), cause=str(fault))
 
     def _name(self, file: LogFile) -> str:
         return file.path.with_suffix("").relative_to(self._root).as_posix()

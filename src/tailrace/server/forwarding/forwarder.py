@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,10 +27,12 @@ from tailrace.server.forwarding.address import SinkAddress
 from tailrace.server.forwarding.follower import LogFollower
 from tailrace.server.forwarding.json_lines import json_lines
 from tailrace.server.forwarding.positions import Positions
-from tailrace.server.forwarding.sinks import FileSink, LineSink, SinkError, open_line_sink
+from tailrace.server.forwarding.sinks import FileSink, Line, LineSink, SinkError, open_line_sink
 
 NICE: Final = 10
 LOOK_S: Final = 1.0
+PART_BYTES: Final = 1 << 20
+"""Of lines that are sent at once, about."""
 RETRY_S_MAX: Final = 30.0
 LOG_S: Final = 60.0
 CLOSE_S: Final = 5.0
@@ -103,9 +105,11 @@ class Forwarding:
         for pipeline, position, batch in follower.lines():
             if self._lines is None:
                 self._lines = open_line_sink(self._address)
-            self._lines.send(list(json_lines(pipeline, batch)))
-            position.sent += batch.num_rows
-            self._counts.send(batch.num_rows)
+            for part in parts(json_lines(pipeline, batch)):
+                refused = self._lines.send(part)
+                position.sent += len(part)
+                self._counts.send(len(part) - refused)
+                self._counts.lose(refused)
 
     def _send_files(self, follower: LogFollower) -> None:
         for path, position in follower.files():
@@ -127,6 +131,20 @@ class Forwarding:
         if time.monotonic() >= self._warned_s + LOG_S:
             self._warned_s = time.monotonic()
             self._warn("the log waits for its sink", sink=self._address.shown, cause=str(error))
+
+
+def parts(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Give lines together that are sent at once: some of them may be large."""
+    part: list[Line] = []
+    size = 0
+    for line in lines:
+        part.append(line)
+        size += len(line.value)
+        if size >= PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 async def _work(process: CompanionProcess) -> int:

@@ -34,5 +34,6 @@ def _values(column: pa.Array) -> list[Any]:
         parts = [_values(column.field(place)) for place in range(kind.num_fields)]
         return [dict(zip(names, values, strict=True)) for values in zip(*parts, strict=True)]
     if pa.types.is_timestamp(kind):
-        column = pc.strftime(column, format="%Y-%m-%dT%H:%M:%SZ")
+        naive = column.cast(pa.timestamp("us"))  # with a zone Arrow asks for a database of them
+        column = pc.strftime(naive, format="%Y-%m-%dT%H:%M:%SZ")
     return column.to_pylist()  # type: ignore[no-any-return]

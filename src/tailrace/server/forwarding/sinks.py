@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+from tailrace.errors import RegistryError
 from tailrace.server.forwarding.address import SinkAddress
 
 ANSWER_S_MAX: Final = 10.0
@@ -28,8 +29,8 @@ class SinkError(Exception):
 class LineSink(Protocol):
     """Takes lines. When `send` returns they are kept there; where it raises SinkError some may be."""
 
-    def send(self, lines: Sequence[Line]) -> None:
-        """Have lines kept, in their order."""
+    def send(self, lines: Sequence[Line]) -> int:
+        """Have lines kept, in their order; return how many it will never take."""
         ...
 
     def close(self) -> None:
@@ -47,7 +48,7 @@ class RedisSink:
         self._key, self._entries_max = address.key, address.entries_max or None
         self._client: Any = redis.Redis.from_url(address.url, socket_connect_timeout=5, socket_timeout=ANSWER_S_MAX)
 
-    def send(self, lines: Sequence[Line]) -> None:
+    def send(self, lines: Sequence[Line]) -> int:
         """Add the lines; the oldest go where the stream has more than it may."""
         pipe = self._client.pipeline(transaction=False)
         for line in lines:
@@ -56,6 +57,7 @@ class RedisSink:
             pipe.execute()
         except self._error as error:
             raise SinkError(str(error)) from None
+        return 0
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -69,6 +71,7 @@ class KafkaSink:
         import confluent_kafka
 
         self._error = confluent_kafka.KafkaException
+        self._too_large = confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE
         self._topic = address.key
         self._producer = confluent_kafka.Producer(
             {
@@ -81,14 +84,14 @@ class KafkaSink:
                 "error_cb": lambda error: None,  # what fails is told by each message
             }
         )
-        self._fault = ""
+        self._fault, self._refused = "", 0
 
-    def send(self, lines: Sequence[Line]) -> None:
-        """Send the lines, and wait for them."""
-        self._fault = ""
+    def send(self, lines: Sequence[Line]) -> int:
+        """Send the lines, and wait for them. One that is larger than the brokers take is never taken."""
+        self._fault, self._refused = "", 0
         try:
             for line in lines:
-                self._producer.produce(self._topic, line.value, line.key or None, on_delivery=self._note)
+                self._produce(line)
             left = self._producer.flush(ANSWER_S_MAX + 1)
         except (self._error, BufferError) as error:
             self._fault, left = str(error), 1
@@ -96,13 +99,24 @@ class KafkaSink:
             self._producer.purge()
             self._producer.flush(1.0)
             raise SinkError(self._fault or "the brokers do not answer")
+        return self._refused
 
     def close(self) -> None:
         """Let go of the brokers."""
         self._producer.purge()
 
+    def _produce(self, line: Line) -> None:
+        try:
+            self._producer.produce(self._topic, line.value, line.key or None, on_delivery=self._note)
+        except self._error as error:
+            self._note(error.args[0], None)
+
     def _note(self, error: Any, _: Any) -> None:
-        if error is not None:
+        if error is None:
+            return
+        if error.code() == self._too_large:
+            self._refused += 1
+        else:
             self._fault = str(error)
 
 
@@ -122,7 +136,7 @@ class FileSink:
                 digest.update(chunk)
         try:
             self._storage.upload(path.relative_to(root).as_posix(), path, digest.hexdigest(), lambda count: None)
-        except OSError as error:
+        except (OSError, RegistryError) as error:
             if not path.exists():
                 raise FileNotFoundError(str(path)) from None
             raise SinkError(str(error)) from None
