@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from tailrace.cli.models.options import plain, print_table, table_of
-from tailrace.offline.explanation.document import Answered, Explanation, Feature, LayerTime, Replay, Rescored, Row
+from tailrace.offline.explanation.document import (
+    Again,
+    Answered,
+    Explanation,
+    Feature,
+    LayerTime,
+    Replay,
+    Rescored,
+    Row,
+)
 
 BAR: Final = 24
 WIDTH: Final = 110
@@ -151,38 +160,30 @@ def _print_replay(answered: Answered, replay: Replay) -> None:
     print("\nscored again, from the features that were served:", plain(_verdict(replay.logged)))
     store = f" ({plain(replay.store)})" if replay.store else ""
     print(f"scored again, from the store as it is now{store}:", plain(_verdict(replay.now)))
-    differing = [(each, now) for each in answered.rows for now in _of_row(replay, each)]
     table = table_of("row", "", "score", "decision", "rules")
-    for row, (name, again) in differing[: 2 * ROWS_MAX]:
-        table.add_row(
-            str(row.row), name, shown(again.score), plain(again.decision or ""), plain(", ".join(again.reasons))
-        )
-    if differing:
+    for row in answered.rows[:ROWS_MAX]:
+        for name, each in _differing(replay, row):
+            table.add_row(
+                str(row.row), name, shown(each.score), plain(each.decision or ""), plain(", ".join(each.reasons))
+            )
+    if table.row_count:
         print_table(table)
     _print_changed(replay)
 
 
-def _of_row(replay: Replay, row: Row) -> Iterator[tuple[str, Any]]:
-    """Give what was scored again of a row, where anything differs."""
-    pairs = [
-        (name, again)
-        for name, rescored in (("then's features", replay.logged), ("now's features", replay.now))
-        for again in rescored.rows
-        if again.row == row.row
-    ]
-    if any(not again.is_equal for _, again in pairs):
-        yield "served", row
-        yield from pairs
+def _differing(replay: Replay, row: Row) -> Sequence[tuple[str, Row | Again]]:
+    """Return what a row was scored each time; nothing where it was the same."""
+    sides = (("with the features of then", replay.logged), ("with those of now", replay.now))
+    again = [(name, each) for name, side in sides for each in side.rows if each.row == row.row]
+    return [] if all(each.is_equal for _, each in again) else [("served", row), *again]
 
 
 def _print_changed(replay: Replay) -> None:
     table = table_of("row", "feature", "then", "now", right=("then", "now"))
-    count = 0
     for row in replay.now.rows[:ROWS_MAX]:
         for each in row.changed:
             table.add_row(str(row.row), plain(each.name), shown(each.then), shown(each.now))
-            count += 1
-    if count:
+    if table.row_count:
         print_table(table)
 
 

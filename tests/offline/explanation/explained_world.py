@@ -49,6 +49,10 @@ class Decision(tr.Response):
     score: float
 
 
+class Explained(Decision):
+    explanation: dict[str, float] | None
+
+
 class Items(tr.Response):
     item_ids: list[int]
     score: list[float]
@@ -84,11 +88,15 @@ class Total:
 fraud = tr.Pipeline(
     name="fraud",
     request=Payment,
-    response=Decision,
+    response=Explained,
     features=[Payment.amount, Profile.debt, share],
+    explain=1,
     model=tr.Model("fraud", fallback=tr.Constant(0.5)),
     decision=tr.bands("score", allow=0.0, block=0.5),
-    rules=[tr.Rule("small_amount", when=lambda request: request.amount == 9, then="allow")],
+    rules=[
+        tr.Rule("small_amount", when=lambda request: request.amount == 9, then="allow"),
+        tr.Rule("old", when=lambda profile: profile.kind == "old", then="block"),
+    ],
     budget=tr.Budget("5s", request="1s", features="1s", inference="1s"),
 )
 secret = tr.Pipeline(
@@ -185,10 +193,10 @@ class _NoTimers:
         return callback
 
 
-def put_debt(world: World, debt: float) -> str:
+def put_debt(world: World, debt: float, kind: str = "new") -> str:
     """Write what customer 1 owes into a store; return its URL."""
     codec = world.pipelines["fraud"].views[0].spec.codec()
-    (row,) = codec.pack([1], {"debt": [debt], "kind": ["old"]}, 0, 0)
+    (row,) = codec.pack([1], {"debt": [debt], "kind": [kind]}, 0, 0)
     url = f"lmdb:{world.folder / 'store'}"
     writer = open_writer(url)
     writer.exchange([(codec.key(1), row)], [])

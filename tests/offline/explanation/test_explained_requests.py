@@ -89,6 +89,24 @@ def test_replay_is_equal_to_the_bit_and_tells_what_has_changed_since(world: Worl
     assert replay.now.why == ["features have other values now"]
 
 
+def test_rule_that_reads_what_is_not_logged_is_told_as_such(world: World) -> None:
+    """It goes by what the store has now; without that store contributions are told all the same."""
+    store = put_debt(world, 50.0, kind="old")
+    world.serve("fraud", PAYMENTS[:1], ["p0"], debt=50.0)
+    told = only(explain_request("p0", world.asking(replay=True, store=store)))
+    assert told.replay is not None
+    assert not told.replay.logged.is_equal
+    assert "reads what is not logged" in told.replay.logged.why[0]
+    assert told.replay.logged.rows[0].reasons == ["old"]
+    assert told.replay.logged.rows[0].score == told.rows[0].score
+    gone = only(explain_request("p0", world.asking(replay=True, store="redis://127.0.0.1:1")))
+    assert gone.replay is not None
+    assert "the store failed" in gone.replay.logged.fault
+    assert "the store failed" in gone.replay.now.fault
+    assert gone.rows[0].unexplained == ""
+    assert gone.rows[0].features[0].adds
+
+
 def test_score_that_is_another_is_told_with_what_may_account_for_it(world: World) -> None:
     """A model that keeps a state, digits that are rounded, a fallback that answered: each is told apart."""
     world.serve("ranking", [{"item_ids": [1, 2], "amount": 5.0}], ["same"])
@@ -108,7 +126,7 @@ def test_score_that_is_another_is_told_with_what_may_account_for_it(world: World
     assert "remote, has a state" in str(replays[0])
     assert "last digits" in str(replays[1])
     world.serve("fraud", PAYMENTS[:1], ["fell"], degraded=np.array([8], np.uint8), scores=np.array([0.5]))
-    fell = only(explain_request("fell", world.asking(replay=True)))
+    fell = only(explain_request("fell", world.asking(replay=True, store=put_debt(world, 1.0))))
     assert fell.replay is not None
     assert "fallback" in fell.replay.logged.why[0]
     assert "another score stands" in fell.rows[0].unexplained

@@ -93,8 +93,8 @@ class Again(msgspec.Struct, kw_only=True):
 class Rescored(msgspec.Struct, kw_only=True):
     """The request scored again by its release. fault: why it could not be, "" where it could.
 
-    is_equal: whether every row has the same score, to the bit, and the same decision. why: what may account for what
-    differs.
+    is_equal: whether every row has the same score, to the bit, the same decision and the same reasons. why: what may
+    account for what differs.
     """
 
     rows: list[Again] = []

@@ -22,6 +22,7 @@ from tailrace.codecs.json import JsonCodec
 from tailrace.compile.binding import reader_of
 from tailrace.compile.compiler import compile_plan
 from tailrace.compile.explaining import explained_models
+from tailrace.compile.materialised import check_views
 from tailrace.compile.resolve import wire
 from tailrace.compile.samples import Samples
 from tailrace.compile.wiring import Origin, Wiring
@@ -68,7 +69,7 @@ class Rescoring:
     """
 
     def __init__(self, pipeline: Pipeline, backends: Mapping[Path, BackendChoice], store: str | None = None) -> None:
-        self._pipeline = replace(pipeline, budget=Budget(BUDGET), record_requests=False, explain=None)
+        self._pipeline = replace(pipeline, budget=Budget(BUDGET), record_requests=False)
         self._backends = backends
         url = store or resolve_url(pipeline.store, pipeline.base_dir)
         self._url = url.partition("|")[2] if url.startswith("tier:") else url  # whose hot store would be filled
@@ -93,8 +94,17 @@ class Rescoring:
         recorded = RecordedFeatures(self.wiring, on_demand=True)
         if missing := sorted(recorded.needed - {each.name for each in answered.rows[0].features}):
             raise UnableError(f"the log does not have {', '.join(missing[:3])}")
-        batch = self._run(answered, recorded, reads=recorded.needs_store, explains=True)
-        rescored = self._compared(answered, batch)
+        fault = ""
+        try:
+            batch = self._run(answered, recorded, reads=recorded.needs_store, explains=True)
+        except UnableError as error:  # of the store, which a rule reads: contributions need none
+            if not recorded.needs_store:
+                raise
+            fault = str(error)
+            batch = self._run(answered, recorded, reads=False, explains=True)
+        rescored = Rescored(fault=fault) if fault else self._compared(answered, batch)
+        if recorded.needs_store and not fault and not rescored.is_equal:
+            rescored.why = ["a rule, or a choice between models, reads what is not logged: from the store as it is now"]
         told, why = batch.explanations or [None] * batch.rows, batch.unexplained or [""] * batch.rows
         return rescored, Contributed([each or {} for each in told], list(why))
 
@@ -117,6 +127,8 @@ class Rescoring:
         request = self._decoded(answered)
         try:
             return asyncio.run(self._answered(request, answered, recorded, reads=reads, explains=explains))
+        except UnableError:
+            raise
         except TailraceError as error:
             raise UnableError(one_line(error)) from None
         except Exception as error:  # of the user's own code
@@ -132,6 +144,8 @@ class Rescoring:
             plan = compile_plan(self._pipeline, store, clock=_CLOCK, backends=self._backends)
             held.callback(plan.inference.close)
             self._labels = plan.postprocess.labels
+            if reads and (failure := (await check_views(plan, _CLOCK, refuse=True)).failure):
+                raise UnableError(f"the store failed: {failure}")  # what is served then are defaults
             if explains:
                 plan = self._explaining(plan)
             now_ns = _CLOCK.now_ns()
@@ -194,7 +208,7 @@ class Rescoring:
             reasons = list(batch.reasons[place]) if batch.reasons else []
             failed = batch.failed is not None and bool(batch.failed[place])
             score = None if failed else scores[place]
-            is_equal = is_same(score, then.score) and decision == then.decision
+            is_equal = is_same(score, then.score) and (decision, reasons) == (then.decision, then.reasons)
             rows.append(Again(row=place, score=score, decision=decision, reasons=reasons, is_equal=is_equal))
         return Rescored(rows=rows, is_equal=all(each.is_equal for each in rows))
 

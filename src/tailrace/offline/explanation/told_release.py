@@ -11,6 +11,7 @@ from tailrace.batch import Degraded
 from tailrace.deadline import NS_PER_US
 from tailrace.errors import TailraceError
 from tailrace.monitor.redacting import schema_that_redacts
+from tailrace.offline.explanation.answers import is_same
 from tailrace.offline.explanation.document import (
     Answered,
     Feature,
@@ -56,7 +57,7 @@ class ReleaseTold:
         _mark_redacted(answered, rescoring)
         logged = _logged(answered, rescoring)
         if replay:
-            logged.why = list(_reasons(answered, logged))
+            logged.why = [*_reasons(answered, logged), *logged.why]
             answered.replay = Replay(logged=logged, now=_now(answered, rescoring), store=rescoring.store)
 
     def _rescoring(self, opened: OpenedRelease, pipeline: Pipeline) -> Rescoring:
@@ -128,16 +129,18 @@ def _reasons(answered: Answered, logged: Rescored) -> Iterator[str]:
     if logged.is_equal or logged.fault:
         return
     pairs = list(zip(answered.rows, logged.rows, strict=True))
-    if any(_MODEL_FAILED & set(then.degraded) for then, _ in pairs):
+    fell_back = any(_MODEL_FAILED & set(then.degraded) for then, _ in pairs)
+    if fell_back:
         yield "a model failed or was late then, and its fallback answered; now it has the time that it needs"
     if answered.error:
         yield f"the request was answered with an error then: {answered.error}"
-    if any(_is_close(then.score, now.score) for then, now in pairs if not now.is_equal):
+    others = [(then.score, now.score) for then, now in pairs if not is_same(then.score, now.score)]
+    if others and all(_is_close(*pair) for pair in others):
         yield (
             "scores differ in their last digits: another build of a library, another processor, or the rows that were "
             "scored beside it"
         )
-    elif logged.rows and not any(_MODEL_FAILED & set(then.degraded) for then, _ in pairs):
+    elif others and not fell_back:
         yield "the model answers otherwise to what it was given then: it is remote, has a state, or goes by chance"
 
 
