@@ -96,8 +96,8 @@ def _alert(alert: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     firing = alert["state"] == "firing"
-    line = Text(f"{alert['state'].upper()} ", "bold red" if firing else "yellow")
-    line.append(plain(f"{alert['alert']} of {alert['pipeline']} for {_span(alert['since_s'])}: {alert['cause']}"), "")
+    line = Text().append(f"{alert['state'].upper()} ", "bold red" if firing else "yellow")
+    line.append(plain(f"{alert['alert']} of {alert['pipeline']} for {_span(alert['since_s'])}: {alert['cause']}"))
     return line.append(plain(f" ({alert['runbook']})") if firing else "", "dim")
 
 
@@ -182,18 +182,21 @@ def _told(found: dict[str, Any]) -> Iterator[RenderableType]:
     """Yield what has become of what was to be logged and traced."""
     from rich.text import Text
 
-    told = found["predictions"]
+    told, traces = found["predictions"], found["traces"]
     if told["logged"] or any(told["lost"].values()):
-        lost = [f"{count:,} {reason}" for reason, count in told["lost"].items() if count]
-        text = f"\nlog: {told['logged']:,} requests kept, {', '.join(lost) or 'none'} lost"
-        yield Text(text, "yellow" if lost else "")
-    if (traces := found["traces"]) is not None:
-        spans = traces["spans"]
-        lost = [f"{spans[outcome]:,} {outcome}" for outcome in ("rejected", "failed", "dropped") if spans[outcome]]
-        text = f"traces: {spans['exported']:,} spans to {traces['to']}, {', '.join(lost) or 'none'} lost"
-        if traces["fault"]:
-            text += f": {traces['fault']}"
-        yield Text(plain(text), "yellow" if lost or traces["fault"] else "")
+        lost = _lost(told["lost"])
+        yield Text(f"\nlog: {told['logged']:,} requests kept{lost or ', none lost'}", "yellow" if lost else "")
+    if traces is not None:
+        lost = _lost({outcome: traces["spans"][outcome] for outcome in ("rejected", "failed", "dropped")})
+        text = f"traces: {traces['spans']['exported']:,} spans to {traces['to']}{lost or ', none lost'}"
+        fault = f" ({traces['fault']})" if traces["fault"] else ""
+        yield Text(plain(text + fault), "yellow" if lost or fault else "")
+
+
+def _lost(counts: dict[str, int]) -> str:
+    """Return what was lost, by the reason; empty for nothing."""
+    found = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    return f"; lost: {found}" if found else ""
 
 
 def _table(first: str, *others: str) -> Table:
