@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from decisions import Decided, Replay, read_replay
@@ -41,8 +41,10 @@ DIFFERING_SHARE_MAX: Final = 0.01
 scored before the first has come."""
 TOUCHED_MAX: Final = 10
 """So many scores a payment may touch that was refused or lost as an event: its own, and its customer's next ones."""
-KEPT_RATE: Final = 50.0
-"""Payments a second of `--keep`, at most: a day of them takes minutes, for which profiles are fresh."""
+KEPT_S: Final = 60.0
+"""How long each round of `--keep` is."""
+KEPT_RATE: Final = 20.0
+"""Payments a second of `--keep`, at most: each customer pays every ten minutes then, which is often enough."""
 PREDICTIONS: Final = BUILD / "predictions"
 """The prediction log of `--keep`."""
 PREDICTIONS_BYTES_MAX: Final = 1 << 30
@@ -103,20 +105,21 @@ def send(served: Served, replay: Replay, rate: float, seconds: float) -> LoadRep
 
 
 def keep_sending(served: Served, replay: Replay, rate: float, console: Console) -> None:
-    """Send the payments again, each round a day later, until Ctrl-C: there is something to see on the console."""
+    """Send the payments as if they were made now, until Ctrl-C: so that there is something to see on the console."""
     console.print(f"Sending on at {rate:,.0f}/s until Ctrl-C. Watch it: {served.admin}/console", highlight=False)
-    console.print("Each round is a day later. After two the profiles are stale, since nobody refreshes them here.")
-    url, count = f"{served.url}/v1/pipelines/fraud/predict", len(replay.bodies)
-    for days in itertools.count(1):
-        bodies = [later(body, days) for body in replay.bodies]
-        run_load(LoadPlan(url=url, bodies=bodies, rate=rate, duration_s=max(count / rate, 1.0)), lambda now: None)
+    url, count = f"{served.url}/v1/pipelines/fraud/predict", max(int(rate * KEPT_S), 1)
+    for sent in itertools.count(0, count):
+        now, rest = datetime.now(UTC), itertools.islice(itertools.cycle(replay.bodies), sent % len(replay.bodies), None)
+        due = ((number, now + timedelta(seconds=number / rate)) for number in range(count))
+        bodies = [made_at(body, moment, sent + number) for (number, moment), body in zip(due, rest, strict=False)]
+        run_load(LoadPlan(url=url, bodies=bodies, rate=rate, duration_s=KEPT_S), lambda now: None)
 
 
-def later(body: bytes, days: int) -> bytes:
-    """Return a payment as it would be made so many days later: another one, for whoever counts it."""
+def made_at(body: bytes, moment: datetime, number: int) -> bytes:
+    """Return a payment as it would be made at another time: another one, for whoever counts it. number: of it."""
     payment = json.loads(body)
-    payment["transaction_id"] = f"{payment['transaction_id']}+{days}d"
-    payment["time"] = f"{datetime.fromisoformat(payment['time']) + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}"
+    payment["transaction_id"] = f"{payment['transaction_id']}-{number}"
+    payment["time"] = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
     return json.dumps(payment).encode()
 
 
