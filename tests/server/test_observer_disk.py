@@ -137,6 +137,7 @@ def test_disk_that_hangs_holds_up_no_request_and_loses_none(file: Path, tmp_path
             number += 1
         assert server.metric(LOGGED) < number
         assert observer_of(server) == observer
+        assert server.events("predictions wait for the disk")
         hanging.thaw()
         has_logged(server, number)
         assert ids(log) == numbered(0, number)

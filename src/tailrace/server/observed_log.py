@@ -22,6 +22,8 @@ from tailrace.server.options import ServeOptions
 PENDING_MAX: Final = 200_000
 """Rows that wait for a slow disk; requests that come then are lost, and counted."""
 LOG_S: Final = 60.0
+HANGS_S: Final = 3.0
+"""How long a disk may take for a second's lines before that is told."""
 
 
 class ObservedLog:
@@ -35,11 +37,15 @@ class ObservedLog:
         self._rows = 0
         self._logger = structlog.get_logger()
         self._warned_s: dict[str, float] = {}
+        self._began_s: float | None = None
+        """When a write began that is not over."""
 
     def take(self, predictions: Predictions) -> None:
         """Have those predictions wait for the disk that are logged."""
         if (found := logged_part(predictions)) is None:
             return
+        if (began_s := self._began_s) is not None and time.monotonic() > began_s + HANGS_S:
+            self._warn("predictions wait for the disk", "it takes nothing, and refuses nothing")
         predictions, rows = found, _rows(found)
         if self._rows + rows > PENDING_MAX:
             self._counts.lose("unwritten", len(predictions.requests))
@@ -52,12 +58,14 @@ class ObservedLog:
         """Write what waits; what the disk does not take waits for the next time. Raises OSError."""
         waiting = self._pending.copy()
         found = len(waiting)
+        self._began_s = time.monotonic()
         try:
             self._log.write(waiting)
         except OSError as error:
             self._warn("predictions wait for the disk", str(error))
             raise
         finally:
+            self._began_s = None
             written = {self._pending.popleft().release for _ in range(found - len(waiting))}
         try:
             self._releases.name(written)
