@@ -109,9 +109,11 @@ def keep_sending(served: Served, replay: Replay, rate: float, console: Console) 
     console.print(f"Sending on at {rate:,.0f}/s until Ctrl-C. Watch it: {served.admin}/console", highlight=False)
     url, count = f"{served.url}/v1/pipelines/fraud/predict", max(int(rate * KEPT_S), 1)
     for sent in itertools.count(0, count):
-        now, rest = datetime.now(UTC), itertools.islice(itertools.cycle(replay.bodies), sent % len(replay.bodies), None)
-        due = ((number, now + timedelta(seconds=number / rate)) for number in range(count))
-        bodies = [made_at(body, moment, sent + number) for (number, moment), body in zip(due, rest, strict=False)]
+        now, payments = datetime.now(UTC), replay.bodies
+        bodies = [
+            made_at(payments[(sent + each) % len(payments)], now + timedelta(seconds=each / rate), sent + each)
+            for each in range(count)
+        ]
         run_load(LoadPlan(url=url, bodies=bodies, rate=rate, duration_s=KEPT_S), lambda now: None)
 
 
