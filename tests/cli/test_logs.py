@@ -202,6 +202,41 @@ def test_new_lines_are_shown_as_they_come(log: str, now: Now, write: Write, monk
     ]  # fmt: skip
 
 
+def test_followed_lines_may_change_their_kind(
+    tmp_path: Path, now: Now, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that come between two looks are shown, of whatever schema."""
+    files = write()
+    files.write([at(0, 0, 1)])
+    looks = 0
+
+    def next_moment(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 2:
+            raise KeyboardInterrupt
+        now.s += 1
+        features: list[dict[str, np.ndarray]] = [{"size": np.ones(1)}, {"size": np.ones((1, 2))}, {"size": np.ones(1)}]
+        files.write([at(now.s - NOON_S, 10 * looks + place, 1, features=each) for place, each in enumerate(features)])
+
+    monkeypatch.setattr(time, "time_ns", lambda: int(now.s * 1e9))
+    monkeypatch.setattr(time, "sleep", next_moment)
+    found = shown(str(tmp_path / "log"), "-f", "--json", "--columns", "request_id")
+    assert [json.loads(line)["request_id"] for line in found.splitlines()] == [
+        "r0", "r10", "r11", "r12", "r20", "r21", "r22",
+    ]  # fmt: skip
+
+
+def test_names_of_folders_are_no_columns(tmp_path: Path, now: Now) -> None:
+    """As DuckDB takes them to be, nor patterns."""
+    root = tmp_path / "score=5" / "a[1]*"
+    with writers(root, now) as write:
+        files = write()
+        files.write([at(0, 0, 1)])
+        files.seal()
+        assert json.loads(shown(str(root), "--json", "--columns", "score")) == {"score": 0.0}
+
+
 @pytest.mark.parametrize("options", ["--json --csv", "--follow --sql SELECT", "-f --parquet x", "--sql x --where y"])
 def test_options_that_do_not_go_together_are_refused(log: str, options: str) -> None:
     """Before anything is read."""

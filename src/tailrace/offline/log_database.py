@@ -133,9 +133,10 @@ class LogDatabase(Lines):
                 path = _quoted(str(lines.file.path))
                 conditions.append(f"NOT (filename = {path} AND file_row_number IN {tuple(places.tolist())})")
         files = ", ".join(map(_quoted, paths))
+        where = " AND ".join(conditions) or "true"
         return (
             f"SELECT * EXCLUDE (filename, file_row_number) FROM read_parquet([{files}], union_by_name = true, "
-            f"filename = true, file_row_number = true) WHERE {' AND '.join(conditions) or 'true'}"
+            f"filename = true, file_row_number = true, hive_partitioning = false) WHERE {where}"
         )
 
     def _drafts(self, drafts: Sequence[FileLines]) -> pa.Table:

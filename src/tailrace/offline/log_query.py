@@ -120,15 +120,21 @@ def asked_of(lines: pa.Table, query: LogQuery) -> pa.Table:
 
 
 def together(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Give lines with the columns of a schema, and those that are new; each of a kind at once."""
+    """Give lines with the columns of a schema, and those that are new: all that go together at once."""
     import pyarrow as pa
 
     from tailrace.monitor.log.schemas import conformed, united
 
+    held: list[pa.RecordBatch] = []
     for batch in batches:
         both, apart = united([schema, batch.schema])
+        if apart and held:
+            yield pa.Table.from_batches([conformed(each, schema) for each in held], schema)
+            held = []
         schema = batch.schema.remove_metadata() if apart or both is None else both
-        yield pa.Table.from_batches([conformed(batch, schema)], schema)
+        held.append(batch)
+    if held:
+        yield pa.Table.from_batches([conformed(each, schema) for each in held], schema)
 
 
 def require_duckdb() -> None:
