@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -14,9 +15,10 @@ from typing import cast
 
 import numpy as np
 import pytest
-from serving import Server, serving, wait_for
+from serving import Server, fetch, serving, wait_for
 from structlog.testing import capture_logs
 
+from monitor.alerts.alert_receiver import Receiver
 from monitor.drift.predicted import predictions
 from tailrace.inference.drift import Drift
 from tailrace.monitor.drift.pipelines import PipelineDrift
@@ -99,6 +101,38 @@ def test_a_feature_that_shifts_is_an_alarm(file: Path, tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         ask(server, 5.0, 8)
         wait_for(lambda: server.metric("tailrace_drift_alarms", 'kind="feature"') == 1, LIMIT_S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_drift_without_a_log_is_shown_told_and_over(file: Path, tmp_path: Path) -> None:
+    """With `--observe` alone: the status has the worst series, the alert names it, and both end with the drift."""
+    receiver = Receiver()
+    try:
+        with serving(tmp_path / "out", file, "--observe", "--alert-webhook", receiver.url) as server:
+
+            def told(start: str) -> list[str]:
+                return [post["text"] for _, post in receiver.taken if post["text"].startswith(start)]
+
+            ask(server, 0.5, 16)  # twelve windows are a baseline
+            assert not receiver.taken
+            ask(server, 5.0, 6)
+            shown = json.loads(fetch(f"{server.admin}/status")[2])["drift"]["log"]
+            assert shown["alarmed"] == 3
+            assert {each["series"] for each in shown["series"]} == {"amount", "score", "decision"}
+            assert len(shown["series"][0]["mean"]) > 12
+            wait_for(lambda: len(told("TICKET log")) == 2, LIMIT_S)
+            causes = "; ".join(told("TICKET log"))
+            assert re.search(
+                r"1 feature, 1 score and 1 decision are [^;]*: (amount|score|decision) most, [a-z]+ [+-]?[\d.]+", causes
+            )
+            assert re.search(
+                r"1 score[^;]* beyond two standard deviations of their baseline: (score|decision) [+-]", causes
+            )
+            ask(server, 0.5, 8)
+            wait_for(lambda: len(told("RESOLVED log")) == 2, 90)
+    finally:
+        receiver.close()
 
 
 @pytest.mark.slow
