@@ -99,6 +99,30 @@ def test_draft_that_a_full_disk_keeps_from_becoming_whole_does_so_later(disk: Pa
     assert ids(disk) == numbered(0, 201)
 
 
+def test_many_drafts_that_were_left_hold_up_no_lines(tmp_path: Path, now: Now) -> None:
+    """One becomes whole a second, until none is left; one killed between two steps of it has each line once."""
+    for first in (0, 10, 20):
+        files = LogFiles(tmp_path / "fraud", now)
+        files.write([log_table(predictions(first, 10))])
+        assert files._draft is not None
+        files._draft.close()
+        now.s += 1
+    killed = min(tmp_path.rglob("*.arrows"))
+    content = killed.read_bytes()
+    elapsed = Now()
+    writer = writer_of(tmp_path, now, elapsed)
+    for whole in (1, 2, 3):
+        writer.look()
+        elapsed.s += 1
+        assert len(list(tmp_path.rglob("*.parquet"))) == whole
+    killed.write_bytes(content)  # as if it had been killed before it removed the draft
+    killed.with_suffix(".part").write_bytes(b"half")
+    elapsed.s += LOOK_S
+    writer.look()
+    assert ids(tmp_path) == numbered(0, 30)
+    assert suffixes(tmp_path) == [".parquet"] * 3
+
+
 def test_log_that_is_removed_while_it_is_written_is_begun_anew(tmp_path: Path, now: Now) -> None:
     """Lines do not go into a file that has no name any more, as those do that were there before."""
     writer = writer_of(tmp_path / "log", now)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import inspect
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -90,11 +91,13 @@ class LogFiles:
             finally:
                 draft.close()
 
-    def recover(self) -> int:
+    def recover(self, drafts_max: int = sys.maxsize) -> int:
         """Seal the drafts that nobody writes any more; return how many. One that fails does not keep the others."""
         found = 0
         fault: OSError | None = None
         for path in sorted(self._folder.glob(f"*/*{DRAFT}")):
+            if found == drafts_max:
+                break
             if self._draft is not None and path == self._draft.path:
                 continue
             try:

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +82,12 @@ class LogWriter:
             self._looked_s = self._elapsed_s()
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             folders = [each for each in sorted(self._root.iterdir()) if each.is_dir()]
-            _do_all([self._sweep, *(self._of(folder.name).recover for folder in folders)])
+            _do_all([self._sweep, *(partial(self._recover, folder.name) for folder in folders)])
+
+    def _recover(self, pipeline: str) -> None:
+        """Seal what others have left, one draft a second: that of a full disk may be many, and lines wait meanwhile."""
+        if self._of(pipeline).recover(drafts_max=1):
+            self._looked_s = -math.inf
 
     def _sweep(self) -> None:
         sweep_log(self._root, age_s_max=self._age_max(), bytes_max=self._bytes_max, now_s=self._now_s)
