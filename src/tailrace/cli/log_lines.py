@@ -20,6 +20,7 @@ HIDDEN: Final = ("error", "coalesced", "row")
 """Columns that are shown within others."""
 SHORT: Final = ("time", "request_id", "score", "decision", "degraded", "whole_us", *HIDDEN)
 """The columns that are shown where none are asked for."""
+_STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "yellow": "33"}
 _WIDTHS: Final = {"request_id": 12, "decision": 8, "degraded": 14}
 """Of short lines at least: others follow the first ones."""
 _NAMES: Final = {"request_id": "id", "whole_us": "ms"}
@@ -37,33 +38,28 @@ class LogLines:
         from rich.console import Console
 
         self._is_short = is_short
-        self._console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._has_colours = Console().color_system is not None
         self._widths: dict[str, int] = {}
         self._is_right: set[str] = set()
 
     def show(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Print lines, the first ones with what their columns are called."""
-        from rich.text import Text
-
         rows = batch.to_pylist()
         cells = [{name: self._cell(name, value, row) for name, value in row.items()} for row in rows]
         names = [name for name in batch.schema.names if not (self._is_short and name in HIDDEN)]
+        lines = []
         if not self._widths:
             self._begin(batch.schema, names, cells)
+            headers = {name: self._header(name) for name in names}
+            lines.append(self._line(names, headers, dict.fromkeys(names, "bold")))
         for row, shown in zip(rows, cells, strict=True):
-            line = Text()
-            for name in names:
-                text = shown.get(name, _NONE)
-                width = self._widths.get(name, len(text))
-                line.append(text.rjust(width) if name in self._is_right else text.ljust(width), self._style(name, row))
-                line.append("  ")
-            line.rstrip()
-            self._console.print(line)
+            lines.append(self._line(names, shown, {name: self._style(name, row) for name in names}))
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
 
     def _begin(self, schema: pa.Schema, names: list[str], cells: list[dict[str, str]]) -> None:
+        """Choose how wide columns are, and which are numbers."""
         import pyarrow as pa
-        from rich.text import Text
 
         for name in names:
             kind = schema.field(name).type
@@ -71,14 +67,22 @@ class LogLines:
                 self._is_right.add(name)
             widest = max((len(each[name]) for each in cells), default=0)
             least = _WIDTHS.get(name, 0) if self._is_short else 0
-            self._widths[name] = max(len(_NAMES.get(name, name) if self._is_short else name), widest, least)
-        header = Text()
+            self._widths[name] = max(len(self._header(name)), widest, least)
+
+    def _header(self, name: str) -> str:
+        return _NAMES.get(name, name) if self._is_short else plain(name)
+
+    def _line(self, names: list[str], texts: dict[str, str], styles: dict[str, str]) -> str:
+        parts = []
         for name in names:
-            text = _NAMES.get(name, name) if self._is_short else name
-            width = self._widths[name]
-            header.append((text.rjust(width) if name in self._is_right else text.ljust(width)) + "  ", "bold")
-        header.rstrip()
-        self._console.print(header)
+            text = texts[name]
+            width = self._widths.get(name, len(text))
+            text = text.rjust(width) if name in self._is_right else text.ljust(width)
+            if name == names[-1]:
+                text = text.rstrip()
+            style = _STYLES.get(styles[name]) if self._has_colours else None
+            parts.append(f"\x1b[{style}m{text}\x1b[0m" if style else text)
+        return "  ".join(parts)
 
     def _cell(self, name: str, value: Any, row: dict[str, Any]) -> str:
         if not self._is_short:
