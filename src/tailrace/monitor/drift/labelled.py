@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tailrace.monitor.drift.outcomes import DecisionOutcome, LiveOutcomes, Outcomes
+from tailrace.monitor.log.labels import label_paths
 from tailrace.monitor.log.reader import LogReader
 
 LABELS_MAX: Final = 500_000
@@ -46,14 +48,11 @@ class Labels(NamedTuple):
 def label_files(root: Path, pipeline: str) -> list[LabelFile]:
     """Return the files of labels of a log, the newest first: those of all pipelines, and the pipeline's own."""
     found = []
-    for folder in (root / "labels", root / pipeline / "labels"):
-        for path in sorted(folder.glob("*.parquet"))[-FILES_MAX:]:
-            try:
-                status = path.stat()
-            except OSError:  # swept a moment ago
-                continue
+    for path in label_paths(root, pipeline)[: -FILES_MAX - 1 : -1]:
+        with suppress(FileNotFoundError):  # swept a moment ago
+            status = path.stat()
             found.append(LabelFile(path, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda file: (file.changed_ns, file.path), reverse=True)
+    return found
 
 
 def read_labels(files: Iterable[LabelFile]) -> tuple[Labels, list[Path]]:
