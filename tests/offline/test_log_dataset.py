@@ -191,6 +191,9 @@ def test_request_of_many_rows_has_an_item_in_each(pipeline_of: Callable[[str], P
     assert found["budget"].to_pylist() == [15.0] * 3 + [5.0] + [10.0] * 2
     assert found.column_names[:5] == ["UserProfile.affinity", "ItemProfile.popularity", "ItemProfile.price", "budget",
                                       "price_fit"]  # fmt: skip
+    assert found["row"].to_pylist() == [0, 1, 2, 0, 0, 1]
+    with pytest.raises(SourceError, match="make many rows"):
+        write_log_dataset(pipeline, tmp_path, out, LogChoice(labels=tmp_path / "any.parquet"), lambda *told: None)
 
 
 def test_line_of_a_share_weighs_more(payments: Payments, tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ class _Making:
         redacted = redacted_fields(pipeline.request)
         self._requests = RequestColumns(pipeline.request, wiring.expanded, redacted | set(self._names))
         self._types = {name: self._type_of(each) for name, each in wiring.features.items()}
-        self._carried = {name: self._free(column) for name, column in _CARRIED.items()}
+        carried = _CARRIED if wiring.expanded is None else _CARRIED | {"row": "row"}
+        self._carried = {name: self._free(column) for name, column in carried.items()}
         self._check_features(redacted)
         self._labels = self._read_labels(pipeline.name)
         self._reader = LogReader(root, pipeline.name, since_ns=choice.since_ns, until_ns=choice.until_ns)
@@ -215,8 +216,16 @@ class _Making:
         return self._labels["label"].combine_chunks().take(places.combine_chunks())
 
     def _read_labels(self, pipeline: str) -> pa.Table | None:
-        """Return a label of each request; None where there are none, and no file is given."""
+        """Return a label of each request; None where there are none, and no file is given.
+
+        A label does not say of which of a request's rows it is.
+        """
         given = self._choice.labels
+        if self._wiring.expanded is not None:
+            if given is None:
+                return None
+            raise SourceError("a label is of a request, and these make many rows", where=str(given),
+                              next="leave --labels out, and join by request_id and row")  # fmt: skip
         found = latest(kept_labels(self._root, pipeline) if given is None else read_label_file(given, time.time_ns()))
         if not found.num_rows and given is None:
             return None
