@@ -131,7 +131,9 @@ def package_model(
 
     table = pa.table({name: values.astype(np.float32) for name, values in columns.items()} | {TARGET: target})
     out = pipeline.model.directory(pipeline.base_dir)
-    report = package(model, table, name=pipeline.model.name, out=out, target=TARGET, metrics=metrics, overwrite=True)
+    report = package(
+        model, table, name=pipeline.model.name, out=out, target=TARGET, metrics=metrics, overwrite=True, explain=True
+    )
     return dict(report.manifest.metrics)
 
 
