@@ -159,6 +159,15 @@ class Call(msgspec.Struct, gc=False, eq=False):
         return {name: text.decode("ascii", "backslashreplace") for name, text in found.items() if text}
 
 
+class RemoteAsked(NamedTuple):
+    """What a batch has asked of a remote model. began_ns, ended_ns: monotonic. is_whole: whether it scored all rows."""
+
+    model: str
+    began_ns: int
+    ended_ns: int
+    is_whole: bool
+
+
 _NO_SCORES: Final[NDArray[Any]] = np.empty(0)
 _NO_SCORES.flags.writeable = False
 
@@ -177,7 +186,8 @@ class Batch(msgspec.Struct, eq=False):
     order, and where each request's begin; None for all as they are. responses: one a request. bodies: one a call, empty
     for one with an error; content_type: of all bodies, empty where they differ. errors: by the call's place; what their
     bytes are is the transport's. marks_ns: its start, then the end of each layer. coalesced: of calls that were not
-    computed for, how they came to another's answer, "in_flight" or "kept"; such a batch has no columns. status: HTTP's.
+    computed for, how they came to another's answer, "in_flight" or "kept"; such a batch has no columns. remote: what it
+    has asked of remote models, where traces want to know it, else None. status: HTTP's.
     """
 
     status: ClassVar[int] = 200
@@ -212,6 +222,7 @@ class Batch(msgspec.Struct, eq=False):
     bodies: list[bytes] = msgspec.field(default_factory=list)
     content_type: bytes = JSON
     coalesced: str = ""
+    remote: list[RemoteAsked] | None = None
 
     def rows_of_call(self, index: int) -> slice:
         """Return which rows belong to one call."""

@@ -187,7 +187,9 @@ def test_model_of_another_server_is_part_of_the_trace(tmp_path: Path) -> None:
                 for request_id, trace in [("told", TRACE), *((own, trace_id_of(own).hex()) for own in ("own", given))]:
                     inference = next(each for each in asked(receiver, request_id) if each["name"] == "inference")
                     (found,) = (each for each in far_spans(receiver) if each["trace"] == trace)
-                    assert found["parent"] == inference["span"]
+                    (remote,) = (each for each in receiver.spans if each["parent"] == inference["span"])
+                    assert (remote["name"], found["parent"]) == ("infer far", remote["span"])
+                    assert inference["start"] <= remote["start"] <= remote["end"] <= inference["end"]
                     assert found["resource"]["service.instance.id"] != inference["resource"]["service.instance.id"]
                     assert found["state"] == ("shop=1" if trace == TRACE else "")
 

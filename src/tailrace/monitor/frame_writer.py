@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrace.batch import Batch, Call
+from tailrace.batch import Batch, Call, RemoteAsked
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.wiring import Origin
@@ -107,6 +107,7 @@ class FrameWriter:
             answers=self._encode_json(_answers(shared)) if shared else None,
             routes=b"\n".join([call.route.encode() for call in calls]) if self._is_traced else None,
             states=b"\n".join([call.trace_state for call in calls]) if self._is_traced and any(parents) else None,
+            remote=_asked_of(batches) if self._is_traced else None,
             **columns,
         )
 
@@ -144,6 +145,11 @@ def _choice_of(pipeline: Pipeline) -> LogChoice | None:
     """Return what of a pipeline's requests is logged; None for all."""
     log = pipeline.log
     return None if log.sample >= 1 else LogChoice(log.sample, log.keep, pipeline.budget.total_ns)
+
+
+def _asked_of(batches: list[Batch]) -> dict[int, list[RemoteAsked]] | None:
+    """Return what batches have asked of remote models, by their places; None for nothing."""
+    return {place: batch.remote for place, batch in enumerate(batches) if batch.remote is not None} or None
 
 
 def _bared(batch: Batch) -> Batch:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.batch import RemoteAsked
 from tailrace.deadline import LAYERS
 from tailrace.monitor.predictions import CallFacts, LogChoice, Predictions
 from tailrace.monitor.redacting import Redacting
@@ -93,6 +94,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     call; see `Source`. parents: empty where no call has one. errors: of calls, by their places. coalesced: of the last
     calls, how they came to another's answer, and answers: the JSON array of what their requests were answered; both
     None where there are none. routes, states: of each call, where spans are made of it; else None.
+    remote: of batches, by their places, what they asked of remote models.
     """
 
     schema: bytes
@@ -120,6 +122,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     answers: bytes | None = None
     routes: bytes | None = None
     states: bytes | None = None
+    remote: dict[int, list[RemoteAsked]] | None = None
 
 
 def schema_of_view(name: str, dtype: np.dtype[Any], *, repeats: bool) -> ViewSchema:
@@ -266,7 +269,12 @@ def _facts_of(
         routes=_lines(frame.routes or b"", len(parents)),
         parents=[parent.encode() for parent in parents],
         states=[state.encode() for state in _lines(frame.states or b"", len(parents))],
+        remote={batch: _since_the_epoch(found, frame.epoch_ns) for batch, found in (frame.remote or {}).items()},
     )
+
+
+def _since_the_epoch(asked: list[RemoteAsked], epoch_ns: int) -> list[RemoteAsked]:
+    return [each._replace(began_ns=each.began_ns + epoch_ns, ended_ns=each.ended_ns + epoch_ns) for each in asked]
 
 
 def _lines(data: bytes, count: int) -> list[str]:

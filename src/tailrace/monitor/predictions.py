@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tailrace.batch import RemoteAsked
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CallFacts:
@@ -18,6 +20,8 @@ class CallFacts:
     request_call: the call of each request, int64 (requests,). Of each call. batch: which one it was in, int64 (calls,).
     arrivals_ns: monotonic, int64 (calls,). routes: what it asked for; see `Call.route`. parents, states: the headers of
     W3C Trace Context as they came, empty for none.
+
+    remote: what batches asked of remote models, since the epoch, by batch.
     """
 
     request_call: NDArray[np.int64]
@@ -26,6 +30,7 @@ class CallFacts:
     routes: list[str]
     parents: list[bytes]
     states: list[bytes]
+    remote: dict[int, list[RemoteAsked]] = field(default_factory=dict)
 
 
 class LogChoice(msgspec.Struct, frozen=True):

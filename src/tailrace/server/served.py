@@ -136,9 +136,9 @@ class ServedPipelines:
         for stage in model_stages(plan.inference.stage):
             stage.tell_batches(ModelCounts(self._block, pipeline.name, stage.name).count)
         if self._options.traces is not None:
-            onward = OnwardTrace(self._options.trace_sample)
             for remote in remote_stages(plan.inference.stage):
-                remote.trace_lines = onward.lines
+                onward = OnwardTrace(self._options.trace_sample, remote.name, self._clock)
+                remote.trace_lines, remote.note_asked = onward.lines, onward.note
         recorders = self._recorders(plan, recorder)
         engine = Engine(plan, self._load, recorders, self._clock, _loop_for(plan))
         faults = FaultLog(plan, recorder, self._log)

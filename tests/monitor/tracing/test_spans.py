@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailrace.batch import Degraded, Provenance
+from tailrace.batch import Degraded, Provenance, RemoteAsked
 from tailrace.monitor.predictions import CallFacts, Predictions
 from tailrace.monitor.tracing.ids import child_id_of, is_sampled, trace_id_of
 from tailrace.monitor.tracing.sampling import (
@@ -18,7 +18,7 @@ from tailrace.monitor.tracing.sampling import (
     Kept,
     TailSampler,
 )
-from tailrace.monitor.tracing.spans import INTERNAL, SERVER, Span, carrier_of, ids_of, spans_of
+from tailrace.monitor.tracing.spans import CLIENT, INTERNAL, SERVER, Span, carrier_of, ids_of, spans_of
 from tailrace.monitor.tracing.traced import traced
 from tailrace.testing import ManualClock
 
@@ -154,6 +154,18 @@ def test_span_says_what_was_asked_and_what_came_of_it() -> None:
         "tailrace.batch.calls": 2, "tailrace.request_id": "id-0", "client.address": "10.0.0.1",
         "tailrace.decision": ["allow"] * 3, "tailrace.degraded": ["store_timeout"],
     }  # fmt: skip
+
+
+def test_remote_models_are_below_the_inference_layer_as_they_were_asked() -> None:
+    """With their own times; one that left rows without a score is an error."""
+    found, facts = served()
+    facts.remote[0] = [RemoteAsked("far", 10**18, 10**18 + MS, True), RemoteAsked("near", 10**18, 10**18 + 5, False)]
+    parts = {span.name: span for span in spans((found, facts))}
+    far, near = parts["infer far"], parts["infer near"]
+    ids = ids_of("id-0", b"", 0)
+    assert (far.kind, far.span_id, far.parent_id) == (CLIENT, ids.remote("far"), parts["inference"].span_id)
+    assert (far.start_ns, far.end_ns, far.error) == (10**18, 10**18 + MS, "")
+    assert near.error == "rows without a score"
 
 
 def test_array_of_requests_is_one_call_with_one_span() -> None:

@@ -57,6 +57,7 @@ class RemoteStage:
     name: of its scores. assemblers: fill its inputs. budget: of the pipeline. fallback: what scores a row that the
     server does not. rows_max: of one call. notice: what is to be known of how it started; empty where there is nothing.
     learns: whether it learns yet what calls cost. trace_lines: gives the header lines that hand on a batch's trace.
+    note_asked: is told, where traces are made, since when a batch has asked, and whether all rows were scored.
     """
 
     members: Final = ()
@@ -86,6 +87,7 @@ class RemoteStage:
         self.url = client.url
         self.learns = False
         self.trace_lines: Callable[[Batch], bytes] = trace_lines
+        self.note_asked: Callable[[Batch, int, bool], None] | None = None
         self._fills = [(assembler.name, assembler.fill) for assembler in assemblers]
         self._fallback = fallback
         self._rows_max = rows_max
@@ -128,6 +130,8 @@ class RemoteStage:
         )
         scores, late = await self._ask(feeds, rows, calls)
         found = has_scores(scores)
+        if self.note_asked is not None:
+            self.note_asked(batch, now_ns, bool(found.all()))
         if found.all():
             self._was_refused = False
             return Scored(scores)

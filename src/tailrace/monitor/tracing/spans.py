@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tailrace.batch import Degraded, Provenance
+from tailrace.batch import Degraded, Provenance, RemoteAsked
 from tailrace.deadline import FEATURES, INFERENCE, LAYERS
 from tailrace.monitor.metrics import DEGRADED_REASONS, error_kinds, slug
 from tailrace.monitor.predictions import CallFacts, Predictions
@@ -22,6 +22,7 @@ from tailrace.monitor.tracing.sampling import Kept
 
 INTERNAL: Final = 1
 SERVER: Final = 2
+CLIENT: Final = 3
 """Kinds of spans, as OTLP numbers them."""
 TOLD_MAX: Final = 10
 """Decisions that are told of one call: an array may have a thousand."""
@@ -58,8 +59,12 @@ class Ids:
 
     @property
     def inference(self) -> bytes:
-        """The span that calls of remote models are part of."""
+        """The span of the inference layer."""
         return child_id_of(self.span, LAYERS[INFERENCE])
+
+    def remote(self, model: str) -> bytes:
+        """The span of what is asked of a remote model, which its server is told."""
+        return child_id_of(self.inference, model)
 
 
 def ids_of(request_id: str, parent: bytes, arrival_ns: int) -> Ids:
@@ -109,8 +114,19 @@ def spans_of(found: Predictions, calls: CallFacts, kept: Kept, ids: Ids, carrier
         elif place == INFERENCE and carrier is not None and carrier.span != ids.span:
             links = ((carrier.trace, carrier.inference),)
         spans.append(_part(own, LAYERS[place], at_ns, at_ns + took_ns, attributes, links))
+        if place == INFERENCE:
+            spans += [_remote(own, ids, asked) for asked in calls.remote.get(int(calls.batch[call]), ())]
         at_ns += took_ns
     return spans
+
+
+def _remote(own: Span, ids: Ids, asked: RemoteAsked) -> Span:
+    """Return the span of what a call's batch has asked of a remote model, below that of the inference layer."""
+    return Span(
+        name=f"infer {asked.model}", kind=CLIENT, trace_id=own.trace_id, span_id=ids.remote(asked.model),
+        parent_id=ids.inference, start_ns=asked.began_ns, end_ns=asked.ended_ns, state=own.state, flags=own.flags,
+        attributes={"tailrace.model": asked.model}, error="" if asked.is_whole else "rows without a score",
+    )  # fmt: skip
 
 
 def _part(
