@@ -27,7 +27,7 @@ from tailrace.monitor.observed import Observed
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.release.pinned import Pin
-from tailrace.server.observed_drift import LOG_S, ObservedDrift
+from tailrace.server.observed_drift import LOG_S, STANDS_S, ObservedDrift
 
 LIMIT_S = 30.0
 
@@ -80,6 +80,38 @@ def test_a_fault_ends_nothing_but_the_watch_of_its_pipeline(
     assert set(observed.drift) == {"log", "other"}
     watch.write()
     assert set(json.loads((tmp_path / "drift.json").read_text())) == {"log", "other"}
+
+
+def test_alarm_stands_while_an_observer_is_replaced(
+    pipeline_of: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor counts and shows what its predecessor found last, until it knows better; what is old it does not."""
+    seconds = iter(np.arange(1.0, 1e6, 1.1).tolist())
+    monkeypatch.setattr("time.monotonic_ns", lambda: int(next(seconds) * 1e9))
+    log = replace(pipeline_of("log"), drift=Drift("1s", season=None))
+    layout = observer_layout(["log"])
+
+    def watching(block: MetricBlock) -> ObservedDrift:
+        watch = ObservedDrift(cast(Pin, None), tmp_path, block)
+        monkeypatch.setattr(watch, "_begin", lambda: PipelineDrift([log]))
+        return watch
+
+    before = watching(MetricBlock.create(layout))
+    for _ in range(4):
+        before.take(predictions(log, "1", shift=1.0))
+    before.write()
+    block, observed = MetricBlock.create(layout), Observed(at_s=1.0)
+    alarms = block.find("tailrace_drift_alarms", "log", "feature").offset
+    after = watching(block)
+    after.take(predictions(log, "1"))
+    after.tell(observed)
+    assert (block.cells[alarms], observed.drift["log"].alarmed) == (1, 2)
+    now_s = time.time()
+    monkeypatch.setattr("time.time", lambda: now_s + STANDS_S + 1)
+    late = watching(MetricBlock.create(layout))
+    late.take(predictions(log, "1"))
+    late.tell(observed)
+    assert observed.drift == {}
 
 
 @pytest.mark.slow

@@ -29,6 +29,8 @@ KEPT_FILE: Final = "drift.kept"
 """What was learned, for a successor."""
 LOG_S: Final = 300.0
 """How often a pipeline's alarms, or its faults, are logged; and how long one is not watched after a fault."""
+STANDS_S: Final = 3_600.0
+"""For so long the last window of a predecessor stands for what is not known yet."""
 SERIES_TOLD_MAX: Final = 10
 
 
@@ -88,6 +90,7 @@ class ObservedDrift:
     def _take(self, predictions: Predictions) -> None:
         if self._drift is None:
             self._drift = self._begin()
+            self._recall_found(self._drift)
         with self._keeping:
             found = self._drift.take(predictions, time.monotonic_ns(), time.time())
         if not found:
@@ -111,6 +114,22 @@ class ObservedDrift:
         with suppress(OSError, msgspec.DecodeError):
             drift.recall(msgspec.msgpack.decode((self._folder / KEPT_FILE).read_bytes(), type=dict[str, bytes]))
         return drift
+
+    def _recall_found(self, drift: PipelineDrift) -> None:
+        """Show what a predecessor found last: an alert is not over because the observer was killed."""
+        if self._folder is None:
+            return
+        with suppress(OSError, msgspec.DecodeError):
+            found = msgspec.json.decode((self._folder / FOUND_FILE).read_bytes(), type=dict[str, dict[str, Findings]])
+            for pipeline, spans in found.items():
+                window = spans.get("window")
+                if pipeline not in drift.latest or window is None or abs(time.time() - window.ended_s) > STANDS_S:
+                    continue
+                history = self._histories.setdefault(pipeline, DriftHistory())
+                for findings in spans.values():
+                    history.add(findings)
+                self._count(pipeline, history)
+            self._shown = shown_drift(self._histories)
 
     def _count(self, pipeline: str, history: DriftHistory) -> None:
         """Set the gauges of a pipeline."""
