@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from typer.testing import CliRunner
 from pipelines.model_graphs import linear
 from tailrace.cli.dataset import dataset
 from tailrace.compile.loading import load_pipelines
+from tailrace.compile.samples import Samples
 from tailrace.errors import SetupError, SourceError
 from tailrace.offline.dataset import METADATA, DatasetInfo, write_dataset
 from tailrace.offline.log_dataset import LogChoice, write_log_dataset
 from tailrace.offline.log_labels import keep_labels
 from tailrace.pipeline import Pipeline
+from tailrace.testing import TestClient
 
 # Ibis 12 calls what DuckDB 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -194,6 +197,25 @@ def test_request_of_many_rows_has_an_item_in_each(pipeline_of: Callable[[str], P
     assert found["row"].to_pylist() == [0, 1, 2, 0, 0, 1]
     with pytest.raises(SourceError, match="make many rows"):
         write_log_dataset(pipeline, tmp_path, out, LogChoice(labels=tmp_path / "any.parquet"), lambda *told: None)
+
+
+def test_fields_of_every_kind_are_columns(
+    pipeline_of: Callable[[str], Pipeline], pipelines_dir: Path, tmp_path: Path
+) -> None:
+    """Lists, texts, times and numbers, as a caller has sent them."""
+    pipeline = pipeline_of("kinds")
+    with TestClient(pipeline) as client:
+        made = [msgspec.json.decode(Samples(client.plan).body(seed)) for seed in range(5)]
+    bodies: list[dict[str, Any]] = [body | {"amount": 1.5 + place} for place, body in enumerate(made)]
+    log_of(pipeline, bodies, tmp_path)
+    out = tmp_path / "out.parquet"
+    report = write_log_dataset(pipeline, tmp_path, out, LogChoice(), lambda *told: None)
+    assert (report.rows, report.left_out) == (5, {})
+    found = pq.read_table(out)
+    for name in ("count", "flag", "colour", "level", "maybe", "numbers", "words", "vector"):
+        assert found[name].to_pylist() == [body.get(name) for body in bodies], name
+    assert [json.loads(text) for text in found["table"].to_pylist()] == [body["table"] for body in bodies]
+    assert found.schema.field("words").type == pa.list_(pa.string())
 
 
 def test_line_of_a_share_weighs_more(payments: Payments, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 from tailrace.offline.arrow_columns import cast_field
 from tailrace.request.schema import FieldSpec, Request, field_specs
+
+_LISTS: Final = {
+    "f": pa.list_(pa.float64()), "i": pa.list_(pa.int64()), "b": pa.list_(pa.bool_()), "O": pa.list_(pa.string()),
+}  # fmt: skip
+"""The columns of fields that are lists, by the kind of their items."""
 
 
 class Found(NamedTuple):
@@ -47,7 +52,9 @@ class RequestColumns:
         columns = {}
         for name, spec in self._specs.items():
             values = self._values(known, name, spec, owners, rows)
-            columns[name] = cast_field(pa.chunked_array([_array(values)]), name, spec, "the log's requests")
+            is_list = spec.many and spec.name != self._expanded
+            column = pa.chunked_array([_array(values, _LISTS.get(spec.dtype.kind) if is_list else None)])
+            columns[name] = column if is_list else cast_field(column, name, spec, "the log's requests")
             if not spec.nullable:
                 is_whole &= np.asarray(columns[name].is_valid().to_numpy(), np.bool_)
         return Found(columns, is_whole)
@@ -74,10 +81,12 @@ class RequestColumns:
         return [found[owner][row] if row < len(found[owner]) else None for owner, row in lines]
 
 
-def _array(values: list[Any]) -> pa.Array:
-    """Return values as a column; those that have no one type as JSON."""
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """Return values as a column of a type, or of their own; objects, and what has no one type, as JSON."""
     try:
-        found = pa.array(values)
+        found = pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        found = pa.array([None if each is None else json.dumps(each) for each in values], pa.string())
+        found = None
+    if found is None or pa.types.is_struct(found.type):
+        return pa.array([None if each is None else json.dumps(each) for each in values], pa.string())
     return found.cast(pa.string()) if pa.types.is_null(found.type) else found
