@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tailrace as tr
-from tailrace.batch import Batch, Call, Provenance, Trace
+from tailrace.batch import Batch, Call, Provenance, RemoteAsked, Trace
 from tailrace.compile.binding import reader_of
 from tailrace.compile.resolve import wire
 from tailrace.compile.samples import Samples
@@ -166,6 +166,7 @@ def test_call_is_told_with_its_route_and_trace_where_spans_are_made(
             tap = way.tap(pipeline, clock, traced=traced)
             asked = client.run([first])
             asked.calls = [Told(asked.calls[0].transport, None, None, 5, 0, 1, trace)]
+            asked.remote = [RemoteAsked("far", 7, 9, True)]
             for batch in (asked, client.run([second])):
                 tap.record(batch, batch.marks_ns[-1])
             tap.flush()
@@ -176,6 +177,8 @@ def test_call_is_told_with_its_route_and_trace_where_spans_are_made(
     assert (found.calls.parents, found.calls.states) == ([trace.parent, b""], [trace.state, b""])
     assert (found.calls.request_call.tolist(), found.calls.batch.tolist()) == ([0, 1], [0, 1])
     assert found.calls.arrivals_ns[0] == 5
+    epoch_ns = clock.wall_ns() - clock.now_ns()
+    assert found.calls.remote == {0: [RemoteAsked("far", 7 + epoch_ns, 9 + epoch_ns, True)]}
 
 
 class Told(Call, gc=False, eq=False):
