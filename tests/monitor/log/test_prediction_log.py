@@ -287,6 +287,20 @@ def test_request_is_found_without_reading_what_is_not_of_it(tmp_path: Path, now:
     assert duckdb.execute(probe, [str(path), "another"]).fetchall() == [(True,)]
 
 
+def test_trace_is_found_as_a_request_is(tmp_path: Path, now: Now) -> None:
+    """Where callers tell traces there is a filter of them, too."""
+    files = LogFiles(tmp_path, now)
+    files.write([log_table(predictions(0, 50, traces=[f"{n:032x}" for n in range(50)], request_ids=[""] * 50))])
+    files.seal()
+    (path,) = tmp_path.rglob("*.parquet")
+    group = pq.read_metadata(path).row_group(0)
+    columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+    if "bloom_filter_options" in inspect.signature(pq.ParquetWriter.__init__).parameters:
+        assert columns["trace"].bloom_filter_length
+    assert columns["request_id"].bloom_filter_length is None
+    assert pq.read_table(path)["trace"].to_pylist()[-1] == f"{49:032x}"
+
+
 def test_what_is_too_old_or_too_much_goes(tmp_path: Path, now: Now) -> None:
     """The oldest first; what is being written stays."""
     files = LogFiles(tmp_path / "fraud", now)

@@ -39,7 +39,7 @@ GROUP_ROWS: Final = 65_536
 """Of a row group: what sealing holds in memory at once."""
 ZSTD_LEVEL: Final = 3
 BLOOM_FALSE_SHARE: Final = 0.01
-"""Of the row groups without a request id that a reader looks into; it costs two bytes a line."""
+"""Of the row groups without an id that a reader looks into; it costs two bytes a line."""
 _DISTINCT: Final = {"time", "request_id", "trace", "request"}
 """Hardly two values are alike: a dictionary of them takes 4% of the file, and a third of the time that sealing does."""
 _HAS_BLOOM_FILTERS: Final = "bloom_filter_options" in inspect.signature(pq.ParquetWriter.__init__).parameters
@@ -151,7 +151,8 @@ def seal_draft(path: Path, *, is_ours: bool = False) -> bool:
             lines = _Lines(file, is_checked=not is_ours)
             for table in _groups(lines):
                 if writer is None:
-                    writer = sealed_writer(part, table.schema, table.num_rows - table.column("request_id").null_count)
+                    ids, traces = (table.num_rows - table.column(name).null_count for name in ("request_id", "trace"))
+                    writer = sealed_writer(part, table.schema, ids, traces)
                 writer.write_table(table, row_group_size=GROUP_ROWS)
         if writer is not None:
             writer.close()
@@ -171,17 +172,18 @@ def seal_draft(path: Path, *, is_ours: bool = False) -> bool:
     return lines.is_whole
 
 
-def sealed_writer(path: Path, schema: pa.Schema, ids: int) -> Any:
-    """Return pyarrow's writer of a whole file. ids: about how many request ids a row group has.
+def sealed_writer(path: Path, schema: pa.Schema, ids: int, traces: int = 0) -> Any:
+    """Return pyarrow's writer of a whole file. ids, traces: about how many of them a row group has.
 
-    By a Bloom filter of them, DuckDB finds a request without reading what is not of it.
+    By a Bloom filter of each, DuckDB finds a request without reading what is not of it.
     """
-    filters = {"bloom_filter_options": {"request_id": {"ndv": ids, "fpp": BLOOM_FALSE_SHARE}}}
+    counts = {"request_id": ids, "trace": traces}
+    filters = {name: {"ndv": count, "fpp": BLOOM_FALSE_SHARE} for name, count in counts.items() if count}
     return pq.ParquetWriter(
         path, schema, compression="zstd", compression_level=ZSTD_LEVEL,
         use_dictionary=[leaf for field in schema if field.name not in _DISTINCT for leaf in _leaves(field)],
         column_encoding={"time": "DELTA_BINARY_PACKED"},
-        **(filters if ids and _HAS_BLOOM_FILTERS else {}),
+        **({"bloom_filter_options": filters} if filters and _HAS_BLOOM_FILTERS else {}),
     )  # fmt: skip
 
 
