@@ -9,7 +9,7 @@ from tailrace.deadline import NS_PER_MS, NS_PER_S, Budget
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.loop_counts import LoopCounts
 from tailrace.monitor.merging import merge_blocks
-from tailrace.monitor.queue_counts import QueueCounts
+from tailrace.monitor.queue_counts import ROWS_MIN, LoopPace, QueueCounts
 from tailrace.monitor.shared import MetricBlock
 from tailrace.request.admission import Admission
 from tailrace.traffic import Traffic
@@ -64,7 +64,30 @@ def test_queue_and_capacity_are_what_admission_knows() -> None:
     for block in blocks:
         admission = Admission(50 * NS_PER_MS, NS_PER_MS, NS_PER_MS, row_ns=20_000.0, rows_best=64)
         admission.rows_waiting = 12
-        QueueCounts(block, "fraud", admission).look()
+        QueueCounts(block, "fraud", admission, LoopPace(block)).look()
     merged = merge_blocks(blocks)
     assert merged.value("tailrace_queue_rows", "fraud") == 24
     assert merged.value("tailrace_capacity_rows_per_second", "fraud") == 2 * NS_PER_S // 20_000
+
+
+def test_capacity_is_what_the_loop_does_in_a_second_of_its_core() -> None:
+    """However fast the model is: once there were rows enough to tell, and as it was of late."""
+    block, cpu_ns = make_block(), [0]
+    pace = LoopPace(block, lambda: cpu_ns[0])
+    admission = Admission(50 * NS_PER_MS, NS_PER_MS, NS_PER_MS, row_ns=1_000.0, rows_best=64)
+    counts = QueueCounts(block, "fraud", admission, pace)
+
+    def capacity(rows: int, cpu_ms: int) -> int:
+        block.cells[block.find("tailrace_rows_total", "fraud").offset] += rows
+        cpu_ns[0] += cpu_ms * NS_PER_MS
+        pace.look()
+        counts.look()
+        return merge_blocks([block]).value("tailrace_capacity_rows_per_second", "fraud")
+
+    assert capacity(ROWS_MIN - 1, 20) == 1_000_000
+    assert capacity(3_000, 150) == 20_000
+    assert 20_000 < capacity(8_000, 200) < 40_000
+    for _ in range(30):
+        told = capacity(8_000, 200)
+    assert 39_000 < told <= 40_000
+    assert capacity(0, 5) == told

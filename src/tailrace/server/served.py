@@ -30,7 +30,7 @@ from tailrace.monitor.branch_recorder import BranchRecorder
 from tailrace.monitor.claimed_ring import ClaimedRing
 from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
 from tailrace.monitor.model_counts import ModelCounts
-from tailrace.monitor.queue_counts import QueueCounts
+from tailrace.monitor.queue_counts import LoopPace, QueueCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.retrieval_counts import RetrievalCounts
@@ -112,6 +112,7 @@ class ServedPipelines:
         self._checking = None if pin is None else Checking(pin, log)
         self._stores: dict[str, OnlineStore] = {}
         self._served: list[Served] = []
+        self._pace = LoopPace(block)
 
     async def add(self, declared: Pipeline) -> Served:
         """Compile and warm up a pipeline, and serve it. Raises TailraceError."""
@@ -144,7 +145,7 @@ class ServedPipelines:
         faults = FaultLog(plan, recorder, self._log)
         counts: list[Counts] = [  # all hops share what the first one counts
             RetrievalCounts(self._block, pipeline.name, plan.features.retrieval),
-            QueueCounts(self._block, pipeline.name, engine.admission),
+            QueueCounts(self._block, pipeline.name, engine.admission, self._pace),
             *(RemoteCounts(self._block, pipeline.name, stage) for stage in remote_stages(plan.inference.stage)),
         ]
         if engine.coalescing is not None:
@@ -197,6 +198,7 @@ class ServedPipelines:
 
     def look(self) -> None:
         """Log what has begun to degrade answers, and count what caches and remote models say, once a second."""
+        self._pace.look()
         for served in self._served:
             served.faults.look()
             for counts in served.counts:

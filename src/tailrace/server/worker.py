@@ -161,7 +161,6 @@ class Worker:
         block = MetricBlock.create(layout, self._start.metrics_fd)
         self._recorder = WorkerRecorder(block, self._start.slot)
         self._readiness.listeners.append(self._recorder.set_ready)
-        self._looks.append(LoopCounts(block, self._start.slot, STORES).look)
         clock = MonotonicClock()
         self._served = ServedPipelines(
             release, self._options, block, self._load, clock, self._log, is_successor=was_served, link=self._link,
@@ -169,6 +168,7 @@ class Worker:
         )  # fmt: skip
         for pipeline in declared:
             await self._served.add(pipeline)
+        self._looks.append(LoopCounts(block, self._start.slot, STORES).look)
         self._released = released_pipelines(release, declared)
         if self._link is not None:
             self._streams = stream_endpoints(
