@@ -206,7 +206,7 @@ def _step(value: float | None, threshold: float) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2g}"
+    return "–" if value is None else f"{value:.2g}" if abs(value) >= 0.0005 else "0"
 
 
 def _processes(state: dict[str, Any]) -> RenderableType:
