@@ -64,8 +64,11 @@ class PipelineDrift:
         return found
 
     def give_up(self, pipeline: str) -> None:
-        """Let go of all that a pipeline has gathered; it begins anew with its next predictions."""
-        watched = self._watched[pipeline]
+        """Let go of all that a pipeline has gathered, but not of what it has learned, after a fault."""
+        watched = self._watched.get(pipeline)
+        if watched is None or watched.watch is None:
+            return
+        watched.kept = pack(copy(watched.watch))
         watched.watch, watched.gathered = None, Gathered()
 
     def copy(self) -> dict[str, Copied | bytes]:
