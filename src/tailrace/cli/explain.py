@@ -29,7 +29,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
         typer.Option(
             metavar="DIR",
             envvar="TAILRACE_RELEASES",
-            help="Where the server keeps its releases; default: .tailrace/releases here. May be repeated.",
+            help="Where the server keeps its releases, beside where the log says; may be repeated.",
         ),
     ] = None,
     store: Annotated[

@@ -1,6 +1,6 @@
 """Releases that a prediction log names: kept as long as it does, so that what they have decided can be computed again.
 
-LOG/.releases/ID           its time says when lines of that release were written last
+LOG/.releases/ID           says which shelf keeps it; its time, when lines of that release were written last
 SHELF/servers/logged-ID/   its pin and what was settled, as a server's folder has them, and `logs`, which names logs
 """
 
@@ -33,6 +33,19 @@ def name_release(log: Path, release: str) -> None:
     (log / NAMED / release).touch()
 
 
+def shelf_named(log: Path, release: str) -> Path | None:
+    """Return the directory of releases that keeps one that a log names, as its server called it; None if unknown.
+
+    That directory must name the log in turn: the code of a release is run, and a log may come from anywhere.
+    """
+    try:
+        shelf = Path((log / NAMED / release).read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+    knows_it = os.path.realpath(log) in _logs_of(shelf / SERVERS / f"{_LOGGED}{release}")
+    return shelf if shelf.is_absolute() and knows_it else None
+
+
 def forget_releases(log: Path, oldest_s: float) -> None:
     """Drop the releases that a log had its last lines of before its oldest file was begun. Raises OSError."""
     with suppress(FileNotFoundError):
@@ -58,6 +71,7 @@ def keep_logged(shelf: Shelf, pinned: Pin, release: str, log: Path) -> None:
             write_whole(folder / _LOGS, _Logs(tuple(sorted(logs))))
             write_whole(folder / f"{PIN}1.json", msgspec.json.decode(pin_file.read_bytes(), type=Pin))
             write_whole(folder / f"{RELEASE}1.json", settled)
+            (log / NAMED / release).write_text(str(shelf.root))
             return
 
 

@@ -16,6 +16,9 @@ from typer.testing import CliRunner
 from tailrace.cli.main import app
 from tailrace.offline.explanation.document import Answered, Explanation
 from tailrace.offline.explanation.explain import ANOTHER, explain_request, is_well
+from tailrace.release.logged import keep_logged, name_release
+from tailrace.release.pin import shelf_of
+from tailrace.release.pinned import Pin
 
 PAYMENTS = [{"customer_id": 1, "amount": 80.0}, {"customer_id": 2, "amount": 9.0}, {"customer_id": 1, "amount": 3.0}]
 ANSWERED = datetime.fromtimestamp(1_750_007_200, UTC)
@@ -183,6 +186,22 @@ def test_release_that_is_gone_costs_what_it_would_say_and_no_more(world: World) 
     world.serve("fraud", PAYMENTS[:1], ["p1"])
     unknown = only(explain_request("p1", world.asking(releases=[])))
     assert "no directory of releases is known" in unknown.release_note
+
+
+def test_log_says_where_its_releases_are_kept(world: World) -> None:
+    """Nobody who explains a decision need know how its server was started."""
+    world.serve("fraud", PAYMENTS[:1], ["p0"])
+    name_release(world.log, world.release)
+    (folder,) = (path for path in (world.root / "servers").iterdir() if not path.name.startswith("logged-"))
+    pinned = msgspec.json.decode((folder / "pin-1.json").read_bytes(), type=Pin)
+    with shelf_of(pinned) as shelf:
+        keep_logged(shelf, pinned, world.release, world.log)
+    told = only(explain_request("p0", world.asking(releases=[])))
+    assert (told.release_note, told.rows[0].unexplained) == ("", "")
+    copied = world.folder / "copied"
+    shutil.copytree(world.log, copied)
+    foreign = only(explain_request("p0", world.asking(log=copied, releases=[])))
+    assert "no directory of releases is known" in foreign.release_note  # no log makes code run that does not know it
 
 
 def test_answers_of_two_releases_are_told_and_the_last_one_speaks(world: World) -> None:

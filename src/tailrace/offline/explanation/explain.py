@@ -26,7 +26,8 @@ ANOTHER: Final = "another release answered the last request of this id, and one 
 class Asking:
     """What is asked of a log.
 
-    by: the column that has the id. pipeline, at: what is searched, see `find_lines`. releases: directories of releases.
+    by: the column that has the id. pipeline, at: what is searched, see `find_lines`. releases: directories of releases,
+    beside the one that the log names.
     store: in place of the declared. by_release: whether the release tells what it knows; replay: and scores it again.
     """
 
@@ -59,9 +60,11 @@ def _searched(log: Path, lookup: Lookup) -> Searched:
 def _tell_releases(answered: Sequence[Answered], asking: Asking) -> None:
     """Have the release of the last request say what it knows of all that it has answered."""
     from tailrace.offline.explanation.told_release import ReleaseTold  # what it loads is for requests that are found
+    from tailrace.release.logged import shelf_named
 
     newest = answered[-1]
-    told = ReleaseTold(newest.release, asking.releases, asking.store)
+    noted = shelf_named(asking.log, newest.release)
+    told = ReleaseTold(newest.release, [*asking.releases, *([noted] if noted else [])], asking.store)
     for each in answered:
         if each.release == newest.release:
             told.tell(each, replay=asking.replay)
