@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from typing import Any
 
 
 class Receiver:
-    """Takes posts on a free port. statuses: what the next ones are answered with, then 200. hold: none is answered."""
+    """Takes posts on a free port, by TLS with a secret context.
 
-    def __init__(self) -> None:
+    statuses: what the next ones are answered with, then 200. hold: none is answered.
+    """
+
+    def __init__(self, secret: ssl.SSLContext | None = None) -> None:
         self.statuses: list[int] = []
         self.hold = threading.Event()
         self.hold.set()
@@ -37,9 +41,11 @@ class Receiver:
                 """Nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if secret is not None:
+            self._server.socket = secret.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        self.url = f"http{'s' if secret else ''}://127.0.0.1:{self._server.server_port}/hook"
 
     def close(self) -> None:
         """Answer who waits, and stop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,7 +19,9 @@ import pytest
 
 from monitor.alerts.alert_receiver import Receiver, wait_for
 from programs import find_program
+from server.tls_files import Authority
 from tailrace.errors import SetupError
+from tailrace.monitor.alerts.posting import post
 from tailrace.monitor.alerts.sinks import (
     LASTS_S,
     QUEUE_MAX,
@@ -102,6 +105,21 @@ def test_webhook_that_is_gone_is_given_up_and_counted(receiver: Receiver, sinks:
     sinks.append(lonely := WebhookSink(f"http://127.0.0.1:{port}/", back_off_s=0.001))
     lonely.put(FIRING)
     wait_for(lambda: lonely.outcomes["failed"] == 1)
+
+
+def test_webhook_by_tls_is_told_if_it_is_who_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alert goes to a receiver whose certificate is trusted, and to no other."""
+    authority = Authority(tmp_path)
+    signed, secret = authority.server(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secret.load_cert_chain(signed.cert, signed.key)
+    receiver = Receiver(secret)
+    try:
+        assert post(receiver.url, b"1", 5.0) is None
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        assert post(receiver.url, b"2", 5.0) is True
+        assert [body for _, body in receiver.taken] == [2]
+    finally:
+        receiver.close()
 
 
 def test_webhook_that_hangs_is_not_waited_for(receiver: Receiver, sinks: list[Any]) -> None:
