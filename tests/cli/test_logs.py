@@ -237,7 +237,9 @@ def test_names_of_folders_are_no_columns(tmp_path: Path, now: Now) -> None:
         assert json.loads(shown(str(root), "--json", "--columns", "score")) == {"score": 0.0}
 
 
-@pytest.mark.parametrize("options", ["--json --csv", "--follow --sql SELECT", "-f --parquet x", "--sql x --where y"])
+@pytest.mark.parametrize(
+    "options", ["--json --csv", "--follow --sql SELECT", "-f --parquet x", "--sql x --where y", "--sql x -n 0"]
+)
 def test_options_that_do_not_go_together_are_refused(log: str, options: str) -> None:
     """Before anything is read."""
     with pytest.raises(SetupError, match="do not go together"):

@@ -63,7 +63,9 @@ def logs(  # noqa: PLR0917 - one parameter an option
     from tailrace.offline.log_query import LogQuery, asked, require_duckdb
 
     ways = [name for name, value in (("--json", as_json), ("--csv", as_csv), ("--parquet", parquet)) if value]
-    _check(ways, follow=follow, sql=sql, besides={"--where": where, "--columns": columns}, until=until)
+    _check(
+        ways, follow=follow, sql=sql, besides={"--where": where, "--columns": columns, "--lines": lines}, until=until
+    )
     require_duckdb()
     limits = DatabaseLimits(memory_mb, threads)
     begin_ns, end_ns = time_ns_of(since, "--since"), time_ns_of(until, "--until")
@@ -142,11 +144,9 @@ def _follow(log: Path, pipeline: str, answer: Answer, query: LogQuery, printer: 
             time.sleep(POLL_S)
 
 
-def _check(
-    ways: list[str], *, follow: bool, sql: str | None, besides: Mapping[str, str | None], until: str | None
-) -> None:
+def _check(ways: list[str], *, follow: bool, sql: str | None, besides: Mapping[str, object], until: str | None) -> None:
     """Raise SetupError for options that do not go together."""
-    asked = [name for name, value in besides.items() if value]
+    asked = [name for name, value in besides.items() if value is not None]
     for first, second in (
         (ways, ways[1:]), (["--sql"] if sql else [], asked), (["--follow"] if follow else [], ["--sql"] if sql else []),
         (["--follow"] if follow else [], [each for each in ways if each == "--parquet"]),
