@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from features.redis_server import RedisServer, wait_until
 from ingest.kafka_cluster import kafka
@@ -176,6 +178,22 @@ def test_lines_that_are_swept_before_they_are_sent_are_counted(tmp_path: Path, f
     sender.send()
     assert sender.sink.ids == numbered(7, 2)
     assert sender.counted("unsent_total") == 7
+
+
+def test_log_that_is_removed_is_sent_on_from_its_new_beginning(tmp_path: Path, files: LogFiles) -> None:
+    """What is noted of it is noted anew."""
+    sender = Sender(tmp_path / "log", Kept())
+    write(files, 0, 2)
+    sender.send()
+    shutil.rmtree(tmp_path / "log")
+    with capture_logs():
+        write(files, 2, 2)
+    sender.send()
+    sender.send()
+    assert sender.sink.ids == numbered(0, 4)
+    assert not sender.warnings
+    sender.die()
+    assert len(Positions(tmp_path / "log", SINK).files) == 1
 
 
 def test_file_that_cannot_be_read_holds_up_no_other(tmp_path: Path, files: LogFiles) -> None:

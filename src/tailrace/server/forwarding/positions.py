@@ -50,7 +50,8 @@ class Positions:
             self.files = msgspec.json.decode(self._path.read_bytes(), type=dict[str, FilePosition])
 
     def save(self) -> None:
-        """Write them, whole."""
+        """Write them, whole; also where somebody has removed the log."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self._path.with_suffix(".part")
         draft.write_bytes(msgspec.json.encode(self.files))
         draft.replace(self._path)
