@@ -102,6 +102,22 @@ def test_lines_that_a_successor_writes_again_come_once(tmp_path: Path, now: Now,
         assert new(tail) == []
 
 
+def test_draft_that_is_removed_is_let_go_of(tmp_path: Path, now: Now, write: Write) -> None:
+    """With the lines that came before; others are followed on."""
+    files = write()
+    files.write([at(0, 0, 1)])
+    with closing(tail_of(tmp_path, now)) as tail:
+        assert new(tail) == ["r0"]
+        files.write([at(0, 1, 1)])
+        (draft,) = tmp_path.rglob("*.arrows")
+        draft.unlink()
+        assert new(tail) == ["r1"]
+        assert not tail._drafts
+        now.s += 1
+        files.write([at(1, 2, 1)])
+        assert new(tail) == ["r2"]
+
+
 def test_file_that_is_damaged_is_left_out(tmp_path: Path, now: Now, write: Write) -> None:
     """And is not read again and again."""
     files = write()

@@ -53,6 +53,11 @@ class LogTail:
         for file in files:
             for batch in self._of(file):
                 yield from self._new(batch, file)
+        for key in self._drafts.keys() - listed:  # it was removed: what came before is still in it
+            draft = self._drafts.pop(key)
+            for batch in draft.lines():
+                yield from self._new(batch, draft.file)
+            draft.close()
         for key in [each for each in self._known if each not in listed and self._known[each] is None]:
             del self._known[key]
 
@@ -97,7 +102,8 @@ class _Draft:
     """Reads a draft from where it was left, also when it has lost its name."""
 
     def __init__(self, file: LogFile, skip: int) -> None:
-        self._file: IO[bytes] = file.path.open("rb")
+        self.file = file
+        self._opened: IO[bytes] = file.path.open("rb")
         self._schema: pa.Schema | None = None
         self._skip = skip
 
@@ -117,15 +123,15 @@ class _Draft:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._opened.close()
 
     def _next(self) -> Any:
         """Return the next message; None where it is not whole yet."""
-        place = self._file.tell()
+        place = self._opened.tell()
         try:
-            return pa.ipc.read_message(self._file)
+            return pa.ipc.read_message(self._opened)
         except (pa.ArrowException, EOFError, OSError):
-            self._file.seek(place)
+            self._opened.seek(place)
             return None
 
 
