@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -127,3 +128,27 @@ def test_scrape_every_100_ms_costs_no_answer_its_time(server: Server) -> None:
     assert set(scrapes) == {200}
     assert len(scrapes) > 20
     assert found.statuses == {200: found.sent}
+
+
+def test_exemplars_name_traces_that_were_sent(tmp_path: Path) -> None:
+    """Where spans are sent, a bucket names a call that has some: a caller's or one of our own, and no other."""
+    pytest.importorskip("opentelemetry.proto")
+    from otlp_receiver import receiving
+
+    (tmp_path / "ask.py").write_text(FILE)
+    untraced = "1" * 32
+    with receiving() as receiver:
+        options = ("--traces", receiver.url, "--trace-sample", "1")
+        with serving(tmp_path / "out", tmp_path / "ask.py", *options) as server:
+            for number in range(10):
+                server.ask("ask", {"amount": 1}, {"X-Request-Id": f"own{number}"})
+            server.ask("ask", {"amount": 1}, {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"})
+            server.ask("ask", {"amount": 1}, {"traceparent": f"00-{untraced}-b7ad6b7169203331-00"})
+
+            def named() -> set[str]:
+                page = fetch(f"{server.admin}/metrics", headers={"Accept": "application/openmetrics-text"})[2].decode()
+                return set(re.findall(r'trace_id="(\w+)"', page))
+
+            wait_for(named, LIMIT_S)
+            wait_for(lambda: named() <= {span["trace"] for span in receiver.spans}, LIMIT_S)
+            assert untraced not in named()
