@@ -115,6 +115,23 @@ def test_pipelines_are_watched_by_the_profile_of_their_model(pipeline_of: Callab
     assert successor.keep()["log"] == kept["log"]
 
 
+def test_two_releases_at_once_are_not_mixed(pipeline_of: Callable[[str], Pipeline]) -> None:
+    """While both are served the first is watched; the second takes over, with what was learned, when it has ended."""
+    log = replace(pipeline_of("log"), drift=DECLARED)
+    drift, told = PipelineDrift([log]), []
+    for second in range(1, 6):
+        told += drift.take(predictions(log, "1"), second * 2 * 10**9, second * 2.0)
+        told += drift.take(predictions(log, "2", shift=3.0), second * 2 * 10**9, second * 2.0)
+    assert len(told) == 4
+    assert not any(each.signals for findings in told for each in findings.findings)
+    for second in range(21, 26):
+        told += drift.take(predictions(log, "2", shift=3.0), second * 2 * 10**9, second * 2.0)
+    watch = drift._watched["log"].watch
+    assert watch is not None
+    assert watch.baselines[0].windows.min() == 4
+    assert told[-1].alarms
+
+
 def test_scores_of_several_models_are_learned(pipeline_of: Callable[[str], Pipeline]) -> None:
     """A score that no profile knows is held against the first twelve windows; a feature against its model's profile."""
     log = pipeline_of("log")

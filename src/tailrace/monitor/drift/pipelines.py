@@ -22,6 +22,10 @@ ROWS_AT_ONCE: Final = 2_048
 """Rows that are told of together, or those of a second: a call for each series costs more than a few rows do."""
 
 
+RELEASE_NS: Final = 10 * NS_PER_S
+"""A release that is told of no more for so long is over: while two are served, the one that was first is watched."""
+
+
 @dataclass(slots=True)
 class _Watched:
     declared: Drift
@@ -29,6 +33,7 @@ class _Watched:
     watch: DriftWatch | None = None
     kept: bytes | None = None
     release: str = ""
+    seen_ns: int = 0
     gathered: Gathered = field(default_factory=Gathered)
 
 
@@ -43,11 +48,18 @@ class PipelineDrift:
         """The last window and the last cycle of each pipeline, by name and span."""
 
     def take(self, predictions: Predictions, now_ns: int, wall_s: float) -> tuple[Findings, ...]:
-        """Tell of predictions; return what has ended with them. A release other than before is watched anew."""
+        """Tell of predictions; return what has ended with them.
+
+        A release is watched once the one before it has ended; it begins with what was learned of that, if it fits.
+        """
         watched = self._watched.get(predictions.pipeline)
         if watched is None or not predictions.rows:
             return ()
         if watched.watch is None or watched.release != predictions.release:
+            if watched.watch is not None:
+                if now_ns < watched.seen_ns + RELEASE_NS:
+                    return ()
+                watched.kept = pack(copy(watched.watch))
             outputs = predictions.scores.shape[1] if predictions.scores.ndim > 1 else 1
             series = series_of(watched.profile, predictions.labels, tuple(predictions.provenance), outputs)
             watched.watch, watched.release = DriftWatch(series, watched.declared, now_ns, wall_s), predictions.release
@@ -55,6 +67,7 @@ class PipelineDrift:
                 recall(watched.watch, watched.kept)
                 watched.kept = None
             watched.gathered = Gathered(now_ns)
+        watched.seen_ns = now_ns
         watched.gathered.add(*columns_of(predictions))
         if watched.gathered.rows < ROWS_AT_ONCE and now_ns < watched.gathered.since_ns + NS_PER_S:
             return ()
