@@ -108,6 +108,20 @@ secret = tr.Pipeline(
     decision=tr.bands("score", allow=0.0, block=0.5),
     budget=tr.Budget("5s"),
 )
+tried = tr.Pipeline(
+    name="tried",
+    request=Payment,
+    response=Decision,
+    features=[Payment.amount, Profile.debt, share],
+    model=tr.Split(
+        "ab",
+        {"champion": tr.Model("fraud"), "challenger": tr.PythonModel("total", Total, classes=(0, 1))},
+        by=Payment.customer_id,
+        shares={"champion": 0.5, "challenger": 0.5},
+    ),
+    decision=tr.bands("score", allow=0.0, block=0.5),
+    budget=tr.Budget("5s"),
+)
 ranking = tr.Pipeline(
     name="ranking",
     request=Ranking,

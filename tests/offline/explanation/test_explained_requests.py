@@ -135,6 +135,21 @@ def test_score_that_is_another_is_told_with_what_may_account_for_it(world: World
     assert "another score stands" in fell.rows[0].unexplained
 
 
+def test_each_row_is_explained_by_the_model_that_scored_it(world: World) -> None:
+    """Of a split the way is told, and the variant that has no trees says so; scored again, each goes the same way."""
+    world.serve("tried", [{"customer_id": 1, "amount": 0.5}, {"customer_id": 2, "amount": 0.25}], ["one", "two"])
+    told = [
+        only(explain_request(name, world.asking(replay=True, store=put_debt(world, 0.0)))) for name in ("one", "two")
+    ]
+    ways = {each.rows[0].branches["ab"]: each for each in told}
+    assert ways.keys() == {"champion", "challenger"}
+    assert ways["champion"].rows[0].unexplained == ""
+    assert any(each.adds for each in ways["champion"].rows[0].features)
+    assert "cannot be explained" in ways["challenger"].rows[0].unexplained
+    assert all(each.replay is not None and each.replay.logged.is_equal for each in told)
+    assert [model.name for model in told[0].models] == ["fraud"]
+
+
 def test_rows_of_a_request_are_told_together(world: World) -> None:
     """A request of many rows has each of them, with its features and its score again."""
     world.serve("ranking", [{"item_ids": [7, 8, 9], "amount": 5.0}, {"item_ids": [], "amount": 1.0}], ["many", "none"])
