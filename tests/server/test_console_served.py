@@ -8,6 +8,7 @@ import signal
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from serving import Server, connect, fetch, load, serving, wait_for
@@ -106,6 +107,19 @@ def test_slow_request_is_shown_with_its_layers_and_what_its_worker_logged(file: 
         assert not whole(server)["state"]["explains"]
         wait_for(lambda: "a slow one amount=77" in texts(server, "lines"), LIMIT_S)
         assert {each["who"] for each in whole(server)["lines"]} >= {"", "worker 0"}
+
+
+def test_slow_request_leads_to_its_explanation(file: Path, tmp_path: Path) -> None:
+    """With a log the page links each to the page that explains it, and that finds it."""
+    with serving(tmp_path / "out", file, "--log", str(tmp_path / "log")) as server:
+        server.ask("ask", {"amount": 7}, {"X-Request-Id": "slow-one"})
+        wait_for(lambda: slow(server), LIMIT_S)
+        assert whole(server)["state"]["explains"]
+        assert fetch(f"{server.admin}/console/explain?id=slow-one")[0] == 200
+        with urlopen(f"{server.admin}/console/explanation?id=slow-one", timeout=60) as answer:
+            explained = json.loads(answer.read())
+        assert explained["request_id"] == "slow-one"
+        assert explained["answered"][0]["pipeline"] == "ask"
 
 
 def test_observer_that_is_stopped_is_told_of_and_comes_back(file: Path, tmp_path: Path) -> None:
