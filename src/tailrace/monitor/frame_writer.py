@@ -1,4 +1,4 @@
-"""Makes frames of batches: the columns of many together, so that a request costs a worker a microsecond.
+"""Makes frames of batches: the columns of many together, so that a request costs a worker little.
 
 `bench/monitoring_log.py` holds that cost; what can be done in C for all calls at once is.
 """
