@@ -127,5 +127,7 @@ def test_printed_page_has_no_buttons_and_a_white_ground(browser: Chromium) -> No
         try:
             assert page.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
             assert page.value("getComputedStyle(document.getElementById('print').parentNode).display") == "none"
+            page.send("Emulation.setDeviceMetricsOverride", width=680, height=960, deviceScaleFactor=1, mobile=False)
+            assert page.value("getComputedStyle(document.querySelector('.inputs .source')).display") == "table-cell"
         finally:
             page.send("Emulation.setEmulatedMedia", media="", features=[])

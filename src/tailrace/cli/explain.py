@@ -4,43 +4,23 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from tailrace.cli import explain_options as given
 from tailrace.cli.models.options import AsJson, print_json
 
 
 def explain(  # noqa: PLR0917 - one parameter an option
-    request_id: Annotated[
-        str, typer.Argument(metavar="REQUEST_ID", help="As the caller sent it, in X-Request-Id.", show_default=False)
-    ],
-    log: Annotated[
-        Path,
-        typer.Option(metavar="DIR", envvar="TAILRACE_LOG", help="What the server has as --log.", show_default=False),
-    ],
-    pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Search this pipeline's log alone.")] = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it was answered, to an hour, as 2026-11-28T09:30: faster.")
-    ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="REQUEST_ID is the id of a W3C trace.")] = False,
-    releases: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            envvar="TAILRACE_RELEASES",
-            help="Where the server keeps its releases, beside where the log says; may be repeated.",
-        ),
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="Online store that --replay reads, in place of the declared.")
-    ] = None,
-    log_only: Annotated[
-        bool, typer.Option("--log-only", help="Leave out what its release knows: faster, and no code of it runs.")
-    ] = False,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Score it again by its release, and show both beside each other.")
-    ] = False,
+    request_id: given.RequestId,
+    log: given.Log,
+    pipeline: given.PipelineName = None,
+    at: given.At = None,
+    trace: given.Trace = False,
+    releases: given.Releases = None,
+    store: given.Store = None,
+    log_only: given.LogOnly = False,
+    replay: given.Replay = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain a decision: what was sent, each feature with its source and age, the release, the rules, the times.

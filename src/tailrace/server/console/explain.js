@@ -69,9 +69,9 @@
     const value = (name, it) => masked(name) ? filled(make("span"), make("span", shown(it), "mono"), " ", make("span", "masked", "tag", "masked")) : make("span", shown(it), "mono");
     return card("What was sent", "", facts(Object.entries(body).map(([name, it]) => [name, value(name, it)])));
   }
-  function origin(a) {
+  function origin(a, id) {
     const models = a.models.map(m => `${m.name} ${m.registered || m.version} (${m.backend})`).join("\n");
-    return card("By what", "", facts([["pipeline", a.pipeline], ["release", a.release, "mono"], ["models", models], ["answered", when(a.time)], ["from", a.client], ["trace", a.trace, "mono"], ["worker", a.slot === null ? "" : `slot ${a.slot}`], ["log", a.files.join("\n"), "mono"]]));
+    return card("By what", "", facts([["request", id, "mono"], ["pipeline", a.pipeline], ["release", a.release, "mono"], ["models", models], ["answered", when(a.time)], ["from", a.client], ["trace", a.trace, "mono"], ["worker", a.slot === null ? "" : `slot ${a.slot}`], ["log", a.files.join("\n"), "mono"]]));
   }
   function times(a) {
     const most = Math.max(a.budget_us || 0, a.whole_us, 1), part = (name, us, of, total) => {
@@ -103,10 +103,10 @@
   }
   function features(row) {
     const most = Math.max(...row.features.map(f => Math.abs(f.adds || 0)), 0), adds = row.features.some(f => f.adds !== null), views = row.features.some(f => f.view);
-    const heads = [["feature"], ["value"], ...(views ? [["source", "source"], ["as of", "when"], ["age", "source"]] : []), ...(adds ? [["adds"], ["", "adds"]] : [])];
+    const heads = [["feature"], ["value"], ...(views ? [["source", "source"], ["as of, UTC", "when"], ["age", "source"]] : []), ...(adds ? [["adds"], ["", "adds"]] : [])];
     const lines = row.features.map(f => {
       const cells = [make("td", f.name), f.is_redacted ? filled(make("td"), make("span", "masked", "tag", "masked")) : make("td", shown(f.value))];
-      if (views) cells.push(filled(make("td", null, "source"), f.provenance ? make("span", f.provenance, "tag", ["fresh", "stale", "default", "timeout"].includes(f.provenance) && f.provenance) : ""), make("td", when(f.event_time), "when", "source"), make("td", age(f.age_s), "source"));
+      if (views) cells.push(filled(make("td", null, "source"), f.provenance ? make("span", f.provenance, "tag", ["fresh", "stale", "default", "timeout"].includes(f.provenance) && f.provenance) : ""), make("td", when(f.event_time).replace(" UTC", ""), "when", "source"), make("td", age(f.age_s), "source"));
       if (adds) {
         const size = most ? 100 * Math.abs(f.adds || 0) / most : 0;
         cells.push(make("td", f.adds === null ? "" : (f.adds > 0 ? "+" : "") + f.adds.toFixed(4)), filled(make("td", null, "adds"), drawn(200, ["line", "", { x1: 100, x2: 100, y1: 0, y2: 14 }], ["rect", f.adds > 0 ? "up" : "down", { x: f.adds > 0 ? 100 : 100 - size, y: 2, height: 10, width: size }])));
@@ -123,14 +123,14 @@
     for (const [name, value] of [["rules", row.reasons.join(", ")], ["degraded", row.degraded.join(", ")], ["by", ways]]) if (value) it.append(filled(make("span"), make("span", name + " ", "quiet"), value));
     return it;
   }
-  function answer(a, at, all) {
+  function answer(a, at, all, id) {
     const it = make("article", null, "answer");
     if (all > 1) it.append(make("h2", `Answer ${at + 1} of ${all}` + (a.items > 1 ? `: item ${a.item + 1} of ${a.items} of one call` : "")));
     const notes = [a.release_note, a.error && `It was answered with an error: ${a.error}`, a.copies > 1 && `The log has it ${a.copies} times, all the same: an observer that dies may write a line again.`, a.coalesced && `Another request's computation answered it (${a.coalesced}): ${shown(a.answer)}`, a.redacted.length && `Masked, and not in the log: ${a.redacted.join(", ")}`].filter(Boolean);
     const [first] = a.rows;
     if (a.rows.length === 1) it.append(decided(first));
     if (notes.length) it.append(filled(make("div", null, "notes"), ...notes.map(note => make("div", note))));
-    it.append(sent(a), origin(a), times(a));
+    it.append(sent(a), origin(a, id), times(a));
     if (a.rows.length === 1) it.append(features(first));
     else a.rows.slice(0, 50).forEach((row, place) => {
       const part = make("details", null, "row");
@@ -166,7 +166,7 @@
     if (!found.answered) { say([found.detail, found.next].filter(Boolean).join("\nnext: "), true); return; }
     if (!found.answered.length) { say(`${id} is not in the log.\n${searched(found.searched)}`, true); return; }
     say(found.searched.passed_over.length ? searched(found.searched) : "");
-    $("found").replaceChildren(...found.answered.map((a, at) => answer(a, at, found.answered.length)));
+    $("found").replaceChildren(...found.answered.map((a, at) => answer(a, at, found.answered.length, found.request_id)));
     $("about").textContent = `${id} · as told on ${when(new Date().toISOString())}` + (asked.get("replay") === "1" ? ", scored again" : "");
     $("again").hidden = asked.get("replay") === "1"; $("print").hidden = false;
     performance.mark("explained");
