@@ -115,6 +115,19 @@ def test_release_takes_over_what_was_counted_before() -> None:
     assert told.releases["r2"].p95_ns == pytest.approx(4 * MS, rel=0.01)
 
 
+def test_another_budget_makes_no_news_of_what_is_old() -> None:
+    """A release with another budget has other edges: the history that moves to them did not come in this second."""
+    world = World("r1")
+    world.take([8.0] * 5_000)
+    world.turn(700)
+    world.release("r2", PipelineShape("fraud", Budget("60ms"), SHAPE.views, remote=SHAPE.remote, hops=SHAPE.hops))
+    world.take([20.0] * 10)
+    world.turn()
+    told = world.recent.latencies()["1m"]["fraud"]
+    assert told.whole.count == told.layers["inference"].count == 10
+    assert told.whole.p50_ns == pytest.approx(20 * MS, rel=0.01)
+
+
 def test_nothing_is_made_up_before_there_is_something() -> None:
     """No worker has written anything yet: there are no pipelines."""
     recent = Recent()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrace.deadline import NS_PER_S
-from tailrace.monitor.histogram import Histogram, quantiles
+from tailrace.monitor.histogram import Histogram, places_in, quantiles
 from tailrace.monitor.layout import Series
 
 Key = tuple[str, tuple[str, ...]]
@@ -46,9 +46,19 @@ class MergedSeries:
         return quantiles(self.series.edges, self.cells, *qs)
 
     def minus(self, earlier: MergedSeries) -> MergedSeries:
-        """Return what was counted after `earlier`; all of it where a worker began again in between."""
-        same = not earlier.series.moves_to(self.series) and bool((self.cells >= earlier.cells).all())
-        return MergedSeries(self.series, self.cells - earlier.cells) if same else self
+        """Return what was counted after `earlier`; all of it where a worker began again in between.
+
+        Where the edges are others by now, with another budget, what is earlier moves to them: a bucket may keep a call
+        too many or too few, and the history is no news.
+        """
+        before = earlier.cells
+        if earlier.series.moves_to(self.series):
+            before = np.zeros_like(self.cells)
+            np.add.at(before, places_in(earlier.series.edges, self.series.edges), earlier.cells)
+            if before[:-1].sum() <= self.cells[:-1].sum():
+                return MergedSeries(self.series, np.maximum(self.cells - before, 0))
+        same = bool((self.cells >= before).all())
+        return MergedSeries(self.series, self.cells - before) if same else self
 
 
 @dataclass(frozen=True, slots=True)
