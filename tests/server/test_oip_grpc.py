@@ -21,6 +21,7 @@ pytest.importorskip("grpc_health")
 from oip_grpc_server import oip_over_grpc  # noqa: E402
 
 from tailrace.server.oip.grpc_messages import MESSAGES, METHODS, SERVICE, message_class  # noqa: E402
+from tailrace.server.request_ids import RequestIds  # noqa: E402
 
 NAMES = ("log", "kinds", "ranking")
 OPTIONS = [("grpc.enable_retries", 0)]
@@ -254,6 +255,24 @@ def test_call_that_is_none_is_refused(ask: Callable[..., Any], message: Any, cod
     found, details = refusal(ask, message)
     assert (found, bool(details)) == (code, True), details
     assert len(ask("ModelInfer", raw(AMOUNT)).outputs) == 3
+
+
+def test_id_of_a_message_is_the_call_s(http: RunningServer) -> None:
+    """Where calls are named: the message's, where metadata can have it, else one of the server's."""
+    with (
+        oip_over_grpc(http, ids=RequestIds()) as address,
+        grpc.insecure_channel(address, options=OPTIONS) as channel,
+    ):
+        infer = channel.unary_unary(
+            f"/{SERVICE}/ModelInfer", Infer.SerializeToString, CLASSES["ModelInferResponse"].FromString
+        )
+        found = {}
+        for told in ("tensors-1", "", "ü"):
+            answer, call = infer.with_call(raw(AMOUNT, id=told), timeout=PATIENCE_S)
+            assert answer.id == told
+            found[told] = dict(call.trailing_metadata())["x-request-id"]
+    assert found["tensors-1"] == "tensors-1"
+    assert len({*found.values(), "", "ü"}) == 5
 
 
 def many_tensors(count: int) -> Any:

@@ -61,9 +61,8 @@ class Tap:
         self._frames = FrameWriter(pipeline, release, ring.slot, traced=traced, labels=labels)
         self._ring, self._clock, self._loop, self._log = ring, clock, loop, log
         self._held: list[Batch] = []
-        self._bare: list[Batch] = []
         self._held_ns: list[int] = []
-        self._bare_ns: list[int] = []
+        self._bare: list[tuple[Batch, int]] = []
         self._rows = 0
         self._logged_ns = -_LOG_NS
         self._encode = msgspec.msgpack.Encoder().encode
@@ -90,21 +89,19 @@ class Tap:
         """Hold a batch of which only the calls are told."""
         if not (self._held or self._bare):
             self._loop.call_later(HELD_S, self.flush)
-        place = len(self._bare)
-        if not batch.coalesced:  # what is shared comes last
-            place -= sum(bool(each.coalesced) for each in self._bare)
-        self._bare.insert(place, batch)
-        self._bare_ns.insert(place, finished_ns)
+        self._bare.append((batch, finished_ns))
         self._rows += len(batch.calls)
         if len(self._bare) >= HELD_BATCHES_MAX or self._rows >= HELD_ROWS_MAX:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held, if anything is. What cannot be written is lost, and counted."""
-        held, bare, finished_ns = self._held, self._bare, self._held_ns + self._bare_ns
-        if not (held or bare):
+        if not (self._held or self._bare):
             return
-        self._held, self._bare, self._held_ns, self._bare_ns, self._rows = [], [], [], [], 0
+        held, finished_ns, ended = self._held, self._held_ns, sorted(self._bare, key=_is_shared)
+        self._held, self._held_ns, self._bare, self._rows = [], [], [], 0
+        bare = [batch for batch, _ in ended]
+        finished_ns += [each_ns for _, each_ns in ended]
         requests = sum([len(batch.requests) for batch in held]) + sum(map(_asked, bare))
         try:
             epoch_ns = self._clock.wall_ns() - self._clock.now_ns()
@@ -117,6 +114,11 @@ class Tap:
         if not written and (now_ns := self._clock.now_ns()) >= self._logged_ns + _LOG_NS:
             self._logged_ns = now_ns
             self._log.warning("predictions are not logged", pipeline=self._name, cause=cause)
+
+
+def _is_shared(ended: tuple[Batch, int]) -> bool:
+    """Return whether a batch was answered by others' computations: such come last."""
+    return bool(ended[0].coalesced)
 
 
 def _asked(batch: Batch) -> int:
