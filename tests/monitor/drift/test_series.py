@@ -91,3 +91,14 @@ def test_categories_beyond_those_named_are_others() -> None:
     counts, *_, missing = series.count(np.array(["c0", "c0", "zz", None, ""], object))
     assert (counts[0], counts[-1], missing) == (2, 1, 2)
     assert series.cells == TOP_MAX + 1
+
+
+def test_feature_that_is_called_as_a_score_is_not_watched() -> None:
+    """A credit score that goes in is no score that comes out: held against each other they would drift for ever."""
+    scores = profile_numbers(np.linspace(0, 1, 1_000))
+    names = ("score", "confidence", "decision", "x")
+    profile = Profile(1_000, {name: profile_numbers(np.linspace(300, 850, 1_000)) for name in names}, (scores,))
+    series = series_of(profile, ("allow", "block"))
+    assert [(each.name, each.kind) for each in series] == [
+        ("x", "feature"), ("score", "score"), ("confidence", "confidence"), ("decision", "decision"),
+    ]  # fmt: skip

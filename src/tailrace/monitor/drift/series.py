@@ -144,9 +144,9 @@ def series_of(
 
     decisions: that the pipeline can make; none without a decision. views: by name, of which the share of rows answered
     with a default is watched. outputs: how many scores a row has, where the profile has none. What the profile does not
-    have is learned.
+    have is learned. A feature that is called as a score, say, is not watched: its column is the score's.
     """
-    found: list[Series] = [_of_profile(name, "feature", each) for name, each in profile.features.items()]
+    found: list[Series] = []
     if outputs and not profile.scores:
         names = [f"score[{place}]" for place in range(outputs)] if 1 < outputs <= OUTPUTS_MAX else ["score"]
         found += [NumberSeries(name, "score", _SCORES, 0.0, 1.0) for name in names]
@@ -163,7 +163,9 @@ def series_of(
     if decisions:
         places = {name: place for place, name in enumerate(decisions[: CELLS_MAX - 1])}
         found.append(TextSeries("decision", "decision", places))
-    return (*found, *(TextSeries(name, "view", {}) for name in views))
+    taken = {each.name for each in found} | {"score", "confidence"}
+    features = [_of_profile(name, "feature", each) for name, each in profile.features.items() if name not in taken]
+    return (*features, *found, *(TextSeries(name, "view", {}) for name in views))
 
 
 def _is_probability(score: NumberProfile) -> bool:
