@@ -138,6 +138,31 @@ def test_query_that_is_wrong_or_wants_more_is_refused(log: str, query: str, matc
         shown(log, "--sql", query)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "EXPLAIN ANALYZE {copy}",
+        "WITH x AS ({copy}) SELECT * FROM x",
+        "FROM json_execute_serialized_sql(json_serialize_sql('WITH x AS ({quoted}) FROM x'))",
+        "FROM query('FROM json_exec' || 'ute_serialized_sql(json_serialize_sql(''SELECT 1''))')",
+    ],
+)
+def test_query_does_not_write_into_the_files_that_it_reads(log: str, query: str) -> None:
+    """Nor does one that DuckDB takes for a SELECT, and that writes beside it."""
+    file = next(Path(log).glob("fraud/*/*.parquet"))
+    before = file.read_bytes()
+    copy = f"COPY (SELECT 1) TO '{file}' (FORMAT csv, USE_TMP_FILE false)"
+    with pytest.raises(SourceError, match=r"not one SELECT|syntax error|CTE"):
+        shown(log, "--sql", query.format(copy=copy, quoted=copy.replace("'", "''")))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("query", ["SELECT 'copy' AS is_query", "FROM query('SELECT ''copy'' AS is_query')"])
+def test_query_may_name_what_writes(log: str, query: str) -> None:
+    """What it would do counts, not the words."""
+    assert json.loads(shown(log, "--json", "--sql", query)) == {"is_query": "copy"}
+
+
 def test_condition_cannot_do_more_than_a_query(log: str) -> None:
     """It stands in one."""
     with pytest.raises(SourceError, match='syntax error at or near ";"'):

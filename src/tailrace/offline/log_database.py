@@ -6,8 +6,10 @@ empty. Whole files are read as the query needs them; drafts, of 64 MiB at most e
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,7 +27,10 @@ from tailrace.offline.database import DatabaseLimits, message_of, quoted_name
 
 BATCH_ROWS: Final = 8_192
 """Lines that a result gives at once."""
-_ASKING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_DOES_MORE: Final = re.compile("copy|insert|update|delete|merge|execute", re.IGNORECASE)
+"""Of an operator of a plan that does more than to read: a SELECT may begin `WITH x AS (COPY …)`, or run a text."""
+_MAY_DO_MORE: Final = re.compile(f"{_DOES_MORE.pattern}|query", re.IGNORECASE)
+"""What stands in every query that has such an operator: `query` makes SQL of a text."""
 _EMPTY_IS_NULL: Final = ("degraded", "reasons")
 _NEXT: Final = "the view `log` has the lines; `--sql 'DESCRIBE log'` names its columns"
 
@@ -62,7 +67,7 @@ class Lines:
         This, and reading the result, may raise duckdb.Error, which `fault_of` explains.
         """
         statements = self._connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type not in _ASKING:
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT or self._does_more(query):
             raise SourceError("it is not one SELECT", where="the query", next=_NEXT)
         result: Any = self._connection.sql(query)
         # DuckDB 1.5 has another name for it, and warns of the one before
@@ -77,6 +82,13 @@ class Lines:
     def make(self, name: str, query: str) -> None:
         """Let queries name what a query finds now. May raise as `ask` does."""
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
+
+    def _does_more(self, query: str) -> bool:
+        """Return whether a SELECT would write, into the files that it may read: DuckDB's own plan says so."""
+        if _MAY_DO_MORE.search(query) is None:
+            return False
+        plans = self._connection.execute(f"EXPLAIN (FORMAT json)\n{query}").fetchall()
+        return any(_DOES_MORE.search(name) for _, plan in plans for name in _operators(json.loads(plan)))
 
     def _make_view(self, folder: Path) -> None:
         assert self._lines is not None
@@ -155,6 +167,13 @@ def fault_of(error: duckdb.Error) -> SourceError:
     text = message_of(error).replace("FROM clause!", "the log")
     hints = [line for line in str(error).splitlines() if line.startswith(("Candidate", "Did you mean"))]
     return SourceError("; ".join([f"the query cannot be run: {text}", *hints[:1]]), where="the query", next=_NEXT)
+
+
+def _operators(plan: list[dict[str, Any]]) -> Iterator[str]:
+    """Give the names of a plan's operators."""
+    for operator in plan:
+        yield operator["name"]
+        yield from _operators(operator.get("children", []))
 
 
 def _quoted(text: str) -> str:
