@@ -39,6 +39,8 @@ def cast_field(column: pa.ChunkedArray, name: str, spec: FieldSpec, where: str) 
         column, kind = column.cast(kind.value_type), kind.value_type
     try:
         if spec.dtype.kind == "M" and pa.types.is_timestamp(wanted):
+            from tailrace.monitor.log.labels import cast_times
+
             return cast_times(column, wanted)
         if spec.dtype.kind != "O":
             return column.cast(wanted)
@@ -99,18 +101,3 @@ def times_ns(column: Any) -> NDArray[np.int64]:
     limit_us = TIME_NS_MAX // 1_000  # 9999-12-31, as "no end", would overflow and come first
     bounded: NDArray[np.int64] = np.minimum(np.maximum(np.asarray(micros, np.int64), -limit_us), limit_us)
     return bounded * 1_000
-
-
-def cast_times(column: Any, wanted: Any) -> Any:
-    """Return times, or texts of them, as a type of times. Raises ArrowInvalid for numbers, which say not of what."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind):
-        return column.cast(wanted, safe=False)
-    if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
-        raise pa.ArrowInvalid("it has neither times nor texts of them")
-    try:
-        return column.cast(wanted)
-    except pa.ArrowInvalid:  # a text without a zone
-        return column.cast(pa.timestamp("us")).cast(wanted)

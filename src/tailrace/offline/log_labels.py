@@ -11,14 +11,12 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
 from tailrace.errors import SourceError
-from tailrace.monitor.log.labels import SCHEMA, label_paths, write_labels
+from tailrace.monitor.log.labels import SCHEMA, label_paths, labels_of, write_labels
 from tailrace.monitor.log.reader import LogReader, PassedOver
-from tailrace.offline.arrow_columns import cast_times
 from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.log_database import LogDatabase, fault_of
 
@@ -112,19 +110,12 @@ def read_label_file(path: Path, now_ns: int) -> pa.Table:
         if name not in table.column_names:
             raise SourceError(f"there is no column {name!r}", where=str(path), next=_NEXT)
     try:
-        ids = table["request_id"].cast(pa.string())
-        labels = table["label"]
-        labels = (labels.cast(pa.int8()) if pa.types.is_boolean(labels.type) else labels).cast(pa.float64())
-        times = cast_times(table["time"], SCHEMA.field("time").type) if "time" in table.column_names else None
+        return _placed(labels_of(table, now_ns))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         what = f"a column has other values than it should: {_reason(error)}"
         raise SourceError(
             what, where=str(path), next="labels are numbers, or true and false; times are times"
         ) from None
-    now = pa.scalar(now_ns // 1_000, pa.int64()).cast(SCHEMA.field("time").type)
-    times = pa.chunked_array([pa.repeat(now, table.num_rows)]) if times is None else pc.fill_null(times, now)
-    labels = pc.if_else(pc.is_finite(labels), labels, pa.scalar(None, pa.float64()))
-    return _placed(pa.table([ids, labels, times], schema=SCHEMA))
 
 
 def latest(labels: pa.Table) -> pa.Table:

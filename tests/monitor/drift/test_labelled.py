@@ -16,6 +16,7 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from log_writers import NOON_S, Now, Write, at, ns, writers
 from tailrace.monitor.drift.labelled import join_outcomes, label_files, read_labels
 from tailrace.monitor.drift.outcomes import LiveOutcomes
+from tailrace.offline.log_labels import kept_labels, latest
 
 HOUR_S = 3_600
 
@@ -72,6 +73,21 @@ def test_latest_label_of_a_request_counts(tmp_path: Path, write: Write) -> None:
     assert (found.labels, found.unknown_ids) == (5, 1)
     assert (found.scorecard.rows, found.scorecard.positives, found.scorecard.unknown) == (3, 2, 1)
     assert found.scorecard.expected == pytest.approx(0.1 + 0.2 + 0.9)
+
+
+def test_labels_are_those_that_a_training_set_takes(tmp_path: Path) -> None:
+    """One rule for both: a label without a time is of when its file was written, and one that is none replaces none."""
+    (tmp_path / "fraud").mkdir()
+    noon = pa.array([int(NOON_S * 1e6)] * 3, pa.timestamp("us", "UTC"))
+    label(tmp_path / "fraud" / "labels" / "told.parquet", {"r0": 0.0, "r1": 0.0, "r2": 1.0}, time=noon)
+    later = {"r0": 1.0, "r1": None, "r2": float("nan")}
+    label(tmp_path / "fraud" / "labels" / "timeless.parquet", later, NOON_S + 60)
+    label(tmp_path / "labels" / "before.parquet", {"r1": 1.0, "r3": 1.0}, NOON_S - 60)
+    labels, unread = read_labels(label_files(tmp_path, "fraud"))
+    found = dict(zip(labels.ids.to_pylist(), labels.came_true.tolist(), strict=True))
+    assert (found, unread) == ({"r0": 1.0, "r1": 0.0, "r2": 1.0, "r3": 1.0}, [])
+    trained = latest(kept_labels(tmp_path, "fraud"))
+    assert dict(zip(trained["request_id"].to_pylist(), trained["label"].to_pylist(), strict=True)) == found
 
 
 def test_request_of_several_rows_is_not_joined(tmp_path: Path, write: Write) -> None:

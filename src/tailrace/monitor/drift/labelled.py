@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tailrace.monitor.drift.outcomes import DecisionOutcome, LiveOutcomes, Outcomes
-from tailrace.monitor.log.labels import label_paths
+from tailrace.monitor.log.labels import SCHEMA, label_paths, labels_of
 from tailrace.monitor.log.reader import LogReader
 
 LABELS_MAX: Final = 500_000
@@ -24,8 +24,8 @@ TOGETHER_ROWS: Final = 262_144
 """Lines that are looked for among the labels at once: each look makes a table of all of these."""
 GROUP_ROWS_MAX: Final = 2_000_000
 """Of a file of labels, since a row group is read whole."""
-_TIME: Final = pa.timestamp("us", "UTC")
-_LABEL_COLUMNS: Final = ("request_id", "label", "time")
+_OTHER: Final = "-1"
+"""The label of what is neither true nor untrue, as "maybe": it is known that nothing is known."""
 _COLUMNS: Final = ("request_id", "row", "score", "decision")
 
 
@@ -58,13 +58,13 @@ def label_files(root: Path, pipeline: str) -> list[LabelFile]:
 def read_labels(files: Iterable[LabelFile]) -> tuple[Labels, list[Path]]:
     """Return the labels of files, the newest first, and the files that cannot be read.
 
-    A file has `request_id`, `label` and, if it likes, `time`, by which a later label of a request is told; among equals
-    it is that of the newer file.
+    A file has `request_id`, `label` and, if it likes, `time`, by which a later label of a request is told, see
+    `labels_of`; among equals it is that of the newer file.
     """
     tables, unread, rows, left_out = [], [], 0, 0
     for file in files:
         try:
-            table, older = _newest(file.path, LABELS_MAX - rows)
+            table, older = _newest(file, LABELS_MAX - rows)
         except (OSError, pa.ArrowException, KeyError) as error:
             if not isinstance(error, FileNotFoundError):
                 unread.append(file.path)
@@ -74,13 +74,14 @@ def read_labels(files: Iterable[LabelFile]) -> tuple[Labels, list[Path]]:
     if not rows:
         return Labels(pa.array([], pa.string()), np.empty(0), left_out), unread
     whole = pa.concat_tables(tables[::-1])  # the oldest first, and the sort leaves equals as they are
-    times = pc.fill_null(whole.column("time").cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
+    times = whole.column("time").cast(pa.int64()).to_numpy()
     whole = whole.take(pa.array(np.argsort(times, kind="stable")))
     whole = whole.append_column("place", pa.array(np.arange(len(whole))))
     last = whole.select(["request_id", "place"]).group_by("request_id").aggregate([("place", "max")])
     whole = whole.take(last.column("place_max"))
-    ids, labels = whole.column("request_id").combine_chunks(), whole.column("label")
-    return Labels(ids, labels.to_numpy().astype(np.float64), left_out), unread
+    labels = whole.column("label").to_numpy()
+    came_true = np.where((labels == 0) | (labels == 1), labels, np.nan)
+    return Labels(whole.column("request_id").combine_chunks(), came_true, left_out), unread
 
 
 def join_outcomes(
@@ -125,9 +126,9 @@ def join_outcomes(
     )
 
 
-def _newest(path: Path, rows_max: int) -> tuple[pa.Table, int]:
+def _newest(file: LabelFile, rows_max: int) -> tuple[pa.Table, int]:
     """Return the last labels of a file, see `_told`, and how many there are before them. Raises KeyError."""
-    with pq.ParquetFile(path) as opened:
+    with pq.ParquetFile(file.path) as opened:
         groups, rows = [], 0
         for group in range(opened.num_row_groups - 1, -1, -1):
             if rows >= rows_max:
@@ -136,21 +137,21 @@ def _newest(path: Path, rows_max: int) -> tuple[pa.Table, int]:
             rows += opened.metadata.row_group(group).num_rows
         if rows > rows_max + GROUP_ROWS_MAX:
             raise pa.ArrowInvalid(f"{rows:,} labels lie together; write row groups of {GROUP_ROWS_MAX:,} at most")
-        names = [name for name in _LABEL_COLUMNS if name in opened.schema_arrow.names]
+        names = [name for name in SCHEMA.names if name in opened.schema_arrow.names]
         table = opened.read_row_groups(groups[::-1], columns=names)
         table = table.slice(max(len(table) - rows_max, 0))
-        return _told(table), opened.metadata.num_rows - len(table)
+        return _told(table, file.changed_ns), opened.metadata.num_rows - len(table)
 
 
-def _told(table: pa.Table) -> pa.Table:
-    """Return labels in one form, without those of no request. Raises KeyError where a column is missing."""
-    label, ids = table.column("label"), table.column("request_id").cast(pa.string())
+def _told(table: pa.Table, written_ns: int) -> pa.Table:
+    """Return the labels of a file, without rows that have no id or no label; a text other than 0 and 1 is `_OTHER`."""
+    label = table.column("label")
     if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
         known = pc.is_in(label.cast(pa.string()), pa.array(["0", "1"]))
-        label = pc.if_else(known, label, pa.scalar(None, label.type))
-    times = table.column("time") if "time" in table.schema.names else pa.nulls(len(table), _TIME)
-    told = {"request_id": ids, "label": pc.fill_null(label.cast(pa.float64()), float("nan")), "time": times.cast(_TIME)}
-    return pa.table(told).filter(pc.is_valid(ids))
+        told = pc.if_else(pc.or_(known, pc.is_null(label)), label, pa.scalar(_OTHER, label.type))
+        table = table.set_column(table.column_names.index("label"), "label", told)
+    found = labels_of(table, written_ns)
+    return found.filter(pc.and_(pc.is_valid(found.column("request_id")), pc.is_valid(found.column("label"))))
 
 
 def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

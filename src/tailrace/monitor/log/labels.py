@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tailrace.monitor.log.files import ZSTD_LEVEL
@@ -24,9 +25,8 @@ from tailrace.monitor.log.names import SEALED
 LABELS: Final = "labels"
 """The folder of a pipeline's labels."""
 LABELS_NAME: Final = re.compile(rf"labels-\d+-\d+{re.escape(SEALED)}")
-SCHEMA: Final = pa.schema(
-    [("request_id", pa.string()), ("label", pa.float64()), ("time", pa.timestamp("us", tz="UTC"))]
-)
+_TIME: Final = pa.timestamp("us", tz="UTC")
+SCHEMA: Final = pa.schema([("request_id", pa.string()), ("label", pa.float64()), ("time", _TIME)])
 _GROUP_ROWS: Final = 65_536
 
 
@@ -61,3 +61,33 @@ def write_labels(root: Path, pipeline: str, batches: Iterable[pa.RecordBatch], n
         with suppress(FileNotFoundError):
             part.unlink()
     return path
+
+
+def labels_of(table: pa.Table, written_ns: int) -> pa.Table:
+    """Return labels as all who read them take them, a row each (`SCHEMA`); what has no time is of when it was written.
+
+    A label that is no number is null: there is none. Raises KeyError for a table without ids or labels, and
+    ArrowInvalid or ArrowNotImplementedError for values that are none.
+    """
+    ids, labels = table.column("request_id").cast(pa.string()), table.column("label")
+    labels = (labels.cast(pa.int8()) if pa.types.is_boolean(labels.type) else labels).cast(pa.float64())
+    written = pa.scalar(written_ns // 1_000, pa.int64()).cast(_TIME)
+    if "time" in table.column_names:
+        times = pc.fill_null(cast_times(table.column("time"), _TIME), written)
+    else:
+        times = pa.chunked_array([pa.repeat(written, table.num_rows)])
+    labels = pc.if_else(pc.is_finite(labels), labels, pa.scalar(None, pa.float64()))
+    return pa.table([ids, labels, times], schema=SCHEMA)
+
+
+def cast_times(column: Any, wanted: Any) -> Any:
+    """Return times, or texts of them, as a type of times. Raises ArrowInvalid for numbers, which say not of what."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind):
+        return column.cast(wanted, safe=False)
+    if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        raise pa.ArrowInvalid("it has neither times nor texts of them")
+    try:
+        return column.cast(wanted)
+    except pa.ArrowInvalid:  # a text without a zone
+        return column.cast(pa.timestamp("us")).cast(wanted)
