@@ -34,8 +34,8 @@ class Masking:
         if not found or id(found) in within:
             return False
         inner = within | {id(found)}
-        parts = [*found.get("anyOf", ()), *found.get("properties", {}).values(), found.get("items"),
-                 found.get("additionalProperties")]  # fmt: skip
+        parts = [*found.get("anyOf", ()), *found.get("properties", {}).values(), *found.get("prefixItems", ()),
+                 found.get("items"), found.get("additionalProperties"), found.get("propertyNames")]  # fmt: skip
         return MARK in found or any(isinstance(part, dict) and self.is_secret(part, inner) for part in parts)
 
     def mask(self, value: Any, schema: Any, path: str, paths: list[str]) -> Any:
@@ -48,23 +48,48 @@ class Masking:
             value = self.mask(value, option, path, paths)
         if isinstance(value, dict) and ("properties" in found or "additionalProperties" in found):
             return self._mask_members(value, found, path, paths)
-        if isinstance(value, list) and isinstance(found.get("items"), dict):
-            return [self.mask(each, found["items"], f"{path}[{place}]", paths) for place, each in enumerate(value)]
+        if isinstance(value, list) and ("prefixItems" in found or isinstance(found.get("items"), dict)):
+            return self._mask_items(value, found, path, paths)
         return value
+
+    def _mask_items(self, value: list[Any], found: Mapping[str, Any], path: str, paths: list[str]) -> list[Any]:
+        """Mask a list by its type's items: of a tuple, and of a type that is written as an array, each has its own."""
+        own, others = found.get("prefixItems", ()), found.get("items")
+        masked = []
+        for place, each in enumerate(value):
+            where, schema = f"{path}[{place}]", own[place] if place < len(own) else others
+            if isinstance(schema, dict):
+                masked.append(self.mask(each, schema, where, paths))
+            else:
+                paths.append(where)
+                masked.append(masked_value(each))
+        return masked
 
     def _mask_members(self, value: dict[Any, Any], found: Mapping[str, Any], path: str, paths: list[str]) -> Any:
         known, others = found.get("properties", {}), found.get("additionalProperties", False)
-        masked = {}
-        for name, each in value.items():
+        hides_names = self.is_secret(found.get("propertyNames"))
+        masked: dict[Any, Any] = {}
+        for told, each in value.items():
+            name = _other_name(told, masked) if hides_names and told not in known else told
             where = f"{path}.{name}"
             if name in known:
                 masked[name] = self.mask(each, known[name], where, paths)
             elif isinstance(others, dict) and others:
+                if hides_names:
+                    paths.append(where)
                 masked[name] = self.mask(each, others, where, paths)
             else:
                 paths.append(where)
                 masked[name] = masked_value(each)
         return masked
+
+
+def _other_name(name: str, taken: Mapping[str, Any]) -> str:
+    """Return a name that says nothing of one but its length, unless there is one of that length."""
+    hidden = "x" * len(name)
+    while hidden in taken:
+        hidden += "x"
+    return hidden
 
 
 def masked_value(value: Any) -> Any:  # noqa: PLR0911 - one case a type
