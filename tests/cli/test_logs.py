@@ -163,6 +163,16 @@ def test_query_may_name_what_writes(log: str, query: str) -> None:
     assert json.loads(shown(log, "--json", "--sql", query)) == {"is_query": "copy"}
 
 
+@pytest.mark.parametrize("more", [[], ["--json"], ["--csv"], ["--parquet", "out.parquet"]])
+def test_two_columns_of_one_name_are_refused(log: str, more: list[str], tmp_path: Path) -> None:
+    """A join gives them: each way of showing lines would lose one."""
+    more = [str(tmp_path / each) if each.endswith(".parquet") else each for each in more]
+    with pytest.raises(SourceError, match="two columns are called 'slot'"):
+        shown(log, *more, "--sql", "SELECT a.slot, b.slot FROM log a JOIN log b USING (request_id)")
+    with pytest.raises(SourceError, match="two columns are called 'slot'"):
+        shown(log, *more, "--columns", "slot,time,slot")
+
+
 def test_condition_cannot_do_more_than_a_query(log: str) -> None:
     """It stands in one."""
     with pytest.raises(SourceError, match='syntax error at or near ";"'):

@@ -73,6 +73,9 @@ class Lines:
         # DuckDB 1.5 has another name for it, and warns of the one before
         arrow = result.to_arrow_reader if hasattr(result, "to_arrow_reader") else result.fetch_record_batch
         found: pa.RecordBatchReader = arrow(BATCH_ROWS)
+        names = found.schema.names
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise SourceError(f"two columns are called {twice!r}", where="the query", next="name one otherwise, by AS")
         return found
 
     def add(self, name: str, lines: pa.Table) -> None:
