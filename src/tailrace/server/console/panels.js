@@ -22,8 +22,8 @@ const Panels = (() => {
       tile("Failed", percent(p.failed), "", p.failed > .001 ? "bad" : ""));
   }
   function queue(p) {
-    const taken = `p99; ${short(p.waiting)} ${p.waiting === 1 ? "row is" : "rows are"} taken now`;
-    $("wait-said").textContent = taken + (p.capacity ? `; room for ${short(p.capacity)} a second` : "");
+    const taken = `p99; ${short(p.waiting)} ${p.waiting === 1 ? "row" : "rows"} taken`;
+    $("wait-said").textContent = taken + (p.capacity ? `, room for ${short(p.capacity)}/s` : "");
   }
 
   function piece(left, width, kind) {
