@@ -213,11 +213,9 @@ def _short(value: float) -> str:
     with suppress(OverflowError, ValueError):
         single = struct.pack("f", value)
         if struct.unpack("f", single)[0] == value:
-            return next(
-                (text for digits in range(1, 10) if struct.pack("f", float(text := f"{value:.{digits}g}")) == single),
-                repr(value),
-            )
-    return repr(value)
+            shorter = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+            value = next((each for each in shorter if struct.pack("f", each) == single), value)
+    return repr(value).removesuffix(".0")
 
 
 def age(seconds: float | None) -> str:
