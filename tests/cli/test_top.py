@@ -81,6 +81,20 @@ def test_top_shows_what_is_observed() -> None:
     assert "serve with --observe" in shown
 
 
+@pytest.mark.parametrize("length", [21, 36, 128])
+def test_top_shows_the_whole_id_of_a_slow_request(length: int) -> None:
+    """In 80 columns too it can be copied into `tailrace explain`: ids of one server differ in their last digits."""
+    counted, name = Counted(), "".join(f"{number:x}"[-1] for number in range(length - 1)) + "!"
+    layers = (1.0, 30.5, 2.0, 0.5, 0.5)
+    slow = SlowRequest(id=name, at_s=time.time(), whole=41, wait=4, layers=layers, release="r", decision="prepaid")
+    counted.said = Observed(at_s=time.time(), slow={"fraud": (slow,)}, drift={})
+    with served(counted, filled(counted, 12)) as port:
+        shown = CliRunner().invoke(app, ["top", f"http://127.0.0.1:{port}", "--once"], env={"COLUMNS": "80"}).output
+    table = shown.partition("slow request")[2].partition("process ")[0].splitlines()[1:]
+    assert "".join(line[:36].strip() if length > 36 else line.split(" ")[0] for line in table).startswith(name)
+    assert "features" in table[0]
+
+
 def test_top_follows_drift_that_is_told_once() -> None:
     """A message has the windows only when they are new: those of the last one are shown until then."""
     assert _or_last(None, {"fraud": 1}) == {"fraud": 1}

@@ -26,6 +26,8 @@ BARS: Final = " ▁▂▃▄▅▆▇█"
 TRACK: Final = 24
 SLOW_MAX: Final = 5
 SERIES_MAX: Final = 5
+ID_WIDTH: Final = 36
+"""Of a request's id, where the terminal has 80 columns: a UUID has so many, and longer ones are folded."""
 NOT_OBSERVED: Final = {
     "off": "slow requests and drift: serve with --observe or --log DIR",
     "silent": "slow requests and drift: the observer does not answer; it is started anew",
@@ -175,16 +177,8 @@ def _or_last(told: dict[str, Any] | None, last: dict[str, Any] | None) -> dict[s
 def _observed(state: dict[str, Any], pipeline: str) -> list[RenderableType]:
     """Return the slowest requests of the last minute, and the series that have drifted farthest."""
     observed, parts = state["observed"], list[Any]()
-    slow = [each for each in observed["slow"].get(pipeline, ()) if each["at_s"] >= state["at_s"] - 60]
-    if slow:
-        table = _table("slow request", "took", "wait", "most of it", "answer", "degraded")
-        for each in slow[:SLOW_MAX]:
-            answer = each.get("error") or f"{each.get('decision', '')} {_figure(each.get('score'))}".strip()
-            degraded = ", ".join(each.get("degraded", ())) or "–"
-            longest, layer = max(zip(each["layers"], LAYERS, strict=False))
-            times = _ms(each["whole"]), _ms(each["wait"]), f"{layer} {_ms(longest)}"
-            table.add_row(plain(each["id"] or "–")[:40], *times, plain(answer), plain(degraded))
-        parts.append(table)
+    if slow := [each for each in observed["slow"].get(pipeline, ()) if each["at_s"] >= state["at_s"] - 60]:
+        parts.append(_slow(slow[:SLOW_MAX]))
     drift = (observed["drift"] or {}).get(pipeline)
     if drift is not None:
         table = _table("drift", "found", "PSI", "of", "mean", "before")
@@ -196,6 +190,22 @@ def _observed(state: dict[str, Any], pipeline: str) -> list[RenderableType]:
             table.add_row(plain(each["series"])[:40], ", ".join(found) or "–", *figures, past, style=style)
         parts.append(table)
     return parts
+
+
+def _slow(requests: list[dict[str, Any]]) -> RenderableType:
+    """Return requests, each with its whole id: what differs in those that the server gives is their end."""
+    is_degraded = any(each.get("degraded") for each in requests)
+    table = _table("slow request", "took", "wait", "most of it", "answer", *(["degraded"] if is_degraded else []))
+    table.columns[0].no_wrap = True  # what is narrower than its text is another column, and not this one
+    for each in requests:
+        answer = each.get("error") or f"{each.get('decision', '')} {_figure(each.get('score'))}".strip()
+        degraded = [plain(", ".join(each.get("degraded", ())) or "–")] if is_degraded else []
+        longest, layer = max(zip(each["layers"], LAYERS, strict=False))
+        times = _ms(each["whole"]), _ms(each["wait"]), f"{layer} {_ms(longest)}"
+        name = plain(each["id"] or "–")
+        folded = "\n".join(name[at : at + ID_WIDTH] for at in range(0, len(name), ID_WIDTH))
+        table.add_row(folded, *times, plain(answer), *degraded)
+    return table
 
 
 def _step(value: float | None, threshold: float) -> str:
