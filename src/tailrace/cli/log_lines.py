@@ -14,7 +14,7 @@ from tailrace.cli.models.options import plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tailrace.monitor.log.reader import PassedOver
+    from tailrace.monitor.log.listing import PassedOver
 
 HIDDEN: Final = ("error", "coalesced", "row")
 """Columns that are shown within others."""

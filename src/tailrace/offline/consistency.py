@@ -30,7 +30,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.request.columns import columns_type
 
 if TYPE_CHECKING:
-    from tailrace.monitor.log.reader import PassedOver
+    from tailrace.monitor.log.listing import PassedOver
 
 SAMPLES_TOGETHER: Final = 32_768
 EXAMPLES_MAX: Final = 3

@@ -26,7 +26,8 @@ from tailrace.compile.resolve import wire
 from tailrace.compile.wiring import Origin, Wire
 from tailrace.errors import CompileError, SourceError
 from tailrace.monitor.log.lines import FileLines
-from tailrace.monitor.log.reader import LogReader, PassedOver
+from tailrace.monitor.log.listing import PassedOver
+from tailrace.monitor.log.reader import LogReader
 from tailrace.monitor.redacting import redacted_fields
 from tailrace.offline.arrow_columns import arrow_type
 from tailrace.offline.dataset import METADATA, DatasetInfo, Progress

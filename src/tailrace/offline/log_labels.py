@@ -16,7 +16,8 @@ from pyarrow import csv
 
 from tailrace.errors import SourceError
 from tailrace.monitor.log.labels import SCHEMA, label_paths, labels_of, write_labels
-from tailrace.monitor.log.reader import LogReader, PassedOver
+from tailrace.monitor.log.listing import PassedOver
+from tailrace.monitor.log.reader import LogReader
 from tailrace.offline.database import DatabaseLimits
 from tailrace.offline.log_database import LogDatabase, fault_of
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tailrace.errors import SetupError, SourceError
-from tailrace.monitor.log.reader import LogReader, PassedOver
+from tailrace.monitor.log.listing import PassedOver
+from tailrace.monitor.log.reader import LogReader
 from tailrace.offline.database import DatabaseLimits, quoted_name
 
 if TYPE_CHECKING:

@@ -49,6 +49,14 @@ class LogFile:
         return LogFile(self.made_ns, self.process, self.number, self.hour_ns, self.path.with_suffix(SEALED))
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file that is not read, and why."""
+
+    path: Path
+    why: str
+
+
 def log_pipelines(root: Path) -> list[str]:
     """Return the pipelines that a log has lines of, by name. Raises SetupError where there is no such directory."""
     try:

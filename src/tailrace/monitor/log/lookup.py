@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError
-from tailrace.monitor.log.listing import log_files, log_pipelines
-from tailrace.monitor.log.names import DRAFT, SCHEMA_VERSION, SEALED, VERSION_KEY
+from tailrace.monitor.log.listing import PassedOver, log_files, log_pipelines
+from tailrace.monitor.log.names import DRAFT, SEALED, VERSION_KEY, why_not_read
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,13 +31,6 @@ LINES_MAX: Final = 10_000
 """Of one id that are read: what every request has is no id."""
 _MAGIC: Final = b"PAR1"
 _ROW: Final = "file_row_number"
-
-
-class PassedOver(NamedTuple):
-    """A file that could not be searched, and why."""
-
-    file: str
-    why: str
 
 
 class FoundLine(NamedTuple):
@@ -156,7 +149,7 @@ class _Search:
         """Take the lines of one file, with the columns that it has."""
         query = f"SELECT * FROM read_parquet(?, {_ROW}=true) WHERE {self._by} = ? ORDER BY {_ROW} LIMIT {LINES_MAX}"
         try:
-            if why := _why_unreadable(_version(connection, path)):
+            if why := why_not_read(_version(connection, path)):
                 self._pass_over(path, ValueError(why))
                 return
             lines = connection.execute(query, [str(path), self._wanted])
@@ -189,7 +182,7 @@ class _Search:
 
     def _pass_over(self, path: Path, error: Exception) -> None:
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
-        self.found.passed_over.append(PassedOver(str(path.relative_to(self._root)), why))
+        self.found.passed_over.append(PassedOver(path, why))
 
 
 def _duckdb() -> Any:
@@ -215,13 +208,6 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> bytes:
     return version
 
 
-def _why_unreadable(version: bytes) -> str:
-    """Return why lines of a version cannot be told; nothing where they can: an older one lacks columns at most."""
-    if version.isdigit() and int(version) <= SCHEMA_VERSION:
-        return ""
-    return f"it is of version {version.decode('ascii', 'replace')} of the log, this Tailrace reads {SCHEMA_VERSION}"
-
-
 def _lines_of_draft(path: Path, wanted: str, by: str) -> list[dict[str, Any]]:
     """Return the lines of a draft: the batches in whose bytes the text stands are read, no others."""
     sought = wanted.encode()
@@ -239,7 +225,7 @@ def _lines_of_draft(path: Path, wanted: str, by: str) -> list[dict[str, Any]]:
         for message in _messages(pa.ipc.MessageReader.open_stream(file), pa.ArrowInvalid):
             if schema is None:
                 schema = pa.ipc.read_schema(message)
-                if why := _why_unreadable((schema.metadata or {}).get(VERSION_KEY, b"0")):
+                if why := why_not_read((schema.metadata or {}).get(VERSION_KEY, b"0")):
                     raise ValueError(why)
             elif by in schema.names and message.body is not None and sought in message.body.to_pybytes():
                 batch = pa.ipc.read_record_batch(message, schema)

@@ -10,3 +10,10 @@ HOUR: Final = "%Y-%m-%dT%H"
 """Of a folder: UTC, when its files were begun."""
 SCHEMA_VERSION: Final = 1
 VERSION_KEY: Final = b"tailrace.log.version"
+
+
+def why_not_read(version: bytes) -> str:
+    """Return why a file cannot be read that says it is of a version; "" where it can: an older one lacks columns."""
+    if version.isdigit() and int(version) <= SCHEMA_VERSION:
+        return ""
+    return f"it is of version {version.decode('ascii', 'replace')}, which a newer Tailrace reads"

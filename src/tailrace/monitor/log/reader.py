@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -14,20 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tailrace.monitor.log.lines import FileLines, Span
-from tailrace.monitor.log.listing import LogFile, log_files
+from tailrace.monitor.log.listing import LogFile, PassedOver, log_files
 from tailrace.monitor.log.repeats import repeats
 from tailrace.monitor.log.schemas import conformed, differing, united, why_not
 
 _NS_PER_US: Final = 1_000
 _TIME: Final = pa.timestamp("us", tz="UTC")
-
-
-@dataclass(frozen=True, slots=True)
-class PassedOver:
-    """A file that is not read, and why."""
-
-    path: Path
-    why: str
 
 
 class LogReader:

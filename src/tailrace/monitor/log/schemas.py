@@ -8,19 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tailrace.monitor.log.names import SCHEMA_VERSION, VERSION_KEY
-
-
-def version_of(schema: pa.Schema) -> int:
-    """Return the version that a file was written in; 0 for none."""
-    found = (schema.metadata or {}).get(VERSION_KEY, b"0")
-    return int(found) if found.isdigit() else 0
+from tailrace.monitor.log.names import VERSION_KEY, why_not_read
 
 
 def why_not(schema: pa.Schema) -> str:
     """Return why a file cannot be read as one of the log; "" for none."""
-    if version_of(schema) > SCHEMA_VERSION:
-        return f"it is of version {version_of(schema)}, which a newer Tailrace reads"
+    if why := why_not_read((schema.metadata or {}).get(VERSION_KEY, b"0")):
+        return why
     return "" if {"time", "request_id"} <= set(schema.names) else "it has no lines of a log"
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from tailrace.monitor.log.lookup import PassedOver
+
+class NotSearched(NamedTuple):
+    """A file of the log that could not be searched, and why. file: under the log's directory."""
+
+    file: str
+    why: str
 
 
 class Searched(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +25,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     drafts: int
     first_hour: str
     last_hour: str
-    passed_over: list[PassedOver]
+    passed_over: list[NotSearched]
 
 
 class Feature(msgspec.Struct, kw_only=True):

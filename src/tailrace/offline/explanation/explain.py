@@ -13,7 +13,7 @@ from typing import Final
 
 from tailrace.monitor.log.lookup import REQUEST_ID, Lookup, find_lines
 from tailrace.offline.explanation.answers import answers_of
-from tailrace.offline.explanation.document import Answered, Explanation, Searched
+from tailrace.offline.explanation.document import Answered, Explanation, NotSearched, Searched
 
 DEFAULT_RELEASES: Final = ".tailrace/releases"
 """Where a server keeps releases that is started in the folder of its file."""
@@ -53,7 +53,8 @@ def explain_request(wanted: str, asking: Asking) -> Explanation:
 def _searched(log: Path, lookup: Lookup) -> Searched:
     return Searched(
         log=str(log), pipelines=lookup.pipelines, files=lookup.files, rows=lookup.rows, drafts=lookup.drafts,
-        first_hour=lookup.first_hour, last_hour=lookup.last_hour, passed_over=lookup.passed_over,
+        first_hour=lookup.first_hour, last_hour=lookup.last_hour,
+        passed_over=[NotSearched(str(each.path.relative_to(log)), each.why) for each in lookup.passed_over],
     )  # fmt: skip
 
 
