@@ -308,6 +308,20 @@ def test_answers_of_requests_with_secrets_are_not_told(pipeline_of: Callable[[st
     assert found.answers == [b""]
 
 
+def test_redacted_fields_of_answers_are_masked(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """Also where the request hides nothing: an answer is kept where another's computation has answered."""
+    pipeline = replace(pipeline_of("log"), request=Plain, features=[Plain.amount], response=Hiding)
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batch = client.run([b'{"amount": 2.0}'])
+        kept = Batch(batch.calls, 7, 9, coalesced="kept", responses=batch.responses, requests=batch.requests)
+        tap.record_coalesced(kept, 10)
+        tap.flush()
+    (found,) = way.read()
+    assert found.answers is not None
+    assert json.loads(found.answers[0]) == {"score": 0, "decision": "low"}
+
+
 def test_columns_of_a_function_that_gives_now_one_kind_of_number_now_another_are_told(
     pipeline_of: Callable[[str], Pipeline], way: Way
 ) -> None:
@@ -395,6 +409,13 @@ class Secret(tr.Request):
     amount: float
     card: Annotated[str, tr.REDACTED]
     label: str = ""
+
+
+class Hiding(tr.Response):
+    """An answer with something to hide."""
+
+    score: Annotated[float, tr.REDACTED]
+    decision: str
 
 
 class Plain(tr.Request):

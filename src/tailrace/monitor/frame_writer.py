@@ -68,7 +68,8 @@ class FrameWriter:
         self._schema = FrameSchema(
             pipeline=pipeline.name, release=release, slot=slot, features=[], views=[], labels=named,
             branches={each.name: list(each.branches) for each in compositions_of(pipeline.model)},
-            redacts=schema_that_redacts(pipeline.request), choice=_choice_of(pipeline),
+            redacts=schema_that_redacts(pipeline.request), answer_redacts=schema_that_redacts(pipeline.response),
+            choice=_choice_of(pipeline),
         )  # fmt: skip
         self._encode_json = msgspec.json.Encoder().encode
         self._schema_json = self._encode_json(self._schema)

@@ -63,7 +63,7 @@ class ViewSchema(msgspec.Struct, frozen=True):
 class FrameSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What all frames of one pipeline and worker have in common.
 
-    redacts: the JSON schema of a request that does. choice: what is logged; None for all.
+    redacts: the JSON schema of a request that does; answer_redacts: of an answer. choice: what is logged; None for all.
     """
 
     version: int = VERSION
@@ -75,6 +75,7 @@ class FrameSchema(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     branches: dict[str, list[str | None]]
     redacts: dict[str, Any] | None = None
+    answer_redacts: dict[str, Any] | None = None
     choice: LogChoice | None = None
 
 
@@ -165,7 +166,9 @@ class _SchemaReader:
         if self._schema.version != VERSION:
             raise ValueError(f"it is of version {self._schema.version}, not {VERSION}")
         self._dtypes = [view.dtype() for view in self._schema.views]
-        self._redacting = None if self._schema.redacts is None else Redacting(self._schema.redacts)
+        redacts, answer_redacts = self._schema.redacts, self._schema.answer_redacts
+        self._redacting = None if redacts is None else Redacting(redacts)
+        self._of_answers = None if answer_redacts is None else Redacting(answer_redacts)
         self._requests = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
     def read(self, frame: Frame) -> Predictions:
@@ -234,6 +237,8 @@ class _SchemaReader:
         before = requests - len(answers)
         if self._redacting is not None:  # an answer may repeat what the request is not to tell
             answers = [b""] * len(answers)
+        elif self._of_answers is not None:
+            answers = [self._of_answers.mask(answer) for answer in answers]
         return {"coalesced": [""] * before + frame.coalesced, "answers": [b""] * before + answers}
 
     def _features(

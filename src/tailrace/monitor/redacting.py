@@ -1,4 +1,4 @@
-"""Requests without the fields that their type calls redacted, for whatever keeps them: as `tailrace record` does it."""
+"""Requests and answers without the fields that their types call redacted, as `tailrace record` keeps them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tailrace.request.masking import Masking
 from tailrace.request.schema import Request
 
 
-def schema_that_redacts(request_type: type[Request]) -> dict[str, Any] | None:
-    """Return the JSON schema of a request type; None for one that has nothing to redact, as most have."""
-    schema = msgspec.json.schema(request_type)
+def schema_that_redacts(kind: type) -> dict[str, Any] | None:
+    """Return the JSON schema of a type of requests, or of answers; None for one with nothing to redact, as most."""
+    schema = msgspec.json.schema(kind)
     return schema if Masking(schema).is_secret(schema) else None
 
 
@@ -28,12 +28,12 @@ def redacted_fields(request_type: type[Request]) -> frozenset[str]:
 
 
 class Redacting:
-    """Masks requests. schema: of `schema_that_redacts`."""
+    """Masks requests, or answers. schema: of `schema_that_redacts`."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._schema = schema
         self._masking = Masking(schema)
 
-    def mask(self, request: bytes) -> bytes:
-        """Return the JSON of a request as it may be kept."""
-        return msgspec.json.encode(self._masking.mask(msgspec.json.decode(request), self._schema, "$", []))
+    def mask(self, told: bytes) -> bytes:
+        """Return the JSON of a request, or of an answer, as it may be kept."""
+        return msgspec.json.encode(self._masking.mask(msgspec.json.decode(told), self._schema, "$", []))
