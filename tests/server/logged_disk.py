@@ -83,7 +83,7 @@ class HangingDisk:
         """Take it away."""
         with suppress(OSError):
             self.thaw()
-        subprocess.run(["umount", str(self.path)], check=True)
+        subprocess.run(["umount", "--lazy", str(self.path)], check=True)  # a process that ends may hold it still
 
     def _tell(self, request: int) -> None:
         descriptor = os.open(self.path, os.O_RDONLY)

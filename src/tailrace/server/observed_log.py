@@ -56,16 +56,22 @@ class ObservedLog:
 
     def write(self) -> None:
         """Write what waits; what the disk does not take waits for the next time. Raises OSError."""
+        self._began_s = time.monotonic()
+        try:
+            self._write()
+        finally:
+            self._began_s = None
+
+    def _write(self) -> None:
+        """Write what waits, and see to the files that there are."""
         waiting = self._pending.copy()
         found = len(waiting)
-        self._began_s = time.monotonic()
         try:
             self._log.write(waiting)
         except OSError as error:
             self._warn("predictions wait for the disk", str(error))
             raise
         finally:
-            self._began_s = None
             written = {self._pending.popleft().release for _ in range(found - len(waiting))}
         try:
             self._releases.name(written)
@@ -77,9 +83,11 @@ class ObservedLog:
             self._warn("the log's files wait for the disk", str(error))
 
     def tell(self, observed: Observed) -> None:
-        """Count what was written."""
-        self._rows = sum(map(_rows, self._pending))
-        self._counts.set_logged(self._log.logged)
+        """Count what was written; not while it is being written."""
+        if self._began_s is not None:
+            return
+        self._rows = sum(map(_rows, self._pending.copy()))
+        self._counts.set_logged(self._log.logged.copy())
         unfit, fault = self._log.take_unfit()
         if unfit:
             self._counts.lose("unreadable", unfit)

@@ -121,11 +121,18 @@ class Observer:
             await self._write()
 
     async def _write(self) -> None:
-        """Have what was read written by a thread, and say what there is to show."""
+        """Have what was read written by a thread, and say what there is to show, also while a disk hangs."""
         marks = [ring.mark for ring in self._rings]
-        if await asyncio.to_thread(self._write_all):
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write_all))
+        while not (await asyncio.wait({writing}, timeout=WRITE_S))[0]:
+            self._say_observed()
+        if writing.result():
             for ring, mark in zip(self._rings, marks, strict=True):
                 ring.keep(mark)
+        self._say_observed()
+
+    def _say_observed(self) -> None:
+        """Say what there is to show."""
         observed = Observed(at_s=time.time())
         for watch in self._watches:
             watch.tell(observed)

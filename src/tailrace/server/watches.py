@@ -31,7 +31,10 @@ class Watch(Protocol):
         ...
 
     def tell(self, observed: Observed) -> None:
-        """Fill in what is to be shown, and count what was written; after each `write`, also one that has raised."""
+        """Fill in what is to be shown, and count what was written.
+
+        After each `write`, also one that has raised; and once a second during one that takes longer.
+        """
         ...
 
     def close(self) -> None:
