@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from tailrace.deadline import NS_PER_S
-from tailrace.monitor.log.files import is_valid
+from tailrace.monitor.log.draft_tail import DraftTail
 from tailrace.monitor.log.lines import FileLines
 from tailrace.monitor.log.listing import LogFile, log_files
 from tailrace.monitor.log.repeats import identities
@@ -41,7 +41,7 @@ class LogTail:
     ) -> None:
         self._root, self._pipeline = root, pipeline
         self._now_ns = now_ns or time.time_ns
-        self._drafts: dict[_Key, _Draft] = {}
+        self._drafts: dict[_Key, tuple[LogFile, DraftTail]] = {}
         self._known = {_key(file): rows for file, rows in read.items()}
         """How many lines were read of a file that is known; None for one that is done with."""
         self._recent: dict[int, None] = {}
@@ -54,17 +54,14 @@ class LogTail:
             for batch in self._of(file):
                 yield from self._new(batch, file)
         for key in self._drafts.keys() - listed:  # it was removed: what came before is still in it
-            draft = self._drafts.pop(key)
-            for batch in draft.lines():
-                yield from self._new(batch, draft.file)
-            draft.close()
+            file, draft = self._drafts.pop(key)
+            for batch in draft.read(over_damage=True):
+                yield from self._new(batch, file)
         for key in [each for each in self._known if each not in listed and self._known[each] is None]:
             del self._known[key]
 
     def close(self) -> None:
         """Close the files."""
-        for draft in self._drafts.values():
-            draft.close()
         self._drafts.clear()
 
     def _of(self, file: LogFile) -> Iterator[pa.RecordBatch]:
@@ -72,14 +69,13 @@ class LogTail:
         key = _key(file)
         if key in self._known and self._known[key] is None:
             return
-        draft = self._drafts.get(key)
-        if draft is None and file.is_draft:
+        held = self._drafts.get(key)
+        if held is None and file.is_draft:
             with suppress(FileNotFoundError):  # it is whole by now: next time
-                draft = self._drafts[key] = _Draft(file, self._known.get(key) or 0)
-        if draft is not None:
-            yield from draft.lines()
+                held = self._drafts[key] = file, DraftTail(file.path, self._known.get(key) or 0)
+        if held is not None:
+            yield from held[1].read(over_damage=True)
             if not file.is_draft:
-                draft.close()
                 del self._drafts[key]
         elif not file.is_draft:
             yield from _whole(file, self._known.get(key) or 0)
@@ -96,43 +92,6 @@ class LogTail:
         for identity in list(islice(self._recent, max(len(self._recent) - RECENT_MAX, 0))):
             del self._recent[identity]
         yield batch if keep.all() else batch.filter(pa.array(keep))
-
-
-class _Draft:
-    """Reads a draft from where it was left, also when it has lost its name."""
-
-    def __init__(self, file: LogFile, skip: int) -> None:
-        self.file = file
-        self._opened: IO[bytes] = file.path.open("rb")
-        self._schema: pa.Schema | None = None
-        self._skip = skip
-
-    def lines(self) -> Iterator[pa.RecordBatch]:
-        """Give the lines that are whole and were not given."""
-        while (message := self._next()) is not None:
-            if self._schema is None:
-                self._schema = pa.ipc.read_schema(message)
-                continue
-            batch = pa.ipc.read_record_batch(message, self._schema)
-            if not is_valid(batch):  # what comes behind it may be whole
-                continue
-            skipped = min(self._skip, batch.num_rows)
-            self._skip -= skipped
-            if batch.num_rows > skipped:
-                yield batch.slice(skipped)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._opened.close()
-
-    def _next(self) -> Any:
-        """Return the next message; None where it is not whole yet."""
-        place = self._opened.tell()
-        try:
-            return pa.ipc.read_message(self._opened)
-        except (pa.ArrowException, EOFError, OSError):
-            self._opened.seek(place)
-            return None
 
 
 def _whole(file: LogFile, skip: int) -> Iterator[pa.RecordBatch]:

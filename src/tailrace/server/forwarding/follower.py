@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import structlog
 
 from tailrace.errors import SetupError
+from tailrace.monitor.log.draft_tail import DraftTail
 from tailrace.monitor.log.listing import LogFile, log_files, log_pipelines
-from tailrace.server.forwarding.draft_tail import DraftTail
 from tailrace.server.forwarding.positions import FilePosition, Positions
 
 LINES_MAX: Final = 1_000
@@ -107,8 +107,10 @@ class LogFollower:
 
     def _read(self, name: str, file: LogFile, sent: int) -> Iterator[pa.RecordBatch]:
         if file.is_draft:
-            tail = self._tails.setdefault(name, DraftTail(file.path))
-            yield from tail.read(sent)
+            tail = self._tails.get(name)
+            if tail is None:
+                tail = self._tails[name] = DraftTail(file.path, sent)
+            yield from tail.read(over_damage=False)  # what is behind damage is read once the draft is sealed
             return
         with pq.ParquetFile(file.path) as opened:
             first = 0
