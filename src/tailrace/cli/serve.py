@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from tailrace.cli.filled import filled
+from tailrace.cli.injected import traces_to
 from tailrace.server.options import ServeOptions
 
 
@@ -60,12 +61,19 @@ def parameters() -> Iterator[inspect.Parameter]:
                 metavar=shown.get("metavar"),
                 envvar=shown.get("env"),
                 rich_help_panel=group,
-                callback=filled(shown["env"], shown["emptied"]) if "emptied" in shown else None,
+                callback=_callback(shown),
             )
         )
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
         )
+
+
+def _callback(shown: dict[str, str]) -> Callable[..., Any] | None:
+    """Return what looks at the value of an option, as its variable asks for."""
+    if "emptied" in shown:
+        return filled(shown["env"], shown["emptied"])
+    return traces_to if "injected" in shown else None
 
 
 _PARAMETERS = list(parameters())

@@ -46,11 +46,8 @@ def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
     """
     if options.log is not None and find_spec("pyarrow") is None:
         raise SetupError("the log needs pyarrow", where="--log", next="pip install 'tailrace[arrow]'")
-    if options.traces is not None and not _has_otlp():
-        raise SetupError(
-            "traces need opentelemetry-proto", where="--traces, or OTEL_EXPORTER_OTLP_ENDPOINT",
-            next="pip install 'tailrace[tracing]'",
-        )  # fmt: skip
+    if options.traces is not None:
+        require_otlp()
     count = RINGS_A_SLOT * options.workers if options.is_observed else 0
     rings = tuple(make_ring_fd(f"ring-{number}") for number in range(count))
     try:
@@ -60,12 +57,14 @@ def open_rings(options: ServeOptions) -> Iterator[tuple[int, ...]]:
             os.close(ring)
 
 
-def _has_otlp() -> bool:
-    """Return whether the messages that traces are sent in are there."""
+def require_otlp() -> None:
+    """Raise SetupError where the messages that traces are sent in are not there."""
     try:
-        return find_spec("opentelemetry.proto") is not None
+        is_there = find_spec("opentelemetry.proto") is not None
     except ModuleNotFoundError:
-        return False
+        is_there = False
+    if not is_there:
+        raise SetupError("traces need opentelemetry-proto", where="--traces", next="pip install 'tailrace[tracing]'")
 
 
 def open_companions(options: ServeOptions, pin: Pin, rings: tuple[int, ...] = ()) -> list[Child]:

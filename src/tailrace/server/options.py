@@ -24,7 +24,7 @@ def said(meaning: str, **shown: str) -> msgspec.Meta:
 
     group: of the settings from this one on. flag: its name. metavar: what stands for its value. env: the variable that
     it is read from; one that is set and empty is the setting's default, or, where `emptied` says what that would do, an
-    error.
+    error. injected: a platform sets it for all that it runs, so that what cannot be done with it is only warned of.
     """
     return msgspec.Meta(description=meaning, extra=shown)
 
@@ -128,7 +128,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         said(
             "Send traces to a collector that takes OTLP over HTTP: http://HOST:4318", metavar="URL",
-            env="OTEL_EXPORTER_OTLP_ENDPOINT",
+            env="OTEL_EXPORTER_OTLP_ENDPOINT", injected="yes",
         ),
     ] = None  # fmt: skip
     traces_headers: Annotated[
