@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from test_shelf import PIPELINE, file
 
-from tailrace.release.logged import NAMED, forget_releases, keep_logged, name_release
+from tailrace.release.logged import NAMED, forget_releases, keep_logged, name_release, shelf_named
 from tailrace.release.pin import let_go, pin, pin_again, shelf_of
 from tailrace.release.pinned import Pin, Release
 from tailrace.release.settle import settle
 from tailrace.release.shelf import MODELS, SERVERS, SOURCES
 from tailrace.server.declared import load_all
+from tailrace.server.observing.logged_releases import LoggedReleases
 
 __all__ = ["file"]
+
+NOON_S = 1_750_075_200.0
+"""2025-06-16T12:00:00Z."""
 
 
 def logged(pinned: Pin, log: Path) -> Release:
@@ -95,3 +100,45 @@ def test_log_without_names_forgets_nothing(tmp_path: Path) -> None:
     forget_releases(tmp_path, 1e12)
     with pytest.raises(FileNotFoundError):
         (tmp_path / NAMED).stat()
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """A log with one file, begun at a known time."""
+    log = tmp_path / "log"
+    hour = log / "fraud" / "2025-06-16T12"
+    hour.mkdir(parents=True)
+    (hour / f"{int(NOON_S * 1e6)}-1-0.arrows").touch()
+    return log
+
+
+def test_release_of_the_oldest_file_is_not_forgotten(file: Path, tmp_path: Path, noted: Path) -> None:
+    """The time of a name comes from a clock with ticks, and may be before that of the file that it stands for."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        releases, release = LoggedReleases(noted, pinned), settle(pinned, load_all(pinned))
+        name_release(noted, release.id)
+        os.utime(noted / NAMED / release.id, (NOON_S - 0.004, NOON_S - 0.004))
+        releases.name([])
+        assert (noted / NAMED / release.id).exists()
+
+
+def test_release_that_could_not_be_noted_is_noted_the_next_time(file: Path, tmp_path: Path, noted: Path) -> None:
+    """Its lines are written, and no more of them may come."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        releases, release = LoggedReleases(noted, pinned), settle(pinned, load_all(pinned))
+        (noted / NAMED).touch()
+        with pytest.raises(OSError, match=NAMED):
+            releases.name([release.id])
+        (noted / NAMED).unlink()
+        releases.name([])
+        assert shelf_named(noted, release.id) == tmp_path / "kept"
+
+
+def test_log_that_was_removed_tells_again_where_its_releases_are(file: Path, tmp_path: Path, noted: Path) -> None:
+    """Who explains one of its decisions need not know how its server was started."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        releases, release = LoggedReleases(noted, pinned), settle(pinned, load_all(pinned))
+        releases.name([release.id])
+        shutil.rmtree(noted / NAMED)
+        releases.name([release.id])
+        assert shelf_named(noted, release.id) == tmp_path / "kept"

@@ -33,6 +33,13 @@ def name_release(log: Path, release: str) -> None:
     (log / NAMED / release).touch()
 
 
+def is_told(log: Path, release: str) -> bool:
+    """Say whether a log tells where one that it names is kept."""
+    with suppress(FileNotFoundError):
+        return (log / NAMED / release).stat().st_size > 0
+    return False
+
+
 def shelf_named(log: Path, release: str) -> Path | None:
     """Return the directory of releases that keeps one that a log names, as its server called it; None if unknown.
 
