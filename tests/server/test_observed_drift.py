@@ -27,7 +27,7 @@ from tailrace.monitor.observed import Observed
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
 from tailrace.release.pinned import Pin
-from tailrace.server.observed_drift import LOG_S, STANDS_S, ObservedDrift
+from tailrace.server.observing.drift import LOG_S, STANDS_S, ObservedDrift
 
 LIMIT_S = 30.0
 

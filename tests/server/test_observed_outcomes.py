@@ -18,7 +18,7 @@ from tailrace.monitor.drift.outcome_values import outcome_values
 from tailrace.monitor.observed import Observed
 from tailrace.release.pinned import Pin
 from tailrace.server import observed_outcomes
-from tailrace.server.observed_outcomes import ObservedOutcomes, thresholds_of
+from tailrace.server.observing.outcomes import ObservedOutcomes, thresholds_of
 
 LIMIT_S = 60.0
 

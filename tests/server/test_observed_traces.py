@@ -20,7 +20,7 @@ pytest.importorskip("opentelemetry.proto")
 
 from otlp_receiver import OtlpReceiver, receiving
 from tailrace.monitor.tracing.ids import trace_id_of
-from tailrace.server.observed_traces import Resources, read_attributes
+from tailrace.server.observing.traces import Resources, read_attributes
 
 FILE = """
 import numpy as np

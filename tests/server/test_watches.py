@@ -17,8 +17,8 @@ from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server import observed_log
-from tailrace.server.observed_log import ObservedLog
-from tailrace.server.observer import Observer
+from tailrace.server.observing.log import ObservedLog
+from tailrace.server.observing.observer import Observer
 from tailrace.server.options import ServeOptions
 
 
@@ -46,7 +46,7 @@ class Hanging:
 
 def test_disk_that_hangs_silences_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is observed is said again and again while a write hangs, and once more after it."""
-    monkeypatch.setattr("tailrace.server.observer.WRITE_S", 0.01)
+    monkeypatch.setattr("tailrace.server.observing.observer.WRITE_S", 0.01)
     said: list[Observed] = []
     watch = Hanging()
 

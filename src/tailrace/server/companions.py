@@ -33,7 +33,7 @@ MODULES: Final = {
     REFRESHER: "tailrace.refresher",
     CONSUMER: "tailrace.server.consumer",
     COURIER: "tailrace.server.accepted.courier",
-    OBSERVER: "tailrace.server.observer",
+    OBSERVER: "tailrace.server.observing.observer",
     FORWARDER: "tailrace.server.forwarding.forwarder",
 }
 

@@ -10,10 +10,10 @@ from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.control import CompanionAssignment
-from tailrace.server.observed_ages import ObservedAges
-from tailrace.server.observed_drift import ObservedDrift
-from tailrace.server.observed_exemplars import ObservedExemplars
-from tailrace.server.observed_slow import ObservedSlow
+from tailrace.server.observing.ages import ObservedAges
+from tailrace.server.observing.drift import ObservedDrift
+from tailrace.server.observing.exemplars import ObservedExemplars
+from tailrace.server.observing.slow import ObservedSlow
 
 
 class Watch(Protocol):
@@ -49,12 +49,12 @@ def open_watches(task: CompanionAssignment, block: MetricBlock, counts: Predicti
     exemplars = ObservedExemplars(task)
     watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow(), ObservedAges(), exemplars]
     if options.traces is not None:
-        from tailrace.server.observed_traces import ObservedTraces
+        from tailrace.server.observing.traces import ObservedTraces
 
         watches.append(ObservedTraces(task, block, exemplars.kept))
     if folder is not None:
-        from tailrace.server.observed_log import ObservedLog
-        from tailrace.server.observed_outcomes import ObservedOutcomes
+        from tailrace.server.observing.log import ObservedLog
+        from tailrace.server.observing.outcomes import ObservedOutcomes
 
         watches.append(ObservedOutcomes(task.pin, folder))
         watches.append(ObservedLog(folder, options, task.pin, counts))

@@ -1,10 +1,10 @@
 """The observer: one process that is told of what all workers have predicted, and keeps and watches it.
 
-Started by the supervisor as `python -m tailrace.server.observer FD`, with FD its control channel. Each worker's slot
-has a ring in shared memory, which the observer drains: workers wait for nothing of it, and where it does not keep up,
-or is gone, the oldest frames are overwritten, which is counted. Its watches (server/watches.py) are told of what was
-read: the prediction log, which is written once a second by a thread, drift, and others. A ring is told that frames are
-kept only when they are written, so that they are read again where the observer dies before. A line may so be there
+Started by the supervisor as `python -m tailrace.server.observing.observer FD`, with FD its control channel. Each
+worker's slot has a ring in shared memory, which the observer drains: workers wait for nothing of it, and where it does
+not keep up, or is gone, the oldest frames are overwritten, which is counted. Its watches (watches.py) are told of what
+was read: the prediction log, which is written once a second by a thread, drift, and others. A ring is told that frames
+are kept only when they are written, so that they are read again where the observer dies before. A line may so be there
 twice, but none is lost for that.
 """
 
@@ -28,7 +28,7 @@ from tailrace.monitor.ring import RingReader
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
 from tailrace.server.declared import load_all
-from tailrace.server.watches import Watch, open_watches
+from tailrace.server.observing.watches import Watch, open_watches
 
 NICE: Final = 5
 """It comes after the workers, where cores are few, and before what refreshes views."""

@@ -16,7 +16,7 @@ from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
 from tailrace.release.pinned import Pin
-from tailrace.server.logged_releases import LoggedReleases
+from tailrace.server.observing.logged_releases import LoggedReleases
 from tailrace.server.options import ServeOptions
 
 PENDING_MAX: Final = 200_000
