@@ -33,6 +33,25 @@ def test_scorecard_is_scikit_learns() -> None:
         assert each.recall == pytest.approx(metrics.recall_score(truth, scores >= each.threshold))
 
 
+def test_rows_weigh_as_many_as_they_stand_for() -> None:
+    """Half the rows, of which some stand for ten: what is said of them is what scikit-learn says with such weights."""
+    scores, truth = labelled()
+    weights = np.where(np.random.default_rng(3).uniform(size=len(scores)) < 0.3, 10.0, 1.0)
+    outcomes, repeated = Outcomes((0.1,)), Outcomes((0.1,))
+    outcomes.add(scores, truth, weights)
+    repeated.add(np.repeat(scores, weights.astype(int)), np.repeat(truth, weights.astype(int)))
+    found, whole = outcomes.scorecard(), repeated.scorecard()
+    assert found.auc == pytest.approx(
+        metrics.roc_auc_score(truth, scores, sample_weight=weights), abs=found.auc_error_max + 1e-12
+    )
+    for name in ("auc", "auc_error_max", "brier", "log_loss", "calibration_error"):
+        assert getattr(found, name) == pytest.approx(getattr(whole, name)), name
+    for name in ("precision", "recall"):
+        assert getattr(found.thresholds[0], name) == pytest.approx(getattr(whole.thresholds[0], name)), name
+    assert (found.rows, found.positives) == (20_000, truth.sum())
+    assert found.expected == pytest.approx(scores.sum())
+
+
 def test_calibration_tells_a_model_that_promises_too_much() -> None:
     """Of scores that are what comes true the error is small; of halved ones it is what they are off."""
     scores, truth = labelled()

@@ -105,6 +105,17 @@ def test_request_of_several_rows_is_not_joined(tmp_path: Path, write: Write) -> 
     assert (found.scorecard.rows, found.scorecard.expected) == (1, 0.8)
 
 
+def test_line_weighs_as_many_as_it_stands_for(tmp_path: Path, write: Write) -> None:
+    """Where one of four is logged, and all that failed: these are no larger part of the traffic than they were."""
+    scores, shares = np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.25, 0.25, 1.0, 1.0], np.float32)
+    write().write([at(0, 0, 4, scores=scores, shares=shares, decisions=np.ones(4, np.int64))])
+    label(tmp_path / "labels" / "a.parquet", {"r0": 1, "r1": 1, "r2": 0, "r3": 0})
+    found = joined(tmp_path, 0.5)
+    (block,) = found.decisions
+    assert (block.rows, block.precision, block.recall) == (4, 0.8, 1.0)
+    assert (found.scorecard.rows, found.scorecard.thresholds[0].precision) == (4, 0.8)
+
+
 def test_files_that_are_none_cost_no_other(tmp_path: Path, write: Write) -> None:
     """One that is cut short, one without a column, one that is no Parquet: they are named, and the rest is read."""
     write().write([at(0, 0, 2, scores=np.array([0.1, 0.2]))])

@@ -26,7 +26,7 @@ GROUP_ROWS_MAX: Final = 2_000_000
 """Of a file of labels, since a row group is read whole."""
 _OTHER: Final = "-1"
 """The label of what is neither true nor untrue, as "maybe": it is known that nothing is known."""
-_COLUMNS: Final = ("request_id", "row", "score", "decision")
+_COLUMNS: Final = ("request_id", "row", "score", "decision", "share")
 
 
 class LabelFile(NamedTuple):
@@ -90,9 +90,10 @@ def join_outcomes(
     """Return how good the predictions of a time were, by those whose outcome is known.
 
     A request of several rows is not joined: its label does not say which of them it is of. Of one that was sent twice
-    the last prediction counts.
+    the last prediction counts. Where a share of the requests is logged, a line weighs as many as it stands for.
     """
     count = len(labels.ids)
+    weights = np.ones(count)
     scores, decisions = np.full(count, np.nan), np.full(count, -1, np.int64)
     is_found, has_several = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     names: dict[str, int] = {}
@@ -108,11 +109,11 @@ def join_outcomes(
         found, places = table.take(pa.array(known)), places[known]
         is_found[places] = True
         has_several[places[_integers(found.column("row")) > 0]] = True
-        scores[places] = _numbers(found, "score")
+        scores[places], weights[places] = _numbers(found, "score"), _weights(found)
         decisions[places] = _places(found, names)
     used = is_found & ~has_several
     outcomes = Outcomes(thresholds)
-    outcomes.add(scores[used], labels.came_true[used])
+    outcomes.add(scores[used], labels.came_true[used], weights[used])
     return LiveOutcomes(
         ended_s=until_ns / 1e9,
         span_s=(until_ns - since_ns) / 1e9,
@@ -122,7 +123,7 @@ def join_outcomes(
         unknown_ids=int(np.count_nonzero(~is_found)),
         several_rows=int(np.count_nonzero(has_several)),
         scorecard=outcomes.scorecard(),
-        decisions=_of_decisions(names, decisions[used], labels.came_true[used]),
+        decisions=_of_decisions(names, decisions[used], labels.came_true[used], weights[used]),
     )
 
 
@@ -175,6 +176,12 @@ def _numbers(table: pa.Table, name: str) -> NDArray[Any]:
     return np.asarray(pc.fill_null(table.column(name).cast(pa.float64()), float("nan")).to_numpy())
 
 
+def _weights(table: pa.Table) -> NDArray[np.float64]:
+    """Return how many requests each line stands for; 1 where that is not known."""
+    shares = _numbers(table, "share")
+    return np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0)
+
+
 def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(column, 0).to_numpy(), np.int64)
 
@@ -193,21 +200,21 @@ def _integers_or(column: pa.Array, missing: int) -> NDArray[np.int64]:
 
 
 def _of_decisions(
-    names: dict[str, int], decisions: NDArray[np.int64], came_true: NDArray[np.float64]
+    names: dict[str, int], decisions: NDArray[np.int64], came_true: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[DecisionOutcome, ...]:
     """Return how good each decision was."""
-    known = ~np.isnan(came_true)
-    positives = float(np.count_nonzero(came_true[known] == 1))
+    known, true = ~np.isnan(came_true), came_true == 1
+    positives = float(weights[true].sum())
     found = []
     for name, place in names.items():
         own = known & (decisions == place)
-        rows, true = int(np.count_nonzero(own)), int(np.count_nonzero(came_true[own] == 1))
+        whole, right = float(weights[own].sum()), float(weights[own & true].sum())
         found.append(
             DecisionOutcome(
                 decision=name,
-                rows=rows,
-                precision=true / rows if rows else None,
-                recall=true / positives if positives else None,
+                rows=int(np.count_nonzero(own)),
+                precision=right / whole if whole else None,
+                recall=right / positives if positives else None,
             )
         )
     return tuple(found)

@@ -41,7 +41,7 @@ class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
-    """The quality of labelled rows.
+    """The quality of labelled rows, each of which weighs as many as it stands for; counts are of the rows themselves.
 
     auc: the area under the receiver operating curve, None with one class alone; it is off by auc_error_max at most,
     since scores of one cell are taken as equal. calibration_error: the mean over the rows of how far the bins' scores
@@ -100,32 +100,40 @@ class Outcomes:
             raise ValueError(f"outcomes at {len(thresholds)} thresholds; choose {THRESHOLDS_MAX} at most")
         self.thresholds = tuple(thresholds)
         self._cells = np.zeros((2, CELLS))
-        self._bins = np.zeros((3, CALIBRATION_BINS))  # rows, positives, sums of scores
-        self._flagged = np.zeros((2, len(self.thresholds)))
-        self._losses = np.zeros(2)  # squared, logarithmic
+        self._bins = np.zeros((4, CALIBRATION_BINS))  # rows; by weight: rows, positives, sums of scores
+        self._flagged = np.zeros((3, len(self.thresholds)))  # rows; by weight: rows, positives
+        self._totals = np.zeros(2)  # positives, the sum of the scores
+        self._losses = np.zeros(2)  # squared, logarithmic; by weight
         self._unknown = 0
 
     @property
     def arrays(self) -> tuple[Floats, ...]:
         """All that has been counted; it is added up over processes."""
-        return self._cells, self._bins, self._flagged, self._losses
+        return self._cells, self._bins, self._flagged, self._totals, self._losses
 
-    def add(self, scores: NDArray[Any], came_true: NDArray[Any]) -> None:
-        """Add labelled rows. scores: probabilities, (rows,). came_true: 0 or 1; what is neither is left out."""
+    def add(self, scores: NDArray[Any], came_true: NDArray[Any], weights: NDArray[Any] | None = None) -> None:
+        """Add labelled rows. scores: probabilities, (rows,). came_true: 0 or 1; what is neither is left out.
+
+        weights: how many rows each stands for, (rows,); 1 where none are given.
+        """
         known = np.isfinite(scores) & (scores >= 0) & (scores <= 1) & ((came_true == 0) | (came_true == 1))
         self._unknown += int(len(scores) - np.count_nonzero(known))
         found, truth = scores[known].astype(np.float64), came_true[known].astype(np.intp)
+        weight = np.ones_like(found) if weights is None else weights[known].astype(np.float64)
         safe = np.clip(found, _TINY, 1 - _TINY)
         odds = np.log(safe) - np.log1p(-safe)
         cells = np.clip((odds + ODDS_MAX) * (CELLS / (2 * ODDS_MAX)), 0, CELLS - 1).astype(np.intp)
-        self._cells += np.bincount(truth * CELLS + cells, minlength=2 * CELLS).reshape(2, CELLS)
+        self._cells += np.bincount(truth * CELLS + cells, weight, 2 * CELLS).reshape(2, CELLS)
         bins = np.minimum((found * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1)
-        self._bins += [np.bincount(bins, weight, CALIBRATION_BINS) for weight in (np.ones_like(found), truth, found)]
+        parts = np.ones_like(found), weight, weight * truth, weight * found
+        self._bins += [np.bincount(bins, part, CALIBRATION_BINS) for part in parts]
+        self._totals += float(truth.sum()), float(found.sum())
         for place, threshold in enumerate(self.thresholds):
             flagged = found >= threshold
-            self._flagged[:, place] += np.count_nonzero(flagged), np.count_nonzero(flagged & (truth == 1))
+            own = weight[flagged]
+            self._flagged[:, place] += len(own), own.sum(), own @ truth[flagged]
         said = np.where(truth == 1, safe, 1 - safe)
-        self._losses += float(((found - truth) ** 2).sum()), float(-np.log(said).sum())
+        self._losses += float(weight @ (found - truth) ** 2), float(-(weight @ np.log(said)))
 
     def merge(self, other: Outcomes) -> None:
         """Add another one's rows, at the same thresholds."""
@@ -137,21 +145,21 @@ class Outcomes:
 
     def scorecard(self) -> Scorecard:
         """Return what the rows so far say."""
-        rows, positives, sums = self._bins
-        count, true = float(rows.sum()), float(positives.sum())
+        rows, weights, positives, sums = self._bins
+        count, true = float(weights.sum()), float(positives.sum())
         auc, error = self._area(true, count - true)
-        means, shares = (np.divide(part, rows, out=np.zeros_like(rows), where=rows > 0) for part in (sums, positives))
+        means, shares = (np.divide(part, weights, np.zeros_like(rows), where=rows > 0) for part in (sums, positives))
         squared, logarithmic = self._losses.tolist()
         return Scorecard(
-            rows=int(count),
-            positives=int(true),
+            rows=int(rows.sum()),
+            positives=int(self._totals[0]),
             unknown=self._unknown,
-            expected=float(sums.sum()),
+            expected=float(self._totals[1]),
             auc=auc,
             auc_error_max=error,
             brier=squared / count if count else None,
             log_loss=logarithmic / count if count else None,
-            calibration_error=float((np.abs(means - shares) * rows).sum() / count) if count else None,
+            calibration_error=float((np.abs(means - shares) * weights).sum() / count) if count else None,
             calibration=tuple(
                 CalibrationBin(rows=int(of), score=mean if of else None, came_true=share if of else None)
                 for of, mean, share in zip(rows.tolist(), means.tolist(), shares.tolist(), strict=True)
@@ -170,10 +178,10 @@ class Outcomes:
         return (float((true * below).sum()) + ties) / pairs, ties / pairs
 
     def _at(self, place: int, positives: float) -> AtThreshold:
-        flagged, found = self._flagged[:, place].tolist()
+        rows, flagged, found = self._flagged[:, place].tolist()
         return AtThreshold(
             threshold=self.thresholds[place],
             precision=found / flagged if flagged else None,
             recall=found / positives if positives else None,
-            flagged=int(flagged),
+            flagged=int(rows),
         )
