@@ -16,7 +16,7 @@ from tailrace.monitor.layout import observer_layout
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.shared import MetricBlock
-from tailrace.server import observed_log
+from tailrace.server.observing import log as observed_log
 from tailrace.server.observing.log import ObservedLog
 from tailrace.server.observing.observer import Observer
 from tailrace.server.options import ServeOptions
