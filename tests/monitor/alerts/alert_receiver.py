@@ -14,7 +14,7 @@ from typing import Any
 class Receiver:
     """Takes posts on a free port, by TLS with a secret context.
 
-    statuses: what the next ones are answered with, then 200. hold: none is answered.
+    statuses: what the next ones are answered with, then 200; a redirection leads here again. hold: none is answered.
     """
 
     def __init__(self, secret: ssl.SSLContext | None = None) -> None:
@@ -34,6 +34,14 @@ class Receiver:
                 if status == 200:
                     receiver.taken.append((self.path, json.loads(body)))
                 self.send_response(status)
+                if status // 100 == 3:
+                    self.send_header("Location", "/hook")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                receiver.asked += 1
+                self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 

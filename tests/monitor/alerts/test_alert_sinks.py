@@ -107,6 +107,16 @@ def test_webhook_that_is_gone_is_given_up_and_counted(receiver: Receiver, sinks:
     wait_for(lambda: lonely.outcomes["failed"] == 1)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_webhook_that_has_moved_has_not_been_told(receiver: Receiver, sinks: list[Any], status: int) -> None:
+    """A redirection, to a page to log in say, is a failure: to follow it would be to ask there, and call it sent."""
+    receiver.statuses = [status]
+    sinks.append(sink := WebhookSink(receiver.url))
+    sink.put(FIRING)
+    wait_for(lambda: sink.outcomes["failed"] == 1)
+    assert (receiver.asked, receiver.taken, sink.outcomes["sent"]) == (1, [], 0)
+
+
 def test_webhook_by_tls_is_told_if_it_is_who_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An alert goes to a receiver whose certificate is trusted, and to no other."""
     authority = Authority(tmp_path)

@@ -8,21 +8,24 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final
 from urllib.error import HTTPError
-from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 WHOLE: Final = 3
 """Times as long as one step of it a post may take: a step ends with each byte that comes."""
 
 
 def post(url: str, body: bytes, timeout_s: float) -> bool | None:
-    """Post JSON; return whether it was taken, or None where it is worth another try. What is answered is not read."""
+    """Post JSON; return whether it was taken, or None where it is worth another try. What is answered is not read.
+
+    A redirection is a refusal: who follows one asks there, and has posted nothing.
+    """
     request = Request(url, body, {"Content-Type": "application/json", "User-Agent": "tailrace"}, method="POST")
     opened = _Opened()
     ending = threading.Timer(WHOLE * timeout_s, opened.end)
     ending.daemon = True
     ending.start()
     try:
-        with build_opener(_Plain(opened), _Secure(opened)).open(request, timeout=timeout_s):
+        with build_opener(_Plain(opened), _Secure(opened), _Stays).open(request, timeout=timeout_s):
             return True
     except HTTPError as error:
         error.close()
@@ -41,7 +44,7 @@ class _Opened:
         self._is_over = False
 
     def add(self, connection: HTTPConnection) -> HTTPConnection:
-        """Take a connection, a redirection's in place of the first; what is over ends it."""
+        """Take a connection; what is over ends it."""
         self._connection = connection
         if self._is_over:
             connection.timeout = 0.001
@@ -52,6 +55,11 @@ class _Opened:
         self._is_over = True
         with suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+
+
+class _Stays(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 class _Plain(HTTPHandler):
