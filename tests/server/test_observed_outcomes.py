@@ -17,7 +17,7 @@ from log_writers import NOON_S, Now, at, writers
 from tailrace.monitor.drift.outcome_values import outcome_values
 from tailrace.monitor.observed import Observed
 from tailrace.release.pinned import Pin
-from tailrace.server import observed_outcomes
+from tailrace.server.observing import outcomes as observed_outcomes
 from tailrace.server.observing.outcomes import ObservedOutcomes, thresholds_of
 
 LIMIT_S = 60.0
