@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("opentelemetry.proto")
 
 from otlp_receiver import OtlpReceiver, receiving
-
 from tailrace.errors import SetupError
 from tailrace.monitor.tracing import exporter as exporters
 from tailrace.monitor.tracing.endpoint import TraceEndpoint, read_headers

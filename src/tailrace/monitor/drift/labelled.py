@@ -179,7 +179,8 @@ def _numbers(table: pa.Table, name: str) -> NDArray[Any]:
 def _weights(table: pa.Table) -> NDArray[np.float64]:
     """Return how many requests each line stands for; 1 where that is not known."""
     shares = _numbers(table, "share")
-    return np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0)
+    weights: NDArray[np.float64] = np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0)
+    return weights
 
 
 def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
