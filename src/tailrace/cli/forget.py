@@ -40,8 +40,8 @@ def forget(
     """Remove one entity from every view, every schema, and keep it away.
 
     A tombstone is left in the store, so that no materialisation brings the entity back until it is unforgotten. A
-    running server answers its next request with defaults. The sources are left as they are. Where one store cannot
-    be opened, the entity is removed from the others all the same, and the exit code is 1.
+    running server answers its next request with defaults. The sources are left as they are, and so is the prediction
+    log, whose lines go by their age. Where one store cannot be opened, the entity is removed from the others all the same, and the exit code is 1.
 
     For example:
 
