@@ -77,7 +77,7 @@ class NumberProfile(msgspec.Struct, frozen=True, tag="number"):
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     sums: tuple[float, ...] = ()
-    """Of the values of each bin; empty in older manifests, where a bin's values are taken to lie evenly in it."""
+    """Of the values of each bin; empty in older manifests, where they are taken to lie as the mean of all has it."""
 
 
 class TextProfile(msgspec.Struct, frozen=True, tag="text"):

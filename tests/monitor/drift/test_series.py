@@ -43,7 +43,7 @@ def test_reference_has_mean_zero_and_deviation_one() -> None:
 
 
 def test_profile_of_an_older_manifest_is_read() -> None:
-    """Without the sums of its bins their values lie evenly, and the confidence is learned."""
+    """Without the sums of its bins their values lie as the whole mean has it, and the confidence is learned."""
     profile = Profile(
         1_000, {"x": profile_numbers(np.linspace(0, 1, 1_000))}, (profile_numbers(np.linspace(0, 1, 50)),)
     )
@@ -53,6 +53,17 @@ def test_profile_of_an_older_manifest_is_read() -> None:
     assert [each.name for each in series] == ["x", "score", "confidence"]
     assert series[2].reference is None
     assert reference_tally(series).means[0] == pytest.approx(0, abs=0.01)
+
+
+def test_long_tail_of_an_older_manifest_has_its_mean() -> None:
+    """In the middle of the last tenth the tail would lie far beyond its values, and all traffic be a shift."""
+    values = np.random.default_rng(0).lognormal(sigma=1.5, size=20_000)
+    old = msgspec.structs.replace(profile_numbers(values), sums=())
+    series = series_of(Profile(len(values), {"x": old}, ()))
+    tally = reference_tally(series)
+    assert tally.means[0] == pytest.approx(0, abs=1e-9)
+    _, live, _, _ = series[0].count(values)
+    assert np.abs(live - tally.sums[0, : len(live)]).sum() / len(values) < 0.1  # less than any shift that matters
 
 
 def test_profile_has_the_sums_of_its_bins_and_the_confidence() -> None:

@@ -22,33 +22,10 @@ _CLOSED: Final = 1e-9
 """By how much the first bin begins before its edge, which belongs to it."""
 OUTPUTS_MAX: Final = 10
 """Scores that are each a series where no profile knows them; of more their length is one."""
-_SCORES: Final = np.array(
-    [
-        -1e6,
-        -1e3,
-        -10,
-        -1,
-        0,
-        0.001,
-        0.003,
-        0.01,
-        0.03,
-        0.1,
-        0.2,
-        0.35,
-        0.5,
-        0.65,
-        0.8,
-        0.9,
-        0.97,
-        1,
-        3,
-        10,
-        100,
-        1e3,
-        1e6,
-    ]
-)
+_SCORES: Final = np.array([
+    -1e6, -1e3, -10, -1, 0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1, 3, 10, 100, 1e3,
+    1e6,
+])  # fmt: skip
 """Cells of scores that no profile knows: fine for probabilities, and coarse for any number."""
 _CONFIDENCES: Final = np.linspace(0.0, 1.0, 11)
 
@@ -186,11 +163,22 @@ def _of_profile(name: str, kind: str, profile: NumberProfile | TextProfile) -> S
     edges = (_widened(np.array(profile.edges)) - centre) / scale
     edges[0] -= _CLOSED * max(1.0, abs(edges[0]))
     counts = np.array([0, *profile.counts, 0], np.float64)
-    middles = np.concatenate([[0.0], (edges[1:] + edges[:-1]) / 2, [0.0]])
-    sums = counts * middles
-    if profile.sums:
-        sums[1:-1] = (np.array(profile.sums) - counts[1:-1] * centre) / scale
+    sums = np.zeros(len(counts))
+    sums[1:-1] = (
+        (np.array(profile.sums) - counts[1:-1] * centre) / scale if profile.sums else _sums(edges, counts[1:-1])
+    )
     return NumberSeries(name, kind, edges, centre, scale, (counts, sums), profile.nulls)
+
+
+def _sums(edges: Floats, counts: Floats) -> Floats:
+    """Return the sums of each bin where the profile has none: values lie as far up in each as their mean, 0, asks.
+
+    In the middle of each they would have another mean: the last tenth of a long tail lies near its bin's beginning.
+    """
+    low, width = counts * edges[:-1], counts * np.diff(edges)
+    share = np.clip(-low.sum() / width.sum(), 0.0, 1.0) if width.sum() > 0 else 0.0
+    found: Floats = low + share * width
+    return found
 
 
 def _widened(edges: Floats) -> Floats:
