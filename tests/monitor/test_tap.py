@@ -357,6 +357,39 @@ def test_batches_are_written_after_a_while_or_when_they_are_many(
     assert [found.rows for found in way.read()] == [1]
 
 
+def test_batches_that_are_too_long_together_are_written_apart(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """A frame takes a quarter of the ring: of long requests a few have come to that, and all were lost."""
+    pipeline = pipeline_of("log")
+    label = "x" * 30_000
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batches = [client.run([msgspec.json.encode({"amount": amount, "label": label})]) for amount in range(1, 20)]
+        for number, batch in enumerate(batches[:15]):
+            tap.record(batch, number)
+        for number, batch in enumerate(batches[15:], 15):
+            tap.record_coalesced(
+                Batch(batch.calls, 7, 9, coalesced="kept", responses=batch.responses, requests=batch.requests), number
+            )
+        tap.flush()
+    found = way.read()
+    amounts = [json.loads(request)["amount"] for each in found for request in each.requests]
+    assert (amounts, way.reader.take_lost()) == (list(range(1, 20)), 0)
+    assert 1 < len(found) <= 8
+
+
+def test_batch_that_is_too_long_alone_is_counted(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
+    """It costs no other one, and is told of."""
+    pipeline = pipeline_of("log")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock(10**12))
+        for label in ("x" * 400_000, "short"):
+            tap.record(client.run([msgspec.json.encode({"amount": 1.0, "label": label})]), 10)
+        tap.flush()
+    (found,) = way.read()
+    assert (json.loads(found.requests[0])["label"], way.reader.take_lost()) == ("short", 1)
+    assert [event["event"] for event in way.log.events] == ["predictions are not logged"]
+
+
 def test_nothing_that_was_held_is_kept(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
     """Calls are made without the collector, so that what holds one past its time holds its connection for ever."""
     pipeline = pipeline_of("payment")

@@ -8,6 +8,7 @@ on in the ring that it has left.
 from __future__ import annotations
 
 import fcntl
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,11 @@ class ClaimedRing:
         self._fds = tuple(fds)
         self._lost = 0
         self._ring = self._claim()
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """How long a frame may be; see `RingWriter`. Any length while there is no ring: `write` says so."""
+        return sys.maxsize if self._ring is None else self._ring.frame_bytes_max
 
     def write(self, frame: bytes, items: int = 1) -> bool:
         """Write a frame; see `RingWriter`. Raises BlockingIOError where other processes have all rings."""

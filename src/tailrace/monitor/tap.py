@@ -26,9 +26,14 @@ _LOG_NS: Final = 60 * NS_PER_S
 
 
 class Ring(Protocol):
-    """What frames are written to. slot: of the worker."""
+    """What frames are written to. slot: of the worker. frame_bytes_max: of a frame; a longer one is lost."""
 
     slot: int
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """How long a frame may be."""
+        ...
 
     def write(self, frame: bytes, items: int) -> bool:
         """Write a frame; False for one that is too long."""
@@ -100,20 +105,33 @@ class Tap:
             return
         held, finished_ns, ended = self._held, self._held_ns, sorted(self._bare, key=_is_shared)
         self._held, self._held_ns, self._bare, self._rows = [], [], [], 0
-        bare = [batch for batch, _ in ended]
         finished_ns += [each_ns for _, each_ns in ended]
+        self._write(held, [batch for batch, _ in ended], finished_ns)
+
+    def _write(self, held: list[Batch], bare: list[Batch], finished_ns: list[int]) -> None:
+        """Write batches as one frame, or as several where that were too long for the ring."""
         requests = sum([len(batch.requests) for batch in held]) + sum(map(_asked, bare))
         try:
             epoch_ns = self._clock.wall_ns() - self._clock.now_ns()
             frame = self._encode(self._frames.frame(held, bare, finished_ns, epoch_ns))
+            if len(frame) > self._ring.frame_bytes_max and len(finished_ns) > 1:
+                self._write_halves(held, bare, finished_ns)
+                return
             written = self._ring.write(frame, requests)
-            cause = "the frame is longer than a quarter of the ring"
+            cause = "what one batch was asked is longer than a quarter of the ring"
         except Exception as error:  # of what a request holds, say: it is never worth a worker
             self._ring.lose(requests)
             written, cause = False, repr(error)
         if not written and (now_ns := self._clock.now_ns()) >= self._logged_ns + _LOG_NS:
             self._logged_ns = now_ns
             self._log.warning("predictions are not logged", pipeline=self._name, cause=cause)
+
+    def _write_halves(self, held: list[Batch], bare: list[Batch], finished_ns: list[int]) -> None:
+        """Write the first half of some batches, and then the other."""
+        middle = len(finished_ns) // 2
+        ours = max(middle - len(held), 0)
+        self._write(held[:middle], bare[:ours], finished_ns[:middle])
+        self._write(held[middle:], bare[ours:], finished_ns[middle:])
 
 
 def _is_shared(ended: tuple[Batch, int]) -> bool:
