@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 from serving import Server, fetch, serving, wait_for
 from structlog.testing import capture_logs
 
 from monitor.alerts.alert_receiver import Receiver
 from monitor.drift.predicted import predictions
 from tailrace.inference.drift import Drift
+from tailrace.monitor.drift.findings import Finding, Findings
 from tailrace.monitor.drift.pipelines import PipelineDrift
 from tailrace.monitor.layout import observer_layout
 from tailrace.monitor.observed import Observed
@@ -117,6 +120,35 @@ def test_alarm_stands_while_an_observer_is_replaced(
     late.take(predictions(log, "1"))
     late.tell(observed)
     assert observed.drift == {}
+
+
+def test_alarm_of_a_cycle_stands_over_two_restarts(
+    pipeline_of: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day ends once a day: what it said is told, and written on, until the next one ends."""
+    seconds = iter(np.arange(1.0, 1e6, 1.1).tolist())
+    monkeypatch.setattr("time.monotonic_ns", lambda: int(next(seconds) * 1e9))
+    log = replace(pipeline_of("log"), drift=Drift("1s", season=None))
+    facts: dict[str, Any] = {"started_s": time.time() - 60, "ended_s": time.time(), "rows": 600, "learning": 0}
+    amount = Finding(series="amount", kind="feature", rows=600, statistics={"mean": 1.0}, psi_threshold=0.1)
+    day = replace_struct(amount, alarms=("mean",))
+    others = [
+        replace_struct(amount, series=name, kind=kind) for name, kind in (("score", "score"), ("Profiles", "view"))
+    ]
+    found = {
+        "window": Findings(span="window", findings=(amount, *others), **facts),
+        "cycle": Findings(span="cycle", findings=(day, *others), **facts),
+    }
+    (tmp_path / "drift.json").write_bytes(msgspec.json.encode({"log": found}))
+    for _ in range(2):
+        block = MetricBlock.create(observer_layout(["log"]))
+        watch = ObservedDrift(cast(Pin, None), tmp_path, block)
+        monkeypatch.setattr(watch, "_begin", lambda: PipelineDrift([log]))
+        for _ in range(3):
+            watch.take(predictions(log, "1"))
+        assert block.cells[block.find("tailrace_drift_alarms", "log", "feature").offset] == 1
+        watch.write()
+        assert set(json.loads((tmp_path / "drift.json").read_text())["log"]) == {"window", "cycle"}
 
 
 @pytest.mark.slow

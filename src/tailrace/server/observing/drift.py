@@ -126,6 +126,7 @@ class ObservedDrift:
                 if pipeline not in drift.latest or window is None or abs(time.time() - window.ended_s) > STANDS_S:
                     continue
                 history = self._histories.setdefault(pipeline, DriftHistory())
+                drift.latest[pipeline] = spans  # to be written on: a cycle is told of for a day, or a week
                 for findings in spans.values():
                     history.add(findings)
                 self._count(pipeline, history)
