@@ -77,11 +77,12 @@ def share(request: Payment, profile: Profile) -> np.ndarray:
 
 
 class Total:
-    """Adds the inputs up. What is asked of it a second time differs once `moved` says so."""
+    """Adds the inputs up, and says so. What is asked of it a second time differs once `moved` says so."""
 
     moved = 0.0
 
     def predict(self, feeds):
+        print("adding up")
         return feeds["features"].astype(float).sum(axis=1) + Total.moved
 
 

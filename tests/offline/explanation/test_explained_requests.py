@@ -253,3 +253,12 @@ def test_document_is_plain_json(world: World) -> None:
     world.serve("fraud", [{"customer_id": 1, "amount": 1.5}], ["<script>"])
     found = explain_request("<script>", world.asking())
     assert json.loads(msgspec.json.encode(found))["request_id"] == "<script>"
+
+
+def test_what_the_release_prints_is_no_part_of_the_document(world: World) -> None:
+    """A model that prints as it scores again had made of the JSON none, and of the console's page an error."""
+    world.serve("tried", PAYMENTS, ["t0", "t1", "t2"])
+    line = ["explain", "t1", "--log", str(world.log), "--releases", str(world.root), "--replay", "--json"]
+    told = CliRunner().invoke(app, line)
+    assert "adding up" in told.stderr
+    assert json.loads(told.stdout)["request_id"] == "t1"

@@ -5,7 +5,9 @@ id --lookup--> lines --> requests as they were answered --release--> models, bud
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,18 +61,22 @@ def _searched(log: Path, lookup: Lookup) -> Searched:
 
 
 def _tell_releases(answered: Sequence[Answered], asking: Asking) -> None:
-    """Have the release of the last request say what it knows of all that it has answered."""
+    """Have the release of the last request say what it knows of all that it has answered.
+
+    Its code may print, or log to where printing goes: that is no part of what is told.
+    """
     from tailrace.offline.explanation.told_release import ReleaseTold  # what it loads is for requests that are found
     from tailrace.release.logged import shelf_named
 
     newest = answered[-1]
     noted = shelf_named(asking.log, newest.release)
-    told = ReleaseTold(newest.release, [*asking.releases, *([noted] if noted else [])], asking.store)
-    for each in answered:
-        if each.release == newest.release:
-            told.tell(each, replay=asking.replay)
-        else:
-            each.release_note = ANOTHER
+    with redirect_stdout(sys.stderr):
+        told = ReleaseTold(newest.release, [*asking.releases, *([noted] if noted else [])], asking.store)
+        for each in answered:
+            if each.release == newest.release:
+                told.tell(each, replay=asking.replay)
+            else:
+                each.release_note = ANOTHER
 
 
 def is_well(found: Explanation) -> bool:
