@@ -108,6 +108,14 @@ def test_setting_is_documented_with_its_default(field: Any) -> None:
     assert f"| `{field.name}` |" in documented("settings.md")
 
 
+def test_environment_variables_are_those_that_are_read() -> None:
+    """A variable of which a flag's value comes where it is not given stands beside the settings, and no other does."""
+    read = {parameter.envvar for command in COMMANDS.values() for parameter in command.params if parameter.envvar}
+    told = set(re.findall(r"\$((?:TAILRACE|OTEL|MLFLOW)_[A-Z_]+)", documented("settings.md")))
+    assert told >= read
+    assert {name for name in told if name.startswith("TAILRACE_")} <= read
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_metric_is_documented(metric: str) -> None:
     """A metric has its line."""
