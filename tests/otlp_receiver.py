@@ -20,13 +20,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 class OtlpReceiver:
     """A server on a free port. answers: what the next requests are answered with, a status and headers; then 200.
 
-    rejected: spans that each answer of 200 says were not taken. delay_s: before each answer. paths, headers: of the
-    requests so far; spans: as rows.
+    rejected: spans that each answer of 200 says were not taken, and cause why. delay_s: before each answer. paths,
+    headers: of the requests so far; spans: as rows.
     """
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.rejected = 0
+        self.cause = "no room"
         self.delay_s = 0.0
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
@@ -47,7 +48,9 @@ class OtlpReceiver:
             for scope in group.scope_spans:
                 assert scope.scope.name == "tailrace"
                 self.spans += [row_of(span, resource) for span in scope.spans]
-        partial = ExportTracePartialSuccess(rejected_spans=self.rejected, error_message="no room" * bool(self.rejected))
+        partial = ExportTracePartialSuccess(
+            rejected_spans=self.rejected, error_message=self.cause * bool(self.rejected)
+        )
         return bytes(ExportTraceServiceResponse(partial_success=partial).SerializeToString())
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

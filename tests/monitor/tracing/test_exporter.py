@@ -15,7 +15,7 @@ from otlp_receiver import OtlpReceiver, receiving
 from tailrace.errors import SetupError
 from tailrace.monitor.tracing import exporter as exporters
 from tailrace.monitor.tracing.endpoint import TraceEndpoint, read_headers
-from tailrace.monitor.tracing.exporter import TRIES_MAX, CallSpans, SpanExporter, asked_s
+from tailrace.monitor.tracing.exporter import CAUSE_CHARACTERS_MAX, TRIES_MAX, CallSpans, SpanExporter, asked_s
 from tailrace.monitor.tracing.spans import SERVER, Span
 
 PATIENCE_S = 10.0
@@ -84,6 +84,32 @@ def test_endpoint_that_is_busy_is_asked_again(receiver: OtlpReceiver, exporter: 
     wait_for(lambda: exporter.outcomes["exported"] == 3)
     assert len(receiver.paths) == 3
     assert len(receiver.spans) == 3
+
+
+def test_endpoint_that_asks_for_no_time_that_can_be_told_is_asked_again(
+    receiver: OtlpReceiver, exporter: SpanExporter
+) -> None:
+    """A digit that is no number's had ended the thread, and with it all that came."""
+    receiver.answers = [(503, {"Retry-After": "²"})]
+    exporter.put(spans(1))
+    wait_for(lambda: exporter.outcomes["exported"] == 1)
+
+
+def test_name_that_no_host_can_have_loses_spans_and_no_thread() -> None:
+    """Those that come later are counted too."""
+    exporter = SpanExporter(TraceEndpoint.of(f"http://{'a' * 64}.example"), gather_s=0.01, back_off_s=0.001)
+    for lost in (1, 2):
+        exporter.put(spans(1))
+        wait_for(lambda lost=lost: exporter.outcomes["failed"] == lost)
+    exporter.close(PATIENCE_S)
+
+
+def test_cause_is_told_as_far_as_a_person_reads(receiver: OtlpReceiver, exporter: SpanExporter) -> None:
+    """It is in the status, once a second."""
+    receiver.rejected, receiver.cause = 1, "no room " * 1_000
+    exporter.put(spans(1))
+    wait_for(lambda: exporter.outcomes["rejected"] == 1)
+    assert exporter.fault == receiver.cause[:CAUSE_CHARACTERS_MAX]
 
 
 def test_endpoint_that_asks_for_time_has_it(receiver: OtlpReceiver, exporter: SpanExporter) -> None:

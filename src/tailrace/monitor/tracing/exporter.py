@@ -35,6 +35,8 @@ BACK_OFF_S_MAX: Final = 30.0
 """Also of what the other end asks for."""
 _RETRIED: Final = frozenset((429, 502, 503, 504))
 _ANSWER_BYTES_MAX: Final = 64 << 10
+CAUSE_CHARACTERS_MAX: Final = 200
+"""Of what an endpoint says; it is told once a second."""
 
 
 class CallSpans(NamedTuple):
@@ -154,7 +156,7 @@ class SpanExporter:
                 self.outcomes["exported"] += spans - rejected
                 self.fault = ""
                 if rejected:
-                    self._lose("rejected", rejected, why or "no cause is told")
+                    self._lose("rejected", rejected, why[:CAUSE_CHARACTERS_MAX] or "no cause is told")
                 return
 
     def _wait(self, tries: int, asked_s: float) -> bool:
@@ -180,7 +182,7 @@ class SpanExporter:
             connection.request("POST", self._endpoint.path, body, headers)
             answer = connection.getresponse()
             told = answer.read(_ANSWER_BYTES_MAX)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: of a name that is no host's
             self._let_go()
             raise RefusedError(
                 f"{self._endpoint.host}:{self._endpoint.port}: {error or type(error).__name__}"
@@ -210,7 +212,7 @@ def asked_s(header: str | None, now: Callable[[], datetime] = lambda: datetime.n
     """Return how long a `Retry-After` asks to wait, in seconds; 0 for none, and for one that is not well formed."""
     if not header:
         return 0.0
-    if header.strip().isdigit():
+    if header.isascii() and header.strip().isdigit():
         return float(header)
     try:
         return max((parsedate_to_datetime(header) - now()).total_seconds(), 0.0)
