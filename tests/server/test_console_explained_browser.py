@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ pytest.importorskip("websockets")
 
 from chromium import Chromium, chromium
 from explaining_server import explained, printing
+from serving import fetch, wait_for
 
 pytestmark = pytest.mark.slow
 HOSTILE = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>"
@@ -101,6 +105,19 @@ def test_button_scores_it_again(browser: Chromium) -> None:
         page.wait("performance.getEntriesByName('explained').length == 2")
         assert page.value("location.search") == "?id=r&replay=1"
         assert any(url.endswith("/console/explanation?id=r&replay=1") for url in page.requests)
+
+
+def test_page_that_is_left_for_another_lets_that_be_explained(browser: Chromium, tmp_path: Path) -> None:
+    """What the page before has asked for may still run: the server says that it is busy, and is asked again."""
+    began = tmp_path / "began"
+    code = "import pathlib, sys, time; at = pathlib.Path(sys.argv[1]); at.exists() or at.touch() or time.sleep(1.5)"
+    command = (sys.executable, "-S", "-c", f"{code}; print({document('plain')!r})", str(began))
+    with explained("log", command) as address, ThreadPoolExecutor(1) as another:
+        asking = another.submit(fetch, f"{address}/console/explanation?id=r")
+        wait_for(began.exists, 10)
+        opened(browser, address)
+        assert asking.result()[0] == 200
+        assert sum("/console/explanation" in url for url in browser.requests) > 1
 
 
 def test_what_is_not_found_says_where_it_was_sought(browser: Chromium) -> None:

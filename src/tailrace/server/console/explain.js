@@ -2,7 +2,7 @@
 // The page of one decision: asks the server for its explanation, and shows it. Every text is set as text.
 (() => {
   const $ = id => document.getElementById(id), SVG = "http://www.w3.org/2000/svg";
-  const asked = new URLSearchParams(location.search), UNITS = [["d", 86400], ["h", 3600], ["m", 60]];
+  const asked = new URLSearchParams(location.search), UNITS = [["d", 86400], ["h", 3600], ["m", 60]], TRIES = 20, WAIT = 500;
   let token = "";
 
   function make(name, text, ...classes) {
@@ -148,6 +148,14 @@
   }
   function say(text, bad) { $("said").textContent = text; $("said").className = bad ? "bad" : ""; }
 
+  // The server explains one at a time: what another is asked for, or the page before this one, is soon over.
+  async function answered() {
+    for (let tries = 1; ; tries++) {
+      const began = performance.now(), reply = await fetch("/console/explanation?" + asked, token ? { headers: { Authorization: "Bearer " + token } } : {});
+      if (reply.status !== 503 || tries === TRIES || performance.now() - began > WAIT) return reply;
+      await new Promise(done => setTimeout(done, WAIT));
+    }
+  }
   async function load() {
     const id = asked.get("id") || asked.get("trace");
     $("id").value = id || "";
@@ -156,7 +164,7 @@
     say(asked.get("replay") === "1" ? "Looking it up, and scoring it again …" : "Looking it up …");
     let reply, text;
     try {
-      reply = await fetch("/console/explanation?" + asked, token ? { headers: { Authorization: "Bearer " + token } } : {});
+      reply = await answered();
       text = await reply.text();
     } catch { say("The server does not answer.", true); return; }
     if (reply.status === 401) { $("ask").hidden = false; say(token ? "That token is not the one." : "", true); $("token").focus(); return; }
