@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tailrace.cli.models.options import AsJson, print_json
+from tailrace.cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
     from tailrace.server.accepted.journal import Journal, SetAside

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from tailrace.cli import explain_options as given
-from tailrace.cli.models.options import AsJson, print_json
+from tailrace.cli.printing import AsJson, print_json
 
 
 def explain(  # noqa: PLR0917 - one parameter an option

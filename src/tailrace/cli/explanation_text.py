@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from tailrace.cli.models.options import plain, print_table, table_of
+from tailrace.cli.printing import plain, print_table, table_of
 from tailrace.offline.explanation.document import (
     Again,
     Answered,

@@ -12,7 +12,7 @@ import typer
 
 from tailrace.cli.durations import duration_ns
 from tailrace.cli.filled import filled
-from tailrace.cli.models.options import AsJson, print_json, print_table, table_of
+from tailrace.cli.printing import AsJson, print_json, print_table, table_of
 from tailrace.errors import SetupError
 
 if TYPE_CHECKING:

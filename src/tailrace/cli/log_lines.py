@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tailrace.cli.models.options import plain
+from tailrace.cli.printing import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa

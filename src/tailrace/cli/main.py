@@ -30,9 +30,9 @@ from tailrace.cli.labels import labels
 from tailrace.cli.logs import logs
 from tailrace.cli.materialize import materialize
 from tailrace.cli.models.commands import COMMANDS as MODELS
-from tailrace.cli.models.options import plain
 from tailrace.cli.optimize import optimize
 from tailrace.cli.package import package
+from tailrace.cli.printing import plain
 from tailrace.cli.record import record
 from tailrace.cli.replay import replay
 from tailrace.cli.score import score

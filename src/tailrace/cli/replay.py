@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailrace.cli.models.options import AsJson, print_table, table_of
+from tailrace.cli.printing import AsJson, print_table, table_of
 from tailrace.cli.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tailrace.cli.admin_port import Token, Url, read_page
-from tailrace.cli.models.options import AsJson, print_json
-from tailrace.cli.top import STYLES, plain
+from tailrace.cli.printing import VERDICT_STYLES, AsJson, figures_table, plain, print_json
 from tailrace.deadline import NS_PER_MS
 from tailrace.errors import SetupError
 
@@ -79,7 +78,7 @@ def screen(found: dict[str, Any]) -> Iterator[RenderableType]:
     verdict = found["verdict"]
     level = verdict["level"] if verdict["level"] not in WELL or is_healthy(found) else "warn"
     whose = f"{verdict['pipeline']}: " if verdict["pipeline"] and len(found["pipelines"]) > 1 else ""
-    yield Text(plain(f" {whose}{verdict['text']} "), style=f"bold reverse {STYLES[level]}")
+    yield Text(plain(f" {whose}{verdict['text']} "), style=f"bold reverse {VERDICT_STYLES[level]}")
     for alert in found["alerts"]:
         yield _alert(alert)
     up = f"{plain(found['address'])} · up {_span(found['uptime_s'])} · Tailrace {plain(found['version'])}"
@@ -127,7 +126,7 @@ def _pipeline(recent: dict[str, Any], found: dict[str, Any]) -> Iterator[Rendera
 
 def _layers(recent: dict[str, Any], minute: dict[str, Any], ten: dict[str, Any]) -> Table:
     """Return the times of each layer against its budget."""
-    table = _table("ms, last minute", "p50", "p95", "p99", "p99, 10 min", "budget", "")
+    table = figures_table("ms, last minute", "p50", "p95", "p99", "p99, 10 min", "budget", "")
     whole_ns = recent["whole"]["budget_ns"]
     rows = [("queue", 0, minute["wait"], ten["wait"])]
     rows += [(layer, recent["layers"][layer]["budget_ns"], each, ten["layers"][layer])
@@ -145,7 +144,7 @@ def _layers(recent: dict[str, Any], minute: dict[str, Any], ten: dict[str, Any])
 
 def _views(recent: dict[str, Any]) -> Table:
     """Return where the rows of each view came from of late."""
-    table = _table("view", *SOURCES)
+    table = figures_table("view", *SOURCES)
     for view, values in recent["features"].items():
         total = sum(values.values()) or 1
         shares = [f"{values.get(source, 0) / total:.1%}" for source in SOURCES]
@@ -169,7 +168,7 @@ def _drift(drift: dict[str, Any]) -> RenderableType:
 
 def _processes(found: dict[str, Any]) -> Table:
     """Return the state of each process."""
-    table = _table("process", "pid", "state", "memory", "restarts", "release")
+    table = figures_table("process", "pid", "state", "memory", "restarts", "release")
     named = [(f"worker {each['slot']}", each) for each in found["workers"]]
     for name, each in named + [(each["name"], each) for each in found["companions"]]:
         memory = f"{each['rss_bytes'] / 2**20:,.0f} MB"
@@ -197,17 +196,6 @@ def _lost(counts: dict[str, int]) -> str:
     """Return what was lost, by the reason; empty for nothing."""
     found = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
     return f"; lost: {found}" if found else ""
-
-
-def _table(first: str, *others: str) -> Table:
-    """Return a table of these columns; all but the first are numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(first, min_width=16, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _ms(time_ns: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tailrace.cli.admin_port import Token, Url, opened, read_page
-from tailrace.cli.models.options import AsJson, print_json
+from tailrace.cli.printing import VERDICT_STYLES, AsJson, figures_table, plain, print_json
 from tailrace.deadline import LAYERS
 from tailrace.errors import SetupError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 RETRY_S: Final = 2.0
 POINTS_MAX: Final = 60
-STYLES: Final = {"good": "green", "warn": "yellow", "bad": "red", "idle": "dim"}
 BARS: Final = " ▁▂▃▄▅▆▇█"
 TRACK: Final = 24
 SLOW_MAX: Final = 5
@@ -104,7 +103,7 @@ def screen(state: dict[str, Any], rates: dict[str, deque[float]]) -> RenderableT
 
     verdict = state["verdict"]
     parts: list[RenderableType] = [
-        Text(f" {plain(verdict['text'])} ", style=f"bold reverse {STYLES[verdict['level']]}"),
+        Text(f" {plain(verdict['text'])} ", style=f"bold reverse {VERDICT_STYLES[verdict['level']]}"),
         Text(f"{plain(state['address'])} · up {state['uptime_s']:.0f} s · Tailrace {plain(state['version'])}", "dim"),
     ]
     for pipeline in state["pipelines"]:
@@ -124,9 +123,8 @@ def screen(state: dict[str, Any], rates: dict[str, deque[float]]) -> RenderableT
     return Group(*parts)
 
 
-def plain(text: str) -> str:
-    """Return a name without what a terminal would act on."""
-    return "".join(each if each.isprintable() else "�" for each in text)
+def _table(*headers: str) -> Table:
+    return figures_table(*headers, folds=True)
 
 
 def _head(pipeline: dict[str, Any], rates: Any) -> RenderableType:
@@ -195,7 +193,9 @@ def _observed(state: dict[str, Any], pipeline: str) -> list[RenderableType]:
 def _slow(requests: list[dict[str, Any]]) -> RenderableType:
     """Return requests, each with its whole id: what differs in those that the server gives is their end."""
     is_degraded = any(each.get("degraded") for each in requests)
-    table = _table("slow request", "took", "wait", "most of it", "answer", *(["degraded"] if is_degraded else []))
+    table = figures_table(
+        "slow request", "took", "wait", "most of it", "answer", *(["degraded"] if is_degraded else [])
+    )
     table.columns[0].no_wrap = True  # what is narrower than its text is another column, and not this one
     for each in requests:
         answer = each.get("error") or f"{each.get('decision', '')} {_figure(each.get('score'))}".strip()
@@ -233,17 +233,6 @@ def _processes(state: dict[str, Any]) -> RenderableType:
 
 def _process(process: dict[str, Any]) -> tuple[str, str, str]:
     return process["state"], f"{process['rss_bytes'] / 2**20:,.0f} MB", str(process["restarts"])
-
-
-def _table(first: str, *others: str) -> Table:
-    """Return a table of these columns; all but the first are numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(first, min_width=18)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _ms(time_ms: float | None) -> str:

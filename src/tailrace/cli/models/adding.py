@@ -10,7 +10,6 @@ import typer
 
 from tailrace.cli.models.options import (
     Aliases,
-    AsJson,
     RegistryUrl,
     SignKey,
     TrustedKeys,
@@ -19,9 +18,9 @@ from tailrace.cli.models.options import (
     check_aliases,
     name_version,
     opened,
-    print_json,
     signer_of,
 )
+from tailrace.cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
     from tailrace.release.registry.records import Lineage

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tailrace.cli.models.options import AsJson, RegistryUrl, TrustedKeys, VersionArgument, opened, print_json
+from tailrace.cli.models.options import RegistryUrl, TrustedKeys, VersionArgument, opened
+from tailrace.cli.printing import AsJson, print_json
 from tailrace.errors import RegistryError
 
 

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tailrace.cli.models.options import (
-    AsJson,
-    RegistryUrl,
-    TrustedKeys,
-    carried,
-    opened,
-    plain,
-    print_json,
-    print_table,
-    table_of,
-)
+from tailrace.cli.models.options import RegistryUrl, TrustedKeys, carried, opened
+from tailrace.cli.printing import AsJson, plain, print_json, print_table, table_of
 
 if TYPE_CHECKING:
     from tailrace.release.registry.differences import Differences

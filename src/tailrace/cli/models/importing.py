@@ -12,17 +12,15 @@ import typer
 
 from tailrace.cli.models.options import (
     Aliases,
-    AsJson,
     RegistryUrl,
     SignKey,
     carried,
     check_aliases,
     name_version,
     opened,
-    plain,
-    print_json,
     signer_of,
 )
+from tailrace.cli.printing import AsJson, plain, print_json
 
 Data = Annotated[
     Path, typer.Option(help="Rows to compare and profile on, best held-back ones: Parquet or CSV.", show_default=False)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailrace.cli.durations import duration_ns
-from tailrace.cli.models.options import AsJson, RegistryUrl, TrustedKeys, carried, opened, plain, print_json, size_text
+from tailrace.cli.models.options import RegistryUrl, TrustedKeys, carried, opened
+from tailrace.cli.printing import AsJson, plain, print_json, size_text
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import RegistryError, SetupError
 

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailrace.cli.models.options import (
-    AsJson,
-    RegistryUrl,
-    TrustedKeys,
-    VersionArgument,
-    opened,
-    plain,
-    print_json,
-    print_table,
-    size_text,
-    table_of,
-)
+from tailrace.cli.models.options import RegistryUrl, TrustedKeys, VersionArgument, opened
+from tailrace.cli.printing import AsJson, plain, print_json, print_table, size_text, table_of
 
 if TYPE_CHECKING:
     from tailrace.release.registry.registry import Listed, Registry, Version

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,6 @@ from tailrace.cli.filled import filled
 from tailrace.errors import RegistryError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from tailrace.release.registry.envelope import Signer
     from tailrace.release.registry.records import VersionRecord
     from tailrace.release.registry.registry import Registry
@@ -46,7 +44,6 @@ TrustedKeys = Annotated[
         help="A public key (PEM, Ed25519) whose versions are taken; may be repeated. None takes all.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SignKey = Annotated[
     Path | None,
     typer.Option(
@@ -125,45 +122,3 @@ def carried(action: str) -> Iterator[Callable[[str, int, int], None]]:
             progress.update(task, description=f"{action} {file}", completed=done, total=whole)
 
         yield show
-
-
-def print_json(value: Any) -> None:
-    """Print a value as one JSON document."""
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def print_table(table: Table, title: str = "") -> None:
-    """Print a table as wide as it is, without markup in what others wrote."""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
-    if title:
-        console.print(title, soft_wrap=True)
-    console.print(table)
-
-
-def table_of(*headers: str, right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table. right: the headers of its numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
-    return table
-
-
-def plain(value: object) -> str:
-    """Return a value as a table shows it: a float with four digits, a text without what a terminal would obey."""
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return "".join(character if character.isprintable() else "?" for character in str(value))
-
-
-def size_text(size_bytes: int) -> str:
-    """Return a size as a person reads it."""
-    from rich.filesize import decimal
-
-    return decimal(size_bytes)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from tailrace.cli.models import whatif_options as given
-from tailrace.cli.models.options import AsJson, TrustedKeys, carried
+from tailrace.cli.models.options import TrustedKeys, carried
+from tailrace.cli.printing import AsJson
 
 if TYPE_CHECKING:
     from tailrace.offline.whatif.replay import OnPage

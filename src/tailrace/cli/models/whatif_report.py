@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tailrace.cli.models.options import plain, table_of
+from tailrace.cli.printing import plain, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
