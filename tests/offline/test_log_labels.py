@@ -87,7 +87,7 @@ def test_csv_has_ids_as_they_are_written(log: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "match"),
     [
-        ({"id": ["r1"], "label": [1]}, "no column 'request_id'"),
+        ({"id": ["r1"], "label": [1]}, "no column 'request_id': it has 'id', 'label'"),
         ({"request_id": ["r1"]}, "no column 'label'"),
         ({"request_id": ["r1"], "label": ["fraud"]}, "labels are numbers"),
         ({"request_id": ["r1"], "label": [1], "time": [5]}, "other values than it should"),
@@ -102,7 +102,7 @@ def test_file_without_labels_is_refused(log: Path, tmp_path: Path, columns: Any,
 
 def test_file_that_cannot_be_read_is_told(log: Path, tmp_path: Path) -> None:
     """Whether it is not there, is cut short, or lies beside the log and is cut short."""
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="cannot be read: there is no such file"):
         keep_labels(log, "fraud", tmp_path / "none.parquet")
     path = file_of(tmp_path, request_id=["r1"], label=[1])
     kept = Path(keep_labels(log, "fraud", path).path)

@@ -109,7 +109,8 @@ def read_label_file(path: Path, now_ns: int) -> pa.Table:
         raise SourceError(f"labels cannot be read: {_reason(error)}", where=str(path), next=_NEXT) from None
     for name in ("request_id", "label"):
         if name not in table.column_names:
-            raise SourceError(f"there is no column {name!r}", where=str(path), next=_NEXT)
+            has = ", ".join(map(repr, table.column_names[:EXAMPLES_MAX])) or "none"
+            raise SourceError(f"there is no column {name!r}: it has {has}", where=str(path), next=_NEXT)
     try:
         return _placed(labels_of(table, now_ns))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -172,4 +173,6 @@ def _csv(path: Path) -> pa.Table:
 
 
 def _reason(error: Any) -> str:
+    if isinstance(error, FileNotFoundError):  # of which Arrow tells the path alone
+        return "there is no such file"
     return (str(error).splitlines() or [type(error).__name__])[0]
