@@ -17,7 +17,7 @@ from tailrace.server.grpc.peer import peer_of
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.proxies import Proxies
 from tailrace.server.request_ids import RequestIds, id_in_body
-from tailrace.server.tracing import trace_of
+from tailrace.server.trace_context import trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX, read_priority
 
 REQUEST_ID: Final = "x-request-id"

@@ -17,7 +17,7 @@ from tailrace.errors import (
 from tailrace.server.endpoint import CallEndpoint, Page, Routes
 from tailrace.server.keys import Caller, Callers
 from tailrace.server.oip.errors import is_oip
-from tailrace.server.tracing import TRACEPARENT, TRACESTATE
+from tailrace.server.trace_context import TRACEPARENT, TRACESTATE
 from tailrace.server.wishes import read_budget, read_priority
 
 JSON_BYTES: Final = b"inference-header-content-length"

@@ -18,7 +18,7 @@ from tailrace.server.http.intake import Intake
 from tailrace.server.http.shared import Shared
 from tailrace.server.proxies import peer_of
 from tailrace.server.request_ids import id_in_body
-from tailrace.server.tracing import TRACEPARENT, TRACESTATE, state_of, trace_of
+from tailrace.server.trace_context import TRACEPARENT, TRACESTATE, state_of, trace_of
 from tailrace.server.wishes import REQUEST_ID_BYTES_MAX
 
 

@@ -21,7 +21,7 @@ from tailrace.deadline import MonotonicClock
 from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
 from tailrace.pipeline import Pipeline
-from tailrace.server.tracing import STATE_BYTES_MAX, trace_of
+from tailrace.server.trace_context import STATE_BYTES_MAX, trace_of
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{ID}-00f067aa0ba902b7-01"
