@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailrace.monitor.alerts.window import Window
 from tailrace.monitor.merged import Index, MergedMetrics, MergedSeries
+from tailrace.monitor.window import Window
 
 SPANS: Final = {"1m": (60.0, 12), "10m": (600.0, 10)}
 """Seconds and slots, by the name on /status."""

@@ -12,9 +12,9 @@ from monitor.alerts.counted_pipeline import Counted, names
 from tailrace.alerting import Alerts
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.alerts.watch import AlertWatch
-from tailrace.monitor.alerts.window import Window
 from tailrace.monitor.merged import MergedMetrics
 from tailrace.monitor.merging import merge_blocks
+from tailrace.monitor.window import Window
 
 
 def test_what_was_counted_before_the_first_look_is_no_news() -> None:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from tailrace.alerting import Alerts
 from tailrace.deadline import LAYERS, NS_PER_S
-from tailrace.monitor.alerts.window import Window
 from tailrace.monitor.drift.shown import ShownSeries
 from tailrace.monitor.histogram import Histogram
 from tailrace.monitor.merged import Key, MergedMetrics, MergedSeries
+from tailrace.monitor.window import Window
 
 MINUTE_S: Final = 60.0
 HOUR_S: Final = 3_600.0
