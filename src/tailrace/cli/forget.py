@@ -41,7 +41,8 @@ def forget(
 
     A tombstone is left in the store, so that no materialisation brings the entity back until it is unforgotten. A
     running server answers its next request with defaults. The sources are left as they are, and so is the prediction
-    log, whose lines go by their age. Where one store cannot be opened, the entity is removed from the others all the same, and the exit code is 1.
+    log, whose lines go by their age. Where one store cannot be opened, the entity is removed from the others all the
+    same, and the exit code is 1.
 
     For example:
 
