@@ -16,6 +16,7 @@ from tailrace.inference.drift import Drift
 from tailrace.inference.manifest import Profile, TextProfile
 from tailrace.monitor.drift.columns import columns_of
 from tailrace.monitor.drift.findings import Finding, Findings
+from tailrace.monitor.drift.history import severity
 from tailrace.monitor.drift.series import series_of
 from tailrace.monitor.drift.watch import DriftWatch
 from tailrace.monitor.predictions import Predictions
@@ -118,6 +119,23 @@ def test_new_and_missing_values_are_told_apart(profile: Profile) -> None:
     found = alarms(told)
     assert "unseen" in found["country"]
     assert found["age"] == ("missing",)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.42, 0.02), (5e4, 1e4)], ids=["probabilities", "amounts"])
+def test_learned_scores_are_told_in_their_own_deviations(mean: float, deviation: float) -> None:
+    """No profile has the scores of several models: whatever their unit, one deviation off is an alarm."""
+    rng = np.random.default_rng(4)
+    watch = DriftWatch(series_of(Profile(0, {}, ()), outputs=1), Drift("1s", season=None), 0, 0.0)
+    told: list[Finding] = []
+    for number in range(1, 25):
+        scores = rng.normal(mean + deviation * (number > 20), deviation, 2_000)
+        (found,) = watch.add({"score": scores}, number * NS_PER_S, float(number))
+        told += found.findings
+    assert not any(each.alarms for each in told[:22])
+    assert severity(told[19]) < 1.0
+    assert set(told[-1].alarms) >= {"distance", "mean"}
+    assert told[-1].statistics["mean"] == pytest.approx(1.0, abs=0.1)
+    assert told[-1].statistics["distance"] == pytest.approx(1.0, abs=0.1)
 
 
 def test_decisions_and_defaults_are_learned(profile: Profile) -> None:

@@ -25,8 +25,8 @@ from tailrace.monitor.drift.window import Tally
 
 STATISTICS: Final = ("psi", "distance", "mean", "missing", "default", "unseen")
 """psi: the population stability index. distance, mean: Wasserstein's distance and the shift of the mean, in standard
-deviations of the reference. missing, default, unseen: Cohen's h of the share of rows without a value, with a default,
-outside of what the reference has."""
+deviations of the reference, or of the baseline where that is learned. missing, default, unseen: Cohen's h of the share
+of rows without a value, with a default, outside of what the reference has."""
 RATES: Final = STATISTICS.index("missing")
 PSI_MIN: Final = 0.1
 SHIFT_MIN: Final = 0.2
@@ -56,6 +56,7 @@ class Comparer:
     def __init__(self, series: Sequence[Series], false_discoveries: float) -> None:
         self._share = false_discoveries
         self._is_number = np.array([isinstance(each, NumberSeries) for each in series], np.bool_)
+        self._is_raw = np.array([each.reference is None for each in series], np.bool_)
         binned = [place for place, each in enumerate(series) if isinstance(each, NumberSeries) and each.cells > 2]
         self._binned, self._last = (
             np.array(binned, np.intp),
@@ -94,6 +95,7 @@ class Comparer:
         naive = live.variances / np.maximum(ours, 1.0) + base.variances / np.maximum(theirs, 1.0)
         errors = values[:, 2] / np.sqrt(np.maximum(np.maximum(naive, deviation**2), 1e-18))
         chances[:, 2] = two_sided(errors)
+        values[:, 1:RATES] /= np.where(self._is_raw & (base.variances > 0), unit, 1.0)[:, np.newaxis]
         chances[~(shape & (ours > 0) & (theirs > 0)), :RATES] = np.nan
         chances[~self._is_number, 1:RATES] = np.nan
         self._compare_shares(live, base, effect, values, chances)
