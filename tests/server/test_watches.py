@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,7 +78,9 @@ def test_log_counts_nothing_while_it_writes(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(watch._log, "write", hang)
     logged = block.find("tailrace_predictions_logged_total", "fraud").offset
-    frame: Any = SimpleNamespace(pipeline="fraud", release="r1", rows=5, requests=[b"{}"] * 5, choice=None)
+    frame: Any = SimpleNamespace(
+        pipeline="fraud", release="r1", rows=5, requests=[b"{}"] * 5, choice=None, size_bytes=9
+    )
     watch.take(frame)
     writing = threading.Thread(target=watch.write)
     writing.start()
@@ -95,3 +97,79 @@ def test_log_counts_nothing_while_it_writes(tmp_path: Path, monkeypatch: pytest.
     watch.write()
     watch.tell(Observed(at_s=3.0))
     assert block.cells[logged] == 10
+
+
+class Refusing:
+    """A log that takes nothing of one pipeline."""
+
+    def __init__(self) -> None:
+        self.logged: Counter[str] = Counter()
+        self.looked = 0
+
+    def write(self, pending: deque[Any]) -> None:
+        """Take what is not of it."""
+        waiting = [each for each in pending if each.pipeline == "refused"]
+        for each in pending:
+            self.logged[each.pipeline] += len(each.requests) * (each.pipeline != "refused")
+        pending.clear()
+        pending.extend(waiting)
+        if waiting:
+            raise OSError("no room")
+
+    def look(self) -> None:
+        """Count how often the files are seen to."""
+        self.looked += 1
+
+    def take_unfit(self) -> tuple[int, str]:
+        """Return nothing."""
+        return 0, ""
+
+
+def frame_of(pipeline: str, rows: int, size_bytes: int = 1) -> Any:
+    """Return predictions as far as the watch looks at them."""
+    return SimpleNamespace(
+        pipeline=pipeline, release=f"of {pipeline}", rows=rows, requests=[b"{}"] * rows, choice=None,
+        size_bytes=size_bytes,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ObservedLog, MetricBlock, set[str]]:
+    """A log that refuses one pipeline of two, its counts, and the releases that are kept for it."""
+    named: set[str] = set()
+    monkeypatch.setattr(observed_log, "LoggedReleases", lambda *_: SimpleNamespace(name=named.update))
+    monkeypatch.setattr(observed_log, "LogWriter", lambda *_, **__: Refusing())
+    block = MetricBlock.create(observer_layout(["fraud", "refused"]))
+    options = ServeOptions(files=("x",))
+    return ObservedLog(tmp_path, options, None, PredictionCounts(block)), block, named  # type: ignore[arg-type]
+
+
+def test_log_that_is_refused_takes_a_share_of_the_room(
+    refusing: tuple[ObservedLog, MetricBlock, set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other pipeline's lines are written, its releases are kept, and files are seen to, as if nothing was."""
+    monkeypatch.setattr(observed_log, "PENDING_MAX", 100)
+    watch, block, named = refusing
+    for second in range(30):
+        watch.take(frame_of("refused", 10))
+        watch.take(frame_of("fraud", 10))
+        with pytest.raises(OSError, match="no room"):
+            watch.write()
+        watch.tell(Observed(at_s=float(second)))
+    lost = block.cells[block.find("tailrace_predictions_lost_total", "unwritten").offset]
+    logged = block.cells[block.find("tailrace_predictions_logged_total", "fraud").offset]
+    assert (logged, lost, named) == (300, 200, {"of fraud"})
+    assert [each.pipeline for each in watch._pending] == ["refused"] * 10
+    assert watch._log.looked == 30  # type: ignore[attr-defined]
+
+
+def test_what_waits_for_the_disk_is_bounded_in_bytes(
+    refusing: tuple[ObservedLog, MetricBlock, set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests may be long: a few thousand of them would take all memory that there is."""
+    monkeypatch.setattr(observed_log, "PENDING_BYTES_MAX", 1_000)
+    watch, block, _ = refusing
+    for _ in range(5):
+        watch.take(frame_of("refused", 1, size_bytes=300))
+    assert len(watch._pending) == 3
+    assert block.cells[block.find("tailrace_predictions_lost_total", "unwritten").offset] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import msgspec
@@ -108,6 +108,13 @@ class Predictions:
         """The request of each row, int64 (rows,)."""
         return np.arange(self.rows, dtype=np.int64) if self.row_request is None else self.row_request
 
+    @property
+    def size_bytes(self) -> int:
+        """How much memory they take, about: what was sent, and the columns of it."""
+        columns = [*self.features.values(), *self.provenance.values(), *self.event_ns.values(), self.scores]
+        texts = [*self.requests, *(self.answers or ()), *chain.from_iterable(map(_texts_of, columns))]
+        return sum(map(len, texts)) + sum(column.nbytes for column in columns)
+
     def where(self, chosen: NDArray[np.bool_]) -> Predictions:
         """Return some of the requests, with their rows. chosen: bool (requests,). `calls` are left out."""
         rows, numbers = chosen[self.places], np.cumsum(chosen) - 1
@@ -134,3 +141,8 @@ class Predictions:
 
 _TEXTS = ("requests", "request_ids", "traces", "clients", "errors", "coalesced", "answers")
 _TIMES = ("answered_ns", "waits_ns", "whole_ns", "layers_ns")
+
+
+def _texts_of(column: NDArray[Any]) -> list[str]:
+    """Return the texts of a column; none of one of numbers."""
+    return [value for value in column.tolist() if isinstance(value, str)] if column.dtype.kind == "O" else []

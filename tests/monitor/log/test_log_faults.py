@@ -99,6 +99,24 @@ def test_draft_that_a_full_disk_keeps_from_becoming_whole_does_so_later(disk: Pa
     assert ids(disk) == numbered(0, 201)
 
 
+def test_log_of_one_pipeline_that_is_refused_holds_up_no_other(tmp_path: Path, now: Now) -> None:
+    """Neither lines nor the end of an hour; what was refused is there in its order, once it is taken."""
+    writer = writer_of(tmp_path, now)
+    (tmp_path / "fraud").touch()
+    pending = deque([predictions(0, 2), predictions(2, 2, pipeline="other"), predictions(4, 2)])
+    with pytest.raises(OSError, match="fraud"):
+        writer.write(pending)
+    assert [each.request_ids for each in pending] == [["r0", "r1"], ["r4", "r5"]]
+    assert (ids(tmp_path / "other", ".arrows"), writer.logged) == (["r2", "r3"], {"other": 2})
+    now.s += 3_600
+    writer.look()
+    assert suffixes(tmp_path) == [".parquet"]
+    (tmp_path / "fraud").unlink()
+    writer.write(pending)
+    assert (len(pending), ids(tmp_path / "fraud", ".arrows")) == (0, ["r0", "r1", "r4", "r5"])
+    writer.close()
+
+
 def test_many_drafts_that_were_left_hold_up_no_lines(tmp_path: Path, now: Now) -> None:
     """One becomes whole a second, until none is left; one killed between two steps of it has each line once."""
     for first in (0, 10, 20):

@@ -53,21 +53,34 @@ class LogWriter:
     def write(self, pending: deque[Predictions]) -> None:
         """Append predictions, and take each away that is written; `logged` says how many requests that were.
 
-        What cannot be made lines of is taken away too: it would keep all others from the disk for ever.
+        What the disk does not take stays, in its order; the log of one pipeline keeps no other's waiting. What cannot
+        be made lines of is taken away too: it would keep all others from the disk for ever.
         """
-        while pending:
-            found = pending[0]
-            try:
-                lines = log_table(found)
-            except Exception as error:  # of values that Arrow has no one type for, say
-                self.unfit += len(found.requests)
-                self.fault = f"{found.pipeline}: {error}"
-            else:
-                self._of(found.pipeline).write([lines])
-                self.logged[found.pipeline] += len(found.requests)
-            pending.popleft()
-        for files in self._files.values():
-            files.flush()
+        refused: dict[str, Exception] = {}
+        for _ in range(len(pending)):
+            found = pending.popleft()
+            if found.pipeline not in refused and (fault := self._write(found)) is not None:
+                refused[found.pipeline] = fault
+            if found.pipeline in refused:
+                pending.append(found)
+        _do_all(files.flush for files in self._files.values())
+        for fault in refused.values():
+            raise fault
+
+    def _write(self, found: Predictions) -> Exception | None:
+        """Append predictions of one pipeline; return why they are not written."""
+        try:
+            lines = log_table(found)
+        except Exception as error:  # of values that Arrow has no one type for, say
+            self.unfit += len(found.requests)
+            self.fault = f"{found.pipeline}: {error}"
+            return None
+        try:
+            self._of(found.pipeline).write([lines])
+        except Exception as error:
+            return error
+        self.logged[found.pipeline] += len(found.requests)
+        return None
 
     def take_unfit(self) -> tuple[int, str]:
         """Return how many requests no lines could be made of since this was last asked, and why."""
@@ -76,13 +89,13 @@ class LogWriter:
 
     def look(self) -> None:
         """Seal what is due, and now and then what others have left; remove what is too old. Often."""
-        for files in self._files.values():
-            files.seal_if_due()
+        steps: list[Callable[[], object]] = [files.seal_if_due for files in self._files.values()]
         if self._elapsed_s() >= self._looked_s + LOOK_S:
             self._looked_s = self._elapsed_s()
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             folders = [each for each in sorted(self._root.iterdir()) if each.is_dir()]
-            _do_all([self._sweep, *(partial(self._recover, folder.name) for folder in folders)])
+            steps += [self._sweep, *(partial(self._recover, folder.name) for folder in folders)]
+        _do_all(steps)
 
     def _recover(self, pipeline: str) -> None:
         """Seal what others have left, one draft a second: that of a full disk may be many, and lines wait meanwhile."""

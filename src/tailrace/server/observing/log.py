@@ -1,9 +1,12 @@
-"""The prediction log in the observer: predictions wait for the disk, so many of them at most."""
+"""The prediction log in the observer: predictions wait for the disk, so many of them at most.
+
+A pipeline whose log is not taken has its share of the room: of two one has half, so that the other's lines are written.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +24,8 @@ from tailrace.server.options import ServeOptions
 
 PENDING_MAX: Final = 200_000
 """Rows that wait for a slow disk; requests that come then are lost, and counted."""
+PENDING_BYTES_MAX: Final = 256 << 20
+"""Of those rows, about: requests may be long."""
 LOG_S: Final = 60.0
 HANGS_S: Final = 3.0
 """How long a disk may take for a second's lines before that is told."""
@@ -34,7 +39,8 @@ class ObservedLog:
         self._log = LogWriter(folder, age_s_max=options.log_retention_s, bytes_max=options.log_bytes_max)
         self._counts = counts
         self._pending: deque[Predictions] = deque()
-        self._rows = 0
+        self._rows: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._logger = structlog.get_logger()
         self._warned_s: dict[str, float] = {}
         self._began_s: float | None = None
@@ -46,13 +52,16 @@ class ObservedLog:
             return
         if (began_s := self._began_s) is not None and time.monotonic() > began_s + HANGS_S:
             self._warn("predictions wait for the disk", "it takes nothing, and refuses nothing")
-        predictions, rows = found, _rows(found)
-        if self._rows + rows > PENDING_MAX:
-            self._counts.lose("unwritten", len(predictions.requests))
+        rows, size = _rows(found), found.size_bytes
+        name, waiting = found.pipeline, len(self._rows.keys() | {found.pipeline})
+        has_room = self._rows[name] + rows <= PENDING_MAX // waiting
+        if not has_room or self._bytes[name] + size > PENDING_BYTES_MAX // waiting:
+            self._counts.lose("unwritten", len(found.requests))
             self._warn("predictions are not logged", "the disk does not keep up")
             return
-        self._pending.append(predictions)
-        self._rows += rows
+        self._pending.append(found)
+        self._rows[name] += rows
+        self._bytes[name] += size
 
     def write(self) -> None:
         """Write what waits; what the disk does not take waits for the next time. Raises OSError."""
@@ -63,30 +72,38 @@ class ObservedLog:
             self._began_s = None
 
     def _write(self) -> None:
-        """Write what waits, and see to the files that there are."""
-        waiting = self._pending.copy()
+        """Write what waits, and see to the files that there are, also to those of a pipeline beside one that waits."""
+        waiting, fault = self._pending.copy(), None
         found = len(waiting)
         try:
             self._log.write(waiting)
-        except OSError as error:
-            self._warn("predictions wait for the disk", str(error))
-            raise
-        finally:
-            written = {self._pending.popleft().release for _ in range(found - len(waiting))}
+        except Exception as error:
+            fault = error
+        left = set(map(id, waiting))
+        taken = [self._pending.popleft() for _ in range(found)]
+        self._pending.extendleft(reversed(waiting))
         try:
-            self._releases.name(written)
+            self._releases.name({each.release for each in taken if id(each) not in left})
         except (OSError, SetupError) as error:
             self._warn("releases of the log are not kept", str(error))
         try:
             self._log.look()
         except OSError as error:  # what was written is written
             self._warn("the log's files wait for the disk", str(error))
+        if isinstance(fault, OSError):
+            self._warn("predictions wait for the disk", str(fault))
+        if fault is not None:
+            raise fault
 
     def tell(self, observed: Observed) -> None:
         """Count what was written; not while it is being written."""
         if self._began_s is not None:
             return
-        self._rows = sum(map(_rows, self._pending.copy()))
+        self._rows.clear()
+        self._bytes.clear()
+        for found in self._pending.copy():
+            self._rows[found.pipeline] += _rows(found)
+            self._bytes[found.pipeline] += found.size_bytes
         self._counts.set_logged(self._log.logged.copy())
         unfit, fault = self._log.take_unfit()
         if unfit:
@@ -102,7 +119,7 @@ class ObservedLog:
         now_s = time.monotonic()
         if now_s >= self._warned_s.get(event, -LOG_S) + LOG_S:
             self._warned_s[event] = now_s
-            self._logger.warning(event, cause=cause, rows=self._rows)
+            self._logger.warning(event, cause=cause, rows=self._rows.total())
 
 
 def _rows(predictions: Predictions) -> int:
