@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog import get_logger
+from structlog.testing import capture_logs
 
 pytest.importorskip("pyarrow")
 from tailrace.monitor.layout import observer_layout
@@ -56,11 +58,54 @@ def test_disk_that_hangs_silences_no_watch(monkeypatch: pytest.MonkeyPatch) -> N
             watch.goes_on.set()
         return True
 
-    observer = Observer(SimpleNamespace(say_observed=say))  # type: ignore[arg-type]
+    observer = Observer(SimpleNamespace(say_observed=say, log=get_logger()))  # type: ignore[arg-type]
     observer._rings, observer._watches = [], (watch,)
     asyncio.run(asyncio.wait_for(observer._write(), 10))
     assert len(said) == watch.told >= 4
     assert [each.at_s for each in said] == sorted(each.at_s for each in said)
+
+
+class Failing(Hanging):
+    """A watch that cannot do anything."""
+
+    def take(self, predictions: Any) -> None:
+        """Fail."""
+        raise KeyError("amount")
+
+    def tell(self, observed: Observed) -> None:
+        """Fail, too."""
+        raise ZeroDivisionError
+
+
+class Taking(Hanging):
+    """A watch that notes what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Any] = []
+
+    def take(self, predictions: Any) -> None:
+        """Note them."""
+        self.heard.append(predictions)
+
+
+def test_watch_that_fails_costs_no_other() -> None:
+    """What it cannot hear or tell of is logged once a minute; the one behind it hears of all, and all is said."""
+    said: list[Observed] = []
+    with capture_logs() as logged:
+        observer = Observer(SimpleNamespace(say_observed=lambda each: not said.append(each), log=get_logger()))  # type: ignore[arg-type,func-returns-value]
+        observer._frames = SimpleNamespace(read=len)  # type: ignore[assignment]
+        behind = Taking()
+        observer._watches = (Failing(), behind)
+        for data in (b"", b"1"):
+            observer._take(data)
+            observer._say_observed()
+    assert (behind.heard, behind.told, len(said)) == ([0, 1], 2, 2)
+    events = [(each["event"], each["error"]) for each in logged]
+    assert events == [
+        ("Failing cannot hear of predictions", "KeyError('amount')"),
+        ("Failing cannot tell of predictions", "ZeroDivisionError()"),
+    ]
 
 
 def test_log_counts_nothing_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -25,13 +24,12 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.errors import SetupError
+from tailrace.monitor.seldom import Seldom
 
 WAITING_MAX: Final = 64
 """Parts of the sample that wait to be written; what comes then is lost."""
 FILE_BYTES_MAX: Final = 1 << 30
 """Of one file; then the sample ends."""
-LOG_S: Final = 60.0
-"""Between two lines in the log that tell of what is lost."""
 CLOSE_S: Final = 1.0
 """How long a stopping worker waits for what is still to be written."""
 
@@ -71,12 +69,11 @@ class SampleWriter:
 
     def __init__(self, path: Path, log: Any, *, refuse: bool = True, file_bytes_max: int = FILE_BYTES_MAX) -> None:
         self._path = path
-        self._log = log.bind(samples=str(path))
+        self._seldom = Seldom(log.bind(samples=str(path)))
         self._bytes_max = file_bytes_max
         self._queue: SimpleQueue[Callable[[], Iterable[bytes]] | None] = SimpleQueue()
         self._descriptor = -1
         self._is_torn = self._is_full = False
-        self._logged_s = -LOG_S
         self.lost = 0
         """Parts of the sample that were not written."""
         try:
@@ -141,10 +138,7 @@ class SampleWriter:
             raise OSError(f"{written} of {len(data)} bytes were written")
 
     def _tell(self, event: str, **facts: Any) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._logged_s + LOG_S:
-            self._logged_s = now_s
-            self._log.warning(event, lost=self.lost, **facts)
+        self._seldom.warn(event, lost=self.lost, **facts)
 
 
 def sample_files(path: Path) -> list[Path]:

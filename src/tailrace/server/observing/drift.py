@@ -18,6 +18,7 @@ from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.metrics import DRIFT_KINDS
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.seldom import Seldom
 from tailrace.monitor.shared import MetricBlock
 from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
@@ -48,7 +49,7 @@ class ObservedDrift:
         self._shown: dict[str, ShownDrift] = {}
         self._paused_s: dict[str, float] = {}
         self._logged_s: dict[str, float] = {}
-        self._failed_s = -LOG_S
+        self._seldom = Seldom(self._log, LOG_S)
         self._keeping = Lock()
 
     def take(self, predictions: Predictions) -> None:
@@ -76,9 +77,7 @@ class ObservedDrift:
             _replace(self._folder / KEPT_FILE, msgspec.msgpack.encode(pack_all(copied)))
         except OSError as error:  # the log is not to wait for it
             self._has_found = True
-            if (now_s := time.monotonic()) >= self._failed_s + LOG_S:
-                self._failed_s = now_s
-                self._log.warning("what drift has found is not written", cause=str(error))
+            self._seldom.warn("what drift has found is not written", cause=str(error))
 
     def tell(self, observed: Observed) -> None:
         """Show the last window of each pipeline."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import structlog
-
 from tailrace.monitor.exemplars import Exemplars
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
@@ -19,17 +17,11 @@ class ObservedExemplars:
     def __init__(self, task: CompanionAssignment) -> None:
         self.kept = Exemplars({each.name: each.budget.total_ns for each in load_all(task.pin)})
         self._listens = task.options.traces is None
-        self._is_broken = False
 
     def take(self, predictions: Predictions) -> None:
-        """Hear of predictions. A fault ends the watch and is logged: what else is observed goes on without it."""
-        if self._is_broken or not self._listens:
-            return
-        try:
+        """Hear of predictions."""
+        if self._listens:
             self.kept.take(predictions)
-        except Exception as error:
-            self._is_broken = True
-            structlog.get_logger().error("there are no exemplars", error=repr(error), exc_info=error)
 
     def write(self) -> None:
         """Write nothing: a successor begins anew."""

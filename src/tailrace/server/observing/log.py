@@ -18,6 +18,7 @@ from tailrace.monitor.log.writer import LogWriter
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.seldom import Seldom
 from tailrace.release.pinned import Pin
 from tailrace.server.observing.logged_releases import LoggedReleases
 from tailrace.server.options import ServeOptions
@@ -26,7 +27,6 @@ PENDING_MAX: Final = 200_000
 """Rows that wait for a slow disk; requests that come then are lost, and counted."""
 PENDING_BYTES_MAX: Final = 256 << 20
 """Of those rows, about: requests may be long."""
-LOG_S: Final = 60.0
 HANGS_S: Final = 3.0
 """How long a disk may take for a second's lines before that is told."""
 
@@ -41,8 +41,7 @@ class ObservedLog:
         self._pending: deque[Predictions] = deque()
         self._rows: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
-        self._logger = structlog.get_logger()
-        self._warned_s: dict[str, float] = {}
+        self._seldom = Seldom(structlog.get_logger())
         self._began_s: float | None = None
         """When a write began that is not over."""
 
@@ -116,10 +115,7 @@ class ObservedLog:
 
     def _warn(self, event: str, cause: str) -> None:
         """Log a fault, each at most once a minute."""
-        now_s = time.monotonic()
-        if now_s >= self._warned_s.get(event, -LOG_S) + LOG_S:
-            self._warned_s[event] = now_s
-            self._logger.warning(event, cause=cause, rows=self._rows.total())
+        self._seldom.warn(event, cause=cause, rows=self._rows.total())
 
 
 def _rows(predictions: Predictions) -> int:

@@ -25,6 +25,7 @@ from tailrace.monitor.layout import observer_layout
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.ring import RingReader
+from tailrace.monitor.seldom import Seldom
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion
 from tailrace.server.declared import load_all
@@ -38,7 +39,6 @@ WRITE_S: Final = 1.0
 """How long what was read waits to be written: what is lost at most, where the machine fails."""
 FRAMES_A_TURN: Final = 8
 """Frames of a ring that are read before the loop sees to other things."""
-LOG_S: Final = 60.0
 CLOSE_S: Final = 5.0
 
 
@@ -49,7 +49,7 @@ class Observer:
         self._process = process
         self._watches: tuple[Watch, ...] = ()
         self._ending = asyncio.Event()
-        self._logged_s = -LOG_S
+        self._seldom = Seldom(process.log)
 
     async def run(self) -> int:
         """Observe; return the exit code."""
@@ -108,10 +108,13 @@ class Observer:
             found = self._frames.read(data)
         except Exception as error:  # a successor would come to the same frame, and die of it again
             self._counts.lose("unreadable", 1)
-            self._tell("a frame of a worker cannot be read", cause=str(error))
+            self._seldom.warn("a frame of a worker cannot be read", cause=str(error))
             return
         for watch in self._watches:
-            watch.take(found)
+            try:
+                watch.take(found)
+            except Exception as error:  # of ours: a successor would come to the same frame, and die of it again
+                self._fail(watch, "hear of", error)
 
     async def _write_often(self) -> None:
         """Write what was read, again and again, until the end."""
@@ -135,9 +138,12 @@ class Observer:
         """Say what there is to show."""
         observed = Observed(at_s=time.time())
         for watch in self._watches:
-            watch.tell(observed)
+            try:
+                watch.tell(observed)
+            except Exception as error:
+                self._fail(watch, "tell of", error)
         if not self._process.say_observed(observed):
-            self._tell("what is observed is too much to be shown")
+            self._seldom.warn("what is observed is too much to be shown")
 
     def _write_all(self) -> bool:
         """Have each watch write; on a thread. Return whether all have."""
@@ -165,12 +171,10 @@ class Observer:
         except TimeoutError:
             self._process.log.error("predictions are not logged", cause="the disk takes nothing")
 
-    def _tell(self, event: str, **facts: object) -> None:
-        """Log a fault, at most once a minute."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._logged_s + LOG_S:
-            self._logged_s = now_s
-            self._process.log.warning(event, **facts)
+    def _fail(self, watch: Watch, what: str, error: Exception) -> None:
+        """Log what a watch could not do; the others go on."""
+        name = type(watch).__name__
+        self._seldom.warn(f"{name} cannot {what} predictions", error=repr(error), exc_info=error)
 
 
 async def _work(process: CompanionProcess) -> int:

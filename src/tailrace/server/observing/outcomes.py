@@ -15,6 +15,7 @@ from tailrace.deadline import NS_PER_S
 from tailrace.monitor.drift.outcomes import THRESHOLDS_MAX, LiveOutcomes
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.seldom import Seldom
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import Bands
 from tailrace.release.pinned import Pin
@@ -44,8 +45,7 @@ class ObservedOutcomes:
         self._next_s = 0.0
         self._joined_s = -AGAIN_S
         self._known: object = None
-        self._log = structlog.get_logger()
-        self._logged_s = -LOG_S
+        self._seldom = Seldom(structlog.get_logger(), LOG_S)
 
     def take(self, predictions: Predictions) -> None:
         """Nothing: the log has them."""
@@ -84,7 +84,7 @@ class ObservedOutcomes:
             if not self._join(began_s):
                 pause_s = LOOK_S
         except Exception as error:  # of a disk, or of a file of somebody else's
-            self._tell("outcomes are not known", cause=repr(error))
+            self._seldom.warn("outcomes are not known", cause=repr(error))
         now_s = time.monotonic()
         self._next_s = now_s + max(pause_s, (now_s - began_s) / SHARE_MAX)
 
@@ -103,19 +103,12 @@ class ObservedOutcomes:
                 continue
             labels, unread = read_labels(files[pipeline.name])
             if unread:
-                self._tell("labels cannot be read", files=[str(path) for path in unread[:5]], count=len(unread))
+                self._seldom.warn("labels cannot be read", files=[str(path) for path in unread[:5]], count=len(unread))
             found[pipeline.name] = join_outcomes(
                 self._folder, pipeline.name, labels, thresholds_of(pipeline), since_ns=since_ns, until_ns=until_ns
             )
         self._found, self._known, self._joined_s = found, files, time.monotonic()
         return True
-
-    def _tell(self, event: str, **facts: object) -> None:
-        """Log a fault, every five minutes at most."""
-        now_s = time.monotonic()
-        if now_s >= self._logged_s + LOG_S:
-            self._logged_s = now_s
-            self._log.warning(event, **facts)
 
 
 def thresholds_of(pipeline: Pipeline) -> tuple[float, ...]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import structlog
-
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.slowest import Slowest
@@ -16,17 +14,10 @@ class ObservedSlow:
 
     def __init__(self) -> None:
         self._slowest = Slowest()
-        self._is_broken = False
 
     def take(self, predictions: Predictions) -> None:
-        """Hear of predictions. A fault ends the watch and is logged: what else is observed goes on without it."""
-        if self._is_broken:
-            return
-        try:
-            self._slowest.take(predictions, time.monotonic())
-        except Exception as error:
-            self._is_broken = True
-            structlog.get_logger().error("slow requests are not watched", error=repr(error), exc_info=error)
+        """Hear of predictions."""
+        self._slowest.take(predictions, time.monotonic())
 
     def write(self) -> None:
         """Write nothing: a successor begins anew."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -14,6 +13,7 @@ import structlog
 from tailrace.monitor.exemplars import Exemplars
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
+from tailrace.monitor.seldom import Seldom
 from tailrace.monitor.shared import MetricBlock
 from tailrace.monitor.tracing.endpoint import TraceEndpoint
 from tailrace.monitor.tracing.exporter import CallSpans, SpanExporter
@@ -25,7 +25,6 @@ from tailrace.server.declared import load_all
 
 CLOSE_S: Final = 2.0
 """How long a stopping server sends spans still."""
-LOG_S: Final = 60.0
 RESOURCES_MAX: Final = 256
 """Releases and workers that are told apart at once."""
 
@@ -43,8 +42,7 @@ class ObservedTraces:
         self._exemplars = exemplars
         self._resources = Resources()
         self._exporter = SpanExporter(self._endpoint)
-        self._log = structlog.get_logger()
-        self._logged_s = -LOG_S
+        self._seldom = Seldom(structlog.get_logger())
         self._lost = 0
 
     def take(self, predictions: Predictions) -> None:
@@ -63,7 +61,7 @@ class ObservedTraces:
                     self._exemplars.note(predictions.pipeline, own.trace_id.hex(), whole_ns, own.end_ns)
                     self._exporter.put(CallSpans(resource, spans))
         except Exception as error:  # of ours: the watches beside this one are to go on
-            self._warn("spans are not made", repr(error))
+            self._seldom.warn("spans are not made", cause=repr(error))
 
     def write(self) -> None:
         """Nothing: a thread of its own sends what there is."""
@@ -76,21 +74,12 @@ class ObservedTraces:
         to = f"{self._endpoint.host}:{self._endpoint.port}"
         observed.traces = TraceState(to=to, spans=spans, waiting=self._exporter.waiting, fault=fault)
         lost = spans["rejected"] + spans["failed"] + spans["dropped"]
-        if lost > self._lost and self._warn("spans are lost", fault, spans=lost - self._lost, to=to):
+        if lost > self._lost and self._seldom.warn("spans are lost", cause=fault, spans=lost - self._lost, to=to):
             self._lost = lost
 
     def close(self) -> None:
         """Send what is left."""
         self._exporter.close(CLOSE_S)
-
-    def _warn(self, event: str, cause: str, **facts: Any) -> bool:
-        """Log a fault, at most once a minute; return whether it was logged."""
-        now_s = time.monotonic()
-        if now_s < self._logged_s + LOG_S:
-            return False
-        self._logged_s = now_s
-        self._log.warning(event, cause=cause, **facts)
-        return True
 
 
 class Resources:

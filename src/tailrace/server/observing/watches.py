@@ -17,7 +17,7 @@ from tailrace.server.observing.slow import ObservedSlow
 
 
 class Watch(Protocol):
-    """Is told of all predictions, and tells what it makes of them once a second. It sees to its own faults.
+    """Is told of all predictions, and tells what it makes of them once a second. Its faults cost no other.
 
     `write` and `close` run on a thread, beside `take`; all others on the observer's loop, and hold it up for no time.
     """
