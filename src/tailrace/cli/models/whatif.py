@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tailrace.cli.dataset_options import Since, Until
+from tailrace.cli.durations import time_ns_of
 from tailrace.cli.models import whatif_options as given
 from tailrace.cli.models.options import TrustedKeys, carried
 from tailrace.cli.printing import AsJson
@@ -33,6 +35,8 @@ def whatif(  # noqa: PLR0917 - one parameter an option
     outcomes: given.Outcomes = None,
     label: given.Label = None,
     request_id: given.RequestId = None,
+    since: Since = None,
+    until: Until = None,
     limit: given.Limit = None,
     plot: given.Plot = None,
     as_json: AsJson = False,
@@ -55,9 +59,11 @@ def whatif(  # noqa: PLR0917 - one parameter an option
 
     _check_plot(plot)
     choice = RegistryChoice(registry, tuple(map(str, trusted_key or ())))
+    _check_times(requests, {"--since": since, "--until": until})
     asking = Asking(
-        requests=requests, store=store, amount=amount, outcomes=outcomes, label=label, id_field=request_id, limit=limit
-    )
+        requests=requests, store=store, amount=amount, outcomes=outcomes, label=label, id_field=request_id, limit=limit,
+        since_ns=time_ns_of(since, "--since"), until_ns=time_ns_of(until, "--until"),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="tailrace-whatif-") as folder:
         with carried("fetching") as on_fetch:
             sides = find_sides(one, other, Place(pipeline, model, choice, Path(folder), on_fetch))
@@ -69,6 +75,14 @@ def whatif(  # noqa: PLR0917 - one parameter an option
     else:
         print_report(found, drawn)
     raise typer.Exit(0 if found.rows else 1)
+
+
+def _check_times(requests: Path, times: dict[str, str | None]) -> None:
+    """Raise SetupError for times of what has none."""
+    from tailrace.errors import SetupError
+
+    if not requests.is_dir() and (given := [name for name, value in times.items() if value]):
+        raise SetupError(f"{given[0]} is about a log", where="the command line", next="give a log: --requests DIR")
 
 
 def _check_plot(plot: Path | None) -> None:

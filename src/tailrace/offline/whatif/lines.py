@@ -58,7 +58,7 @@ class RequestLines:
     """Reads the requests of a file, JSON lines or Parquet, of a server's sample files, or of its prediction log.
 
     pipelines: of both sides. rows: counts those of a request. features: what a sample must have recorded. label: the
-    name in a line that has its outcome.
+    name in a line that has its outcome. since_ns, until_ns: of answers, since the epoch; of a log alone.
     bytes_done, bytes_total: how far it is; of Parquet and of a log, rows. unread: lines that are no request; others:
     samples of other pipelines, or of other features. Raises SourceError where there is no such file, or one cannot be
     read, and SetupError for a log of neither pipeline.
@@ -71,9 +71,11 @@ class RequestLines:
         rows: RowCount,
         features: frozenset[str],
         label: str | None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
     ) -> None:
         types = list(dict.fromkeys(pipeline.request for pipeline in pipelines))
-        self._log = LoggedLines(path, pipelines) if path.is_dir() else None
+        self._log = LoggedLines(path, pipelines, since_ns, until_ns) if path.is_dir() else None
         self.files = [] if self._log else _files(path)
         self._table = ParquetRequests(path, types) if self.files and _is_parquet(self.files[0]) else None
         self.bytes_done, self.bytes_total = 0, sum(each.stat().st_size for each in self.files)
@@ -88,6 +90,11 @@ class RequestLines:
         self._sample = msgspec.json.Decoder(StoredSample).decode
         self._labelled = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self.are_samples = self._log is not None or (self._table is None and self._begins_with_sample())
+
+    @property
+    def weighs(self) -> bool:
+        """Whether some requests stand for more than others, which is so of a log of which a share is kept."""
+        return self._log is not None and self._log.weighs
 
     def _begins_with_sample(self) -> bool:
         """Return whether the first line that is JSON is a sample."""

@@ -13,9 +13,14 @@ from tailrace.pipeline import Pipeline
 
 
 class LoggedLines:
-    """The requests of a log of one of two pipelines. rows: its lines. Raises SetupError where neither has any."""
+    """The requests of a log of one of two pipelines. rows: its lines. Raises SetupError where neither has any.
 
-    def __init__(self, root: Path, pipelines: tuple[Pipeline, Pipeline]) -> None:
+    since_ns, until_ns: of answers, since the epoch.
+    """
+
+    def __init__(
+        self, root: Path, pipelines: tuple[Pipeline, Pipeline], since_ns: int | None, until_ns: int | None
+    ) -> None:
         try:
             from tailrace.monitor.log.listing import log_pipelines
             from tailrace.monitor.log.reader import LogReader
@@ -26,9 +31,18 @@ class LoggedLines:
         if not logged:
             raise SetupError(f"there is no log of pipeline {pipelines[0].name!r}", where=str(root),
                              next="give what `serve --log` was given, or a file of requests")  # fmt: skip
-        self._reader = LogReader(root, logged[0].name)
+        self._reader = LogReader(root, logged[0].name, since_ns=since_ns, until_ns=until_ns)
         self._expands = wire(logged[0]).expanded is not None
         self.rows = sum(span.rows for lines in self._reader.files for span in lines.spans)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether some lines stand for more requests than others: a share is kept, and all that went badly."""
+        import pyarrow.compute as pc
+
+        shares = (batch.column(0) for batch in self._reader.batches(["share"]) if batch.num_columns)
+        ends = (pc.min_max(each).as_py() for each in shares)
+        return len({each[end] for each in ends for end in ("min", "max")} - {None}) > 1
 
     def lines(self) -> Iterator[tuple[int, str, bytes]]:
         """Give each request that has a score as a line of a sample, with how many there were and what it is called."""

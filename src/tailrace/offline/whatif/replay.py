@@ -47,6 +47,9 @@ from tailrace.request.rows import ARRAY_MAX
 
 BUDGET: Final = "60s"
 """Of a page: nobody waits for a replay, and a score that came too late in serving is not what is asked about."""
+WEIGHS: Final = (
+    "the log has a share of the requests, and all that went badly; each counts once here, so that these weigh more"
+)
 _ID: Final = "id"
 _CLOCK: Final = MonotonicClock()
 
@@ -60,7 +63,7 @@ class Asking:
 
     store: in place of the declared. amount: the field that is money, see `amount_field`. outcomes: a file of them by
     id; label: its column, or the name in each line. id_field: that tells requests apart; None for that of a stream that
-    they are events of, or a field `id`. limit: requests at most.
+    they are events of, or a field `id`. limit: requests at most. since_ns, until_ns: of answers, of a log alone.
     """
 
     requests: Path
@@ -70,6 +73,8 @@ class Asking:
     label: str | None = None
     id_field: str | None = None
     limit: int | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
 
 
 def what_if(sides: tuple[Side, Side], asking: Asking, on_page: OnPage = lambda done, read, whole: None) -> WhatIf:
@@ -88,7 +93,7 @@ async def _replay(sides: tuple[Side, Side], asking: Asking, on_page: OnPage) -> 
     rows = request_step(pipelines[0], wirings[0], ARRAY_MAX).rows
     lines = RequestLines(
         asking.requests, pipelines, rows, recorded[0].needed | recorded[1].needed,
-        asking.label if asking.outcomes is None else None,
+        asking.label if asking.outcomes is None else None, asking.since_ns, asking.until_ns,
     )  # fmt: skip
     id_field = _id_field(pipelines, asking)
     with ExitStack() as held:
@@ -102,6 +107,8 @@ async def _replay(sides: tuple[Side, Side], asking: Asking, on_page: OnPage) -> 
             held.callback(plans[-1].inference.close)
         report = _report(sides, wirings, plans, asking)
         report.features = _told_features(stores, are_samples=lines.are_samples)
+        if lines.weighs:
+            report.warnings.append(WEIGHS)
         for plan, reads in zip(plans, needs, strict=True):
             if reads:
                 await _check(plan, report)
