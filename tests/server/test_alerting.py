@@ -25,7 +25,7 @@ from tailrace.errors import SetupError
 from tailrace.monitor.alerts.rules import RULES
 from tailrace.monitor.merged import MergedMetrics
 from tailrace.monitor.merging import merge_blocks
-from tailrace.server.alerting import Alerting, sinks_of
+from tailrace.server.alerting import UNTOLD_S, Alerting, sinks_of
 from tailrace.server.control import PipelineReady, Ready, SupervisorChannel
 from tailrace.server.options import ServeOptions
 from tailrace.server.runbooks import runbooks_url
@@ -76,6 +76,23 @@ def test_alert_is_logged_told_and_counted() -> None:
         alerting.look()
     assert [call.args[0] for call in log.calls] == ["alert firing", "alert resolved"]
     assert ("tailrace_alert_firing", ("fraud", "breaker", "page")) not in alerting.values()
+
+
+def test_sink_that_cannot_be_told_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts that were given up are in the log, and not in a counter alone: every five minutes at most."""
+    log, sink, now_s = CapturingLogger(), KeptSink(), 1_000.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    alerting = Alerting(lambda: merge_blocks([Counted().block], at_ns=NS_PER_S), dict, [sink], log)
+    alerting.look()
+    assert not log.calls
+    sink.outcomes["failed"] += 2
+    for _ in range(3):
+        alerting.look()
+        sink.outcomes["dropped"] += 1
+    now_s += UNTOLD_S
+    alerting.look()
+    told = [(call.method_name, call.args, call.kwargs) for call in log.calls]
+    assert told == [("warning", ("alerts are not told",), {"sink": "webhook", "count": count}) for count in (2, 3)]
 
 
 def test_look_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from tailrace.monitor.merged import Key, MergedMetrics
 from tailrace.server.options import ServeOptions
 
 LOOK_S: Final = 1.0
+UNTOLD_S: Final = 300.0
+"""How often it is logged that somebody could not be told."""
 
 
 class Alerting:
@@ -36,6 +39,7 @@ class Alerting:
         self._sinks = sinks
         self._log = log
         self._watch = AlertWatch()
+        self._untold: dict[str, tuple[int, float]] = {}
 
     def send_to(self, runbooks: str) -> None:
         """Have alerts name the runbooks there: a URL."""
@@ -67,6 +71,17 @@ class Alerting:
             )  # fmt: skip
             for sink in self._sinks:
                 sink.put(alert)
+        self._tell_of_failures()
+
+    def _tell_of_failures(self) -> None:
+        """Log that a sink could not be told of alerts: who waits for its messages would take silence for health."""
+        now_s = time.monotonic()
+        for sink in self._sinks:
+            count = sink.outcomes["failed"] + sink.outcomes["dropped"]
+            before, told_s = self._untold.get(sink.name, (0, -UNTOLD_S))
+            if count > before and now_s >= told_s + UNTOLD_S:
+                self._untold[sink.name] = count, now_s
+                self._log.warning("alerts are not told", sink=sink.name, count=count - before)
 
     async def keep(self) -> None:
         """Look once a second until cancelled. A look that fails is logged once, and the next one is made."""
