@@ -67,6 +67,26 @@ PANELS: Final = (
         (f"sum by (pipeline) (tailrace_store_breaker_open{{{_P}}})", "store {{pipeline}}"),
         (f"sum by (pipeline, model) (tailrace_remote_breaker_open{{{_P}}})", "{{model}}"),
     )),
+    Panel("Series with an alarm of drift", "short", (
+        (f"sum by (pipeline, kind) (tailrace_drift_alarms{{{_P}}})", "{{pipeline}} {{kind}}"),
+    )),
+    Panel("How far the worst series drift; above 1 it matters", "short", (
+        (f"max by (pipeline, series) (tailrace_drift_severity{{{_P}}})", "{{pipeline}} {{series}}"),
+    )),
+    Panel("Precision and recall of each decision, by labels that came", "percentunit", (
+        (f"max by (pipeline, decision) (tailrace_outcome_precision{{{_P}}})", "precision {{pipeline}} {{decision}}"),
+        (f"max by (pipeline, decision) (tailrace_outcome_recall{{{_P}}})", "recall {{pipeline}} {{decision}}"),
+    )),
+    Panel("Age of the rows served, the median", "s", (
+        (f"max by (pipeline, view) (tailrace_feature_age_seconds{{{_P}}})", "{{pipeline}} {{view}}"),
+    )),
+    Panel("Predictions logged and lost a second", "reqps", (
+        (_rate("tailrace_predictions_logged_total", "pipeline"), "{{pipeline}}"),
+        ("sum by (reason) (rate(tailrace_predictions_lost_total[$__rate_interval]))", "lost: {{reason}}"),
+    )),
+    Panel("Cores that processes take", "short", (
+        ("sum by (process) (rate(tailrace_process_cpu_seconds_total[$__rate_interval]))", "{{process}}"),
+    )),
     Panel("Calls in flight, connections", "short", (
         ("sum(tailrace_in_flight)", "in flight"), ("sum(tailrace_connections)", "connections"),
     )),
