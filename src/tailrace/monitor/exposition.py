@@ -64,7 +64,7 @@ class _MergedCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Give each family that has a series."""
+        """Give each family, also one that has no series."""
         for metric in table.METRICS.values():
             if metric.kind == "histogram":
                 yield self._histogram(metric)

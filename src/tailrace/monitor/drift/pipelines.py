@@ -20,8 +20,6 @@ from tailrace.pipeline import Pipeline
 
 ROWS_AT_ONCE: Final = 2_048
 """Rows that are told of together, or those of a second: a call for each series costs more than a few rows do."""
-
-
 RELEASE_NS: Final = 10 * NS_PER_S
 """A release that is told of no more for so long is over: while two are served, the one that was first is watched."""
 
