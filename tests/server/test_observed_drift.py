@@ -62,7 +62,7 @@ def test_a_fault_ends_nothing_but_the_watch_of_its_pipeline(
     monkeypatch.setattr("time.monotonic_ns", lambda: int(next(seconds) * 1e9))
     log, other = (replace(pipeline_of("log"), name=name, drift=Drift("1s", season=None)) for name in ("log", "other"))
     block = MetricBlock.create(observer_layout(["log", "other"]))
-    watch, observed = ObservedDrift(cast(Pin, None), tmp_path, block), Observed(at_s=1.0)
+    watch, observed = ObservedDrift(cast(Pin, None), (), tmp_path, block), Observed(at_s=1.0)
     watch._drift = PipelineDrift([log, other])  # what it makes of the pin
     broken = predictions(log, "1", features={"amount": np.array([["no", "number"]], object)})
     for _ in range(3):
@@ -100,7 +100,7 @@ def test_alarm_stands_while_an_observer_is_replaced(
     layout = observer_layout(["log"])
 
     def watching(block: MetricBlock) -> ObservedDrift:
-        watch = ObservedDrift(cast(Pin, None), tmp_path, block)
+        watch = ObservedDrift(cast(Pin, None), (), tmp_path, block)
         monkeypatch.setattr(watch, "_begin", lambda: PipelineDrift([log]))
         return watch
 
@@ -142,7 +142,7 @@ def test_alarm_of_a_cycle_stands_over_two_restarts(
     (tmp_path / "drift.json").write_bytes(msgspec.json.encode({"log": found}))
     for _ in range(2):
         block = MetricBlock.create(observer_layout(["log"]))
-        watch = ObservedDrift(cast(Pin, None), tmp_path, block)
+        watch = ObservedDrift(cast(Pin, None), (), tmp_path, block)
         monkeypatch.setattr(watch, "_begin", lambda: PipelineDrift([log]))
         for _ in range(3):
             watch.take(predictions(log, "1"))

@@ -17,6 +17,7 @@ from log_writers import NOON_S, Now, at, writers
 from tailrace.monitor.drift.outcome_values import outcome_values
 from tailrace.monitor.observed import Observed
 from tailrace.release.pinned import Pin
+from tailrace.server.declared import load_all
 from tailrace.server.observing import outcomes as observed_outcomes
 from tailrace.server.observing.outcomes import ObservedOutcomes, thresholds_of
 
@@ -49,7 +50,7 @@ def joined(watch: ObservedOutcomes) -> Observed:
 def test_labels_are_joined_when_they_come(tmp_path: Path, pipelines_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without labels no thread is begun; a file of them is joined, and one more; a broken one is told once."""
     monkeypatch.setattr(time, "time_ns", lambda: int((NOON_S + 60) * 1e9))
-    watch = ObservedOutcomes(pin_of(pipelines_dir), tmp_path)
+    watch = ObservedOutcomes(load_all(pin_of(pipelines_dir)), tmp_path)
     with writers(tmp_path, Now()) as write:
         write("log").write([at(0, 0, 9, pipeline="log")])  # scores of a tenth of their number
     assert joined(watch).outcomes == {}
@@ -77,7 +78,7 @@ def test_fault_is_told_and_tried_again(tmp_path: Path, pipelines_dir: Path, monk
 
     monkeypatch.setattr("tailrace.monitor.drift.labelled.join_outcomes", fail)
     label(tmp_path, "a.parquet", {"r0": 0})
-    watch = ObservedOutcomes(pin_of(pipelines_dir), tmp_path)
+    watch = ObservedOutcomes(load_all(pin_of(pipelines_dir)), tmp_path)
     with capture_logs() as logged:
         assert joined(watch).outcomes == {}
         assert watch._next_s > time.monotonic() + observed_outcomes.LOOK_S

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import threading
 from collections import Counter, deque
 from pathlib import Path
@@ -17,7 +19,9 @@ pytest.importorskip("pyarrow")
 from tailrace.monitor.layout import observer_layout
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
-from tailrace.monitor.shared import MetricBlock
+from tailrace.monitor.shared import MetricBlock, make_block_fd
+from tailrace.release.pinned import Pin
+from tailrace.server.control import CompanionAssignment
 from tailrace.server.observing import log as observed_log
 from tailrace.server.observing.log import ObservedLog
 from tailrace.server.observing.observer import Observer
@@ -87,6 +91,25 @@ class Taking(Hanging):
     def take(self, predictions: Any) -> None:
         """Note them."""
         self.heard.append(predictions)
+
+
+def test_a_pipelines_file_is_run_once(tmp_path: Path, pipelines_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many watches want to know what is declared: a file may take long, or do what is to be done once."""
+    monkeypatch.setattr("tailrace.server.observing.observer.give_way", lambda nice: None)
+    text = (pipelines_dir / "log.py").read_text()
+    shutil.copytree(pipelines_dir / "models" / "log", tmp_path / "models" / "log")
+    runs, path = tmp_path / "runs", str(tmp_path)
+    (tmp_path / "log.py").write_text(f"{text}\nwith open({str(runs)!r}, 'a') as ran:\n    ran.write('x')\n")
+    pin = Pin(root=path, folder=path, number=0, files=(f"{path}/log.py",), folders=((path, path),))
+    options = ServeOptions(files=(f"{path}/log.py",), log=str(tmp_path / "logged"), traces="http://127.0.0.1:9")
+    fd = make_block_fd("observer")
+    try:
+        task = CompanionAssignment(metrics_fd=fd, options=options, pin=pin, ring_fds=())
+        observer = Observer(SimpleNamespace(task=task, log=get_logger()))  # type: ignore[arg-type]
+        observer._prepare()
+    finally:
+        os.close(fd)
+    assert (len(observer._watches), runs.read_text()) == (7, "x")
 
 
 def test_watch_that_fails_costs_no_other() -> None:

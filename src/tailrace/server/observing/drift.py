@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -20,9 +21,9 @@ from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.seldom import Seldom
 from tailrace.monitor.shared import MetricBlock
+from tailrace.pipeline import Pipeline
 from tailrace.release.pinned import Pin
 from tailrace.release.settle import settle, with_pinned_models
-from tailrace.server.declared import load_all
 
 FOUND_FILE: Final = "drift.json"
 """The last findings of each pipeline, in the log's directory."""
@@ -38,8 +39,8 @@ SERIES_TOLD_MAX: Final = 10
 class ObservedDrift:
     """Watches the pipelines of a release for drift, as they declare it. folder: the log's, None where there is none."""
 
-    def __init__(self, pin: Pin, folder: Path | None, block: MetricBlock) -> None:
-        self._pin, self._folder = pin, folder
+    def __init__(self, pin: Pin, declared: Sequence[Pipeline], folder: Path | None, block: MetricBlock) -> None:
+        self._pin, self._declared, self._folder = pin, declared, folder
         self._cells = block.cells
         self._places = {(series.name, *series.labels): series.offset for series in block.layout.series}
         self._log = structlog.get_logger()
@@ -105,9 +106,8 @@ class ObservedDrift:
 
     def _begin(self) -> PipelineDrift:
         """Return the watch of the release that workers serve by now, with what a predecessor has learned."""
-        declared = load_all(self._pin)
-        release = settle(self._pin, declared)
-        drift = PipelineDrift([with_pinned_models(each, release) for each in declared])
+        release = settle(self._pin, self._declared)
+        drift = PipelineDrift([with_pinned_models(each, release) for each in self._declared])
         if self._folder is None:
             return drift
         with suppress(OSError, msgspec.DecodeError):

@@ -7,16 +7,17 @@ import time
 from tailrace.monitor.exemplars import Exemplars
 from tailrace.monitor.observed import Observed
 from tailrace.monitor.predictions import Predictions
-from tailrace.server.control import CompanionAssignment
-from tailrace.server.declared import load_all
 
 
 class ObservedExemplars:
-    """Keeps one of each bucket: of the traces that callers tell, or, with `--traces`, of those that are sent."""
+    """Keeps one of each bucket: of the traces that callers tell, or, with `--traces`, of those that are sent.
 
-    def __init__(self, task: CompanionAssignment) -> None:
-        self.kept = Exemplars({each.name: each.budget.total_ns for each in load_all(task.pin)})
-        self._listens = task.options.traces is None
+    budgets_ns: of each pipeline. listens: whether it hears of traces itself.
+    """
+
+    def __init__(self, budgets_ns: dict[str, int], *, listens: bool) -> None:
+        self.kept = Exemplars(budgets_ns)
+        self._listens = listens
 
     def take(self, predictions: Predictions) -> None:
         """Hear of predictions."""

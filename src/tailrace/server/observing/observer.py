@@ -78,11 +78,12 @@ class Observer:
     def _prepare(self) -> None:
         """Take over the rings, and open the watches."""
         task = self._process.task
-        block = MetricBlock.create(observer_layout([each.name for each in load_all(task.pin)]), task.metrics_fd)
+        declared = load_all(task.pin)
+        block = MetricBlock.create(observer_layout([each.name for each in declared]), task.metrics_fd)
         self._counts = PredictionCounts(block)
         self._rings = [RingReader(fd) for fd in task.ring_fds]
         self._frames = FrameReader()
-        self._watches = open_watches(task, block, self._counts)
+        self._watches = open_watches(task, declared, block, self._counts)
         give_way(NICE)
 
     async def _drain(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -18,8 +19,6 @@ from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.seldom import Seldom
 from tailrace.pipeline import Pipeline
 from tailrace.postprocess.bands import Bands
-from tailrace.release.pinned import Pin
-from tailrace.server.declared import load_all
 
 SPAN_S: Final = 30 * 86_400.0
 """Of the log, by which predictions are judged."""
@@ -35,10 +34,10 @@ NICE: Final = 15
 
 
 class ObservedOutcomes:
-    """Judges what was predicted by what came true. folder: the log's."""
+    """Judges what was predicted by what came true. declared: the pipelines that are served. folder: the log's."""
 
-    def __init__(self, pin: Pin, folder: Path) -> None:
-        self._pipelines = load_all(pin)  # here, since a thread that loads files would meet who loads them elsewhere
+    def __init__(self, declared: Sequence[Pipeline], folder: Path) -> None:
+        self._pipelines = declared
         self._folder = folder
         self._found: dict[str, LiveOutcomes] = {}
         self._thread: threading.Thread | None = None

@@ -20,8 +20,7 @@ from tailrace.monitor.tracing.exporter import CallSpans, SpanExporter
 from tailrace.monitor.tracing.outcomes import SpanCounts, TraceState
 from tailrace.monitor.tracing.sampling import TailSampler
 from tailrace.monitor.tracing.traced import traced
-from tailrace.server.control import CompanionAssignment
-from tailrace.server.declared import load_all
+from tailrace.server.options import ServeOptions
 
 CLOSE_S: Final = 2.0
 """How long a stopping server sends spans still."""
@@ -30,13 +29,13 @@ RESOURCES_MAX: Final = 256
 
 
 class ObservedTraces:
-    """Makes spans of what workers tell. exemplars: keeps some of those that are sent."""
+    """Makes spans of what workers tell. budgets_ns: of each pipeline. exemplars: keeps some of those that are sent."""
 
-    def __init__(self, task: CompanionAssignment, block: MetricBlock, exemplars: Exemplars) -> None:
-        options = task.options
+    def __init__(
+        self, options: ServeOptions, budgets_ns: Mapping[str, int], block: MetricBlock, exemplars: Exemplars
+    ) -> None:
         assert options.traces is not None, "it is made for them"
         self._endpoint = TraceEndpoint.of(options.traces, options.traces_headers or "")
-        budgets_ns = {each.name: each.budget.total_ns for each in load_all(task.pin)}
         self._sampler = TailSampler(options.trace_sample, budgets_ns)
         self._counts = SpanCounts(block)
         self._exemplars = exemplars

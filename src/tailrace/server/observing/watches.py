@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from tailrace.monitor.observed import Observed
 from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
+from tailrace.pipeline import Pipeline
 from tailrace.server.control import CompanionAssignment
 from tailrace.server.observing.ages import ObservedAges
 from tailrace.server.observing.drift import ObservedDrift
@@ -42,20 +44,24 @@ class Watch(Protocol):
         ...
 
 
-def open_watches(task: CompanionAssignment, block: MetricBlock, counts: PredictionCounts) -> tuple[Watch, ...]:
-    """Return the watches that a server's options ask for. What writes most comes last."""
+def open_watches(
+    task: CompanionAssignment, declared: Sequence[Pipeline], block: MetricBlock, counts: PredictionCounts
+) -> tuple[Watch, ...]:
+    """Return the watches that a server's options ask for. What writes most comes last. declared: what is served."""
     options = task.options
     folder = None if options.log is None else Path(options.log)
-    exemplars = ObservedExemplars(task)
-    watches: list[Watch] = [ObservedDrift(task.pin, folder, block), ObservedSlow(), ObservedAges(), exemplars]
+    budgets_ns = {each.name: each.budget.total_ns for each in declared}
+    exemplars = ObservedExemplars(budgets_ns, listens=options.traces is None)
+    drift = ObservedDrift(task.pin, declared, folder, block)
+    watches: list[Watch] = [drift, ObservedSlow(), ObservedAges(), exemplars]
     if options.traces is not None:
         from tailrace.server.observing.traces import ObservedTraces
 
-        watches.append(ObservedTraces(task, block, exemplars.kept))
+        watches.append(ObservedTraces(options, budgets_ns, block, exemplars.kept))
     if folder is not None:
         from tailrace.server.observing.log import ObservedLog
         from tailrace.server.observing.outcomes import ObservedOutcomes
 
-        watches.append(ObservedOutcomes(task.pin, folder))
+        watches.append(ObservedOutcomes(declared, folder))
         watches.append(ObservedLog(folder, options, task.pin, counts))
     return tuple(watches)
