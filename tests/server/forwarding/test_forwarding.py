@@ -136,6 +136,25 @@ def test_lines_come_once_over_drafts_whole_files_and_hours(tmp_path: Path, files
     assert (sender.counted("sent_total"), sender.counted("waiting_bytes"), sender.counted("unsent_total")) == (18, 0, 0)
 
 
+def test_what_is_sent_of_a_long_backlog_is_noted_meanwhile(
+    tmp_path: Path, files: LogFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is killed in its midst, or at the server's end, sends little again."""
+    monkeypatch.setattr(forwarder, "NOTE_S", 0.0)
+    monkeypatch.setattr(forwarder, "PART_BYTES", 1)
+    write(files, 0, 5)
+    noted: list[int] = []
+
+    class Noting(Kept):
+        def send(self, lines: Sequence[Line]) -> int:
+            noted.append(sum(each.sent for each in sender.positions.saved().values()))
+            return super().send(lines)
+
+    sender = Sender(tmp_path / "log", Noting())
+    sender.send()
+    assert noted == [0, 1, 2, 3, 4]
+
+
 def test_successor_goes_on_where_the_one_before_has_noted(tmp_path: Path, files: LogFiles) -> None:
     """In the midst of a draft, too."""
     write(files, 0, 4)

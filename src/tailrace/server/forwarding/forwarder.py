@@ -36,6 +36,8 @@ PART_BYTES: Final = 1 << 20
 RETRY_S_MAX: Final = 30.0
 LOG_S: Final = 60.0
 CLOSE_S: Final = 5.0
+NOTE_S: Final = 1.0
+"""How often it is noted how far it came: what is sent again where it dies in the midst of a long backlog."""
 
 
 class Forwarding:
@@ -48,7 +50,7 @@ class Forwarding:
         self._lines: LineSink | None = None
         self._files: FileSink | None = None
         self._warned_s = -LOG_S
-        self._whole_s = time.monotonic()
+        self._whole_s = self._noted_s = time.monotonic()
 
     def stop(self) -> None:
         """Have it stop, once it has sent what there is."""
@@ -90,18 +92,21 @@ class Forwarding:
         return None
 
     def _send(self, follower: LogFollower, positions: Positions) -> None:
-        """Send what there is, and note how far it came, also where that fails."""
+        """Send what there is, and note now and then how far it came, also where that fails."""
         follower.look()
         try:
-            if self._address.takes_lines:
-                self._send_lines(follower)
-            else:
-                self._send_files(follower)
+            for _ in self._sent_lines(follower) if self._address.takes_lines else self._sent_files(follower):
+                if time.monotonic() >= self._noted_s + NOTE_S:
+                    with suppress(OSError):  # of a full disk, say: in the end it is told
+                        positions.save()
+                    self._show(follower)
+                    self._noted_s = time.monotonic()
         finally:
             positions.save()
         self._whole_s = time.monotonic()
 
-    def _send_lines(self, follower: LogFollower) -> None:
+    def _sent_lines(self, follower: LogFollower) -> Iterator[None]:
+        """Send lines; say after each part that it was sent."""
         for pipeline, position, batch in follower.lines():
             if self._lines is None:
                 self._lines = open_line_sink(self._address)
@@ -110,8 +115,10 @@ class Forwarding:
                 position.sent += len(part)
                 self._counts.send(len(part) - refused)
                 self._counts.lose(refused)
+                yield
 
-    def _send_files(self, follower: LogFollower) -> None:
+    def _sent_files(self, follower: LogFollower) -> Iterator[None]:
+        """Send whole files; say so after each."""
         for path, position in follower.files():
             if self._files is None:
                 self._files = FileSink(self._address)
@@ -119,6 +126,7 @@ class Forwarding:
                 self._files.put(self._root, path)
                 self._counts.send(position.total - position.sent)
                 position.sent = position.total
+            yield
 
     def _show(self, follower: LogFollower) -> None:
         lost, follower.lost = follower.lost, 0

@@ -45,9 +45,13 @@ class Positions:
         except OSError:
             os.close(self._lock)
             raise
-        self.files: dict[str, FilePosition] = {}
+        self.files = self.saved()
+
+    def saved(self) -> dict[str, FilePosition]:
+        """Return what was written last; nothing where that cannot be read."""
         with suppress(OSError, msgspec.DecodeError):
-            self.files = msgspec.json.decode(self._path.read_bytes(), type=dict[str, FilePosition])
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, FilePosition])
+        return {}
 
     def save(self) -> None:
         """Write them, whole; also where somebody has removed the log."""
