@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from log_writers import HOUR_S, NOON_S, Now, Write, at, ns, numbered, writers
 from tailrace.cli.logs import logs
 from tailrace.errors import SetupError, SourceError
-from tailrace.offline.log_query import TRIES_MAX
+from tailrace.offline.log.query import TRIES_MAX
 
 app = typer.Typer()  # of one command: making all of them takes longer than each test
 app.command()(logs)
@@ -199,20 +199,20 @@ def test_damaged_files_are_named_and_the_others_read(log: str, tmp_path: Path, n
 
 def test_log_that_is_swept_while_it_is_asked_is_asked_again(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest is read; where files go again and again, that is told."""
-    from tailrace.offline import log_database
+    from tailrace.offline.log import database
 
-    make_view = log_database.LogDatabase._make_view
+    make_view = database.LogDatabase._make_view
     tries = 0
 
-    def sweep(database: log_database.LogDatabase, folder: Path) -> None:
+    def sweep(opened: database.LogDatabase, folder: Path) -> None:
         nonlocal tries
         tries += 1
         oldest = min(Path(log).rglob("*.parquet"), default=None)
         if oldest is not None:
             oldest.unlink()
-        make_view(database, folder)
+        make_view(opened, folder)
 
-    monkeypatch.setattr(log_database.LogDatabase, "_make_view", sweep)
+    monkeypatch.setattr(database.LogDatabase, "_make_view", sweep)
     assert [json.loads(line)["request_id"] for line in shown(log, "--json").splitlines()] == numbered(15, 15)
     assert 1 < tries <= TRIES_MAX
 

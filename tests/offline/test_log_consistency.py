@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from tailrace.cli.consistency import consistency
 from tailrace.errors import SetupError
 from tailrace.monitor.log.reader import LogReader
-from tailrace.offline.log_samples import log_samples
+from tailrace.offline.log.samples import log_samples
 from tailrace.pipeline import Pipeline
 
 # Ibis 12 calls what DuckDB 2 deprecates.

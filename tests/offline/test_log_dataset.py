@@ -24,8 +24,8 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.compile.samples import Samples
 from tailrace.errors import SetupError, SourceError
 from tailrace.offline.dataset import METADATA, DatasetInfo, write_dataset
-from tailrace.offline.log_dataset import LogChoice, write_log_dataset
-from tailrace.offline.log_labels import keep_labels
+from tailrace.offline.log.dataset import LogChoice, write_log_dataset
+from tailrace.offline.log.labels import keep_labels
 from tailrace.pipeline import Pipeline
 from tailrace.testing import TestClient
 

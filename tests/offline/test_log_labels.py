@@ -19,7 +19,7 @@ from log_writers import NOON_S, Now, at, writers
 from tailrace.cli.labels import labels
 from tailrace.errors import SourceError
 from tailrace.monitor.log.sweep import sweep_log
-from tailrace.offline.log_labels import keep_labels, kept_labels, latest
+from tailrace.offline.log.labels import keep_labels, kept_labels, latest
 
 app = typer.Typer()
 app.command()(labels)

@@ -82,7 +82,7 @@ def consistency(  # noqa: PLR0917 - typer reads each option from a parameter
 def _logged(root: Path | None, pipeline: Any, since: str | None, until: str | None) -> Logged:
     """Return the lines of the log that are compared. Raises SetupError where the pipeline has none."""
     from tailrace.offline.consistency import Logged
-    from tailrace.offline.log_query import require_duckdb
+    from tailrace.offline.log.query import require_duckdb
 
     require_duckdb()
     from tailrace.monitor.log.listing import chosen_log

@@ -17,7 +17,7 @@ from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
 if TYPE_CHECKING:
     from tailrace.offline.dataset import DatasetReport
-    from tailrace.offline.log_dataset import LogDatasetReport
+    from tailrace.offline.log.dataset import LogDatasetReport
 
 
 def dataset(  # noqa: PLR0917 - one parameter an option
@@ -60,11 +60,11 @@ def dataset(  # noqa: PLR0917 - one parameter an option
             made = write_dataset(chosen, requests, out, limits=limits, on_progress=show)
         print(json.dumps(asdict(made))) if as_json else _print(made)
         return
-    from tailrace.offline.log_query import require_duckdb
+    from tailrace.offline.log.query import require_duckdb
 
     require_duckdb()
     from tailrace.monitor.log.listing import chosen_log
-    from tailrace.offline.log_dataset import LogChoice, write_log_dataset
+    from tailrace.offline.log.dataset import LogChoice, write_log_dataset
 
     choice = LogChoice(
         labels=labels, fresh=fresh, unlabelled=unlabelled, features_only=features_only,

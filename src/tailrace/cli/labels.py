@@ -15,7 +15,7 @@ from tailrace.cli.progress import progress_bar
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
 
 if TYPE_CHECKING:
-    from tailrace.offline.log_labels import LabelsReport
+    from tailrace.offline.log.labels import LabelsReport
 
 _TOLD: Final = {
     "unknown": "are of requests that the log has no line of",
@@ -54,10 +54,10 @@ def labels(
         tailrace labels log chargebacks.csv
     """
     from tailrace.monitor.log.listing import chosen_log
-    from tailrace.offline.log_query import require_duckdb
+    from tailrace.offline.log.query import require_duckdb
 
     require_duckdb()
-    from tailrace.offline.log_labels import keep_labels
+    from tailrace.offline.log.labels import keep_labels
 
     chosen = chosen_log(log, pipeline)
     with progress_bar("reading") as show:

@@ -19,13 +19,13 @@ from tailrace.cli.log_lines import SHORT, LogLines, tell_of
 from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
-from tailrace.offline.log_output import csv_header, csv_lines, json_lines, write_parquet
+from tailrace.offline.log.output import csv_header, csv_lines, json_lines, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from tailrace.monitor.log.listing import LogFile
-    from tailrace.offline.log_query import Answer, LogQuery
+    from tailrace.offline.log.query import Answer, LogQuery
 
 LINES: Final = 20
 TABLE_LINES_MAX: Final = 1_000
@@ -60,7 +60,7 @@ def logs(  # noqa: PLR0917 - one parameter an option
     """
     from tailrace.monitor.log.listing import chosen_log
     from tailrace.monitor.log.reader import LogReader
-    from tailrace.offline.log_query import LogQuery, asked, require_duckdb
+    from tailrace.offline.log.query import LogQuery, asked, require_duckdb
 
     ways = [name for name, value in (("--json", as_json), ("--csv", as_csv), ("--parquet", parquet)) if value]
     _check(
@@ -132,7 +132,7 @@ class _Printer:
 def _follow(log: Path, pipeline: str, answer: Answer, query: LogQuery, printer: _Printer) -> None:
     """Print new lines, until Ctrl-C."""
     from tailrace.monitor.log.tail import LogTail
-    from tailrace.offline.log_query import asked_of, together
+    from tailrace.offline.log.query import asked_of, together
 
     read: dict[LogFile, int | None] = {file: answer.read.get(file) for file in answer.files}
     query = replace(query, lines=0)

@@ -148,7 +148,7 @@ def _samples(
     if isinstance(samples, Path):
         return read_samples(sample_files(samples))
     from tailrace.monitor.log.reader import LogReader
-    from tailrace.offline.log_samples import log_samples
+    from tailrace.offline.log.samples import log_samples
 
     pipeline, wiring = training_set.pipeline, training_set.wiring
     if lacking := sorted(redacted_fields(pipeline.request) & _fields_used(wiring)):

@@ -16,7 +16,7 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from log_writers import NOON_S, Now, Write, at, ns, writers
 from tailrace.monitor.drift.labelled import join_outcomes, label_files, read_labels
 from tailrace.monitor.drift.outcomes import LiveOutcomes
-from tailrace.offline.log_labels import kept_labels, latest
+from tailrace.offline.log.labels import kept_labels, latest
 
 HOUR_S = 3_600
 

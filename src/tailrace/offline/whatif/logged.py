@@ -46,7 +46,7 @@ class LoggedLines:
 
     def lines(self) -> Iterator[tuple[int, str, bytes]]:
         """Give each request that has a score as a line of a sample, with how many there were and what it is called."""
-        from tailrace.offline.log_samples import log_samples
+        from tailrace.offline.log.samples import log_samples
 
         encode = msgspec.json.Encoder().encode
         for place, sample in enumerate(log_samples(self._reader, expands=self._expands), 1):

@@ -19,7 +19,7 @@ from tailrace.monitor.log.labels import SCHEMA, label_paths, labels_of, write_la
 from tailrace.monitor.log.listing import PassedOver
 from tailrace.monitor.log.reader import LogReader
 from tailrace.offline.database import DatabaseLimits
-from tailrace.offline.log_database import LogDatabase, fault_of
+from tailrace.offline.log.database import LogDatabase, fault_of
 
 EXAMPLES_MAX: Final = 5
 _NEXT: Final = "give a Parquet or CSV file with the columns request_id and label, and time if it is known"

@@ -31,8 +31,8 @@ from tailrace.monitor.log.reader import LogReader
 from tailrace.monitor.redacting import redacted_fields
 from tailrace.offline.arrow_columns import arrow_type
 from tailrace.offline.dataset import METADATA, DatasetInfo, Progress
-from tailrace.offline.log_labels import kept_labels, latest, read_label_file
-from tailrace.offline.log_requests import RequestColumns
+from tailrace.offline.log.labels import kept_labels, latest, read_label_file
+from tailrace.offline.log.requests import RequestColumns
 from tailrace.offline.parquet_file import make_folder, write_tables
 from tailrace.offline.training_set import views_used
 from tailrace.pipeline import Pipeline

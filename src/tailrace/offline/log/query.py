@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tailrace.monitor.log.listing import LogFile
-    from tailrace.offline.log_database import Lines
+    from tailrace.offline.log.database import Lines
 
 TRIES_MAX: Final = 4
 """How often a question is asked anew, since files went that were there a moment before, or are damaged."""
@@ -82,7 +82,7 @@ def asked(
     require_duckdb()
     import duckdb
 
-    from tailrace.offline.log_database import LogDatabase, fault_of
+    from tailrace.offline.log.database import LogDatabase, fault_of
 
     damaged: list[PassedOver] = []
     for left in range(TRIES_MAX, 0, -1):
@@ -111,7 +111,7 @@ def asked_of(lines: pa.Table, query: LogQuery) -> pa.Table:
     require_duckdb()
     import duckdb
 
-    from tailrace.offline.log_database import Lines, fault_of
+    from tailrace.offline.log.database import Lines, fault_of
 
     try:
         with Lines(lines) as database:
@@ -151,7 +151,7 @@ def _batches(first: Any, result: Any, reader: LogReader) -> Iterator[pa.RecordBa
     """Give the parts of a result; say what is wrong where the rest of them cannot be read."""
     import duckdb
 
-    from tailrace.offline.log_database import fault_of
+    from tailrace.offline.log.database import fault_of
 
     try:
         if first is not None:
