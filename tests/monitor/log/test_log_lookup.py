@@ -80,6 +80,14 @@ def test_what_was_searched_is_told_where_nothing_is_found(tmp_path: Path) -> Non
         find_lines(tmp_path / "none", "r7")
 
 
+def test_pipeline_that_the_log_does_not_have_is_told(tmp_path: Path) -> None:
+    """With those that it has: that nothing was searched is not that nothing was found."""
+    write(tmp_path, 0, 10)
+    with pytest.raises(SetupError, match="no pipeline 'frauds'") as found:
+        find_lines(tmp_path, "r1", pipeline="frauds")
+    assert "fraud" in found.value.next
+
+
 def test_labels_that_are_kept_beside_the_log_are_no_part_of_it(tmp_path: Path) -> None:
     """They have request ids too."""
     path = write(tmp_path, 0, 10)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tailrace.deadline import NS_PER_S
 from tailrace.errors import SetupError
-from tailrace.monitor.log.listing import PassedOver, log_files, log_pipelines
+from tailrace.monitor.log.listing import PassedOver, chosen_log, log_files, log_pipelines
 from tailrace.monitor.log.names import DRAFT, SEALED, VERSION_KEY, why_not_read
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def find_lines(
     """Return all lines of the log whose request id is this one, the oldest first.
 
     by: the column, `REQUEST_ID` or `TRACE`. pipeline: whose log alone is searched. at: when it was answered, to an
-    hour: files of other hours are not searched. Raises SetupError where there is no log, or no DuckDB.
+    hour: files of other hours are not searched. Raises SetupError where there is no log, or none of the pipeline, or no
+    DuckDB.
     """
     if not root.is_dir():
         raise SetupError("there is no log", where=str(root), next="name the directory of tailrace serve --log")
@@ -88,7 +89,7 @@ def _files(root: Path, pipeline: str | None, at: datetime | None) -> list[Path]:
     if at is not None:
         at_ns = int(at.timestamp()) * NS_PER_S
         since_ns, until_ns = at_ns - HOUR_NS, at_ns + HOUR_NS
-    names = log_pipelines(root) if pipeline is None else [pipeline]
+    names = log_pipelines(root) if pipeline is None else [chosen_log(root, pipeline)]
     found = [file for name in names for file in log_files(root, name, since_ns=since_ns, until_ns=until_ns)]
     return [file.path for file in sorted(found, key=lambda file: (file.hour_ns, file.path))]
 
