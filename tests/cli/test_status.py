@@ -139,6 +139,12 @@ def test_server_that_does_not_answer_is_2() -> None:
     assert "nobody answers" in found.stderr
 
 
+def test_address_without_a_scheme_is_one_too() -> None:
+    """As a person types it."""
+    with shown(Shown()) as port:
+        assert CliRunner().invoke(app, ["status", f"127.0.0.1:{port}", "--quiet"]).exit_code == HEALTHY
+
+
 def test_names_are_shown_without_what_a_terminal_would_act_on() -> None:
     """A pipeline, a view or a cause may hold anything."""
     counted = Shown("bad\x1b[2J", "view\x07")

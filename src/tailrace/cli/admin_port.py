@@ -22,7 +22,7 @@ def opened(url: str, path: str, token: str | None) -> Any:
     import urllib.error
     import urllib.request
 
-    where = url.rstrip("/") + path
+    where = (url if "://" in url else f"http://{url}").rstrip("/") + path
     try:
         request = urllib.request.Request(where, headers={"Authorization": f"Bearer {token}"} if token else {})
         return urllib.request.urlopen(request, timeout=TIMEOUT_S)
