@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from tailrace.monitor.drift.shown import ShownDrift
+from tailrace.monitor.exemplars import Exemplar
 from tailrace.monitor.observed import OBSERVED_BYTES_MAX, Observed
 from tailrace.server.companion_process import CompanionProcess
 from tailrace.server.control import ChildChannel, CompanionAssignment, SupervisorChannel, ToCompanion
@@ -31,6 +32,20 @@ def test_document_is_told_unless_it_is_too_long() -> None:
     finally:
         supervisor.close()
         process._channel.close()
+
+
+def test_document_that_is_too_long_is_told_in_part() -> None:
+    """A server of many pipelines shows their drift, if not the slowest requests of each; it is not silent."""
+    said: list[Observed] = []
+    process = CompanionProcess("observer", cast(Any, None), cast(Any, SimpleNamespace(send=said.append)), 0)
+    drift = {
+        "fraud": ShownDrift(started_s=0, ended_s=1, rows=1, learning=0, watched=0, alarmed=0, deviating=0, series=())
+    }
+    exemplars = {"fraud": (Exemplar("0af7651916cd43dd8448eb211c80319c", 1, 1.0),)}
+    assert not process.say_observed(
+        Observed(at_s=1.0, drift=drift, slow={"x" * OBSERVED_BYTES_MAX: ()}, exemplars=exemplars)
+    )
+    assert said == [Observed(at_s=1.0, drift=drift, exemplars=exemplars)]
 
 
 def test_document_of_an_observer_that_is_silent_is_not_shown() -> None:

@@ -14,7 +14,9 @@ from tailrace.monitor.slowest import SlowRequest
 from tailrace.monitor.tracing.outcomes import TraceState
 
 OBSERVED_BYTES_MAX: Final = 512 << 10
-"""Of a document as JSON; a longer one is not told."""
+"""Of a document as JSON; of a longer one something is left out."""
+LEFT_OUT: Final = ("slow", "exemplars", "outcomes", "ages")
+"""What is left out, the first first, until the rest is short enough: of twenty pipelines all may be too much."""
 
 
 class Observed(msgspec.Struct, tag=True, kw_only=True):

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from tailrace.errors import TailraceError
-from tailrace.monitor.observed import OBSERVED_BYTES_MAX, Observed
+from tailrace.monitor.observed import LEFT_OUT, OBSERVED_BYTES_MAX, Observed
 from tailrace.server.control import (
     ChildChannel,
     CompanionAssignment,
@@ -48,11 +48,15 @@ class CompanionProcess:
         self._channel.send(Ready(os.getpid(), time.monotonic() - self._began_s, rss_bytes()))
 
     def say_observed(self, observed: Observed) -> bool:
-        """Say what there is to show; return False for more than may be said."""
-        is_short = len(msgspec.json.encode(observed)) <= OBSERVED_BYTES_MAX
+        """Say what there is to show; return False for more than may be said, of which a part is left out, or all."""
+        is_short = is_whole = _is_short(observed)
+        for part in LEFT_OUT:
+            if not is_short:
+                setattr(observed, part, {})
+                is_short = _is_short(observed)
         if is_short:
             self._channel.send(observed)
-        return is_short
+        return is_whole
 
     def say_draining(self, in_flight: int = 0) -> None:
         """Say that it takes nothing any more. in_flight: what is left to do."""
@@ -84,6 +88,10 @@ class CompanionProcess:
                     await on_link(self._channel.take_descriptor())
                 case Drain() | None:
                     return
+
+
+def _is_short(observed: Observed) -> bool:
+    return len(msgspec.json.encode(observed)) <= OBSERVED_BYTES_MAX
 
 
 def run_companion(name: str, arguments: list[str], work: Callable[[CompanionProcess], Coroutine[Any, Any, int]]) -> int:
