@@ -25,8 +25,8 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.deadline import MonotonicClock
 from tailrace.engine import Engine
 from tailrace.loop_load import LoopLoad
+from tailrace.monitor.counts.limit import LimitCounts
 from tailrace.monitor.layout import worker_layout
-from tailrace.monitor.limit_counts import LimitCounts
 from tailrace.monitor.recorder import BatchRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.request.limit import NO_LIMIT, Limit

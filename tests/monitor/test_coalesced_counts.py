@@ -11,7 +11,7 @@ from tailrace.batch import Batch, Call, Degraded
 from tailrace.codecs.json import JsonEncoder
 from tailrace.deadline import Budget
 from tailrace.errors import InferenceError
-from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
+from tailrace.monitor.counts.coalesced import CoalescedCounts, KeptCounts
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.recorder import BatchRecorder

@@ -6,10 +6,10 @@ import gc
 import time
 
 from tailrace.deadline import NS_PER_MS, NS_PER_S, Budget
+from tailrace.monitor.counts.loop import LoopCounts
+from tailrace.monitor.counts.queue import ROWS_MIN, LoopPace, QueueCounts
 from tailrace.monitor.layout import PipelineShape, worker_layout
-from tailrace.monitor.loop_counts import LoopCounts
 from tailrace.monitor.merging import merge_blocks
-from tailrace.monitor.queue_counts import ROWS_MIN, LoopPace, QueueCounts
 from tailrace.monitor.shared import MetricBlock
 from tailrace.request.admission import Admission
 from tailrace.traffic import Traffic

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from tailrace.deadline import Budget
 from tailrace.inference.batching import Formed, Reason
+from tailrace.monitor.counts.model import ModelCounts
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import BATCH_REASONS
-from tailrace.monitor.model_counts import ModelCounts
 from tailrace.monitor.shared import MetricBlock
 
 

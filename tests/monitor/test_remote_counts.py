@@ -11,10 +11,10 @@ from tailrace.inference.remote.pool import RemotePool
 from tailrace.inference.remote.protocol import RemoteSignature, RemoteTarget
 from tailrace.inference.remote.stage import RemoteStage
 from tailrace.inference.signature import Signature, TensorSpec
+from tailrace.monitor.counts.remote import RemoteCounts
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import REMOTE_FAULTS
-from tailrace.monitor.remote_counts import RemoteCounts
 from tailrace.monitor.shared import MetricBlock
 from tailrace.testing import ManualClock
 

@@ -9,10 +9,10 @@ from tailrace.features.cached_retrieval import CachedRetrieval
 from tailrace.features.retrieval import Retrieval
 from tailrace.features.rows import RowCodec
 from tailrace.features.stores.memory import MemoryStore
+from tailrace.monitor.counts.retrieval import RetrievalCounts
 from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.merging import merge_blocks
 from tailrace.monitor.metrics import RETRIEVAL_METRICS
-from tailrace.monitor.retrieval_counts import RetrievalCounts
 from tailrace.monitor.shared import MetricBlock
 from tailrace.testing import ManualClock
 

@@ -20,7 +20,7 @@ from tailrace.batch import Batch, Call
 from tailrace.deadline import MonotonicClock
 from tailrace.errors import RateLimitedError, ServingError
 from tailrace.ingest.link import EventLink
-from tailrace.monitor.limit_counts import LimitCounts
+from tailrace.monitor.counts.limit import LimitCounts
 from tailrace.pipeline import Pipeline
 from tailrace.request.limit import Limit
 from tailrace.request.priority import Priority

@@ -10,7 +10,7 @@ import pytest
 grpc = pytest.importorskip("grpc")
 from grpc_server import WIRE, running_grpc, wire_of  # noqa: E402
 
-from tailrace.monitor.limit_counts import LimitCounts  # noqa: E402
+from tailrace.monitor.counts.limit import LimitCounts  # noqa: E402
 from tailrace.pipeline import Pipeline  # noqa: E402
 from tailrace.request.limit import Limit  # noqa: E402
 from tailrace.server.key_file import changing, make_key  # noqa: E402

@@ -16,9 +16,9 @@ from structlog import get_logger
 from structlog.testing import capture_logs
 
 pytest.importorskip("pyarrow")
+from tailrace.monitor.counts.prediction import PredictionCounts
 from tailrace.monitor.layout import observer_layout
 from tailrace.monitor.observed import Observed
-from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.shared import MetricBlock, make_block_fd
 from tailrace.release.pinned import Pin
 from tailrace.server.control import CompanionAssignment

@@ -28,12 +28,12 @@ from tailrace.ingest.link import EventLink, LinkedEvents
 from tailrace.loop_load import Loop, LoopLoad
 from tailrace.monitor.branch_recorder import BranchRecorder
 from tailrace.monitor.claimed_ring import ClaimedRing
-from tailrace.monitor.coalesced_counts import CoalescedCounts, KeptCounts
-from tailrace.monitor.model_counts import ModelCounts
-from tailrace.monitor.queue_counts import LoopPace, QueueCounts
+from tailrace.monitor.counts.coalesced import CoalescedCounts, KeptCounts
+from tailrace.monitor.counts.model import ModelCounts
+from tailrace.monitor.counts.queue import LoopPace, QueueCounts
+from tailrace.monitor.counts.remote import RemoteCounts
+from tailrace.monitor.counts.retrieval import RetrievalCounts
 from tailrace.monitor.recorder import BatchRecorder
-from tailrace.monitor.remote_counts import RemoteCounts
-from tailrace.monitor.retrieval_counts import RetrievalCounts
 from tailrace.monitor.sampler import Sampler
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock

@@ -28,11 +28,11 @@ from tailrace.ingest.link import EventLink
 from tailrace.ingest.origin import StreamOrigin, check_origins
 from tailrace.ingest.routes import streams_of
 from tailrace.loop_load import LoopLoad
-from tailrace.monitor.accepted_counts import AcceptedCounts
 from tailrace.monitor.claimed_ring import ClaimedRing
+from tailrace.monitor.counts.accepted import AcceptedCounts
+from tailrace.monitor.counts.limit import LimitCounts
+from tailrace.monitor.counts.loop import LoopCounts
 from tailrace.monitor.layout import worker_layout
-from tailrace.monitor.limit_counts import LimitCounts
-from tailrace.monitor.loop_counts import LoopCounts
 from tailrace.monitor.recorder import WorkerRecorder
 from tailrace.monitor.samples import SampleWriter
 from tailrace.monitor.shared import MetricBlock

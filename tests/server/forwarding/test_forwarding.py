@@ -17,7 +17,7 @@ from features.redis_server import RedisServer, wait_until
 from ingest.kafka_cluster import kafka
 from monitor.log.test_prediction_log import Now, numbered, predictions
 from tailrace.errors import SetupError
-from tailrace.monitor.forwarder_counts import ForwarderCounts
+from tailrace.monitor.counts.forwarder import ForwarderCounts
 from tailrace.monitor.layout import forwarder_layout
 from tailrace.monitor.log.columns import log_table
 from tailrace.monitor.log.files import LogFiles

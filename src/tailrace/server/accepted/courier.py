@@ -18,7 +18,7 @@ from typing import Final
 
 from tailrace.core_share import give_way
 from tailrace.errors import SetupError, StoreError
-from tailrace.monitor.accepted_counts import CourierCounts
+from tailrace.monitor.counts.accepted import CourierCounts
 from tailrace.monitor.layout import courier_layout
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline

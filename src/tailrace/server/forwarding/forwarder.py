@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tailrace.core_share import give_way
-from tailrace.monitor.forwarder_counts import ForwarderCounts
+from tailrace.monitor.counts.forwarder import ForwarderCounts
 from tailrace.monitor.layout import forwarder_layout
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.companion_process import CompanionProcess, run_companion

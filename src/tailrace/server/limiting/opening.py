@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from tailrace.deadline import Clock
-from tailrace.monitor.limit_counts import LimitCounts
+from tailrace.monitor.counts.limit import LimitCounts
 from tailrace.pipeline import Pipeline
 from tailrace.request.limit import Limit
 from tailrace.server.limiting.bucket import Lender

@@ -13,10 +13,10 @@ from typing import Final
 import structlog
 
 from tailrace.errors import SetupError
+from tailrace.monitor.counts.prediction import PredictionCounts
 from tailrace.monitor.log.sampling import logged_part
 from tailrace.monitor.log.writer import LogWriter
 from tailrace.monitor.observed import Observed
-from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.seldom import Seldom
 from tailrace.release.pinned import Pin

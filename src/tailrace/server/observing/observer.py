@@ -20,10 +20,10 @@ from itertools import islice
 from typing import Final
 
 from tailrace.core_share import give_way
+from tailrace.monitor.counts.prediction import PredictionCounts
 from tailrace.monitor.frames import FrameReader
 from tailrace.monitor.layout import observer_layout
 from tailrace.monitor.observed import Observed
-from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.ring import RingReader
 from tailrace.monitor.seldom import Seldom
 from tailrace.monitor.shared import MetricBlock

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from tailrace.monitor.counts.prediction import PredictionCounts
 from tailrace.monitor.observed import Observed
-from tailrace.monitor.prediction_counts import PredictionCounts
 from tailrace.monitor.predictions import Predictions
 from tailrace.monitor.shared import MetricBlock
 from tailrace.pipeline import Pipeline
