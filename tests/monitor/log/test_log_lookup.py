@@ -155,6 +155,23 @@ def test_draft_is_read_to_where_it_is_cut(tmp_path: Path) -> None:
     assert (ids(found), found.passed_over) == (["r3"], [])
 
 
+def test_draft_that_is_damaged_within_is_named_and_ends_nothing(tmp_path: Path) -> None:
+    """A length that leads out of the file would end the process that follows it; what stands behind it is found."""
+    files = LogFiles(tmp_path / "fraud", lambda: NOON_S)
+    for first in (0, 5):
+        files.write([log_table(predictions(first, 5))])
+    let_go(files)
+    (path,) = tmp_path.rglob("*.arrows")
+    ends = np.arange(0, 12, 2, np.int32).tobytes()  # of the ids r0 to r4
+    whole = path.read_bytes()
+    assert ends in whole
+    damaged = ends[:8] + (1 << 30).to_bytes(4, "little") + ends[12:]
+    path.write_bytes(whole.replace(ends, damaged, 1))
+    found = find_lines(tmp_path, "r3")
+    assert (ids(found), [each.why for each in found.passed_over]) == ([], ["a part of it is damaged"])
+    assert ids(find_lines(tmp_path, "r8")) == ["r8"]
+
+
 def test_draft_that_becomes_whole_is_found_once(tmp_path: Path) -> None:
     """Both are there for a moment, or the draft is gone when it is its turn."""
     write(tmp_path, 0, 5, seal=False)

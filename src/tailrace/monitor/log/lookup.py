@@ -106,11 +106,19 @@ class _Search:
         became = []
         for path in paths:
             try:
-                self._take(path, _lines_of_draft(path, self._wanted, self._by))
+                lines, why = _lines_of_draft(path, self._wanted, self._by)
+                self._take(path, lines)
                 self.found.drafts += 1
+                if why:
+                    self._pass_over(path, ValueError(why))
             except FileNotFoundError:
                 became.append(path.with_suffix(SEALED))
-            except (OSError, ValueError) as error:
+            except (
+                OSError,
+                ValueError,
+                NotImplementedError,
+                MemoryError,
+            ) as error:  # the latter two of a damaged schema
                 self._pass_over(path, error)
         if became:
             self.sealed(became)
@@ -209,29 +217,38 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> bytes:
     return version
 
 
-def _lines_of_draft(path: Path, wanted: str, by: str) -> list[dict[str, Any]]:
-    """Return the lines of a draft: the batches in whose bytes the text stands are read, no others."""
+def _lines_of_draft(path: Path, wanted: str, by: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the lines of a draft, and why not all could be searched; "" where that its end is cut is all.
+
+    The batches in whose bytes the text stands are read, no others. Lengths that are damaged would end the process that
+    follows them, so that each is looked through first.
+    """
     sought = wanted.encode()
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            return []
+            return [], ""
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as whole:
             if whole.find(sought) < 0:
-                return []
+                return [], ""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         lines: list[dict[str, Any]] = []
         schema: Any = None
-        for message in _messages(pa.ipc.MessageReader.open_stream(file), pa.ArrowInvalid):
+        damage = ""
+        for message in _messages(pa.ipc.MessageReader.open_stream(file), pa.ArrowException):
             if schema is None:
                 schema = pa.ipc.read_schema(message)
                 if why := why_not_read((schema.metadata or {}).get(VERSION_KEY, b"0")):
                     raise ValueError(why)
             elif by in schema.names and message.body is not None and sought in message.body.to_pybytes():
-                batch = pa.ipc.read_record_batch(message, schema)
-                lines += batch.filter(pc.equal(batch.column(by), wanted)).to_pylist()
-        return lines
+                try:
+                    batch = pa.ipc.read_record_batch(message, schema)
+                    batch.validate(full=True)
+                    lines += batch.filter(pc.equal(batch.column(by), wanted)).to_pylist()
+                except (pa.ArrowException, UnicodeDecodeError, MemoryError):
+                    damage = "a part of it is damaged"  # what comes behind may be whole
+        return lines, damage
 
 
 def _messages(reader: pa.ipc.MessageReader, cut: type[Exception]) -> Iterator[pa.ipc.Message]:
