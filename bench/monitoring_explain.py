@@ -28,7 +28,7 @@ from part import Line, Part, Session
 from peers import start_tailrace
 from tailrace.loadtest.plan import LoadPlan
 from tailrace.loadtest.runner import run_load
-from tailrace.monitor.log.files import GROUP_ROWS, sealed_writer
+from tailrace.monitor.log.sealing import GROUP_ROWS, sealed_writer
 
 FILES: Final = 77
 FILE_ROWS: Final = 131_072

@@ -14,7 +14,7 @@ import pytest
 from serving import Server, serving, wait_for
 
 from tailrace.errors import SetupError
-from tailrace.monitor.log.files import read_draft
+from tailrace.monitor.log.draft_lines import read_draft
 from tailrace.server import companions
 from tailrace.server.companions import open_rings
 from tailrace.server.options import ServeOptions

@@ -12,7 +12,7 @@ import pytest
 from serving import Server, load, serving, wait_for
 
 pytest.importorskip("pyarrow")
-from tailrace.monitor.log.files import read_draft
+from tailrace.monitor.log.draft_lines import read_draft
 
 FILE = """
 import numpy as np

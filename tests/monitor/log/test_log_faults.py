@@ -19,7 +19,9 @@ from structlog.testing import capture_logs
 from test_prediction_log import NOON_S, Full, Now, ids, numbered, predictions
 
 from tailrace.monitor.log.columns import log_table
-from tailrace.monitor.log.files import DAMAGED, LogFiles, read_draft
+from tailrace.monitor.log.draft_lines import read_draft
+from tailrace.monitor.log.files import LogFiles
+from tailrace.monitor.log.names import DAMAGED
 from tailrace.monitor.log.writer import DOUBT_S, LOOK_S, LogWriter
 
 DISK_BYTES = 256 << 10

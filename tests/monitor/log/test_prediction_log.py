@@ -17,7 +17,8 @@ import pytest
 
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.log.columns import PIPELINE_KEY, log_table
-from tailrace.monitor.log.files import LogFiles, read_draft
+from tailrace.monitor.log.draft_lines import read_draft
+from tailrace.monitor.log.files import LogFiles
 from tailrace.monitor.log.names import SCHEMA_VERSION, VERSION_KEY
 from tailrace.monitor.log.sweep import sweep_log
 from tailrace.monitor.log.writer import LogWriter

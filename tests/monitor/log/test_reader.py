@@ -14,10 +14,10 @@ import pytest
 
 from log_writers import HOUR_S, NOON_S, Now, Write, at, ns, numbered, writers
 from tailrace.errors import SetupError
-from tailrace.monitor.log.files import seal_draft
 from tailrace.monitor.log.listing import chosen_log
 from tailrace.monitor.log.names import VERSION_KEY
 from tailrace.monitor.log.reader import LogReader
+from tailrace.monitor.log.sealing import seal_draft
 
 
 @pytest.fixture

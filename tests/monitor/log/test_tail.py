@@ -10,8 +10,8 @@ import pytest
 
 from log_writers import HOUR_S, NOON_S, Now, Write, at, numbered, writers
 from tailrace.deadline import NS_PER_S
-from tailrace.monitor.log.files import seal_draft
 from tailrace.monitor.log.listing import LogFile, log_files
+from tailrace.monitor.log.sealing import seal_draft
 from tailrace.monitor.log.tail import LogTail
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tailrace.monitor.log.files import is_valid
+from tailrace.monitor.log.draft_lines import is_valid
 
 
 class DraftTail:

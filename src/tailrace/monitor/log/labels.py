@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tailrace.monitor.log.files import ZSTD_LEVEL
 from tailrace.monitor.log.names import SEALED
+from tailrace.monitor.log.sealing import ZSTD_LEVEL
 
 LABELS: Final = "labels"
 """The folder of a pipeline's labels."""

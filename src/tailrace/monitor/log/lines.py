@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tailrace.monitor.log.files import is_valid
+from tailrace.monitor.log.draft_lines import is_valid
 from tailrace.monitor.log.listing import LogFile
 
 TOGETHER_ROWS: Final = 16_384

@@ -6,6 +6,8 @@ from typing import Final
 
 DRAFT: Final = ".arrows"
 SEALED: Final = ".parquet"
+DAMAGED: Final = ".damaged"
+"""A draft of which not all could be made a file."""
 HOUR: Final = "%Y-%m-%dT%H"
 """Of a folder: UTC, when its files were begun."""
 SCHEMA_VERSION: Final = 1

@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tailrace.monitor.log.files import DAMAGED
 from tailrace.monitor.log.labels import LABELS, LABELS_NAME
-from tailrace.monitor.log.names import SEALED
+from tailrace.monitor.log.names import DAMAGED, SEALED
 
 _HOUR_FOLDER: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 _FILE: Final = re.compile(rf"\d+-\d+-\d+({re.escape(SEALED)}|{re.escape(DAMAGED)})")
