@@ -12,7 +12,7 @@ import typer
 from tailrace.cli.chosen import chosen_pipeline
 from tailrace.cli.dataset_options import AsJson, MemoryMb, PipelineFile, PipelineName, Since, Threads, Until
 from tailrace.cli.durations import time_ns_of
-from tailrace.cli.log_lines import tell_of
+from tailrace.cli.log_table import tell_of
 from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tailrace.cli import dataset_options as given
 from tailrace.cli.chosen import chosen_pipeline
 from tailrace.cli.durations import time_ns_of
-from tailrace.cli.log_lines import tell_of
+from tailrace.cli.log_table import tell_of
 from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tailrace.cli.log_lines import tell_of
+from tailrace.cli.log_table import tell_of
 from tailrace.cli.printing import AsJson, plain
 from tailrace.cli.progress import progress_bar
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits

@@ -15,7 +15,7 @@ import typer
 
 from tailrace.cli import log_options as given
 from tailrace.cli.durations import time_ns_of
-from tailrace.cli.log_lines import SHORT, LogLines, tell_of
+from tailrace.cli.log_table import SHORT, LogTable, tell_of
 from tailrace.cli.progress import progress_bar
 from tailrace.errors import SetupError
 from tailrace.offline.database import MEMORY_MB, THREADS, DatabaseLimits
@@ -98,10 +98,10 @@ class _Printer:
     """Prints lines in one of three ways."""
 
     def __init__(self, ways: list[str], schema: pa.Schema, *, is_short: bool) -> None:
-        self._table: LogLines | None = None
+        self._table: LogTable | None = None
         self._encode: Callable[[pa.RecordBatch], bytes] | None = None
         if not ways:
-            self._table = LogLines(is_short=is_short)
+            self._table = LogTable(is_short=is_short)
         elif ways == ["--json"]:
             self._encode = json_lines
         else:

@@ -35,7 +35,7 @@ _EMPTY_IS_NULL: Final = ("degraded", "reasons")
 _NEXT: Final = "the view `log` has the lines; `--sql 'DESCRIBE log'` names its columns"
 
 
-class Lines:
+class LinesDatabase:
     """A database with the view `log`, over lines that are at hand. Use it as a context manager."""
 
     def __init__(self, lines: pa.Table | None = None, limits: DatabaseLimits | None = None) -> None:
@@ -110,7 +110,7 @@ class Lines:
             self._connection.execute(f"SET {setting}")
 
 
-class LogDatabase(Lines):
+class LogDatabase(LinesDatabase):
     """A database with the view `log`, over what a reader has found; it may raise duckdb.Error as `ask` does.
 
     read: how many lines each draft had when it was read, which was when the database was opened.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tailrace.monitor.log.listing import LogFile
-    from tailrace.offline.log.database import Lines
+    from tailrace.offline.log.database import LinesDatabase
 
 TRIES_MAX: Final = 4
 """How often a question is asked anew, since files went that were there a moment before, or are damaged."""
@@ -111,10 +111,10 @@ def asked_of(lines: pa.Table, query: LogQuery) -> pa.Table:
     require_duckdb()
     import duckdb
 
-    from tailrace.offline.log.database import Lines, fault_of
+    from tailrace.offline.log.database import LinesDatabase, fault_of
 
     try:
-        with Lines(lines) as database:
+        with LinesDatabase(lines) as database:
             return database.ask(query.statement(lines.schema)).read_all()
     except duckdb.Error as error:
         raise fault_of(error) from None
@@ -184,7 +184,7 @@ def _damaged(reader: LogReader, error: Exception, on_progress: Callable[[str, in
 
 
 @contextmanager
-def _showing(database: Lines, on_progress: Callable[[str, int, int], None]) -> Iterator[None]:
+def _showing(database: LinesDatabase, on_progress: Callable[[str, int, int], None]) -> Iterator[None]:
     """Tell of how much of a query is done while the block runs."""
     ending = threading.Event()
 

@@ -31,7 +31,7 @@ TOLD_MAX: Final = 5
 """Files that are named."""
 
 
-class LogLines:
+class LogTable:
     """Prints lines. is_short: of the columns `SHORT`, which are shown as a person thinks of them."""
 
     def __init__(self, *, is_short: bool) -> None:
