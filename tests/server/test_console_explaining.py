@@ -110,6 +110,21 @@ def test_time_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (status, problem["detail"]) == (500, "it is longer than 1 MiB")
 
 
+def test_who_does_not_read_holds_one_document_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fills the supervisor's memory with answers that are not read: a second one waits, the first is closed."""
+    monkeypatch.setattr(module, "SENT_S_MAX", 0.5)
+    large = (sys.executable, "-S", "-c", "print('{\"answered\": [\"' + 'x' * (12 << 20) + '\"]}')")
+    with explained("log", large) as address, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        client.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+        client.sendall(b"GET /console/explanation?id=r HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert asked(address, "id=other")[0] == 503
+        wait_for(lambda: asked(address, "id=other")[0] == 200, 10.0)
+        client.settimeout(10)
+        assert sum(map(len, iter(lambda: client.recv(1 << 20), b""))) < 12 << 20
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)

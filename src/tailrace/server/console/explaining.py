@@ -1,7 +1,8 @@
 """Explains a request for the console: `tailrace explain` in a process of its own, for which the supervisor never waits.
 
 It runs the release's code and may take a second of a core. So there is one at a time, with a limit of time and bytes,
-and it ends with the connection that has asked for it.
+and it ends with the connection that has asked for it. One whose client does not read its answer is the one for as long
+as it may, and is closed then: so no more than one document is held.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tailrace.server.options import ServeOptions
 COMMAND: Final = (sys.executable, "-m", "tailrace.cli.main", "explain")
 ID_CHARACTERS_MAX: Final = 1_024
 TIME_S_MAX: Final = 60.0
+SENT_S_MAX: Final = 30.0
+"""How long a client may take to read what it has asked for: until then it is in the supervisor's memory."""
 BYTES_MAX: Final = 16 << 20
 ERROR_CHARACTERS_MAX: Final = 2_000
 WHERE: Final = "/console/explanation"
@@ -85,12 +88,13 @@ class Explained(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, arguments: Sequence[str]) -> None:
         self._transport = transport
         self._arguments = arguments
+        self._is_gone = False
         self._task = asyncio.get_running_loop().create_task(self._answer())
 
     @property
     def is_done(self) -> bool:
-        """Whether it was answered, or nobody waits any more."""
-        return self._task.done()
+        """Whether its answer was taken, or nobody waits any more."""
+        return self._is_gone or self._task.done()
 
     def stop(self) -> None:
         """End it, and the process."""
@@ -101,6 +105,7 @@ class Explained(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the process that nobody waits for."""
+        self._is_gone = True
         self._task.cancel()
 
     async def _answer(self) -> None:
@@ -114,6 +119,11 @@ class Explained(asyncio.Protocol):
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(body)}\r\n".encode()
         self._transport.write(head + b"Content-Type: " + kind + b"\r\n" + HEADERS + b"\r\n\r\n" + body)
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            try:
+                await asyncio.sleep(SENT_S_MAX)  # which ends with the connection
+            finally:
+                self._transport.abort()
 
     async def _explained(self) -> tuple[int, bytes, bytes]:
         """Return the status of the answer, its type, and the document. Raises ServingError."""
