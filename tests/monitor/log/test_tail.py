@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from log_writers import HOUR_S, NOON_S, Now, Write, at, numbered, writers
@@ -116,6 +117,21 @@ def test_draft_that_is_removed_is_let_go_of(tmp_path: Path, now: Now, write: Wri
         now.s += 1
         files.write([at(1, 2, 1)])
         assert new(tail) == ["r2"]
+
+
+def test_lines_that_are_damaged_anywhere_end_nothing(tmp_path: Path, now: Now, write: Write) -> None:
+    """Lines that stand there may be lost, those of others are not: whoever follows the log goes on."""
+    for number in range(2):
+        now.s = NOON_S + number
+        write().write([at(number, number, 1)])
+    damaged = min(tmp_path.rglob("*.arrows"))
+    whole = damaged.read_bytes()
+    source = pa.BufferReader(whole)
+    pa.ipc.read_message(source)
+    for place in range(source.tell(), len(whole), 7):
+        damaged.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with closing(tail_of(tmp_path, now)) as tail:
+            assert "r1" in new(tail), place
 
 
 def test_file_that_is_damaged_is_left_out(tmp_path: Path, now: Now, write: Write) -> None:

@@ -6,11 +6,13 @@ import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from tailrace.monitor.log.draft_lines import is_valid
+
+_DAMAGE: Final = (pa.ArrowException, EOFError, OSError, UnicodeDecodeError)
 
 
 class DraftTail:
@@ -32,17 +34,18 @@ class DraftTail:
             file.seek(self.offset)
             while (message := _next(file)) is not None:
                 if self._schema is None:
-                    self._schema = pa.ipc.read_schema(message)
+                    if (schema := _schema_of(message)) is None:
+                        return
+                    self._schema = schema
                     self.offset = file.tell()
                     continue
-                batch = pa.ipc.read_record_batch(message, self._schema)
-                is_spoilt = not is_valid(batch)
-                if is_spoilt and not over_damage:
+                batch = _lines_of(message, self._schema)
+                if batch is None and not over_damage:
                     return
                 self.offset = file.tell()
-                skipped = min(self._skipped, batch.num_rows)
-                if is_spoilt:
+                if batch is None:
                     continue
+                skipped = min(self._skipped, batch.num_rows)
                 self._skipped -= skipped
                 if batch.num_rows > skipped:
                     yield batch.slice(skipped)
@@ -52,5 +55,23 @@ def _next(file: Any) -> Any:
     """Return the next message; None where it is not whole yet."""
     try:
         return pa.ipc.read_message(file)
-    except (pa.ArrowException, EOFError, OSError):
+    except _DAMAGE:
         return None
+
+
+def _schema_of(message: Any) -> pa.Schema | None:
+    """Return the schema that a draft begins with; None for a damaged one."""
+    try:
+        schema = pa.ipc.read_schema(message)
+        return schema if schema.names else None  # which reads them
+    except _DAMAGE:
+        return None
+
+
+def _lines_of(message: Any, schema: pa.Schema) -> pa.RecordBatch | None:
+    """Return the lines of a message; None for damaged ones."""
+    try:
+        batch = pa.ipc.read_record_batch(message, schema)
+    except _DAMAGE:
+        return None
+    return batch if is_valid(batch) else None
