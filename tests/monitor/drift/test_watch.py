@@ -121,6 +121,24 @@ def test_new_and_missing_values_are_told_apart(profile: Profile) -> None:
     assert found["age"] == ("missing",)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_rows_that_are_alike_are_no_drift_for_ever(profile: Profile, shift: float) -> None:
+    """Sixty customers with ten payments each seem to differ in every window: that is learned though all of them speak.
+
+    What has drifted from the first window on stays an alarm: windows that have drifted are like each other.
+    """
+    watched = Watched(profile)
+    off = shift * profile.features["age"].std  # type: ignore[union-attr]
+
+    def alike(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values[: ROWS // 10], 10) + off
+
+    told = [alarms(watched.window(age=alike, amount=lambda values: np.repeat(values[::10], 10))) for _ in range(40)]
+    assert all(not found for found in told[20:]) is (shift == 0.0)
+    assert all("amount" not in found for found in told[20:])
+    assert all("age" in found for found in told[20:]) is (shift > 0.0)
+
+
 @pytest.mark.parametrize(("mean", "deviation"), [(0.42, 0.02), (5e4, 1e4)], ids=["probabilities", "amounts"])
 def test_learned_scores_are_told_in_their_own_deviations(mean: float, deviation: float) -> None:
     """No profile has the scores of several models: whatever their unit, one deviation off is an alarm."""

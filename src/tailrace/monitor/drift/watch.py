@@ -21,6 +21,7 @@ from tailrace.deadline import NS_PER_S
 from tailrace.inference.drift import Drift
 from tailrace.monitor.drift.baseline import Baseline
 from tailrace.monitor.drift.comparison import STATISTICS, Comparer, Comparison
+from tailrace.monitor.drift.dependence import Dependence
 from tailrace.monitor.drift.findings import Finding, Findings
 from tailrace.monitor.drift.series import CELLS_MAX, Series
 from tailrace.monitor.drift.statistics import EXPECTED_MIN, Floats
@@ -49,6 +50,7 @@ class DriftWatch:
         self._reference = reference_tally(self.series)
         self._has_reference = self._reference.rows > 0
         self._baselines = [Baseline.empty(len(self.series)) for _ in range(declared.slots)]
+        self._dependence = Dependence(len(self.series))
         self._comparer = Comparer(self.series, declared.false_discoveries)
         shape = (len(self.series), len(STATISTICS))
         self._votes, self._cycle_votes = _Votes(declared.alarm, shape), _Votes(CYCLE_ALARM, shape)
@@ -87,7 +89,8 @@ class DriftWatch:
         """End the window now, and return what it says; and what the cycle says, where it ended with it."""
         window, baseline = self._window, self._baselines[self._slot]
         base, shape, learned = self._base(baseline)
-        effect, deviation = _spread(baseline, learned)
+        self._dependence.take(window.tally)
+        effect, deviation = _spread(baseline, learned, window.tally, self._dependence.effect)
         compared = self._comparer.compare(window.tally, base, effect, deviation, shape)
         alarms = self._votes.cast(compared.signals)
         off = self._deviations(window.tally, baseline, learned)
@@ -208,10 +211,14 @@ class _Votes:
         return np.asarray(self.last.sum(axis=0) >= self._needed)
 
 
-def _spread(baseline: Baseline, learned: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return how many rows are worth an independent one, and the deviation of window means, where it is known."""
+def _spread(baseline: Baseline, learned: NDArray[np.bool_], window: Tally, effect: Floats) -> tuple[Floats, Floats]:
+    """Return how many rows are worth an independent one, and the deviation of window means.
+
+    effect: the former as the last windows tell it, which holds while the baseline does not know.
+    """
     known = learned | (baseline.windows >= SPREAD_WINDOWS_MIN)
-    return np.where(known, baseline.design_effect, 1.0), np.where(known, baseline.deviation, 0.0)
+    deviation = np.sqrt(window.variances * effect / np.maximum(window.rows, 1.0))
+    return np.where(known, baseline.design_effect, effect), np.where(known, baseline.deviation, deviation)
 
 
 def _named(flags: NDArray[np.bool_]) -> tuple[str, ...]:
