@@ -95,6 +95,15 @@ def test_release_that_its_server_does_not_know_is_left(file: Path, tmp_path: Pat
         assert [path.name for path in (tmp_path / "kept" / SERVERS).iterdir()] == [os.path.basename(pinned.folder)]
 
 
+def test_file_that_cannot_be_read_keeps_no_release_from_its_log(file: Path, tmp_path: Path) -> None:
+    """One that a power failure or a person has left beside it, as of a release that is settled just now."""
+    with pin([str(file)], str(tmp_path / "kept")) as pinned:
+        for name in ("release-0.json", "release-9.json"):
+            (Path(pinned.folder) / name).write_text("{")
+        release = logged(pinned, tmp_path / "log")
+    assert shelf_named(tmp_path / "log", release.id) == tmp_path / "kept"
+
+
 def test_log_without_names_forgets_nothing(tmp_path: Path) -> None:
     """One of an earlier version, say."""
     forget_releases(tmp_path, 1e12)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from tailrace.release.pinned import PIN, RELEASE, Pin, Release, write_whole
+from tailrace.release.pinned import PIN, RELEASE, Pin, pinned_as, write_whole
 from tailrace.release.shelf import SERVERS, Shelf
 
 NAMED: Final = ".releases"
@@ -67,16 +67,12 @@ def keep_logged(shelf: Shelf, pinned: Pin, release: str, log: Path) -> None:
     One that the server does not know is left. Raises SetupError where the shelf cannot be written.
     """
     with shelf.locked():
-        for file in Path(pinned.folder).glob(f"{RELEASE}*.json"):
-            settled = msgspec.json.decode(file.read_bytes(), type=Release)
-            if settled.id != release:
-                continue
-            pin_file = file.with_name(f"{PIN}{file.stem.removeprefix(RELEASE)}.json")
+        for pin, settled in pinned_as(release, Path(pinned.folder)):
             folder = shelf.root / SERVERS / f"{_LOGGED}{release}"
             folder.mkdir(exist_ok=True)
             logs = {*_logs_of(folder), os.path.realpath(log)}
             write_whole(folder / _LOGS, _Logs(tuple(sorted(logs))))
-            write_whole(folder / f"{PIN}1.json", msgspec.json.decode(pin_file.read_bytes(), type=Pin))
+            write_whole(folder / f"{PIN}1.json", pin)
             write_whole(folder / f"{RELEASE}1.json", settled)
             (log / NAMED / release).write_text(str(shelf.root))
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -95,6 +97,16 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[PinnedModel, ...]
     schemas: dict[str, str]
     remotes: tuple[PinnedRemote, ...] = ()
+
+
+def pinned_as(release: str, folder: Path) -> Iterator[tuple[Pin, Release]]:
+    """Give what a server's folder has pinned that is a release, the newest first; what cannot be read is left out."""
+    for file in sorted(folder.glob(f"{RELEASE}*.json"), reverse=True):
+        with suppress(OSError, msgspec.DecodeError):
+            settled = msgspec.json.decode(file.read_bytes(), type=Release)
+            if settled.id == release:
+                pin_file = file.with_name(f"{PIN}{file.stem.removeprefix(RELEASE)}.json")
+                yield msgspec.json.decode(pin_file.read_bytes(), type=Pin), settled
 
 
 def write_whole(file: Path, value: msgspec.Struct) -> None:

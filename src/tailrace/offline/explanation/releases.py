@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from tailrace.compile.loading import load_pipelines
 from tailrace.compile.pinned_modules import PinnedFolder
 from tailrace.errors import TailraceError
 from tailrace.pipeline import Pipeline
-from tailrace.release.pinned import PIN, RELEASE, Pin, Release
+from tailrace.release.pinned import Pin, Release, pinned_as
 from tailrace.release.settle import with_pinned_models
 from tailrace.release.shelf import SERVERS
 
@@ -45,13 +44,8 @@ def find_release(release_id: str, roots: Sequence[Path]) -> OpenedRelease | str:
         return f"release {release_id} was not looked for: no directory of releases is known"
     why = f"release {release_id} is not among those that are kept in {', '.join(places)}"
     for root in roots:
-        for file in sorted((root / SERVERS).glob(f"*/{RELEASE}*.json"), reverse=True):
-            with suppress(OSError, msgspec.DecodeError):
-                release = msgspec.json.decode(file.read_bytes(), type=Release)
-                if release.id != release_id:
-                    continue
-                pin_file = file.with_name(f"{PIN}{file.stem.removeprefix(RELEASE)}.json")
-                pin = msgspec.json.decode(pin_file.read_bytes(), type=Pin)
+        for server in sorted((root / SERVERS).glob("*"), reverse=True):
+            for pin, release in pinned_as(release_id, server):
                 opened = OpenedRelease(root, pin, _with_models_in(root, release))
                 if not (gone := _gone(opened)):
                     return opened
