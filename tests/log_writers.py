@@ -45,8 +45,8 @@ def writers(root: Path, now: Now) -> Iterator[Write]:
 
     yield make
     for files in made:
-        if files._draft is not None:
-            files._draft.close()
+        for draft in files._drafts:
+            draft.close()
 
 
 def at(second: float, first: int, count: int, **changed: Any) -> pa.RecordBatch:

@@ -18,7 +18,7 @@ import pytest
 from tailrace.deadline import NS_PER_S
 from tailrace.monitor.log.columns import PIPELINE_KEY, log_table
 from tailrace.monitor.log.draft_lines import read_draft
-from tailrace.monitor.log.files import LogFiles
+from tailrace.monitor.log.files import TURNS_MAX, LogFiles
 from tailrace.monitor.log.names import SCHEMA_VERSION, VERSION_KEY
 from tailrace.monitor.log.sweep import sweep_log
 from tailrace.monitor.log.writer import LogWriter
@@ -155,6 +155,36 @@ def test_columns_that_change_begin_a_new_file(tmp_path: Path, now: Now) -> None:
     files.seal()
     assert ids(tmp_path) == numbered(0, 3)
     assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+
+def test_columns_that_change_in_turns_are_few_files(tmp_path: Path, now: Now) -> None:
+    """As of two releases that are served at once: each frame had begun another file, forty a second."""
+    files = LogFiles(tmp_path, now)
+    for first in range(0, 400, 2):
+        files.write([log_table(predictions(first, 1))])
+        files.write([log_table(predictions(first + 1, 1, features={"other": np.ones(1)}))])
+    files.flush()
+    assert sorted(ids(tmp_path) + ids(tmp_path, ".arrows")) == sorted(numbered(0, 400))
+    assert len(list(tmp_path.rglob("*.*"))) <= TURNS_MAX + 2
+    assert files.recover() == 0
+    now.s += 3_600
+    files.seal_if_due()
+    assert sorted(ids(tmp_path)) == sorted(numbered(0, 400))
+    files.write([log_table(predictions(400, 1)), log_table(predictions(401, 1, features={"other": np.ones(1)}))])
+    assert len(ids(tmp_path, ".arrows")) == 1  # it is calm again
+    files.seal()
+
+
+def test_drafts_of_columns_that_change_ever_again_are_few(tmp_path: Path, now: Now) -> None:
+    """The one that was written longest ago becomes whole; one that was removed is begun anew."""
+    files = LogFiles(tmp_path, now)
+    for number in range(20):
+        files.write([log_table(predictions(number, 1, features={f"f{number}": np.ones(1)}))])
+    assert (ids(tmp_path), ids(tmp_path, ".arrows")) == (sorted(numbered(0, 16)), numbered(16, 4))
+    min(tmp_path.rglob("*.arrows")).unlink()
+    files.write([log_table(predictions(20, 1, features={"f16": np.ones(1)}))])
+    files.seal()
+    assert ids(tmp_path) == sorted([*numbered(0, 16), *numbered(17, 4)])
 
 
 @pytest.mark.parametrize("cut", [1, 100, 1_000])
