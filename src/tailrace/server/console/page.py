@@ -41,19 +41,28 @@ def page_bytes() -> tuple[bytes, bytes]:
     page = read_part("page.html").replace("/*style*/", style)
     for number, script in enumerate(scripts):
         page = page.replace(f"/*script {number}*/", script)
-    hashes = b" ".join(map(hash_of, scripts))
-    policy = (
-        b"default-src 'none'; script-src " + hashes + b"; style-src " + hash_of(style) + b"; "
-        b"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    page = page.replace("/*policy*/", policy.decode())  # a moment that is kept comes without the head of an answer
-    return page.encode(), b"Content-Security-Policy: " + policy + b"; frame-ancestors 'none'"
+    policy = policy_of(style, *scripts)
+    return page.replace("/*policy*/", policy.decode()).encode(), policy  # a moment that is kept comes without a head
 
 
 def _page_answer() -> Answer:
-    page, policy = page_bytes()
+    return html_answer(*page_bytes())
+
+
+def html_answer(page: bytes, policy: bytes) -> Answer:
+    """Return a page as it is answered, with its policy, see `policy_of`: it is framed by no other page."""
+    held = b"Content-Security-Policy: " + policy + b"; frame-ancestors 'none'"
     return Answer(
-        200, b"text/html; charset=utf-8", page, (b"Cache-Control: no-cache", *HARMLESS, policy), compresses=True
+        200, b"text/html; charset=utf-8", page, (b"Cache-Control: no-cache", *HARMLESS, held), compresses=True
+    )
+
+
+def policy_of(style: str, *scripts: str) -> bytes:
+    """Return the policy that lets a page run what stands in it, and nothing else."""
+    hashes = b" ".join(map(_hash_of, scripts))
+    return (
+        b"default-src 'none'; script-src " + hashes + b"; style-src " + _hash_of(style) + b"; "
+        b"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -62,6 +71,6 @@ def read_part(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def hash_of(text: str) -> bytes:
+def _hash_of(text: str) -> bytes:
     """Return a text as a policy names it."""
     return b"'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()) + b"'"
