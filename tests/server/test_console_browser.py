@@ -373,16 +373,21 @@ def test_keyboard_moves_the_cursor_of_every_chart(browser: Chromium) -> None:
         assert page.value("document.getElementById('heat-legend').children.length") == 3
 
 
-@pytest.mark.parametrize(("width", "theme"), [(360, "light"), (360, "dark"), (820, "light"), (1_920, "dark")])
+@pytest.mark.parametrize(
+    ("width", "theme"), [(320, "light"), (360, "light"), (360, "dark"), (720, "dark"), (820, "light"), (1_920, "dark")]
+)
 def test_page_fits_its_window(browser: Chromium, width: int, theme: str) -> None:
-    """From a phone to a wide screen nothing is wider than the window, and text stands out from what is behind it."""
-    counted = Counted()
+    """From a phone to a wide screen nothing is cut off at its window or card, and text stands out from its ground."""
+    counted = Counted(view="CustomerProfile", release="2323e820d851")
+    counted.answer(180_000)
     counted.fire()
     counted.said = observed("fraud", "pay-7")
     counted.lose(3, "overwritten")
     with served(counted, filled(counted, 30, lines=logged("a line"), explains=True)) as port:
         page = opened(browser, port, width=width, theme=theme)
         assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        cards = "[...document.querySelectorAll('.card')].filter(e => e.offsetParent && e.scrollWidth > e.clientWidth)"
+        assert page.value(f"{cards}.map(e => e.innerText)") == []
         contrast = """(() => {
           const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b; };
