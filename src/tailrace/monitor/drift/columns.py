@@ -19,20 +19,21 @@ class Gathered:
 
     def __init__(self, since_ns: int = 0) -> None:
         self.since_ns = since_ns
-        self.rows = 0
+        self.rows = self.requests = 0
         self._columns: list[Columns] = []
         self._defaulted: list[Flags] = []
 
-    def add(self, columns: Columns, defaulted: Flags) -> None:
-        """Add a frame's, see `columns_of`."""
+    def add(self, columns: Columns, defaulted: Flags, requests: int) -> None:
+        """Add a frame's, see `columns_of`. requests: that its rows are of."""
         self.rows += max(map(len, columns.values()), default=0)
+        self.requests += requests
         self._columns.append(columns)
         self._defaulted.append(defaulted)
 
-    def take(self, now_ns: int) -> tuple[Columns, Flags]:
+    def take(self, now_ns: int) -> tuple[Columns, Flags, int]:
         """Return all of them together, and begin anew."""
-        found = _joined(self._columns), _joined(self._defaulted)
-        self.since_ns, self.rows, self._columns, self._defaulted = now_ns, 0, [], []
+        found = _joined(self._columns), _joined(self._defaulted), self.requests
+        self.since_ns, self.rows, self.requests, self._columns, self._defaulted = now_ns, 0, 0, [], []
         return found
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from tailrace.deadline import NS_PER_S
 from tailrace.inference.declaration import Model, models_of
 from tailrace.inference.drift import Drift
@@ -66,11 +68,11 @@ class PipelineDrift:
                 watched.kept = None
             watched.gathered = Gathered(now_ns)
         watched.seen_ns = now_ns
-        watched.gathered.add(*columns_of(predictions))
+        watched.gathered.add(*columns_of(predictions), len(np.unique(predictions.places)))
         if watched.gathered.rows < ROWS_AT_ONCE and now_ns < watched.gathered.since_ns + NS_PER_S:
             return ()
-        columns, defaulted = watched.gathered.take(now_ns)
-        found = watched.watch.add(columns, now_ns, wall_s, defaulted)
+        columns, defaulted, requests = watched.gathered.take(now_ns)
+        found = watched.watch.add(columns, now_ns, wall_s, defaulted, requests)
         self.latest[predictions.pipeline] |= {each.span: each for each in found}
         return found
 

@@ -78,9 +78,10 @@ class DriftWatch:
         now_ns: int,
         wall_s: float,
         defaulted: Mapping[str, NDArray[np.bool_]] | None = None,
+        requests: int | None = None,
     ) -> tuple[Findings, ...]:
         """Add a batch, see `DriftWindow.add`; return what has ended by it: mostly nothing."""
-        self._window.add(columns, defaulted)
+        self._window.add(columns, defaulted, requests)
         if now_ns < self._ends_ns or self._window.rows < self.declared.rows_min:
             return ()
         return self.close(now_ns, wall_s)
@@ -90,7 +91,8 @@ class DriftWatch:
         window, baseline = self._window, self._baselines[self._slot]
         base, shape, learned = self._base(baseline)
         self._dependence.take(window.tally)
-        effect, deviation = _spread(baseline, learned, window.tally, self._dependence.effect)
+        alike = np.maximum(self._dependence.effect, window.rows / max(window.requests, 1))
+        effect, deviation = _spread(baseline, learned, window.tally, base, alike)
         compared = self._comparer.compare(window.tally, base, effect, deviation, shape)
         alarms = self._votes.cast(compared.signals)
         off = self._deviations(window.tally, baseline, learned)
@@ -211,13 +213,16 @@ class _Votes:
         return np.asarray(self.last.sum(axis=0) >= self._needed)
 
 
-def _spread(baseline: Baseline, learned: NDArray[np.bool_], window: Tally, effect: Floats) -> tuple[Floats, Floats]:
+def _spread(
+    baseline: Baseline, learned: NDArray[np.bool_], window: Tally, base: Tally, effect: Floats
+) -> tuple[Floats, Floats]:
     """Return how many rows are worth an independent one, and the deviation of window means.
 
-    effect: the former as the last windows tell it, which holds while the baseline does not know.
+    effect: the former while the baseline does not know: as the last windows tell it, or the rows of a request.
     """
     known = learned | (baseline.windows >= SPREAD_WINDOWS_MIN)
-    deviation = np.sqrt(window.variances * effect / np.maximum(window.rows, 1.0))
+    variances = np.maximum(window.variances, base.variances)  # three values that are alike by chance have none
+    deviation = np.sqrt(variances * effect / np.maximum(window.rows, 1.0))
     return np.where(known, baseline.design_effect, effect), np.where(known, baseline.deviation, deviation)
 
 

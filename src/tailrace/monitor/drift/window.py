@@ -67,19 +67,23 @@ class Tally:
 
 @dataclass(slots=True)
 class DriftWindow:
-    """One window's tally of some series, of `rows` predictions."""
+    """One window's tally of some series, of `rows` predictions of so many `requests`."""
 
     series: Sequence[Series]
     tally: Tally = field(init=False)
     rows: int = 0
+    requests: int = 0
 
     def __post_init__(self) -> None:
         self.tally = Tally.empty(len(self.series))
 
     def add(
-        self, columns: Mapping[str, NDArray[Any]], defaulted: Mapping[str, NDArray[np.bool_]] | None = None
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        defaulted: Mapping[str, NDArray[np.bool_]] | None = None,
+        requests: int | None = None,
     ) -> None:
-        """Add a batch, see `columns_of`.
+        """Add a batch, see `columns_of`. requests: that it is of; by default each row is one.
 
         columns: values by the name of the series, shape (rows,); categories as texts, or as places among the known.
         defaulted: which rows were answered with a default, by view. A series whose column is not there, or is none of
@@ -104,6 +108,7 @@ class DriftWindow:
             tally.missing[place] += missing
             most = max(most, len(values))
         self.rows += most
+        self.requests += most if requests is None else requests
 
 
 def reference_tally(series: Sequence[Series]) -> Tally:
