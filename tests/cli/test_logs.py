@@ -197,6 +197,23 @@ def test_damaged_files_are_named_and_the_others_read(log: str, tmp_path: Path, n
     assert [line.partition(": ")[2].rpartition(": ")[0].partition(": ")[0] for line in told] == [str(cut), str(damaged)]
 
 
+@pytest.mark.parametrize("text", [b"release", b"blue-green", b"allow"])
+def test_text_that_is_damaged_costs_its_file_alone(
+    log: str, tmp_path: Path, now: Now, write: Write, text: bytes
+) -> None:
+    """The name of a column, or a value: Arrow takes what is no text, and DuckDB does not."""
+    files = write()
+    now.s += 1
+    files.write([at(0, 100, 50, release="blue-green")])
+    files.seal()
+    damaged = max((tmp_path / "log" / "fraud" / "2025-06-16T13").glob("*.parquet"))
+    pq.write_table(pq.read_table(damaged), damaged, compression="none")
+    damaged.write_bytes(damaged.read_bytes().replace(text, b"\xa2" + text[1:]))
+    result = CliRunner().invoke(app, [log, "--json"])
+    assert [json.loads(line)["request_id"] for line in result.stdout.splitlines()] == numbered(0, 30)
+    assert str(damaged) in result.stderr
+
+
 def test_log_that_is_swept_while_it_is_asked_is_asked_again(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest is read; where files go again and again, that is told."""
     from tailrace.offline.log import database

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from tailrace.monitor.log.draft_lines import is_valid
 from tailrace.monitor.log.listing import LogFile
 
+DAMAGE: Final = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What reading a file raises that is damaged, or gone; the last one, where the name of a column is no text."""
 TOGETHER_ROWS: Final = 16_384
 """Lines that are read at once."""
 _SCHEMA_BYTES_MAX: Final = 1 << 20

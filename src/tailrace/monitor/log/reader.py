@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tailrace.monitor.log.lines import FileLines, Span
+from tailrace.monitor.log.lines import DAMAGE, FileLines, Span
 from tailrace.monitor.log.listing import LogFile, PassedOver, log_files
 from tailrace.monitor.log.repeats import repeats
 from tailrace.monitor.log.schemas import conformed, differing, united, why_not
@@ -69,7 +69,7 @@ class LogReader:
             yield from self.lines_of(lines, columns)
         except FileNotFoundError:
             self._pass_over(lines.file, "it went while it was read")
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             self._pass_over(lines.file, _reason(error))
 
     def lines_of(self, lines: FileLines, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -106,7 +106,7 @@ class LogReader:
             has_lines = not why and any(map(self._may_be_of_the_time, lines.spans))
         except FileNotFoundError:
             return self._open(file.sealed()) if file.is_draft else None  # it was swept a moment ago
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             why, has_lines = _reason(error), False
         if why:
             self._pass_over(file, why)

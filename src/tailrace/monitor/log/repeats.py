@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tailrace.monitor.log.lines import FileLines, Span
+from tailrace.monitor.log.lines import DAMAGE, FileLines, Span
 from tailrace.monitor.log.listing import LogFile
 
 IDENTITY: Final = ("time", "request_id", "trace", "client", "release", "slot", "row", "wait_us", "whole_us", "request")
@@ -66,11 +66,11 @@ def _in_both(
     """Return the places of lines, among those of a time, that stand in other files."""
     known: set[int] = set()
     for other, spans in earlier:
-        with suppress(OSError, pa.ArrowException):  # it went, or is damaged: then its lines are not given either
+        with suppress(*DAMAGE):  # it went, or is damaged: then its lines are not given either
             for batch in other.batches(IDENTITY, spans):
                 known |= {identity for _, identity in identities(batch, times_us)}
     places = []
-    with suppress(OSError, pa.ArrowException):
+    with suppress(*DAMAGE):
         for span in head:
             first = span.first
             for batch in lines.batches(IDENTITY, [span]):

@@ -165,6 +165,16 @@ class LogDatabase(LinesDatabase):
         return pa.Table.from_batches(batches, self._reader.schema)
 
 
+def why_unreadable(path: Path) -> str:
+    """Return why DuckDB cannot read a whole file; "" where it can."""
+    with duckdb.connect() as connection:
+        try:
+            connection.execute("SELECT bit_xor(hash(lines)) FROM read_parquet(?) AS lines", [str(path)])
+        except duckdb.Error as error:
+            return message_of(error)
+    return ""
+
+
 def fault_of(error: duckdb.Error) -> SourceError:
     """Return what is told of a query that DuckDB does not run."""
     text = message_of(error).replace("FROM clause!", "the log")

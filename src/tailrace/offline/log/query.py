@@ -171,7 +171,10 @@ def _gone(reader: LogReader) -> SourceError:
 
 
 def _damaged(reader: LogReader, error: Exception, on_progress: Callable[[str, int, int], None]) -> list[PassedOver]:
-    """Return the files that are damaged, where that may be why a query failed: each is read whole."""
+    """Return the files that are damaged, where that may be why a query failed: each is read whole.
+
+    By Arrow, which says what is wrong with values too, and where it finds nothing by DuckDB, which takes fewer.
+    """
     import duckdb
 
     about_files = (duckdb.InvalidInputException, duckdb.IOException, duckdb.InternalException)
@@ -180,7 +183,12 @@ def _damaged(reader: LogReader, error: Exception, on_progress: Callable[[str, in
     before = len(reader.passed_over)
     for done, _ in enumerate(reader.batches()):
         on_progress("looking for damaged files", done, 0)
-    return reader.passed_over[before:]
+    if found := reader.passed_over[before:]:
+        return found
+    from tailrace.offline.log.database import why_unreadable
+
+    whole = (lines.file.path for lines in reader.files if not lines.file.is_draft and not lines.file.is_gone)
+    return [PassedOver(path, why) for path in whole if (why := why_unreadable(path))]
 
 
 @contextmanager
