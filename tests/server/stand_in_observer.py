@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from tailrace.server.channel import ChildChannel
 from tailrace.server.child import Child
-from tailrace.server.control import ChildChannel, Drain, Draining, Ready
+from tailrace.server.control import Drain, Draining, Ready
 from tailrace.server.role import ChildRole
 
 

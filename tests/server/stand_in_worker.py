@@ -20,6 +20,7 @@ from tailrace.monitor.layout import PipelineShape, worker_layout
 from tailrace.monitor.recorder import BatchRecorder, WorkerRecorder
 from tailrace.monitor.shared import MetricBlock
 from tailrace.server.acceptor import Acceptor
+from tailrace.server.channel import WorkerChannel
 from tailrace.server.control import (
     Assignment,
     Drain,
@@ -31,7 +32,6 @@ from tailrace.server.control import (
     PipelineReady,
     Ready,
     Warm,
-    WorkerChannel,
 )
 from tailrace.server.slots import BACKLOG
 

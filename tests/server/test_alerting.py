@@ -26,7 +26,8 @@ from tailrace.monitor.alerts.rules import RULES
 from tailrace.monitor.merged import MergedMetrics
 from tailrace.monitor.merging import merge_blocks
 from tailrace.server.alerting import UNTOLD_S, Alerting, sinks_of
-from tailrace.server.control import PipelineReady, Ready, SupervisorChannel
+from tailrace.server.channel import SupervisorChannel
+from tailrace.server.control import PipelineReady, Ready
 from tailrace.server.options import ServeOptions
 from tailrace.server.runbooks import runbooks_url
 

@@ -14,7 +14,8 @@ import pytest
 import structlog
 
 from tailrace.server import log_lines
-from tailrace.server.control import ChildChannel, Heartbeat, SupervisorChannel, ToCompanion
+from tailrace.server.channel import ChildChannel, SupervisorChannel
+from tailrace.server.control import Heartbeat, ToCompanion
 from tailrace.server.log_lines import AGE_S, LINES_MAX, TEXT_MAX, TOLD_MAX, TRACE_MAX, LogLine, LogLines
 
 
@@ -107,7 +108,7 @@ def test_child_tells_the_newest_lines_and_how_many_more_there_were() -> None:
 def test_lines_come_with_the_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a child has logged is with the supervisor a heartbeat later."""
     lines = LogLines("observer")
-    monkeypatch.setattr("tailrace.server.control.LINES", lines)
+    monkeypatch.setattr("tailrace.server.channel.LINES", lines)
     ours, theirs = socket.socketpair()
 
     async def heard() -> Any:

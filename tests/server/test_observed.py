@@ -11,8 +11,9 @@ from typing import Any, cast
 from tailrace.monitor.drift.shown import ShownDrift
 from tailrace.monitor.exemplars import Exemplar
 from tailrace.monitor.observed import OBSERVED_BYTES_MAX, Observed
+from tailrace.server.channel import ChildChannel, SupervisorChannel
 from tailrace.server.companion_process import CompanionProcess
-from tailrace.server.control import ChildChannel, CompanionAssignment, SupervisorChannel, ToCompanion
+from tailrace.server.control import CompanionAssignment, ToCompanion
 from tailrace.server.overview import OBSERVED_S, Overview
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import pytest
 
 from tailrace.server.adoption import Adoption
+from tailrace.server.channel import SupervisorChannel, WorkerChannel
 from tailrace.server.child import Child
-from tailrace.server.control import Drain, HandBack, Listen, SupervisorChannel, WorkerChannel
+from tailrace.server.control import Drain, HandBack, Listen
 from tailrace.server.options import ServeOptions
 from tailrace.server.process import ChildProcess
 from tailrace.server.slots import Slot, open_slots

@@ -9,17 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tailrace.release.pinned import Pin
-from tailrace.server.control import (
-    MESSAGE_BYTES_MAX,
-    Assignment,
-    Drain,
-    Failed,
-    Heartbeat,
-    PipelineReady,
-    Ready,
-    SupervisorChannel,
-    WorkerChannel,
-)
+from tailrace.server.channel import MESSAGE_BYTES_MAX, SupervisorChannel, WorkerChannel
+from tailrace.server.control import Assignment, Drain, Failed, Heartbeat, PipelineReady, Ready
 from tailrace.server.options import ServeOptions
 
 ASSIGNMENT = Assignment(

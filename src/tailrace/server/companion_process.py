@@ -15,19 +15,11 @@ import uvloop
 
 from tailrace.errors import TailraceError
 from tailrace.monitor.observed import LEFT_OUT, OBSERVED_BYTES_MAX, Observed
-from tailrace.server.control import (
-    ChildChannel,
-    CompanionAssignment,
-    Drain,
-    Draining,
-    Failed,
-    Link,
-    Ready,
-    ToCompanion,
-    rss_bytes,
-)
+from tailrace.server.channel import ChildChannel
+from tailrace.server.control import CompanionAssignment, Drain, Draining, Failed, Link, Ready, ToCompanion
 from tailrace.server.log_lines import LINES
 from tailrace.server.logging import configure_logging, log_warnings
+from tailrace.server.process_use import rss_bytes
 
 _ASSIGNMENT_S: Final = 30.0
 """How long a process waits for its task."""
@@ -45,7 +37,7 @@ class CompanionProcess:
 
     def say_ready(self) -> None:
         """Say that it is at work."""
-        self._channel.send(Ready(os.getpid(), time.monotonic() - self._began_s, rss_bytes()))
+        self._channel.send(Ready(os.getpid(), time.monotonic() - self._began_s, rss_bytes(os.getpid())))
 
     def say_observed(self, observed: Observed) -> bool:
         """Say what there is to show; return False for more than may be said, of which a part is left out, or all."""

@@ -14,17 +14,8 @@ import msgspec
 
 from tailrace.core_share import hold_back, let_go
 from tailrace.monitor.observed import Observed
-from tailrace.server.control import (
-    Drain,
-    Draining,
-    Failed,
-    FromChild,
-    Heartbeat,
-    Ready,
-    SupervisorChannel,
-    WantsEvents,
-    Warm,
-)
+from tailrace.server.channel import SupervisorChannel
+from tailrace.server.control import Drain, Draining, Failed, FromChild, Heartbeat, Ready, WantsEvents, Warm
 from tailrace.server.log_lines import LINES
 
 _LAST_WORDS_S: Final = 1.0

@@ -40,6 +40,7 @@ from tailrace.pipeline import Pipeline
 from tailrace.server.accepted.opening import Accepting
 from tailrace.server.callers import callers_of
 from tailrace.server.certified import Certified
+from tailrace.server.channel import WorkerChannel
 from tailrace.server.collection import Collection
 from tailrace.server.control import (
     Assignment,
@@ -54,8 +55,6 @@ from tailrace.server.control import (
     Ready,
     WantsEvents,
     Warm,
-    WorkerChannel,
-    rss_bytes,
 )
 from tailrace.server.declared import shape_of
 from tailrace.server.doors import Doors
@@ -69,6 +68,7 @@ from tailrace.server.limiting.opening import open_limiter
 from tailrace.server.log_lines import LINES
 from tailrace.server.logging import configure_logging, log_warnings
 from tailrace.server.openapi.page import description_routes
+from tailrace.server.process_use import rss_bytes
 from tailrace.server.proxies import Proxies
 from tailrace.server.readiness import Readiness
 from tailrace.server.released import released_pipelines
@@ -249,7 +249,9 @@ class Worker:
                 self._grpc.open()
             self._readiness.set(not self._is_pre_draining)
             warm_s, release_id = self._warm_s, self._release.id
-            self._channel.send(Ready(os.getpid(), warm_s, rss_bytes(), release_id, self._released, self._served.ready))
+            self._channel.send(
+                Ready(os.getpid(), warm_s, rss_bytes(os.getpid()), release_id, self._released, self._served.ready)
+            )
 
     async def _take_link(self, descriptor: int) -> None:
         """Send events to the ingester at the other end."""
