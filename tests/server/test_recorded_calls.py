@@ -156,7 +156,7 @@ def test_only_what_is_wanted_is_kept(server: RunningServer) -> None:
         (b'{"amount":1,"lable":"4111"}', {}, b'{"amount":1,"lable":"xxxx"}', ("$.lable",)),
         (msgspec.msgpack.encode({"amount": 1, "label": "ab"}), {"Content_Type": "application/msgpack"},
          msgspec.msgpack.encode({"amount": 1, "label": "xx"}), ("$.label",)),
-        (gzip.compress(b'{"amount":1,"label":"ab"}'), {"Content_Encoding": "gzip"},
+        (gzip.compress(b'{"amount":1,"label":"ab"}', mtime=0), {"Content_Encoding": "gzip"},
          b'{"amount":1,"label":"xx"}', ("$.label",)),
         (b'{"amount": 1}', {}, b'{"amount": 1}', ()),
         (b'{"amount":1,"label":"41', {}, None, ()),
