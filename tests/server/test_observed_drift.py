@@ -85,6 +85,7 @@ def test_a_fault_ends_nothing_but_the_watch_of_its_pipeline(
     assert set(observed.drift) == {"log", "other"}
     watch.write()
     assert set(json.loads((tmp_path / "drift.json").read_text())) == {"log", "other"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("drift.*")} == {0o600}  # it names what was sent
     kept = watch._drift._watched["log"].watch
     assert kept is not None
     assert kept.baselines[0].windows.max() >= 2  # what was learned before the fault

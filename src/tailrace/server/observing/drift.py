@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -157,7 +158,9 @@ class ObservedDrift:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole, or leave the one there is."""
+    """Write a file whole, or leave the one there is. Its owner alone reads it: it names categories that were sent."""
     draft = path.with_name(path.name + ".part")
-    draft.write_bytes(data)
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
     draft.replace(path)
