@@ -68,7 +68,9 @@ class PipelineDrift:
                 watched.kept = None
             watched.gathered = Gathered(now_ns)
         watched.seen_ns = now_ns
-        watched.gathered.add(*columns_of(predictions), len(np.unique(predictions.places)))
+        of = predictions.row_request
+        requests = predictions.rows if of is None else len(np.unique(of))
+        watched.gathered.add(*columns_of(predictions), requests)
         if watched.gathered.rows < ROWS_AT_ONCE and now_ns < watched.gathered.since_ns + NS_PER_S:
             return ()
         columns, defaulted, requests = watched.gathered.take(now_ns)
