@@ -62,11 +62,11 @@ def document(text: str, rows: int = 1) -> str:
     return json.dumps({"request_id": text, "searched": searched, "answered": [answered]})
 
 
-def opened(page: Chromium, address: str, query: str = "id=r") -> Chromium:
+def opened(page: Chromium, address: str, query: str = "id=r", width: int = 1280) -> Chromium:
     """Open the page, and wait until the decision is on it."""
     page.requests.clear()
     page.complaints.clear()
-    page.open(f"{address}/console/explain?{query}")
+    page.open(f"{address}/console/explain?{query}", width=width)
     page.wait("performance.getEntriesByName('explained').length")
     return page
 
@@ -132,6 +132,21 @@ def test_what_is_not_found_says_where_it_was_sought(browser: Chromium) -> None:
         said = browser.wait(f"(t => t.includes('not in the log') && t)({text})")
         assert "3 whole files of 1,200 rows and 1 still written" in said
         assert "fraud/a.parquet: it is cut short" in said
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_phone_shows_each_feature_with_its_source(browser: Chromium, width: int) -> None:
+    """On a phone nothing is cut off, where a value came from and how old it was is there, and no word is broken."""
+    with explained("log", printing(document("prepaid"))) as address:
+        page = opened(browser, address, "id=r&replay=1", width=width)
+        assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        assert page.value(
+            "[...document.querySelectorAll('.inputs td.source')].filter(e => e.offsetParent && e.innerText).length"
+        )
+        lines = (
+            "(e => { const r = document.createRange(); r.selectNodeContents(e); return r.getClientRects().length; })"
+        )
+        assert page.value(f"[...document.querySelectorAll('.replay th, .replay .mono')].every(e => {lines}(e) < 2)")
 
 
 def test_printed_page_has_no_buttons_and_a_white_ground(browser: Chromium) -> None:
