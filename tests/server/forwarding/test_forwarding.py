@@ -273,6 +273,7 @@ def test_whole_files_are_put_as_they_are(tmp_path: Path, files: LogFiles) -> Non
     (path,) = (tmp_path / "log").rglob("*.parquet")
     copy = tmp_path / "bucket" / path.relative_to(tmp_path / "log")
     assert copy.read_bytes() == path.read_bytes()
+    assert (tmp_path / "bucket").stat().st_mode & 0o777 == 0o700
     assert sender.counted("sent_total") == 2
 
 

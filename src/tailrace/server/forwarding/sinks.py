@@ -121,11 +121,13 @@ class KafkaSink:
 
 
 class FileSink:
-    """Puts whole files into a bucket, or where else fsspec can, as PIPELINE/HOUR/NAME."""
+    """Puts whole files into a bucket, or where else fsspec can, as PIPELINE/HOUR/NAME. Raises OSError."""
 
     def __init__(self, address: SinkAddress) -> None:
         from tailrace.release.registry.opening import open_storage
 
+        if address.url.startswith("file://"):  # a directory that is there already says itself who may read it
+            Path(address.url.removeprefix("file://")).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._storage = open_storage(address.url)
 
     def put(self, root: Path, path: Path) -> None:
