@@ -97,7 +97,7 @@ def test_sink_that_cannot_be_told_is_logged(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_look_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault in the alerts is logged once; the server goes on, and so do the looks."""
+    """A fault in the alerts is logged, and again while it lasts; the server goes on, and so do the looks."""
     monkeypatch.setattr("tailrace.server.alerting.LOOK_S", 0.001)
     log, sink, looks = CapturingLogger(), KeptSink(), 0
 
@@ -116,6 +116,10 @@ def test_look_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asyncio.run(run())
     assert len(log.calls) == 1
+    monkeypatch.setattr("tailrace.server.alerting.UNTOLD_S", 0.0)
+    looks = 0
+    asyncio.run(run())
+    assert len(log.calls) > 4
     assert sink.closed
 
 

@@ -16,7 +16,7 @@ from tailrace.server.options import ServeOptions
 
 LOOK_S: Final = 1.0
 UNTOLD_S: Final = 300.0
-"""How often it is logged that somebody could not be told."""
+"""How often it is logged that somebody could not be told, or that nothing can be looked at."""
 
 
 class Alerting:
@@ -84,16 +84,16 @@ class Alerting:
                 self._log.warning("alerts are not told", sink=sink.name, count=count - before)
 
     async def keep(self) -> None:
-        """Look once a second until cancelled. A look that fails is logged once, and the next one is made."""
-        is_told = False
+        """Look once a second until cancelled. A look that fails is logged now and then, and the next one is made."""
+        told_s = -UNTOLD_S
         try:
             while True:
                 try:
                     self.look()
                 except Exception:  # without its alerts a server serves on
-                    if not is_told:
+                    if (now_s := time.monotonic()) >= told_s + UNTOLD_S:
+                        told_s = now_s
                         self._log.error("alerts cannot be looked at", exc_info=True)
-                    is_told = True
                 await asyncio.sleep(LOOK_S)
         finally:
             for sink in self._sinks:
