@@ -89,6 +89,13 @@ def test_time_bounds_what_is_shown(log: str) -> None:
         shown(log, "--since", "yesterday")
 
 
+def test_that_no_line_is_found_is_told(log: str) -> None:
+    """To a person: a program sees it."""
+    for more, told in (([], "no line is found\n"), (["--json"], "")):
+        result = CliRunner().invoke(app, [log, "--where", "score > 99", *more])
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", told)
+
+
 def test_query_sees_the_log_as_a_table(log: str) -> None:
     """With all of SQL."""
     query = "SELECT degraded[1] AS why, count(*) AS n, max(score) AS most FROM log GROUP BY 1 ORDER BY 2"

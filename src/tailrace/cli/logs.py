@@ -110,12 +110,15 @@ class _Printer:
 
     def show_all(self, batches: Iterable[pa.RecordBatch], lines_max: int | None = None) -> None:
         """Print lines as they are found; of so many say that there are more."""
-        left = lines_max
+        left, rows = lines_max, 0
         for batch in batches:
+            rows += batch.num_rows
             self.show(batch if left is None else batch.slice(0, left))
             if left is not None and (left := left - batch.num_rows) < 0:
                 print(f"only {lines_max:,} lines are shown: --json, --csv and --parquet give all", file=sys.stderr)
                 return
+        if self._table is not None and not rows:
+            print("no line is found", file=sys.stderr)
 
     def show(self, lines: pa.RecordBatch) -> None:
         """Print lines."""

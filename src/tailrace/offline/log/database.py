@@ -27,6 +27,8 @@ from tailrace.offline.database import DatabaseLimits, message_of, quoted_name
 
 BATCH_ROWS: Final = 8_192
 """Lines that a result gives at once."""
+FAULTS: Final = (duckdb.Error, OSError, pa.ArrowException)
+"""What a query raises, and reading its result: the others, where DuckDB comes to it while Arrow asks for more."""
 _DOES_MORE: Final = re.compile("copy|insert|update|delete|merge|execute", re.IGNORECASE)
 """Of an operator of a plan that does more than to read: a SELECT may begin `WITH x AS (COPY …)`, or run a text."""
 _MAY_DO_MORE: Final = re.compile(f"{_DOES_MORE.pattern}|query", re.IGNORECASE)
@@ -64,7 +66,7 @@ class LinesDatabase:
     def ask(self, query: str) -> pa.RecordBatchReader:
         """Return the result of one SELECT, which is computed as it is read. Raises SourceError for what is none.
 
-        This, and reading the result, may raise duckdb.Error, which `fault_of` explains.
+        This, and reading the result, may raise `FAULTS`, which `fault_of` explains.
         """
         statements = self._connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT or self._does_more(query):
@@ -175,7 +177,7 @@ def why_unreadable(path: Path) -> str:
     return ""
 
 
-def fault_of(error: duckdb.Error) -> SourceError:
+def fault_of(error: BaseException) -> SourceError:
     """Return what is told of a query that DuckDB does not run."""
     text = message_of(error).replace("FROM clause!", "the log")
     hints = [line for line in str(error).splitlines() if line.startswith(("Candidate", "Did you mean"))]

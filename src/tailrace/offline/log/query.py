@@ -80,9 +80,7 @@ def asked(
     on_progress: is told of percents, by a thread, until the first lines are there.
     """
     require_duckdb()
-    import duckdb
-
-    from tailrace.offline.log.database import LogDatabase, fault_of
+    from tailrace.offline.log.database import FAULTS, LogDatabase, fault_of
 
     damaged: list[PassedOver] = []
     for left in range(TRIES_MAX, 0, -1):
@@ -94,12 +92,12 @@ def asked(
                 result = database.ask(query.statement(reader.schema))
                 with _showing(database, on_progress):
                     first = next(result, None)
-            except (duckdb.Error, FileNotFoundError) as error:
+            except FAULTS as error:
                 found = _damaged(reader, error, on_progress)
                 if left > 1 and (found or _has_gone(reader)):
                     damaged += found
                     continue
-                raise (fault_of(error) if isinstance(error, duckdb.Error) else _gone(reader)) from None
+                raise (_gone(reader) if isinstance(error, FileNotFoundError) else fault_of(error)) from None
             batches = _batches(first, result, reader)
             files = [lines.file for lines in reader.files]
             yield Answer(batches, result.schema, reader.schema, reader.passed_over, database.read, files)
@@ -109,14 +107,12 @@ def asked(
 def asked_of(lines: pa.Table, query: LogQuery) -> pa.Table:
     """Return what lines that are at hand say to a question. Raises SourceError."""
     require_duckdb()
-    import duckdb
-
-    from tailrace.offline.log.database import LinesDatabase, fault_of
+    from tailrace.offline.log.database import FAULTS, LinesDatabase, fault_of
 
     try:
         with LinesDatabase(lines) as database:
             return database.ask(query.statement(lines.schema)).read_all()
-    except duckdb.Error as error:
+    except FAULTS as error:
         raise fault_of(error) from None
 
 
@@ -149,15 +145,13 @@ def require_duckdb() -> None:
 
 def _batches(first: Any, result: Any, reader: LogReader) -> Iterator[pa.RecordBatch]:
     """Give the parts of a result; say what is wrong where the rest of them cannot be read."""
-    import duckdb
-
-    from tailrace.offline.log.database import fault_of
+    from tailrace.offline.log.database import FAULTS, fault_of
 
     try:
         if first is not None:
             yield first
             yield from result
-    except duckdb.Error as error:
+    except FAULTS as error:
         raise (_gone(reader) if _has_gone(reader) else fault_of(error)) from None
 
 
@@ -178,7 +172,10 @@ def _damaged(reader: LogReader, error: Exception, on_progress: Callable[[str, in
     import duckdb
 
     about_files = (duckdb.InvalidInputException, duckdb.IOException, duckdb.InternalException)
-    if not isinstance(error, about_files) and type(error) is not duckdb.Error:
+    is_other = (
+        isinstance(error, duckdb.Error) and not isinstance(error, about_files) and type(error) is not duckdb.Error
+    )
+    if is_other or isinstance(error, FileNotFoundError):
         return []
     before = len(reader.passed_over)
     for done, _ in enumerate(reader.batches()):
