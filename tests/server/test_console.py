@@ -168,6 +168,22 @@ def test_verdict_names_the_cause() -> None:
     assert verdict() == ("bad", "Not ready: no worker is ready to serve")
 
 
+def test_alert_that_fires_is_told_where_all_is_well_just_now() -> None:
+    """It stays until it is over; what is worse just now is said in its place."""
+    counted = Counted()
+    console = Console(counted)
+    looked(console)
+    counted.answer(1_000)
+    counted.fire("p99 is 130 ms")
+    state = looked(console)["verdict"]
+    assert (state["level"], state["pipeline"]) == ("warn", counted.name)
+    assert state["text"].startswith("Within budget: p99 5")
+    assert state["text"].endswith(" · alert latency: p99 is 130 ms")
+    counted.shed(30)
+    assert looked(console)["verdict"]["level"] == "bad"
+    assert "alert" not in looked(console)["verdict"]["text"]
+
+
 def test_timeline_tells_what_differs() -> None:
     """A process that was replaced, a new release and a breaker that opens and closes are entries of their own."""
     counted = Counted()
@@ -324,6 +340,17 @@ def test_page_runs_only_what_stands_in_it() -> None:
     outside = page.replace(b"https://github.com/leeoniya/uPlot", b"")
     assert b"http://" not in outside
     assert b"https://" not in outside
+
+
+def test_port_itself_leads_to_the_console() -> None:
+    """Who opens the address that the log names comes to the page."""
+    counted = Counted()
+    with served(counted, filled(counted, 1)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Location"]) == (302, "/console")
+        connection.close()
 
 
 def test_pages_are_compressed_for_who_takes_that() -> None:

@@ -154,8 +154,8 @@ class Console:
         figures = figures_of(recent, at_s) if recent.span_s else []
         workers, companions, releases = watched.workers(), watched.companions(), watched.releases()
         missing = sum(worker.state != "ready" for worker in workers)
-        verdict = verdict_of(ready=watched.is_ready(), missing=missing, pipelines=figures)
         alerts, lines = watched.alerts(), self._lines.since(self._lines_told)
+        verdict = verdict_of(ready=watched.is_ready(), missing=missing, pipelines=figures, alerts=alerts)
         self._lines_told = self._lines.heard
         self._timeline.look(Seen(releases, (*workers, *companions), metrics, verdict, alerts), at_s)
         self._state = State(

@@ -21,6 +21,7 @@ HARMLESS: Final = (b"X-Content-Type-Options: nosniff", b"Referrer-Policy: no-ref
 def console_pages(console: Console, gates: Sequence[Gate]) -> dict[bytes, Page]:
     """Return the pages by path. gates: of what holds figures; the page itself holds none, and asks for the token."""
     return {
+        b"/": Page(lambda: Answer(302, b"text/plain", b"/console\n", (b"Location: /console", NO_STORE))),
         b"/console": Page(_page_answer),
         b"/console/state": Page(
             lambda: Answer(200, JSON, console.whole(), (NO_STORE, *HARMLESS), compresses=True), gates

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from tailrace.monitor.alerts.watch import Alert
 from tailrace.server.console.figures import PipelineFigures
 
 Level = Literal["good", "idle", "warn", "bad"]
@@ -28,8 +29,24 @@ class Verdict(msgspec.Struct, frozen=True):
     pipeline: str = ""
 
 
-def verdict_of(*, ready: bool, missing: int, pipelines: Sequence[PipelineFigures]) -> Verdict:
-    """Return the gravest of what there is to say. missing: workers that should be ready and are not."""
+def verdict_of(
+    *, ready: bool, missing: int, pipelines: Sequence[PipelineFigures], alerts: Sequence[Alert] = ()
+) -> Verdict:
+    """Return the gravest of what there is to say. missing: workers that should be ready and are not.
+
+    An alert that calls somebody is told where all is well just now: it has fired, and is not over.
+    """
+    found = _of_now(ready=ready, missing=missing, pipelines=pipelines)
+    calling = [alert for alert in alerts if alert.state == "firing" and alert.severity == "page"]
+    if not calling or _GRAVITY[found.level] >= _GRAVITY["warn"]:
+        return found
+    alert = next((each for each in calling if each.pipeline == found.pipeline), calling[0])
+    now = f"{found.text} · " if alert.pipeline == found.pipeline else ""
+    return Verdict("warn", f"{now}alert {_words(alert.alert)}: {alert.cause}", alert.pipeline)
+
+
+def _of_now(*, ready: bool, missing: int, pipelines: Sequence[PipelineFigures]) -> Verdict:
+    """Return the gravest of what there is to say of the last seconds."""
     if not ready:
         return Verdict("bad", "Not ready: no worker is ready to serve")
     found = [_of_pipeline(figures) for figures in pipelines]
