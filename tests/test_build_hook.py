@@ -30,6 +30,7 @@ def build_wheel(tmp_path: Path) -> Callable[..., Path]:
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(ROOT / "docs" / "runbooks", source / "docs" / "runbooks")
 
     def build(**settings: str) -> Path:
         out = tmp_path / "dist"
@@ -65,7 +66,7 @@ def test_wheel_without_a_compiler_is_pure(build_wheel: Callable[..., Path], sett
     assert wheel.name.endswith("-py3-none-any.whl")
     with ZipFile(wheel) as archive:
         assert not {*LIBRARIES} & {*archive.namelist()}
-        assert "tailrace/inference/loading.py" in archive.namelist()
+        assert {"tailrace/inference/loading.py", "tailrace/runbooks/latency.md"} <= {*archive.namelist()}
 
 
 def test_kernel_that_does_not_compile_leaves_the_others(build_wheel: Callable[..., Path], tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def dist(tmp_path: Path) -> Path:
     pytest.importorskip("auditwheel", reason="auditwheel is not installed")
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "Makefile", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("src", "tools"):
+    for name in ("src", "tools", "docs/runbooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     stamp, programs = tmp_path / "installed", Path(sys.executable).parent
     command = ["make", "-s", "-o", str(stamp), f"STAMP={stamp}", f"BIN={programs}", "wheel"]

@@ -125,7 +125,8 @@ def test_status_as_json_is_the_page_with_the_verdict() -> None:
         found = ask(port, "--json")
     assert found.exit_code == DEGRADED
     told = json.loads(found.output)
-    assert told["verdict"]["level"] == "good"
+    assert told["verdict"]["level"] == "warn"  # what fires is not over, though all is well just now
+    assert told["verdict"]["text"].startswith("Within budget")
     assert told["latencies"]["1m"]["fraud"]["whole"]["count"] > 0
 
 
