@@ -357,6 +357,32 @@ def test_batches_are_written_after_a_while_or_when_they_are_many(
     assert [found.rows for found in way.read()] == [1]
 
 
+def test_frame_is_made_in_steps_between_which_the_loop_is_free(
+    pipeline_of: Callable[[str], Pipeline], way: Way
+) -> None:
+    """Hundreds of batches take a millisecond: who called meanwhile had waited. At the end all is written at once."""
+    pipeline = pipeline_of("payment")
+    with TestClient(pipeline, clock=ManualClock()) as client:
+        tap = way.tap(pipeline, ManualClock())
+        batch = client.run(bodies(client, 1))
+        tap.record(batch, 10**9)
+        way.timers.due.pop()()
+        assert not way.read()
+        tap.record(batch, 10**9)
+        tap.record(batch, 10**9)
+        for step in way.timers.due:
+            step()
+        assert [found.rows for found in way.read()] == [1, 2]
+        tap.record(batch, 10**9)
+        way.timers.due[-1]()
+        tap.record(batch, 10**9)
+        tap.flush()
+        assert [found.rows for found in way.read()] == [1, 1]
+        for step in way.timers.due:  # which were under way have nothing left to do
+            step()
+        assert not way.read()
+
+
 def test_batches_that_are_too_long_together_are_written_apart(pipeline_of: Callable[[str], Pipeline], way: Way) -> None:
     """A frame takes a quarter of the ring: of long requests a few have come to that, and all were lost."""
     pipeline = pipeline_of("log")

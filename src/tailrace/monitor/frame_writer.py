@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import accumulate, chain, repeat
 from operator import attrgetter, is_not, methodcaller
 from typing import Any, Final
@@ -79,8 +79,10 @@ class FrameWriter:
             "reasons": None, "degraded": None, "failed": None, "branches": {},
         }  # fmt: skip
 
-    def frame(self, batches: list[Batch], bare: list[Batch], finished_ns: list[int], epoch_ns: int) -> Frame:
-        """Return the frame of some batches.
+    def frame(
+        self, batches: list[Batch], bare: list[Batch], finished_ns: list[int], epoch_ns: int
+    ) -> Generator[None, None, Frame]:
+        """Make the frame of some batches, in steps of some 0.2 ms: between them a loop may see to other things.
 
         bare: those that are not whole, see `is_whole`. finished_ns: of all, in this order. epoch_ns: see `Frame`.
         """
@@ -88,12 +90,14 @@ class FrameWriter:
         calls_of, requests_of, offsets, row_bounds, marks_ns, errors = zip(*map(_told_of, whose), strict=True)
         calls: list[Call] = list(chain.from_iterable(calls_of))
         request_ids, parents, clients = zip(*map(_source_of, calls), strict=True)
-        columns = self._columns(batches) if batches else self._no_rows
+        requests = self._encode_json(list(chain.from_iterable(requests_of)))
+        yield
+        columns = (yield from self._columns(batches)) if batches else self._no_rows
         shared = [batch for batch in bare if batch.coalesced]
         return Frame(
             schema=self._schema_json,
             epoch_ns=epoch_ns,
-            requests=self._encode_json(list(chain.from_iterable(requests_of))),
+            requests=requests,
             batch_calls=list(map(len, calls_of)),
             call_requests=_lengths(offsets, calls_of),
             request_rows=_lengths(row_bounds, requests_of),
@@ -112,15 +116,23 @@ class FrameWriter:
             **columns,
         )
 
-    def _columns(self, batches: list[Batch]) -> dict[str, Any]:
-        """Return what a frame has of rows."""
+    def _columns(self, batches: list[Batch]) -> Generator[None, None, dict[str, Any]]:
+        """Make what a frame has of rows, in steps."""
         if not self._is_described:
             self._describe(batches[0])
         found = dict(zip(_COLUMNS, zip(*map(_columns_of, batches), strict=True), strict=True))
+        own, views = [], []
+        for read in self._reads:
+            yield
+            own.append(_column(list(map(read, batches))))
+        for parts in zip(*found["view_rows"], strict=True):
+            yield
+            views.append(_view_part(parts))
+        yield
         rows = found["rows"]
         columns = {
-            "columns": [_column(list(map(read, batches))) for read in self._reads],
-            "views": [_view_part(parts) for parts in zip(*found["view_rows"], strict=True)],
+            "columns": own,
+            "views": views,
             "scores": _column(found["scores"]),
             "decisions": _joined(found["decisions"]),
             "reasons": _reasons(found["reasons"], rows),
