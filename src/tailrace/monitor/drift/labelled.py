@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tailrace.monitor.drift.outcomes import DecisionOutcome, LiveOutcomes, Outcomes
 from tailrace.monitor.log.labels import SCHEMA, label_paths, labels_of
 from tailrace.monitor.log.reader import LogReader
+from tailrace.monitor.log.tables import tables_of
 
 LABELS_MAX: Final = 500_000
 """Labels that are joined, the newest; some 100 MB while it lasts."""
@@ -99,7 +100,7 @@ def join_outcomes(
     names: dict[str, int] = {}
     lines = 0
     reader = LogReader(root, pipeline, since_ns=since_ns, until_ns=until_ns)
-    for table in _together(reader.batches(_COLUMNS)):
+    for table in tables_of(reader.batches(_COLUMNS), TOGETHER_ROWS):
         lines += len(table)
         places = pc.fill_null(pc.index_in(table.column("request_id"), value_set=labels.ids), -1)
         places = np.asarray(places.to_numpy(), np.int64)
@@ -153,20 +154,6 @@ def _told(table: pa.Table, written_ns: int) -> pa.Table:
         table = table.set_column(table.column_names.index("label"), "label", told)
     found = labels_of(table, written_ns)
     return found.filter(pc.and_(pc.is_valid(found.column("request_id")), pc.is_valid(found.column("label"))))
-
-
-def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Give some hundred thousand lines at a time."""
-    waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        waiting.append(batch)
-        rows += batch.num_rows
-        if rows >= TOGETHER_ROWS:
-            yield pa.Table.from_batches(waiting)
-            waiting, rows = [], 0
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[Any]:

@@ -113,12 +113,7 @@ class _Search:
                     self._pass_over(path, ValueError(why))
             except FileNotFoundError:
                 became.append(path.with_suffix(SEALED))
-            except (
-                OSError,
-                ValueError,
-                NotImplementedError,
-                MemoryError,
-            ) as error:  # the latter two of a damaged schema
+            except (OSError, ValueError, NotImplementedError, MemoryError) as error:  # the last two: a damaged schema
                 self._pass_over(path, error)
         if became:
             self.sealed(became)

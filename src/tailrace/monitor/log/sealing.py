@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tailrace.monitor.log.draft_lines import DraftLines
 from tailrace.monitor.log.names import DAMAGED, SEALED
+from tailrace.monitor.log.tables import tables_of
 
 _UNNAMED: Final = ".part"
 GROUP_ROWS: Final = 65_536
@@ -37,7 +38,7 @@ def seal_draft(path: Path, *, is_ours: bool = False) -> bool:
     try:
         with path.open("rb") as file:
             lines = DraftLines(file, is_checked=not is_ours)
-            for table in _groups(lines):
+            for table in tables_of(lines, GROUP_ROWS):
                 if writer is None:
                     ids, traces = (table.num_rows - table.column(name).null_count for name in ("request_id", "trace"))
                     writer = sealed_writer(part, table.schema, ids, traces)
@@ -95,17 +96,3 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _groups(lines: DraftLines) -> Iterator[pa.Table]:
-    """Give lines as tables of a row group each."""
-    held: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in lines:
-        held.append(batch)
-        rows += batch.num_rows
-        if rows >= GROUP_ROWS:
-            yield pa.Table.from_batches(held)
-            held, rows = [], 0
-    if rows:
-        yield pa.Table.from_batches(held)
